@@ -1,0 +1,43 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets everything up first.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+BIN := .venv/bin
+# Node and npm come from the virtual environment; bun would be downloaded from elsewhere.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export REFLEX_USE_NPM := 1
+export REFLEX_TELEMETRY_ENABLED := false
+
+.PHONY: help demo test check bench setup browser clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: setup  ## Run the dashboard on http://localhost:3000
+	$(BIN)/reflex run
+
+test: setup browser  ## Run all tests
+	$(BIN)/pytest
+
+check: setup  ## Lint, check types and imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## Measure
+	$(BIN)/python -m benchmarks
+
+setup: $(BIN)/.installed  ## Make .venv and install everything
+
+$(BIN)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed and was not found" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+browser:
+	@sh tests/browser/install.sh
+
+clean:  ## Remove what setup and runs have made
+	rm -rf .venv .web .realtime .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,64 @@
+"""Realtime Streams: durable, typed streams from Python tasks to any frontend.
+
+What a user imports is listed in `__all__`. The modules, in the order in which the data flows:
+
+    errors       every error: code, HTTP status, close code, retryable
+    records      StreamKey, Record, Position: frozen values
+    runs         Run, its statuses and the table of transitions
+    tokens       mint and verify scoped tokens
+    protocol     WebSocket frames as values (PROTOCOL.md says what they mean)
+    stores/      base (the contract), memory, sqlite, remote
+    hub          Tail, Cursor, Hub: how readers share a live stream
+    connection   one connection's state machine
+    settings     environment to frozen settings
+    sdk/         streams, tasks, runs: what tasks and backends call
+    web/         the Starlette application
+    integrations/  one file a library, imported only when used
+    cli          the `realtime` command
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway import errors, tokens
+from gateway.runs import Run, RunError
+from gateway.sdk import runs, streams
+from gateway.sdk.runtime import current_run, run_in_loop
+from gateway.sdk.session import connect
+from gateway.sdk.streams import Stream
+from gateway.sdk.tasks import RunHandle, RunResult, Task, task
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.web.app import create_app
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Run",
+    "RunError",
+    "RunHandle",
+    "RunResult",
+    "Settings",
+    "Stream",
+    "Task",
+    "connect",
+    "create_app",
+    "current_run",
+    "errors",
+    "run_in_loop",
+    "runs",
+    "streams",
+    "task",
+    "tokens",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The web half is imported when asked for: a worker that only appends needs no Starlette.
+    if name == "create_app":
+        from gateway.web.app import create_app
+
+        return create_app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

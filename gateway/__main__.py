@@ -1,0 +1,5 @@
+"""`python -m gateway` is `realtime`."""
+
+from gateway.cli import main
+
+main()

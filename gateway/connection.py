@@ -1,0 +1,414 @@
+"""One connection's state machine: a frame and the time in, commands out. No I/O, no clock.
+
+    connection:    new ──hello──> ready ──any closing command──> closed
+    subscription:  opening ──opened──> live ──> (gone: ended, unsubscribed, refused, expired)
+
+`web/websocket.py` carries the commands out and tells the machine what came of them.
+
+Source:
+    PROTOCOL.md, sections 4 to 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from msgspec import UNSET
+
+from gateway import protocol
+from gateway.errors import (
+    DuplicateId,
+    Forbidden,
+    HelloExpected,
+    HelloTimeout,
+    Internal,
+    InvalidToken,
+    InvalidValue,
+    MalformedFrame,
+    ProtocolVersion,
+    RealtimeError,
+    RecordTooLarge,
+    RunNotFound,
+    Silent,
+    TokenExpired,
+    TooManySubscriptions,
+    UnknownSubscription,
+)
+from gateway.protocol import ErrorFrame, FromLast, Request, Start
+from gateway.records import RUN_STREAM, Position, StreamKey, check_run_id, check_stream_id
+from gateway.stores.base import RunState
+from gateway.tokens import Access, require
+
+HELLO_S = 10.0
+SILENT_AFTER_PINGS = 3
+
+Verify = Callable[[object, float], Access]
+State = Literal["opening", "live"]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Look up the run and the stream's head, then call `opened` or `failed`."""
+
+    id: int
+    key: StreamKey
+    start: Literal["beginning", "latest"] | Position | FromLast
+    throttle_s: float
+    as_run: bool  # the run as it is, then its changes: the cursor stands where the run was read
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Send nothing more for this subscription."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Perform:
+    """Carry out a request at the store, then call `answered` or `failed`."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket."""
+
+    code: int
+    reason: str
+
+
+Command = Send | Open | Stop | Perform | Close
+
+
+@dataclass(slots=True)
+class _Subscription:
+    key: StreamKey
+    access: Access
+    has_own_token: bool
+    as_run: bool
+    state: State = "opening"
+    run: RunState | None = None  # whose tags and batch decide, when a scope asks for them
+
+
+@dataclass(slots=True)
+class Connection:
+    """The rules of one connection.
+
+    Args:
+        id: Name of the connection, for `welcome` and the log.
+        verify: Checks a token at a time and returns what it allows.
+        limits: What the client must stay below.
+        opened_at_s: Unix time.
+        ping_s: How often the client has to give a sign of life.
+    """
+
+    id: str
+    verify: Verify
+    limits: protocol.Limits
+    opened_at_s: float
+    ping_s: float = protocol.PING_MS / 1000
+    state: Literal["new", "ready", "closed"] = "new"
+    _access: Access | None = None
+    _subscriptions: dict[int, _Subscription] = field(default_factory=dict)
+    _requests: set[int] = field(default_factory=set)
+    _heard_at_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._heard_at_s = self.opened_at_s
+
+    # ---- what the client sends ----
+
+    def receive(self, text: str | bytes, now_s: float) -> list[Command]:
+        """Take one frame from the client.
+
+        Args:
+            text: A text message; bytes are a binary one, which is refused.
+            now_s: Unix time.
+
+        Returns:
+            What to do, in order.
+        """
+        self._heard_at_s = now_s
+        if self.state == "closed":
+            return []
+        try:
+            if isinstance(text, bytes):
+                raise MalformedFrame("frames are text; this message was binary")
+            frame = protocol.decode(text, self.limits.frame_bytes)
+        except RealtimeError as error:
+            if self.state == "new":
+                return self._close(HelloExpected(f"the first frame must be hello: {error.message}"))
+            return [self._refusal(error, protocol.id_of(text))]
+        return self._take(frame, now_s)
+
+    def _take(self, frame: protocol.ClientFrame, now_s: float) -> list[Command]:
+        if isinstance(frame, protocol.Hello):
+            return self._hello(frame, now_s)
+        if self.state == "new":
+            return self._close(HelloExpected("the first frame must be hello"))
+        try:
+            match frame:
+                case protocol.Subscribe():
+                    return self._subscribe(frame, now_s)
+                case protocol.Unsubscribe():
+                    return self._unsubscribe(frame)
+                case protocol.Token():
+                    return self._replace_token(frame, now_s)
+                case protocol.Ping():
+                    return [Send(protocol.encode(protocol.Pong()))]
+                case _:
+                    return self._request(frame, now_s)
+        except RealtimeError as error:
+            return [self._refusal(error, getattr(frame, "id", None))]
+
+    def _refusal(self, error: RealtimeError, id: int | None) -> Send:
+        """Refuse a frame; an error never names what goes on, or it would be taken for over."""
+        is_in_use = id in self._subscriptions or id in self._requests
+        return _error(error, None if is_in_use else id)
+
+    def _hello(self, frame: protocol.Hello, now_s: float) -> list[Command]:
+        if self.state == "ready":
+            return [_error(MalformedFrame("hello came twice"))]
+        if frame.protocol != protocol.VERSION:
+            return self._close(
+                ProtocolVersion(
+                    f"protocol {frame.protocol} is not spoken here; {protocol.VERSION} is"
+                )
+            )
+        try:
+            self._access = self.verify(frame.token, now_s) if frame.token is not None else None
+        except RealtimeError as error:
+            return self._close(error)
+        self.state = "ready"
+        welcome = protocol.Welcome(
+            protocol.VERSION, self.id, round(self.ping_s * 1000), self.limits
+        )
+        return [Send(protocol.encode(welcome))]
+
+    def _subscribe(self, frame: protocol.Subscribe, now_s: float) -> list[Command]:
+        self._check_new_id(frame.id)
+        if len(self._subscriptions) >= self.limits.subscriptions:
+            raise TooManySubscriptions(
+                f"the connection holds {len(self._subscriptions)} subscriptions; "
+                f"the limit is {self.limits.subscriptions}"
+            )
+        key = _readable_key(frame.run, frame.stream)
+        start = _start(frame)
+        access = self._access_for(frame.token, now_s)
+        # Scopes that name a tag or a batch can be judged only when the run is known.
+        if not access.depends_on_run():
+            _require_read(access, key, None)
+        self._subscriptions[frame.id] = _Subscription(
+            key, access, frame.token is not None, frame.stream is None
+        )
+        return [Open(frame.id, key, start, frame.throttle_ms / 1000, frame.stream is None)]
+
+    def _unsubscribe(self, frame: protocol.Unsubscribe) -> list[Command]:
+        self._subscription(frame.id)
+        del self._subscriptions[frame.id]
+        return [Stop(frame.id), Send(protocol.encode(protocol.Unsubscribed(frame.id)))]
+
+    def _replace_token(self, frame: protocol.Token, now_s: float) -> list[Command]:
+        access = self.verify(frame.token, now_s)
+        expires_in_ms = round((access.expires_at_s - now_s) * 1000)
+        if frame.id is None:
+            self._access = access
+            accepted = protocol.TokenAccepted(expires_in_ms)
+            mine = [id for id, sub in self._subscriptions.items() if not sub.has_own_token]
+        else:
+            self._subscription(frame.id).has_own_token = True
+            accepted = protocol.TokenAccepted(expires_in_ms, frame.id)
+            mine = [frame.id]
+        commands: list[Command] = [Send(protocol.encode(accepted))]
+        for id in mine:
+            commands += self._judge_again(id, access)
+        return commands
+
+    def _judge_again(self, id: int, access: Access) -> list[Command]:
+        subscription = self._subscriptions[id]
+        subscription.access = access
+        if subscription.state == "opening":
+            return []  # judged when it is opened
+        try:
+            _require_read(access, subscription.key, subscription.run)
+        except Forbidden as error:
+            return self.failed(id, error)
+        return []
+
+    def _request(self, frame: Request, now_s: float) -> list[Command]:
+        self._check_new_id(frame.id)
+        self._authorize(frame, self._access_for(frame.token, now_s))
+        self._requests.add(frame.id)
+        return [Perform(frame)]
+
+    def _authorize(self, frame: Request, access: Access) -> None:
+        match frame:
+            case protocol.Append():
+                self._authorize_append(frame, access)
+            case protocol.Head() | protocol.Read():
+                _require_read(access, _readable_key(frame.run, frame.stream), None)
+            case protocol.RunGet():
+                _require_read(access, _readable_key(frame.run, None), None)
+            case protocol.Delete() | protocol.RunPatch():
+                _require_write(access, _readable_key(frame.run, None))
+            case protocol.RunCreate():
+                run_id = frame.value.get("id")
+                _require_write(access, StreamKey(check_run_id(run_id or ""), RUN_STREAM))
+            case protocol.RunList():
+                require(access.may_read_every_run(), "list runs")
+
+    def _authorize_append(self, frame: protocol.Append, access: Access) -> None:
+        key = StreamKey(check_run_id(frame.run), check_stream_id(frame.stream))
+        _require_write(access, key)
+        if frame.source is not None:
+            _require_write(access, StreamKey(check_run_id(frame.source), RUN_STREAM))
+        if not frame.records and frame.end is None:
+            raise InvalidValue("append has no records; an empty one needs `end`")
+        for record in frame.records:
+            size = memoryview(record).nbytes
+            if size > self.limits.record_bytes:
+                raise RecordTooLarge(
+                    f"record is {size} bytes; the limit is {self.limits.record_bytes}"
+                )
+
+    def _check_new_id(self, id: int) -> None:
+        if id in self._subscriptions or id in self._requests:
+            raise DuplicateId(f"id {id} is in use on this connection")
+
+    def _subscription(self, id: int) -> _Subscription:
+        try:
+            return self._subscriptions[id]
+        except KeyError:
+            raise UnknownSubscription(f"there is no subscription {id} on this connection") from None
+
+    def _access_for(self, token: str | None, now_s: float) -> Access:
+        if token is not None:
+            return self.verify(token, now_s)
+        if self._access is None:
+            raise InvalidToken("neither hello nor this frame brought a token")
+        if self._access.is_expired(now_s):
+            raise TokenExpired("the connection's token has expired; send `token` with a new one")
+        return self._access
+
+    # ---- what came of the commands ----
+
+    def opened(self, id: int, position: Position, run: RunState | None) -> list[Command]:
+        """Take note that a subscription's run and stream were found.
+
+        Args:
+            id: The subscription.
+            position: Where its cursor will stand.
+            run: The run that owns it; None if there is none.
+
+        Returns:
+            What to send; the cursor may start if the subscription `is_live` afterwards.
+        """
+        subscription = self._subscriptions.get(id)
+        if subscription is None:
+            return []  # unsubscribed meanwhile
+        try:
+            _require_read(subscription.access, subscription.key, run)
+            if run is None:
+                raise RunNotFound(f"there is no run {subscription.key.run_id}")
+        except RealtimeError as error:
+            return self.failed(id, error)
+        subscription.state, subscription.run = "live", run
+        subscribed = protocol.Subscribed(id, str(position))
+        if subscription.as_run:
+            subscribed = protocol.Subscribed(id, str(position), run.run.to_wire())
+        return [Send(protocol.encode(subscribed))]
+
+    def is_live(self, id: int) -> bool:
+        """Whether a subscription is there and may be sent to."""
+        subscription = self._subscriptions.get(id)
+        return subscription is not None and subscription.state == "live"
+
+    def ended(self, id: int) -> None:
+        """Take note that a subscription's stream has ended and its client was told."""
+        self._subscriptions.pop(id, None)
+
+    def answered(self, id: int, frame: protocol.GatewayFrame) -> list[Command]:
+        """Take note that a request was carried out."""
+        self._requests.discard(id)
+        return [Send(protocol.encode(frame))]
+
+    def failed(self, id: int, error: RealtimeError) -> list[Command]:
+        """Take note that a subscription or request could not go on; all others do."""
+        self._requests.discard(id)
+        was_subscription = self._subscriptions.pop(id, None) is not None
+        stop: list[Command] = [Stop(id)] if was_subscription else []
+        return [*stop, _error(error, id)]
+
+    # ---- time ----
+
+    def deadline_s(self) -> float:
+        """Unix time at which `tick` has to be called at the latest."""
+        if self.state == "new":
+            return self.opened_at_s + HELLO_S
+        silent = self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS
+        expiries = (sub.access.expires_at_s for sub in self._subscriptions.values())
+        return min(silent, *expiries) if self._subscriptions else silent
+
+    def tick(self, now_s: float) -> list[Command]:
+        """Do what time alone demands."""
+        if self.state == "closed":
+            return []
+        if self.state == "new":
+            late = now_s >= self.opened_at_s + HELLO_S
+            return self._close(HelloTimeout(f"no hello within {HELLO_S:g} s")) if late else []
+        if now_s >= self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS:
+            silence_s = self.ping_s * SILENT_AFTER_PINGS
+            return self._close(Silent(f"nothing was heard for {silence_s:g} s; send ping"))
+        expired = [id for id, sub in self._subscriptions.items() if sub.access.is_expired(now_s)]
+        error = TokenExpired("the token has expired; subscribe again with a new one")
+        return [command for id in expired for command in self.failed(id, error)]
+
+    def close(self, error: RealtimeError) -> list[Command]:
+        """End the connection from this side."""
+        return [] if self.state == "closed" else self._close(error)
+
+    def _close(self, error: RealtimeError) -> list[Command]:
+        self.state = "closed"
+        self._subscriptions.clear()
+        code = error.close_code or Internal.close_code or 1011
+        return [_error(error), Close(code, error.code)]
+
+
+def _error(error: RealtimeError, id: int | None = None) -> Send:
+    named = UNSET if id is None else id
+    return Send(protocol.encode(ErrorFrame(error.code, error.message, error.retryable, named)))
+
+
+def _readable_key(run_id: str, stream_id: str | None) -> StreamKey:
+    check_run_id(run_id)
+    if stream_id is None or stream_id == RUN_STREAM:
+        return StreamKey(run_id, RUN_STREAM)
+    return StreamKey(run_id, check_stream_id(stream_id))
+
+
+def _start(frame: protocol.Subscribe) -> Literal["beginning", "latest"] | Position | FromLast:
+    start: Start = protocol.start_of(frame)
+    return Position.parse(start.position) if isinstance(start, protocol.FromPosition) else start
+
+
+def _require_read(access: Access, key: StreamKey, run: RunState | None) -> None:
+    tags = run.run.tags if run is not None else ()
+    batch_id = run.run.batch_id if run is not None else None
+    what = f"run {key.run_id}" if key.stream_id == RUN_STREAM else f"stream {key}"
+    require(access.may_read(key, tags, batch_id), f"read {what}")
+
+
+def _require_write(access: Access, key: StreamKey) -> None:
+    what = f"change run {key.run_id}" if key.stream_id == RUN_STREAM else f"append to stream {key}"
+    require(access.may_write(key), what)

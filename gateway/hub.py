@@ -1,0 +1,286 @@
+"""Tails and the hub: how many readers share one live stream.
+
+A cursor is a position on a tail. It takes from the tail's ring what is there; one that has fallen
+out of the ring reads from the store until it has caught up. There is no queue for a reader, so a
+slow one costs nothing but its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateway import protocol
+from gateway.errors import Internal, RealtimeError
+from gateway.records import ORIGIN, EndReason, Gap, Position, Record, ResetReason, StreamKey
+from gateway.stores.base import Head, Page, Store
+
+RING_BYTES = (
+    1 << 20
+)  # per live stream: how far a reader may lag without costing a read of the store
+FRAME_BYTES = 64 << 10  # of records in one frame
+SHARED_FRAMES = 32  # per live stream: encoded frames kept for readers at the same place
+
+_log = logging.getLogger("realtime.hub")
+
+
+class Batch(NamedTuple):
+    """What a cursor takes in one step.
+
+    Attributes:
+        text: The `records` frame; None if there are no records in this step.
+        position: Where the cursor stands after it.
+        end: Why the stream ended, when nothing follows.
+        gap: Records before these that are gone.
+        reset: The cursor's position said nothing any more.
+    """
+
+    text: str | None
+    position: Position
+    end: EndReason | None = None
+    gap: Gap | None = None
+    reset: ResetReason | None = None
+
+
+class Tail:
+    """The live end of one stream in this process.
+
+    Args:
+        key: Which stream.
+        store: Where it lives.
+        on_idle: Called when the last cursor has left or the tail has failed.
+    """
+
+    def __init__(self, key: StreamKey, store: Store, on_idle: Callable[[Tail], None]) -> None:
+        self.key = key
+        self.store = store
+        self.position = self._earliest = ORIGIN
+        self.end: EndReason | None = None
+        self.error: RealtimeError | None = None
+        self.ring_bytes = 0
+        self._ring: deque[bytes] = deque()  # encoded records; the last is right before `position`
+        self._frames: dict[tuple[int, int, int], str] = {}
+        self._cursors: set[Cursor] = set()
+        self._on_idle = on_idle
+        self._ready = asyncio.get_running_loop().create_future()
+        self._feeder = asyncio.create_task(self._feed(), name=f"tail {key}")
+
+    async def ready(self) -> None:
+        """Wait until the tail knows where the stream ends.
+
+        Raises:
+            RealtimeError: the store could not say.
+        """
+        await asyncio.shield(self._ready)
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def ring_start(self) -> int:
+        """Offset of the ring's first record."""
+        return self.position.offset - len(self._ring)
+
+    def join(self, cursor: Cursor) -> None:
+        """Wake this cursor from now on."""
+        self._cursors.add(cursor)
+
+    def leave(self, cursor: Cursor) -> None:
+        """Wake it no more; the last to leave ends the tail."""
+        self._cursors.discard(cursor)
+        if not self._cursors:
+            self._feeder.cancel()
+            self._on_idle(self)
+
+    async def _feed(self) -> None:
+        try:
+            head = await self.store.head(self.key)
+            self._begin(head)
+            if head.end is None:
+                async for page in self.store.follow(self.key, head.position):
+                    self._grow(page)
+        except RealtimeError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._fail(Internal("the tail was closed"))
+            raise
+        except Exception:
+            _log.exception("the tail of %s failed", self.key)
+            self._fail(
+                Internal(f"stream {self.key} cannot be followed; the gateway's log has more")
+            )
+
+    def head(self) -> Head:
+        """Say where the stream stands as far as this tail has followed it."""
+        return Head(self.position, self._earliest, self.end)
+
+    def _begin(self, head: Head) -> None:
+        self.position, self._earliest, self.end = head
+        self._ready.set_result(None)
+
+    def _grow(self, page: Page) -> None:
+        if page.gap or page.reset:
+            self._drop_ring()  # what the ring holds does not join these records
+        for record in page.records:
+            encoded = protocol.encode_record(record, self.key.run_id)
+            self._ring.append(encoded)
+            self.ring_bytes += len(encoded)
+        self.position, self.end = page.position, page.end
+        while self.ring_bytes > RING_BYTES and len(self._ring) > 1:
+            self.ring_bytes -= len(self._ring.popleft())
+        if len(self._frames) > SHARED_FRAMES:
+            self._frames.clear()
+        self._wake()
+
+    def _drop_ring(self) -> None:
+        self._ring.clear()
+        self._frames.clear()
+        self.ring_bytes = 0
+
+    def _fail(self, error: RealtimeError) -> None:
+        self.error = error
+        if not self._ready.done():
+            self._ready.set_result(None)
+        self._on_idle(self)
+        self._wake()
+
+    def _wake(self) -> None:
+        for cursor in tuple(self._cursors):
+            cursor.wake()
+
+    def holds(self, position: Position) -> bool:
+        """Whether the ring goes on right after a position."""
+        return self.ring_start <= position.offset < self.position.offset and (
+            position.offset == 0 or position.epoch == self.position.epoch
+        )
+
+    def take(self, offset: int, id: int) -> Batch:
+        """Make the frame of what follows an offset that the ring holds.
+
+        Readers at the same place whose subscriptions have the same id share one text.
+        """
+        start = offset - self.ring_start
+        stop, size = start, 0
+        while stop < len(self._ring) and (stop == start or size < FRAME_BYTES):
+            size += len(self._ring[stop])
+            stop += 1
+        end_offset = self.ring_start + stop
+        position = Position(self.position.epoch, end_offset)
+        text = self._frames.get((offset, end_offset, id))
+        if text is None:
+            encoded = (self._ring[i] for i in range(start, stop))
+            text = protocol.encode_records(id, encoded, str(position))
+            self._frames[offset, end_offset, id] = text
+        return Batch(text, position, self.end if position == self.position else None)
+
+
+class Cursor:
+    """A reader's place on a tail. Made by `Hub.cursor`.
+
+    Attributes:
+        position: Where it stands.
+    """
+
+    def __init__(self, tail: Tail, id: int, wake: Callable[[], None]) -> None:
+        self.position = tail.position
+        self.wake = wake
+        self._tail = tail
+        self._id = id
+        tail.join(self)
+
+    def close(self) -> None:
+        """Leave the tail. Safe to call twice."""
+        self._tail.leave(self)
+
+    async def next(self) -> Batch | None:
+        """Take the next step.
+
+        Returns:
+            None when the cursor is at the tail of an open stream: `wake` will be called.
+
+        Raises:
+            RealtimeError: the stream cannot be read; subscribing again may help.
+        """
+        batch = self._from_tail() if self._is_on_tail() else await self._from_store()
+        if batch is not None:
+            self.position = batch.position
+        elif self._tail.error is not None:
+            raise self._tail.error
+        return batch
+
+    def _is_on_tail(self) -> bool:
+        """Whether the tail knows what follows; else the store does (lagging, void)."""
+        at, end = self.position, self._tail.position
+        return at == end or (at.offset == 0 == end.offset) or self._tail.holds(at)
+
+    def _from_tail(self) -> Batch | None:
+        tail = self._tail
+        if tail.holds(self.position):
+            return tail.take(self.position.offset, self._id)
+        return Batch(None, tail.position, tail.end) if tail.end is not None else None
+
+    async def _from_store(self) -> Batch | None:
+        tail = self._tail
+        page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
+        text = _frame(self._id, tail.key, page.records, page.position)
+        return None if page.is_empty else Batch(text, *page[1:])
+
+
+def _frame(id: int, key: StreamKey, records: list[Record], position: Position) -> str | None:
+    encoded = [protocol.encode_record(record, key.run_id) for record in records]
+    return protocol.encode_records(id, encoded, str(position)) if encoded else None
+
+
+Place = Callable[[Head], Position]
+
+
+class Hub:
+    """Finds or opens the tail of a stream, and drops it when its last reader leaves.
+
+    Args:
+        store: Where the streams live.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tails: dict[StreamKey, Tail] = {}
+
+    @property
+    def live_streams(self) -> int:
+        """How many streams are followed here."""
+        return len(self._tails)
+
+    async def cursor(
+        self, key: StreamKey, place: Place, id: int, wake: Callable[[], None]
+    ) -> Cursor:
+        """Open a cursor on a stream.
+
+        Args:
+            key: Which stream.
+            place: Chooses where to stand, from the stream's head.
+            id: What `records` frames will carry as their id.
+            wake: Called when there may be something new to take.
+
+        Returns:
+            The cursor; close it.
+
+        Raises:
+            RealtimeError: the store cannot say where the stream is.
+        """
+        tail = self._tails.get(key)
+        if tail is None:
+            tail = self._tails[key] = Tail(key, self._store, self._drop)
+        cursor = Cursor(tail, id, wake)  # joined before the wait, so that the tail stays
+        try:
+            await tail.ready()
+            cursor.position = place(tail.head())
+        except BaseException:
+            cursor.close()
+            raise
+        return cursor
+
+    def _drop(self, tail: Tail) -> None:
+        if self._tails.get(tail.key) is tail:
+            del self._tails[tail.key]

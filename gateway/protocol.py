@@ -1,0 +1,457 @@
+"""WebSocket frames as frozen values in two tagged unions, and how to read and write them. No I/O.
+
+Payloads stay the JSON bytes they came in (`msgspec.Raw`): nothing here reads a record's data.
+
+Source:
+    PROTOCOL.md, sections 4 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
+from gateway.records import Record
+
+VERSION = 1
+PING_MS = 20_000
+MAX_THROTTLE_MS = 60_000
+MAX_APPEND_RECORDS = 1000
+MAX_FRAME_BYTES = 2 << 20  # an append of 1 MiB of records and what is around them
+
+FrameId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Throttle = Annotated[int, Meta(ge=0, le=MAX_THROTTLE_MS)]
+Sequence = Annotated[int, Meta(ge=0, le=2**53)]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class _In(msgspec.Struct, frozen=True, tag_field="type"):
+    pass
+
+
+class _Out(msgspec.Struct, frozen=True, tag_field="type"):
+    pass
+
+
+class FromPosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Start after what the client has."""
+
+    position: str
+
+
+class FromLast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Start with the last n records."""
+
+    last: Count
+
+
+class WriterFields(msgspec.Struct, frozen=True):
+    """Who appends: PROTOCOL.md, section 8."""
+
+    id: Name
+    epoch: Sequence
+    sequence: Sequence
+
+
+# ---- from the client ----
+
+
+class Hello(_In, frozen=True, tag="hello"):
+    """The first frame."""
+
+    protocol: int
+    token: str | None = None
+
+
+class Subscribe(_In, frozen=True, tag="subscribe"):
+    """Follow a stream, or the run itself when no stream is named."""
+
+    id: FrameId
+    run: str
+    stream: str | None = None
+    start: Any = "beginning"  # read by `start_of`: msgspec cannot tell the two objects apart
+    throttle_ms: Throttle = 0
+    token: str | None = None
+
+
+class Unsubscribe(_In, frozen=True, tag="unsubscribe"):
+    """End a subscription."""
+
+    id: FrameId
+
+
+class Token(_In, frozen=True, tag="token"):
+    """Replace a token in place."""
+
+    token: str
+    id: FrameId | None = None
+
+
+class Ping(_In, frozen=True, tag="ping"):
+    """Ask for a sign of life."""
+
+
+class Append(_In, frozen=True, tag="append"):
+    """Add records to a stream."""
+
+    id: FrameId
+    run: str
+    stream: str
+    records: Annotated[list[Raw], Meta(max_length=MAX_APPEND_RECORDS)]
+    writer: WriterFields | None = None
+    end: Literal["completed", "failed", "canceled"] | None = None
+    source: str | None = None
+    token: str | None = None
+
+
+class Head(_In, frozen=True, tag="head"):
+    """Ask where a stream ends."""
+
+    id: FrameId
+    run: str
+    stream: str
+    token: str | None = None
+
+
+class Read(_In, frozen=True, tag="read"):
+    """Ask for one page of a stream."""
+
+    id: FrameId
+    run: str
+    stream: str
+    after: str | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=1 << 20)] = 1 << 18
+    token: str | None = None
+
+
+class Delete(_In, frozen=True, tag="delete"):
+    """Remove a stream's records."""
+
+    id: FrameId
+    run: str
+    stream: str
+    token: str | None = None
+
+
+class RunCreate(_In, frozen=True, tag="run_create"):
+    """Make a run."""
+
+    id: FrameId
+    value: dict[str, Any]
+    token: str | None = None
+
+
+class RunPatch(_In, frozen=True, tag="run_patch"):
+    """Change a run."""
+
+    id: FrameId
+    run: str
+    patch: dict[str, Any]
+    token: str | None = None
+
+
+class RunGet(_In, frozen=True, tag="run_get"):
+    """Ask for a run."""
+
+    id: FrameId
+    run: str
+    token: str | None = None
+
+
+class RunList(_In, frozen=True, tag="run_list"):
+    """Ask for runs, newest first."""
+
+    id: FrameId
+    status: list[str] | None = None
+    tag: str | None = None
+    parent: str | None = None
+    batch: str | None = None
+    owner: str | None = None
+    before: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    token: str | None = None
+
+
+Request = Append | Head | Read | Delete | RunCreate | RunPatch | RunGet | RunList
+ClientFrame = Hello | Subscribe | Unsubscribe | Token | Ping | Request
+
+
+# ---- from the gateway ----
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a client must stay below."""
+
+    frame_bytes: int
+    record_bytes: int
+    subscriptions: int
+
+
+class Welcome(_Out, frozen=True, tag="welcome"):
+    """Answer to `hello`."""
+
+    protocol: int
+    connection: str
+    ping_ms: int
+    limits: Limits
+
+
+class Subscribed(_Out, frozen=True, tag="subscribed"):
+    """The cursor stands."""
+
+    id: int
+    position: str
+    run: dict[str, Any] | UnsetType = UNSET
+
+
+class GapFrame(_Out, frozen=True, tag="gap", rename={"start": "from", "stop": "to"}):
+    """Records that are gone for good."""
+
+    id: int
+    start: str
+    stop: str
+    reason: str
+
+
+class Reset(_Out, frozen=True, tag="reset"):
+    """The client's position says nothing any more."""
+
+    id: int
+    position: str
+    reason: str
+
+
+class End(_Out, frozen=True, tag="end"):
+    """The stream has ended."""
+
+    id: int
+    reason: str
+    position: str
+
+
+class Unsubscribed(_Out, frozen=True, tag="unsubscribed"):
+    """Answer to `unsubscribe`."""
+
+    id: int
+
+
+class Appended(_Out, frozen=True, tag="appended"):
+    """The records are durable."""
+
+    id: int
+    offset: int | None
+    position: str
+    duplicate: bool
+
+
+class Result(_Out, frozen=True, tag="result"):
+    """Answer to a request."""
+
+    id: int
+    value: Any
+
+
+class TokenAccepted(_Out, frozen=True, tag="token_accepted"):
+    """Answer to `token`."""
+
+    expires_in_ms: int
+    id: int | UnsetType = UNSET
+
+
+class Pong(_Out, frozen=True, tag="pong"):
+    """Answer to `ping`."""
+
+
+class ErrorFrame(_Out, frozen=True, tag="error"):
+    """Something was refused."""
+
+    code: str
+    message: str
+    retryable: bool
+    id: int | UnsetType = UNSET
+
+
+_Common = (
+    Welcome
+    | Subscribed
+    | GapFrame
+    | Reset
+    | End
+    | Unsubscribed
+    | Appended
+    | TokenAccepted
+    | Pong
+    | ErrorFrame
+)
+GatewayFrame = _Common | Result
+
+
+class _Tag(msgspec.Struct):
+    type: Any = None
+    id: Any = None
+
+
+_client_frames = msgspec.json.Decoder(ClientFrame)
+_tags = msgspec.json.Decoder(_Tag)
+_encoder = msgspec.json.Encoder()
+_KNOWN = frozenset(str(frame.__struct_config__.tag) for frame in ClientFrame.__args__)
+
+
+def decode(text: str | bytes, max_bytes: int = MAX_FRAME_BYTES) -> ClientFrame:
+    """Read a client's frame.
+
+    Args:
+        text: One WebSocket text message.
+        max_bytes: The limit.
+
+    Returns:
+        One of the client's frames.
+
+    Raises:
+        FrameTooLarge: states both numbers.
+        UnknownFrame: names the type.
+        MalformedFrame: says which field is wrong.
+    """
+    size = len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())
+    if size > max_bytes:
+        raise FrameTooLarge(f"the frame is {size} bytes; the limit is {max_bytes}")
+    try:
+        frame: ClientFrame = _client_frames.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise _fault(text, error) from None
+    return frame
+
+
+def _fault(text: str | bytes, error: Exception) -> MalformedFrame | UnknownFrame:
+    type_ = _tag(text).type
+    if isinstance(type_, str) and type_ not in _KNOWN:
+        return UnknownFrame(f"no frame has the type {type_[:40]!r}")
+    return MalformedFrame(f"the frame cannot be read: {error}")
+
+
+def _tag(text: str | bytes) -> _Tag:
+    try:
+        return _tags.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _Tag()
+
+
+def id_of(text: str | bytes) -> int | None:
+    """Find the `id` in a frame that could not be read, so that the error can name it."""
+    id = _tag(text).id
+    return id if isinstance(id, int) and 0 <= id < 2**32 else None
+
+
+Start = Literal["beginning", "latest"] | FromPosition | FromLast
+
+
+def start_of(frame: Subscribe) -> Start:
+    """Read where a subscription starts.
+
+    Raises:
+        MalformedFrame: it is none of the forms.
+    """
+    if isinstance(frame.start, str) and frame.start in ("beginning", "latest"):
+        return frame.start  # type: ignore[return-value]
+    for form in (FromPosition, FromLast):
+        try:
+            return msgspec.convert(frame.start, form)
+        except msgspec.ValidationError:
+            continue
+    raise MalformedFrame(
+        '`start` is none of "beginning", "latest", {"position": "…"}, {"last": 1 to 1000000}'
+    )
+
+
+def encode(frame: GatewayFrame | ClientFrame) -> str:
+    """Write a frame as the text of one WebSocket message."""
+    return _encoder.encode(frame).decode()
+
+
+def encode_record(record: Record, run_id: str) -> bytes:
+    """Write one record as it stands in `records` frames; the data is copied, not read."""
+    source = b""
+    if record.source != run_id:
+        source = b',"source":' + (
+            b"null" if record.source is None else b'"%b"' % record.source.encode()
+        )
+    return b'{"offset":%d,"time_ms":%d%b,"data":%b}' % (
+        record.offset,
+        record.time_ms,
+        source,
+        record.data,
+    )
+
+
+def encode_records(id: int, records: Iterable[bytes], position: str) -> str:
+    """Write a `records` frame from records that are already encoded."""
+    body = b",".join(records).decode()
+    return f'{{"type":"records","id":{id},"records":[{body}],"position":"{position}"}}'
+
+
+class RecordFields(msgspec.Struct, frozen=True):
+    """A record as a client reads it."""
+
+    offset: int
+    time_ms: int
+    data: Raw
+    source: str | UnsetType | None = UNSET
+
+    def to_record(self, run_id: str) -> Record:
+        """Return it as the value that the rest of the code speaks in."""
+        source = run_id if self.source is UNSET else self.source
+        return Record(self.offset, self.time_ms, source, bytes(self.data))
+
+
+class PageFields(msgspec.Struct, frozen=True):
+    """The value of a `read` request's result as a client reads it."""
+
+    records: list[RecordFields]
+    position: str
+    end: str | None = None
+    gap: dict[str, str] | None = None
+    reset: str | None = None
+
+
+class ResultFrame(_Out, frozen=True, tag="result"):
+    """A result as a client reads it: the value's shape is the request's to know."""
+
+    id: int
+    value: Raw
+
+
+class RecordsFrame(_Out, frozen=True, tag="records"):
+    """New records."""
+
+    id: int
+    records: list[RecordFields]
+    position: str
+
+
+ReceivedFrame = _Common | ResultFrame | RecordsFrame
+_gateway_frames = msgspec.json.Decoder(ReceivedFrame)
+
+
+def decode_gateway(text: str | bytes) -> ReceivedFrame | None:
+    """Read a gateway's frame: the client's side of the wire.
+
+    Returns:
+        The frame; None for a type that this version does not know, which a client ignores.
+
+    Raises:
+        MalformedFrame: a known frame in another shape.
+    """
+    try:
+        frame: ReceivedFrame = _gateway_frames.decode(text)
+    except msgspec.ValidationError as error:
+        if "Invalid value" in str(error) and "$.type" in str(error):
+            return None
+        raise MalformedFrame(f"the gateway's frame cannot be read: {error}") from None
+    except msgspec.DecodeError as error:
+        raise MalformedFrame(f"the gateway's frame is no JSON: {error}") from None
+    return frame

@@ -1,0 +1,148 @@
+"""Frozen values of the log: where a record lives, what it is, how far a reader has come.
+
+No I/O here; everything above this module speaks in these values.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from gateway.errors import InvalidId, InvalidPosition
+
+RUN_STREAM = "$run"  # the reserved stream that holds a run's own changes
+MAX_STREAM_ID_CHARACTERS = 64
+
+EndReason = Literal["completed", "failed", "canceled", "crashed", "expired", "deleted"]
+END_REASONS: tuple[EndReason, ...] = (
+    "completed",
+    "failed",
+    "canceled",
+    "crashed",
+    "expired",
+    "deleted",
+)
+
+_STREAM_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_RUN_ID = re.compile(r"run_[A-Za-z0-9]{1,60}\Z")
+_POSITION = re.compile(r"([0-9a-f]{16})_([0-9]{16})\Z")
+
+
+def check_stream_id(stream_id: str) -> str:
+    """Return the id if a user may name a stream so.
+
+    Raises:
+        InvalidId: empty, too long, outside the alphabet, or reserved; the message says the rule.
+
+    Source:
+        PROTOCOL.md, section 3.
+    """
+    if not isinstance(stream_id, str) or not _STREAM_ID.match(stream_id):
+        raise InvalidId(
+            f"stream id {_shown(stream_id)} is not allowed: use 1 to {MAX_STREAM_ID_CHARACTERS} "
+            "of the characters A-Z a-z 0-9 - _ . (ids that start with $ are reserved)"
+        )
+    if stream_id in (".", ".."):
+        raise InvalidId(f"stream id {stream_id!r} is reserved")
+    return stream_id
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the id if it has the form of a run's.
+
+    Raises:
+        InvalidId: it has not.
+    """
+    if not isinstance(run_id, str) or not _RUN_ID.match(run_id):
+        raise InvalidId(
+            f"run id {_shown(run_id)} is not allowed: it is run_ and 1 to 60 letters and digits"
+        )
+    return run_id
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}... ({len(text)} characters)"
+
+
+class StreamKey(NamedTuple):
+    """Which stream: the run it belongs to and its id there."""
+
+    run_id: str
+    stream_id: str
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.stream_id}"
+
+
+class Record(NamedTuple):
+    """One appended value.
+
+    Attributes:
+        offset: Dense place in its stream, from 0.
+        time_ms: When the store accepted it, milliseconds since 1970 UTC.
+        source: Id of the run that wrote it; None for a client outside any run.
+        data: JSON bytes as they came in.
+    """
+
+    offset: int
+    time_ms: int
+    source: str | None
+    data: bytes
+
+
+class Position(NamedTuple):
+    """How far a reader has come: `offset` records of storage `epoch` have been seen.
+
+    Compares and sorts like its string. Offset 0 fits every epoch: nothing was seen, so
+    nothing can be wrong.
+    """
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}_{self.offset:016d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Read a position's string.
+
+        Raises:
+            InvalidPosition: the string is not one.
+        """
+        match = _POSITION.match(text) if isinstance(text, str) else None
+        if match is None:
+            raise InvalidPosition(
+                f"{_shown(text)} is not a position: send back one that you were given"
+            )
+        return cls(match[1], int(match[2]))
+
+
+ORIGIN = Position("0" * 16, 0)
+"""The beginning of any stream, and the position in one that does not exist yet."""
+
+
+class Writer(NamedTuple):
+    """Who appends, so that a repeat is harmless.
+
+    Attributes:
+        id: Random name of the writer.
+        epoch: Grows when another takes over under the same id; an older one is refused.
+        sequence: Number of the append's first record, counted by the writer for each stream.
+    """
+
+    id: str
+    epoch: int
+    sequence: int
+
+
+class Gap(NamedTuple):
+    """Records that are gone for good between two positions."""
+
+    start: Position
+    stop: Position
+    reason: Literal["trimmed"]
+
+
+ResetReason = Literal["epoch_changed", "tail_lost"]

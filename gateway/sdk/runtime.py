@@ -1,0 +1,240 @@
+"""What the SDK works with in one process: a store, a secret, a runner, the writers.
+
+A gateway's lifespan makes one, `connect()` makes one for a worker or a script. There is at most
+one a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway.errors import NoParent, NotStarted, RealtimeError, RunCanceled
+from gateway.records import StreamKey, check_run_id
+from gateway.runs import Run
+from gateway.sdk.writer import StreamWriter
+from gateway.stores.base import Store, system_clock_ms
+
+if TYPE_CHECKING:
+    from gateway.sdk.runner import Runner
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The run that the calling code executes, as `current_run()` gives it.
+
+    Attributes:
+        id: Its id.
+        task: Id of the task.
+        parent_id: The run that triggered it, or None.
+        root_id: The run at the top; its own id if it has no parent.
+        tags: Its tags.
+        batch_id: The batch it belongs to, or None.
+    """
+
+    id: str
+    task: str
+    parent_id: str | None
+    root_id: str
+    tags: tuple[str, ...]
+    batch_id: str | None
+    _canceled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, run: Run) -> Context:
+        """Make the context of a run."""
+        return cls(run.id, run.task, run.parent_id, run.root_id, tuple(run.tags), run.batch_id)
+
+    @property
+    def is_canceled(self) -> bool:
+        """Whether someone has asked for this run to be canceled; for loops in plain functions."""
+        return self._canceled.is_set()
+
+    def cancel(self) -> None:
+        """Say that the run is being canceled; the runner does this."""
+        self._canceled.set()
+
+    def raise_if_canceled(self) -> None:
+        """Stop here if the run is being canceled. `append` does this by itself.
+
+        Raises:
+            RunCanceled: it is.
+        """
+        if self._canceled.is_set():
+            raise RunCanceled(f"run {self.id} is being canceled")
+
+
+_context: ContextVar[Context | None] = ContextVar("realtime_run", default=None)
+_runtime: Runtime | None = None
+
+
+def current_run() -> Context | None:
+    """Return the run that the calling code executes; None outside one."""
+    return _context.get()
+
+
+class Runtime:
+    """The SDK's state in one process.
+
+    Args:
+        store: Open.
+        loop: The event loop that the store lives on.
+        clock_ms: Gives the time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        clock_ms: Callable[[], int] = system_clock_ms,
+    ) -> None:
+        self.store = store
+        self.loop = loop
+        self.clock_ms = clock_ms
+        self.runner: Runner | None = None  # executes what this process triggers
+        self._writers: dict[tuple[StreamKey, str | None], StreamWriter] = {}
+        self._lock = threading.Lock()
+
+    def writer(self, stream_id: str, target: str) -> StreamWriter:
+        """Find or make the writer of the calling run to a target's stream.
+
+        Raises:
+            NoParent: the target needs a run, or a parent, that is not there.
+            RunCanceled: the calling run is being canceled.
+        """
+        context = current_run()
+        if context is not None:
+            context.raise_if_canceled()
+        source = context.id if context is not None else None
+        key = StreamKey(target_run(target, context), stream_id)
+        with self._lock:
+            writer = self._writers.get((key, source))
+            if writer is None:
+                id = secrets.token_urlsafe(12)
+                writer = StreamWriter(self.store, key, source, id, self.loop)
+                self._writers[key, source] = writer
+        return writer
+
+    async def flush(self, source: str | None = None, *, forget: bool = False) -> None:
+        """Wait until what a run has appended is durable.
+
+        Args:
+            source: The run; None for what was appended outside any.
+            forget: The run is over: let its writers go.
+
+        Raises:
+            RealtimeError: the first failure that nobody has been told of.
+        """
+        with self._lock:
+            mine = [key for key in self._writers if key[1] == source]
+            writers = [self._writers[key] for key in mine]
+            if forget:
+                for key in mine:
+                    del self._writers[key]
+        failures = [error for writer in writers if (error := await _failure(writer))]
+        if failures:
+            raise failures[0]
+
+    async def flush_all(self) -> None:
+        """Wait until everything is durable; failures were or will be told at the receipts."""
+        with self._lock:
+            writers = list(self._writers.values())
+        for writer in writers:
+            await _failure(writer)
+
+
+async def _failure(writer: StreamWriter) -> RealtimeError | None:
+    try:
+        await writer.flush()
+    except RealtimeError as error:
+        return error
+    return None
+
+
+def target_run(target: str, context: Context | None) -> str:
+    """Say which run a target means.
+
+    Args:
+        target: `self`, `parent`, `root` or a run id.
+        context: The calling run.
+
+    Raises:
+        NoParent: it means a run that is not there.
+        InvalidId: it is none of these.
+    """
+    if target not in ("self", "parent", "root"):
+        return check_run_id(target)
+    if context is None:
+        raise NoParent(f'target="{target}" needs a run: outside a task give a run id as target')
+    if target == "self":
+        return context.id
+    if target == "root":
+        return context.root_id
+    if context.parent_id is None:
+        raise NoParent(f'target="parent": run {context.id} ({context.task}) has no parent')
+    return context.parent_id
+
+
+def runtime() -> Runtime:
+    """Return this process's runtime.
+
+    Raises:
+        NotStarted: there is none; the message says how to get one.
+    """
+    if _runtime is None:
+        raise NotStarted(
+            "no store is open in this process: run inside a gateway's app, or use "
+            "`async with gateway.connect():` (with REALTIME_URL set, through a gateway elsewhere)"
+        )
+    return _runtime
+
+
+@asynccontextmanager
+async def installed(new: Runtime) -> AsyncIterator[Runtime]:
+    """Make a runtime this process's while the block runs; flush it at the end."""
+    global _runtime
+    if _runtime is not None:
+        raise RuntimeError("this process has a runtime already; one gateway or connect() at a time")
+    _runtime = new
+    try:
+        yield new
+    finally:
+        try:
+            await new.flush_all()
+        finally:
+            _runtime = None
+
+
+@asynccontextmanager
+async def executing(context: Context) -> AsyncIterator[Context]:
+    """Make a run the current one while the block runs."""
+    reset = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(reset)
+
+
+def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of the SDK from a plain function's thread and return its result.
+
+    Raises:
+        RuntimeError: called on the event loop itself; await the coroutine there.
+    """
+    loop = runtime().loop
+    try:
+        on_loop = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        on_loop = False
+    if on_loop:
+        work.close()
+        raise RuntimeError("run_in_loop is for plain threads; here, await the coroutine")
+    return asyncio.run_coroutine_threadsafe(work, loop).result()

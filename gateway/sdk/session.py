@@ -1,0 +1,103 @@
+"""The SDK in a process: `connect()` for workers and scripts, `serve_runtime` for a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+from gateway import tokens
+from gateway.sdk.runner import EMBEDDED_OWNER, Runner
+from gateway.sdk.runtime import Runtime, installed
+from gateway.settings import Settings, open_store, resolve_secret
+from gateway.stores.base import Store
+from gateway.stores.remote import RemoteStore
+
+WORKER_TOKEN_TTL_S = 3600.0
+WORKER_SCOPES = ("read:runs:*", "write:runs:*")
+
+
+@asynccontextmanager
+async def serve_runtime(
+    store: Store, secret_key: str, *, owner: str, concurrency: int
+) -> AsyncIterator[Runtime]:
+    """Give this process a runtime and a runner over an open store while the block runs.
+
+    Args:
+        store: Open; stays open.
+        secret_key: Signs the tokens of handles.
+        owner: Name under which this process executes runs.
+        concurrency: Runs that execute at the same time.
+    """
+    async with installed(Runtime(store, asyncio.get_running_loop())) as runtime:
+        runner = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
+        tokens.use(secret_key)
+        try:
+            if owner == EMBEDDED_OWNER:
+                await runner.recover()
+            yield runtime
+        finally:
+            await runner.stop()
+            tokens.use(None)
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Store]:
+    """Open a store for a block and close it after."""
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def connect(
+    url: str | None = None, *, store: str | None = None, secret_key: str | None = None
+) -> AsyncIterator[Runtime]:
+    """Use streams, tasks and runs in a script or a worker while the block runs.
+
+    With a gateway's address (the argument or `REALTIME_URL`) everything goes through that gateway;
+    without one this process opens the store itself and is its only owner. Tasks that are triggered
+    inside are executed in this process.
+
+    Args:
+        url: The gateway, `ws://host:port`.
+        store: A store's URL; default `REALTIME_STORE`.
+        secret_key: The gateway's secret; default `REALTIME_SECRET_KEY`, or in development the one
+            kept beside the store.
+
+    Raises:
+        ConfigurationError: a setting that cannot work.
+        StoreUnavailable: no gateway answered, or the store cannot be opened.
+        StoreLocked: another process owns the store: pass its gateway's `url`.
+    """
+    settings = Settings.from_env()
+    settings = replace(
+        settings,
+        url=url if url is not None or store is not None else settings.url,
+        store=store or settings.store,
+        secret_key=secret_key or settings.secret_key,
+    )
+    secret = resolve_secret(settings)
+    async with AsyncExitStack() as stack:
+        chosen = _worker_store(settings.url, secret) if settings.url else open_store(settings.store)
+        await stack.enter_async_context(opened(chosen))
+        yield await stack.enter_async_context(
+            serve_runtime(chosen, secret, owner=_owner(settings), concurrency=settings.concurrency)
+        )
+
+
+def _owner(settings: Settings) -> str:
+    return f"worker_{secrets.token_hex(8)}" if settings.url else EMBEDDED_OWNER
+
+
+def _worker_store(url: str, secret_key: str) -> RemoteStore:
+    def token() -> str:
+        return tokens.mint(
+            WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", secret_key=secret_key
+        )
+
+    return RemoteStore(url, token)

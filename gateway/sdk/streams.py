@@ -1,0 +1,291 @@
+"""Typed streams: define once, append in tasks, read in backends, show on pages.
+
+progress = streams.define("progress", Progress)
+progress.append(Progress(1, 10))                # in a task: ordered, not awaited
+async for value in progress.read(run_id): ...   # in a backend
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from gateway.errors import ReadTimeout, StreamIncomplete
+from gateway.records import Position, Record, StreamKey, check_run_id
+from gateway.sdk.definitions import StreamDefinition
+from gateway.sdk.runtime import Runtime, runtime
+from gateway.sdk.writer import Receipt, StreamWriter
+from gateway.stores.base import Page
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecord(Generic[T]):
+    """A record as a reader gets it.
+
+    Attributes:
+        value: The record's value, checked against the stream's type.
+        offset: Its place in the stream, from 0.
+        time_ms: When it was accepted, milliseconds since 1970 UTC.
+        source: Run that wrote it; None for a client outside any run.
+        position: Give this as `start` to go on after it.
+    """
+
+    value: T
+    offset: int
+    time_ms: int
+    source: str | None
+    position: str
+
+
+class Stream(StreamDefinition[T]):
+    """A stream definition with what tasks and backends do with it. Made by `define`."""
+
+    def append(self, value: T, *, target: str = "self") -> Receipt:
+        """Append a value; returns at once, and the order of calls is the order of records.
+
+        Works on the event loop and in plain threads. Everything is durable before the run ends;
+        await the receipt to know it earlier. At most 16 MiB wait per stream: then a plain thread
+        blocks, and the event loop gets `WriterFull`.
+
+        Args:
+            value: Of the stream's type.
+            target: Whose stream: `self`, `parent`, `root` or a run id. The record carries the
+                calling run as its source.
+
+        Returns:
+            A receipt: `await` it (or `receipt.wait()` in a thread) for the record's offset.
+
+        Raises:
+            InvalidValue: the type refuses it; names stream, field and value.
+            NoParent: `target="parent"` without a parent.
+            RecordTooLarge: over 1 MiB.
+            WriterFull: see above.
+            RunCanceled: the calling run is being canceled.
+        """
+        return runtime().writer(self.id, target).put(self.encode(value))
+
+    def pipe(self, values: AsyncIterable[T] | Iterable[T], *, target: str = "self") -> Pipe[T]:
+        """Append every value of an iterable and pass the values through.
+
+        `await answer.pipe(tokens)` appends all and returns them as a list; `async for` (or `for`,
+        over a plain iterable) gives each value after it was appended. Waits when too much is under
+        way.
+
+        Args:
+            values: Async or plain; a plain one that is not a sequence is read in a thread when
+                awaited.
+            target: As in `append`.
+        """
+        return Pipe(self, values, target)
+
+    def writer(self, *, target: str = "self") -> Writer[T]:
+        """Return a writer bound to the calling run and target, to be used as `async with`.
+
+        The block's end waits until everything is durable and raises what failed.
+        """
+        return Writer(self, runtime().writer(self.id, target))
+
+    def read(
+        self,
+        run_id: str,
+        *,
+        start: Literal["beginning", "latest"] | str = "beginning",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[T]:
+        """Yield the values of a run's stream, those to come included, until the stream ends.
+
+        Args:
+            run_id: Whose stream.
+            start: `beginning`, `latest` (what comes from now on) or a position.
+            timeout_s: How long to wait for the next record; None: as long as it takes.
+
+        Raises:
+            RunNotFound: there is no such run.
+            ReadTimeout: no record came in time. Never a normal end of the loop.
+            StreamIncomplete: the stream ended, but not by completing, or records are gone; what
+                was yielded before is true.
+            InvalidValue: a record does not fit the type.
+        """
+        return _values(self.read_records(run_id, start=start, timeout_s=timeout_s))
+
+    async def read_records(
+        self,
+        run_id: str,
+        *,
+        start: Literal["beginning", "latest"] | str = "beginning",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[ReadRecord[T], None]:
+        """Like `read`, with each record's offset, time, source and position."""
+        key = StreamKey(check_run_id(run_id), self.id)
+        active = runtime()
+        await active.store.get_run(run_id)
+        after = await _place(active, key, start)
+        async with aclosing(_pages(active, key, after, timeout_s)) as pages:
+            async for page in pages:
+                for record in page.records:
+                    yield self._read(record, page)
+                if page.end not in (None, "completed"):
+                    raise StreamIncomplete(f"stream {key} has ended: {page.end}")
+
+    def _read(self, record: Record, page: Page) -> ReadRecord[T]:
+        position = str(Position(page.position.epoch, record.offset + 1))
+        value = self.decode(record.data)
+        return ReadRecord(value, record.offset, record.time_ms, record.source, position)
+
+
+async def _values(records: AsyncGenerator[ReadRecord[T], None]) -> AsyncIterator[T]:
+    async with aclosing(records) as open_records:
+        async for record in open_records:
+            yield record.value
+
+
+async def _place(active: Runtime, key: StreamKey, start: str) -> Position | None:
+    if start == "beginning":
+        return None
+    if start == "latest":
+        return (await active.store.head(key)).position
+    return Position.parse(start)
+
+
+async def _pages(
+    active: Runtime, key: StreamKey, after: Position | None, timeout_s: float | None
+) -> AsyncGenerator[Page, None]:
+    async with aclosing(active.store.follow(key, after)) as pages:
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    page = await anext(pages, None)
+            except TimeoutError:
+                raise ReadTimeout(f"stream {key}: no record came within {timeout_s:g} s") from None
+            if page is None:
+                return
+            if page.gap or page.reset:
+                why = page.reset or "trimmed"
+                raise StreamIncomplete(f"stream {key}: records after {after} are gone ({why})")
+            yield page
+            after = page.position
+
+
+class Writer(Generic[T]):
+    """Appends to one stream; made by `Stream.writer`."""
+
+    def __init__(self, stream: Stream[T], writer: StreamWriter) -> None:
+        self._stream = stream
+        self._writer = writer
+
+    def append(self, value: T) -> Receipt:
+        """See `Stream.append`."""
+        return self._writer.put(self._stream.encode(value))
+
+    async def flush(self) -> None:
+        """Wait until everything is durable.
+
+        Raises:
+            RealtimeError: the first failure that nobody has been told of yet.
+        """
+        await self._writer.flush()
+
+    async def __aenter__(self) -> Writer[T]:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.flush()
+
+
+PIPE_WINDOW = 256  # records appended before the pipe waits for the oldest of them
+_END: Any = object()
+
+
+class Pipe(Generic[T]):
+    """Values on their way into a stream; made by `Stream.pipe`."""
+
+    def __init__(
+        self, stream: Stream[T], values: AsyncIterable[T] | Iterable[T], target: str
+    ) -> None:
+        self._values = values
+        self._stream = stream
+        self._writer = runtime().writer(stream.id, target)
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        return self._collect().__await__()
+
+    async def _collect(self) -> list[T]:
+        return [value async for value in self]
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        since = 0
+        receipt: Receipt | None = None
+        async for value in _each(self._values):
+            receipt = self._writer.put(self._stream.encode(value))
+            since += 1
+            if since >= PIPE_WINDOW:
+                await receipt
+                since = 0
+            yield value
+        if receipt is not None:
+            await receipt
+
+    def __iter__(self) -> Iterator[T]:
+        if isinstance(self._values, AsyncIterable):
+            raise TypeError("this pipe's values are async: use `async for` or `await`")
+        receipt: Receipt | None = None
+        for value in self._values:
+            receipt = self._writer.put(self._stream.encode(value))
+            yield value
+        if receipt is not None:
+            receipt.wait()
+
+
+async def _each(values: AsyncIterable[T] | Iterable[T]) -> AsyncIterator[T]:
+    if isinstance(values, AsyncIterable):
+        async for value in values:
+            yield value
+    elif isinstance(values, Sequence):
+        for value in values:
+            yield value
+    else:
+        # May block (a client that waits for the network), so not on the event loop.
+        iterator = iter(values)
+        while (value := await asyncio.to_thread(next, iterator, _END)) is not _END:
+            yield value
+
+
+@overload
+def define(id: str) -> Stream[str]: ...
+@overload
+def define(id: str, type: type[T]) -> Stream[T]: ...
+@overload
+def define(id: str, type: Any) -> Stream[Any]: ...
+
+
+def define(id: str, type: Any = str) -> Stream[Any]:
+    """Define a stream, in a file that tasks and pages share.
+
+    Args:
+        id: 1 to 64 characters of `A-Z a-z 0-9 - _ .`.
+        type: Of its records: anything that Pydantic's TypeAdapter takes.
+
+    Returns:
+        The definition.
+
+    Raises:
+        InvalidId: the id is outside its rule.
+        InvalidValue: Pydantic can make no schema of the type.
+
+    Source:
+        PROTOCOL.md, section 3.
+    """
+    return Stream(id, type)

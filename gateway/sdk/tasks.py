@@ -1,0 +1,399 @@
+"""Tasks: functions whose executions are runs.
+
+@task
+async def process_items(items: list[str]) -> int: ...
+
+handle = await process_items.trigger(items=["a"])      # handle.id, handle.access_token
+result = await process_items.trigger_and_wait(items=["a"])
+results = await worker.batch_trigger_and_wait([{"item": 1}, {"item": 2}])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property, partial, update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
+
+import orjson
+from pydantic import (
+    ConfigDict,
+    Field,
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import PydanticSerializationError, to_json
+
+from gateway import tokens
+from gateway.errors import InvalidId, InvalidValue, RunFailed, TaskNotFound
+from gateway.records import check_stream_id
+from gateway.runs import Run, RunError, iso_time, new_run_id
+from gateway.sdk.definitions import describe
+from gateway.sdk.runner import Runner
+from gateway.sdk.runtime import Runtime, current_run, runtime
+from gateway.stores.base import run_log
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_TAGS = 10
+MAX_TAG_CHARACTERS = 128
+MAX_BATCH = 1000
+MAX_PAYLOAD_BYTES = 512 << 10
+HANDLE_TTL_S = 3600.0  # life of a handle's token
+
+_tasks: dict[str, Task[..., Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunHandle(Generic[R]):
+    """A run that was triggered.
+
+    Attributes:
+        id: The run's id.
+        access_token: Reads this run and its streams, and nothing else; for a page.
+    """
+
+    id: str
+    access_token: str
+    _task: Task[..., R]
+
+    async def wait(self) -> RunResult[R]:
+        """Wait until the run has ended."""
+        return await self._task.wait(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult(Generic[R]):
+    """How a run ended.
+
+    Attributes:
+        ok: Whether it completed.
+        run_id: Its id.
+        status: `completed`, `failed`, `canceled` or `crashed`.
+        error: Type and message, when it failed or crashed.
+    """
+
+    ok: bool
+    run_id: str
+    status: str
+    error: RunError | None
+    _output: R | None
+
+    @property
+    def output(self) -> R:
+        """What the task returned.
+
+        Raises:
+            RunFailed: it returned nothing, because it did not complete.
+        """
+        if not self.ok:
+            why = f"{self.error.type}: {self.error.message}" if self.error else self.status
+            raise RunFailed(f"run {self.run_id} has no output: {why}")
+        return self._output  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+
+
+class Task(Generic[P, R]):
+    """A function whose executions are runs. Made by `@task`; calling it calls the function itself.
+
+    Args:
+        function: Async, or plain: then it is executed in a thread.
+        id: Name of the task.
+    """
+
+    def __init__(
+        self, function: Callable[P, Awaitable[R]] | Callable[P, R], id: str, options: _Options
+    ) -> None:
+        self.id = check_stream_id(id)
+        self._function: Callable[..., Any] = function
+        self._options = options
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the function directly: no run, no store."""
+        return self._function(*args, **kwargs)
+
+    def options(
+        self, *, tags: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
+    ) -> Task[P, R]:
+        """Return the task with options for what it triggers.
+
+        Args:
+            tags: Up to 10, of up to 128 characters; runs can be found and read by them.
+            metadata: JSON object shown with the run.
+
+        Raises:
+            InvalidValue: a tag is outside its rule.
+        """
+        changed = copy(self)
+        changed._options = _Options(_check_tags(tags), metadata)
+        return changed
+
+    async def trigger(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R]:
+        """Start a run and return at once.
+
+        Inside a run, the new run becomes its child.
+
+        Returns:
+            A handle with the run's id and a token for that run alone.
+
+        Raises:
+            InvalidValue: the arguments do not fit the function, or are no JSON.
+        """
+        run = await self._create(self._bind(args, kwargs))
+        return self._handle(run)
+
+    async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
+        """Start a run and wait until it has ended; a failure is in the result, not raised."""
+        run = await self._create(self._bind(args, kwargs))
+        async with _Waiting():
+            return await self.wait(run.id)
+
+    async def batch_trigger(self, payloads: Iterable[Mapping[str, Any]]) -> list[RunHandle[R]]:
+        """Start a run for each payload.
+
+        Args:
+            payloads: The keyword arguments of each run, up to 1,000; all are checked before the
+                first is started.
+
+        Returns:
+            Handles in the order of the payloads.
+        """
+        return [self._handle(run) for run in await self._create_batch(payloads)]
+
+    async def batch_trigger_and_wait(
+        self, payloads: Iterable[Mapping[str, Any]]
+    ) -> list[RunResult[R]]:
+        """Start a run for each payload and wait for all; failures are in the results.
+
+        Returns:
+            Results in the order of the payloads.
+        """
+        runs = await self._create_batch(payloads)
+        async with _Waiting():
+            return list(await asyncio.gather(*(self.wait(run.id) for run in runs)))
+
+    async def wait(self, run_id: str) -> RunResult[R]:
+        """Wait until a run of this task has ended.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        store = runtime().store
+        state = await store.get_run(run_id)
+        if not state.run.is_final:
+            pages = store.follow(run_log(run_id), state.position)
+            async with aclosing(pages) as open_pages:
+                async for page in open_pages:
+                    if page.end is not None:
+                        break
+            state = await store.get_run(run_id)
+        return self._result(state.run)
+
+    def _result(self, run: Run) -> RunResult[R]:
+        ok = run.status == "completed"
+        output = self._output.validate_python(run.output) if ok else None
+        return RunResult(ok, run.id, run.status, run.error, output)
+
+    # ---- making runs ----
+
+    async def _create_batch(self, payloads: Iterable[Mapping[str, Any]]) -> list[Run]:
+        bound = [self._bind_keywords(payload) for payload in payloads]
+        if len(bound) > MAX_BATCH:
+            raise InvalidValue(f"the batch has {len(bound)} payloads; the limit is {MAX_BATCH}")
+        batch_id = new_run_id(runtime().clock_ms()).replace("run_", "batch_")
+        return list(await asyncio.gather(*(self._create(one, batch_id) for one in bound)))
+
+    async def _create(self, payload: Any, batch_id: str | None = None) -> Run:
+        active = runtime()
+        runner = _runner(active)
+        now_ms = active.clock_ms()
+        id = new_run_id(now_ms)
+        parent = current_run()
+        run = Run(
+            id=id,
+            task=self.id,
+            status="queued",
+            root_id=parent.root_id if parent else id,
+            parent_id=parent.id if parent else None,
+            batch_id=batch_id,
+            created_at=iso_time(now_ms),
+            tags=list(self._options.tags),
+            metadata=dict(self._options.metadata or {}),
+            payload=payload,
+            owner=runner.owner,
+        )
+        await active.store.create_run(run)
+        # Outside the parent's context: the child has a context of its own.
+        runner.start(run, partial(self._execute, runner))
+        return run
+
+    def _handle(self, run: Run) -> RunHandle[R]:
+        return RunHandle(run.id, tokens.mint([f"read:runs:{run.id}"], ttl_s=HANDLE_TTL_S), self)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        try:
+            bound = inspect.signature(self._function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidValue(f"task {self.id!r}: {error}") from None
+        return self._bind_keywords(bound.arguments)
+
+    def _bind_keywords(self, payload: Mapping[str, Any]) -> Any:
+        if not isinstance(payload, Mapping):
+            raise InvalidValue(
+                f"task {self.id!r}: a payload is an object of keyword arguments, not {payload!r:.60}"
+            )
+        try:
+            data = to_json(self._payload.model_validate(dict(payload)))
+        except (ValidationError, PydanticSerializationError) as error:
+            raise InvalidValue(f"task {self.id!r}: {describe(error)}") from None
+        if len(data) > MAX_PAYLOAD_BYTES:
+            raise InvalidValue(
+                f"task {self.id!r}: the payload is {len(data)} bytes; "
+                f"the limit is {MAX_PAYLOAD_BYTES}"
+            )
+        return orjson.loads(data)
+
+    # ---- executing ----
+
+    async def _execute(self, runner: Runner, run: Run) -> Any:
+        model = self._payload.model_validate(run.payload)
+        arguments = {name: getattr(model, field) for name, field in self._fields.items()}
+        if inspect.iscoroutinefunction(self._function):
+            output = await self._function(**arguments)
+        else:
+            output = await runner.call_in_thread(partial(self._function, **arguments))
+        try:
+            return orjson.loads(self._output.dump_json(self._output.validate_python(output)))
+        except (ValidationError, PydanticSerializationError) as error:
+            raise InvalidValue(f"task {self.id!r}: the output: {describe(error)}") from None
+
+    @cached_property
+    def _parameters(self) -> dict[str, Any]:
+        hints = get_type_hints(self._function, include_extras=True)
+        parameters = inspect.signature(self._function).parameters.values()
+        for parameter in parameters:
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise InvalidValue(
+                    f"task {self.id!r}: parameter {parameter} is not allowed: name each parameter"
+                )
+        return {p.name: (hints.get(p.name, Any), p.default) for p in parameters}
+
+    @property
+    def _fields(self) -> dict[str, str]:
+        # A model's field may not start with an underscore or hide a method, a parameter may.
+        return {name: f"p_{name}" for name in self._parameters}
+
+    @cached_property
+    def _payload(self) -> Any:
+        fields: dict[str, Any] = {}
+        for name, (hint, default) in self._parameters.items():
+            value = ... if default is inspect.Parameter.empty else default
+            fields[self._fields[name]] = (hint, Field(value, alias=name))
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, serialize_by_alias=True)
+        try:
+            return create_model(f"{self.id} payload", __config__=config, **fields)
+        except PydanticSchemaGenerationError as error:
+            raise InvalidValue(f"task {self.id!r}: {error}") from None
+
+    @cached_property
+    def _output(self) -> TypeAdapter[R]:
+        hint = get_type_hints(self._function, include_extras=True).get("return", Any)
+        return TypeAdapter(hint)
+
+
+class _Waiting(AsyncExitStack):
+    """The calling run, if there is one, counts as waiting while the block runs."""
+
+    async def __aenter__(self) -> _Waiting:
+        await super().__aenter__()
+        context, runner = current_run(), runtime().runner
+        if context is not None and runner is not None:
+            await self.enter_async_context(runner.waiting(context))
+        return self
+
+
+def _runner(active: Runtime) -> Runner:
+    if active.runner is None:
+        raise TaskNotFound("this process has no runner: it was connected with run_tasks=False")
+    return active.runner
+
+
+def _check_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str) or len(tags) > MAX_TAGS:
+        raise InvalidValue(f"tags are a list of up to {MAX_TAGS}")
+    for tag in tags:
+        if not isinstance(tag, str) or not 0 < len(tag) <= MAX_TAG_CHARACTERS or tag.endswith("*"):
+            raise InvalidId(
+                f"tag {tag!r:.80} is not allowed: 1 to {MAX_TAG_CHARACTERS} characters, "
+                "no * at the end"
+            )
+    return tuple(tags)
+
+
+def _id_of(function: Callable[..., Any]) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", function.__name__).strip("-")
+
+
+@overload
+def task(function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(*, id: str | None = None) -> _Decorator: ...
+
+
+def task(function: Any = None, /, *, id: str | None = None) -> Any:
+    """Make a function a task.
+
+    Args:
+        function: Async, or plain: then it is executed in a thread. Its parameters and result are
+            checked against their annotations and kept as JSON.
+        id: Name of the task; default: the function's, with `-` for `_`.
+
+    Returns:
+        The task; with `id` only, a decorator.
+
+    Raises:
+        InvalidId: the id is outside its rule.
+        InvalidValue: another task has this id.
+    """
+    decorate = _Decorator(id)
+    return decorate if function is None else decorate(function)
+
+
+class _Decorator:
+    def __init__(self, id: str | None) -> None:
+        self._id = id
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    def __call__(self, function: Any, /) -> Any:
+        return _register(function, self._id or _id_of(function))
+
+
+def _register(function: Callable[..., Any], id: str) -> Task[..., Any]:
+    new = Task[..., Any](function, id, _Options())
+    old = _tasks.get(id)
+    # The same function again is a module that was loaded anew.
+    if old is not None and old.name != new.name:
+        raise InvalidValue(f"task id {id!r} is taken by {old.name}")
+    _tasks[id] = new
+    return new

@@ -1,0 +1,236 @@
+"""The queue between `append` and the store: ordered, bounded, never dropping.
+
+One writer for each (source run, target stream). `append` may come from any thread; one task on the
+runtime's event loop takes what waits, as one atomic unit, and gives it to the store under a writer
+id, so that a repeat after a lost connection is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from gateway.errors import RealtimeError, RecordTooLarge, WriterFull
+from gateway.records import StreamKey, Writer
+from gateway.stores.base import Store
+
+MAX_WAITING_BYTES = 16 << 20  # per writer, of records not yet durable
+MAX_WAITING_RECORDS = 200_000  # per writer; about 300 bytes each beside their data
+MAX_RECORD_BYTES = 1 << 20
+MAX_APPEND_RECORDS = 1000  # in one atomic unit
+MAX_APPEND_BYTES = 512 << 10
+
+
+class Receipt:
+    """What `append` returns: await it (or call `wait`) to know that the record is durable.
+
+    Attributes:
+        offset: The record's offset once durable, else None.
+    """
+
+    __slots__ = ("_error", "_writer", "is_done", "offset")
+
+    def __init__(self, writer: StreamWriter) -> None:
+        self.offset: int | None = None
+        self.is_done = False
+        self._error: RealtimeError | None = None
+        self._writer = writer
+
+    def __await__(self) -> Generator[Any, None, int | None]:
+        if not self.is_done:
+            # shielded: one awaiter that is canceled must not cancel the others'
+            yield from asyncio.shield(asyncio.wrap_future(self._writer.future(self))).__await__()
+        return self._outcome()
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait in a plain thread; never in the event loop's.
+
+        Returns:
+            The record's offset.
+
+        Raises:
+            RealtimeError: the record could not be written.
+            TimeoutError: it is not durable yet.
+        """
+        if not self.is_done:
+            self._writer.future(self).result(timeout_s)
+        return self._outcome()
+
+    def _outcome(self) -> int | None:
+        if self._error is not None:
+            self._writer.seen(self._error)
+            raise self._error
+        return self.offset
+
+    def settle(self, offset: int | None, error: RealtimeError | None) -> None:
+        """Say how it went; called by the writer."""
+        self.offset, self._error, self.is_done = offset, error, True
+
+
+class _Item(NamedTuple):
+    data: bytes
+    receipt: Receipt
+
+
+class StreamWriter:
+    """Appends to one stream in order. Made by the runtime; see `Stream.append`.
+
+    Args:
+        store: Where the stream lives.
+        key: Which stream.
+        source: Run on whose behalf it writes.
+        writer_id: Makes repeats harmless.
+        loop: The runtime's event loop.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: StreamKey,
+        source: str | None,
+        writer_id: str,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._source = source
+        self._id = writer_id
+        self._loop = loop
+        self._loop_thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._space = threading.Condition(self._lock)
+        self._waiting: deque[_Item] = deque()
+        self._waiting_bytes = 0
+        self._epoch = self._sequence = 0
+        self._is_draining = False
+        self._futures: dict[Receipt, Future[None]] = {}
+        self._error: RealtimeError | None = None  # the first that nobody has seen yet
+
+    # ---- any thread ----
+
+    def put(self, data: bytes) -> Receipt:
+        """Add a record behind all that were put before.
+
+        Full (16 MiB or 200,000 records wait): a plain thread blocks until there is room; on the
+        event loop, which must not block, it is an error, and nothing was accepted.
+
+        Raises:
+            RecordTooLarge: over 1 MiB.
+            WriterFull: see above.
+        """
+        if len(data) > MAX_RECORD_BYTES:
+            raise RecordTooLarge(
+                f"stream {self._key}: record is {len(data)} bytes; the limit is {MAX_RECORD_BYTES}"
+            )
+        receipt = Receipt(self)
+        with self._space:
+            self._wait_for_room(len(data))
+            self._waiting.append(_Item(data, receipt))
+            self._waiting_bytes += len(data)
+            is_first = not self._is_draining
+            self._is_draining = True
+        if is_first:
+            self._loop.call_soon_threadsafe(self._start)
+        return receipt
+
+    def _wait_for_room(self, size: int) -> None:
+        while self._is_full(size):
+            if threading.get_ident() == self._loop_thread:
+                raise WriterFull(
+                    f"stream {self._key}: {len(self._waiting)} records ({self._waiting_bytes} bytes) "
+                    f"wait; the limit is {MAX_WAITING_RECORDS} ({MAX_WAITING_BYTES} bytes): "
+                    "await append(...) now and then, or use pipe"
+                )
+            self._space.wait()
+
+    def _is_full(self, size: int) -> bool:
+        return len(self._waiting) >= MAX_WAITING_RECORDS or (
+            bool(self._waiting) and self._waiting_bytes + size > MAX_WAITING_BYTES
+        )
+
+    def future(self, receipt: Receipt) -> Future[None]:
+        """Return a future that ends when the receipt is settled."""
+        with self._lock:
+            future: Future[None] = Future()
+            if receipt.is_done:
+                future.set_result(None)
+            else:
+                future = self._futures.setdefault(receipt, future)
+        return future
+
+    def seen(self, error: RealtimeError) -> None:
+        """Take note that someone was told of a failure."""
+        if self._error is error:
+            self._error = None
+
+    # ---- the event loop ----
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._drain(), name=f"writer {self._key}")
+
+    async def _drain(self) -> None:
+        while batch := self._next_batch():
+            offset, error = await self._append(batch)
+            self._settle(batch, offset, error)
+
+    def _next_batch(self) -> list[_Item]:
+        with self._lock:
+            batch: list[_Item] = []
+            size = 0
+            for item in self._waiting:
+                if batch and (
+                    size + len(item.data) > MAX_APPEND_BYTES or len(batch) >= MAX_APPEND_RECORDS
+                ):
+                    break
+                batch.append(item)
+                size += len(item.data)
+            if not batch:
+                self._is_draining = False
+            return batch
+
+    async def _append(self, batch: list[_Item]) -> tuple[int | None, RealtimeError | None]:
+        writer = Writer(self._id, self._epoch, self._sequence)
+        try:
+            done = await self._store.append(
+                self._key, [item.data for item in batch], source=self._source, writer=writer
+            )
+        except RealtimeError as error:
+            # Whether it happened may be unknown. Under a new epoch the next append cannot be taken
+            # for a repeat of this one, which would lose it.
+            self._epoch, self._sequence = self._epoch + 1, 0
+            return None, error
+        self._sequence += len(batch)
+        return done.offset, None
+
+    def _settle(self, batch: list[_Item], offset: int | None, error: RealtimeError | None) -> None:
+        with self._space:
+            for index, item in enumerate(batch):
+                item.receipt.settle(None if offset is None else offset + index, error)
+                self._waiting.popleft()
+                self._waiting_bytes -= len(item.data)
+            self._error = self._error or error
+            futures = (
+                [self._futures.pop(item.receipt, None) for item in batch] if self._futures else []
+            )
+            self._space.notify_all()
+        for future in futures:
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    async def flush(self) -> None:
+        """Wait until everything put so far is durable.
+
+        Raises:
+            RealtimeError: the first failure that nobody has been told of yet.
+        """
+        with self._lock:
+            last = self._waiting[-1].receipt if self._waiting else None
+        if last is not None:
+            await asyncio.shield(asyncio.wrap_future(self.future(last)))
+        error, self._error = self._error, None
+        if error is not None:
+            raise error

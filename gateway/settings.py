@@ -1,0 +1,157 @@
+"""Environment to frozen settings, units in the names.
+
+REALTIME_STORE
+    Where streams live: `sqlite:PATH`, `sqlite:PATH?durability=normal` or `memory:`.
+    Default `sqlite:.realtime/realtime.db`.
+REALTIME_SECRET_KEY
+    Signs tokens, 32 bytes or more. Default: one is made and kept beside the store; required when
+    `REALTIME_ENV=production`.
+REALTIME_ENV
+    `development` (default) or `production`, which refuses what is only for trying out.
+REALTIME_URL
+    A worker's gateway, `ws://host:port`. Set, no store of its own is opened.
+REALTIME_CONCURRENCY
+    Runs that execute at the same time in one process. Default 20.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+from gateway.errors import ConfigurationError
+from gateway.protocol import MAX_FRAME_BYTES, Limits
+from gateway.stores.base import Store
+from gateway.stores.memory import MemoryStore
+from gateway.stores.sqlite import SqliteStore
+from gateway.tokens import check_secret
+
+DEFAULT_STORE = "sqlite:.realtime/realtime.db"
+DEFAULT_CONCURRENCY = 20
+MAX_RECORD_BYTES = 1 << 20
+MAX_SUBSCRIPTIONS = 256  # of one connection; each costs about 2 KB
+DEFAULT_LIMITS = Limits(MAX_FRAME_BYTES, MAX_RECORD_BYTES, MAX_SUBSCRIPTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a gateway or a worker runs with.
+
+    Attributes:
+        store: The store's URL.
+        secret_key: Signs tokens; "" until `resolve_secret` was asked.
+        env: `production` refuses what is only for trying out.
+        url: A worker's gateway; None for a process with a store of its own.
+        concurrency: Runs that execute at the same time.
+        limits: What one connection must stay below.
+    """
+
+    store: str = DEFAULT_STORE
+    secret_key: str = ""
+    env: Literal["development", "production"] = "development"
+    url: str | None = None
+    concurrency: int = DEFAULT_CONCURRENCY
+    limits: Limits = DEFAULT_LIMITS
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
+        """Read the environment.
+
+        Raises:
+            ConfigurationError: names the variable and what it may be.
+        """
+        name = env.get("REALTIME_ENV", "development")
+        if name not in ("development", "production"):
+            raise ConfigurationError(f"REALTIME_ENV is {name!r}; it is development or production")
+        return cls(
+            store=env.get("REALTIME_STORE") or DEFAULT_STORE,
+            secret_key=env.get("REALTIME_SECRET_KEY", ""),
+            env=name,  # type: ignore[arg-type]
+            url=env.get("REALTIME_URL") or None,
+            concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),
+        )
+
+
+def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name) or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigurationError(f"{name} is {text!r}; it is a whole number from 1")
+    return int(text)
+
+
+def open_store(url: str) -> Store:
+    """Make the store that a URL names; it still has to be opened.
+
+    Raises:
+        ConfigurationError: the URL names none.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "memory":
+        return MemoryStore()
+    if scheme == "sqlite":
+        path, options = _sqlite_path(rest)
+        return SqliteStore(path, durability=options.get("durability", "full"))  # type: ignore[arg-type]
+    raise ConfigurationError(
+        f"the store {url!r} is not known: use sqlite:PATH or memory: "
+        "(a worker names a gateway elsewhere by REALTIME_URL)"
+    )
+
+
+def _sqlite_path(rest: str) -> tuple[Path, dict[str, str]]:
+    parts = urlsplit(rest)
+    path = rest.partition("?")[0].removeprefix("//")
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    if not path:
+        raise ConfigurationError("the store sqlite: needs a path: sqlite:data/realtime.db")
+    if unknown := options.keys() - {"durability"}:
+        raise ConfigurationError(f"the store sqlite: has no option {', '.join(sorted(unknown))}")
+    return Path(path), options
+
+
+def resolve_secret(settings: Settings) -> str:
+    """Return the key that signs tokens; in development make one and keep it beside the store.
+
+    Raises:
+        ConfigurationError: too short, missing in production, or missing in a worker.
+    """
+    if settings.secret_key:
+        check_secret(settings.secret_key)
+        return settings.secret_key
+    if settings.env == "production":
+        raise ConfigurationError(
+            "REALTIME_SECRET_KEY is not set and REALTIME_ENV is production; make one with "
+            'python -c "import secrets; print(secrets.token_urlsafe(48))" '
+            "and give the same to every gateway and worker"
+        )
+    return _kept_secret(_secret_path(settings))
+
+
+def _secret_path(settings: Settings) -> Path | None:
+    scheme, _, rest = settings.store.partition(":")
+    return _sqlite_path(rest)[0].with_name("secret_key") if scheme == "sqlite" else None
+
+
+def _kept_secret(path: Path | None) -> str:
+    if path is None:
+        return secrets.token_urlsafe(48)
+    if path.exists():
+        secret = path.read_text().strip()
+        check_secret(secret)
+        return secret
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _write_once(path, secrets.token_urlsafe(48))
+
+
+def _write_once(path: Path, secret: str) -> str:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:  # another process was first
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret)
+    return secret

@@ -1,0 +1,311 @@
+"""The contract of a store, and what every store shares. The docstrings of `Store` are the contract.
+
+One suite (`tests/test_store_contract.py`) holds every store to it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from gateway.errors import WriterFenced, WriterGap
+from gateway.records import (
+    RUN_STREAM,
+    EndReason,
+    Gap,
+    Position,
+    Record,
+    ResetReason,
+    StreamKey,
+    Writer,
+)
+from gateway.runs import Run
+
+PAGE_BYTES = 256 << 10  # of record data in one page: what a reader holds at a time
+
+
+class Appended(NamedTuple):
+    """What an append did.
+
+    Attributes:
+        offset: Of the first record; None if there was none, or a repeat's is no longer known.
+        position: After the last record of the stream as far as this append knows.
+        duplicate: It was a repeat and wrote nothing.
+    """
+
+    offset: int | None
+    position: Position
+    duplicate: bool = False
+
+
+class Head(NamedTuple):
+    """Where a stream ends and begins."""
+
+    position: Position
+    earliest: Position
+    end: EndReason | None
+
+
+class Page(NamedTuple):
+    """What a reader gets in one step.
+
+    Attributes:
+        records: In order, without holes, the first right after the reader's position
+            (or after the gap, or at the beginning after a reset).
+        position: After the last of them; where to read on.
+        end: Why the stream ended, only when nothing follows `position`.
+        gap: Records before these that are gone.
+        reset: The reader's position said nothing any more; these are from the beginning.
+    """
+
+    records: list[Record]
+    position: Position
+    end: EndReason | None = None
+    gap: Gap | None = None
+    reset: ResetReason | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it tells the reader nothing new."""
+        return not (self.records or self.end or self.gap or self.reset)
+
+
+class RunState(NamedTuple):
+    """A run as it is at a position of its own log."""
+
+    run: Run
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs to list; every condition that is given must hold.
+
+    Attributes:
+        status: One of these.
+        tag: Carries it.
+        parent_id: Is a child of this run.
+        batch_id: Belongs to this batch.
+        owner: Is executed by this runner.
+        before: Its id sorts before this one (to go on where a list stopped).
+        limit: At most so many, newest first.
+    """
+
+    status: tuple[str, ...] = ()
+    tag: str | None = None
+    parent_id: str | None = None
+    batch_id: str | None = None
+    owner: str | None = None
+    before: str | None = None
+    limit: int = 100
+
+
+class Store(Protocol):
+    """Keeps streams and runs.
+
+    A stream belongs to a run: of one that is not there every method says `RunNotFound`.
+
+    Every method may be called from the event loop that opened the store, at any time between
+    `open` and `close`, by many tasks at once. Cancelling a call never leaves half an effect: the
+    store did all of it or nothing. `StoreUnavailable` (or `ConnectionLost`) may come from every
+    method; it says nothing about whether an append happened, which is why appends that matter name
+    a writer.
+    """
+
+    async def open(self) -> None:
+        """Make the store ready.
+
+        Raises:
+            StoreLocked: another process owns it.
+            StoreUnavailable: it cannot be reached or is damaged; the message says which.
+        """
+
+    async def close(self) -> None:
+        """Finish what was accepted and let go. Safe to call twice."""
+
+    async def append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+    ) -> Appended:
+        """Add records at the end of a stream, as one atomic unit.
+
+        The first append makes the stream. Appends of one caller, made one after the other without awaiting, keep their order.
+
+        Args:
+            key: Which stream.
+            records: JSON values as bytes; may be empty only with `end`.
+            source: Run on whose behalf this is written; None for a client outside any run.
+            writer: Makes a repeat harmless.
+            end: End the stream after these records.
+
+        Returns:
+            Once durable as the store promises.
+
+        Raises:
+            StreamEnded: the stream, or the run that owns it, has ended (not for a repeat).
+            WriterFenced: a newer epoch of this writer was seen.
+            WriterGap: an earlier append of this writer is missing.
+        """
+
+    async def read(
+        self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
+    ) -> Page:
+        """Read one page, without waiting.
+
+        Args:
+            key: Which stream; one that nothing was appended to reads as empty.
+            after: Position to read on from; None for the beginning.
+            max_bytes: About how much data; at least one record comes if there is one.
+
+        Returns:
+            An empty page at the tail of an open stream.
+        """
+
+    async def head(self, key: StreamKey) -> Head:
+        """Say where a stream ends; an absent one of an open run is at `ORIGIN` without an end."""
+
+    async def delete(self, key: StreamKey) -> None:
+        """Remove a stream's records and end it with `deleted`. Deleting twice is harmless."""
+
+    def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
+        """Yield pages from a position on, then as they are appended, whoever appended them.
+
+        Never an empty page. The iterator stops after a page with `end`. A stream that does not
+        exist yet is waited for. Closing the iterator frees what it held.
+        """
+
+    async def create_run(self, run: Run) -> Run:
+        """Keep a new run; the first record of its `$run` stream is the whole of it.
+
+        Raises:
+            RunExists: the id is taken.
+        """
+
+    async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
+        """Fold a merge patch into a run and append it to its `$run` stream, as one atomic unit.
+
+        A final status ends every stream of the run, the reserved one included, with that status as
+        the reason.
+
+        Raises:
+            RunNotFound: there is no such run.
+            IllegalTransition: the table in `gateway.runs` does not allow it.
+        """
+
+    async def get_run(self, run_id: str) -> RunState:
+        """Return a run and the position of its log that it reflects.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+
+    async def list_runs(self, query: RunQuery) -> list[Run]:
+        """Return runs, newest first."""
+
+
+class WriterState(NamedTuple):
+    """What a stream remembers of one writer.
+
+    Attributes:
+        epoch: The newest seen.
+        next_sequence: Of the writer's next record.
+        last_offset: Offset of the writer's last record.
+    """
+
+    epoch: int
+    next_sequence: int
+    last_offset: int
+
+
+def records_to_skip(state: WriterState | None, writer: Writer, count: int) -> int:
+    """Say how many of an append's first records are there already.
+
+    Args:
+        state: What the stream remembers of the writer.
+        writer: As the append names it.
+        count: How many records it has.
+
+    Returns:
+        0 for a new append, `count` for a repeat.
+
+    Raises:
+        WriterFenced: the epoch is older than the newest seen.
+        WriterGap: the sequence is ahead of what is there.
+    """
+    if state is not None and writer.epoch < state.epoch:
+        raise WriterFenced(
+            f"writer {writer.id} has epoch {writer.epoch}; epoch {state.epoch} has taken over"
+        )
+    expected = state.next_sequence if state is not None and writer.epoch == state.epoch else 0
+    if writer.sequence > expected:
+        raise WriterGap(
+            f"writer {writer.id} sent sequence {writer.sequence}; {expected} is expected next"
+        )
+    return min(expected - writer.sequence, count)
+
+
+def first_offset_of_repeat(state: WriterState, writer: Writer, count: int) -> int | None:
+    """Find a repeated append's first offset; known for the writer's last append only."""
+    if count == 0 or writer.sequence + count != state.next_sequence:
+        return None
+    return state.last_offset - count + 1
+
+
+def place(after: Position | None, head: Head) -> tuple[int, ResetReason | None, Gap | None]:
+    """Say where reading goes on for someone at `after`.
+
+    Args:
+        after: The reader's position; None for the beginning.
+        head: The stream's.
+
+    Returns:
+        The offset to read from, why the position was void if it was, and what is missing before it.
+    """
+    offset, reset = 0, None
+    if after is not None and after.offset > 0:
+        if after.epoch != head.position.epoch:
+            reset = "epoch_changed"
+        elif after.offset > head.position.offset:
+            reset = "tail_lost"
+        else:
+            offset = after.offset
+    gap = None
+    if offset < head.earliest.offset and head.end != "deleted":
+        gap = Gap(Position(head.position.epoch, offset), head.earliest, "trimmed")
+        offset = head.earliest.offset
+    return offset, reset, gap  # type: ignore[return-value]
+
+
+def page_of(records: list[Record], start: int, head: Head, **more: Any) -> Page:
+    """Make a page of records that were read from offset `start`."""
+    position = Position(head.position.epoch, start + len(records))
+    at_tail = position.offset >= head.position.offset
+    return Page(records, position, head.end if at_tail else None, **more)
+
+
+def run_log(run_id: str) -> StreamKey:
+    """Return the key of the stream that holds a run's own changes."""
+    return StreamKey(run_id, RUN_STREAM)
+
+
+def end_of(run: Run) -> EndReason | None:
+    """Return the reason with which a run ends its streams; None while it goes on."""
+    return run.status if run.is_final else None  # type: ignore[return-value]
+
+
+def new_epoch(now_ms: int) -> str:
+    """Name a stream's storage: 11 hex digits of time, so that it sorts, and 5 of chance."""
+    return f"{now_ms:011x}{secrets.randbits(20):05x}"
+
+
+def system_clock_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,128 @@
+"""How followers inside one process hear that a stream has grown.
+
+A follower watches a stream; whoever commits tells the watch what was committed. The watch holds a
+bounded number of
+bytes: over that, or when a page does not join, the follower reads from the store again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from gateway.records import Position, StreamKey
+from gateway.stores.base import Page
+
+WATCH_BYTES = 1 << 20  # per live stream: pages committed but not yet taken by its follower
+
+ReadPage = Callable[[StreamKey, Position | None], Awaitable[Page]]
+
+
+class Watch:
+    """One follower's view of what was committed to its stream."""
+
+    def __init__(self) -> None:
+        self.pages: deque[Page] = deque()
+        self.must_read = False
+        self._bytes = 0
+        self._woken = asyncio.Event()
+
+    def put(self, page: Page | None) -> None:
+        """Hand over what was committed; None: something happened that has to be read."""
+        size = sum(len(record.data) for record in page.records) if page is not None else 0
+        if page is None or self.must_read or self._bytes + size > WATCH_BYTES:
+            self.pages.clear()
+            self._bytes, self.must_read = 0, True
+        else:
+            self.pages.append(page)
+            self._bytes += size
+        self._woken.set()
+
+    def take(self) -> deque[Page]:
+        """Take all that is there."""
+        pages, self.pages = self.pages, deque()
+        self._bytes = 0
+        self._woken.clear()
+        return pages
+
+    async def wait(self) -> None:
+        """Return when there is something to take or to read."""
+        await self._woken.wait()
+
+
+class Growth:
+    """The watches of a store, by stream. Used on the store's event loop only."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, dict[StreamKey, set[Watch]]] = {}
+
+    def tell(self, key: StreamKey, page: Page | None) -> None:
+        """Tell the followers of a stream what was committed."""
+        for watch in self._watches.get(key.run_id, {}).get(key, ()):
+            watch.put(page)
+
+    def tell_run(self, run_id: str) -> None:
+        """Tell the followers of a run's streams, also of those that do not exist yet, to look."""
+        for watches in self._watches.get(run_id, {}).values():
+            for watch in watches:
+                watch.put(None)
+
+    async def follow(
+        self, key: StreamKey, after: Position | None, read: ReadPage
+    ) -> AsyncGenerator[Page, None]:
+        """Be `Store.follow`, with `read` to fetch what the watch does not hold."""
+        watch = Watch()
+        watches = self._watches.setdefault(key.run_id, {}).setdefault(key, set())
+        watches.add(watch)  # before the first read, so that nothing falls between
+        try:
+            async for page in _pages(key, after, read, watch):
+                yield page
+                if page.end is not None:
+                    return
+        finally:
+            self._forget(key, watch)
+
+    def _forget(self, key: StreamKey, watch: Watch) -> None:
+        streams = self._watches[key.run_id]
+        streams[key].discard(watch)
+        if not streams[key]:
+            del streams[key]
+        if not streams:
+            del self._watches[key.run_id]
+
+
+async def _pages(
+    key: StreamKey, after: Position | None, read: ReadPage, watch: Watch
+) -> AsyncGenerator[Page, None]:
+    watch.must_read = True
+    while True:
+        for page in watch.take():
+            if not _joins(after, page):
+                watch.must_read = True
+                break
+            if not page.is_empty and not _is_behind(after, page):
+                yield page
+                after = page.position
+        while watch.must_read:
+            watch.must_read = False
+            page = await read(key, after)
+            if not page.is_empty:
+                # Whatever is still in the watch is read again or known to be behind.
+                watch.must_read = True
+                yield page
+                after = page.position
+        await watch.wait()
+
+
+def _is_behind(after: Position | None, page: Page) -> bool:
+    return after is not None and page.position <= after and page.end is None
+
+
+def _joins(after: Position | None, page: Page) -> bool:
+    if _is_behind(after, page):
+        return True
+    start = page.position.offset - len(page.records)
+    if start == 0 and (after is None or after.offset == 0):
+        return True
+    return after is not None and after == Position(page.position.epoch, start)

@@ -1,0 +1,223 @@
+"""`memory:`: everything in this process, gone with it. For tests, and for trying things out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
+from gateway.records import ORIGIN, RUN_STREAM, EndReason, Position, Record, StreamKey, Writer
+from gateway.runs import Run, apply
+from gateway.stores.base import (
+    PAGE_BYTES,
+    Appended,
+    Head,
+    Page,
+    RunQuery,
+    RunState,
+    WriterState,
+    end_of,
+    first_offset_of_repeat,
+    new_epoch,
+    page_of,
+    place,
+    records_to_skip,
+    run_log,
+    system_clock_ms,
+)
+from gateway.stores.growth import Growth
+
+
+@dataclass(slots=True)
+class _Stream:
+    epoch: str
+    records: list[Record] = field(default_factory=list)
+    end: EndReason | None = None
+    next_offset: int = 0
+    writers: dict[str, WriterState] = field(default_factory=dict)
+
+    def head(self) -> Head:
+        earliest = self.next_offset - len(self.records)
+        return Head(
+            Position(self.epoch, self.next_offset), Position(self.epoch, earliest), self.end
+        )
+
+
+class MemoryStore:
+    """The store contract over dicts.
+
+    Args:
+        clock_ms: Gives the time of records.
+        epoch: Gives a new stream's epoch from the time.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock_ms: Callable[[], int] = system_clock_ms,
+        epoch: Callable[[int], str] = new_epoch,
+    ) -> None:
+        self._clock_ms = clock_ms
+        self._new_epoch = epoch
+        self._streams: dict[StreamKey, _Stream] = {}
+        self._runs: dict[str, Run] = {}
+        self._growth = Growth()
+        self._is_open = False
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        self._is_open = True
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        self._is_open = False
+
+    async def append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+    ) -> Appended:
+        """See `Store.append`."""
+        self._check_open()
+        stream = self._streams.get(key)
+        state = stream.writers.get(writer.id) if stream and writer else None
+        skip = records_to_skip(state, writer, len(records)) if writer else 0
+        if stream and writer and state and records and skip == len(records):
+            return Appended(
+                first_offset_of_repeat(state, writer, skip), stream.head().position, True
+            )
+        if writer:
+            writer = writer._replace(sequence=writer.sequence + skip)
+        return self._write(key, records[skip:], source, writer, end)
+
+    def _write(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        source: str | None,
+        writer: Writer | None,
+        end: EndReason | None,
+    ) -> Appended:
+        is_new_run = key.stream_id == RUN_STREAM and key not in self._streams
+        if not is_new_run and (ended := self._head(key).end) is not None:
+            raise StreamEnded(f"stream {key} has ended ({ended}); nothing can be appended")
+        now_ms = self._clock_ms()
+        stream = self._streams.setdefault(key, _Stream(self._new_epoch(now_ms)))
+        first = stream.next_offset
+        added = [Record(first + i, now_ms, source, data) for i, data in enumerate(records)]
+        stream.records.extend(added)
+        stream.next_offset += len(added)
+        if writer:
+            stream.writers[writer.id] = WriterState(
+                writer.epoch, writer.sequence + len(added), stream.next_offset - 1
+            )
+        stream.end = end
+        position = stream.head().position
+        self._growth.tell(key, Page(added, position, end))
+        return Appended(first if added else None, position)
+
+    async def read(
+        self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
+    ) -> Page:
+        """See `Store.read`."""
+        self._check_open()
+        head = self._head(key)
+        start, reset, gap = place(after, head)
+        stream = self._streams.get(key)
+        if stream is None:
+            return page_of([], start, head, reset=reset, gap=gap)
+        records: list[Record] = []
+        size = 0
+        for index in range(start - head.earliest.offset, len(stream.records)):
+            size += len(stream.records[index].data)
+            if records and size > max_bytes:
+                break
+            records.append(stream.records[index])
+        return page_of(records, start, head, reset=reset, gap=gap)
+
+    async def head(self, key: StreamKey) -> Head:
+        """See `Store.head`."""
+        self._check_open()
+        return self._head(key)
+
+    def _head(self, key: StreamKey) -> Head:
+        if (stream := self._streams.get(key)) is not None:
+            return stream.head()
+        return Head(ORIGIN, ORIGIN, end_of(self._run(key.run_id)))
+
+    def _run(self, run_id: str) -> Run:
+        run = self._runs.get(run_id)
+        if run is None:
+            raise RunNotFound(f"there is no run {run_id}")
+        return run
+
+    async def delete(self, key: StreamKey) -> None:
+        """See `Store.delete`."""
+        self._check_open()
+        self._head(key)  # refuses a run that is not there
+        stream = self._streams.setdefault(key, _Stream(self._new_epoch(self._clock_ms())))
+        stream.records.clear()
+        stream.end = "deleted"
+        self._growth.tell(key, None)
+
+    def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
+        """See `Store.follow`."""
+        return self._growth.follow(key, after, self.read)
+
+    async def create_run(self, run: Run) -> Run:
+        """See `Store.create_run`."""
+        self._check_open()
+        if run.id in self._runs:
+            raise RunExists(f"run {run.id} exists already")
+        self._runs[run.id] = run
+        self._write(run_log(run.id), [orjson.dumps(run.to_wire())], run.id, None, None)
+        return run
+
+    async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
+        """See `Store.patch_run`."""
+        run = apply((await self.get_run(run_id)).run, patch)
+        end = end_of(run)
+        self._write(run_log(run_id), [orjson.dumps(patch)], run_id, None, end)
+        self._runs[run_id] = run
+        if end is not None:
+            self._end_streams(run_id, end)
+        return run
+
+    def _end_streams(self, run_id: str, end: EndReason) -> None:
+        for key, stream in self._streams.items():
+            if key.run_id == run_id and stream.end is None:
+                stream.end = end
+        self._growth.tell_run(run_id)
+
+    async def get_run(self, run_id: str) -> RunState:
+        """See `Store.get_run`."""
+        self._check_open()
+        return RunState(self._run(run_id), self._head(run_log(run_id)).position)
+
+    async def list_runs(self, query: RunQuery) -> list[Run]:
+        """See `Store.list_runs`."""
+        self._check_open()
+        runs = (self._runs[run_id] for run_id in sorted(self._runs, reverse=True))
+        return [run for run in runs if _matches(run, query)][: query.limit]
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreUnavailable("the memory store is not open")
+
+
+def _matches(run: Run, query: RunQuery) -> bool:
+    return (
+        (not query.status or run.status in query.status)
+        and (query.tag is None or query.tag in run.tags)
+        and (query.parent_id is None or query.parent_id == run.parent_id)
+        and (query.batch_id is None or query.batch_id == run.batch_id)
+        and (query.owner is None or query.owner == run.owner)
+        and (query.before is None or run.id < query.before)
+    )

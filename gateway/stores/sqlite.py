@@ -1,0 +1,328 @@
+"""`sqlite:PATH`: the embedded default. One file, one owner, a writer thread with group commit.
+
+Durability: `full` (the default) syncs every group commit: an acknowledged append survives a power
+loss. `normal` survives the death of the process; a power loss may cost the last moments, never the
+file's integrity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from filelock import FileLock, Timeout
+
+from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
+from gateway.records import EndReason, Position, StreamKey, Writer
+from gateway.runs import Run
+from gateway.stores import sqlite_tables
+from gateway.stores.base import (
+    PAGE_BYTES,
+    Appended,
+    Head,
+    Page,
+    RunQuery,
+    RunState,
+    system_clock_ms,
+)
+from gateway.stores.growth import Growth
+from gateway.stores.sqlite_tables import Transactions
+
+T = TypeVar("T")
+
+MAX_GROUP = 2000  # operations in one commit: bounds how long the first of them waits
+READ_THREADS = 2
+LOCK_WAIT_S = 5.0  # a restarted process finds its predecessor still closing
+BUSY_TIMEOUT_S = 5.0  # an outside tool may hold the file for a moment
+
+Durability = Literal["full", "normal"]
+Work = Callable[[Transactions], Any]
+
+
+class SqliteStore:
+    """The store contract over one SQLite file.
+
+    Args:
+        path: The database file; its folder is made if missing.
+        durability: `full` or `normal`, see the module.
+        clock_ms: Gives the time of records.
+        lock_wait_s: How long to wait for another owner to let go.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        durability: Durability = "full",
+        clock_ms: Callable[[], int] = system_clock_ms,
+        lock_wait_s: float = LOCK_WAIT_S,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise ConfigurationError(f"durability is {durability!r}; it is full or normal")
+        self.path = Path(path)
+        self._durability = durability
+        self._clock_ms = clock_ms
+        self._lock_wait_s = lock_wait_s
+        self._lock: FileLock | None = None
+        self._growth = Growth()
+        self._writer: _WriterThread | None = None
+        self._readers: _Readers | None = None
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        await asyncio.to_thread(self._take_file)
+        try:
+            self._readers = _Readers(self._connect)
+            self._writer = _WriterThread(
+                await asyncio.to_thread(self._prepare), asyncio.get_running_loop(), self._tell
+            )
+        except (sqlite3.Error, OSError) as error:
+            self._release_file()
+            raise StoreUnavailable(f"the store {self.path} cannot be opened: {error}") from error
+
+    def _take_file(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{self.path}.lock", thread_local=False)
+            lock.acquire(timeout=self._lock_wait_s)
+        except Timeout:
+            raise StoreLocked(
+                f"the store {self.path} is in use by another process; only one may own it. "
+                "Set REALTIME_URL to that process's gateway (ws://host:port) to work through it"
+            ) from None
+        except OSError as error:
+            raise StoreUnavailable(f"the store {self.path} cannot be opened: {error}") from error
+        self._lock = lock
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+
+    def _prepare(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {self._durability.upper()}")
+            sqlite_tables.create_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        writer, self._writer = self._writer, None
+        readers, self._readers = self._readers, None
+        if writer is not None:
+            await asyncio.to_thread(writer.stop)
+        if readers is not None:
+            await asyncio.to_thread(readers.stop)
+        self._release_file()
+
+    def _release_file(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    async def append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+    ) -> Appended:
+        """See `Store.append`."""
+        return await self._write(
+            lambda tx: tx.append(key, records, source, writer, end, self._clock_ms())
+        )
+
+    async def read(
+        self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
+    ) -> Page:
+        """See `Store.read`."""
+        return await self._read(lambda db: sqlite_tables.read_page(db, key, after, max_bytes))
+
+    async def head(self, key: StreamKey) -> Head:
+        """See `Store.head`."""
+        return (await self._read(lambda db: sqlite_tables.read_head(db, key)))[1]
+
+    async def delete(self, key: StreamKey) -> None:
+        """See `Store.delete`."""
+        await self._write(lambda tx: tx.delete(key, self._clock_ms()))
+
+    def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
+        """See `Store.follow`."""
+        return self._growth.follow(key, after, self.read)
+
+    async def create_run(self, run: Run) -> Run:
+        """See `Store.create_run`."""
+        return await self._write(lambda tx: tx.create_run(run, self._clock_ms()))
+
+    async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
+        """See `Store.patch_run`."""
+        return await self._write(lambda tx: tx.patch_run(run_id, patch, self._clock_ms()))
+
+    async def get_run(self, run_id: str) -> RunState:
+        """See `Store.get_run`."""
+        return await self._read(lambda db: sqlite_tables.read_run(db, run_id))
+
+    async def list_runs(self, query: RunQuery) -> list[Run]:
+        """See `Store.list_runs`."""
+        return await self._read(lambda db: sqlite_tables.read_runs(db, query))
+
+    async def _write(self, work: Callable[[Transactions], T]) -> T:
+        if self._writer is None:
+            raise StoreUnavailable(f"the store {self.path} is not open")
+        result: T = await self._writer.submit(work)
+        return result
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._readers is None:
+            raise StoreUnavailable(f"the store {self.path} is not open")
+        try:
+            return await self._readers.submit(work)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the store {self.path} cannot be read: {error}") from error
+
+    def _tell(
+        self, grown: Mapping[StreamKey, Page], changed: set[StreamKey], ended: set[str]
+    ) -> None:
+        for key, page in grown.items():
+            self._growth.tell(key, None if key in changed else page)
+        for run_id in ended:
+            self._growth.tell_run(run_id)
+
+
+class _Readers:
+    """A few threads, each with a connection of its own, that see only what was committed."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="realtime-read")
+
+    async def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = self._local.db = self._connect()
+            self._connections.append(db)
+        db.execute("BEGIN")  # head and blocks from one moment
+        try:
+            return work(db)
+        finally:
+            db.execute("ROLLBACK")
+
+    def stop(self) -> None:
+        self._pool.shutdown(wait=True)
+        for connection in self._connections:
+            connection.close()
+
+
+class _WriterThread:
+    """Takes all that waits, does it in one transaction, and only then answers."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        loop: asyncio.AbstractEventLoop,
+        tell: Callable[[Mapping[StreamKey, Page], set[StreamKey], set[str]], None],
+    ) -> None:
+        self._db = connection
+        self._loop = loop
+        self._tell = tell
+        self._transactions = Transactions(connection)
+        self._queue: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put((work, future))
+        return future
+
+    def stop(self) -> None:
+        """Do what was submitted, then end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        is_stopping = False
+        while not is_stopping:
+            group, is_stopping = self._take_group()
+            if group:
+                self._commit(group)
+        self._db.close()
+
+    def _take_group(self) -> tuple[list[tuple[Work, asyncio.Future[Any]]], bool]:
+        group = []
+        item = self._queue.get()
+        while item is not None:
+            group.append(item)
+            if len(group) >= MAX_GROUP:
+                return group, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _commit(self, group: list[tuple[Work, asyncio.Future[Any]]]) -> None:
+        transactions = self._transactions
+        try:
+            transactions.begin()
+            outcomes = [self._outcome(work) for work, _ in group]
+            transactions.commit()
+        except Exception as error:
+            self._roll_back()
+            failure = StoreUnavailable(f"the store could not be written: {error}")
+            self._answer([(future, failure) for _, future in group], lambda: None)
+            return
+        grown, changed, ended = transactions.grown, transactions.changed, transactions.ended_runs
+        answers = [(future, outcome) for (_, future), outcome in zip(group, outcomes, strict=True)]
+        self._answer(answers, lambda: self._tell(grown, changed, ended))
+
+    def _outcome(self, work: Work) -> Any:
+        """Do one piece of work; a refusal is its outcome, a database's fault is everyone's."""
+        try:
+            return work(self._transactions)
+        except RealtimeError as error:
+            return error
+
+    def _roll_back(self) -> None:
+        try:
+            self._transactions.rollback()
+        except sqlite3.Error:
+            pass  # the transaction is gone with whatever broke it; the next `begin` will say so
+
+    def _answer(
+        self, answers: list[tuple[asyncio.Future[Any], Any]], then: Callable[[], None]
+    ) -> None:
+        def deliver() -> None:
+            for future, outcome in answers:
+                if future.done():
+                    continue
+                if isinstance(outcome, RealtimeError):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+            then()
+
+        try:
+            self._loop.call_soon_threadsafe(deliver)
+        except RuntimeError:
+            pass  # the loop is gone, and with it everyone who could be told

@@ -1,0 +1,400 @@
+"""The SQL of the SQLite store: what one transaction and one read do, on a connection that is given.
+
+Records lie in blocks: all that one group commit adds to a stream is one row, a msgpack array of
+(time_ms, source, data). A row of its own for each record costs three times the space and the time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import orjson
+
+from gateway.errors import RunExists, RunNotFound, StreamEnded
+from gateway.records import ORIGIN, RUN_STREAM, EndReason, Position, Record, StreamKey, Writer
+from gateway.runs import Run, apply
+from gateway.stores.base import (
+    Appended,
+    Head,
+    Page,
+    RunQuery,
+    RunState,
+    WriterState,
+    end_of,
+    first_offset_of_repeat,
+    new_epoch,
+    page_of,
+    place,
+    records_to_skip,
+    run_log,
+)
+
+SCHEMA_VERSION = 1
+BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
+CACHED_STREAMS = 20_000  # about 500 bytes each
+
+_SCHEMA = """
+CREATE TABLE streams (
+    no INTEGER PRIMARY KEY, run_id TEXT NOT NULL, stream_id TEXT NOT NULL, epoch TEXT NOT NULL,
+    earliest INTEGER NOT NULL, next INTEGER NOT NULL, ended TEXT, UNIQUE (run_id, stream_id));
+CREATE TABLE blocks (
+    no INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX blocks_by_offset ON blocks (stream, first);
+CREATE TABLE writers (
+    stream INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL,
+    next_sequence INTEGER NOT NULL, last_offset INTEGER NOT NULL,
+    PRIMARY KEY (stream, id)) WITHOUT ROWID;
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, status TEXT NOT NULL, parent_id TEXT, batch_id TEXT, owner TEXT NOT NULL,
+    snapshot BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX runs_by_parent ON runs (parent_id, id) WHERE parent_id IS NOT NULL;
+CREATE INDEX runs_by_batch ON runs (batch_id, id) WHERE batch_id IS NOT NULL;
+CREATE INDEX runs_by_status ON runs (status, owner, id);
+CREATE TABLE tags (tag TEXT NOT NULL, run_id TEXT NOT NULL, PRIMARY KEY (tag, run_id)) WITHOUT
+ROWID; CREATE INDEX tags_by_run ON tags (run_id);
+"""
+
+_Entry = tuple[int, str | None, bytes]
+_blocks = msgspec.msgpack.Decoder(list[_Entry])
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables in a new file.
+
+    Raises:
+        sqlite3.DatabaseError: the file was written by a newer version.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(
+            f"it has schema version {version}; this release knows up to {SCHEMA_VERSION}"
+        )
+    if version == 0:
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What the writer knows of a stream, with what the open transaction has added."""
+
+    no: int
+    epoch: str
+    earliest: int
+    next_offset: int
+    ended: EndReason | None
+    writers: dict[str, WriterState | None] = field(default_factory=dict)
+    added: list[_Entry] = field(default_factory=list)
+    changed_writers: set[str] = field(default_factory=set)
+
+    def head(self) -> Head:
+        return Head(
+            Position(self.epoch, self.next_offset), Position(self.epoch, self.earliest), self.ended
+        )
+
+
+class Transactions:
+    """The writing half: used on the writer's thread alone, between `begin` and `commit`.
+
+    Every method checks before it changes anything, so that one that raises leaves nothing behind
+    and the others of the same group commit go on.
+
+    Args:
+        connection: The only one that writes.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._streams: dict[StreamKey, _Stream] = {}
+        self._dirty: dict[StreamKey, _Stream] = {}
+        self.grown: dict[StreamKey, Page] = {}  # what to tell the followers of
+        self.changed: set[StreamKey] = set()  # whose followers have to read
+        self.ended_runs: set[str] = set()
+
+    def begin(self) -> None:
+        """Start a group commit."""
+        self.grown, self.changed, self.ended_runs = {}, set(), set()
+        if len(self._streams) > CACHED_STREAMS:
+            self._streams.clear()
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Write what the streams have gathered and make it durable."""
+        for key, stream in self._dirty.items():
+            self._flush(key, stream)
+        self._dirty.clear()
+        self._db.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Forget all of it: what the cache says may be untrue."""
+        self._streams.clear()
+        self._dirty.clear()
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        source: str | None,
+        writer: Writer | None,
+        end: EndReason | None,
+        now_ms: int,
+    ) -> Appended:
+        """See `Store.append`."""
+        stream = self._find(key)
+        if stream is not None and writer is not None:
+            state = self._writer(stream, writer.id)
+            skip = records_to_skip(state, writer, len(records))
+            if state is not None and records and skip == len(records):
+                offset = first_offset_of_repeat(state, writer, skip)
+                return Appended(offset, stream.head().position, duplicate=True)
+            records, writer = records[skip:], writer._replace(sequence=writer.sequence + skip)
+        elif writer is not None:
+            records_to_skip(None, writer, len(records))
+        self._check_open(key, stream)
+        return self._add(
+            key, stream or self._create(key, now_ms), records, source, writer, end, now_ms
+        )
+
+    def _check_open(self, key: StreamKey, stream: _Stream | None) -> None:
+        if stream is None and key.stream_id == RUN_STREAM:
+            return  # the run is being made
+        ended = stream.ended if stream is not None else end_of(_load_run(self._db, key.run_id))
+        if ended is not None:
+            raise StreamEnded(f"stream {key} has ended ({ended}); nothing can be appended")
+
+    def _add(
+        self,
+        key: StreamKey,
+        stream: _Stream,
+        records: Sequence[bytes],
+        source: str | None,
+        writer: Writer | None,
+        end: EndReason | None,
+        now_ms: int,
+    ) -> Appended:
+        first = stream.next_offset
+        stream.added.extend((now_ms, source, data) for data in records)
+        stream.next_offset += len(records)
+        stream.ended = end
+        if writer is not None:
+            stream.writers[writer.id] = WriterState(
+                writer.epoch, writer.sequence + len(records), stream.next_offset - 1
+            )
+            stream.changed_writers.add(writer.id)
+        self._dirty[key] = stream
+        return Appended(first if records else None, stream.head().position)
+
+    def delete(self, key: StreamKey, now_ms: int) -> None:
+        """See `Store.delete`."""
+        stream = self._find(key)
+        if stream is None:
+            _load_run(self._db, key.run_id)  # refuses a run that is not there
+            stream = self._create(key, now_ms)
+        self._db.execute("DELETE FROM blocks WHERE stream = ?", (stream.no,))
+        stream.added.clear()
+        stream.earliest, stream.ended = stream.next_offset, "deleted"
+        self._dirty[key] = stream
+        self.changed.add(key)
+
+    def create_run(self, run: Run, now_ms: int) -> Run:
+        """See `Store.create_run`."""
+        if _snapshot(self._db, run.id) is not None:
+            raise RunExists(f"run {run.id} exists already")
+        data = orjson.dumps(run.to_wire())
+        self.append(run_log(run.id), [data], run.id, None, None, now_ms)
+        self._db.execute(
+            "INSERT INTO runs (id, status, parent_id, batch_id, owner, snapshot)"
+            " VALUES (?,?,?,?,?,?)",
+            (run.id, run.status, run.parent_id, run.batch_id, run.owner, data),
+        )
+        self._tag(run)
+        return run
+
+    def patch_run(self, run_id: str, patch: Mapping[str, Any], now_ms: int) -> Run:
+        """See `Store.patch_run`."""
+        before = _load_run(self._db, run_id)
+        run = apply(before, patch)
+        end = end_of(run)
+        self.append(run_log(run_id), [orjson.dumps(patch)], run_id, None, end, now_ms)
+        self._db.execute(
+            "UPDATE runs SET status = ?, owner = ?, snapshot = ? WHERE id = ?",
+            (run.status, run.owner, orjson.dumps(run.to_wire()), run_id),
+        )
+        if run.tags != before.tags:
+            self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
+            self._tag(run)
+        if end is not None:
+            self._end_streams(run_id, end)
+        return run
+
+    def _tag(self, run: Run) -> None:
+        self._db.executemany(
+            "INSERT OR IGNORE INTO tags (tag, run_id) VALUES (?,?)",
+            [(tag, run.id) for tag in run.tags],
+        )
+
+    def _end_streams(self, run_id: str, end: EndReason) -> None:
+        rows = self._db.execute(
+            "SELECT stream_id FROM streams WHERE run_id = ? AND ended IS NULL", (run_id,)
+        ).fetchall()
+        for (stream_id,) in rows:
+            key = StreamKey(run_id, stream_id)
+            stream = self._find(key)
+            if stream is not None and stream.ended is None:
+                stream.ended = end
+                self._dirty[key] = stream
+        self.ended_runs.add(run_id)
+
+    def _find(self, key: StreamKey) -> _Stream | None:
+        stream = self._streams.get(key)
+        if stream is None and (row := _stream_row(self._db, key)) is not None:
+            stream = self._streams[key] = _Stream(*row)
+        return stream
+
+    def _create(self, key: StreamKey, now_ms: int) -> _Stream:
+        epoch = new_epoch(now_ms)
+        cursor = self._db.execute(
+            "INSERT INTO streams (run_id, stream_id, epoch, earliest, next) VALUES (?,?,?,0,0)",
+            (key.run_id, key.stream_id, epoch),
+        )
+        stream = self._streams[key] = _Stream(cursor.lastrowid or 0, epoch, 0, 0, None)
+        return stream
+
+    def _writer(self, stream: _Stream, id: str) -> WriterState | None:
+        if id not in stream.writers:
+            row = self._db.execute(
+                "SELECT epoch, next_sequence, last_offset FROM writers WHERE stream = ? AND id = ?",
+                (stream.no, id),
+            ).fetchone()
+            stream.writers[id] = WriterState(*row) if row else None
+        return stream.writers[id]
+
+    def _flush(self, key: StreamKey, stream: _Stream) -> None:
+        first = stream.next_offset - len(stream.added)
+        self._db.executemany(
+            "INSERT INTO blocks (stream, first, data) VALUES (?,?,?)",
+            [(stream.no, at, data) for at, data in _encode_blocks(first, stream.added)],
+        )
+        self._db.execute(
+            "UPDATE streams SET earliest = ?, next = ?, ended = ? WHERE no = ?",
+            (stream.earliest, stream.next_offset, stream.ended, stream.no),
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO writers (stream, id, epoch, next_sequence, last_offset)"
+            " VALUES (?,?,?,?,?)",
+            [(stream.no, id, *(stream.writers[id] or ())) for id in stream.changed_writers],
+        )
+        records = [Record(first + i, *entry) for i, entry in enumerate(stream.added)]
+        self.grown[key] = Page(records, stream.head().position, stream.ended)
+        stream.added = []
+        stream.changed_writers = set()
+
+
+def _encode_blocks(first: int, entries: list[_Entry]) -> Iterator[tuple[int, bytes]]:
+    start = size = 0
+    for at, entry in enumerate(entries):
+        if at > start and size + len(entry[2]) > BLOCK_BYTES:
+            yield first + start, msgspec.msgpack.encode(entries[start:at])
+            start, size = at, 0
+        size += len(entry[2])
+    if entries:
+        yield first + start, msgspec.msgpack.encode(entries[start:])
+
+
+def _stream_row(db: sqlite3.Connection, key: StreamKey) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = db.execute(
+        "SELECT no, epoch, earliest, next, ended FROM streams WHERE run_id = ? AND stream_id = ?",
+        key,
+    ).fetchone()
+    return row
+
+
+def _snapshot(db: sqlite3.Connection, run_id: str) -> bytes | None:
+    row = db.execute("SELECT snapshot FROM runs WHERE id = ?", (run_id,)).fetchone()
+    return row[0] if row else None
+
+
+def _load_run(db: sqlite3.Connection, run_id: str) -> Run:
+    data = _snapshot(db, run_id)
+    if data is None:
+        raise RunNotFound(f"there is no run {run_id}")
+    return Run.from_wire(orjson.loads(data))
+
+
+def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
+    """Return a stream's number and head."""
+    row = _stream_row(db, key)
+    if row is None:
+        return 0, Head(ORIGIN, ORIGIN, end_of(_load_run(db, key.run_id)))
+    no, epoch, earliest, next_offset, ended = row
+    return no, Head(Position(epoch, next_offset), Position(epoch, earliest), ended)
+
+
+def read_page(
+    db: sqlite3.Connection, key: StreamKey, after: Position | None, max_bytes: int
+) -> Page:
+    """See `Store.read`."""
+    no, head = read_head(db, key)
+    start, reset, gap = place(after, head)
+    records: list[Record] = []
+    size = 0
+    for record in _records_from(db, no, start) if start < head.position.offset else ():
+        size += len(record.data)
+        if records and size > max_bytes:
+            break
+        records.append(record)
+    return page_of(records, start, head, reset=reset, gap=gap)
+
+
+def _records_from(db: sqlite3.Connection, no: int, start: int) -> Iterator[Record]:
+    cursor = db.execute(
+        "SELECT first, data FROM blocks WHERE stream = ?1 AND first >= coalesce("
+        "(SELECT max(first) FROM blocks WHERE stream = ?1 AND first <= ?2), 0) ORDER BY first",
+        (no, start),
+    )
+    for first, data in cursor:
+        entries = _blocks.decode(data)
+        for offset in range(max(first, start), first + len(entries)):
+            yield Record(offset, *entries[offset - first])
+
+
+def read_run(db: sqlite3.Connection, run_id: str) -> RunState:
+    """See `Store.get_run`."""
+    run = _load_run(db, run_id)
+    _, head = read_head(db, run_log(run_id))
+    return RunState(run, head.position)
+
+
+def read_runs(db: sqlite3.Connection, query: RunQuery) -> list[Run]:
+    """See `Store.list_runs`."""
+    where, values = _conditions(query)
+    rows = db.execute(
+        f"SELECT snapshot FROM runs WHERE {where} ORDER BY id DESC LIMIT ?", (*values, query.limit)
+    )
+    return [Run.from_wire(orjson.loads(data)) for (data,) in rows]
+
+
+def _conditions(query: RunQuery) -> tuple[str, list[Any]]:
+    parts = ["1"]
+    values: list[Any] = []
+    if query.status:
+        parts.append(f"status IN ({','.join('?' * len(query.status))})")
+        values.extend(query.status)
+    if query.tag is not None:
+        parts.append("id IN (SELECT run_id FROM tags WHERE tag = ?)")
+        values.append(query.tag)
+    for column in ("parent_id", "batch_id", "owner"):
+        if (value := getattr(query, column)) is not None:
+            parts.append(f"{column} = ?")
+            values.append(value)
+    if query.before is not None:
+        parts.append("id < ?")
+        values.append(query.before)
+    return " AND ".join(parts), values

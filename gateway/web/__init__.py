@@ -1,0 +1,1 @@
+"""The gateway over HTTP and WebSocket; Starlette lives only here."""

@@ -1,0 +1,127 @@
+"""The gateway as a Starlette application, and its lifespan."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from gateway import tokens
+from gateway.errors import RealtimeError
+from gateway.hub import Hub
+from gateway.sdk.runner import EMBEDDED_OWNER
+from gateway.sdk.session import opened, serve_runtime
+from gateway.settings import Settings, open_store, resolve_secret
+from gateway.stores.base import Store
+from gateway.web.websocket import Carrier
+
+WEBSOCKET_PATH = "/v1/ws"
+HEALTH_PATH = "/healthz"
+
+
+class Gateway:
+    """What one gateway holds while it runs: its store, its hub, its open connections.
+
+    Args:
+        settings: What it runs with; nothing is opened before `run`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._store: Store | None = None
+        self._hub: Hub | None = None
+        self._secret_key = ""
+        self._carriers: set[Carrier] = set()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Open the store, serve, and close in the opposite order."""
+        self._secret_key = resolve_secret(self.settings)
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(opened(open_store(self.settings.store)))
+            await stack.enter_async_context(
+                serve_runtime(
+                    store,
+                    self._secret_key,
+                    owner=EMBEDDED_OWNER,
+                    concurrency=self.settings.concurrency,
+                )
+            )
+            self._store, self._hub = store, Hub(store)
+            try:
+                yield
+            finally:
+                self._store = None
+                for carrier in tuple(self._carriers):
+                    carrier.shut_down()
+
+    async def serve_websocket(self, websocket: WebSocket) -> None:
+        """Serve one WebSocket until it closes."""
+        if self._store is None or self._hub is None:
+            await websocket.close(1013, "the gateway is not running")
+            return
+        await websocket.accept()
+        carrier = Carrier(
+            websocket,
+            store=self._store,
+            hub=self._hub,
+            verify=self._verify,
+            limits=self.settings.limits,
+        )
+        self._carriers.add(carrier)
+        try:
+            await carrier.run()
+        finally:
+            self._carriers.discard(carrier)
+
+    def _verify(self, token: object, now_s: float) -> tokens.Access:
+        return tokens.verify(token, secret_key=self._secret_key, now_s=now_s)
+
+    async def health(self, _: Request) -> JSONResponse:
+        """Say whether the gateway serves: 200, or 503 while it does not."""
+        is_up = self._store is not None
+        return JSONResponse({"status": "ok" if is_up else "down"}, 200 if is_up else 503)
+
+    @property
+    def routes(self) -> list[Route | WebSocketRoute]:
+        """The gateway's paths, for any Starlette application."""
+        return [
+            WebSocketRoute(WEBSOCKET_PATH, self.serve_websocket),
+            Route(HEALTH_PATH, self.health),
+        ]
+
+
+async def _on_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RealtimeError)
+    body = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    return JSONResponse(body, error.http_status)
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """Make the gateway's application.
+
+    Args:
+        settings: What it runs with; default: the environment's.
+
+    Returns:
+        A Starlette application whose lifespan opens and closes the store. Mounted in another
+        application, its lifespan has to be run by that one (in a Reflex app,
+        `gateway.integrations.reflex.add_gateway` does it).
+    """
+    gateway = Gateway(settings or Settings.from_env())
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with gateway.run():
+            yield
+
+    app = Starlette(
+        routes=gateway.routes, lifespan=lifespan, exception_handlers={RealtimeError: _on_error}
+    )
+    app.state.gateway = gateway
+    return app

@@ -1,0 +1,97 @@
+"""Carries a request of a client out at the store and makes its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway import protocol
+from gateway.protocol import Appended, GatewayFrame, Request, Result
+from gateway.records import RUN_STREAM, Position, StreamKey, Writer, check_stream_id
+from gateway.runs import Run
+from gateway.stores.base import Page, RunQuery, Store
+
+
+async def perform(store: Store, request: Request) -> GatewayFrame:
+    """Do what a request asks for, which the connection has already allowed.
+
+    Args:
+        store: Where.
+        request: What.
+
+    Returns:
+        The answer's frame.
+
+    Raises:
+        RealtimeError: the store refuses; the error is the answer.
+
+    Source:
+        PROTOCOL.md, section 4.
+    """
+    if isinstance(request, protocol.Append):
+        return await _append(store, request)
+    return Result(request.id, await _value(store, request))
+
+
+async def _append(store: Store, request: protocol.Append) -> Appended:
+    writer = request.writer
+    done = await store.append(
+        StreamKey(request.run, request.stream),
+        [bytes(record) for record in request.records],
+        source=request.source,
+        writer=Writer(writer.id, writer.epoch, writer.sequence) if writer else None,
+        end=request.end,
+    )
+    return Appended(request.id, done.offset, str(done.position), done.duplicate)
+
+
+async def _value(store: Store, request: Request) -> Any:
+    match request:
+        case protocol.Head(run=run, stream=stream):
+            position, earliest, end = await store.head(_key(run, stream))
+            return {"position": str(position), "earliest": str(earliest), "end": end}
+        case protocol.Read(run=run, stream=stream, after=after):
+            place = Position.parse(after) if after is not None else None
+            return _page(await store.read(_key(run, stream), place, request.max_bytes), run)
+        case protocol.Delete(run=run, stream=stream):
+            await store.delete(StreamKey(run, check_stream_id(stream)))
+            return None
+        case protocol.RunCreate(value=value):
+            return (await store.create_run(Run.from_wire(value))).to_wire()
+        case protocol.RunPatch(run=run, patch=patch):
+            return (await store.patch_run(run, patch)).to_wire()
+        case protocol.RunGet(run=run):
+            state = await store.get_run(run)
+            return {"run": state.run.to_wire(), "position": str(state.position)}
+        case protocol.RunList():
+            return [run.to_wire() for run in await store.list_runs(_query(request))]
+        case _:
+            raise AssertionError(f"no such request: {request}")
+
+
+def _key(run_id: str, stream_id: str) -> StreamKey:
+    return StreamKey(run_id, stream_id if stream_id == RUN_STREAM else check_stream_id(stream_id))
+
+
+def _page(page: Page, run_id: str) -> dict[str, Any]:
+    return {
+        "records": [msgspec.Raw(protocol.encode_record(r, run_id)) for r in page.records],
+        "position": str(page.position),
+        "end": page.end,
+        "gap": page.gap
+        and {"from": str(page.gap.start), "to": str(page.gap.stop), "reason": page.gap.reason},
+        "reset": page.reset,
+    }
+
+
+def _query(request: protocol.RunList) -> RunQuery:
+    return RunQuery(
+        status=tuple(request.status or ()),
+        tag=request.tag,
+        parent_id=request.parent,
+        batch_id=request.batch,
+        owner=request.owner,
+        before=request.before,
+        limit=request.limit,
+    )

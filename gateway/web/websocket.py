@@ -1,0 +1,321 @@
+"""Carries one WebSocket: frames to the state machine, its commands to the store and the socket.
+
+No rule of the protocol lives here. One task reads, one writes, one timer; requests have a task
+each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gateway import connection as machine
+from gateway import protocol
+from gateway.connection import Connection, Verify
+from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
+from gateway.hub import Batch, Cursor, Hub
+from gateway.protocol import FromLast, Limits
+from gateway.records import ORIGIN, Position
+from gateway.stores.base import Head, RunState, Store
+from gateway.web.requests import perform
+
+MAX_REQUESTS = 64  # under way on one connection; a client that sends more is not read meanwhile
+MAX_OUTBOX = 256  # answers that wait to be sent; likewise
+SEND_DEADLINE_S = 60.0  # a client that takes nothing for so long is gone
+
+_log = logging.getLogger("realtime.websocket")
+
+
+@dataclass(slots=True)
+class _Subscription:
+    id: int
+    cursor: Cursor
+    throttle_s: float
+    quiet_until: float = 0.0  # the throttle's window, in the loop's time
+    timer: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        self.cursor.close()
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class Carrier:
+    """One open WebSocket.
+
+    Args:
+        websocket: Accepted.
+        store: Where requests are carried out.
+        hub: Where cursors come from.
+        verify: Checks tokens.
+        limits: What the client must stay below.
+        clock_s: Unix time.
+    """
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        *,
+        store: Store,
+        hub: Hub,
+        verify: Verify,
+        limits: Limits,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._websocket = websocket
+        self._store = store
+        self._hub = hub
+        self._clock_s = clock_s
+        self._loop = asyncio.get_running_loop()
+        self._machine = Connection(f"c_{secrets.token_hex(8)}", verify, limits, clock_s())
+        self._subscriptions: dict[int, _Subscription] = {}
+        self._ready: deque[int] = deque()  # subscriptions that may have something to take
+        self._outbox: deque[str] = deque()
+        self._close: machine.Close | None = None
+        self._woken = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = asyncio.Semaphore(MAX_REQUESTS)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at_s = float("inf")
+
+    async def run(self) -> None:
+        """Serve until either side closes."""
+        reader = asyncio.create_task(self._read(), name="realtime reader")
+        writer = asyncio.create_task(self._write(), name="realtime writer")
+        try:
+            self._arm()
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._finish([reader, writer])
+
+    def shut_down(self) -> None:
+        """Tell the client that the gateway is going down."""
+        self._carry(self._machine.close(ShuttingDown("the gateway is going down; come back")))
+
+    async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for subscription in self._subscriptions.values():
+            subscription.close()
+        self._subscriptions.clear()
+        everyone = [*tasks, *self._tasks]
+        for task in everyone:
+            task.cancel()
+        for outcome in await asyncio.gather(*everyone, return_exceptions=True):
+            if isinstance(outcome, Exception) and not _is_gone(outcome):
+                _log.error("connection %s failed", self._machine.id, exc_info=outcome)
+
+    # ---- in ----
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] != "websocket.receive":
+                return
+            text = message.get("text")
+            self._carry(
+                self._machine.receive(message["bytes"] if text is None else text, self._clock_s())
+            )
+            while len(self._outbox) > MAX_OUTBOX or self._requests.locked():
+                self._drained.clear()
+                await self._drained.wait()
+
+    def _carry(self, commands: Iterable[machine.Command]) -> None:
+        for command in commands:
+            match command:
+                case machine.Send(text):
+                    self._outbox.append(text)
+                case machine.Open():
+                    self._spawn(self._open(command), command.id)
+                case machine.Stop(id):
+                    self._stop(id)
+                case machine.Perform(request):
+                    self._spawn(self._perform(request), request.id)
+                case machine.Close():
+                    self._close = command
+        self._woken.set()
+        self._arm()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], id: int) -> None:
+        task = asyncio.create_task(self._guard(work, id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None], id: int) -> None:
+        """Turn a failure into the answer for this id; the connection goes on."""
+        try:
+            await work
+        except RealtimeError as error:
+            self._carry(self._machine.failed(id, error))
+        except Exception:
+            _log.exception("connection %s: request %s failed", self._machine.id, id)
+            self._carry(self._machine.failed(id, Internal("the gateway failed; its log has more")))
+
+    async def _perform(self, request: protocol.Request) -> None:
+        async with self._requests:
+            answer = await perform(self._store, request)
+        self._carry(self._machine.answered(request.id, answer))
+        self._drained.set()
+
+    # ---- subscriptions ----
+
+    async def _open(self, command: machine.Open) -> None:
+        # The run first: a cursor on `$run` placed later may not miss a patch, so it is placed at
+        # the snapshot's own position.
+        run = await self._find_run(command.key.run_id)
+        if run is None:
+            self._carry(self._machine.opened(command.id, ORIGIN, None))
+            return
+        cursor = await self._hub.cursor(
+            command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
+        )
+        commands = self._machine.opened(command.id, cursor.position, run)
+        if not self._machine.is_live(command.id):
+            cursor.close()
+        else:
+            self._subscriptions[command.id] = _Subscription(command.id, cursor, command.throttle_s)
+            self._ready.append(command.id)
+        self._carry(commands)
+
+    async def _find_run(self, run_id: str) -> RunState | None:
+        try:
+            return await self._store.get_run(run_id)
+        except RunNotFound:
+            return None
+
+    def _stop(self, id: int) -> None:
+        subscription = self._subscriptions.pop(id, None)
+        if subscription is not None:
+            subscription.close()
+
+    def _wake(self, id: int) -> None:
+        subscription = self._subscriptions.get(id)
+        if subscription is None or subscription.timer is not None:
+            return
+        if subscription.throttle_s:
+            wait_s = subscription.quiet_until - self._loop.time()
+            if wait_s > 0:
+                subscription.timer = self._loop.call_later(wait_s, self._window_over, subscription)
+                return
+        self._make_ready(id)
+
+    def _window_over(self, subscription: _Subscription) -> None:
+        subscription.timer = None
+        self._make_ready(subscription.id)
+
+    def _make_ready(self, id: int) -> None:
+        if id not in self._ready:
+            self._ready.append(id)
+        self._woken.set()
+
+    # ---- out ----
+
+    async def _write(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while self._outbox or self._ready:
+                await self._send_answers()
+                if self._ready:
+                    await self._step(self._ready.popleft())
+            if self._close is not None:
+                await self._websocket.close(self._close.code, self._close.reason)
+                return
+
+    async def _send_answers(self) -> None:
+        while self._outbox:
+            await self._send(self._outbox.popleft())
+        self._drained.set()
+
+    async def _send(self, text: str) -> None:
+        async with asyncio.timeout(SEND_DEADLINE_S):
+            await self._websocket.send_text(text)
+
+    async def _step(self, id: int) -> None:
+        """Send a subscription's next frame; then it goes to the back of the row."""
+        subscription = self._subscriptions.get(id)
+        if subscription is None:
+            return
+        try:
+            batch = await subscription.cursor.next()
+        except RealtimeError as error:
+            self._carry(self._machine.failed(id, error))
+            return
+        if self._subscriptions.get(id) is not subscription:
+            return  # stopped while the store was read
+        if batch is None:
+            subscription.quiet_until = self._loop.time() + subscription.throttle_s
+            return
+        for text in _texts(id, batch):
+            await self._send(text)
+        self._after(subscription, batch)
+
+    def _after(self, subscription: _Subscription, batch: Batch) -> None:
+        if self._subscriptions.get(subscription.id) is not subscription:
+            return
+        if batch.end is not None:
+            self._machine.ended(subscription.id)
+            self._stop(subscription.id)
+        else:
+            self._make_ready(subscription.id)  # until there is nothing to take
+
+    # ---- time ----
+
+    def _arm(self) -> None:
+        at_s = self._machine.deadline_s()
+        if self._alarm is not None and self._alarm_at_s <= at_s:
+            return  # fires no later than needed, and then looks again
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at_s = at_s
+        self._alarm = self._loop.call_later(max(0.0, at_s - self._clock_s()), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._carry(self._machine.tick(self._clock_s()))
+
+
+def _place(command: machine.Open, run: RunState, head: Head) -> Position:
+    if command.as_run:
+        return run.position
+    match command.start:
+        case "beginning":
+            return ORIGIN if head.position == ORIGIN else Position(head.position.epoch, 0)
+        case "latest":
+            return head.position
+        case FromLast(last=count):
+            return Position(
+                head.position.epoch, max(head.position.offset - count, head.earliest.offset)
+            )
+        case Position() as position:
+            return position
+
+
+def _texts(id: int, batch: Batch) -> list[str]:
+    texts = []
+    if batch.reset is not None:
+        start = Position(batch.position.epoch, 0)
+        texts.append(protocol.encode(protocol.Reset(id, str(start), batch.reset)))
+    if batch.gap is not None:
+        start, stop, reason = batch.gap
+        texts.append(protocol.encode(protocol.GapFrame(id, str(start), str(stop), reason)))
+    if batch.text is not None:
+        texts.append(batch.text)
+    if batch.end is not None:
+        texts.append(protocol.encode(protocol.End(id, batch.end, str(batch.position))))
+    return texts
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether the client is simply not there any more."""
+    return isinstance(error, WebSocketDisconnect | TimeoutError | RuntimeError | OSError)

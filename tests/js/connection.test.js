@@ -1,0 +1,375 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Connection } from "../../ui/client/connection.js";
+import { Subscription } from "../../ui/client/subscription.js";
+import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
+
+/** A sink that writes down what it hears. */
+function listener() {
+  const heard = [];
+  const sink = { heard };
+  for (const name of ["subscribed", "records", "gap", "reset", "end", "error", "lost"]) {
+    sink[name] = (value) => heard.push([name, value]);
+  }
+  sink.values = () =>
+    heard.filter(([name]) => name === "records").flatMap(([, list]) => list.map((r) => r.data));
+  return sink;
+}
+
+function follow(connection, stream = "progress", options = {}) {
+  const sink = listener();
+  const subscription = new Subscription({ run: "run_a", stream, ...options }, sink);
+  connection.add(subscription);
+  return { sink, subscription };
+}
+
+function livePage(stream = "progress", options = {}, pingMs = 20_000) {
+  const page = new FakePage();
+  const connection = new Connection(URL_OF_GATEWAY, page.environment);
+  const followed = follow(connection, stream, options);
+  page.socket.welcome(pingMs);
+  page.socket.taken();
+  page.socket.receive(subscribed(1));
+  return { page, connection, ...followed };
+}
+
+test("says hello, then subscribes once welcomed", () => {
+  const page = new FakePage();
+  const connection = new Connection(URL_OF_GATEWAY, page.environment);
+  follow(connection, "progress", { token: "t1", throttleMs: 50 });
+  assert.equal(connection.state, "connecting");
+  page.socket.open();
+  assert.deepEqual(page.socket.taken(), [{ type: "hello", protocol: 1 }]);
+  page.socket.receive({ type: "welcome", protocol: 1, ping_ms: 20_000 });
+  assert.equal(connection.state, "live");
+  assert.deepEqual(page.socket.taken(), [
+    { type: "subscribe", id: 1, run: "run_a", stream: "progress", throttle_ms: 50, token: "t1" },
+  ]);
+});
+
+test("never puts a token into the URL", () => {
+  const { page } = livePage("progress", { token: "secret" });
+  assert.equal(page.socket.url, URL_OF_GATEWAY);
+});
+
+test("fault 1: a clean close is not the end; it reconnects and resumes", () => {
+  const { page, connection, sink } = livePage();
+  page.socket.receive(records(1, 0, "a", "b"));
+  page.socket.drop(1000);
+  assert.equal(connection.state, "reconnecting");
+  assert.ok(!sink.heard.some(([name]) => name === "end"));
+  page.reconnect();
+  assert.deepEqual(page.socket.taken(), [
+    { type: "subscribe", id: 1, run: "run_a", stream: "progress", start: { position: position(2) } },
+  ]);
+  page.socket.receive(subscribed(1, 2), records(1, 2, "c"));
+  assert.deepEqual(sink.values(), ["a", "b", "c"]);
+});
+
+test("fault 2: a half-open connection is found by a ping without an answer", () => {
+  const { page, connection } = livePage();
+  page.clock.advance(20_000);
+  assert.deepEqual(page.socket.taken(), [{ type: "ping" }]);
+  page.clock.advance(9_999);
+  assert.equal(connection.state, "live");
+  page.clock.advance(1);
+  assert.equal(connection.state, "reconnecting");
+  assert.ok(page.sockets[0].isClosedByClient);
+  page.reconnect();
+  assert.equal(connection.state, "live");
+});
+
+test("pings that come faster than the deadline do not put it off", () => {
+  const { page, connection } = livePage("progress", {}, 2_000);
+  page.clock.advance(11_999);
+  assert.equal(connection.state, "live");
+  page.wake();
+  page.clock.advance(1);
+  assert.equal(connection.state, "reconnecting");
+});
+
+test("any frame answers a ping", () => {
+  const { page, connection } = livePage();
+  page.clock.advance(20_000);
+  page.socket.receive(records(1, 0, "a"));
+  page.clock.advance(15_000);
+  assert.equal(connection.state, "live");
+});
+
+test("a socket that never welcomes is given up", () => {
+  const page = new FakePage();
+  const connection = new Connection(URL_OF_GATEWAY, page.environment);
+  follow(connection);
+  page.clock.advance(10_000);
+  assert.equal(connection.state, "reconnecting");
+  assert.ok(page.socket.isClosedByClient);
+});
+
+test("a socket that was given up is no longer heard", () => {
+  const { page, sink } = livePage();
+  const old = page.socket;
+  page.clock.advance(30_000);
+  page.reconnect();
+  old.receive(records(1, 0, "late"));
+  old.drop(1006);
+  assert.deepEqual(sink.values(), []);
+  assert.equal(page.sockets.length, 2);
+});
+
+test("waits with full jitter, also before the first retry", () => {
+  const { page } = livePage();
+  page.chance = 0.99;
+  page.socket.drop();
+  page.clock.advance(494);
+  assert.equal(page.sockets.length, 1);
+  page.clock.advance(2);
+  assert.equal(page.sockets.length, 2);
+  page.socket.drop();
+  page.clock.advance(980);
+  assert.equal(page.sockets.length, 2);
+  page.clock.advance(20);
+  assert.equal(page.sockets.length, 3);
+});
+
+test("backs off from a gateway that welcomes and falls, and forgets that once it has been stable", () => {
+  const { page } = livePage();
+  page.chance = 1;
+  for (const waitMs of [500, 1_000, 2_000]) {
+    page.socket.drop();
+    page.clock.advance(waitMs - 1);
+    const before = page.sockets.length;
+    page.clock.advance(1);
+    assert.equal(page.sockets.length, before + 1);
+    page.socket.welcome();
+  }
+  page.clock.advance(5_000);
+  page.socket.drop();
+  page.clock.advance(500);
+  assert.equal(page.sockets.length, 5);
+});
+
+test("a page that wakes reconnects at once", () => {
+  const { page } = livePage();
+  page.socket.drop();
+  page.wake();
+  assert.equal(page.sockets.length, 2);
+  page.wake();
+  assert.equal(page.sockets.length, 2);
+});
+
+test("a page that wakes doubts its live connection", () => {
+  const { page, connection } = livePage();
+  page.wake();
+  assert.deepEqual(page.socket.taken(), [{ type: "ping" }]);
+  page.clock.advance(2_999);
+  assert.equal(connection.state, "live");
+  page.clock.advance(1);
+  assert.equal(connection.state, "reconnecting");
+});
+
+test("a new subscription does not jump the queue of a reconnect", () => {
+  const { page, connection } = livePage();
+  page.socket.drop();
+  follow(connection, "other");
+  assert.equal(page.sockets.length, 1);
+  page.reconnect();
+  assert.deepEqual(page.socket.taken().map((frame) => frame.stream), ["progress", "other"]);
+});
+
+test("a missing record closes the socket and resumes from the last good position", () => {
+  const { page, sink } = livePage();
+  page.socket.receive(records(1, 0, "a"), records(1, 2, "c"));
+  assert.deepEqual(sink.values(), ["a"]);
+  assert.ok(page.sockets[0].isClosedByClient);
+  page.reconnect();
+  assert.deepEqual(page.socket.taken()[0].start, { position: position(1) });
+  page.socket.receive(subscribed(1, 1), records(1, 1, "b", "c"));
+  assert.deepEqual(sink.values(), ["a", "b", "c"]);
+});
+
+test("fault 9: a frame half seen gives only what is new", () => {
+  const { page, sink } = livePage();
+  page.socket.receive(records(1, 0, "a", "b"), records(1, 1, "b", "c"), records(1, 0, "a"));
+  assert.deepEqual(sink.values(), ["a", "b", "c"]);
+});
+
+test("a gap is told and the cursor goes on behind it", () => {
+  const { page, sink } = livePage();
+  page.socket.receive(records(1, 0, "a"));
+  page.socket.receive({ type: "gap", id: 1, from: position(1), to: position(9), reason: "trimmed" });
+  page.socket.receive(records(1, 9, "j"));
+  assert.deepEqual(sink.values(), ["a", "j"]);
+  assert.deepEqual(sink.heard.at(-2)[0], "gap");
+  page.socket.drop();
+  page.reconnect();
+  assert.deepEqual(page.socket.taken()[0].start, { position: position(10) });
+});
+
+test("a reset starts over in the new epoch", () => {
+  const { page, sink, subscription } = livePage();
+  page.socket.receive(records(1, 0, "a", "b"));
+  const fresh = position(0, "019aab99c2f1a3d4");
+  page.socket.receive({ type: "reset", id: 1, position: fresh, reason: "epoch_changed" });
+  assert.equal(subscription.position, fresh);
+  page.socket.receive(records(1, 0, "x"));
+  assert.deepEqual(sink.heard.slice(-2).map(([name]) => name), ["reset", "records"]);
+});
+
+test("fault 7: an error of one subscription is seen there, and the others go on", () => {
+  const { page, connection, sink } = livePage();
+  const other = follow(connection, "other");
+  page.socket.receive({ type: "error", id: 2, code: "forbidden", message: "no", retryable: false });
+  page.socket.receive(records(1, 0, "a"));
+  assert.deepEqual(other.sink.heard, [["error", { code: "forbidden", message: "no" }]]);
+  assert.deepEqual(sink.values(), ["a"]);
+  assert.equal(connection.state, "live");
+});
+
+test("a retryable error subscribes again with backoff, under a new id", () => {
+  const { page } = livePage();
+  page.socket.receive(records(1, 0, "a"));
+  page.socket.receive({ type: "error", id: 1, code: "store_unavailable", message: "", retryable: true });
+  assert.deepEqual(page.socket.taken(), []);
+  page.clock.advance(250);
+  assert.deepEqual(page.socket.taken(), [
+    { type: "subscribe", id: 2, run: "run_a", stream: "progress", start: { position: position(1) } },
+  ]);
+});
+
+test("a subscription that waits for its retry survives a lost connection", () => {
+  const { page } = livePage();
+  page.socket.receive({ type: "error", id: 1, code: "store_unavailable", message: "", retryable: true });
+  page.socket.drop();
+  page.reconnect();
+  const [frame, ...rest] = page.socket.taken();
+  assert.equal(frame.type, "subscribe");
+  assert.deepEqual(rest, []);
+});
+
+test("a token is replaced in place", () => {
+  const { page, connection, subscription } = livePage("progress", { token: "t1" });
+  connection.replaceToken(subscription, "t2");
+  assert.deepEqual(page.socket.taken(), [{ type: "token", id: 1, token: "t2" }]);
+  page.socket.receive({ type: "token_accepted", id: 1, expires_in_ms: 1 });
+  page.socket.drop();
+  page.reconnect();
+  assert.equal(page.socket.taken()[0].token, "t2");
+});
+
+test("fault 8: after the token's expiry a fresh one goes on from the position", () => {
+  const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
+  page.socket.receive(records(1, 0, "a"));
+  page.socket.receive({ type: "error", id: 1, code: "token_expired", message: "", retryable: false });
+  page.clock.advance(60_000); // the unused socket is closed meanwhile
+  connection.replaceToken(subscription, "t2");
+  page.socket.welcome();
+  assert.deepEqual(page.socket.taken()[1], {
+    type: "subscribe",
+    id: 2,
+    run: "run_a",
+    stream: "progress",
+    start: { position: position(1) },
+    token: "t2",
+  });
+  page.socket.receive(subscribed(2, 1), records(2, 1, "b"));
+  assert.deepEqual(sink.values(), ["a", "b"]);
+});
+
+test("a new token that is refused ends the subscription on both sides", () => {
+  const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
+  connection.replaceToken(subscription, "bad");
+  page.socket.taken();
+  page.socket.receive({ type: "error", id: 1, code: "invalid_token", message: "", retryable: false });
+  assert.deepEqual(page.socket.taken(), [{ type: "unsubscribe", id: 1 }]);
+  assert.equal(sink.heard.at(-1)[0], "error");
+});
+
+test("a stream that has ended is not subscribed to again", () => {
+  const { page, connection, subscription } = livePage();
+  page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(0) });
+  connection.replaceToken(subscription, "t2");
+  follow(connection, "other");
+  page.socket.drop();
+  page.reconnect();
+  assert.deepEqual(page.socket.taken().map((frame) => frame.stream), ["other"]);
+});
+
+test("a refused connection tells every subscription and stays closed", () => {
+  const { page, connection, sink } = livePage();
+  page.socket.receive({ type: "error", code: "protocol_version", message: "speak 2", retryable: false });
+  page.socket.drop(4406);
+  assert.equal(connection.state, "closed");
+  assert.deepEqual(sink.heard.at(-1), ["error", { code: "protocol_version", message: "speak 2" }]);
+  page.clock.advance(600_000);
+  assert.equal(page.sockets.length, 1);
+});
+
+test("closed with 4401, it comes back with another token only", () => {
+  const { page, connection, subscription } = livePage("progress", { token: "t1" });
+  page.socket.drop(4401);
+  page.clock.advance(60_000);
+  assert.equal(page.sockets.length, 1);
+  connection.replaceToken(subscription, "t2");
+  page.socket.welcome();
+  assert.equal(connection.state, "live");
+  assert.equal(page.socket.taken()[1].token, "t2");
+});
+
+test("a URL that no WebSocket takes is an error of its subscriptions", () => {
+  const page = new FakePage();
+  const environment = { ...page.environment, WebSocket: class { constructor() { throw new SyntaxError("bad"); } } };
+  const { sink } = follow(new Connection("nonsense", environment));
+  assert.deepEqual(sink.heard, [["error", { code: "invalid_gateway_url", message: "bad" }]]);
+});
+
+test("a connection without a subscription closes after a short while", () => {
+  const { page, connection, subscription } = livePage();
+  connection.remove(subscription);
+  assert.deepEqual(page.socket.taken(), [{ type: "unsubscribe", id: 1 }]);
+  page.clock.advance(999);
+  assert.equal(connection.state, "live");
+  page.clock.advance(1);
+  assert.equal(connection.state, "idle");
+  assert.ok(page.socket.isClosedByClient);
+  page.clock.advance(600_000);
+  assert.equal(page.sockets.length, 1);
+});
+
+test("a subscription that comes back in time keeps the socket", () => {
+  const { page, connection, subscription } = livePage();
+  connection.remove(subscription);
+  page.clock.advance(500);
+  follow(connection);
+  page.clock.advance(5_000);
+  assert.equal(page.sockets.length, 1);
+  assert.equal(connection.state, "live");
+});
+
+test("a run takes its newest snapshot after a reconnect", () => {
+  const { page, sink } = livePage(null);
+  page.socket.receive(records(1, 1, { status: "executing" }));
+  page.socket.drop();
+  page.reconnect();
+  assert.deepEqual(page.socket.taken(), [{ type: "subscribe", id: 1, run: "run_a" }]);
+  page.socket.receive({ ...subscribed(1, 5), run: { status: "waiting" } }, records(1, 5, { attempt: 2 }));
+  assert.deepEqual(sink.values(), [{ status: "executing" }, { attempt: 2 }]);
+});
+
+test("a run whose patches are gone is subscribed to again", () => {
+  const { page } = livePage(null);
+  page.socket.receive({ type: "gap", id: 1, from: position(0), to: position(4), reason: "trimmed" });
+  page.clock.advance(500);
+  assert.deepEqual(page.socket.taken(), [
+    { type: "unsubscribe", id: 1 },
+    { type: "subscribe", id: 2, run: "run_a" },
+  ]);
+});
+
+test("frame types and fields that are not known are passed over", () => {
+  const { page, connection, sink } = livePage();
+  const before = sink.heard.length;
+  page.socket.receive({ type: "news", id: 1 }, { type: "news" }, { type: "pong", extra: 1 });
+  assert.equal(sink.heard.length, before);
+  assert.equal(connection.state, "live");
+});

@@ -1,0 +1,307 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Store, User, keyOf } from "../../ui/client/store.js";
+import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
+
+const OPTIONS = { url: URL_OF_GATEWAY, runId: "run_a", stream: "progress", token: "t1" };
+
+/** Stand in for one component that calls the hook. */
+class Component {
+  renders = 0;
+
+  constructor(store, options = {}) {
+    this.store = store;
+    this.render(options);
+  }
+
+  /** Render with these options, as React does it: effects run when the key has changed. */
+  render(options) {
+    const asked = { ...OPTIONS, ...options };
+    const key = keyOf(asked);
+    const hasNewKey = key !== this.user?.key;
+    if (hasNewKey) {
+      this.unmount();
+      this.user = new User(this.store, key);
+    }
+    this.shown = this.user.getSnapshot(); // what this very render shows
+    this.user.configure(asked);
+    if (hasNewKey) this.leave = this.user.subscribe(() => this.renders++);
+  }
+
+  unmount() {
+    this.leave?.();
+    this.leave = null;
+  }
+
+  get snapshot() {
+    return this.user.getSnapshot();
+  }
+}
+
+function livePage(options = {}) {
+  const page = new FakePage();
+  const store = new Store(page.environment);
+  const component = new Component(store, options);
+  page.socket.welcome();
+  page.socket.taken();
+  page.socket.receive(subscribed(1));
+  return { page, store, component };
+}
+
+test("asks for nothing without a run, when disabled, or while the token is awaited", () => {
+  const page = new FakePage();
+  const store = new Store(page.environment);
+  for (const options of [{ runId: null }, { runId: "" }, { enabled: false }, { token: "" }, { token: null }]) {
+    assert.equal(new Component(store, options).snapshot.status, "idle");
+  }
+  assert.equal(page.sockets.length, 0);
+});
+
+test("folds records into a snapshot", () => {
+  const { page, component } = livePage();
+  page.socket.receive(records(1, 0, "a", "b"), records(1, 2, { n: 1 }));
+  page.clock.advance(50);
+  const { status, data, latest, text, count, dropped, position: at } = component.snapshot;
+  assert.deepEqual(
+    { status, data, latest, text, count, dropped, at },
+    { status: "live", data: ["a", "b", { n: 1 }], latest: { n: 1 }, text: "ab", count: 3, dropped: 0, at: position(3) },
+  );
+  assert.deepEqual(component.snapshot.records[0], { offset: 0, time_ms: 1, data: "a" });
+});
+
+test("a snapshot stays the same object until something changes", () => {
+  const { page, component } = livePage();
+  const before = component.snapshot;
+  assert.equal(component.snapshot, before);
+  page.socket.receive({ type: "pong" });
+  assert.equal(component.snapshot, before);
+  page.socket.receive(records(1, 0, "a"));
+  page.clock.advance(50);
+  assert.notEqual(component.snapshot, before);
+  assert.deepEqual(before.data, []);
+  assert.ok(Object.isFrozen(component.snapshot));
+});
+
+test("several frames in one window are one render", () => {
+  const { page, component } = livePage({ throttleMs: 0 });
+  const before = component.renders;
+  for (let i = 0; i < 100; i++) page.socket.receive(records(1, i, i));
+  page.clock.advance(0);
+  assert.equal(component.renders, before + 1);
+  assert.equal(component.snapshot.count, 100);
+});
+
+test("fault 14: 50,000 values without a throttle render once per drawn frame", () => {
+  const { page, component } = livePage({ throttleMs: 0 });
+  const before = component.renders;
+  for (let i = 0; i < 50_000; i++) {
+    page.socket.receive(records(1, i, i));
+    if (i % 50 === 49) page.clock.advance(1); // 50 values a millisecond
+  }
+  page.clock.advance(16);
+  assert.equal(component.snapshot.count, 50_000);
+  assert.ok(component.renders - before <= 1_000 / 16 + 2);
+});
+
+test("keeps the newest records and counts the rest", () => {
+  const { page, component } = livePage({ maxRecords: 3 });
+  page.socket.receive(records(1, 0, "a", "b", "c", "d", "e"));
+  page.clock.advance(50);
+  const { data, count, dropped, text } = component.snapshot;
+  assert.deepEqual({ data, count, dropped, text }, { data: ["c", "d", "e"], count: 5, dropped: 2, text: "abcde" });
+});
+
+test("the largest maxRecords counts, and null is without bound", () => {
+  const { page, store, component } = livePage({ maxRecords: 1 });
+  new Component(store, { maxRecords: null });
+  page.socket.receive(records(1, 0, "a", "b", "c"));
+  page.clock.advance(50);
+  assert.equal(component.snapshot.data.length, 3);
+});
+
+test("fault 3: another token refreshes in place, another stream is another subscription", () => {
+  const { page, component } = livePage();
+  component.render({ token: "t2" });
+  assert.deepEqual(page.socket.taken(), [{ type: "token", id: 1, token: "t2" }]);
+  component.render({ token: "t2", stream: "other" });
+  assert.equal(component.shown.status, "connecting");
+  assert.deepEqual(page.socket.taken()[0].stream, "other");
+});
+
+test("fault 4: run B never shows the values of run A, not even for one render", () => {
+  const { page, component } = livePage();
+  page.socket.receive(records(1, 0, "of A"));
+  page.clock.advance(50);
+  component.render({ runId: "run_b" });
+  assert.deepEqual(component.shown.data, []);
+  page.socket.receive(records(1, 1, "of A, late"));
+  page.socket.receive(subscribed(2), records(2, 0, "of B"));
+  page.clock.advance(50);
+  assert.deepEqual(component.snapshot.data, ["of B"]);
+});
+
+test("fault 5: two users of one stream are one subscription, and each value comes once", () => {
+  const { page, store, component } = livePage();
+  const other = new Component(store);
+  assert.deepEqual(page.socket.taken(), []);
+  page.socket.receive(records(1, 0, "a"));
+  page.clock.advance(50);
+  assert.equal(page.sockets.length, 1);
+  assert.deepEqual(component.snapshot.data, ["a"]);
+  assert.equal(other.snapshot, component.snapshot);
+});
+
+test("fault 6: a stream named run is a stream like any other", () => {
+  const { page, store } = livePage({ stream: null });
+  const stream = new Component(store, { stream: "run" });
+  assert.equal(page.socket.taken()[0].stream, "run");
+  page.socket.receive(subscribed(2), records(2, 0, "value"));
+  page.clock.advance(50);
+  assert.deepEqual(stream.snapshot.data, ["value"]);
+});
+
+test("fault 7: the error of a stream is on its snapshot", () => {
+  const { page, store, component } = livePage();
+  const other = new Component(store, { stream: "other" });
+  page.socket.receive({ type: "error", id: 2, code: "forbidden", message: "no", retryable: false });
+  assert.equal(other.snapshot.status, "error");
+  assert.deepEqual(other.snapshot.error, { code: "forbidden", message: "no" });
+  assert.equal(component.snapshot.status, "live");
+});
+
+test("fault 8: a fresh token clears the error of an expired one and goes on", () => {
+  const { page, component } = livePage();
+  page.socket.receive(records(1, 0, "a"));
+  page.socket.receive({ type: "error", id: 1, code: "token_expired", message: "", retryable: false });
+  component.render({ token: "t2" });
+  const frame = page.socket.taken().at(-1);
+  assert.deepEqual(frame.start, { position: position(1) });
+  page.socket.receive(subscribed(frame.id, 1), records(frame.id, 1, "b"));
+  page.clock.advance(50);
+  assert.deepEqual(component.snapshot.data, ["a", "b"]);
+  assert.equal(component.snapshot.error, null);
+});
+
+test("the last one to leave unsubscribes, after a grace for remounts", () => {
+  const { page, store, component } = livePage();
+  page.socket.receive(records(1, 0, "a"));
+  page.clock.advance(50);
+  component.unmount();
+  page.clock.advance(900);
+  const remounted = new Component(store);
+  page.clock.advance(5_000);
+  assert.deepEqual(remounted.snapshot.data, ["a"]);
+  assert.deepEqual(page.socket.taken(), []);
+  remounted.unmount();
+  page.clock.advance(1_000);
+  assert.deepEqual(page.socket.taken(), [{ type: "unsubscribe", id: 1 }]);
+  assert.equal(remounted.snapshot.status, "connecting");
+});
+
+test("the smallest throttle counts", () => {
+  const { page, store } = livePage({ throttleMs: 200 });
+  page.socket.receive(records(1, 0, "a"));
+  new Component(store, { throttleMs: 20 });
+  assert.deepEqual(page.socket.taken(), [
+    { type: "unsubscribe", id: 1 },
+    { ...OPTIONS_FRAME, id: 2, start: { position: position(1) }, throttle_ms: 20 },
+  ]);
+  new Component(store, { throttleMs: 500 });
+  assert.deepEqual(page.socket.taken(), []);
+});
+
+const OPTIONS_FRAME = { type: "subscribe", run: "run_a", stream: "progress", token: "t1" };
+
+test("status goes from connecting to live, reconnecting and ended", () => {
+  const { page, component } = livePage();
+  assert.equal(component.snapshot.status, "live");
+  page.socket.drop();
+  assert.equal(component.snapshot.status, "reconnecting");
+  page.reconnect();
+  page.socket.receive(subscribed(1));
+  assert.equal(component.snapshot.status, "live");
+  page.socket.receive(records(1, 0, "last"));
+  page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(1) });
+  const { status, endReason, data } = component.snapshot;
+  assert.deepEqual({ status, endReason, data }, { status: "ended", endReason: "completed", data: ["last"] });
+});
+
+test("gaps are recorded, a reset drops what was seen", () => {
+  const { page, component } = livePage();
+  const gap = { from: position(0), to: position(5), reason: "trimmed" };
+  page.socket.receive({ type: "gap", id: 1, ...gap }, records(1, 5, "a"));
+  page.clock.advance(50);
+  assert.deepEqual(component.snapshot.gaps, [gap]);
+  page.socket.receive({ type: "reset", id: 1, position: position(0, "02"), reason: "epoch_changed" });
+  const { data, text, count, gaps, status } = component.snapshot;
+  assert.deepEqual({ data, text, count, gaps, status }, { data: [], text: "", count: 0, gaps: [], status: "live" });
+});
+
+test("a run is folded from its snapshot and patches", () => {
+  const { page, component } = livePage({ stream: null });
+  page.socket.receive({ ...subscribed(1), run: { status: "queued", metadata: { a: 1, b: 2 } } });
+  const first = component.snapshot.run;
+  page.socket.receive(records(1, 1, { status: "executing", metadata: { a: null } }));
+  page.clock.advance(50);
+  assert.deepEqual(component.snapshot.run, { status: "executing", metadata: { b: 2 } });
+  assert.deepEqual(first, { status: "queued", metadata: { a: 1, b: 2 } });
+});
+
+test("ten components with one handler call it once per record", () => {
+  const { page, store } = livePage();
+  const calls = [];
+  const onRecord = (value, meta) => calls.push([value, meta]);
+  for (let i = 0; i < 10; i++) new Component(store, { handlerKey: "h1", onRecord });
+  page.socket.receive(records(1, 0, "a", "b"));
+  page.clock.advance(50);
+  assert.deepEqual(calls, [
+    ["a", { offset: 0, time_ms: 1, source: null }],
+    ["b", { offset: 1, time_ms: 1, source: null }],
+  ]);
+});
+
+test("a handler that comes later hears of later records only", () => {
+  const { page, store } = livePage();
+  const values = [];
+  page.socket.receive(records(1, 0, "a"));
+  page.clock.advance(50);
+  new Component(store, { handlerKey: "h1", onRecord: (value) => values.push(value) });
+  page.socket.receive(records(1, 1, "b"));
+  page.clock.advance(50);
+  assert.deepEqual(values, ["b"]);
+});
+
+test("the end and errors reach their handlers, after the last record", () => {
+  const heard = [];
+  const { page } = livePage({
+    handlerKey: "h1",
+    onRecord: (value) => heard.push(value),
+    onEnd: (reason) => heard.push(reason),
+    onError: (error) => heard.push(error.code),
+  });
+  page.socket.receive(records(1, 0, "a"));
+  page.socket.receive({ type: "end", id: 1, reason: "failed", position: position(1) });
+  assert.deepEqual(heard, ["a", "failed"]);
+});
+
+test("a handler that throws does not keep others from being told", (t) => {
+  t.mock.method(console, "error", () => {});
+  const values = [];
+  const { page, store } = livePage({ handlerKey: "bad", onRecord: () => { throw new Error("no"); } });
+  new Component(store, { handlerKey: "good", onRecord: (value) => values.push(value) });
+  page.socket.receive(records(1, 0, "a", "b"));
+  page.clock.advance(50);
+  assert.deepEqual(values, ["a", "b"]);
+});
+
+test("parts are assembled when someone asks, also of values that came before", () => {
+  const { page, store, component } = livePage();
+  page.socket.receive(records(1, 0, { type: "text-delta", text: "Hel" }));
+  page.clock.advance(50);
+  assert.equal(component.snapshot.parts.text, "");
+  new Component(store, { parts: true });
+  page.socket.receive(records(1, 1, { type: "text-delta", text: "lo" }));
+  page.clock.advance(50);
+  assert.equal(component.snapshot.parts.text, "Hello");
+});

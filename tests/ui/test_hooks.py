@@ -1,0 +1,319 @@
+"""The hooks, without a browser: the JavaScript they emit and the types they carry."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import reflex as rx
+from pydantic import BaseModel, Field
+from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, Var
+from reflex_base.utils.exceptions import VarAttributeError
+
+import ui.client
+from gateway.sdk.definitions import StreamDefinition
+from ui import (
+    LoopVariableError,
+    use_realtime_run,
+    use_realtime_run_with_streams,
+    use_realtime_stream,
+)
+from ui.client import library
+
+
+@dataclass
+class Progress:
+    current: int
+    total: int
+
+
+class Step(BaseModel):
+    name: str
+
+
+@dataclass
+class Basket:
+    items: list[str]
+    total: int
+
+
+class HookState(rx.State):
+    run_id: str = ""
+    token: str = ""
+    run_ids: list[str] = []
+
+    @rx.event
+    def got(self, value: Progress) -> None: ...
+
+    @rx.event
+    def got_with_meta(self, value: Progress, meta: dict[str, Any]) -> None: ...
+
+    @rx.event
+    def ended(self, reason: str) -> None: ...
+
+
+PROGRESS = StreamDefinition[Progress]("progress", Progress)
+ANSWER = StreamDefinition[str]("answer", str)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Building a page links the client into the working directory's assets."""
+    before = Path.cwd()
+    folder = tmp_path_factory.mktemp("app")
+    os.chdir(folder)
+    library.cache_clear()
+    yield folder
+    os.chdir(before)
+
+
+def hooks_of(var: Var[Any]) -> tuple[str, ...]:
+    data = var._get_all_var_data()
+    assert data is not None
+    return data.hooks
+
+
+def line_of(var: Var[Any]) -> str:
+    return hooks_of(var)[-1]
+
+
+def test_emits_one_line_below_the_state_it_reads() -> None:
+    stream = use_realtime_stream(HookState.run_id, PROGRESS, access_token=HookState.token)
+    state_line, line = hooks_of(stream.status)
+    assert "useStateContext" in state_line
+    assert line.startswith("const realtime_")
+    assert "= useRealtimeStream(" in line
+    assert f'["runId"] : {HookState.run_id!s}' in line
+    assert '["stream"] : "progress"' in line
+
+
+def test_imports_the_hook_from_the_linked_client(app_folder: Path) -> None:
+    data = use_realtime_stream("run_a", PROGRESS).status._get_all_var_data()
+    assert data is not None
+    ((path, names),) = data.imports
+    assert path == "$/public/external/ui/client/hooks.js"
+    assert [name.tag for name in names] == ["useRealtimeStream"]
+    linked = {file.name for file in (app_folder / "assets/external/ui/client").iterdir()}
+    client = Path(ui.client.__file__).parent
+    assert linked == {file.name for file in client.glob("*.js")}
+
+
+def test_all_attributes_share_one_call() -> None:
+    stream = use_realtime_stream("run_a", PROGRESS)
+    lines = {line_of(var) for var in (stream.data, stream.latest, stream.status, stream.error)}
+    assert len(lines) == 1
+
+
+def test_plain_values_and_vars_are_both_taken() -> None:
+    line = line_of(
+        use_realtime_stream(
+            HookState.run_id,
+            "log",
+            throttle_ms=0,
+            start={"last": 5},
+            max_records=None,
+            enabled=HookState.run_ids.length() > 0,
+            gateway_url="/realtime",
+        ).status
+    )
+    for option in (
+        '["throttleMs"] : 0',
+        '["start"] : ({ ["last"] : 5 })',
+        '["maxRecords"] : null',
+        '["gatewayUrl"] : "/realtime"',
+        "run_ids_rx_state_.length",
+    ):
+        assert option in line
+    assert "token" not in line
+
+
+def test_the_variable_is_named_alike_from_build_to_build(tmp_path: Path) -> None:
+    program = (
+        "from ui import use_realtime_stream; print(use_realtime_stream('run_a', 'log').status)"
+    )
+    roots = os.pathsep.join(path for path in sys.path if path)
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": roots},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(names) == 1
+
+
+def test_vars_have_the_types_of_the_stream() -> None:
+    stream = use_realtime_stream("run_a", PROGRESS)
+    assert isinstance(stream.latest, ObjectVar)
+    assert isinstance(stream.latest.current, NumberVar)
+    assert isinstance(stream.data, ArrayVar)
+    assert isinstance(stream.data[0].total, NumberVar)
+    assert isinstance(stream.records[0].data.current, NumberVar)
+    assert isinstance(stream.records[0].source, StringVar)
+    assert isinstance(stream.text, StringVar)
+    assert isinstance(stream.count, NumberVar)
+    assert isinstance(stream.gap_count, NumberVar)
+    for var in (stream.status, stream.error, stream.error_code, stream.end_reason):
+        assert isinstance(var, StringVar)
+    for var in (stream.is_idle, stream.is_connecting, stream.is_live, stream.is_reconnecting):
+        assert isinstance(var, BooleanVar)
+    assert isinstance(use_realtime_stream("run_a", ANSWER).latest, StringVar)
+
+
+def test_pydantic_models_and_unions_are_typed() -> None:
+    step = use_realtime_stream("run_a", StreamDefinition("steps", Step))
+    assert isinstance(step.latest.name, StringVar)
+    either = Annotated[Step | Progress, Field(description="either")]
+    union = use_realtime_stream("run_a", StreamDefinition("either", either))
+    assert isinstance(union.latest.name, StringVar)
+
+
+def test_a_misspelt_field_fails_when_the_page_is_built() -> None:
+    stream = use_realtime_stream("run_a", PROGRESS)
+    with pytest.raises(VarAttributeError):
+        _ = stream.latest.curent
+    with pytest.raises(VarAttributeError):
+        _ = stream.data[0].curent
+    with pytest.raises(VarAttributeError):
+        _ = use_realtime_run("run_a").run.statsu
+
+
+def test_a_field_that_a_var_method_hides_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r'Basket.*items.*latest\["items"\]'):
+        stream = use_realtime_stream("run_a", StreamDefinition("basket", Basket))
+    assert isinstance(stream.latest["items"], ArrayVar)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        use_realtime_stream("run_a", PROGRESS)
+
+
+def test_parts_are_assembled_only_where_they_are_used() -> None:
+    stream = use_realtime_stream("run_a", "answer")
+    assert '["parts"]' not in line_of(stream.status)
+    assert '["parts"] : true' in line_of(stream.parts)
+    assert isinstance(stream.parts.text, StringVar)
+    assert isinstance(stream.parts.tool_calls[0].state, StringVar)
+    with pytest.raises(VarAttributeError):
+        _ = stream.parts.txt
+
+
+def test_run_vars() -> None:
+    result = use_realtime_run(HookState.run_id, access_token=HookState.token)
+    assert "= useRealtimeRun(" in line_of(result.run)
+    assert isinstance(result.run.status, StringVar)
+    assert isinstance(result.run.metadata["step"], Var)
+    assert isinstance(result.run.error.message, StringVar)
+    assert isinstance(result.run.tags, ArrayVar)
+    assert '"canceled"' in str(result.is_completed)
+    for var in (result.is_queued, result.is_executing, result.is_success, result.is_failed):
+        assert isinstance(var, BooleanVar)
+
+
+def test_run_with_streams_gives_each_stream_its_type() -> None:
+    result = use_realtime_run_with_streams(HookState.run_id, [PROGRESS, ANSWER])
+    assert isinstance(result[PROGRESS].latest.current, NumberVar)
+    assert isinstance(result.stream(ANSWER).latest, StringVar)
+    assert isinstance(result.run.status, StringVar)
+    with pytest.raises(KeyError):
+        result.stream(StreamDefinition("other", str))
+
+
+def test_a_stream_of_a_run_is_the_same_call_as_by_itself() -> None:
+    together = use_realtime_run_with_streams("run_a", [PROGRESS])[PROGRESS]
+    assert line_of(together.status) == line_of(use_realtime_stream("run_a", PROGRESS).status)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda item: use_realtime_stream(item, PROGRESS),
+        lambda item: use_realtime_stream("run_a", item),
+        lambda item: use_realtime_stream("run_a", PROGRESS, access_token=item),
+        lambda item: use_realtime_stream("run_a", PROGRESS, enabled=item != ""),
+        lambda item: use_realtime_stream("run_a", PROGRESS, on_end=HookState.ended(item)),
+        lambda item: use_realtime_run(item),
+    ],
+)
+def test_a_loop_variable_is_refused(call: Any) -> None:
+    with pytest.raises(LoopVariableError, match=r"'item'.*(?s:.)*@rx\.memo"):
+        rx.foreach(HookState.run_ids, lambda item: rx.text(call(item).status))
+
+
+def test_a_loop_index_is_refused() -> None:
+    with pytest.raises(LoopVariableError, match="throttle_ms reads 'place'"):
+        rx.foreach(
+            HookState.run_ids,
+            lambda item, place: rx.text(
+                use_realtime_stream("run_a", PROGRESS, throttle_ms=place).status
+            ),
+        )
+
+
+def test_what_looks_like_a_loop_variable_in_a_string_is_not_one() -> None:
+    use_realtime_stream("run_a", PROGRESS, access_token="item_rx_state_")
+
+
+def test_inside_a_memo_the_prop_is_taken() -> None:
+    lines = []
+
+    @rx.memo
+    def run_card(run_id: rx.Var[str]) -> rx.Component:
+        stream = use_realtime_stream(run_id, PROGRESS)
+        lines.append(line_of(stream.status))
+        return rx.text(stream.status)
+
+    rx.foreach(HookState.run_ids, lambda item: run_card(run_id=item))
+    assert '["runId"] : runIdRxMemo' in lines[0]
+
+
+def test_a_component_carries_the_hook() -> None:
+    stream = use_realtime_stream(HookState.run_id, PROGRESS)
+    component = rx.box(rx.cond(stream.is_live, rx.text(stream.latest.current)))
+    assert line_of(stream.status) in component._get_all_hooks()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        HookState.got,
+        HookState.got_with_meta,
+        lambda value: HookState.got(value),
+        lambda value, meta: HookState.got_with_meta(value, meta),
+        [HookState.got, rx.console_log("came")],
+        HookState.ended("fixed"),
+    ],
+)
+def test_handlers_dispatch_through_reflex(handler: Any) -> None:
+    var = use_realtime_stream("run_a", PROGRESS, on_record=handler).status
+    line = line_of(var)
+    assert '["onRecord"] : ((_value, _meta) => ' in line
+    assert "addEvents([" in line
+    data = var._get_all_var_data()
+    assert data is not None
+    assert any(name.tag == "addEvents" for _, names in data.imports for name in names)
+    assert data.app_wraps
+
+
+def test_a_handler_of_the_wrong_type_is_refused() -> None:
+    with pytest.raises(TypeError, match="Progress"):
+        use_realtime_stream("run_a", ANSWER, on_record=HookState.got)
+
+
+def test_variants_of_a_hook_keep_the_key_of_their_handlers() -> None:
+    def key(var: Var[Any]) -> str:
+        return line_of(var).split('["handlerKey"] : ')[1].split(",")[0]
+
+    stream = use_realtime_stream("run_a", PROGRESS, on_end=HookState.ended)
+    other = use_realtime_stream("run_a", PROGRESS, on_end=HookState.ended("x"))
+    assert key(stream.parts) == key(stream.status)
+    assert key(other.status) != key(stream.status)

@@ -1,0 +1,250 @@
+/**
+ * One WebSocket to one gateway, and the subscriptions it carries.
+ *
+ *     idle → connecting → live → reconnecting → live …
+ *                      ↘ closed (the gateway refused; a new token or subscription tries again)
+ *
+ * A closed socket is never the end of a stream: only an `end` frame is.
+ *
+ * Source: PROTOCOL.md 2, 4 and 7.
+ */
+
+import { backoffMs } from "./backoff.js";
+import { Timer } from "./environment.js";
+import { helloFrame, mayReconnect, pingFrame, tokenFrame, unsubscribeFrame } from "./protocol.js";
+
+const ANSWER_MS = 10_000; // silence this long after a ping or a `hello` means a dead connection
+const WAKE_ANSWER_MS = 3_000; // shorter when the page wakes: somebody is looking
+const LINGER_MS = 1_000; // an unused socket stays this long, so that a remount finds it
+const STABLE_MS = 5_000; // a connection that lived this long starts the backoff afresh
+
+export class Connection {
+  /** @type {"idle"|"connecting"|"live"|"reconnecting"|"closed"} */
+  state = "idle";
+  #url;
+  #environment;
+  /** By id. @type {Map<number, import("./subscription.js").Subscription>} */
+  #subscriptions = new Map();
+  /** Those that wait to subscribe again. @type {Map<import("./subscription.js").Subscription, Timer>} */
+  #retries = new Map();
+  #socket = null;
+  #nextId = 1;
+  #attempt = 0;
+  #liveSince = null;
+  #complaint = null;
+  #reconnect;
+  #ping;
+  #deadline;
+  #linger;
+
+  /** @param {string} url @param {import("./environment.js").Environment} environment */
+  constructor(url, environment) {
+    this.#url = url;
+    this.#environment = environment;
+    this.#reconnect = new Timer(environment);
+    this.#ping = new Timer(environment);
+    this.#deadline = new Timer(environment);
+    this.#linger = new Timer(environment);
+    environment.onWake(() => this.wake());
+  }
+
+  /** Carry a subscription from now on; it resumes where its position says. */
+  add(subscription) {
+    subscription.id = this.#nextId++;
+    subscription.outcome = null;
+    subscription.awaitsToken = false;
+    this.#subscriptions.set(subscription.id, subscription);
+    this.#linger.stop();
+    if (this.state === "live") this.#send(subscription.frame());
+    else if (!this.#reconnect.running) this.#open();
+  }
+
+  /** Stop carrying a subscription. */
+  remove(subscription) {
+    this.#forget(subscription);
+    this.#lingerIfUnused();
+  }
+
+  /** Subscribe again from the position reached, for instance with another throttle. */
+  restart(subscription) {
+    // Under a new id: frames of the old one may still be on their way.
+    this.#forget(subscription);
+    this.add(subscription);
+  }
+
+  /** Replace the token of a subscription in place; one that had failed goes on with it. */
+  replaceToken(subscription, token) {
+    subscription.token = token;
+    if (subscription.outcome === "failed") this.restart(subscription);
+    else if (token && this.#isSent(subscription)) {
+      subscription.awaitsToken = true;
+      this.#send(tokenFrame(subscription.id, token));
+    }
+  }
+
+  /** Doubt the connection: the page was hidden, asleep or offline. */
+  wake() {
+    if (this.#reconnect.running) this.#open();
+    else if (this.state === "live") this.#sendPing(WAKE_ANSWER_MS);
+  }
+
+  #isSent(subscription) {
+    const isKnown = this.#subscriptions.get(subscription.id) === subscription;
+    const isWaiting = this.#retries.has(subscription);
+    return this.state === "live" && isKnown && !isWaiting && !subscription.over;
+  }
+
+  #forget(subscription) {
+    if (this.#isSent(subscription)) this.#send(unsubscribeFrame(subscription.id));
+    this.#retries.get(subscription)?.stop();
+    this.#retries.delete(subscription);
+    this.#subscriptions.delete(subscription.id);
+  }
+
+  #active() {
+    return [...this.#subscriptions.values()].filter((subscription) => !subscription.over);
+  }
+
+  #lingerIfUnused() {
+    if (this.#active().length > 0) return;
+    this.#linger.start(LINGER_MS, () => {
+      if (this.#active().length === 0) this.#rest();
+    });
+  }
+
+  #rest() {
+    this.#reconnect.stop();
+    this.#detach(1000);
+    this.state = "idle";
+  }
+
+  #open() {
+    if (this.#socket !== null) return;
+    this.#reconnect.stop();
+    this.state = this.state === "reconnecting" ? "reconnecting" : "connecting";
+    try {
+      this.#listen(new this.#environment.WebSocket(this.#url));
+    } catch (error) {
+      this.#refused({ code: "invalid_gateway_url", message: error.message });
+    }
+  }
+
+  #listen(socket) {
+    this.#socket = socket;
+    this.#complaint = null;
+    this.#expectAnswer(ANSWER_MS);
+    // A socket that was given up may still speak; only the present one is heard.
+    const ifPresent = (handle) => (event) => {
+      if (this.#socket === socket) handle(event);
+    };
+    socket.onopen = ifPresent(() => this.#send(helloFrame()));
+    socket.onmessage = ifPresent((event) => this.#receive(JSON.parse(event.data)));
+    socket.onclose = ifPresent((event) => this.#closed(event.code, event.reason));
+    socket.onerror = () => {}; // `close` always follows
+  }
+
+  #send(frame) {
+    this.#socket.send(JSON.stringify(frame));
+  }
+
+  #sendPing(answerMs) {
+    this.#send(pingFrame());
+    this.#expectAnswer(answerMs);
+  }
+
+  // A further ping must not put off the verdict on the one before.
+  #expectAnswer(ms) {
+    this.#deadline.startNoLater(ms, () => this.#giveUp());
+  }
+
+  #receive(frame) {
+    this.#deadline.stop(); // whatever it is, the other side is alive
+    if (frame.type === "welcome") this.#welcomed(frame);
+    else if (frame.id !== undefined) this.#deliver(frame);
+    else if (frame.type === "error") this.#complaint = frame;
+  }
+
+  #welcomed({ ping_ms: pingMs }) {
+    this.state = "live";
+    this.#liveSince = this.#environment.now();
+    this.#pingEvery(pingMs);
+    for (const subscription of this.#active()) {
+      if (!this.#retries.has(subscription)) this.#send(subscription.frame());
+    }
+  }
+
+  #pingEvery(ms) {
+    this.#ping.start(ms, () => {
+      this.#sendPing(ANSWER_MS);
+      this.#pingEvery(ms);
+    });
+  }
+
+  #deliver(frame) {
+    const subscription = this.#subscriptions.get(frame.id);
+    if (subscription === undefined) return;
+    if (frame.type === "error") this.#dropIfTokenRefused(subscription);
+    const outcome = subscription.receive(frame);
+    if (outcome === "hole") this.#giveUp();
+    else if (outcome === "retry") this.#retryLater(subscription, frame);
+    else if (subscription.over) this.#lingerIfUnused();
+  }
+
+  // After a refused `token` the gateway goes on under the old one. Whoever handed in a bad token
+  // should hear of it, so the subscription fails here, and there.
+  #dropIfTokenRefused(subscription) {
+    if (subscription.awaitsToken) this.#send(unsubscribeFrame(subscription.id));
+  }
+
+  #retryLater(subscription, { type }) {
+    if (type !== "error") this.#forget(subscription);
+    const timer = new Timer(this.#environment);
+    this.#retries.set(subscription, timer);
+    timer.start(backoffMs(subscription.attempt++, this.#environment.random), () =>
+      this.restart(subscription),
+    );
+    subscription.sink.lost();
+  }
+
+  // `close` of a half-open socket may take minutes to be reported, so nobody waits for it.
+  #giveUp() {
+    this.#detach(4000);
+    this.#closed(1006, "");
+  }
+
+  #detach(code) {
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#ping.stop();
+    this.#deadline.stop();
+    socket?.close(code);
+  }
+
+  #closed(code, reason) {
+    this.#detach();
+    this.#forgetOldFailures();
+    if (!mayReconnect(code)) {
+      const message = reason || `the gateway closed the connection with code ${code}`;
+      this.#refused(this.#complaint ?? { code: `closed_${code}`, message });
+    } else if (this.#active().length > 0) this.#reconnectLater();
+    else this.state = "idle";
+  }
+
+  #forgetOldFailures() {
+    const lived = this.#liveSince === null ? 0 : this.#environment.now() - this.#liveSince;
+    if (lived >= STABLE_MS) this.#attempt = 0;
+    this.#liveSince = null;
+  }
+
+  #refused(error) {
+    this.state = "closed";
+    for (const subscription of this.#active()) subscription.fail(error);
+  }
+
+  #reconnectLater() {
+    this.state = "reconnecting";
+    const waitMs = backoffMs(this.#attempt++, this.#environment.random);
+    this.#reconnect.start(waitMs, () => this.#open());
+    for (const subscription of this.#active()) subscription.sink.lost();
+  }
+}

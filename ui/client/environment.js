@@ -1,0 +1,69 @@
+/**
+ * What the client needs of its surroundings. Time, chance and sockets come in from here, so that
+ * tests hand in their own and never sleep.
+ *
+ * @typedef {object} Environment
+ * @property {new (url: string) => WebSocket} WebSocket
+ * @property {(action: () => void, ms: number) => unknown} setTimeout
+ * @property {(handle: unknown) => void} clearTimeout
+ * @property {() => number} now milliseconds that never run backwards
+ * @property {() => number} random
+ * @property {(listener: () => void) => void} onWake calls the listener whenever the page may have
+ *   slept or lost its network: its timers and its socket can no longer be believed
+ */
+
+/** @returns {Environment} the environment of a page in a browser */
+export function browserEnvironment() {
+  return {
+    WebSocket: globalThis.WebSocket,
+    setTimeout: (action, ms) => setTimeout(action, ms),
+    clearTimeout: (handle) => clearTimeout(handle),
+    now: () => performance.now(),
+    random: Math.random,
+    onWake,
+  };
+}
+
+function onWake(listener) {
+  for (const type of ["focus", "online", "pageshow"]) window.addEventListener(type, listener);
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible") listener();
+  });
+}
+
+/** One timer that can be started again and stopped at any time. */
+export class Timer {
+  #environment;
+  #handle = null;
+  #dueMs = Infinity;
+
+  /** @param {Environment} environment */
+  constructor(environment) {
+    this.#environment = environment;
+  }
+
+  get running() {
+    return this.#handle !== null;
+  }
+
+  /** Run the action once after `ms`, in place of what was waiting before. */
+  start(ms, action) {
+    this.stop();
+    this.#dueMs = this.#environment.now() + ms;
+    this.#handle = this.#environment.setTimeout(() => {
+      this.stop();
+      action();
+    }, ms);
+  }
+
+  /** Run the action within `ms`: what is due earlier stays. */
+  startNoLater(ms, action) {
+    if (this.#environment.now() + ms < this.#dueMs) this.start(ms, action);
+  }
+
+  stop() {
+    if (this.#handle !== null) this.#environment.clearTimeout(this.#handle);
+    this.#handle = null;
+    this.#dueMs = Infinity;
+  }
+}

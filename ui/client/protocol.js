@@ -1,0 +1,69 @@
+/**
+ * The wire: frames that the client sends, and the rules both sides share.
+ *
+ * Source: gateway/PROTOCOL.md. Nothing here does I/O.
+ */
+
+export const PROTOCOL_VERSION = 1;
+
+/** Source: PROTOCOL.md 4. The token travels in `subscribe`, so one connection can carry many. */
+export const helloFrame = () => ({ type: "hello", protocol: PROTOCOL_VERSION });
+
+/**
+ * Build a `subscribe` frame; what equals the protocol's default is left out.
+ *
+ * @param {{id: number, run: string, stream: string|null, start: Start, throttleMs: number,
+ *   token: string|null}} subscription
+ *
+ * @typedef {"beginning"|"latest"|{position: string}|{last: number}} Start
+ */
+export function subscribeFrame({ id, run, stream, start, throttleMs, token }) {
+  const frame = { type: "subscribe", id, run };
+  if (stream !== null) frame.stream = stream;
+  if (start !== "beginning") frame.start = start;
+  if (throttleMs > 0) frame.throttle_ms = throttleMs;
+  if (token) frame.token = token;
+  return frame;
+}
+
+/** @param {number} id */
+export const unsubscribeFrame = (id) => ({ type: "unsubscribe", id });
+
+/** @param {number} id @param {string} token */
+export const tokenFrame = (id, token) => ({ type: "token", id, token });
+
+export const pingFrame = () => ({ type: "ping" });
+
+/**
+ * Say whether a closed socket is worth opening again.
+ *
+ * Source: PROTOCOL.md 7.
+ * @param {number} code
+ */
+export const mayReconnect = (code) => code === 4408 || code < 4000 || code > 4499;
+
+/**
+ * Order two positions of one stream: -1, 0 or 1.
+ *
+ * Source: PROTOCOL.md 3: positions are opaque, but sort as strings.
+ * @param {string} a @param {string} b
+ */
+export const comparePositions = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+
+const isObject = (value) =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/**
+ * Apply a JSON merge patch and return the result; neither argument is changed.
+ *
+ * Source: RFC 7396, section 2.
+ */
+export function mergePatch(target, patch) {
+  if (!isObject(patch)) return patch;
+  const result = isObject(target) ? { ...target } : {};
+  for (const [name, value] of Object.entries(patch)) {
+    if (value === null) delete result[name];
+    else result[name] = mergePatch(result[name], value);
+  }
+  return result;
+}

@@ -1,0 +1,155 @@
+/**
+ * All subscriptions of a page, outside of any component.
+ *
+ * Components that ask for the same thing share one entry: one subscription, each value once. What a
+ * component shows is found by its key, so another run can never show the values of the one before.
+ */
+
+import { Connection } from "./connection.js";
+import { Entry, CONNECTING, IDLE } from "./entry.js";
+import { Timer } from "./environment.js";
+
+const LINGER_MS = 1_000; // an entry without a component stays this long, so that a remount finds it
+
+/**
+ * @typedef {object} Options
+ * @property {string|null} url of the gateway's WebSocket
+ * @property {string|null} runId
+ * @property {string|null} stream null: the run itself
+ * @property {import("./protocol.js").Start} [start]
+ * @property {string|null} [token] null or an empty one is awaited; left out, none is needed
+ * @property {number} [throttleMs]
+ * @property {number|null} [maxRecords] null: all
+ * @property {boolean} [enabled]
+ * @property {boolean} [parts] assemble AI parts
+ * @property {string} [handlerKey] handlers under one key are called once, however many carry them
+ * @property {(value: unknown, meta: {offset: number, time_ms: number, source: string|null}) => void} [onRecord]
+ * @property {(reason: string) => void} [onEnd]
+ * @property {(error: {code: string, message: string}) => void} [onError]
+ */
+
+const DEFAULTS = { stream: null, start: "beginning", throttleMs: 50, maxRecords: 1000 };
+
+/**
+ * Name what a component asks for; null when it asks for nothing yet.
+ *
+ * @param {Options} options
+ * @returns {string|null}
+ */
+export function keyOf({ url, runId, stream, start, token, enabled = true }) {
+  if (!url || !runId || !enabled || token === null || token === "") return null;
+  return JSON.stringify([url, runId, stream ?? null, start ?? DEFAULTS.start]);
+}
+
+/** One component's share in one entry; a component whose key changes gets a new one. */
+export class User {
+  /** @type {Required<Options>} */
+  options = DEFAULTS;
+  notify = () => {};
+  #store;
+
+  /** @param {Store} store @param {string|null} key */
+  constructor(store, key) {
+    this.#store = store;
+    this.key = key;
+  }
+
+  /** Take the options as they are now; cheap when they are as before. @param {Options} options */
+  configure(options) {
+    const before = this.options;
+    this.options = { ...DEFAULTS, ...options };
+    this.#store.adapt(this, before);
+  }
+
+  /** Join the entry; call the result to leave it. */
+  subscribe = (notify) => {
+    this.notify = notify;
+    this.#store.join(this);
+    return () => this.#store.leave(this);
+  };
+
+  getSnapshot = () => this.#store.snapshotOf(this.key);
+}
+
+export class Store {
+  #environment;
+  /** @type {Map<string, Connection>} */
+  #connections = new Map();
+  /** @type {Map<string, Entry>} */
+  #entries = new Map();
+  #leaving = new Map();
+
+  /** @param {import("./environment.js").Environment} environment */
+  constructor(environment) {
+    this.#environment = environment;
+  }
+
+  /** @param {string|null} key */
+  snapshotOf(key) {
+    if (key === null) return IDLE;
+    return this.#entries.get(key)?.snapshot ?? CONNECTING;
+  }
+
+  /** @param {User} user */
+  join(user) {
+    if (user.key === null) return;
+    this.#leaving.get(user.key)?.stop();
+    const known = this.#entries.get(user.key);
+    const entry = known ?? this.#newEntry(user);
+    entry.users.add(user);
+    if (user.options.parts) entry.wantParts();
+    if (known) this.#share(entry, user.options);
+    else this.#connection(user.options.url).add(entry.subscription);
+  }
+
+  /** @param {User} user */
+  leave(user) {
+    const entry = this.#entries.get(user.key);
+    if (!entry?.users.delete(user) || entry.users.size > 0) return;
+    const timer = new Timer(this.#environment);
+    this.#leaving.set(user.key, timer);
+    timer.start(LINGER_MS, () => this.#discard(user));
+  }
+
+  /** Carry a change of a user's options over to its entry. */
+  adapt(user, before) {
+    const entry = this.#entries.get(user.key);
+    if (!entry?.users.has(user)) return;
+    const { token, throttleMs, parts } = user.options;
+    if (parts) entry.wantParts();
+    if (token !== before.token || throttleMs !== before.throttleMs) this.#share(entry, user.options);
+  }
+
+  // The newest token counts, and the smallest throttle.
+  #share({ subscription }, { url, token, throttleMs }) {
+    const connection = this.#connection(url);
+    if (token !== subscription.token) connection.replaceToken(subscription, token);
+    if (throttleMs >= subscription.throttleMs) return;
+    subscription.throttleMs = throttleMs;
+    if (!subscription.over) connection.restart(subscription);
+  }
+
+  #newEntry(user) {
+    const { runId, stream, start, throttleMs, token } = user.options;
+    const request = { run: runId, stream, start, throttleMs, token };
+    const entry = new Entry(request, this.#environment);
+    this.#entries.set(user.key, entry);
+    return entry;
+  }
+
+  #discard({ key, options }) {
+    const entry = this.#entries.get(key);
+    this.#entries.delete(key);
+    this.#leaving.delete(key);
+    entry.discard();
+    this.#connection(options.url).remove(entry.subscription);
+  }
+
+  #connection(url) {
+    const known = this.#connections.get(url);
+    if (known) return known;
+    const connection = new Connection(url, this.#environment);
+    this.#connections.set(url, connection);
+    return connection;
+  }
+}

@@ -1,0 +1,153 @@
+/**
+ * A cursor on one stream or one run: what has been seen, and what to ask for next.
+ *
+ * It decides and never touches a socket; `connection.js` carries its frames.
+ */
+
+import { subscribeFrame } from "./protocol.js";
+
+/**
+ * Where a subscription reports to.
+ *
+ * @typedef {object} Sink
+ * @property {(run: object|undefined) => void} subscribed
+ * @property {(records: object[]) => void} records each record once, in order
+ * @property {(gap: {from: string, to: string, reason: string}) => void} gap
+ * @property {(reason: string) => void} reset everything seen so far is void
+ * @property {(reason: string) => void} end
+ * @property {(error: {code: string, message: string}) => void} error
+ * @property {() => void} lost the connection is gone; the subscription is not
+ */
+
+export class Subscription {
+  /** Named by the connection; stays the same over reconnects. @type {number|null} */
+  id = null;
+  /** What to resume from. @type {string|null} */
+  position = null;
+  /** How it came to be over; null while more is expected. @type {"ended"|"failed"|null} */
+  outcome = null;
+  /** True from a `token` frame until its answer. */
+  awaitsToken = false;
+  /** Failed tries in a row, for the backoff. */
+  attempt = 0;
+  #nextOffset = null;
+
+  /**
+   * @param {{run: string, stream?: string|null, start?: import("./protocol.js").Start,
+   *   throttleMs?: number, token?: string|null}} request
+   * @param {Sink} sink
+   */
+  constructor({ run, stream = null, start = "beginning", throttleMs = 0, token = null }, sink) {
+    Object.assign(this, { run, stream, start, throttleMs, token, sink });
+  }
+
+  get isRun() {
+    return this.stream === null;
+  }
+
+  get over() {
+    return this.outcome !== null;
+  }
+
+  /** The frame that subscribes, or resumes from the position that was reached. */
+  frame() {
+    const { id, run, stream, throttleMs, token } = this;
+    return subscribeFrame({ id, run, stream, start: this.#startNow(), throttleMs, token });
+  }
+
+  // A run needs no position: the snapshot in `subscribed` is always the newest.
+  #startNow() {
+    if (this.isRun) return "beginning";
+    return this.position === null ? this.start : { position: this.position };
+  }
+
+  /**
+   * Take a frame that names this subscription.
+   *
+   * @returns {"ok"|"hole"|"retry"} `hole`: a record is missing, so nothing of the frame was taken
+   *   and the socket must go; `retry`: subscribe again later
+   */
+  receive(frame) {
+    return this.#take(frame) ?? "ok";
+  }
+
+  #take(frame) {
+    switch (frame.type) {
+      case "subscribed":
+        return this.#subscribed(frame);
+      case "records":
+        return this.#records(frame);
+      case "gap":
+        return this.#gap(frame);
+      case "reset":
+        return this.#reset(frame);
+      case "end":
+        return this.#end(frame);
+      case "error":
+        return this.#error(frame);
+      case "token_accepted":
+        this.awaitsToken = false;
+    }
+  }
+
+  /** End with an error; only a new token or a new subscription goes on from here. */
+  fail({ code, message }) {
+    this.outcome = "failed";
+    this.sink.error({ code, message });
+  }
+
+  #subscribed({ position, run }) {
+    this.attempt = 0;
+    this.position = position;
+    if (this.isRun) this.#nextOffset = null;
+    this.sink.subscribed(run);
+  }
+
+  #records({ records, position }) {
+    const fresh = this.#unseen(records);
+    if (fresh === null) return "hole";
+    this.position = position;
+    if (fresh.length > 0) this.sink.records(fresh);
+  }
+
+  // Null when a record is missing. The first offset after a start or a gap is not predictable
+  // (positions are opaque), so it is taken as it comes.
+  #unseen(records) {
+    let next = this.#nextOffset;
+    const fresh = [];
+    for (const record of records) {
+      if (next !== null && record.offset < next) continue;
+      if (next !== null && record.offset > next) return null;
+      fresh.push(record);
+      next = record.offset + 1;
+    }
+    this.#nextOffset = next;
+    return fresh;
+  }
+
+  // Patches that are gone leave a run that never was: only a new snapshot mends that.
+  #gap({ from, to, reason }) {
+    if (this.isRun) return "retry";
+    this.position = to;
+    this.#nextOffset = null;
+    this.sink.gap({ from, to, reason });
+  }
+
+  #reset({ position, reason }) {
+    if (this.isRun) return "retry";
+    this.position = position;
+    this.#nextOffset = null;
+    this.sink.reset(reason);
+  }
+
+  #end({ reason, position }) {
+    this.outcome = "ended";
+    this.position = position ?? this.position;
+    this.sink.end(reason);
+  }
+
+  #error(frame) {
+    if (frame.retryable) return "retry";
+    this.fail(frame);
+  }
+}

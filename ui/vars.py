@@ -1,0 +1,355 @@
+"""Typed Vars over what the browser's store knows of a stream or a run."""
+
+from __future__ import annotations
+
+import hashlib
+import types
+import typing
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, make_dataclass
+from functools import cache, cached_property
+from typing import Any, Generic, Literal, TypeVar, cast, overload
+
+from reflex.vars import (
+    ArrayVar,
+    BooleanVar,
+    LiteralVar,
+    NumberVar,
+    ObjectVar,
+    StringVar,
+    Var,
+    VarData,
+)
+from reflex_base.utils.imports import ImportVar
+
+from gateway.runs import Run
+from ui.client import library
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+SubscriptionStatus = Literal["idle", "connecting", "live", "reconnecting", "ended", "error"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool call of an AI answer and how far it has come."""
+
+    id: str
+    name: str
+    input: Any
+    output: Any
+    state: Literal["running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Why an AI answer is complete."""
+
+    reason: str
+    usage: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An AI answer so far, assembled from its parts."""
+
+    text: str
+    reasoning: str
+    tool_calls: list[ToolCall]
+    finish: Finish | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class StreamRecord(Generic[T]):
+    """A record as the gateway sends it.
+
+    Source:
+        PROTOCOL.md, section 5.
+    """
+
+    offset: int
+    time_ms: int
+    source: str | None
+    data: T
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A call of one of the client's hooks, as one line of JavaScript.
+
+    Attributes:
+        function: Name of the hook in `hooks.js`.
+        options: What it is called with; plain values and Vars.
+    """
+
+    function: str
+    options: Mapping[str, Any]
+
+    @cached_property
+    def _call(self) -> Var[Any]:
+        return LiteralVar.create({"handlerKey": self._digest(self.options), **self.options})
+
+    @staticmethod
+    def _digest(options: Mapping[str, Any]) -> str:
+        text = str(LiteralVar.create(dict(options)))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @cached_property
+    def name(self) -> str:
+        """The JavaScript variable that holds the result; the same from build to build."""
+        return f"realtime_{hashlib.sha256(self._source.encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def _source(self) -> str:
+        return f"{self.function}({self._call!s})"
+
+    @cached_property
+    def _var_data(self) -> VarData:
+        line = f"const {self.name} = {self._source}"
+        # Naming what the line reads puts the line below the hooks that provide it.
+        return VarData(
+            imports={library(): [ImportVar(tag=self.function)]},
+            hooks={line: self._call._get_all_var_data()},
+        )
+
+    def with_options(self, **options: Any) -> Hook:
+        """Make a variant; its handlers still count as the same ones."""
+        handler_key = self._digest(self.options)
+        return Hook(self.function, {**self.options, "handlerKey": handler_key, **options})
+
+    def read(self, js: str, type_: Any) -> Any:
+        """Make a Var of an expression in which `$` stands for the hook's result."""
+        expression = js.replace("$", self.name)
+        return Var(_js_expr=expression, _var_type=type_, _var_data=self._var_data).guess_type()
+
+
+class _Subscription:
+    """What a subscription to a stream and one to a run have in common."""
+
+    def __init__(self, hook: Hook) -> None:
+        self._hook = hook
+
+    def _is(self, status: SubscriptionStatus) -> BooleanVar:
+        return cast(BooleanVar, self._hook.read(f'($.status === "{status}")', bool))
+
+    @property
+    def status(self) -> StringVar[str]:
+        """State of the subscription, one word of `SubscriptionStatus`."""
+        return cast("StringVar[str]", self._hook.read("$.status", str))
+
+    @property
+    def is_idle(self) -> BooleanVar:
+        """There is no run id or no token yet, or the hook is not enabled."""
+        return self._is("idle")
+
+    @property
+    def is_connecting(self) -> BooleanVar:
+        """Not heard of the gateway yet."""
+        return self._is("connecting")
+
+    @property
+    def is_live(self) -> BooleanVar:
+        """Everything new arrives as it comes."""
+        return self._is("live")
+
+    @property
+    def is_reconnecting(self) -> BooleanVar:
+        """The connection was lost; what is shown may be old, and nothing will be missed."""
+        return self._is("reconnecting")
+
+    @property
+    def is_ended(self) -> BooleanVar:
+        """Nothing will follow; `end_reason` says why."""
+        return self._is("ended")
+
+    @property
+    def is_error(self) -> BooleanVar:
+        """The gateway refused; `error` says why. A fresh token goes on from where it stopped."""
+        return self._is("error")
+
+    @property
+    def end_reason(self) -> StringVar[str]:
+        """`completed`, `failed`, `canceled`, `crashed`, `expired`, `deleted`; "" before the end."""
+        return cast("StringVar[str]", self._hook.read('($.endReason ?? "")', str))
+
+    @property
+    def error(self) -> StringVar[str]:
+        """What the gateway said when it refused; "" when it did not."""
+        return cast("StringVar[str]", self._hook.read('($.error?.message ?? "")', str))
+
+    @property
+    def error_code(self) -> StringVar[str]:
+        """The error's code, such as `forbidden` or `token_expired`; "" when there is none."""
+        return cast("StringVar[str]", self._hook.read('($.error?.code ?? "")', str))
+
+
+class _Latest:
+    """The type of `.latest` follows from the type of the stream."""
+
+    @overload
+    def __get__(self, stream: None, owner: type[Any]) -> _Latest: ...
+    @overload
+    def __get__(self, stream: RealtimeStream[bool], owner: type[Any]) -> BooleanVar: ...
+    @overload
+    def __get__(self, stream: RealtimeStream[int], owner: type[Any]) -> NumberVar[int]: ...
+    @overload
+    def __get__(self, stream: RealtimeStream[float], owner: type[Any]) -> NumberVar[float]: ...
+    @overload
+    def __get__(self, stream: RealtimeStream[str], owner: type[Any]) -> StringVar[str]: ...
+    @overload
+    def __get__(self, stream: RealtimeStream[list[E]], owner: type[Any]) -> ArrayVar[list[E]]: ...
+    @overload
+    def __get__(self, stream: RealtimeStream[T], owner: type[Any]) -> ObjectVar[T]: ...
+    def __get__(self, stream: Any, owner: type[Any]) -> Any:
+        if stream is None:
+            return self
+        return stream._hook.read("$.latest", _or_none(stream._type))
+
+
+class RealtimeStream(_Subscription, Generic[T]):
+    """A stream as the page sees it. Use its attributes wherever a Var goes.
+
+    Each place of use renders by itself when something new comes; all of them share one
+    subscription.
+    """
+
+    latest = _Latest()
+    """The last value; None until there is one."""
+
+    def __init__(self, hook: Hook, type_: Any) -> None:
+        super().__init__(hook)
+        self._type = _plain_type(type_)
+        warn_of_hidden_fields(self._type)
+
+    @property
+    def data(self) -> ArrayVar[list[T]]:
+        """The values, oldest first; at most `max_records` of them."""
+        return cast("ArrayVar[list[T]]", self._hook.read("$.data", _list_of(self._type)))
+
+    @property
+    def records(self) -> ArrayVar[list[StreamRecord[T]]]:
+        """The values with `offset`, `time_ms`, and `source`: the run that wrote it, if another."""
+        type_ = _list_of(_record_type(self._type))
+        return cast("ArrayVar[list[StreamRecord[T]]]", self._hook.read("$.records", type_))
+
+    @property
+    def text(self) -> StringVar[str]:
+        """All strings so far, joined; also of records that `max_records` has pushed out."""
+        return cast("StringVar[str]", self._hook.read("$.text", str))
+
+    @property
+    def count(self) -> NumberVar[int]:
+        """How many records came so far."""
+        return cast("NumberVar[int]", self._hook.read("$.count", int))
+
+    @property
+    def gap_count(self) -> NumberVar[int]:
+        """How often records were gone for good before they could be read."""
+        return cast("NumberVar[int]", self._hook.read("$.gaps.length", int))
+
+    @property
+    def parts(self) -> ObjectVar[Parts]:
+        """The AI answer that a stream of parts makes: text, reasoning, tool calls, finish."""
+        hook = self._hook.with_options(parts=True)
+        return cast("ObjectVar[Parts]", hook.read("$.parts", Parts))
+
+
+class RealtimeRun(_Subscription):
+    """A run as the page sees it.
+
+    `status` is that of the subscription; the run's own is `run.status`.
+    """
+
+    def _is_run(self, *statuses: str) -> BooleanVar:
+        tests = " || ".join(f'$.run?.status === "{status}"' for status in statuses)
+        return cast(BooleanVar, self._hook.read(f"({tests})", bool))
+
+    @property
+    def run(self) -> ObjectVar[Run]:
+        """The run as it is now; None until the gateway has answered."""
+        return cast("ObjectVar[Run]", self._hook.read("$.run", Run | None))
+
+    @property
+    def is_queued(self) -> BooleanVar:
+        """The run waits for its turn."""
+        return self._is_run("queued")
+
+    @property
+    def is_executing(self) -> BooleanVar:
+        """The run is under way, or waits for something in the middle of it."""
+        return self._is_run("executing", "waiting")
+
+    @property
+    def is_completed(self) -> BooleanVar:
+        """The run is over, however it went."""
+        return self._is_run("completed", "failed", "canceled", "crashed")
+
+    @property
+    def is_success(self) -> BooleanVar:
+        """The run is over and gave its output."""
+        return self._is_run("completed")
+
+    @property
+    def is_failed(self) -> BooleanVar:
+        """The run is over by an error of its own or of the machine under it."""
+        return self._is_run("failed", "crashed")
+
+    @property
+    def is_canceled(self) -> BooleanVar:
+        """The run was canceled."""
+        return self._is_run("canceled")
+
+
+def _plain_type(type_: Any) -> Any:
+    """Take off what only validators read."""
+    while True:
+        if typing.get_origin(type_) is typing.Annotated:
+            type_ = typing.get_args(type_)[0]
+        elif hasattr(type_, "__value__"):  # `type X = ...`
+            type_ = type_.__value__
+        else:
+            return type_
+
+
+def _list_of(type_: Any) -> Any:
+    return types.GenericAlias(list, (type_,))
+
+
+def _or_none(type_: Any) -> Any:
+    return type_ if type_ is Any else type_ | None
+
+
+@cache
+def _record_type(type_: Any) -> type[Any]:
+    # Reflex reads the fields' types from a class, and does not fill in a generic one.
+    fields = [("offset", int), ("time_ms", int), ("source", str | None), ("data", type_)]
+    return make_dataclass("StreamRecord", fields, frozen=True)
+
+
+@cache
+def warn_of_hidden_fields(type_: Any) -> None:
+    """Warn of fields that Var's own methods hide, once a type.
+
+    Args:
+        type_: A dataclass, a Pydantic model, a TypedDict, or a union of such.
+    """
+    hidden = [name for name in _field_names(type_) if hasattr(ObjectVar, name)]
+    if hidden:
+        shown = ", ".join(hidden)
+        name = getattr(type_, "__name__", str(type_))
+        warnings.warn(
+            f"{name} has fields that a Var's own methods hide: {shown}. "
+            f'Reach them by index: latest["{hidden[0]}"].',
+            stacklevel=5,
+        )
+
+
+def _field_names(type_: Any) -> Iterator[str]:
+    if isinstance(type_, types.UnionType) or typing.get_origin(type_) is typing.Union:
+        for member in typing.get_args(type_):
+            yield from _field_names(_plain_type(member))
+    elif isinstance(type_, type):
+        yield from getattr(type_, "__annotations__", {})
