@@ -81,6 +81,13 @@ class Perform:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """Take note that the worker of this name is connected."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Close the socket."""
 
@@ -88,7 +95,7 @@ class Close:
     reason: str
 
 
-Command = Send | Open | Stop | Perform | Close
+Command = Send | Open | Stop | Perform | Own | Close
 
 
 @dataclass(slots=True)
@@ -188,13 +195,20 @@ class Connection:
             )
         try:
             self._access = self.verify(frame.token, now_s) if frame.token is not None else None
+            self._check_owner(frame.owner)
         except RealtimeError as error:
             return self._close(error)
         self.state = "ready"
         welcome = protocol.Welcome(
             protocol.VERSION, self.id, round(self.ping_s * 1000), self.limits
         )
-        return [Send(protocol.encode(welcome))]
+        hello: list[Command] = [Own(frame.owner)] if frame.owner is not None else []
+        return [*hello, Send(protocol.encode(welcome))]
+
+    def _check_owner(self, owner: str | None) -> None:
+        if owner is not None:
+            may = self._access is not None and self._access.may_write_every_run()
+            require(may, f"execute runs as {owner}")
 
     def _subscribe(self, frame: protocol.Subscribe, now_s: float) -> list[Command]:
         self._check_new_id(frame.id)
@@ -381,7 +395,8 @@ class Connection:
     def _close(self, error: RealtimeError) -> list[Command]:
         self.state = "closed"
         self._subscriptions.clear()
-        code = error.close_code or Internal.close_code or 1011
+        # Whatever ends a connection without a code of its own is about what the token allows.
+        code = error.close_code or InvalidToken.close_code or 1008
         return [_error(error), Close(code, error.code)]
 
 

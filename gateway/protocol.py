@@ -66,6 +66,7 @@ class Hello(_In, frozen=True, tag="hello"):
 
     protocol: int
     token: str | None = None
+    owner: Name | None = None
 
 
 class Subscribe(_In, frozen=True, tag="subscribe"):

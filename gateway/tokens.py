@@ -75,6 +75,10 @@ class Access:
         """Whether it allows to list runs of any kind."""
         return "read:runs:*" in self.scopes
 
+    def may_write_every_run(self) -> bool:
+        """Whether it allows to change runs of any kind, as a worker has to."""
+        return "write:runs:*" in self.scopes
+
     def depends_on_run(self) -> bool:
         """Whether tags or a batch may decide, so that the run has to be looked at."""
         return any(scope.startswith(("read:tags:", "read:batches:")) for scope in self.scopes)

@@ -15,9 +15,10 @@ import orjson
 from gateway.errors import IllegalTransition, RealtimeError, RunCanceled
 from gateway.runs import Run, iso_time
 from gateway.sdk.runtime import Context, Runtime, executing
-from gateway.stores.base import RunQuery, run_log
+from gateway.stores.base import RunQuery, Store, run_log, system_clock_ms
 
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store
+UNFINISHED = ("queued", "executing", "waiting")
 
 MAX_ERROR_CHARACTERS = 2000
 
@@ -51,17 +52,9 @@ class Runner:
         Returns:
             How many runs were marked.
         """
-        query = RunQuery(status=("queued", "executing", "waiting"), owner=self.owner, limit=1000)
-        marked = 0
-        while lost := await self._runtime.store.list_runs(query):
-            for run in lost:
-                await self._end(
-                    run.id,
-                    "crashed",
-                    error=_error("ProcessDied", "the process that executed it ended"),
-                )
-            marked += len(lost)
-        return marked
+        return await mark_crashed(
+            self._runtime.store, self.owner, "the process that executed it ended"
+        )
 
     def start(self, run: Run, body: Body) -> None:
         """Execute a run as soon as there is room.
@@ -205,3 +198,33 @@ class Runner:
 
 def _error(type_: str, message: str) -> dict[str, str]:
     return {"type": type_, "message": message[:MAX_ERROR_CHARACTERS]}
+
+
+async def mark_crashed(
+    store: Store, owner: str, message: str, clock_ms: Callable[[], int] = system_clock_ms
+) -> int:
+    """Mark the unfinished runs of an owner that is no more as crashed.
+
+    Args:
+        store: Where the runs are.
+        owner: Who executed them.
+        message: Why, for the run's error.
+        clock_ms: Gives the time.
+
+    Returns:
+        How many runs were marked.
+    """
+    marked = 0
+    while lost := await store.list_runs(RunQuery(status=UNFINISHED, owner=owner, limit=1000)):
+        for run in lost:
+            patch = {
+                "status": "crashed",
+                "finished_at": iso_time(clock_ms()),
+                "error": _error("ProcessDied", message),
+            }
+            try:
+                await store.patch_run(run.id, patch)
+            except IllegalTransition:
+                continue  # it has ended meanwhile
+            marked += 1
+    return marked

@@ -100,4 +100,4 @@ def _worker_store(url: str, secret_key: str) -> RemoteStore:
             WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", secret_key=secret_key
         )
 
-    return RemoteStore(url, token)
+    return RemoteStore(url, token, owner=owner)

@@ -255,7 +255,7 @@ class Task(Generic[P, R]):
     def _bind_keywords(self, payload: Mapping[str, Any]) -> Any:
         if not isinstance(payload, Mapping):
             raise InvalidValue(
-                f"task {self.id!r}: a payload is an object of keyword arguments, not {payload!r:.60}"
+                f"task {self.id!r}: a payload is an object of arguments, not {payload!r:.60}"
             )
         try:
             data = to_json(self._payload.model_validate(dict(payload)))

@@ -141,8 +141,8 @@ class StreamWriter:
         while self._is_full(size):
             if threading.get_ident() == self._loop_thread:
                 raise WriterFull(
-                    f"stream {self._key}: {len(self._waiting)} records ({self._waiting_bytes} bytes) "
-                    f"wait; the limit is {MAX_WAITING_RECORDS} ({MAX_WAITING_BYTES} bytes): "
+                    f"stream {self._key}: {len(self._waiting)} records ({self._waiting_bytes} B) "
+                    f"wait; the limit is {MAX_WAITING_RECORDS} ({MAX_WAITING_BYTES} B): "
                     "await append(...) now and then, or use pipe"
                 )
             self._space.wait()

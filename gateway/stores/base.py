@@ -137,7 +137,8 @@ class Store(Protocol):
     ) -> Appended:
         """Add records at the end of a stream, as one atomic unit.
 
-        The first append makes the stream. Appends of one caller, made one after the other without awaiting, keep their order.
+        The first append makes the stream. Appends of one caller, made one after the other
+        without awaiting, keep their order.
 
         Args:
             key: Which stream.

@@ -59,6 +59,7 @@ class RemoteStore:
     Args:
         url: The gateway: `ws://host:port` or `wss://…`; `/v1/ws` is added to a bare host.
         token: Gives a fresh access token for each connection.
+        owner: Name under which this process executes runs: they are marked crashed when it is gone.
         patience_s: How long a call waits for a gateway that is away.
         jitter: Gives a number from 0 to 1.
     """
@@ -68,11 +69,13 @@ class RemoteStore:
         url: str,
         token: Callable[[], str],
         *,
+        owner: str | None = None,
         patience_s: float = PATIENCE_S,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url = gateway_url(url)
         self._token = token
+        self._owner = owner
         self._patience_s = patience_s
         self._jitter = jitter
         self._ids = itertools.count()
@@ -303,7 +306,9 @@ class RemoteStore:
             attempt = min(attempt + 1, 16)
 
     async def _greet(self, socket: ClientConnection) -> bool:
-        await socket.send(protocol.encode(protocol.Hello(protocol.VERSION, self._token())))
+        await socket.send(
+            protocol.encode(protocol.Hello(protocol.VERSION, self._token(), self._owner))
+        )
         frame = protocol.decode_gateway(await socket.recv())
         if isinstance(frame, protocol.ErrorFrame):
             error = from_wire(frame.code, f"gateway {self.url}: {frame.message}")

@@ -18,6 +18,7 @@ from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import Store
+from gateway.web.leases import Leases
 from gateway.web.websocket import Carrier
 
 WEBSOCKET_PATH = "/v1/ws"
@@ -52,6 +53,8 @@ class Gateway:
                     concurrency=self.settings.concurrency,
                 )
             )
+            self._leases = Leases(store)
+            await self._leases.start()
             self._store, self._hub = store, Hub(store)
             try:
                 yield
@@ -59,6 +62,7 @@ class Gateway:
                 self._store = None
                 for carrier in tuple(self._carriers):
                     carrier.shut_down()
+                await self._leases.stop()
 
     async def serve_websocket(self, websocket: WebSocket) -> None:
         """Serve one WebSocket until it closes."""
@@ -72,6 +76,7 @@ class Gateway:
             hub=self._hub,
             verify=self._verify,
             limits=self.settings.limits,
+            leases=self._leases,
         )
         self._carriers.add(carrier)
         try:

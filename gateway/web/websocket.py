@@ -26,6 +26,7 @@ from gateway.hub import Batch, Cursor, Hub
 from gateway.protocol import FromLast, Limits
 from gateway.records import ORIGIN, Position
 from gateway.stores.base import Head, RunState, Store
+from gateway.web.leases import Leases
 from gateway.web.requests import perform
 
 MAX_REQUESTS = 64  # under way on one connection; a client that sends more is not read meanwhile
@@ -58,6 +59,7 @@ class Carrier:
         hub: Where cursors come from.
         verify: Checks tokens.
         limits: What the client must stay below.
+        leases: Told which worker is connected.
         clock_s: Unix time.
     """
 
@@ -69,11 +71,14 @@ class Carrier:
         hub: Hub,
         verify: Verify,
         limits: Limits,
+        leases: Leases,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._websocket = websocket
         self._store = store
         self._hub = hub
+        self._leases = leases
+        self._owner: str | None = None
         self._clock_s = clock_s
         self._loop = asyncio.get_running_loop()
         self._machine = Connection(f"c_{secrets.token_hex(8)}", verify, limits, clock_s())
@@ -105,6 +110,8 @@ class Carrier:
     async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
+        if self._owner is not None:
+            self._leases.release(self._owner)
         for subscription in self._subscriptions.values():
             subscription.close()
         self._subscriptions.clear()
@@ -141,6 +148,9 @@ class Carrier:
                     self._stop(id)
                 case machine.Perform(request):
                     self._spawn(self._perform(request), request.id)
+                case machine.Own(owner):
+                    self._owner = owner
+                    self._leases.acquire(owner)
                 case machine.Close():
                     self._close = command
         self._woken.set()

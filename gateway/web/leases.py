@@ -1,0 +1,90 @@
+"""Who executes runs from elsewhere, and what becomes of their runs when they are gone.
+
+A worker names itself in `hello`. While one of its connections is open its runs are its own; when
+the last has been closed for the lease's time, the worker is taken for dead and its runs are marked crashed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+
+from gateway.errors import RealtimeError
+from gateway.sdk.runner import EMBEDDED_OWNER, UNFINISHED, mark_crashed
+from gateway.stores.base import RunQuery, Store
+
+LEASE_S = 60.0  # a worker that lost its connection has this long to come back
+
+_log = logging.getLogger("realtime.leases")
+
+
+class Leases:
+    """The workers that are connected to one gateway.
+
+    Args:
+        store: Where the runs are kept.
+        lease_s: How long a worker may be away.
+    """
+
+    def __init__(self, store: Store, lease_s: float = LEASE_S) -> None:
+        self._store = store
+        self._lease_s = lease_s
+        self._connections: Counter[str] = Counter()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Give the workers that had runs when the gateway last ended the lease's time to come back."""
+        before: str | None = None
+        owners: set[str] = set()
+        while page := await self._store.list_runs(
+            RunQuery(status=UNFINISHED, before=before, limit=1000)
+        ):
+            owners.update(run.owner for run in page)
+            before = page[-1].id
+        for owner in owners - {EMBEDDED_OWNER}:
+            self._start_timer(owner)
+
+    def acquire(self, owner: str) -> None:
+        """Take note that a worker has a connection."""
+        self._connections[owner] += 1
+        timer = self._timers.pop(owner, None)
+        if timer is not None:
+            timer.cancel()
+
+    def release(self, owner: str) -> None:
+        """Take note that one of its connections has closed."""
+        self._connections[owner] -= 1
+        if self._connections[owner] <= 0:
+            del self._connections[owner]
+            self._start_timer(owner)
+
+    async def stop(self) -> None:
+        """Forget everyone; their runs are for the next start to judge."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start_timer(self, owner: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[owner] = loop.call_later(self._lease_s, self._expire, owner)
+
+    def _expire(self, owner: str) -> None:
+        self._timers.pop(owner, None)
+        task = asyncio.create_task(self._mark(owner), name=f"lease of {owner}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _mark(self, owner: str) -> None:
+        try:
+            marked = await mark_crashed(self._store, owner, "the worker was lost")
+        except RealtimeError as error:
+            _log.error("the runs of %s could not be marked: %s", owner, error)
+            self._start_timer(owner)
+            return
+        if marked:
+            _log.warning("worker %s is gone; %d of its runs were marked crashed", owner, marked)
