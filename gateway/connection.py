@@ -23,7 +23,6 @@ from gateway.errors import (
     Forbidden,
     HelloExpected,
     HelloTimeout,
-    Internal,
     InvalidToken,
     InvalidValue,
     MalformedFrame,

@@ -82,19 +82,20 @@ async def connect(
         secret_key=secret_key or settings.secret_key,
     )
     secret = resolve_secret(settings)
+    owner = f"worker_{secrets.token_hex(8)}" if settings.url else EMBEDDED_OWNER
     async with AsyncExitStack() as stack:
-        chosen = _worker_store(settings.url, secret) if settings.url else open_store(settings.store)
+        chosen = (
+            _worker_store(settings.url, secret, owner)
+            if settings.url
+            else open_store(settings.store)
+        )
         await stack.enter_async_context(opened(chosen))
         yield await stack.enter_async_context(
-            serve_runtime(chosen, secret, owner=_owner(settings), concurrency=settings.concurrency)
+            serve_runtime(chosen, secret, owner=owner, concurrency=settings.concurrency)
         )
 
 
-def _owner(settings: Settings) -> str:
-    return f"worker_{secrets.token_hex(8)}" if settings.url else EMBEDDED_OWNER
-
-
-def _worker_store(url: str, secret_key: str) -> RemoteStore:
+def _worker_store(url: str, secret_key: str, owner: str) -> RemoteStore:
     def token() -> str:
         return tokens.mint(
             WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", secret_key=secret_key

@@ -1,7 +1,8 @@
 """Who executes runs from elsewhere, and what becomes of their runs when they are gone.
 
 A worker names itself in `hello`. While one of its connections is open its runs are its own; when
-the last has been closed for the lease's time, the worker is taken for dead and its runs are marked crashed.
+the last has been closed for the lease's time, the worker is taken for dead and its runs are
+marked crashed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Leases:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Give the workers that had runs when the gateway last ended the lease's time to come back."""
+        """Give the workers that have unfinished runs the lease's time to come back."""
         before: str | None = None
         owners: set[str] = set()
         while page := await self._store.list_runs(
