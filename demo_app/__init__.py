@@ -1,0 +1,1 @@
+"""The demo dashboard: real work, streamed to a page written in Python."""

@@ -343,7 +343,7 @@ def warn_of_hidden_fields(type_: Any) -> None:
         warnings.warn(
             f"{name} has fields that a Var's own methods hide: {shown}. "
             f'Reach them by index: latest["{hidden[0]}"].',
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
@@ -352,4 +352,6 @@ def _field_names(type_: Any) -> Iterator[str]:
         for member in typing.get_args(type_):
             yield from _field_names(_plain_type(member))
     elif isinstance(type_, type):
-        yield from getattr(type_, "__annotations__", {})
+        for class_ in type_.__mro__:
+            names = vars(class_).get("__annotations__", {})
+            yield from (name for name in names if not name.startswith("_"))

@@ -66,8 +66,9 @@ class RunHandle(Generic[R]):
     _task: Task[..., R]
 
     async def wait(self) -> RunResult[R]:
-        """Wait until the run has ended."""
-        return await self._task.wait(self.id)
+        """Wait until the run has ended; a failure is in the result, not raised."""
+        async with _Waiting():
+            return await self._task.wait(self.id)
 
 
 @dataclass(frozen=True, slots=True)

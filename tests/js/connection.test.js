@@ -276,13 +276,14 @@ test("fault 8: after the token's expiry a fresh one goes on from the position", 
   assert.deepEqual(sink.values(), ["a", "b"]);
 });
 
-test("a new token that is refused ends the subscription on both sides", () => {
+test("a new token that is refused leaves the old one in force", (t) => {
+  const warn = t.mock.method(console, "warn", () => {});
   const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
   connection.replaceToken(subscription, "bad");
-  page.socket.taken();
-  page.socket.receive({ type: "error", id: 1, code: "invalid_token", message: "", retryable: false });
-  assert.deepEqual(page.socket.taken(), [{ type: "unsubscribe", id: 1 }]);
-  assert.equal(sink.heard.at(-1)[0], "error");
+  page.socket.receive({ type: "error", code: "invalid_token", message: "", retryable: false });
+  page.socket.receive(records(1, 0, "a"));
+  assert.deepEqual(sink.values(), ["a"]);
+  assert.equal(warn.mock.callCount(), 1);
 });
 
 test("a stream that has ended is not subscribed to again", () => {
@@ -295,7 +296,8 @@ test("a stream that has ended is not subscribed to again", () => {
   assert.deepEqual(page.socket.taken().map((frame) => frame.stream), ["other"]);
 });
 
-test("a refused connection tells every subscription and stays closed", () => {
+test("a refused connection tells every subscription and stays closed", (t) => {
+  t.mock.method(console, "warn", () => {});
   const { page, connection, sink } = livePage();
   page.socket.receive({ type: "error", code: "protocol_version", message: "speak 2", retryable: false });
   page.socket.drop(4406);

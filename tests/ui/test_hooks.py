@@ -189,8 +189,9 @@ def test_a_misspelt_field_fails_when_the_page_is_built() -> None:
 
 
 def test_a_field_that_a_var_method_hides_is_warned_of() -> None:
-    with pytest.warns(UserWarning, match=r'Basket.*items.*latest\["items"\]'):
+    with pytest.warns(UserWarning, match=r'Basket.*items.*latest\["items"\]') as caught:
         stream = use_realtime_stream("run_a", StreamDefinition("basket", Basket))
+    assert caught[0].filename == __file__
     assert isinstance(stream.latest["items"], ArrayVar)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

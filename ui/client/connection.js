@@ -52,7 +52,6 @@ export class Connection {
   add(subscription) {
     subscription.id = this.#nextId++;
     subscription.outcome = null;
-    subscription.awaitsToken = false;
     this.#subscriptions.set(subscription.id, subscription);
     this.#linger.stop();
     if (this.state === "live") this.#send(subscription.frame());
@@ -76,10 +75,7 @@ export class Connection {
   replaceToken(subscription, token) {
     subscription.token = token;
     if (subscription.outcome === "failed") this.restart(subscription);
-    else if (token && this.#isSent(subscription)) {
-      subscription.awaitsToken = true;
-      this.#send(tokenFrame(subscription.id, token));
-    }
+    else if (token && this.#isSent(subscription)) this.#send(tokenFrame(subscription.id, token));
   }
 
   /** Doubt the connection: the page was hidden, asleep or offline. */
@@ -161,7 +157,13 @@ export class Connection {
     this.#deadline.stop(); // whatever it is, the other side is alive
     if (frame.type === "welcome") this.#welcomed(frame);
     else if (frame.id !== undefined) this.#deliver(frame);
-    else if (frame.type === "error") this.#complaint = frame;
+    else if (frame.type === "error") this.#complain(frame);
+  }
+
+  // An error that names no subscription ends none: a refused token, or the reason for a close.
+  #complain(frame) {
+    this.#complaint = frame;
+    console.warn(`Realtime Streams: ${frame.message} (${frame.code})`);
   }
 
   #welcomed({ ping_ms: pingMs }) {
@@ -182,18 +184,11 @@ export class Connection {
 
   #deliver(frame) {
     const subscription = this.#subscriptions.get(frame.id);
-    if (subscription === undefined) return;
-    if (frame.type === "error") this.#dropIfTokenRefused(subscription);
+    if (subscription === undefined || subscription.over) return;
     const outcome = subscription.receive(frame);
     if (outcome === "hole") this.#giveUp();
     else if (outcome === "retry") this.#retryLater(subscription, frame);
     else if (subscription.over) this.#lingerIfUnused();
-  }
-
-  // After a refused `token` the gateway goes on under the old one. Whoever handed in a bad token
-  // should hear of it, so the subscription fails here, and there.
-  #dropIfTokenRefused(subscription) {
-    if (subscription.awaitsToken) this.#send(unsubscribeFrame(subscription.id));
   }
 
   #retryLater(subscription, { type }) {

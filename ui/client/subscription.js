@@ -26,8 +26,6 @@ export class Subscription {
   position = null;
   /** How it came to be over; null while more is expected. @type {"ended"|"failed"|null} */
   outcome = null;
-  /** True from a `token` frame until its answer. */
-  awaitsToken = false;
   /** Failed tries in a row, for the backoff. */
   attempt = 0;
   #nextOffset = null;
@@ -85,8 +83,6 @@ export class Subscription {
         return this.#end(frame);
       case "error":
         return this.#error(frame);
-      case "token_accepted":
-        this.awaitsToken = false;
     }
   }
 

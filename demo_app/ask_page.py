@@ -1,0 +1,75 @@
+"""`/ask/RUN`: an answer as it is written."""
+
+from __future__ import annotations
+
+import reflex as rx
+
+from demo_app.home_page import question_form, who_answers
+from demo_app.layout import card, code, frame, link_state, problem, run_badge
+from demo_app.state import Shown
+from demo_app.streams import answer
+from ui import ToolCall, use_realtime_run_with_streams
+
+
+def ask() -> rx.Component:
+    """Show the question, the tools that are called, and the answer."""
+    run = use_realtime_run_with_streams(
+        Shown.id, [answer], access_token=Shown.access_token, max_records=None, on_error=Shown.renew
+    )
+    parts = run[answer].parts
+    return frame(
+        problem(Shown.problem),
+        problem(run.error),
+        rx.flex(
+            rx.heading(Shown.question, size="6", as_="h1"),
+            run_badge(run),
+            link_state(run[answer]),
+            align="center",
+            spacing="3",
+            wrap="wrap",
+        ),
+        rx.cond(run.is_failed, problem(run.run.error.message)),  # type: ignore[union-attr]
+        rx.cond(
+            parts.tool_calls.length() > 0,
+            card(
+                rx.vstack(rx.foreach(parts.tool_calls, _call), spacing="2", align="stretch"),
+                title="What it looked at",
+            ),
+        ),
+        card(
+            rx.cond(
+                parts.text,
+                rx.box(rx.markdown(parts.text), id="answer", overflow_x="auto"),
+                rx.cond(
+                    run.is_completed,
+                    rx.text("There is no answer.", color_scheme="gray"),
+                    rx.hstack(rx.spinner(), rx.text("Looking…", color_scheme="gray")),
+                ),
+            ),
+            title="Answer",
+        ),
+        card(question_form(), who_answers(), title="Ask another"),
+        rx.link("The run in detail", href="/runs/" + Shown.id, size="2"),
+    )
+
+
+def _call(call: rx.Var[ToolCall]) -> rx.Component:
+    color = rx.match(call.state, ("running", "blue"), ("done", "green"), "red")
+    return rx.box(
+        rx.el.details(
+            rx.el.summary(
+                rx.badge(call.state, color_scheme=color, size="1"),
+                rx.code(call.name, margin_x="0.5rem", size="2"),
+                rx.text(call.input.to_string(), as_="span", size="1", color_scheme="gray"),
+                style={"cursor": "pointer", "overflow_wrap": "anywhere"},
+            ),
+            code(_pretty(call.output), margin_top="0.5rem"),
+        ),
+        class_name="tool-call",
+    )
+
+
+def _pretty(value: rx.Var[object]) -> rx.Var[str]:
+    return rx.Var(
+        f"(JSON.stringify({value!s}, null, 2) ?? '')", _var_data=value._get_all_var_data()
+    )

@@ -1,0 +1,194 @@
+"""`/runs/RUN`: one run, as any client would see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import reflex as rx
+
+from demo_app.layout import card, code, frame, link_state, problem, run_badge
+from demo_app.state import Shown
+from ui import RealtimeRun, use_realtime_run, use_realtime_stream
+
+RAW_RECORDS = 50  # shown of each stream
+
+
+def run_detail() -> rx.Component:
+    """Show status, time line, streams, children and a token."""
+    run = use_realtime_run(Shown.id, access_token=Shown.access_token, on_error=Shown.renew)
+    return frame(
+        problem(Shown.problem),
+        problem(run.error),
+        rx.flex(
+            rx.heading("Run of ", rx.code(Shown.task), size="6", as_="h1"),
+            run_badge(run),
+            link_state(run),
+            align="center",
+            spacing="3",
+            wrap="wrap",
+        ),
+        rx.text(Shown.id, size="1", color_scheme="gray", id="run-id"),
+        rx.grid(
+            _time_line(run),
+            _values(run),
+            columns=rx.breakpoints(initial="1", md="1fr 2fr"),
+            spacing="5",
+            align="start",
+        ),
+        _children(),
+        _streams(),
+        _token(),
+    )
+
+
+def _time_line(run: RealtimeRun) -> rx.Component:
+    def moment(label: str, at: Any) -> rx.Component:
+        return rx.cond(
+            at,
+            rx.flex(
+                rx.text(label, size="2"),
+                rx.text(
+                    at,
+                    size="1",
+                    color_scheme="gray",
+                    style={"font_variant_numeric": "tabular-nums"},
+                ),
+                justify="between",
+                wrap="wrap",
+            ),
+        )
+
+    now = run.run
+    return card(
+        moment("Triggered", now.created_at),
+        moment("Started", now.started_at),
+        moment("Cancellation asked", now.cancel_requested_at),
+        moment("Finished", now.finished_at),
+        rx.cond(
+            now.parent_id,
+            rx.link("Parent run", href="/runs/" + now.parent_id.to(str), size="2"),
+        ),
+        title="Time line",
+    )
+
+
+def _values(run: RealtimeRun) -> rx.Component:
+    now = run.run
+    return card(
+        rx.text("Payload", size="1", color_scheme="gray"),
+        code(_json(now.payload), id="payload"),
+        rx.cond(
+            run.is_success,
+            rx.fragment(
+                rx.text("Output", size="1", color_scheme="gray"),
+                code(_json(now.output), id="output"),
+            ),
+        ),
+        rx.cond(
+            now.error,
+            problem(now.error.type + ": " + now.error.message),  # type: ignore[union-attr]
+        ),
+        title="In and out",
+    )
+
+
+def _children() -> rx.Component:
+    return rx.cond(
+        Shown.children.length() > 0,  # type: ignore[attr-defined]
+        card(
+            rx.vstack(
+                rx.foreach(
+                    Shown.children,
+                    lambda id: child_row(run_id=id, access_token=Shown.access_token),
+                ),
+                spacing="2",
+            ),
+            title="Children",
+        ),
+    )
+
+
+@rx.memo
+def child_row(run_id: rx.Var[str], access_token: rx.Var[str]) -> rx.Component:
+    """Show a child run and its status."""
+    run = use_realtime_run(run_id, access_token=access_token)
+    return rx.flex(
+        rx.link(
+            rx.text(run_id, size="1", style={"overflow_wrap": "anywhere"}), href="/runs/" + run_id
+        ),
+        run_badge(run),
+        spacing="2",
+        align="center",
+        wrap="wrap",
+        class_name="child",
+    )
+
+
+def _streams() -> rx.Component:
+    return rx.fragment(*(_raw_stream(id) for id in ("progress", "summary", "answer")))
+
+
+def _raw_stream(id: str) -> rx.Component:
+    stream = use_realtime_stream(
+        Shown.id,
+        stream=id,
+        access_token=Shown.access_token,
+        start={"last": RAW_RECORDS},
+        max_records=RAW_RECORDS,
+        throttle_ms=200,
+    )
+    lines = rx.Var(
+        f"{stream.records!s}.map((record) => JSON.stringify(record)).join('\\n')",
+        _var_data=stream.records._get_all_var_data(),
+    )
+    return rx.cond(
+        stream.count > 0,
+        card(
+            rx.flex(
+                rx.heading("Stream ", rx.code(id), size="3", as_="h2"),
+                link_state(stream),
+                spacing="3",
+                align="center",
+            ),
+            rx.text(
+                f"The last {RAW_RECORDS} records, as they are sent.", size="1", color_scheme="gray"
+            ),
+            code(lines, id=f"stream-{id}"),
+        ),
+    )
+
+
+def _token() -> rx.Component:
+    return card(
+        rx.text(
+            "This token reads this run and its streams, and nothing else, for an hour. Paste it "
+            "into any WebSocket client:",
+            size="2",
+            color_scheme="gray",
+        ),
+        _copyable(Shown.paste_token, "token"),
+        rx.text("In a terminal, from the project's folder:", size="2", color_scheme="gray"),
+        _copyable(Shown.command, "command"),
+        title="Watch it from anywhere",
+    )
+
+
+def _copyable(text: Any, id: str) -> rx.Component:
+    return rx.flex(
+        code(text, id=id),
+        rx.icon_button(
+            rx.icon("copy", size=14),
+            on_click=[rx.set_clipboard(text), rx.toast.success("Copied")],
+            variant="soft",
+            aria_label=f"Copy the {id}",
+        ),
+        spacing="2",
+        align="center",
+        width="100%",
+    )
+
+
+def _json(value: Any) -> rx.Var[str]:
+    return rx.Var(
+        f"(JSON.stringify({value!s}, null, 2) ?? '')", _var_data=value._get_all_var_data()
+    )

@@ -1,0 +1,171 @@
+"""What the server keeps for a visitor: who they are, and the run that a page shows."""
+
+from __future__ import annotations
+
+import secrets
+
+import reflex as rx
+
+from demo_app import census
+from demo_app.tasks import MAX_QUESTION_CHARACTERS, ask, take_census
+from gateway import Run, runs, tokens
+from gateway.errors import RealtimeError
+
+TOKEN_TTL_S = 3600.0
+
+
+class Visitor(rx.State):
+    """A visitor of the dashboard. Their runs carry a tag that nobody else can guess."""
+
+    tag: str = rx.LocalStorage(name="realtime_visitor")
+
+    def own_tag(self) -> str:
+        """Return the visitor's tag, making one at the first visit."""
+        if not self.tag.startswith("visitor-") or len(self.tag) != 40:
+            self.tag = f"visitor-{secrets.token_hex(16)}"
+        return self.tag
+
+
+class Census(rx.State):
+    """The form that starts a census."""
+
+    source: str = "stdlib"
+    workers: str = "4"
+    choices: list[dict[str, str]] = []
+
+    @rx.event
+    def load(self) -> None:
+        """List what may be read."""
+        self.choices = [
+            {"id": choice.id, "label": f"{choice.label} ({choice.file_count} files)"}
+            for choice in census.sources()
+        ]
+
+    @rx.event
+    def choose(self, source: str) -> None:
+        """Pick what to read."""
+        self.source = source
+
+    @rx.event
+    def set_workers(self, workers: str) -> None:
+        """Pick how many children share the work."""
+        self.workers = workers
+
+    @rx.event
+    async def start(self) -> rx.event.EventSpec:
+        """Start a census and show it."""
+        visitor = await self.get_state(Visitor)
+        try:
+            census.resolve(self.source)  # a visitor may send anything
+            workers = int(self.workers)
+            task = take_census.options(tags=[visitor.own_tag()])
+            handle = await task.trigger(source_id=self.source, workers=workers)
+        except (RealtimeError, ValueError) as error:
+            return rx.toast.error(str(error))
+        return rx.redirect(f"/census/{handle.id}")
+
+
+class Ask(rx.State):
+    """The form that asks a question."""
+
+    question: str = ""
+
+    @rx.event
+    def set_question(self, question: str) -> None:
+        """Keep what is typed."""
+        self.question = question[:MAX_QUESTION_CHARACTERS]
+
+    @rx.event
+    async def submit(self, form: dict[str, str]) -> rx.event.EventSpec:
+        """Ask what is in the form."""
+        return await self._ask(form.get("question", ""))
+
+    @rx.event
+    async def example(self, question: str) -> rx.event.EventSpec:
+        """Ask an example."""
+        self.question = question
+        return await self._ask(question)
+
+    async def _ask(self, question: str) -> rx.event.EventSpec:
+        if not question.strip():
+            return rx.toast.info("Type a question first.")
+        visitor = await self.get_state(Visitor)
+        try:
+            task = ask.options(tags=[visitor.own_tag()])
+            handle = await task.trigger(question=question.strip()[:MAX_QUESTION_CHARACTERS])
+        except RealtimeError as error:
+            return rx.toast.error(error.message)
+        return rx.redirect(f"/ask/{handle.id}")
+
+
+class Shown(rx.State):
+    """The run that the page shows; who knows its id, which nobody can guess, may watch it."""
+
+    id: str = ""
+    task: str = ""
+    question: str = ""
+    access_token: str = ""
+    paste_token: str = ""
+    command: str = ""
+    children: list[str] = []
+    problem: str = ""
+
+    @rx.event
+    async def load(self) -> None:
+        """Find the run of the address and mint a token that reads it and its children."""
+        run_id = str(self.run)  # type: ignore[attr-defined]  # the route's
+        if run_id != self.id:
+            self.reset()
+        try:
+            run = await runs.retrieve(run_id)
+        except RealtimeError as error:
+            self.reset()
+            self.problem = error.message
+            return
+        self.id, self.task = run.id, run.task
+        self.question = str((run.payload or {}).get("question", ""))
+        self.access_token = _token(run)
+        self.children = [child.id for child in await runs.list(parent_id=run.id)]
+        self.paste_token = tokens.mint([f"read:runs:{run.id}"], ttl_s=TOKEN_TTL_S)
+        stream = "answer" if run.task == "ask" else "progress"
+        self.command = f".venv/bin/python docs/watch.py {run.id} {self.paste_token} {stream}"
+
+    @rx.event
+    async def renew(self, error: dict[str, str]) -> None:
+        """Mint a new token when the old one has expired; the page goes on where it was."""
+        if error.get("code") == "token_expired" and self.id:
+            self.access_token = _token(await runs.retrieve(self.id))
+
+    @rx.event
+    async def cancel(self) -> rx.event.EventSpec | None:
+        """Cancel the run and its children."""
+        try:
+            await runs.cancel(self.id)
+        except RealtimeError as error:
+            return rx.toast.error(error.message)
+        return None
+
+
+class Recent(rx.State):
+    """The visitor's runs."""
+
+    rows: list[dict[str, str]] = []
+
+    @rx.event
+    async def load(self) -> None:
+        """List the newest, those at the top of their tree."""
+        visitor = await self.get_state(Visitor)
+        found = await runs.list(tag=visitor.own_tag(), limit=100)
+        self.rows = [_row(run) for run in found if run.parent_id is None][:20]
+
+
+def _token(run: Run) -> str:
+    # The children carry their parent's tags, so that one token shows the whole tree.
+    scopes = [f"read:runs:{run.id}", *(f"read:tags:{tag}" for tag in run.tags)]
+    return tokens.mint(scopes, ttl_s=TOKEN_TTL_S, subject="visitor")
+
+
+def _row(run: Run) -> dict[str, str]:
+    path = {"take-census": "census", "ask": "ask"}.get(run.task, "runs")
+    what = (run.payload or {}).get("question") or (run.payload or {}).get("source_id") or ""
+    return {"id": run.id, "task": run.task, "what": str(what), "href": f"/{path}/{run.id}"}

@@ -1,0 +1,9 @@
+"""The streams of the demo, shared by its tasks and its pages."""
+
+from demo_app.census import CensusProgress, WorkerReport
+from gateway import streams
+from gateway.sdk.parts import Part
+
+progress = streams.define("progress", WorkerReport)  # what the children report to their parent
+summary = streams.define("summary", CensusProgress)  # what the parent makes of it
+answer = streams.define("answer", Part)
