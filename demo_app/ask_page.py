@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reflex as rx
+from reflex.vars import ObjectVar
 
 from demo_app.home_page import question_form, who_answers
 from demo_app.layout import card, code, frame, link_state, problem, run_badge
@@ -28,7 +29,7 @@ def ask() -> rx.Component:
             spacing="3",
             wrap="wrap",
         ),
-        rx.cond(run.is_failed, problem(run.run.error.message)),  # type: ignore[union-attr]
+        rx.cond(run.is_failed, problem(run.run.error.message)),
         rx.cond(
             parts.tool_calls.length() > 0,
             card(
@@ -53,7 +54,7 @@ def ask() -> rx.Component:
     )
 
 
-def _call(call: rx.Var[ToolCall]) -> rx.Component:
+def _call(call: ObjectVar[ToolCall]) -> rx.Component:
     color = rx.match(call.state, ("running", "blue"), ("done", "green"), "red")
     return rx.box(
         rx.el.details(

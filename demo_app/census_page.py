@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import reflex as rx
+from reflex.vars import ObjectVar
 
 from demo_app.census import FileStats, WorkerRow
 from demo_app.layout import card, code, frame, link_state, problem, run_badge, tile, tiles
@@ -65,7 +66,7 @@ def census() -> rx.Component:
         problem(now.error),
         rx.cond(
             run.is_failed,
-            problem(run.run.error.type + ": " + run.run.error.message),  # type: ignore[union-attr]
+            problem(run.run.error.type + ": " + run.run.error.message),
         ),
         head,
         card(
@@ -94,7 +95,7 @@ def census() -> rx.Component:
     )
 
 
-def _worker(row: rx.Var[WorkerRow]) -> rx.Component:
+def _worker(row: ObjectVar[WorkerRow]) -> rx.Component:
     return worker_card(
         run_id=row.worker,
         module=row.module,
@@ -113,9 +114,12 @@ def worker_card(
         rx.flex(
             rx.link(
                 rx.text(
-                    "…", run_id[-6:], size="2", style={"font_family": "var(--code-font-family)"}
+                    "…",
+                    run_id.to(str)[-6:],
+                    size="2",
+                    style={"font_family": "var(--code-font-family)"},
                 ),
-                href="/runs/" + run_id,
+                href="/runs/" + run_id.to(str),
             ),
             run_badge(run),
             rx.spacer(),
@@ -131,11 +135,16 @@ def worker_card(
 
 
 def _largest(rows: Any) -> rx.Component:
-    def row(stats: rx.Var[FileStats]) -> rx.Component:
+    def row(stats: ObjectVar[FileStats]) -> rx.Component:
         number = {"font_variant_numeric": "tabular-nums", "text_align": "right"}
         return rx.table.row(
             rx.table.cell(
-                rx.text(stats.module, size="2", truncate=True, max_width="16rem"),
+                rx.text(
+                    stats.module,
+                    size="2",
+                    truncate=True,
+                    max_width=rx.breakpoints(initial="8.5rem", sm="16rem"),
+                ),
             ),
             rx.table.cell(_grouped(stats.lines), style=number),
             rx.table.cell(_grouped(stats.tokens), style=number),

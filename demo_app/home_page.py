@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reflex as rx
+from reflex.vars import ObjectVar
 
 from demo_app import answerer
 from demo_app.layout import card, frame
@@ -58,7 +59,7 @@ def _census_form() -> rx.Component:
         rx.segmented_control.root(
             *(rx.segmented_control.item(count, value=count) for count in ("1", "2", "4", "8")),
             value=Census.workers,
-            on_change=Census.set_workers.temporal,  # type: ignore[attr-defined]
+            on_change=Census.set_workers,
             size="1",
         ),
         rx.text("child tasks", size="2"),
@@ -108,7 +109,7 @@ def _ask_form() -> rx.Component:
 
 def question_form() -> rx.Component:
     """Take a question."""
-    return rx.form(
+    return rx.form.root(
         rx.flex(
             rx.input(
                 name="question",
@@ -149,7 +150,7 @@ def who_answers() -> rx.Component:
 
 
 def _runs(title: str = "My runs") -> rx.Component:
-    def row(run: rx.Var[dict[str, str]]) -> rx.Component:
+    def row(run: ObjectVar[dict[str, str]]) -> rx.Component:
         return rx.table.row(
             rx.table.cell(rx.link(run["task"], href=run["href"])),
             rx.table.cell(rx.text(run["what"], size="2", truncate=True, max_width="24rem")),

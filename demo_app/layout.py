@@ -84,7 +84,12 @@ def tile(label: str, value: rx.Var[Any] | str, *, id: str) -> rx.Component:
     return rx.box(
         rx.text(label, size="1", color_scheme="gray"),
         rx.text(
-            value, size="6", weight="bold", id=id, style={"font_variant_numeric": "tabular-nums"}
+            value,
+            size=rx.breakpoints(initial="4", sm="6"),
+            weight="bold",
+            id=id,
+            white_space="nowrap",
+            style={"font_variant_numeric": "tabular-nums"},
         ),
         padding="0.75rem 1rem",
         border_radius="var(--radius-3)",

@@ -86,7 +86,7 @@ def _values(run: RealtimeRun) -> rx.Component:
         ),
         rx.cond(
             now.error,
-            problem(now.error.type + ": " + now.error.message),  # type: ignore[union-attr]
+            problem(now.error.type + ": " + now.error.message),
         ),
         title="In and out",
     )
@@ -114,7 +114,8 @@ def child_row(run_id: rx.Var[str], access_token: rx.Var[str]) -> rx.Component:
     run = use_realtime_run(run_id, access_token=access_token)
     return rx.flex(
         rx.link(
-            rx.text(run_id, size="1", style={"overflow_wrap": "anywhere"}), href="/runs/" + run_id
+            rx.text(run_id, size="1", style={"overflow_wrap": "anywhere"}),
+            href="/runs/" + run_id.to(str),
         ),
         run_badge(run),
         spacing="2",
@@ -137,7 +138,7 @@ def _raw_stream(id: str) -> rx.Component:
         max_records=RAW_RECORDS,
         throttle_ms=200,
     )
-    lines = rx.Var(
+    lines: rx.Var[str] = rx.Var(
         f"{stream.records!s}.map((record) => JSON.stringify(record)).join('\\n')",
         _var_data=stream.records._get_all_var_data(),
     )

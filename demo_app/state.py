@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 import reflex as rx
+from reflex.event import EventSpec
 
 from demo_app import census
 from demo_app.tasks import MAX_QUESTION_CHARACTERS, ask, take_census
@@ -47,12 +48,12 @@ class Census(rx.State):
         self.source = source
 
     @rx.event
-    def set_workers(self, workers: str) -> None:
+    def set_workers(self, workers: str | list[str]) -> None:
         """Pick how many children share the work."""
-        self.workers = workers
+        self.workers = str(workers)
 
     @rx.event
-    async def start(self) -> rx.event.EventSpec:
+    async def start(self) -> EventSpec:
         """Start a census and show it."""
         visitor = await self.get_state(Visitor)
         try:
@@ -76,17 +77,17 @@ class Ask(rx.State):
         self.question = question[:MAX_QUESTION_CHARACTERS]
 
     @rx.event
-    async def submit(self, form: dict[str, str]) -> rx.event.EventSpec:
+    async def submit(self, form: dict[str, str]) -> EventSpec:
         """Ask what is in the form."""
         return await self._ask(form.get("question", ""))
 
     @rx.event
-    async def example(self, question: str) -> rx.event.EventSpec:
+    async def example(self, question: str) -> EventSpec:
         """Ask an example."""
         self.question = question
         return await self._ask(question)
 
-    async def _ask(self, question: str) -> rx.event.EventSpec:
+    async def _ask(self, question: str) -> EventSpec:
         if not question.strip():
             return rx.toast.info("Type a question first.")
         visitor = await self.get_state(Visitor)
@@ -95,6 +96,7 @@ class Ask(rx.State):
             handle = await task.trigger(question=question.strip()[:MAX_QUESTION_CHARACTERS])
         except RealtimeError as error:
             return rx.toast.error(error.message)
+        self.question = ""
         return rx.redirect(f"/ask/{handle.id}")
 
 
@@ -115,11 +117,11 @@ class Shown(rx.State):
         """Find the run of the address and mint a token that reads it and its children."""
         run_id = str(self.run)  # type: ignore[attr-defined]  # the route's
         if run_id != self.id:
-            self.reset()
+            self.reset()  # type: ignore[no-untyped-call]
         try:
             run = await runs.retrieve(run_id)
         except RealtimeError as error:
-            self.reset()
+            self.reset()  # type: ignore[no-untyped-call]
             self.problem = error.message
             return
         self.id, self.task = run.id, run.task
@@ -137,7 +139,7 @@ class Shown(rx.State):
             self.access_token = _token(await runs.retrieve(self.id))
 
     @rx.event
-    async def cancel(self) -> rx.event.EventSpec | None:
+    async def cancel(self) -> EventSpec | None:
         """Cancel the run and its children."""
         try:
             await runs.cancel(self.id)
