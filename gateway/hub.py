@@ -121,7 +121,8 @@ class Tail:
         self._ready.set_result(None)
 
     def _grow(self, page: Page) -> None:
-        if page.gap or page.reset:
+        joins = page.position.offset - len(page.records) == self.position.offset
+        if page.gap or page.reset or not joins:
             self._drop_ring()  # what the ring holds does not join these records
         for record in page.records:
             encoded = protocol.encode_record(record, self.key.run_id)

@@ -1,0 +1,13 @@
+"""What the tests of the gateway share: nothing here stands in for the real thing."""
+
+import pytest
+
+from gateway.sdk import tasks
+
+
+@pytest.fixture(autouse=True)
+def _tasks_of_this_test_only(monkeypatch):
+    """Tasks are known by id in a process; each test defines its own."""
+    monkeypatch.setattr(tasks, "_tasks", {})
+    for name in ("STORE", "SECRET_KEY", "ENV", "URL", "CONCURRENCY"):
+        monkeypatch.delenv(f"REALTIME_{name}", raising=False)

@@ -1,0 +1,208 @@
+"""Real gateways for tests: in this event loop, or as a process of their own; and a real client."""
+
+import asyncio
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+from websockets.asyncio.client import ClientConnection, connect
+
+from gateway import tokens
+from gateway.protocol import MAX_FRAME_BYTES
+from gateway.runs import Run, iso_time, new_run_id
+from gateway.settings import Settings
+from gateway.stores.remote import RemoteStore
+from gateway.web.app import create_app
+
+SECRET = "a secret of the tests that is long enough"
+DEADLINE_S = 20  # for what has to happen; far more than it takes
+_numbers = itertools.count()
+
+
+def token_for(*scopes: str, ttl_s: float = 600) -> str:
+    return tokens.mint(scopes, ttl_s=ttl_s, secret_key=SECRET)
+
+
+def worker_token() -> str:
+    return token_for("read:runs:*", "write:runs:*")
+
+
+def new_run(**fields) -> Run:
+    """Make a run whose id sorts after those made before."""
+    now_ms = 1_795_352_174_000 + next(_numbers)
+    id = fields.pop("id", None) or new_run_id(now_ms)
+    fields = {"status": "queued", "root_id": id, "created_at": iso_time(now_ms)} | fields
+    return Run(id=id, task="test", **fields)
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - there is nothing that would set an event
+            await asyncio.sleep(0.005)
+
+
+def free_socket() -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    return listening
+
+
+class Serving:
+    """A gateway that is served in this event loop."""
+
+    def __init__(self, app, port: int, server: uvicorn.Server) -> None:
+        self.app = app
+        self.port = port
+        self.server = server
+        self.url = f"ws://127.0.0.1:{port}"
+
+    @property
+    def gateway(self):
+        return self.app.state.gateway
+
+    @property
+    def store(self):
+        return self.gateway._store
+
+    @property
+    def hub(self):
+        return self.gateway._hub
+
+    @asynccontextmanager
+    async def client(self, **hello) -> AsyncIterator["Client"]:
+        """Connect, and say hello unless asked not to."""
+        async with connect(f"{self.url}/v1/ws", max_size=None, compression=None) as opened:
+            client = Client(opened)
+            if hello.pop("greet", True):
+                await client.send(type="hello", protocol=1, **hello)
+                assert (await client.receive())["type"] == "welcome"
+            yield client
+
+    @asynccontextmanager
+    async def remote(self, **options) -> AsyncIterator[RemoteStore]:
+        """Open a remote store over this gateway."""
+        store = RemoteStore(self.url, worker_token, **options)
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+class Client:
+    """A client that writes and reads frames as they are."""
+
+    def __init__(self, opened: ClientConnection) -> None:
+        self.socket = opened
+
+    async def send(self, **frame) -> None:
+        await self.socket.send(json.dumps(frame))
+
+    async def receive(self, timeout_s: float = DEADLINE_S) -> dict:
+        return json.loads(await asyncio.wait_for(self.socket.recv(), timeout_s))
+
+    async def ask(self, **frame) -> dict:
+        await self.send(**frame)
+        return await self.receive()
+
+    async def close_code(self) -> int:
+        async with asyncio.timeout(DEADLINE_S):
+            await self.socket.wait_closed()
+        return self.socket.close_code
+
+
+class _Server(uvicorn.Server):
+    async def main_loop(self) -> None:
+        while not self.should_exit:  # noqa: ASYNC110 - as uvicorn does, but more often
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def serving(store: str = "memory:", **settings) -> AsyncIterator[Serving]:
+    """Serve a gateway on a free port of this machine."""
+    settings = {"secret_key": SECRET} | settings
+    app = create_app(Settings(store=store, **settings))
+    listening = free_socket()
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        lifespan="on",
+        ws_max_size=4 * MAX_FRAME_BYTES,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server._serve([listening]))  # `serve` would take the signals over
+    try:
+        await until(lambda: server.started or task.done())
+        if task.done():
+            task.result()
+        yield Serving(app, listening.getsockname()[1], server)
+    finally:
+        for _ in range(25):  # clients that are closing; uvicorn's own wait is a tenth of a second
+            if server.server_state.connections:
+                await asyncio.sleep(0.002)
+        server.should_exit = True
+        await task
+
+
+class Process:
+    """`python -m gateway serve` as a process that can be killed and started again."""
+
+    def __init__(self, store: str, folder: Path) -> None:
+        with free_socket() as chosen:
+            self.port = chosen.getsockname()[1]
+        self.url = f"ws://127.0.0.1:{self.port}"
+        self._command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port)]
+        self._command += ["--store", store, "--log-level", "warning"]
+        self._log = folder / "gateway.log"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=environment(), stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.port}/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            assert self._process.poll() is None, self._log.read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"the gateway did not start: {self._log.read_text()}")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def gateway_process(store: str, folder: Path) -> Iterator[Process]:
+    process = Process(store, folder)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return an environment for a process of the project's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("REALTIME_")}
+    return kept | {"REALTIME_SECRET_KEY": SECRET, "PYTHONUNBUFFERED": "1"} | more

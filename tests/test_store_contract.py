@@ -1,0 +1,985 @@
+"""What the docstrings of `gateway.stores.base` promise, held against every store."""
+
+import asyncio
+import json
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving import new_run, serving, until
+
+from gateway import protocol
+from gateway.errors import (
+    IllegalTransition,
+    InvalidValue,
+    RunExists,
+    RunNotFound,
+    StreamEnded,
+    WriterFenced,
+    WriterGap,
+)
+from gateway.records import ORIGIN, Position, StreamKey, Writer
+from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
+from gateway.stores.base import PAGE_BYTES, Head, RunQuery, run_log
+from gateway.stores.memory import MemoryStore
+from gateway.stores.remote import RemoteStore
+from gateway.stores.sqlite import SqliteStore
+
+NOWHERE = "run_nowhere"
+
+
+@asynccontextmanager
+async def opened(store):
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def store_of(kind, folder):
+    if kind == "memory":
+        async with opened(MemoryStore()) as store:
+            yield store
+    elif kind == "sqlite":
+        async with opened(SqliteStore(folder / "test.db", durability="normal")) as store:
+            yield store
+    else:
+        url = "memory:" if kind == "remote" else f"sqlite:{folder}/test.db?durability=normal"
+        async with serving(url) as gateway, gateway.remote() as store:
+            yield store
+
+
+@pytest.fixture(params=["memory", "sqlite", "remote", "remote over sqlite"])
+async def store(request, tmp_path):
+    async with store_of(request.param, tmp_path) as store:
+        yield store
+
+
+@pytest.fixture
+async def key(store):
+    run = await store.create_run(new_run())
+    return StreamKey(run.id, "progress")
+
+
+def data_of(records):
+    return [json.loads(record.data) for record in records]
+
+
+async def read_all(store, key, after=None, max_bytes=PAGE_BYTES):
+    """Read page by page to the tail; check what every page promises."""
+    records = []
+    while True:
+        page = await store.read(key, after, max_bytes)
+        records += page.records
+        if page.records and after is not None and not page.gap and not page.reset:
+            assert page.records[0].offset == after.offset
+        if page.records:
+            assert page.position.offset == page.records[-1].offset + 1
+        if page.end is not None or not page.records:
+            return records, page
+        after = page.position
+
+
+async def take(pages, count):
+    """Take pages until so many records have come."""
+    records = []
+    async with asyncio.timeout(20):
+        while len(records) < count:
+            records += (await anext(pages)).records
+    return records
+
+
+# Appending and reading.
+
+
+async def test_records_come_back_in_order_with_dense_offsets(store, key):
+    for i in range(20):
+        appended = await store.append(key, [b"%d" % (2 * i), b"%d" % (2 * i + 1)])
+        assert appended.offset == 2 * i
+        assert appended.position.offset == 2 * i + 2
+        assert not appended.duplicate
+    records, page = await read_all(store, key)
+    assert [record.offset for record in records] == list(range(40))
+    assert data_of(records) == list(range(40))
+    assert page.position == appended.position
+    assert page.is_empty
+
+
+async def test_records_carry_their_source_and_a_time_that_does_not_run_backwards(store, key):
+    other = await store.create_run(new_run())
+    await store.append(key, [b"1"], source=key.run_id)
+    await store.append(key, [b"2"], source=other.id)
+    await store.append(key, [b"3"])
+    records, _ = await read_all(store, key)
+    assert [record.source for record in records] == [key.run_id, other.id, None]
+    times = [record.time_ms for record in records]
+    assert times == sorted(times)
+    assert times[0] > 1_600_000_000_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"null",
+        b'""',
+        b"[]",
+        b"{}",
+        b"1e400",
+        b"123456789012345678901234567890",
+        b"0.10000000000000000000000001",
+        b'{ "spaced" :  [ 1 , 2 ] }',
+        b'{"a":1,"a":2}',
+        '"grüße 日本語 🎉 \u2028"'.encode(),
+        b'"\\ud83c\\udf89 \\u0000 \\/ \\n"',
+        b'"' + b"x" * 300_000 + b'"',
+        b'{"type":"end","id":1}',
+        b'"]}"',
+    ],
+)
+async def test_the_bytes_of_a_record_are_kept_as_they_are(store, key, data):
+    await store.append(key, [data])
+    ((record,), _) = await read_all(store, key)
+    assert record.data == data
+    async with aclosing(store.follow(key)) as pages:
+        (followed,) = await take(pages, 1)
+    assert followed.data == data
+
+
+async def test_a_batch_is_one_unit_whoever_appends_beside_it(store, key):
+    async def append(who):
+        for i in range(10):
+            await store.append(key, [b'["%s",%d,%d]' % (who, i, k) for k in range(5)])
+
+    await asyncio.gather(*(append(b"w%d" % n) for n in range(10)))
+    records, _ = await read_all(store, key)
+    values = data_of(records)
+    assert len(values) == 500
+    for start in range(0, 500, 5):
+        who, i, _ = values[start]
+        assert values[start : start + 5] == [[who, i, k] for k in range(5)]
+
+
+async def test_appends_of_one_caller_keep_their_order_without_awaiting(store, key):
+    await asyncio.gather(*(store.append(key, [b"%d" % i]) for i in range(200)))
+    records, _ = await read_all(store, key)
+    assert data_of(records) == list(range(200))
+
+
+async def test_fifty_appenders_at_once_lose_and_repeat_nothing(store, key):
+    async def append(n):
+        return [(await store.append(key, [b"[%d,%d]" % (n, i)])).offset for i in range(10)]
+
+    offsets = await asyncio.gather(*(append(n) for n in range(50)))
+    assert sorted(offset for each in offsets for offset in each) == list(range(500))
+    records, _ = await read_all(store, key)
+    values = data_of(records)
+    for n, mine in enumerate(offsets):
+        assert mine == sorted(mine)
+        assert [values[offset] for offset in mine] == [[n, i] for i in range(10)]
+
+
+async def test_streams_of_a_run_are_apart(store, key):
+    other = StreamKey(key.run_id, "other")
+    await store.append(key, [b"1"])
+    await store.append(other, [b"2"])
+    assert data_of((await read_all(store, key))[0]) == [1]
+    assert data_of((await read_all(store, other))[0]) == [2]
+
+
+async def test_pages_stay_about_as_large_as_asked_and_join(store, key):
+    values = [b'"' + b"%03d" % i + b"x" * (i % 7 * 100) + b'"' for i in range(100)]
+    for start in range(0, 100, 10):
+        await store.append(key, values[start : start + 10])
+    after, seen = None, []
+    while (page := await store.read(key, after, 1000)).records:
+        assert len(page.records) == 1 or sum(len(r.data) for r in page.records) <= 1000
+        seen += [record.data for record in page.records]
+        after = page.position
+    assert seen == values
+
+
+async def test_a_record_larger_than_the_page_still_comes(store, key):
+    await store.append(key, [b'"' + b"x" * 5000 + b'"', b"2"])
+    page = await store.read(key, None, 10)
+    assert [record.offset for record in page.records] == [0]
+    assert (await store.read(key, page.position, 10)).records[0].data == b"2"
+
+
+async def test_reading_on_from_any_position_gives_the_rest(store, key):
+    for i in range(30):
+        await store.append(key, [b"%d" % i])
+    epoch = (await store.head(key)).position.epoch
+    for offset in range(31):
+        records, _ = await read_all(store, key, Position(epoch, offset))
+        assert data_of(records) == list(range(offset, 30))
+
+
+async def test_a_stream_that_nothing_was_appended_to_is_empty_and_open(store, key):
+    assert await store.head(key) == Head(ORIGIN, ORIGIN, None)
+    page = await store.read(key)
+    assert page.is_empty
+    assert page.position == ORIGIN
+
+
+async def test_the_head_is_where_the_stream_ends_and_begins(store, key):
+    appended = await store.append(key, [b"1", b"2"])
+    head = await store.head(key)
+    assert head == Head(appended.position, Position(appended.position.epoch, 0), None)
+    assert head.position.offset == 2
+
+
+async def test_positions_of_a_stream_sort_as_strings(store, key):
+    positions = [ORIGIN]
+    for _ in range(12):
+        positions.append((await store.append(key, [b"1"])).position)
+    assert sorted(str(position) for position in positions) == [str(p) for p in positions]
+
+
+async def test_two_streams_have_different_epochs(store, key):
+    first = (await store.append(key, [b"1"])).position
+    second = (await store.append(StreamKey(key.run_id, "other"), [b"1"])).position
+    assert first.epoch != second.epoch
+
+
+# Positions that say nothing.
+
+
+async def test_a_position_of_another_epoch_is_void_and_reading_starts_over(store, key):
+    await store.append(key, [b"1", b"2"])
+    page = await store.read(key, Position("0123456789abcdef", 1))
+    assert page.reset == "epoch_changed"
+    assert data_of(page.records) == [1, 2]
+
+
+async def test_a_position_in_a_stream_that_is_not_there_is_void(store, key):
+    page = await store.read(key, Position("0123456789abcdef", 1))
+    assert (page.reset, page.records, page.position) == ("epoch_changed", [], ORIGIN)
+
+
+async def test_a_position_beyond_the_tail_is_void_and_reading_starts_over(store, key):
+    epoch = (await store.append(key, [b"1", b"2"])).position.epoch
+    page = await store.read(key, Position(epoch, 3))
+    assert page.reset == "tail_lost"
+    assert data_of(page.records) == [1, 2]
+
+
+async def test_nothing_seen_fits_every_epoch(store, key):
+    await store.append(key, [b"1"])
+    for position in (ORIGIN, Position("0123456789abcdef", 0)):
+        page = await store.read(key, position)
+        assert page.reset is None
+        assert data_of(page.records) == [1]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "offset", "reason"),
+    [("0123456789abcdef", 1, "epoch_changed"), (None, 7, "tail_lost")],
+)
+async def test_a_follower_at_a_void_position_is_told_and_starts_over(
+    store, key, epoch, offset, reason
+):
+    own = (await store.append(key, [b"1", b"2"])).position.epoch
+    async with aclosing(store.follow(key, Position(epoch or own, offset))) as pages:
+        page = await anext(pages)
+        assert page.reset == reason
+        records = page.records or await take(pages, 2)
+        assert data_of(records) == [1, 2]
+        await store.append(key, [b"3"])
+        assert data_of(await take(pages, 1)) == [3]
+
+
+# The end.
+
+
+@pytest.mark.parametrize("reason", ["completed", "failed", "canceled"])
+async def test_a_stream_ends_with_its_reason(store, key, reason):
+    await store.append(key, [b"1"])
+    appended = await store.append(key, [b"2"], end=reason)
+    assert appended.offset == 1
+    page = await store.read(key)
+    assert (data_of(page.records), page.end) == ([1, 2], reason)
+    assert (await store.head(key)).end == reason
+
+
+async def test_the_end_may_come_without_records(store, key):
+    await store.append(key, [b"1"])
+    appended = await store.append(key, [], end="completed")
+    assert appended.offset is None
+    assert appended.position.offset == 1
+    assert (await store.head(key)).end == "completed"
+
+
+async def test_a_page_speaks_of_the_end_only_when_nothing_follows(store, key):
+    await store.append(key, [b"1", b"2"], end="completed")
+    first = await store.read(key, None, 1)
+    assert (data_of(first.records), first.end) == ([1], None)
+    second = await store.read(key, first.position, 1)
+    assert (data_of(second.records), second.end) == ([2], "completed")
+    third = await store.read(key, second.position, 1)
+    assert (third.records, third.end, third.is_empty) == ([], "completed", False)
+
+
+async def test_nothing_can_be_appended_after_the_end(store, key):
+    await store.append(key, [b"1"], end="completed")
+    for end in (None, "failed"):
+        with pytest.raises(StreamEnded, match="completed"):
+            await store.append(key, [b"2"], end=end)
+    assert data_of((await read_all(store, key))[0]) == [1]
+    assert (await store.head(key)).end == "completed"
+
+
+async def test_the_end_of_one_stream_leaves_the_others_open(store, key):
+    await store.append(key, [b"1"], end="completed")
+    await store.append(StreamKey(key.run_id, "other"), [b"1"])
+    assert not (await store.get_run(key.run_id)).run.is_final
+
+
+# Deleting.
+
+
+async def test_deleting_removes_the_records_and_ends_the_stream(store, key):
+    appended = await store.append(key, [b"1", b"2", b"3"])
+    await store.delete(key)
+    for after in (
+        None,
+        ORIGIN,
+        Position(appended.position.epoch, 1),
+        appended.position,
+    ):
+        page = await store.read(key, after)
+        assert (page.records, page.end, page.gap, page.reset) == ([], "deleted", None, None)
+    with pytest.raises(StreamEnded, match="deleted"):
+        await store.append(key, [b"4"])
+
+
+async def test_deleting_twice_and_deleting_what_has_ended_is_harmless(store, key):
+    await store.append(key, [b"1"], end="completed")
+    await store.delete(key)
+    await store.delete(key)
+    assert (await store.head(key)).end == "deleted"
+
+
+async def test_a_stream_that_is_not_there_can_be_deleted(store, key):
+    await store.delete(key)
+    assert (await store.head(key)).end == "deleted"
+    with pytest.raises(StreamEnded):
+        await store.append(key, [b"1"])
+
+
+async def test_a_follower_hears_of_a_deletion(store, key):
+    await store.append(key, [b"1", b"2"])
+    async with aclosing(store.follow(key)) as pages:
+        await take(pages, 2)
+        await asyncio.gather(store.append(key, [b"3"]), store.delete(key))
+        ends = [page.end async for page in pages]
+    assert ends[-1] == "deleted"
+
+
+async def test_a_late_follower_hears_of_a_deletion(store, key):
+    await store.append(key, [b"1", b"2"])
+    await store.delete(key)
+    async with asyncio.timeout(20):
+        pages = [page async for page in store.follow(key)]
+    assert [page.end for page in pages] == ["deleted"]
+
+
+# Following.
+
+
+async def test_a_follower_gets_what_is_there_and_what_comes_until_the_end(store, key):
+    await store.append(key, [b"0", b"1"])
+    async with aclosing(store.follow(key)) as pages:
+        assert data_of(await take(pages, 2)) == [0, 1]
+        for i in range(2, 6):
+            await store.append(key, [b"%d" % i])
+            assert data_of(await take(pages, 1)) == [i]
+        await store.append(key, [b"6"], end="completed")
+        rest = [page async for page in pages]
+    assert data_of([record for page in rest for record in page.records]) == [6]
+    assert [page.end for page in rest][-1] == "completed"
+    assert [page.end for page in rest][:-1] == [None] * (len(rest) - 1)
+
+
+async def test_a_follower_waits_for_a_stream_that_is_not_there_yet(store, key):
+    async with aclosing(store.follow(key)) as pages:
+        waiting = asyncio.create_task(anext(pages))
+        await store.head(key)
+        assert not waiting.done()
+        await store.append(key, [b"1"])
+        page = await asyncio.wait_for(waiting, 20)
+        assert data_of(page.records) == [1]
+
+
+async def test_a_follower_goes_on_from_its_position(store, key):
+    first = await store.append(key, [b"1", b"2"])
+    await store.append(key, [b"3"])
+    async with aclosing(store.follow(key, first.position)) as pages:
+        records = await take(pages, 1)
+        assert [record.offset for record in records] == [2]
+
+
+async def test_following_what_has_ended_stops_after_its_records(store, key):
+    await store.append(key, [b"1"], end="failed")
+    async with asyncio.timeout(20):
+        pages = [page async for page in store.follow(key)]
+    assert data_of([record for page in pages for record in page.records]) == [1]
+    assert pages[-1].end == "failed"
+    async with asyncio.timeout(20):
+        again = [page async for page in store.follow(key, pages[-1].position)]
+    assert [(page.records, page.end) for page in again] == [([], "failed")]
+
+
+async def test_many_followers_see_the_same_without_gap_or_repeat(store, key):
+    async def follow(after):
+        records = []
+        async with asyncio.timeout(60):
+            async for page in store.follow(key, after):
+                assert not page.is_empty
+                assert page.gap is None
+                assert page.reset is None
+                records += page.records
+        return records
+
+    async def append(who):
+        for i in range(40):
+            await store.append(key, [b"[%d,%d]" % (who, i)] * (1 + i % 3))
+
+    early = [asyncio.create_task(follow(None)) for _ in range(10)]
+    appending = asyncio.gather(*(append(who) for who in range(5)))
+    late = []
+    while not appending.done():
+        after = (await store.head(key)).position if len(late) % 2 else None
+        late.append(asyncio.create_task(follow(after)))
+        await asyncio.sleep(0)
+        if len(late) == 10:
+            await appending
+    await appending
+    await store.append(key, [], end="completed")
+    whole, _ = await read_all(store, key)
+    for each in await asyncio.gather(*early):
+        assert each == whole
+    for each in await asyncio.gather(*late):
+        assert each == whole[len(whole) - len(each) :]
+
+
+async def test_a_follower_that_rests_catches_up(store, key):
+    big = b'"' + b"x" * 100_000 + b'"'
+    async with aclosing(store.follow(key)) as pages:
+        await store.append(key, [b"0"])
+        await take(pages, 1)
+        for _ in range(60):  # 6 MB: more than anything holds for a follower
+            await store.append(key, [big])
+        records = await take(pages, 60)
+        assert [record.offset for record in records] == list(range(1, 61))
+        await store.append(key, [b"1"])
+        assert (await take(pages, 1))[0].offset == 61
+
+
+async def test_a_closed_follower_leaves_nothing_behind(store, key):
+    iterators = [store.follow(key) for _ in range(5)]
+    waiting = [asyncio.create_task(anext(pages)) for pages in iterators]
+    await store.append(key, [b"1"])
+    await asyncio.gather(*waiting)
+    for pages in iterators:
+        await pages.aclose()
+    canceled = asyncio.create_task(anext(store.follow(key, (await store.head(key)).position)))
+    await store.head(key)
+    canceled.cancel()
+    await asyncio.gather(canceled, return_exceptions=True)
+    if hasattr(store, "_growth"):
+        assert store._growth._watches == {}
+    else:
+        assert store._follows == {}
+
+
+# Writers.
+
+
+async def test_a_repeat_writes_nothing_and_tells_the_same_offset(store, key):
+    await store.append(key, [b'"before"'])
+    first = await store.append(key, [b"1", b"2"], writer=Writer("w", 0, 0))
+    again = await store.append(key, [b"1", b"2"], writer=Writer("w", 0, 0))
+    assert (first.offset, first.duplicate) == (1, False)
+    assert (again.offset, again.duplicate) == (1, True)
+    assert again.position == first.position
+    assert data_of((await read_all(store, key))[0]) == ["before", 1, 2]
+
+
+async def test_a_repeat_of_an_older_append_writes_nothing_either(store, key):
+    for i in range(3):
+        await store.append(key, [b"%d" % i], writer=Writer("w", 0, i))
+    again = await store.append(key, [b"0"], writer=Writer("w", 0, 0))
+    assert again.duplicate
+    assert again.offset in (0, None)
+    assert len((await read_all(store, key))[0]) == 3
+
+
+async def test_a_repeat_is_told_so_even_when_the_stream_has_ended(store, key):
+    writer = Writer("w", 0, 0)
+    await store.append(key, [b"1"], writer=writer, end="completed")
+    again = await store.append(key, [b"1"], writer=writer, end="completed")
+    assert (again.offset, again.duplicate) == (0, True)
+
+
+async def test_a_repeated_end_without_records_is_harmless(store, key):
+    await store.append(key, [b"1"], writer=Writer("w", 0, 0))
+    await store.append(key, [], writer=Writer("w", 0, 1), end="completed")
+    again = await store.append(key, [], writer=Writer("w", 0, 1), end="completed")
+    assert (again.offset, again.duplicate) == (None, True)
+    assert (await store.head(key)).end == "completed"
+
+
+async def test_of_an_append_that_is_there_in_part_only_the_rest_is_written(store, key):
+    await store.append(key, [b"1", b"2"], writer=Writer("w", 0, 0))
+    await store.append(key, [b"2", b"3"], writer=Writer("w", 0, 1))
+    assert data_of((await read_all(store, key))[0]) == [1, 2, 3]
+    await store.append(key, [b"4"], writer=Writer("w", 0, 3))
+    assert data_of((await read_all(store, key))[0]) == [1, 2, 3, 4]
+
+
+async def test_a_sequence_ahead_of_the_writer_is_refused(store, key):
+    with pytest.raises(WriterGap, match="0 is expected"):
+        await store.append(key, [b"1"], writer=Writer("w", 0, 1))
+    await store.append(key, [b"1"], writer=Writer("w", 0, 0))
+    with pytest.raises(WriterGap, match="sequence 5; 1 is expected"):
+        await store.append(key, [b"1"], writer=Writer("w", 0, 5))
+    await store.append(key, [b"2"], writer=Writer("w", 0, 1))
+    assert data_of((await read_all(store, key))[0]) == [1, 2]
+
+
+async def test_a_newer_epoch_starts_at_zero_and_fences_the_older(store, key):
+    await store.append(key, [b"1"], writer=Writer("w", 0, 0))
+    with pytest.raises(WriterGap):
+        await store.append(key, [b"2"], writer=Writer("w", 1, 1))
+    taken_over = await store.append(key, [b"2"], writer=Writer("w", 1, 0))
+    assert (taken_over.offset, taken_over.duplicate) == (1, False)
+    with pytest.raises(WriterFenced, match="epoch 0; epoch 1 has taken over"):
+        await store.append(key, [b"3"], writer=Writer("w", 0, 1))
+    await store.append(key, [b"3"], writer=Writer("w", 1, 1))
+    assert data_of((await read_all(store, key))[0]) == [1, 2, 3]
+
+
+async def test_writers_count_apart_for_each_stream_and_each_id(store, key):
+    other = StreamKey(key.run_id, "other")
+    await store.append(key, [b"1"], writer=Writer("v", 0, 0))
+    await store.append(key, [b"2"], writer=Writer("w", 0, 0))
+    await store.append(other, [b"3"], writer=Writer("w", 0, 0))
+    assert len((await read_all(store, key))[0]) == 2
+    assert len((await read_all(store, other))[0]) == 1
+
+
+async def test_equal_values_are_never_taken_for_repeats(store, key):
+    for i in range(3):
+        await store.append(key, [b'"a"'], writer=Writer("w", 0, i))
+    assert data_of((await read_all(store, key))[0]) == ["a", "a", "a"]
+
+
+# Runs.
+
+
+async def test_a_run_is_kept_as_it_was_made_and_its_log_begins_with_it(store):
+    run = new_run(
+        tags=["a", "b"],
+        metadata={"deep": {"er": [1, None, "ü"]}},
+        payload={"items": [1.5, "x", None]},
+        batch_id="batch_1",
+        owner="embedded",
+    )
+    assert await store.create_run(run) == run
+    state = await store.get_run(run.id)
+    assert state.run == run
+    page = await store.read(run_log(run.id))
+    assert data_of(page.records) == [run.to_wire()]
+    assert state.position == page.position
+    assert page.records[0].source == run.id
+
+
+async def test_a_runs_id_can_be_taken_once(store):
+    run = await store.create_run(new_run(payload=1))
+    other = new_run(id=run.id, payload=2)
+    with pytest.raises(RunExists, match=run.id):
+        await store.create_run(other)
+    assert (await store.get_run(run.id)).run == run
+
+
+async def test_the_log_of_a_run_folds_to_its_snapshot(store):
+    run = await store.create_run(new_run(metadata={"a": 1, "b": {"c": 2}}))
+    for patch in (
+        {"status": "executing", "started_at": "2026-11-22T12:56:14.130Z"},
+        {"metadata": {"a": None, "b": {"d": [1]}}},
+        {"tags": ["x"]},
+        {"status": "completed", "output": {"n": 3}, "finished_at": "2026-11-22T12:56:15.130Z"},
+    ):
+        after = await store.patch_run(run.id, patch)
+        state = await store.get_run(run.id)
+        assert state.run == after
+        records, _ = await read_all(store, run_log(run.id))
+        assert len(records) == state.position.offset
+        folded = None
+        for record in records:
+            folded = merge_patch(folded, json.loads(record.data))
+        # The first record is the whole run, with its nulls; later nulls take members away.
+        assert {k: v for k, v in folded.items() if v is not None} == {
+            k: v for k, v in after.to_wire().items() if v is not None
+        }
+    assert after.metadata == {"b": {"c": 2, "d": [1]}}
+    assert (after.status, after.output, after.tags) == ("completed", {"n": 3}, ["x"])
+
+
+PATHS = {
+    "queued": [],
+    "executing": ["executing"],
+    "waiting": ["executing", "waiting"],
+    "completed": ["executing", "completed"],
+    "failed": ["executing", "failed"],
+    "canceled": ["canceled"],
+    "crashed": ["crashed"],
+}
+
+
+@pytest.mark.parametrize("before", STATUSES)
+async def test_a_status_goes_only_where_the_table_says(store, before):
+    for after in STATUSES:
+        run = await store.create_run(new_run())
+        for status in PATHS[before]:
+            await store.patch_run(run.id, {"status": status})
+        if after in TRANSITIONS[before] or (after == before and before not in FINAL_STATUSES):
+            assert (await store.patch_run(run.id, {"status": after})).status == after
+        else:
+            with pytest.raises(IllegalTransition, match=before):
+                await store.patch_run(run.id, {"status": after})
+            assert (await store.get_run(run.id)).run.status == before
+
+
+async def test_a_refused_patch_changes_nothing(store):
+    run = await store.create_run(new_run())
+    before = await store.get_run(run.id)
+    for patch in ({"id": "run_other"}, {"nonsense": 1}, {"metadata": 3}, {"tags": "a"}):
+        with pytest.raises(InvalidValue):
+            await store.patch_run(run.id, patch)
+    assert await store.get_run(run.id) == before
+
+
+@pytest.mark.parametrize("status", sorted(FINAL_STATUSES))
+async def test_the_end_of_a_run_ends_all_its_streams(store, status):
+    run = await store.create_run(new_run())
+    written, ended, absent = (StreamKey(run.id, id) for id in ("written", "ended", "absent"))
+    await store.append(written, [b"1"])
+    await store.append(ended, [b"1"], end="completed")
+    followers = [asyncio.create_task(_ends(store, each)) for each in (written, absent)]
+    await store.patch_run(run.id, {"status": "executing"})
+    await store.patch_run(run.id, {"status": status})
+    for each, end in ((written, status), (absent, status), (ended, "completed")):
+        assert (await store.head(each)).end == end
+        assert (await store.read(each)).end == end
+        with pytest.raises(StreamEnded):
+            await store.append(each, [b"2"])
+    assert (await store.head(run_log(run.id))).end == status
+    assert await asyncio.wait_for(asyncio.gather(*followers), 20) == [status, status]
+
+
+async def _ends(store, key):
+    return [page.end async for page in store.follow(key)][-1]
+
+
+async def test_the_follower_of_a_run_sees_the_last_patch_and_then_the_end(store):
+    run = await store.create_run(new_run())
+    following = asyncio.create_task(_follow_whole(store, run_log(run.id)))
+    await store.patch_run(run.id, {"status": "executing"})
+    await store.patch_run(run.id, {"status": "failed", "error": {"type": "E", "message": "m"}})
+    records, end = await asyncio.wait_for(following, 20)
+    assert end == "failed"
+    assert data_of(records)[1:] == [
+        {"status": "executing"},
+        {"status": "failed", "error": {"type": "E", "message": "m"}},
+    ]
+
+
+async def _follow_whole(store, key, after=None):
+    records, end = [], None
+    async for page in store.follow(key, after):
+        records += page.records
+        end = page.end
+    return records, end
+
+
+async def test_runs_are_listed_newest_first_by_every_condition(store):
+    parent = await store.create_run(new_run(owner="embedded"))
+    a = await store.create_run(
+        new_run(parent_id=parent.id, root_id=parent.id, batch_id="batch_1", tags=["x"], owner="w1")
+    )
+    b = await store.create_run(
+        new_run(parent_id=parent.id, root_id=parent.id, batch_id="batch_1", tags=["x", "y"])
+    )
+    c = await store.create_run(new_run(tags=["y"], owner="w1"))
+    await store.patch_run(b.id, {"status": "executing"})
+    await store.patch_run(c.id, {"status": "canceled"})
+
+    async def ids(**conditions):
+        return [run.id for run in await store.list_runs(RunQuery(**conditions))]
+
+    assert await ids() == [c.id, b.id, a.id, parent.id]
+    assert await ids(status=("executing",)) == [b.id]
+    assert await ids(status=("queued", "canceled")) == [c.id, a.id, parent.id]
+    assert await ids(tag="x") == [b.id, a.id]
+    assert await ids(tag="y") == [c.id, b.id]
+    assert await ids(tag="z") == []
+    assert await ids(parent_id=parent.id) == [b.id, a.id]
+    assert await ids(batch_id="batch_1") == [b.id, a.id]
+    assert await ids(owner="w1") == [c.id, a.id]
+    assert await ids(owner="w1", tag="x") == [a.id]
+    assert await ids(limit=2) == [c.id, b.id]
+    assert await ids(limit=2, before=b.id) == [a.id, parent.id]
+    assert await ids(before=parent.id) == []
+
+
+async def test_a_run_is_found_by_the_tags_that_it_has_now(store):
+    run = await store.create_run(new_run(tags=["old", "kept"]))
+    await store.patch_run(run.id, {"tags": ["kept", "new"]})
+    found = {
+        tag: [found.id for found in await store.list_runs(RunQuery(tag=tag))]
+        for tag in ("old", "kept", "new")
+    }
+    assert found == {"old": [], "kept": [run.id], "new": [run.id]}
+
+
+async def test_what_belongs_to_no_run_is_not_found_by_any_method(store):
+    key = StreamKey(NOWHERE, "progress")
+    for call in (
+        lambda: store.append(key, [b"1"]),
+        lambda: store.append(key, [b"1"], writer=Writer("w", 0, 0)),
+        lambda: store.append(key, [], end="completed"),
+        lambda: store.read(key),
+        lambda: store.read(key, Position("0123456789abcdef", 4)),
+        lambda: store.head(key),
+        lambda: store.delete(key),
+        lambda: store.get_run(NOWHERE),
+        lambda: store.patch_run(NOWHERE, {"status": "executing"}),
+        lambda: anext(store.follow(key)),
+        lambda: store.read(run_log(NOWHERE)),
+        lambda: store.head(run_log(NOWHERE)),
+    ):
+        with pytest.raises(RunNotFound, match=NOWHERE):
+            await asyncio.wait_for(call(), 20)
+    # And nothing of it was left behind.
+    with pytest.raises(RunNotFound):
+        await store.get_run(NOWHERE)
+
+
+async def test_what_a_run_may_not_be_is_refused_and_hurts_nobody(store, key):
+    bad = [
+        {"owner": None},
+        {"owner": {}},
+        {"status": "lost"},
+        {"batch_id": 3},
+        {"task": ["x"]},
+        {"attempt": "first"},
+        {"metadata": {"big": 2**70}},
+        {"payload": 2**70},
+        {"created_at": 5},
+    ]
+    refused = []
+    for i, fields in enumerate(bad):
+        wire = new_run().to_wire() | fields
+        # A gateway has to take what any foreign client may send.
+        create = _create_raw if isinstance(store, RemoteStore) else _create_wire
+        outcome, appended = await asyncio.gather(
+            create(store, wire), store.append(key, [b"%d" % i]), return_exceptions=True
+        )
+        refused.append(type(outcome))
+        assert appended.offset == i
+    assert refused == [InvalidValue] * len(bad)
+
+
+async def _create_wire(store, wire):
+    return await store.create_run(Run.from_wire(wire))
+
+
+async def _create_raw(store, wire):
+    return await store._value(protocol.RunCreate(next(store._ids), wire))
+
+
+async def test_a_patch_that_is_no_json_is_refused_and_hurts_nobody(store, key):
+    run = await store.create_run(new_run())
+    deep = []
+    for _ in range(300):
+        deep = [deep]
+    patches = [
+        {"metadata": {"n": 2**70}},
+        {"status": {}},
+        {"status": ["queued"]},
+        {"owner": 3},
+        {"attempt": []},
+        {"output": {"deep": deep}},
+    ]
+    for i, patch in enumerate(patches):
+        outcome, appended = await asyncio.gather(
+            store.patch_run(run.id, patch), store.append(key, [b"%d" % i]), return_exceptions=True
+        )
+        assert isinstance(outcome, InvalidValue | IllegalTransition), (patch, outcome)
+        assert appended.offset == i
+    assert (await store.get_run(run.id)).run == run
+
+
+# Canceling a call.
+
+
+async def test_a_canceled_append_happened_whole_or_not_at_all(store, key):
+    calls = []
+    for i in range(60):
+        task = asyncio.create_task(store.append(key, [b"[%d,%d]" % (i, k) for k in range(3)]))
+        calls.append(task)
+        for _ in range(i % 4):
+            await asyncio.sleep(0)
+        if i % 2:
+            task.cancel()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    last = await store.append(key, [b'"last"'])
+    records, _ = await read_all(store, key)
+    values = data_of(records)
+    assert values.pop() == "last"
+    assert last.offset == len(values)
+    found = [values[start : start + 3] for start in range(0, len(values), 3)]
+    assert all(group == [[group[0][0], k] for k in range(3)] for group in found)
+    numbers = [group[0][0] for group in found]
+    assert numbers == sorted(numbers)
+    for i, outcome in enumerate(outcomes):
+        if not isinstance(outcome, asyncio.CancelledError):
+            assert values[outcome.offset] == [i, 0]
+
+
+async def test_a_canceled_reader_and_a_canceled_follower_disturb_nobody(store, key):
+    await store.append(key, [b"1"])
+    other = store.follow(key)
+    await take(other, 1)
+    for _ in range(20):
+        tasks = [
+            asyncio.create_task(store.read(key)),
+            asyncio.create_task(store.head(key)),
+            asyncio.create_task(anext(store.follow(key))),
+        ]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await store.append(key, [b"2"])
+    assert data_of(await take(other, 1)) == [2]
+    await other.aclose()
+
+
+# Closing.
+
+
+async def test_closing_twice_is_safe_and_finishes_what_was_accepted(tmp_path):
+    store = SqliteStore(tmp_path / "test.db", durability="normal")
+    await store.open()
+    run = await store.create_run(new_run())
+    key = StreamKey(run.id, "progress")
+    calls = [asyncio.create_task(store.append(key, [b"%d" % i])) for i in range(100)]
+    await asyncio.sleep(0)
+    await store.close()
+    await store.close()
+    assert [appended.offset for appended in await asyncio.gather(*calls)] == list(range(100))
+
+
+# Anything, in any order, against a list.
+
+ops = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 4)),
+        st.tuples(st.just("write"), st.integers(1, 3), st.booleans()),
+        st.tuples(st.just("read"), st.integers(0, 30), st.integers(1, 60)),
+        st.tuples(st.just("follow"), st.integers(0, 30)),
+        st.tuples(st.just("end"), st.sampled_from(["completed", "failed"])),
+        st.tuples(st.just("delete")),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(ops=ops)
+def test_a_store_is_like_a_list(kind, ops, tmp_path_factory):
+    asyncio.run(_like_a_list(kind, ops, tmp_path_factory.mktemp("store")))
+
+
+async def _like_a_list(kind, ops, folder):
+    async with store_of(kind, folder) as store:
+        run = await store.create_run(new_run())
+        key = StreamKey(run.id, "progress")
+        model, end, epoch, sequence = [], None, "0" * 16, 0
+        followers = []
+        for op in ops:
+            match op:
+                case ("append", count):
+                    values = [b"%d" % (len(model) + i) for i in range(count)]
+                    if end is not None:
+                        with pytest.raises(StreamEnded):
+                            await store.append(key, values)
+                        continue
+                    appended = await store.append(key, values)
+                    assert appended.offset == len(model)
+                    epoch = appended.position.epoch
+                    model += values
+                case ("write", count, repeat):
+                    values = [b'"w%d"' % (sequence + i) for i in range(count)]
+                    writer = Writer("w", 0, sequence)
+                    if end is not None:
+                        with pytest.raises(StreamEnded):
+                            await store.append(key, values, writer=writer)
+                        continue
+                    appended = await store.append(key, values, writer=writer)
+                    if repeat:
+                        again = await store.append(key, values, writer=writer)
+                        assert (again.offset, again.duplicate) == (appended.offset, True)
+                    epoch = appended.position.epoch
+                    sequence += count
+                    model += values
+                case ("read", offset, max_bytes):
+                    start = offset if offset <= len(model) else 0
+                    page = await store.read(key, Position(epoch, offset), max_bytes)
+                    expected_reset = offset > len(model) and offset > 0
+                    if end == "deleted":
+                        assert page.records == []
+                        assert page.end == "deleted"
+                        continue
+                    assert bool(page.reset) == expected_reset
+                    got = [record.data for record in page.records]
+                    assert got == model[start : start + len(got)]
+                    assert got or start == len(model)
+                    at_tail = start + len(got) == len(model)
+                    assert page.end == (end if at_tail else None)
+                case ("follow", offset):
+                    after = Position(epoch, min(offset, len(model)))
+                    following = asyncio.create_task(_follow_whole(store, key, after))
+                    followers.append((after.offset, following))
+                case ("end", reason):
+                    if end is None:
+                        position = (await store.append(key, [], end=reason)).position
+                        epoch, end = position.epoch, reason
+                case ("delete",):
+                    await store.delete(key)
+                    end = "deleted"
+        if end is None:
+            await store.append(key, [], end="completed")
+            end = "completed"
+        for start, following in followers:
+            records, seen_end = await asyncio.wait_for(following, 20)
+            assert [record.offset for record in records] == list(range(start, start + len(records)))
+            got = [record.data for record in records]
+            assert got == model[start : start + len(got)]
+            assert seen_end == "deleted" or start + len(got) == len(model)
+            assert seen_end in (end, "completed", "failed")
+
+
+async def test_a_follower_is_woken_by_the_end_of_the_run_alone(store, key):
+    following = asyncio.create_task(_follow_whole(store, key))
+    await until(lambda: not following.done())
+    await store.patch_run(key.run_id, {"status": "canceled"})
+    assert await asyncio.wait_for(following, 20) == ([], "canceled")
