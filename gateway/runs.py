@@ -111,6 +111,9 @@ class Run:
         return run
 
 
+# What a store keeps in a column, or a client shows: a wrong kind is refused when it comes in.
+_TEXTS = ("task", "created_at", "owner")
+_TEXTS_OR_NONE = ("batch_id", "started_at", "finished_at", "cancel_requested_at")
 _FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Run))
 
 
@@ -119,7 +122,13 @@ def _check(run: Run) -> None:
     check_run_id(run.root_id)
     if run.parent_id is not None:
         check_run_id(run.parent_id)
-    if run.status not in TRANSITIONS:
+    for name in (*_TEXTS, *_TEXTS_OR_NONE):
+        value = getattr(run, name)
+        if not (isinstance(value, str) or (value is None and name in _TEXTS_OR_NONE)):
+            raise InvalidValue(f"run {run.id}: {name} must be a string")
+    if not isinstance(run.attempt, int) or isinstance(run.attempt, bool) or run.attempt < 1:
+        raise InvalidValue(f"run {run.id}: attempt must be a whole number from 1")
+    if not isinstance(run.status, str) or run.status not in TRANSITIONS:
         raise InvalidValue(f"run {run.id}: status {run.status!r} is none of {', '.join(STATUSES)}")
     if not isinstance(run.metadata, dict):
         raise InvalidValue(f"run {run.id}: metadata must be an object")
@@ -162,6 +171,8 @@ def apply(run: Run, patch: Mapping[str, Any]) -> Run:
         if name not in _FIELDS or name in _FIXED_FIELDS:
             raise InvalidValue(f"run {run.id}: field {name!r} cannot be changed")
     status = patch.get("status", run.status)
+    if not isinstance(status, str):
+        raise InvalidValue(f"run {run.id}: status must be a string")
     if run.is_final or (status != run.status and status not in TRANSITIONS[run.status]):
         raise IllegalTransition(f"run {run.id} is {run.status}; it cannot become {status}")
     return Run.from_wire(merge_patch(run.to_wire(), dict(patch)))

@@ -11,7 +11,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from gateway.errors import WriterFenced, WriterGap
+import orjson
+
+from gateway.errors import InvalidValue, WriterFenced, WriterGap
 from gateway.records import (
     RUN_STREAM,
     EndReason,
@@ -253,6 +255,18 @@ def records_to_skip(state: WriterState | None, writer: Writer, count: int) -> in
     return min(expected - writer.sequence, count)
 
 
+def is_repeated_end(
+    state: WriterState | None, writer: Writer, ended: EndReason | None, end: EndReason | None
+) -> bool:
+    """Whether an append without records is a repeat of the one that ended the stream."""
+    return (
+        state is not None
+        and (writer.epoch, writer.sequence) == (state.epoch, state.next_sequence)
+        and end is not None
+        and ended == end
+    )
+
+
 def first_offset_of_repeat(state: WriterState, writer: Writer, count: int) -> int | None:
     """Find a repeated append's first offset; known for the writer's last append only."""
     if count == 0 or writer.sequence + count != state.next_sequence:
@@ -279,8 +293,9 @@ def place(after: Position | None, head: Head) -> tuple[int, ResetReason | None, 
         else:
             offset = after.offset
     gap = None
-    if offset < head.earliest.offset and head.end != "deleted":
-        gap = Gap(Position(head.position.epoch, offset), head.earliest, "trimmed")
+    if offset < head.earliest.offset:
+        if head.end != "deleted":  # then the end says where they went
+            gap = Gap(Position(head.position.epoch, offset), head.earliest, "trimmed")
         offset = head.earliest.offset
     return offset, reset, gap  # type: ignore[return-value]
 
@@ -295,6 +310,18 @@ def page_of(records: list[Record], start: int, head: Head, **more: Any) -> Page:
 def run_log(run_id: str) -> StreamKey:
     """Return the key of the stream that holds a run's own changes."""
     return StreamKey(run_id, RUN_STREAM)
+
+
+def encode_json(value: Any, what: str) -> bytes:
+    """Write a run or a patch as JSON.
+
+    Raises:
+        InvalidValue: something in it is no JSON that can be kept.
+    """
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise InvalidValue(f"{what} cannot be kept as JSON: {error}") from None
 
 
 def end_of(run: Run) -> EndReason | None:

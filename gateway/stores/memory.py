@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
 from gateway.records import ORIGIN, RUN_STREAM, EndReason, Position, Record, StreamKey, Writer
 from gateway.runs import Run, apply
@@ -19,8 +17,10 @@ from gateway.stores.base import (
     RunQuery,
     RunState,
     WriterState,
+    encode_json,
     end_of,
     first_offset_of_repeat,
+    is_repeated_end,
     new_epoch,
     page_of,
     place,
@@ -93,6 +93,8 @@ class MemoryStore:
             return Appended(
                 first_offset_of_repeat(state, writer, skip), stream.head().position, True
             )
+        if stream and writer and not records and is_repeated_end(state, writer, stream.end, end):
+            return Appended(None, stream.head().position, True)
         if writer:
             writer = writer._replace(sequence=writer.sequence + skip)
         return self._write(key, records[skip:], source, writer, end)
@@ -176,15 +178,18 @@ class MemoryStore:
         self._check_open()
         if run.id in self._runs:
             raise RunExists(f"run {run.id} exists already")
+        data = encode_json(run.to_wire(), f"run {run.id}")
         self._runs[run.id] = run
-        self._write(run_log(run.id), [orjson.dumps(run.to_wire())], run.id, None, None)
+        self._write(run_log(run.id), [data], run.id, None, None)
         return run
 
     async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
         """See `Store.patch_run`."""
         run = apply((await self.get_run(run_id)).run, patch)
         end = end_of(run)
-        self._write(run_log(run_id), [orjson.dumps(patch)], run_id, None, end)
+        self._write(
+            run_log(run_id), [encode_json(patch, f"the patch of run {run_id}")], run_id, None, end
+        )
         self._runs[run_id] = run
         if end is not None:
             self._end_streams(run_id, end)

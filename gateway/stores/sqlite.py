@@ -289,6 +289,10 @@ class _WriterThread:
             transactions.commit()
         except Exception as error:
             self._roll_back()
+            if len(group) > 1:  # what one of them broke must not cost the others
+                for item in group:
+                    self._commit([item])
+                return
             failure = StoreUnavailable(f"the store could not be written: {error}")
             self._answer([(future, failure) for _, future in group], lambda: None)
             return

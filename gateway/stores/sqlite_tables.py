@@ -24,8 +24,10 @@ from gateway.stores.base import (
     RunQuery,
     RunState,
     WriterState,
+    encode_json,
     end_of,
     first_offset_of_repeat,
+    is_repeated_end,
     new_epoch,
     page_of,
     place,
@@ -154,6 +156,8 @@ class Transactions:
             if state is not None and records and skip == len(records):
                 offset = first_offset_of_repeat(state, writer, skip)
                 return Appended(offset, stream.head().position, duplicate=True)
+            if not records and is_repeated_end(state, writer, stream.ended, end):
+                return Appended(None, stream.head().position, duplicate=True)
             records, writer = records[skip:], writer._replace(sequence=writer.sequence + skip)
         elif writer is not None:
             records_to_skip(None, writer, len(records))
@@ -207,7 +211,7 @@ class Transactions:
         """See `Store.create_run`."""
         if _snapshot(self._db, run.id) is not None:
             raise RunExists(f"run {run.id} exists already")
-        data = orjson.dumps(run.to_wire())
+        data = encode_json(run.to_wire(), f"run {run.id}")
         self.append(run_log(run.id), [data], run.id, None, None, now_ms)
         self._db.execute(
             "INSERT INTO runs (id, status, parent_id, batch_id, owner, snapshot)"
@@ -222,10 +226,12 @@ class Transactions:
         before = _load_run(self._db, run_id)
         run = apply(before, patch)
         end = end_of(run)
-        self.append(run_log(run_id), [orjson.dumps(patch)], run_id, None, end, now_ms)
+        data = encode_json(patch, f"the patch of run {run_id}")
+        snapshot = encode_json(run.to_wire(), f"run {run_id}")
+        self.append(run_log(run_id), [data], run_id, None, end, now_ms)
         self._db.execute(
             "UPDATE runs SET status = ?, owner = ?, snapshot = ? WHERE id = ?",
-            (run.status, run.owner, orjson.dumps(run.to_wire()), run_id),
+            (run.status, run.owner, snapshot, run_id),
         )
         if run.tags != before.tags:
             self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
