@@ -95,7 +95,11 @@ def _ask_form() -> rx.Component:
         rx.flex(
             *(
                 rx.button(
-                    example, on_click=Ask.example(example), variant="soft", size="1", type="button"
+                    example,
+                    on_click=Ask.example(example),  # type: ignore[operator]
+                    variant="soft",
+                    size="1",
+                    type="button",
                 )
                 for example in EXAMPLES
             ),

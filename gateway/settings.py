@@ -139,6 +139,16 @@ def _secret_path(settings: Settings) -> Path | None:
 def _kept_secret(path: Path | None) -> str:
     if path is None:
         return secrets.token_urlsafe(48)
+    try:
+        return _read_or_make(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the secret key cannot be kept at {path} ({error.strerror}); set REALTIME_SECRET_KEY, "
+            "or name a store in a folder that can be written"
+        ) from error
+
+
+def _read_or_make(path: Path) -> str:
     if path.exists():
         secret = path.read_text().strip()
         check_secret(secret)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,6 +23,7 @@ from gateway.stores.base import Store
 from gateway.web.leases import Leases
 from gateway.web.websocket import Carrier
 
+DRAIN_S = 5.0  # for clients to take what they are told at the end
 WEBSOCKET_PATH = "/v1/ws"
 HEALTH_PATH = "/healthz"
 
@@ -37,7 +40,7 @@ class Gateway:
         self._store: Store | None = None
         self._hub: Hub | None = None
         self._secret_key = ""
-        self._carriers: set[Carrier] = set()
+        self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -59,10 +62,16 @@ class Gateway:
             try:
                 yield
             finally:
-                self._store = None
-                for carrier in tuple(self._carriers):
-                    carrier.shut_down()
+                await self.drain()
                 await self._leases.stop()
+
+    async def drain(self) -> None:
+        """Take no more connections, tell those that are open to come back, and see them off."""
+        self._store = None
+        for carrier in tuple(self._carriers):
+            carrier.shut_down()
+        if self._carriers:
+            await asyncio.wait(self._carriers.values(), timeout=DRAIN_S)
 
     async def serve_websocket(self, websocket: WebSocket) -> None:
         """Serve one WebSocket until it closes."""
@@ -78,11 +87,13 @@ class Gateway:
             limits=self.settings.limits,
             leases=self._leases,
         )
-        self._carriers.add(carrier)
+        task = asyncio.current_task()
+        assert task is not None
+        self._carriers[carrier] = task
         try:
             await carrier.run()
         finally:
-            self._carriers.discard(carrier)
+            del self._carriers[carrier]
 
     def _verify(self, token: object, now_s: float) -> tokens.Access:
         return tokens.verify(token, secret_key=self._secret_key, now_s=now_s)
@@ -107,6 +118,11 @@ async def _on_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(body, error.http_status)
 
 
+def make_app(gateway: Gateway) -> Starlette:
+    """Make an application of a gateway that someone else runs."""
+    return Starlette(routes=gateway.routes, exception_handlers={RealtimeError: _on_error})
+
+
 def create_app(settings: Settings | None = None) -> Starlette:
     """Make the gateway's application.
 
@@ -119,14 +135,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
         `gateway.integrations.reflex.add_gateway` does it).
     """
     gateway = Gateway(settings or Settings.from_env())
+    app = make_app(gateway)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with gateway.run():
             yield
 
-    app = Starlette(
-        routes=gateway.routes, lifespan=lifespan, exception_handlers={RealtimeError: _on_error}
-    )
+    app.router.lifespan_context = lifespan
     app.state.gateway = gateway
     return app

@@ -1,0 +1,65 @@
+"""What the documents show runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _snippets(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
+
+
+def test_the_first_snippet_of_the_readme_runs_and_prints_the_progress(tmp_path: Path) -> None:
+    script = tmp_path / "first.py"
+    script.write_text(_snippets("README.md")[0])
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1/3 a", "2/3 b", "3/3 c"]
+
+
+def test_the_page_of_the_readme_builds_and_calls_the_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where Reflex links the client's files
+    first, page = _snippets("README.md")[:2]
+    script = first.replace("asyncio.run(main())", "") + page + "\nprint(index().render())\n"
+    (tmp_path / "page.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "page.py"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "realtime_" in done.stdout and "latest" in done.stdout
+
+
+def test_a_misspelt_field_on_the_readmes_page_is_an_error(tmp_path: Path) -> None:
+    first, page = _snippets("README.md")[:2]
+    script = first.replace("asyncio.run(main())", "") + page.replace("latest.item", "latest.itme")
+    (tmp_path / "page.py").write_text(script + "\nindex()\n")
+    done = subprocess.run(
+        [sys.executable, "page.py"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert "itme" in done.stderr
+
+
+def test_the_readme_names_only_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    named = set(re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(), flags=re.M))
+    assert named and named <= targets
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"):
+        path = ROOT / name
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if not link.startswith("http"):
+                assert (path.parent / link).exists(), f"{name}: {link}"
