@@ -10,6 +10,7 @@ Source:
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import time
@@ -140,7 +141,7 @@ def mint(
         The JWT's compact form.
 
     Raises:
-        InvalidValue: a scope, the number of them or the life is outside its rule.
+        InvalidValue: a scope, the number or length of them or the life is outside its rule.
         ConfigurationError: there is no secret, or it is too short.
     """
     secret_key = secret_key if secret_key is not None else _default_secret()
@@ -153,13 +154,19 @@ def mint(
     claims: dict[str, Any] = {
         "aud": AUDIENCE,
         "iat": int(now_s),
-        "exp": int(now_s + ttl_s),
+        "exp": math.ceil(now_s + ttl_s),  # never sooner than asked for
         "jti": secrets.token_urlsafe(12),
         "scopes": [check_scope(scope) for scope in scopes],
     }
     if subject:
         claims["sub"] = subject
-    return jwt.encode(claims, secret_key, ALGORITHM, headers={"kid": key_id(secret_key)})
+    token = jwt.encode(claims, secret_key, ALGORITHM, headers={"kid": key_id(secret_key)})
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise InvalidValue(
+            f"the token has {len(token)} characters; the limit is {MAX_TOKEN_CHARACTERS}: "
+            "give it fewer or shorter scopes"
+        )
+    return token
 
 
 _secret_of_process: str | None = None
@@ -214,7 +221,7 @@ def _claims(token: str, secret_key: str) -> dict[str, Any]:
         return jwt.decode(
             token, secret_key, algorithms=[ALGORITHM], audience=AUDIENCE, options=options
         )
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, UnicodeError) as error:
         raise InvalidToken(f"the token is not valid here: {error}") from None
 
 
@@ -222,7 +229,8 @@ def _access(claims: dict[str, Any]) -> Access:
     scopes, expires_at_s = claims.get("scopes"), claims["exp"]
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         raise InvalidToken("the token has no list of scopes")
-    if not isinstance(expires_at_s, int | float):
+    is_number = isinstance(expires_at_s, int | float) and not isinstance(expires_at_s, bool)
+    if not is_number or not math.isfinite(expires_at_s):
         raise InvalidToken("the token's exp is not a number")
     return Access(
         frozenset(scopes), expires_at_s, str(claims.get("sub", "")), str(claims.get("jti", ""))

@@ -47,12 +47,12 @@ async def store_of(kind, folder):
         async with opened(SqliteStore(folder / "test.db", durability="normal")) as store:
             yield store
     else:
-        url = "memory:" if kind == "remote" else f"sqlite:{folder}/test.db?durability=normal"
+        url = f"sqlite:{folder}/test.db?durability=normal"
         async with serving(url) as gateway, gateway.remote() as store:
             yield store
 
 
-@pytest.fixture(params=["memory", "sqlite", "remote", "remote over sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "remote"])
 async def store(request, tmp_path):
     async with store_of(request.param, tmp_path) as store:
         yield store

@@ -1,0 +1,57 @@
+import re
+
+import errors_table
+import pytest
+
+from gateway import errors
+from gateway.errors import BY_CODE, RealtimeError, from_wire
+
+CLASSES = RealtimeError.__subclasses__()
+
+
+def test_every_error_has_a_code_of_its_own():
+    codes = [error.code for error in CLASSES]
+    assert len(set(codes)) == len(codes)
+    assert list(BY_CODE) == codes
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+def test_an_errors_code_is_its_name(error):
+    words = re.findall("[A-Z][a-z]*", error.__name__)
+    assert error.code == "_".join(words).lower()
+    assert 400 <= error.http_status < 600
+    assert error.close_code is None or error.close_code == 1011 or 4400 <= error.close_code < 4600
+
+
+def test_the_tree_in_the_docstring_is_what_the_classes_say():
+    lines = re.findall(r"[├└]── (\w+) +(\d+)(.*)", errors.__doc__)
+    assert [name for name, _, _ in lines] == [error.__name__ for error in CLASSES]
+    for (name, status, rest), error in zip(lines, CLASSES, strict=True):
+        assert int(status) == error.http_status, name
+        close = re.search(r"close (\d+)", rest)
+        assert (int(close[1]) if close else None) == (
+            error.close_code if error is not errors.Internal or close else None
+        ), name
+        assert ("retryable" in rest) == error.retryable, name
+
+
+def test_the_table_in_the_protocol_is_what_the_classes_say():
+    assert errors_table.written() == errors_table.table(), "run python tests/errors_table.py"
+
+
+def test_close_codes_tell_a_client_to_come_back_when_the_error_is_retryable():
+    for error in errors_table.on_the_wire():
+        if error.close_code is not None:
+            comes_back = not 4000 <= error.close_code < 4500 or error.close_code == 4408
+            assert comes_back == error.retryable, error.code
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+def test_an_error_survives_the_wire(error):
+    back = from_wire(error.code, "what happened")
+    assert type(back) is error
+    assert (back.message, str(back)) == ("what happened", "what happened")
+
+
+def test_a_code_that_is_not_known_is_an_error_all_the_same():
+    assert type(from_wire("of_a_newer_release", "what happened")) is RealtimeError

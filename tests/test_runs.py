@@ -1,0 +1,205 @@
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serving import new_run
+
+from gateway.errors import IllegalTransition, InvalidId, InvalidValue
+from gateway.records import check_run_id
+from gateway.runs import (
+    FINAL_STATUSES,
+    STATUSES,
+    TRANSITIONS,
+    Run,
+    RunError,
+    apply,
+    iso_time,
+    merge_patch,
+    new_run_id,
+)
+
+CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
+
+# Written out by hand from PROTOCOL.md and the diagram, so that a change of the table shows.
+ALLOWED = {
+    ("queued", "executing"),
+    ("queued", "failed"),
+    ("queued", "canceled"),
+    ("queued", "crashed"),
+    ("executing", "waiting"),
+    ("executing", "completed"),
+    ("executing", "failed"),
+    ("executing", "canceled"),
+    ("executing", "crashed"),
+    ("waiting", "executing"),
+    ("waiting", "completed"),
+    ("waiting", "failed"),
+    ("waiting", "canceled"),
+    ("waiting", "crashed"),
+}
+PAIRS = [(before, after) for before in STATUSES for after in STATUSES]
+
+
+def test_the_table_is_over_the_statuses_of_the_protocol():
+    assert set(STATUSES) == {
+        "queued",
+        "executing",
+        "waiting",
+        "completed",
+        "failed",
+        "canceled",
+        "crashed",
+    }
+    assert {"completed", "failed", "canceled", "crashed"} == FINAL_STATUSES
+    assert {(a, b) for a, after in TRANSITIONS.items() for b in after} == ALLOWED
+
+
+@pytest.mark.parametrize(("before", "after"), PAIRS)
+def test_a_status_goes_only_where_the_table_says(before, after):
+    run = new_run(status=before)
+    if (before, after) in ALLOWED or (before == after and before not in FINAL_STATUSES):
+        assert apply(run, {"status": after}).status == after
+    else:
+        with pytest.raises(IllegalTransition, match=f"is {before}; it cannot become {after}"):
+            apply(run, {"status": after})
+
+
+@pytest.mark.parametrize("status", sorted(FINAL_STATUSES))
+def test_nothing_of_a_final_run_changes(status):
+    for patch in ({}, {"metadata": {"a": 1}}, {"output": 1}, {"status": status}):
+        with pytest.raises(IllegalTransition):
+            apply(new_run(status=status), patch)
+
+
+@pytest.mark.parametrize(
+    "field", ["id", "task", "parent_id", "root_id", "batch_id", "created_at", "payload"]
+)
+def test_what_a_run_was_made_with_stays(field):
+    with pytest.raises(InvalidValue, match=f"field '{field}' cannot be changed"):
+        apply(new_run(), {field: "x"})
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ({"colour": "red"}, "field 'colour' cannot be changed"),
+        ({"metadata": []}, "metadata must be an object"),
+        ({"metadata": "x"}, "metadata must be an object"),
+        ({"tags": "x"}, "tags must be an array of strings"),
+        ({"tags": [1]}, "tags must be an array of strings"),
+        ({"error": "boom"}, "not a run"),
+        ({"error": {"type": "E"}}, "not a run"),
+        ({"status": None}, "status must be a string"),
+        ({"status": {}}, "status must be a string"),
+        ({"status": []}, "status must be a string"),
+        ({"owner": 3}, "owner must be a string"),
+        ({"started_at": 3}, "started_at must be a string"),
+        ({"attempt": 0}, "attempt must be a whole number"),
+        ({"attempt": "1"}, "attempt must be a whole number"),
+        ({"attempt": True}, "attempt must be a whole number"),
+    ],
+)
+def test_a_patch_of_the_wrong_kind_is_refused(patch, message):
+    with pytest.raises(InvalidValue, match=message):
+        apply(new_run(), patch)
+
+
+def test_a_status_that_is_none_goes_nowhere():
+    with pytest.raises(IllegalTransition, match="cannot become lost"):
+        apply(new_run(), {"status": "lost"})
+
+
+def test_a_patch_folds_and_leaves_the_run_before_as_it_was():
+    run = new_run(metadata={"a": {"b": 1}}, tags=["x"])
+    before = copy.deepcopy(run)
+    after = apply(run, {"metadata": {"a": {"c": 2}}, "error": {"type": "E", "message": "m"}})
+    assert run == before
+    assert after.metadata == {"a": {"b": 1, "c": 2}}
+    assert after.error == RunError("E", "m")
+    assert apply(after, {"error": None, "metadata": None}) == dataclasses.replace(run, metadata={})
+
+
+@pytest.mark.parametrize("case", CASES["merge_patch"], ids=lambda case: case["name"])
+def test_a_merge_patch_does_what_its_rfc_says(case):
+    target, patch = copy.deepcopy(case["target"]), copy.deepcopy(case["patch"])
+    assert merge_patch(target, patch) == case["result"]
+    assert (target, patch) == (case["target"], case["patch"])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=8,
+)
+
+
+@given(json_values, json_values)
+def test_applying_a_merge_patch_twice_is_applying_it_once(target, patch):
+    once = merge_patch(target, patch)
+    assert merge_patch(once, patch) == once
+
+
+def test_a_run_survives_the_wire():
+    run = new_run(
+        status="failed",
+        tags=["a"],
+        metadata={"a": [1]},
+        payload=[None],
+        output={"x": 1},
+        error=RunError("ValueError", "no"),
+        parent_id="run_parent",
+        batch_id="batch_1",
+        owner="embedded",
+    )
+    assert Run.from_wire(json.loads(json.dumps(run.to_wire()))) == run
+
+
+def test_fields_of_a_newer_release_are_left_out():
+    run = new_run()
+    assert Run.from_wire(run.to_wire() | {"colour": "red"}) == run
+
+
+@pytest.mark.parametrize("field", ["id", "task", "status", "root_id", "created_at"])
+def test_a_run_needs_its_fields(field):
+    wire = new_run().to_wire()
+    del wire[field]
+    with pytest.raises(InvalidValue, match=field):
+        Run.from_wire(wire)
+
+
+@pytest.mark.parametrize("field", ["id", "root_id", "parent_id"])
+def test_a_run_names_runs(field):
+    with pytest.raises(InvalidId):
+        Run.from_wire(new_run().to_wire() | {field: "progress"})
+
+
+@given(st.lists(st.integers(0, 4_102_444_800_000), min_size=2, max_size=20))
+def test_run_ids_sort_by_their_time(times):
+    ids = [new_run_id(now_ms) for now_ms in sorted(times)]
+    prefixes = [id[: len("run_") + 9] for id in ids]
+    assert prefixes == sorted(prefixes)
+    for id in ids:
+        assert check_run_id(id) == id
+
+
+def test_run_ids_of_one_moment_differ_by_a_hundred_random_bits():
+    asked = []
+
+    def bits(count):
+        asked.append(count)
+        return 2**count - 1 - len(asked)
+
+    ids = {new_run_id(1_795_352_174_123, bits) for _ in range(100)}
+    assert len(ids) == 100
+    assert set(asked) == {100}
+    assert len({len(id) for id in ids}) == 1
+    assert 36**20 > 2**100  # they all fit
+
+
+def test_times_are_iso_in_utc_with_milliseconds():
+    assert iso_time(1_795_352_174_123) == "2026-11-22T12:56:14.123Z"
+    assert iso_time(0) == "1970-01-01T00:00:00.000Z"
