@@ -318,7 +318,8 @@ def decode(text: str | bytes, max_bytes: int = MAX_FRAME_BYTES) -> ClientFrame:
         UnknownFrame: names the type.
         MalformedFrame: says which field is wrong.
     """
-    size = len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())
+    is_one_byte_each = isinstance(text, bytes) or text.isascii()
+    size = len(text) if is_one_byte_each else len(text.encode(errors="surrogatepass"))  # type: ignore[union-attr]
     if size > max_bytes:
         raise FrameTooLarge(f"the frame is {size} bytes; the limit is {max_bytes}")
     try:
@@ -345,7 +346,7 @@ def _tag(text: str | bytes) -> _Tag:
 def id_of(text: str | bytes) -> int | None:
     """Find the `id` in a frame that could not be read, so that the error can name it."""
     id = _tag(text).id
-    return id if isinstance(id, int) and 0 <= id < 2**32 else None
+    return id if type(id) is int and 0 <= id < 2**32 else None
 
 
 Start = Literal["beginning", "latest"] | FromPosition | FromLast
@@ -453,6 +454,6 @@ def decode_gateway(text: str | bytes) -> ReceivedFrame | None:
         if "Invalid value" in str(error) and "$.type" in str(error):
             return None
         raise MalformedFrame(f"the gateway's frame cannot be read: {error}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise MalformedFrame(f"the gateway's frame is no JSON: {error}") from None
     return frame

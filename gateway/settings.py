@@ -128,7 +128,12 @@ def resolve_secret(settings: Settings) -> str:
             'python -c "import secrets; print(secrets.token_urlsafe(48))" '
             "and give the same to every gateway and worker"
         )
-    return _kept_secret(_secret_path(settings))
+    path = _secret_path(settings)
+    if settings.url is not None and (path is None or not path.exists()):
+        raise ConfigurationError(
+            f"REALTIME_SECRET_KEY is not set; a worker needs that of its gateway {settings.url}"
+        )
+    return _kept_secret(path)
 
 
 def _secret_path(settings: Settings) -> Path | None:

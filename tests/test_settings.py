@@ -1,0 +1,142 @@
+import stat
+
+import pytest
+
+from gateway.errors import ConfigurationError
+from gateway.settings import Settings, open_store, resolve_secret
+from gateway.stores.memory import MemoryStore
+from gateway.stores.sqlite import SqliteStore
+
+SECRET = "a secret of the tests that is long enough"
+
+
+def test_an_empty_environment_gives_the_defaults():
+    settings = Settings.from_env({})
+    assert settings.store == "sqlite:.realtime/realtime.db"
+    assert (settings.secret_key, settings.env, settings.url) == ("", "development", None)
+    assert settings.concurrency == 20
+    assert settings.limits.record_bytes == 1 << 20
+
+
+def test_the_environment_is_read():
+    settings = Settings.from_env(
+        {
+            "REALTIME_STORE": "memory:",
+            "REALTIME_SECRET_KEY": SECRET,
+            "REALTIME_ENV": "production",
+            "REALTIME_URL": "ws://gateway:8400",
+            "REALTIME_CONCURRENCY": "7",
+        }
+    )
+    assert settings == Settings("memory:", SECRET, "production", "ws://gateway:8400", 7)
+
+
+def test_empty_variables_are_as_good_as_none():
+    empty = dict.fromkeys(("REALTIME_STORE", "REALTIME_URL", "REALTIME_CONCURRENCY"), "")
+    assert Settings.from_env(empty) == Settings()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²", " 3"])
+def test_the_concurrency_is_a_whole_number_from_one(value):
+    with pytest.raises(ConfigurationError, match=r"REALTIME_CONCURRENCY is .* whole number from 1"):
+        Settings.from_env({"REALTIME_CONCURRENCY": value})
+
+
+def test_the_environment_has_one_of_two_names():
+    with pytest.raises(ConfigurationError, match="REALTIME_ENV is 'staging'"):
+        Settings.from_env({"REALTIME_ENV": "staging"})
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "durability"),
+    [
+        ("sqlite:data/realtime.db", "data/realtime.db", "full"),
+        ("sqlite:/var/lib/realtime.db", "/var/lib/realtime.db", "full"),
+        ("sqlite:///var/lib/realtime.db", "/var/lib/realtime.db", "full"),
+        ("sqlite:a.db?durability=normal", "a.db", "normal"),
+        ("sqlite:my files/a.db", "my files/a.db", "full"),
+        ("sqlite:a:b.db", "a:b.db", "full"),
+    ],
+)
+def test_a_store_of_sqlite_is_named_by_its_path(url, path, durability):
+    store = open_store(url)
+    assert isinstance(store, SqliteStore)
+    assert str(store.path) == path
+    assert store._durability == durability
+
+
+def test_the_memory_store_has_no_path():
+    assert isinstance(open_store("memory:"), MemoryStore)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "not known"),
+        ("redis://localhost", "not known"),
+        ("postgres:x", "not known: use sqlite:PATH or memory:"),
+        ("ws://gateway:8400", "REALTIME_URL"),
+        ("realtime.db", "not known"),
+        ("sqlite:", "needs a path"),
+        ("sqlite:?durability=full", "needs a path"),
+        ("sqlite:a.db?durability=none", "full or normal"),
+        ("sqlite:a.db?speed=high", "no option speed"),
+    ],
+)
+def test_a_store_that_is_none_is_refused_with_what_it_may_be(url, message):
+    with pytest.raises(ConfigurationError, match=message):
+        open_store(url)
+
+
+def test_a_secret_that_is_set_is_taken():
+    assert resolve_secret(Settings(secret_key=SECRET)) == SECRET
+
+
+@pytest.mark.parametrize("env", ["development", "production"])
+def test_a_short_secret_is_refused_everywhere(env):
+    with pytest.raises(ConfigurationError, match="has 5 bytes"):
+        resolve_secret(Settings(secret_key="short", env=env))
+
+
+def test_production_makes_no_secret_of_its_own(tmp_path):
+    settings = Settings(store=f"sqlite:{tmp_path}/a.db", env="production")
+    with pytest.raises(ConfigurationError, match="REALTIME_SECRET_KEY is not set"):
+        resolve_secret(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_development_makes_a_secret_once_and_keeps_it_to_itself(tmp_path):
+    settings = Settings(store=f"sqlite:{tmp_path}/sub/a.db")
+    secret = resolve_secret(settings)
+    assert len(secret) >= 43
+    assert resolve_secret(settings) == secret
+    kept = tmp_path / "sub" / "secret_key"
+    assert kept.read_text() == secret
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    elsewhere = Settings(store=f"sqlite:{tmp_path}/other/a.db")
+    assert resolve_secret(elsewhere) != secret
+
+
+def test_a_kept_secret_that_was_damaged_is_refused(tmp_path):
+    (tmp_path / "secret_key").write_text("short")
+    with pytest.raises(ConfigurationError, match="has 5 bytes"):
+        resolve_secret(Settings(store=f"sqlite:{tmp_path}/a.db"))
+
+
+def test_a_store_in_memory_has_a_secret_for_its_life_only():
+    settings = Settings(store="memory:")
+    assert resolve_secret(settings) != resolve_secret(settings)
+
+
+def test_a_worker_without_a_secret_is_told_to_set_one(tmp_path, monkeypatch):
+    # A secret of its own making would be refused by the gateway, with a message that says less.
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="REALTIME_SECRET_KEY"):
+        resolve_secret(Settings(url="ws://elsewhere:8400"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_beside_its_gateway_takes_the_secret_that_is_kept_there(tmp_path):
+    store = f"sqlite:{tmp_path}/a.db"
+    secret = resolve_secret(Settings(store=store))
+    assert resolve_secret(Settings(store=store, url="ws://localhost:8400")) == secret
