@@ -1,0 +1,659 @@
+"""The state machine of a connection, without a socket, a clock or a store."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import tokens
+from gateway.connection import Close, Connection, Open, Own, Perform, Send, Stop
+from gateway.errors import Internal, RunNotFound, ShuttingDown
+from gateway.protocol import FromLast, Limits, Pong, encode
+from gateway.records import Position, StreamKey
+from gateway.runs import Run
+from gateway.stores.base import RunState
+
+SECRET = "a secret of the tests that is long enough"
+NOW_S = 1_795_352_174.0
+LIMITS = Limits(frame_bytes=5000, record_bytes=1000, subscriptions=3)
+AT = Position("019aab37c2f1a3d4", 3)
+RUN_A, RUN_B = StreamKey("run_a", "$run"), StreamKey("run_b", "$run")
+
+
+def token(*scopes, ttl_s=60):
+    return tokens.mint(scopes, ttl_s=ttl_s, secret_key=SECRET, now_s=NOW_S)
+
+
+def run_state(id="run_a", tags=(), batch_id=None):
+    run = Run(id, "test", "queued", id, "2026-11-22T12:56:14.123Z", list(tags), batch_id=batch_id)
+    return RunState(run, AT)
+
+
+def new():
+    def verify(text, now_s):
+        return tokens.verify(text, secret_key=SECRET, now_s=now_s)
+
+    return Connection("c_1", verify, LIMITS, NOW_S, ping_s=20)
+
+
+def ready(*scopes, ttl_s=60):
+    connection = new()
+    hello = {"type": "hello", "protocol": 1}
+    if scopes:
+        hello["token"] = token(*scopes, ttl_s=ttl_s)
+    assert frames(say(connection, **hello))[0]["type"] == "welcome"
+    return connection
+
+
+def say(connection, at_s=NOW_S, **frame):
+    return connection.receive(json.dumps(frame), at_s)
+
+
+def subscribe(connection, id=1, run="run_a", stream="s", **more):
+    named = {} if stream is None else {"stream": stream}
+    return say(connection, type="subscribe", id=id, run=run, **named, **more)
+
+
+def live(connection, id=1, stream="s", state=None, **more):
+    """Subscribe and open."""
+    (opening,) = subscribe(connection, id, stream=stream, **more)
+    assert isinstance(opening, Open)
+    (answer,) = frames(connection.opened(id, AT, state or run_state()))
+    assert answer["type"] == "subscribed"
+    assert connection.is_live(id)
+
+
+def frames(commands):
+    return [json.loads(command.text) for command in commands if isinstance(command, Send)]
+
+
+def error_of(commands):
+    (frame,) = frames(commands)
+    assert frame["type"] == "error"
+    return frame["code"], frame.get("id")
+
+
+def others(commands):
+    return [command for command in commands if not isinstance(command, Send)]
+
+
+# The first frame.
+
+
+def test_hello_is_welcomed_with_what_the_client_must_know():
+    (frame,) = frames(say(new(), type="hello", protocol=1))
+    assert frame == {
+        "type": "welcome",
+        "protocol": 1,
+        "connection": "c_1",
+        "ping_ms": 20000,
+        "limits": {"frame_bytes": 5000, "record_bytes": 1000, "subscriptions": 3},
+    }
+
+
+REQUESTS = [
+    {"type": "append", "id": 1, "run": "run_a", "stream": "s", "records": [1]},
+    {"type": "head", "id": 1, "run": "run_a", "stream": "s"},
+    {"type": "read", "id": 1, "run": "run_a", "stream": "s"},
+    {"type": "delete", "id": 1, "run": "run_a", "stream": "s"},
+    {"type": "run_create", "id": 1, "value": {"id": "run_a"}},
+    {"type": "run_patch", "id": 1, "run": "run_a", "patch": {}},
+    {"type": "run_get", "id": 1, "run": "run_a"},
+    {"type": "run_list", "id": 1},
+]
+FRAMES = [
+    {"type": "subscribe", "id": 1, "run": "run_a"},
+    {"type": "unsubscribe", "id": 1},
+    {"type": "token", "token": "x"},
+    {"type": "ping"},
+    *REQUESTS,
+]
+by_type = {"ids": lambda frame: frame["type"]}
+
+
+@pytest.mark.parametrize("frame", FRAMES, **by_type)
+def test_any_other_first_frame_closes(frame):
+    connection = new()
+    commands = say(connection, **frame)
+    assert error_of(commands) == ("hello_expected", None)
+    assert others(commands) == [Close(4400, "hello_expected")]
+    assert connection.state == "closed"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"type":"hello"}', '{"type":"x"}', b"{}", "x" * 6000]
+)
+def test_a_first_frame_that_cannot_be_read_closes(text):
+    commands = new().receive(text, NOW_S)
+    assert error_of(commands) == ("hello_expected", None)
+    assert others(commands) == [Close(4400, "hello_expected")]
+
+
+@pytest.mark.parametrize("version", [0, 2, -1, 2**60])
+def test_another_version_closes(version):
+    commands = say(new(), type="hello", protocol=version)
+    assert error_of(commands) == ("protocol_version", None)
+    assert others(commands) == [Close(4406, "protocol_version")]
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [("nonsense", "invalid_token"), ("", "invalid_token"), ("expired", "token_expired")],
+)
+def test_a_bad_token_in_hello_closes(bad, code):
+    at_s = NOW_S
+    if bad == "expired":
+        bad, at_s = token("read:runs:*", ttl_s=1), NOW_S + 2
+    commands = say(new(), at_s, type="hello", protocol=1, token=bad)
+    assert error_of(commands) == (code, None)
+    assert others(commands) == [Close(4401, code)]
+
+
+def test_a_worker_names_itself_with_a_token_that_may_change_every_run():
+    commands = say(new(), type="hello", protocol=1, owner="worker_1", token=token("write:runs:*"))
+    assert commands[0] == Own("worker_1")
+    assert frames(commands)[0]["type"] == "welcome"
+
+
+@pytest.mark.parametrize("scopes", [(), ("read:runs:*",), ("write:runs:run_*",)])
+def test_nobody_else_may_name_itself_a_worker(scopes):
+    hello = {"token": token(*scopes)} if scopes else {}
+    commands = say(new(), type="hello", protocol=1, owner="worker_1", **hello)
+    assert error_of(commands) == ("forbidden", None)
+    assert others(commands) == [Close(4401, "forbidden")]
+
+
+def test_a_second_hello_is_refused_and_changes_nothing():
+    connection = ready("read:runs:run_a")
+    live(connection)
+    commands = say(connection, type="hello", protocol=1, token=token("read:runs:run_b"))
+    assert error_of(commands) == ("malformed_frame", None)
+    assert connection.is_live(1)
+    assert error_of(subscribe(connection, 2, run="run_b")) == ("forbidden", 2)
+
+
+# Every frame in every state.
+
+
+@pytest.mark.parametrize("frame", [{"type": "hello", "protocol": 1}, *FRAMES], **by_type)
+def test_a_closed_connection_does_nothing(frame):
+    connection = ready("read:runs:*", "write:runs:*")
+    live(connection)
+    assert connection.close(ShuttingDown("bye"))
+    assert say(connection, **frame) == []
+    assert connection.tick(NOW_S + 1e6) == []
+    assert connection.close(ShuttingDown("bye")) == []
+    assert connection.opened(1, AT, run_state()) == []
+    assert not connection.is_live(1)
+
+
+@pytest.mark.parametrize("frame", REQUESTS, **by_type)
+def test_a_request_is_performed_and_answered(frame):
+    connection = ready("read:runs:*", "write:runs:*")
+    (command,) = say(connection, **frame)
+    assert isinstance(command, Perform)
+    assert command.request.id == 1
+    assert connection.answered(1, Pong()) == [Send(encode(Pong()))]
+    (again,) = say(connection, **frame)  # the id is free once more
+    assert isinstance(again, Perform)
+    assert error_of(connection.failed(1, RunNotFound("there is no run run_a"))) == (
+        "run_not_found",
+        1,
+    )
+    (again,) = say(connection, **frame)
+    assert isinstance(again, Perform)
+
+
+@pytest.mark.parametrize("frame", REQUESTS, **by_type)
+@pytest.mark.parametrize("use", ["opening", "live", "request"])
+def test_an_id_that_is_in_use_is_refused_and_never_named(frame, use):
+    connection = ready("read:runs:*", "write:runs:*")
+    if use == "request":
+        say(connection, type="run_get", id=1, run="run_a")
+    elif use == "opening":
+        subscribe(connection)
+    else:
+        live(connection)
+    assert error_of(say(connection, **frame)) == ("duplicate_id", None)
+    assert error_of(subscribe(connection)) == ("duplicate_id", None)
+    assert connection.is_live(1) == (use == "live")
+    if use == "opening":
+        assert frames(connection.opened(1, AT, run_state()))[0]["type"] == "subscribed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type":"subscribe","id":1}',
+        '{"type":"nonsense","id":1}',
+        '{"id":1}',
+        '{"type":"append","id":1,"x":"' + "x" * 6000 + '"}',
+        '{"type":"token","id":1,"token":"bad"}',
+        '{"type":"subscribe","id":1,"run":"run_a","start":7}',
+    ],
+)
+def test_no_error_ever_names_what_goes_on(text):
+    connection = ready("read:runs:*")
+    live(connection)
+    (frame,) = frames(connection.receive(text, NOW_S))
+    assert frame["type"] == "error"
+    assert "id" not in frame
+    assert connection.is_live(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "id"),
+    [
+        ("", "malformed_frame", None),
+        ('{"type":"ping"', "malformed_frame", None),
+        (b'{"type":"ping"}', "malformed_frame", None),
+        ('{"type":"subscribe","id":9}', "malformed_frame", 9),
+        ('{"type":"nonsense","id":9}', "unknown_frame", 9),
+        ('{"type":"subscribe","id":9,"run":"run_a","stream":"$x"}', "invalid_id", 9),
+        ('{"type":"subscribe","id":9,"run":"nobody"}', "invalid_id", 9),
+        (
+            '{"type":"subscribe","id":9,"run":"run_a","start":{"position":"x"}}',
+            "invalid_position",
+            9,
+        ),
+        ('{"type":"subscribe","id":9,"run":"run_a","start":"x"}', "malformed_frame", 9),
+        ('{"type":"subscribe","id":9,"run":"run_a","token":"x"}', "invalid_token", 9),
+        ('{"type":"subscribe","id":9,"run":"run_c"}', "forbidden", 9),
+        ('{"type":"unsubscribe","id":9}', "unknown_subscription", 9),
+        ('{"type":"token","id":9,"token":"x"}', "invalid_token", 9),
+        ('{"type":"token","token":"x"}', "invalid_token", None),
+        ('{"type":"append","id":9,"run":"run_a","stream":"s","records":[]}', "invalid_value", 9),
+        ('{"type":"append","id":9,"run":"run_a","stream":"$run","records":[1]}', "invalid_id", 9),
+        ('{"type":"append","id":9,"run":"run_c","stream":"s","records":[1]}', "forbidden", 9),
+        ('{"type":"run_create","id":9,"value":{}}', "invalid_id", 9),
+        ('{"type":"run_create","id":9,"value":{"id":["run_a"]}}', "invalid_id", 9),
+        ('{"type":"run_list","id":9}', "forbidden", 9),
+        ("x" * 5001, "frame_too_large", None),
+    ],
+)
+def test_what_is_refused_leaves_the_rest_alone(text, code, id):
+    connection = ready("read:runs:run_a", "write:runs:run_a")
+    live(connection)
+    assert error_of(connection.receive(text, NOW_S)) == (code, id)
+    assert connection.state == "ready"
+    assert connection.is_live(1)
+
+
+def test_the_limits_are_stated_with_the_number_that_broke_them():
+    connection = ready("read:runs:*", "write:runs:*")
+    (frame,) = frames(connection.receive("x" * 5001, NOW_S))
+    assert "5001 bytes; the limit is 5000" in frame["message"]
+    big = "x" * 999
+    append = {"type": "append", "id": 1, "run": "run_a", "stream": "s"}
+    (frame,) = frames(say(connection, **append, records=["ok", big]))
+    assert (frame["code"], frame["message"]) == (
+        "record_too_large",
+        "record is 1001 bytes; the limit is 1000",
+    )
+    (command,) = say(connection, **append, records=["x" * 998])
+    assert isinstance(command, Perform)
+    for id in (2, 3, 4):
+        subscribe(connection, id)
+    (frame,) = frames(subscribe(connection, 5))
+    assert (frame["code"], frame["id"]) == ("too_many_subscriptions", 5)
+    assert "holds 3 subscriptions; the limit is 3" in frame["message"]
+    say(connection, type="unsubscribe", id=2)
+    (command,) = subscribe(connection, 5)
+    assert isinstance(command, Open)
+
+
+# A subscription's life.
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (None, "beginning"),
+        ("beginning", "beginning"),
+        ("latest", "latest"),
+        ({"position": str(AT)}, AT),
+        ({"last": 4}, FromLast(4)),
+    ],
+)
+def test_a_subscription_is_opened_where_the_client_wants(start, expected):
+    more = {} if start is None else {"start": start}
+    commands = subscribe(ready("read:runs:*"), 7, throttle_ms=250, **more)
+    assert commands == [Open(7, StreamKey("run_a", "s"), expected, 0.25, as_run=False)]
+
+
+def test_without_a_stream_the_run_itself_is_watched():
+    connection = ready("read:runs:*")
+    assert subscribe(connection, 1, stream=None) == [Open(1, RUN_A, "beginning", 0.0, as_run=True)]
+    (frame,) = frames(connection.opened(1, AT, run_state()))
+    assert frame["run"]["id"] == "run_a"
+    assert frame["position"] == str(AT)
+
+
+def test_the_log_of_a_run_can_be_read_as_a_stream():
+    connection = ready("read:runs:*")
+    assert subscribe(connection, 1, stream="$run") == [
+        Open(1, RUN_A, "beginning", 0.0, as_run=False)
+    ]
+    (frame,) = frames(connection.opened(1, AT, run_state()))
+    assert "run" not in frame
+
+
+def test_a_run_that_is_not_there_is_said_so_to_who_may_know():
+    connection = ready("read:runs:run_a", "read:tags:x")
+    subscribe(connection, 1)
+    commands = connection.opened(1, AT, None)
+    assert error_of(commands) == ("run_not_found", 1)
+    assert others(commands) == [Stop(1)]
+    assert not connection.is_live(1)
+
+
+def test_who_may_not_read_a_run_does_not_learn_whether_it_is_there():
+    told = []
+    for state in (None, run_state("run_b"), run_state("run_b", tags=["y"])):
+        connection = ready("read:tags:x")
+        (opening,) = subscribe(connection, 1, run="run_b")
+        assert isinstance(opening, Open)
+        told.append(frames(connection.opened(1, AT, state)))
+    assert told[0] == told[1] == told[2]
+    assert told[0][0]["code"] == "forbidden"
+
+
+@pytest.mark.parametrize(
+    ("scope", "state", "allowed"),
+    [
+        ("read:tags:x", run_state(tags=["w", "x"]), True),
+        ("read:tags:x", run_state(tags=["xx"]), False),
+        ("read:tags:x*", run_state(tags=["xx"]), True),
+        ("read:batches:batch_1", run_state(batch_id="batch_1"), True),
+        ("read:batches:batch_1", run_state(batch_id="batch_12"), False),
+        ("read:batches:batch_1", run_state(tags=["batch_1"]), False),
+    ],
+)
+@pytest.mark.parametrize("stream", [None, "s"])
+def test_a_scope_of_a_tag_is_decided_by_the_run(scope, state, allowed, stream):
+    connection = ready(scope)
+    (opening,) = subscribe(connection, 1, stream=stream)
+    assert isinstance(opening, Open)
+    (frame,) = frames(connection.opened(1, AT, state))
+    assert (frame["type"] == "subscribed") == allowed
+    assert connection.is_live(1) == allowed
+    if not allowed:
+        assert frame["code"] == "forbidden"
+
+
+def test_a_subscription_may_bring_its_own_token():
+    connection = ready()
+    assert error_of(subscribe(connection, 1)) == ("invalid_token", 1)
+    live(connection, 1, token=token("read:streams:run_a/s"))
+    commands = subscribe(connection, 2, stream="t", token=token("read:streams:run_a/s"))
+    assert error_of(commands) == ("forbidden", 2)
+
+
+def test_an_unsubscribed_subscription_is_over():
+    connection = ready("read:runs:*")
+    live(connection)
+    commands = say(connection, type="unsubscribe", id=1)
+    assert commands == [Stop(1), Send('{"type":"unsubscribed","id":1}')]
+    assert not connection.is_live(1)
+    assert error_of(say(connection, type="unsubscribe", id=1)) == ("unknown_subscription", 1)
+
+
+def test_one_that_is_unsubscribed_while_it_opens_never_lives():
+    connection = ready("read:runs:*")
+    subscribe(connection)
+    say(connection, type="unsubscribe", id=1)
+    assert connection.opened(1, AT, run_state()) == []
+    assert not connection.is_live(1)
+
+
+def test_one_that_has_ended_leaves_its_id():
+    connection = ready("read:runs:*")
+    live(connection)
+    connection.ended(1)
+    assert not connection.is_live(1)
+    live(connection)
+
+
+def test_one_that_failed_is_over_and_the_others_go_on():
+    connection = ready("read:runs:*")
+    live(connection, 1)
+    live(connection, 2, stream="t")
+    commands = connection.failed(1, Internal("the tail was closed"))
+    assert commands[0] == Stop(1)
+    assert error_of(commands) == ("internal", 1)
+    assert not connection.is_live(1)
+    assert connection.is_live(2)
+    assert connection.state == "ready"
+
+
+# Writing.
+
+
+@pytest.mark.parametrize(
+    ("scope", "frame", "allowed"),
+    [
+        ("write:streams:run_a/s", {}, True),
+        ("write:streams:run_a/t", {}, False),
+        ("write:runs:run_a", {}, True),
+        ("read:runs:*", {}, False),
+        ("write:runs:run_a", {"source": "run_b"}, False),
+        ("write:runs:*", {"source": "run_b"}, True),
+        ("write:streams:run_a/s", {"source": "run_a"}, False),
+        ("write:runs:run_a", {"source": "run_a"}, True),
+    ],
+)
+def test_appending_needs_a_scope_for_the_stream_and_for_the_source(scope, frame, allowed):
+    append = {"type": "append", "id": 1, "run": "run_a", "stream": "s", "records": [1]}
+    (command,) = say(ready(scope), **append | frame)
+    assert isinstance(command, Perform) == allowed
+    if not allowed:
+        assert error_of([command]) == ("forbidden", 1)
+
+
+@pytest.mark.parametrize("frame", REQUESTS, **by_type)
+def test_a_request_needs_its_scope(frame):
+    reads = frame["type"] in ("head", "read", "run_get", "run_list")
+    enough = ready("read:runs:*") if reads else ready("write:runs:*")
+    assert isinstance(say(enough, **frame)[0], Perform)
+    other = ready("write:runs:*") if reads else ready("read:runs:*")
+    assert error_of(say(other, **frame)) == ("forbidden", 1)
+    elsewhere = ready("read:runs:run_b", "write:runs:run_b", "write:streams:run_a/t")
+    assert error_of(say(elsewhere, **frame)) == ("forbidden", 1)
+    assert error_of(say(ready(), **frame)) == ("invalid_token", 1)
+
+
+@pytest.mark.parametrize("kind", ["delete", "run_patch", "run_create"])
+def test_who_may_append_to_a_stream_may_not_change_its_run(kind):
+    (frame,) = (frame for frame in REQUESTS if frame["type"] == kind)
+    connection = ready("write:streams:*")
+    assert error_of(say(connection, **frame)) == ("forbidden", 1)
+
+
+# Tokens in place.
+
+
+def test_a_new_token_of_the_connection_counts_for_all_that_brought_none():
+    connection = ready("read:runs:run_a", ttl_s=60)
+    live(connection, 1)
+    live(connection, 2, token=token("read:runs:run_a", ttl_s=10))
+    (frame,) = frames(say(connection, type="token", token=token("read:runs:run_a", ttl_s=300)))
+    assert frame == {"type": "token_accepted", "expires_in_ms": 300_000}
+    commands = connection.tick(NOW_S + 30)
+    assert error_of(commands) == ("token_expired", 2)
+    assert connection.is_live(1)
+
+
+def test_a_new_token_of_a_subscription_counts_for_that_alone():
+    connection = ready("read:runs:run_a", ttl_s=20)
+    live(connection, 1)
+    live(connection, 2)
+    new_token = token("read:runs:run_a", ttl_s=40)
+    (frame,) = frames(say(connection, type="token", id=1, token=new_token))
+    assert frame == {"type": "token_accepted", "id": 1, "expires_in_ms": 40_000}
+    assert error_of(connection.tick(NOW_S + 20)) == ("token_expired", 2)
+    assert connection.is_live(1)
+    # From now on it has a token of its own, which that of the connection does not touch.
+    say(connection, NOW_S + 20, type="token", token=token("read:runs:run_a", ttl_s=300))
+    assert error_of(connection.tick(NOW_S + 40)) == ("token_expired", 1)
+
+
+@pytest.mark.parametrize("id", [{}, {"id": 1}])
+@pytest.mark.parametrize("bad", ["nonsense", "expired"])
+def test_a_refused_token_leaves_the_old_one_in_force(id, bad):
+    connection = ready("read:runs:run_a", ttl_s=50)
+    live(connection)
+    bad = token("read:runs:run_a", ttl_s=1) if bad == "expired" else bad
+    (frame,) = frames(say(connection, NOW_S + 5, type="token", token=bad, **id))
+    assert frame["code"] in ("invalid_token", "token_expired")
+    assert "id" not in frame
+    assert connection.is_live(1)
+    assert connection.tick(NOW_S + 49) == []
+    assert isinstance(subscribe(connection, 2)[0], Open)
+    assert error_of(connection.tick(NOW_S + 50)[:2]) == ("token_expired", 1)
+
+
+def test_what_a_new_token_does_not_allow_ends():
+    connection = ready("read:runs:*")
+    live(connection, 1)
+    live(connection, 2, run="run_b", state=run_state("run_b"))
+    commands = say(connection, type="token", token=token("read:runs:run_a"))
+    accepted, refused = frames(commands)
+    assert accepted["type"] == "token_accepted"
+    assert (refused["code"], refused["id"]) == ("forbidden", 2)
+    assert others(commands) == [Stop(2)]
+    assert connection.is_live(1)
+
+
+def test_a_token_that_comes_while_a_subscription_opens_is_the_one_that_counts():
+    connection = ready("read:runs:*")
+    subscribe(connection)
+    say(connection, type="token", token=token("read:runs:run_b"))
+    assert error_of(connection.opened(1, AT, run_state())) == ("forbidden", 1)
+
+
+def test_a_new_token_is_judged_by_the_runs_tags_too():
+    connection = ready("read:runs:*")
+    live(connection, state=run_state(tags=["x"]))
+    assert len(say(connection, type="token", token=token("read:tags:x"))) == 1
+    assert connection.is_live(1)
+    assert len(say(connection, type="token", token=token("read:tags:y"))) == 3
+    assert not connection.is_live(1)
+
+
+def test_a_token_for_a_subscription_that_is_not_there_is_refused():
+    commands = say(ready(), type="token", id=5, token=token("read:runs:*"))
+    assert error_of(commands) == ("unknown_subscription", 5)
+
+
+# Time.
+
+
+def test_hello_has_ten_seconds():
+    connection = new()
+    assert connection.deadline_s() == NOW_S + 10
+    assert connection.tick(NOW_S + 9.9) == []
+    commands = connection.tick(NOW_S + 10)
+    assert error_of(commands) == ("hello_timeout", None)
+    assert others(commands) == [Close(4408, "hello_timeout")]
+
+
+def test_a_client_that_is_silent_for_three_pings_is_closed():
+    connection = ready("read:runs:*", ttl_s=600)
+    live(connection)
+    assert connection.deadline_s() == NOW_S + 60
+    say(connection, NOW_S + 50, type="ping")
+    assert connection.deadline_s() == NOW_S + 110
+    assert connection.tick(NOW_S + 109) == []
+    commands = connection.tick(NOW_S + 110)
+    assert error_of(commands) == ("silent", None)
+    assert others(commands) == [Close(4508, "silent")]
+
+
+@pytest.mark.parametrize("frame", ["ping", "nonsense", "binary"])
+def test_anything_that_comes_is_a_sign_of_life(frame):
+    connection = ready()
+    text = {"ping": '{"type":"ping"}', "nonsense": "x", "binary": b"x"}[frame]
+    connection.receive(text, NOW_S + 50)
+    assert connection.tick(NOW_S + 100) == []
+
+
+def test_a_subscription_ends_with_its_token_and_the_others_go_on():
+    connection = ready("read:runs:*", ttl_s=50)
+    live(connection, 1, token=token("read:runs:run_a", ttl_s=10))
+    live(connection, 2)
+    assert connection.deadline_s() == NOW_S + 10
+    assert connection.tick(NOW_S + 9) == []
+    commands = connection.tick(NOW_S + 10)
+    assert commands[0] == Stop(1)
+    assert error_of(commands) == ("token_expired", 1)
+    assert connection.is_live(2)
+    assert connection.deadline_s() == NOW_S + 50
+    assert connection.state == "ready"
+
+
+def test_an_expired_token_of_the_connection_opens_nothing_new():
+    connection = ready("read:runs:*", "write:runs:*", ttl_s=10)
+    later = NOW_S + 10
+    for frame in REQUESTS:
+        assert error_of(say(connection, later, **frame)) == ("token_expired", 1)
+    say(connection, later, type="token", token=token("read:runs:*", ttl_s=60))
+    commands = say(connection, later, type="subscribe", id=1, run="run_a")
+    assert isinstance(commands[0], Open)
+
+
+def test_one_whose_token_expires_while_it_opens_never_lives():
+    connection = ready("read:runs:*", ttl_s=10)
+    subscribe(connection)
+    assert error_of(connection.tick(NOW_S + 10)) == ("token_expired", 1)
+    assert connection.opened(1, AT, run_state()) == []
+
+
+def test_going_down_is_said_with_advice_to_come_back():
+    connection = ready("read:runs:*")
+    live(connection)
+    commands = connection.close(ShuttingDown("the gateway is going down; come back"))
+    (frame,) = frames(commands)
+    assert (frame["code"], frame["retryable"]) == ("shutting_down", True)
+    assert others(commands) == [Close(4503, "shutting_down")]
+
+
+def test_ping_is_answered():
+    assert say(ready(), type="ping") == [Send('{"type":"pong"}')]
+
+
+# Anything, in any order.
+
+anything = st.lists(
+    st.one_of(
+        st.sampled_from([{"type": "hello", "protocol": 1}, *FRAMES]),
+        st.sampled_from([frame | {"id": 2} for frame in FRAMES]),
+        st.sampled_from(["opened", "nobody", "failed", "ended", "answered", "tick", "later"]),
+        st.text(max_size=20),
+    ),
+    max_size=30,
+)
+
+
+@given(anything)
+def test_whatever_comes_the_machine_answers_and_never_breaks(steps):
+    connection, now_s = ready("read:runs:*", "write:runs:*", ttl_s=3600), NOW_S
+    for step in steps:
+        if step == "opened":
+            connection.opened(1, AT, run_state())
+        elif step == "nobody":
+            connection.opened(1, AT, None)
+        elif step == "failed":
+            connection.failed(2, Internal("x"))
+        elif step == "ended":
+            connection.ended(1)
+        elif step == "answered":
+            connection.answered(1, Pong())
+        elif step in ("tick", "later"):
+            now_s += 10 if step == "tick" else 40
+            connection.tick(now_s)
+        else:
+            text = step if isinstance(step, str) else json.dumps(step)
+            commands = connection.receive(text, now_s)
+            assert connection.state == "closed" or commands
+        assert connection.deadline_s() >= NOW_S
