@@ -1,0 +1,160 @@
+"""The demo as its visitors have it: `reflex run`, and a real Chromium in front of it."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+from reflex_app import ROOT, ReflexProcess, environment, free_port
+from watching import Observer, Watched
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Nothing but the page may use the network, and a container has neither a sandbox nor a GPU.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+shared = pytest_asyncio.fixture(scope="package", loop_scope="session")
+
+
+@shared
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+        path = found or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip(
+                f"no Chromium: none of {', '.join(CHROMIUM_NAMES)} is on PATH, and "
+                "`playwright install chromium` was not run"
+            )
+        browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        await browser.close()
+
+
+class Demo:
+    """The demo with its pages and its backend as two processes, so that one can die alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        backend_port, frontend_port = free_port(), free_port()
+        self.url = f"http://localhost:{frontend_port}"
+        self.backend_url = f"http://localhost:{backend_port}"
+        self.gateway_url = f"ws://localhost:{backend_port}"
+        self.observer = Observer(self.gateway_url)
+        # The sources are not watched: an edit while the tests run must not restart the backend.
+        unwatched = folder / "unwatched"
+        unwatched.mkdir()
+        env = environment(
+            folder / "store" / "realtime.db",
+            REFLEX_API_URL=self.backend_url,
+            REFLEX_HOT_RELOAD_OVERRIDE_PATHS=str(unwatched),
+        )
+        self.backend = ReflexProcess(
+            folder,
+            "backend",
+            ["--backend-only", "--backend-port", str(backend_port)],
+            env,
+            f"{self.backend_url}/healthz",
+        )
+        self.frontend = ReflexProcess(
+            folder, "frontend", ["--frontend-only", "--frontend-port", str(frontend_port)], env,
+            self.url,
+        )  # fmt: skip
+        self.processes = [self.backend, self.frontend]
+
+
+def project(folder: Path) -> Path:
+    """Make a folder in which the demo runs; its sources stay where they are."""
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "rxconfig.py", folder)
+    shutil.copytree(ROOT / "reflex.lock", folder / "reflex.lock")
+    return folder
+
+
+def link_packages(source: Path, folder: Path) -> None:
+    """Give another folder the frontend's packages that are installed already."""
+    packages = Path(".web") / "node_modules"
+    (folder / ".web").mkdir()
+    shutil.copytree(
+        source / packages, folder / packages, symlinks=True, copy_function=_link_or_copy
+    )
+
+
+def _link_or_copy(source: str, target: str, **_: object) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+@pytest.fixture(scope="package")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("apps")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # the frontend's packages are 200 MB
+
+
+@shared
+async def demo(browser: Browser, folder: Path) -> AsyncIterator[Demo]:
+    demo = Demo(project(folder / "demo"))
+    try:
+        # One after the other: both would make the same assets.
+        await demo.frontend.start()
+        await demo.backend.start()
+        await _visit_all(browser, demo)
+        yield demo
+    finally:
+        for process in demo.processes:
+            await process.stop()
+
+
+async def _visit_all(browser: Browser, demo: Demo) -> None:
+    """See each page once: Vite bundles what a page needs at its first visit, then reloads it."""
+    async with await browser.new_context() as context:
+        page = await context.new_page()
+        for path in ("/", "/runs", "/runs/run_x", "/census/run_x", "/ask/run_x"):
+            await page.goto(demo.url + path)
+            await page.wait_for_load_state("networkidle")
+
+
+Open = Callable[..., Awaitable[Watched]]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def open_page(browser: Browser, demo: Demo) -> AsyncIterator[Open]:
+    """Open pages, each in a context of its own; at the end none may have reported an error."""
+    contexts, pages = [], []
+
+    async def open_page(path: str | None = None, url: str = demo.url, **options) -> Watched:
+        context = await browser.new_context(**options)
+        contexts.append(context)
+        watched = Watched(await context.new_page(), url)
+        pages.append(watched)
+        if path is not None:
+            await watched.goto(path)
+        return watched
+
+    yield open_page
+    for context in contexts:
+        await context.close()
+    for watched in pages:
+        watched.check()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    report = yield
+    if report.failed:
+        for name in ("demo", "production", "small_app"):
+            for process in getattr(getattr(item, "funcargs", {}).get(name), "processes", ()):
+                report.sections.append((f"{name}: {process.log.name}", process.log_end()))
+    return report

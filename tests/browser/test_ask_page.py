@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="session"),
+]
+HOSTILE = (
+    "<script>window.attacked = 'script'</script>"
+    "<img src=x onerror=\"window.attacked = 'image'\">"
+    "<svg onload=\"window.attacked = 'svg'\"></svg>"
+    "[click](javascript:window.attacked='link') `<b>` zzqqxx"
+)
+
+
+async def test_a_question_is_answered_through_tools(open_page, demo):
+    page = await open_page()
+    run_id = await page.ask("What is a deque?")
+    await page.until_status("completed")
+    assert await page.text("h1") == "What is a deque?"
+    calls = await page.texts(".tool-call summary")
+    assert [words.split()[:2] for words in calls] == [["done", "search"], ["done", "read"]]
+    shown = await page.text("#answer")
+    assert "collections.deque is a class of the standard library" in shown
+    parts = [record["data"] for record in await demo.observer.records(run_id, "answer")]
+    text = "".join(part["text"] for part in parts if part["type"] == "text-delta")
+    assert (await demo.observer.run(run_id))["output"] == text
+    last_line = text.strip().splitlines()[-1].rpartition(": ")[2]
+    assert last_line in shown
+    assert "Answered offline, without a model" in await page.text("#who-answers")
+
+    await page.page.locator(".tool-call summary").first.click()
+    assert '"module": "collections"' in await page.text(".tool-call pre")
+
+
+async def test_an_answer_goes_on_after_a_reload(open_page, demo):
+    page = await open_page()
+    run_id = await page.ask("How does functools.lru_cache work?")
+    await page.until("() => document.querySelector('#answer')?.innerText.length > 40")
+    await page.page.reload()
+    await page.until_status("completed")
+    text = (await demo.observer.run(run_id))["output"]
+    await page.until_shown(text.strip().splitlines()[-1].rpartition(": ")[2])
+
+
+async def test_an_empty_question_is_refused(open_page):
+    page = await open_page("/")
+    for question in ("", "   "):
+        await page.page.locator("#question").fill(question)
+        await page.page.locator("#ask").click()
+        await page.until_shown("Type a question first.")
+        await page.page.get_by_text("Type a question first.").first.wait_for(state="detached")
+    assert page.page.url == f"{page.base_url}/"
+    assert await page.page.get_by_text("None yet: start one.").count() == 1
+
+
+async def test_markup_in_a_question_is_shown_and_not_executed(open_page):
+    async def nothing_was_executed():
+        return await page.page.evaluate("window.attacked") is None
+
+    page = await open_page()
+    run_id = await page.ask(HOSTILE)
+    await page.until_status("completed")
+    assert await page.text("h1") == HOSTILE
+    await page.page.locator("#answer").wait_for()
+    hrefs = await page.page.locator("a").evaluate_all("all => all.map(a => a.href)")
+    assert not [href for href in hrefs if href.startswith("javascript:")]
+    assert await page.page.locator("#answer :is(script, img, svg, iframe)").count() == 0
+    assert await nothing_was_executed()
+
+    await page.goto("/runs")
+    await page.page.get_by_text("zzqqxx").first.wait_for()
+    assert await nothing_was_executed()
+
+    await page.goto(f"/runs/{run_id}")
+    await page.until_status("completed")
+    assert json.loads(await page.text("#payload")) == {"question": HOSTILE}
+    assert await nothing_was_executed()

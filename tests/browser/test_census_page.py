@@ -1,0 +1,85 @@
+import pytest
+
+from demo_app.census import sources
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="session"),
+]
+FILES = {choice.id: choice.file_count for choice in sources()}
+
+
+async def check_completed(page, run_id, observer, source_id):
+    """The page shows the census to its last file, and the figures are the store's."""
+    await page.until_status("completed")
+    files = FILES[source_id]
+    await page.until(
+        "words => document.querySelector('#files')?.innerText === words",
+        f"{files} of {files} files",
+    )
+    assert await page.text("#percent") == "100%"
+    last = (await observer.records(run_id, "summary"))[-1]["data"]
+    assert last["files_done"] == files
+    assert await page.text("#lines") == f"{last['totals']['lines']:,}"
+    assert await page.text("#tokens") == f"{last['totals']['tokens']:,}"
+    largest = [row.split()[0] for row in await page.texts(".module")]
+    assert largest == [stats["module"] for stats in last["largest"]]
+
+
+async def test_a_package_is_counted_to_its_last_file(open_page, demo):
+    page = await open_page()
+    run_id = await page.start_census("httpx", workers=2)
+    await check_completed(page, run_id, demo.observer, "package:httpx")
+    await page.until(
+        "() => { const all = [...document.querySelectorAll('.worker .run-status')];"
+        " return all.length === 2 && all.every(badge => badge.innerText === 'completed') }"
+    )
+    assert await page.texts(".worker-percent") == ["100%", "100%"]
+    assert await page.page.locator("#cancel").count() == 0
+
+
+async def test_the_standard_library_is_counted_through_a_reload_in_the_middle(open_page, demo):
+    page = await open_page()
+    run_id = await page.start_census("stdlib", workers=4)
+    await page.until("() => parseInt(document.querySelector('#percent')?.innerText) >= 20")
+    before = int((await page.text("#files")).split()[0])
+    await page.page.reload()
+    await page.until("() => parseInt(document.querySelector('#files')?.innerText) > 0")
+    after = int((await page.text("#files")).split()[0])
+    assert before <= after < FILES["stdlib"]
+    await check_completed(page, run_id, demo.observer, "stdlib")
+    assert len(page.sockets) == 2  # one before the reload, one after
+
+
+async def test_two_tabs_agree(open_page, demo):
+    first = await open_page()
+    run_id = await first.start_census("pip", workers=4)
+    second = await open_page(f"/census/{run_id}")
+    third = await open_page(f"/runs/{run_id}")
+    for page in (first, second):
+        await check_completed(page, run_id, demo.observer, "package:pip")
+    await third.until_status("completed")
+    await second.goto(f"/runs/{run_id}")
+    for stream in ("progress", "summary"):
+        kept = await demo.observer.records(run_id, stream)
+        for page in (second, third):
+            await page.until_lines(stream, len(kept))
+            assert await page.lines(stream) == kept[-50:]
+
+
+async def test_cancel_ends_a_census_and_its_children(open_page, demo):
+    page = await open_page()
+    run_id = await page.start_census("stdlib", workers=4)
+    await page.until("() => document.querySelectorAll('.worker').length === 4")
+    await page.page.locator("#cancel").click()
+    await page.until_status("canceled")
+    await page.until(
+        "() => { const all = [...document.querySelectorAll('.worker .run-status')];"
+        " return all.length === 4 && all.every(badge => badge.innerText === 'canceled') }"
+    )
+    assert await page.page.locator("#cancel").count() == 0
+    assert (await demo.observer.run(run_id))["status"] == "canceled"
+    assert (await demo.observer.records(run_id, "summary"))[-1]["data"]["percent"] < 100
+    await page.page.reload()
+    await page.until_status("canceled")
