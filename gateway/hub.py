@@ -191,6 +191,11 @@ class Cursor:
         self._id = id
         tail.join(self)
 
+    @property
+    def tail_position(self) -> Position:
+        """Where the stream ends as far as this process has followed it."""
+        return self._tail.position
+
     def close(self) -> None:
         """Leave the tail. Safe to call twice."""
         self._tail.leave(self)

@@ -42,7 +42,13 @@ class _Subscription:
     cursor: Cursor
     throttle_s: float
     quiet_until: float = 0.0  # the throttle's window, in the loop's time
+    burst_end: Position | None = None  # what was new when the window opened, and is being sent
     timer: asyncio.TimerHandle | None = None
+
+    def is_burst_over(self) -> bool:
+        """Whether a throttled client has what was new when its window opened."""
+        end, at = self.burst_end, self.cursor.position
+        return self.throttle_s > 0 and end is not None and at.offset >= end.offset
 
     def close(self) -> None:
         self.cursor.close()
@@ -83,6 +89,7 @@ class Carrier:
         self._loop = asyncio.get_running_loop()
         self._machine = Connection(f"c_{secrets.token_hex(8)}", verify, limits, clock_s())
         self._subscriptions: dict[int, _Subscription] = {}
+        self._opening: dict[int, asyncio.Task[None]] = {}
         self._ready: deque[int] = deque()  # subscriptions that may have something to take
         self._outbox: deque[str] = deque()
         self._close: machine.Close | None = None
@@ -142,8 +149,8 @@ class Carrier:
             match command:
                 case machine.Send(text):
                     self._outbox.append(text)
-                case machine.Open():
-                    self._spawn(self._open(command), command.id)
+                case machine.Open(id):
+                    self._opening[id] = self._spawn(self._open(command), id)
                 case machine.Stop(id):
                     self._stop(id)
                 case machine.Perform(request):
@@ -156,10 +163,11 @@ class Carrier:
         self._woken.set()
         self._arm()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], id: int) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], id: int) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guard(work, id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guard(self, work: Coroutine[Any, Any, None], id: int) -> None:
         """Turn a failure into the answer for this id; the connection goes on."""
@@ -184,11 +192,13 @@ class Carrier:
         # the snapshot's own position.
         run = await self._find_run(command.key.run_id)
         if run is None:
+            del self._opening[command.id]
             self._carry(self._machine.opened(command.id, ORIGIN, None))
             return
         cursor = await self._hub.cursor(
             command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
         )
+        del self._opening[command.id]
         commands = self._machine.opened(command.id, cursor.position, run)
         if not self._machine.is_live(command.id):
             cursor.close()
@@ -204,6 +214,10 @@ class Carrier:
             return None
 
     def _stop(self, id: int) -> None:
+        opening = self._opening.pop(id, None)
+        if opening is not None and opening is not asyncio.current_task():
+            # Else it would go on under this id, which the client may use for another stream now.
+            opening.cancel()
         subscription = self._subscriptions.pop(id, None)
         if subscription is not None:
             subscription.close()
@@ -234,9 +248,9 @@ class Carrier:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            while self._outbox or self._ready:
+            while self._outbox or (self._ready and self._close is None):
                 await self._send_answers()
-                if self._ready:
+                if self._ready and self._close is None:
                     await self._step(self._ready.popleft())
             if self._close is not None:
                 await self._websocket.close(self._close.code, self._close.reason)
@@ -256,15 +270,18 @@ class Carrier:
         subscription = self._subscriptions.get(id)
         if subscription is None:
             return
+        if subscription.burst_end is None:
+            subscription.burst_end = subscription.cursor.tail_position
         try:
             batch = await subscription.cursor.next()
         except RealtimeError as error:
-            self._carry(self._machine.failed(id, error))
+            if self._subscriptions.get(id) is subscription:
+                self._carry(self._machine.failed(id, error))
             return
         if self._subscriptions.get(id) is not subscription:
             return  # stopped while the store was read
         if batch is None:
-            subscription.quiet_until = self._loop.time() + subscription.throttle_s
+            subscription.burst_end = None
             return
         for text in _texts(id, batch):
             await self._send(text)
@@ -276,6 +293,10 @@ class Carrier:
         if batch.end is not None:
             self._machine.ended(subscription.id)
             self._stop(subscription.id)
+        elif subscription.is_burst_over():
+            subscription.burst_end = None
+            subscription.quiet_until = self._loop.time() + subscription.throttle_s
+            self._wake(subscription.id)
         else:
             self._make_ready(subscription.id)  # until there is nothing to take
 
