@@ -1,67 +1,259 @@
 /**
  * Fold the parts of an AI answer into what a page shows.
  *
- * Each `add` costs in proportion to its parts; the objects handed out are never changed afterwards.
+ * Each `add` costs in proportion to its parts; the objects handed out are never changed afterwards,
+ * and what has not changed stays the same object. Python does the same
+ * (`gateway/sdk/assembler.py`, which says what a tool call's state follows from).
  */
 
-/** An answer of which nothing has come. */
+/**
+ * An answer as far as it has come. Its names are those of the wire, since Python's typed Vars reach
+ * into it.
+ *
+ * @typedef {object} Parts
+ * @property {string} text
+ * @property {string} reasoning
+ * @property {Call[]} tool_calls in the order in which they were first heard of
+ * @property {{id: string|null, url: string|null, title: string|null}[]} sources each once
+ * @property {Object<string, unknown>} data the newest value of each name
+ * @property {{index: number, state: "running"|"done"|"failed"}[]} steps
+ * @property {{reason: string, usage: object|null}|null} finish the last, with the usage of all
+ * @property {string|null} error
+ *
+ * @typedef {object} Call
+ * @property {string} id
+ * @property {string} name
+ * @property {unknown} input null until it is whole
+ * @property {string} input_text the input while it is being written, "" afterwards
+ * @property {unknown} output
+ * @property {"streaming"|"waiting"|"running"|"done"|"failed"|"denied"} state
+ * @property {"requested"|"approved"|"denied"|null} approval
+ * @property {string|null} reason of the approval
+ */
+
+/** An answer of which nothing has come. @type {Parts} */
 export const NO_PARTS = Object.freeze({
   text: "",
   reasoning: "",
   tool_calls: Object.freeze([]),
+  sources: Object.freeze([]),
+  data: Object.freeze({}),
+  steps: Object.freeze([]),
   finish: null,
   error: null,
 });
 
 export class PartsAssembler {
-  /**
-   * The answer so far. Its names are those of the wire, since Python's typed Vars reach into it.
-   *
-   * @type {{text: string, reasoning: string, finish: {reason: string, usage: object|null}|null,
-   *   error: string|null, tool_calls: {id: string, name: string, input: unknown, output: unknown,
-   *   state: "running"|"done"|"failed"}[]}}
-   */
+  /** @type {Parts} */
   value = NO_PARTS;
-  #placeOfCall = new Map();
+  #draft;
+  /** What is known of each tool call, and its place. @type {Map<string, {place: number}>} */
+  #calls = new Map();
+  #touchedCalls = new Set();
+  #placeOfSource = new Map();
+  #placeOfStep = new Map();
 
-  /** @param {object[]} parts those that are new; kinds that are not known are passed over */
+  /** @param {object[]} parts those that are new; types that are not known are passed over */
   add(parts) {
-    const draft = { ...this.value, tool_calls: [...this.value.tool_calls] };
-    for (const part of parts) this.#take(draft, part);
-    this.value = draft;
-  }
-
-  #take(draft, part) {
-    switch (part?.type) {
-      case "text-delta":
-        draft.text += part.text;
-        break;
-      case "reasoning-delta":
-        draft.reasoning += part.text;
-        break;
-      case "tool-call":
-        this.#setCall(draft, part.id, { name: part.name, input: part.input ?? null });
-        break;
-      case "tool-result": {
-        const state = part.is_error ? "failed" : "done";
-        this.#setCall(draft, part.id, { output: part.output ?? null, state });
-        break;
-      }
-      case "error":
-        draft.error = part.message;
-        break;
-      case "finish":
-        draft.finish = { reason: part.reason, usage: part.usage ?? null };
+    this.#draft = { ...this.value };
+    for (const part of parts) this.#take(part);
+    for (const id of this.#touchedCalls) this.#publish(id, this.#calls.get(id));
+    this.#touchedCalls.clear();
+    if (Object.keys(NO_PARTS).some((name) => this.#draft[name] !== this.value[name])) {
+      this.value = this.#draft;
     }
   }
 
-  // A result may come without its call, when the records before it are no longer kept.
-  #setCall(draft, id, changes) {
-    const place = this.#placeOfCall.get(id) ?? draft.tool_calls.length;
-    this.#placeOfCall.set(id, place);
-    const before = draft.tool_calls[place] ?? newCall(id);
-    draft.tool_calls[place] = { ...before, ...changes };
+  #take(part) {
+    const draft = this.#draft;
+    switch (part?.type) {
+      case "text-delta":
+        draft.text += part.text ?? "";
+        break;
+      case "reasoning-delta":
+        draft.reasoning += part.text ?? "";
+        break;
+      case "tool-input-start":
+      case "tool-input-delta":
+      case "tool-call":
+      case "tool-approval":
+      case "tool-result":
+        this.#takeOfCall(part);
+        break;
+      case "source":
+        this.#takeSource(part);
+        break;
+      case "data":
+        draft.data = { ...draft.data, [part.name]: part.value ?? null };
+        break;
+      case "step":
+        this.#setStep(part.index, part.state === "start" ? "running" : "done");
+        break;
+      case "error":
+        this.#breakOff(part.message);
+        break;
+      case "finish":
+        this.#finish(part);
+    }
+  }
+
+  #takeOfCall(part) {
+    let call = this.#calls.get(part.id);
+    if (call === undefined || isMadeAgain(call, part)) {
+      call = { ...NEW_CALL, place: call?.place ?? this.#calls.size };
+      this.#calls.set(part.id, call);
+    }
+    addToCall(call, part);
+    this.#touchedCalls.add(part.id);
+  }
+
+  #publish(id, call) {
+    const { name, input, input_text, output, approval, reason } = call;
+    const shown = { id, name, input, input_text, output, state: stateOf(call), approval, reason };
+    this.#own("tool_calls")[call.place] = shown;
+  }
+
+  #takeSource({ id = null, url = null, title = null }) {
+    const sources = this.#own("sources");
+    const key = id === null ? url : `id ${id}`; // no URL begins like this
+    const place = (key === null ? undefined : this.#placeOfSource.get(key)) ?? sources.length;
+    if (key !== null) this.#placeOfSource.set(key, place);
+    const before = sources[place] ?? { id: null, url: null, title: null };
+    sources[place] = { id: id ?? before.id, url: url ?? before.url, title: title ?? before.title };
+  }
+
+  #setStep(index, state) {
+    const place = this.#placeOfStep.get(index) ?? this.#placeOfStep.size;
+    this.#placeOfStep.set(index, place);
+    this.#own("steps")[place] = { index, state };
+  }
+
+  #breakOff(message) {
+    this.#draft.error = message;
+    for (const [id, call] of this.#calls) {
+      if (isOver(call)) continue;
+      call.brokenOff = true;
+      this.#touchedCalls.add(id);
+    }
+    for (const { index, state } of this.#draft.steps) {
+      if (state === "running") this.#setStep(index, "failed");
+    }
+  }
+
+  #finish({ reason, usage = null }) {
+    const used = this.#draft.finish?.usage ?? null;
+    this.#draft.finish = { reason, usage: addUsage(used, usage) };
+    for (const [id, call] of this.#calls) {
+      if (stateOf(call) !== "streaming") continue;
+      call.brokenOff = true;
+      this.#touchedCalls.add(id);
+    }
+  }
+
+  /** The draft's own copy of a list, made when it is first changed. */
+  #own(name) {
+    if (this.#draft[name] === this.value[name]) this.#draft[name] = [...this.value[name]];
+    return this.#draft[name];
   }
 }
 
-const newCall = (id) => ({ id, name: "", input: null, output: null, state: "running" });
+const NEW_CALL = Object.freeze({
+  name: "",
+  input: null,
+  hasInput: false,
+  input_text: "",
+  output: null,
+  isError: null, // null: there is no result
+  approval: null,
+  reason: null,
+  brokenOff: false,
+});
+
+// Some providers number the calls of each step from 0.
+const isMadeAgain = (call, { type }) =>
+  call.hasInput && (type === "tool-input-start" || (type === "tool-call" && isOver(call)));
+
+const isOver = (call) => call.isError !== null || call.approval === "denied";
+
+function addToCall(call, part) {
+  call.brokenOff = false;
+  switch (part.type) {
+    case "tool-input-start":
+      Object.assign(call, { name: part.name ?? "", input_text: "" });
+      break;
+    case "tool-input-delta":
+      if (!call.hasInput) call.input_text += part.delta ?? "";
+      break;
+    case "tool-call": {
+      const { name = "", input = null } = part;
+      Object.assign(call, { name, input, hasInput: true, input_text: "" });
+      break;
+    }
+    case "tool-approval":
+      Object.assign(call, { approval: part.state, reason: part.reason ?? null });
+      break;
+    case "tool-result":
+      Object.assign(call, { output: part.output ?? null, isError: part.is_error ?? false });
+  }
+}
+
+function stateOf(call) {
+  if (call.approval === "denied") return "denied";
+  if (call.isError !== null) return call.isError ? "failed" : "done";
+  if (call.brokenOff) return "failed";
+  if (call.approval === "requested") return "waiting";
+  return call.hasInput || call.approval === "approved" ? "running" : "streaming";
+}
+
+// Numbers are added, objects field by field; of anything else the newer one counts.
+function addUsage(before, more) {
+  if (before === null || more === null) return more ?? before;
+  if (isObject(before) && isObject(more)) {
+    const added = Object.entries(more).map(([name, value]) => {
+      return [name, addUsage(Object.hasOwn(before, name) ? before[name] : null, value)];
+    });
+    return { ...before, ...Object.fromEntries(added) };
+  }
+  return typeof before === "number" && typeof more === "number" ? before + more : more;
+}
+
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+/**
+ * Fold a stream into which several runs write, each run's answer by itself: a sub-agent's text and
+ * that of the run it writes to would be mixed up in one.
+ */
+export class SourcesAssembler {
+  /** In the order in which they began. @type {{source: string|null, parts: Parts}[]} */
+  value = Object.freeze([]);
+  #run;
+  #assemblers = new Map();
+
+  /** @param {string} run the stream's own, whose records name no source */
+  constructor(run) {
+    this.#run = run;
+  }
+
+  /** @param {{source?: string|null, data: object}[]} records those that are new */
+  add(records) {
+    const value = [...this.value];
+    for (const [source, parts] of this.#bySource(records)) {
+      if (!this.#assemblers.has(source)) {
+        this.#assemblers.set(source, { place: value.length, of: new PartsAssembler() });
+      }
+      const { place, of } = this.#assemblers.get(source);
+      of.add(parts);
+      if (value[place]?.parts !== of.value) value[place] = { source, parts: of.value };
+    }
+    if (value.some((group, place) => group !== this.value[place])) this.value = value;
+  }
+
+  #bySource(records) {
+    const groups = new Map();
+    for (const { source = this.#run, data } of records) {
+      if (!groups.has(source)) groups.set(source, []);
+      groups.get(source).push(data);
+    }
+    return groups;
+  }
+}

@@ -1,0 +1,97 @@
+/** What only the page asks of the assembler: that what has not changed stays the same object. */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { NO_PARTS, PartsAssembler, SourcesAssembler } from "../../ui/client/parts.js";
+
+const cases = JSON.parse(readFileSync(new URL("../protocol_cases.json", import.meta.url), "utf8"));
+
+const text = (text) => ({ type: "text-delta", text });
+const call = (id) => ({ type: "tool-call", id, name: "look", input: {} });
+const result = (id, output) => ({ type: "tool-result", id, output, is_error: false });
+
+function assembled(...parts) {
+  const assembler = new PartsAssembler();
+  assembler.add(parts);
+  return assembler;
+}
+
+for (const { name, run, records, result } of cases.parts_by_source) {
+  test(`parts by source: ${name}`, () => {
+    const atOnce = new SourcesAssembler(run);
+    atOnce.add(records);
+    const oneByOne = new SourcesAssembler(run);
+    for (const record of records) oneByOne.add([record]);
+    assert.deepEqual(atOnce.value, result);
+    assert.deepEqual(oneByOne.value, result);
+  });
+}
+
+test("no snapshot of any case changes once it was handed out", () => {
+  for (const { name, parts } of cases.parts) {
+    const assembler = new PartsAssembler();
+    const handedOut = parts.map((part) => {
+      assembler.add([part]);
+      return [assembler.value, structuredClone(assembler.value)];
+    });
+    for (const [value, copy] of handedOut) assert.deepEqual(value, copy, name);
+  }
+});
+
+test("a part changes what it is about, and all else stays the same object", () => {
+  const assembler = assembled(
+    call("c1"),
+    call("c2"),
+    { type: "source", url: "https://a.example" },
+    { type: "data", name: "chart", value: [1] },
+    { type: "step", index: 0, state: "start" },
+    { type: "finish", reason: "stop", usage: {} },
+  );
+  const before = assembler.value;
+  assembler.add([text("a")]);
+  for (const name of Object.keys(NO_PARTS)) {
+    assert.equal(assembler.value[name] === before[name], name !== "text", name);
+  }
+  assembler.add([result("c2", 1)]);
+  assert.notEqual(assembler.value.tool_calls, before.tool_calls);
+  assert.equal(assembler.value.tool_calls[0], before.tool_calls[0]);
+  assert.notEqual(assembler.value.tool_calls[1], before.tool_calls[1]);
+  assert.equal(assembler.value.sources, before.sources);
+});
+
+test("an error leaves the calls that are over the same objects", () => {
+  const assembler = assembled(call("c1"), result("c1", 1), call("c2"));
+  const before = assembler.value.tool_calls;
+  assembler.add([{ type: "error", message: "overloaded" }]);
+  assert.equal(assembler.value.tool_calls[0], before[0]);
+  assert.equal(assembler.value.tool_calls[1].state, "failed");
+});
+
+test("nothing new is no change", () => {
+  const assembler = assembled(text("a"));
+  const before = assembler.value;
+  assembler.add([]);
+  assembler.add([{ type: "citation" }, null, 5, "text-delta", {}]);
+  assert.equal(assembler.value, before);
+});
+
+test("a data part named like a prototype changes no other object", () => {
+  assembled({ type: "data", name: "__proto__", value: { polluted: true } });
+  assembled({ type: "finish", reason: "stop", usage: JSON.parse('{"__proto__": {"polluted": true}}') });
+  assert.equal({}.polluted, undefined);
+});
+
+test("a part for one source leaves the others' parts the same objects", () => {
+  const assembler = new SourcesAssembler("run_top");
+  assembler.add([{ data: text("a") }, { source: "run_sub", data: text("b") }]);
+  const before = assembler.value;
+  assembler.add([{ source: "run_sub", data: text("c") }]);
+  assert.equal(assembler.value[0], before[0]);
+  assert.equal(assembler.value[1].parts.text, "bc");
+  assert.equal(before[1].parts.text, "b");
+  const now = assembler.value;
+  assembler.add([{ source: "run_sub", data: { type: "citation" } }]);
+  assert.equal(assembler.value, now);
+});

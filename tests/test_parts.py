@@ -1,0 +1,234 @@
+"""Parts on the wire, and the assembler: the same cases as the browser's."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gateway import connect, current_run, streams, task
+from gateway.errors import InvalidValue, StreamIncomplete
+from gateway.sdk import parts as all_parts
+from gateway.sdk.assembler import Assembler, Parts, assemble, assemble_by_source
+from gateway.sdk.parts import (
+    PART,
+    DataPart,
+    ErrorPart,
+    Finish,
+    Part,
+    ReasoningDelta,
+    Source,
+    Step,
+    TextDelta,
+    ToolApproval,
+    ToolCall,
+    ToolInputDelta,
+    ToolInputStart,
+    ToolResult,
+    UnknownPart,
+)
+from gateway.sdk.streams import ReadRecord
+
+CASES = json.loads((Path(__file__).parent / "protocol_cases.json").read_text())
+EVERY_PART = [
+    TextDelta("Hi"),
+    ReasoningDelta("Hm"),
+    ToolInputStart("c1", "weather"),
+    ToolInputDelta("c1", '{"city": "Os'),
+    ToolCall("c1", "weather", {"city": "Oslo"}),
+    ToolApproval("c1", "denied", "too far"),
+    ToolResult("c1", {"celsius": 3}, is_error=False),
+    Source("doc_1", "https://example.com", "A page"),
+    DataPart("chart", [1, 2]),
+    Step(0, "start"),
+    ErrorPart("overloaded"),
+    Finish("stop", {"input_tokens": 3}),
+]
+
+
+def test_every_part_is_here() -> None:
+    named = set(get_args(get_args(Part)[0]))
+    assert {type(part) for part in EVERY_PART} | {UnknownPart} == named
+    assert set(all_parts._CLASSES.values()) | {UnknownPart} == named
+
+
+@pytest.mark.parametrize("part", EVERY_PART, ids=lambda part: part.type)
+def test_a_part_is_read_as_it_was_written(part: Part) -> None:
+    answer = streams.define("answer", Part)
+    written = answer.encode(part)
+    assert json.loads(written) == asdict(part)
+    assert answer.decode(written) == part
+    assert answer.decode(answer.encode(json.loads(written))) == part
+
+
+@pytest.mark.parametrize(
+    ("wire", "part"),
+    [
+        ({"type": "tool-call", "id": "c1", "name": "now"}, ToolCall("c1", "now", {})),
+        ({"type": "tool-result", "id": "c1"}, ToolResult("c1", None, is_error=False)),
+        ({"type": "finish"}, Finish("stop", None)),
+        ({"type": "source"}, Source(None, None, None)),
+        ({"type": "text-delta", "text": "a", "annotations": [1]}, TextDelta("a")),
+    ],
+)
+def test_fields_may_be_left_out_or_be_new(wire: dict[str, object], part: Part) -> None:
+    assert PART.validate_python(wire) == part
+    assert PART.validate_json(json.dumps(wire)) == part
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(["copy", "json", "model_config", "model_extra", "__dict__", "text", ""])
+        | st.text(st.characters(exclude_categories=["Cs"])),
+        _JSON,
+        max_size=5,
+    ),
+    type_=st.sampled_from(["citation", "unknown", "", "Text-Delta", "text-delta "]),
+)
+def test_a_part_of_an_unknown_type_keeps_all_its_fields(
+    fields: dict[str, object], type_: str
+) -> None:
+    wire = fields | {"type": type_}
+    from_python, from_json = PART.validate_python(wire), PART.validate_json(json.dumps(wire))
+    assert isinstance(from_python, UnknownPart) and from_python.type == type_
+    for part in (from_python, from_json):
+        assert json.loads(PART.dump_json(part)) == wire
+    Assembler().add(from_json)
+
+
+@pytest.mark.parametrize(
+    ("wire", "named"),
+    [
+        ({"text": "no type"}, "type"),
+        ({"type": None}, "type"),
+        ({"type": ["text-delta"]}, "type"),
+        ({"type": "text-delta"}, "text"),
+        ({"type": "text-delta", "text": 4}, "text"),
+        ({"type": "tool-approval", "id": "c1", "state": "maybe"}, "state"),
+        ("text-delta", "unknown"),
+    ],
+)
+def test_what_is_no_part_is_refused(wire: object, named: str) -> None:
+    with pytest.raises(InvalidValue, match=f"'answer'.*{named}"):
+        streams.define("answer", Part).encode(wire)
+
+
+# The assembler.
+
+
+@pytest.mark.parametrize("case", CASES["parts"], ids=lambda case: case["name"])
+def test_assembled(case: dict[str, object]) -> None:
+    from_dicts, from_parts = Assembler(), Assembler()
+    for wire in case["parts"]:
+        from_dicts.add(wire)
+        from_parts.add(PART.validate_python(wire))
+        _ = from_parts.parts  # looking changes nothing
+    assert asdict(from_dicts.parts) == case["result"]
+    assert asdict(from_parts.parts) == case["result"]
+    assert list(from_parts.tool_calls) == [call["id"] for call in case["result"]["tool_calls"]]
+
+
+@pytest.mark.parametrize("case", CASES["parts_by_source"], ids=lambda case: case["name"])
+async def test_assembled_by_source(case: dict[str, object]) -> None:
+    async def records():
+        for offset, wire in enumerate(case["records"]):
+            value = PART.validate_python(wire["data"])
+            yield ReadRecord(value, offset, 0, wire.get("source", case["run"]), "")
+
+    answers = await assemble_by_source(records())
+    assert [
+        {"source": source, "parts": asdict(answer.parts)} for source, answer in answers.items()
+    ] == case["result"]
+
+
+def test_what_was_handed_out_never_changes() -> None:
+    for case in CASES["parts"]:
+        assembler = Assembler()
+        handed_out: list[tuple[Parts, Parts]] = []
+        for wire in case["parts"]:
+            assembler.add(wire)
+            handed_out.append((assembler.parts, Parts(**vars(assembler.parts))))
+            assert all(value == copy for value, copy in handed_out)
+
+
+def test_a_dict_that_is_no_part_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Assembler().add({"type": "text-delta"})
+
+
+# Through a store.
+
+
+async def test_an_answer_is_written_by_a_run_and_assembled_by_a_reader() -> None:
+    answer = streams.define("answer", Part)
+
+    @task
+    async def ask() -> int:
+        await answer.pipe([*EVERY_PART, {"type": "citation", "page": 4}])
+        return 1
+
+    async with connect(store="memory:"):
+        run = await ask.trigger()
+        whole = await assemble(answer.read(run.id, timeout_s=10))
+        assert (whole.text, whole.reasoning, whole.error) == ("Hi", "Hm", "overloaded")
+        assert whole.tool_calls["c1"].state == "denied"
+        assert whole.finish is not None and whole.finish.usage == {"input_tokens": 3}
+        values = [value async for value in answer.read(run.id, timeout_s=10)]
+        assert values[-1].model_extra == {"page": 4}
+
+
+async def test_a_sub_agents_answer_is_told_apart_from_its_parents() -> None:
+    answer = streams.define("answer", Part)
+
+    @task
+    async def research(topic: str) -> str:
+        for piece in (topic, " is old."):
+            answer.append(TextDelta(piece), target="parent")
+        return current_run().id
+
+    @task
+    async def ask() -> str:
+        answer.append(TextDelta("I ask. "))
+        result = await research.trigger_and_wait(topic="Rome")
+        answer.append(TextDelta("Thanks."))
+        return result.output
+
+    async with connect(store="memory:"):
+        run = await ask.trigger()
+        answers = await assemble_by_source(answer.read_records(run.id, timeout_s=10))
+        assert {source: whole.text for source, whole in answers.items()} == {
+            run.id: "I ask. Thanks.",
+            (await run.wait()).output: "Rome is old.",
+        }
+
+
+async def test_assembling_an_answer_that_broke_off_raises() -> None:
+    answer = streams.define("answer", Part)
+
+    @task
+    async def ask() -> None:
+        answer.append(ErrorPart("overloaded"))
+        raise RuntimeError("overloaded")
+
+    async with connect(store="memory:"):
+        run = await ask.trigger()
+        with pytest.raises(StreamIncomplete):
+            await assemble(answer.read(run.id, timeout_s=10))
