@@ -6,7 +6,7 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app.home_page import question_form, who_answers
-from demo_app.layout import card, code, frame, link_state, problem, run_badge
+from demo_app.layout import card, code, link_state, problem, run_badge, run_frame
 from demo_app.state import Shown
 from demo_app.streams import answer
 from ui import ToolCall, use_realtime_run_with_streams
@@ -18,8 +18,7 @@ def ask() -> rx.Component:
         Shown.id, [answer], access_token=Shown.access_token, max_records=None, on_error=Shown.renew
     )
     parts = run[answer].parts
-    return frame(
-        problem(Shown.problem),
+    return run_frame(
         problem(run.error),
         rx.flex(
             rx.heading(Shown.question, size="6", as_="h1"),
@@ -40,7 +39,7 @@ def ask() -> rx.Component:
         card(
             rx.cond(
                 parts.text,
-                rx.box(rx.markdown(parts.text), id="answer", overflow_x="auto"),
+                rx.box(_answer(parts.text), id="answer", overflow_x="auto"),
                 rx.cond(
                     run.is_completed,
                     rx.text("There is no answer.", color_scheme="gray"),
@@ -54,13 +53,20 @@ def ask() -> rx.Component:
     )
 
 
+def _answer(text: rx.Var[str]) -> rx.Component:
+    # An answer repeats what was asked: markup in it is shown as text, and a $ is no formula.
+    return rx.markdown(text, use_raw=False, use_math=False, use_katex=False)
+
+
 def _call(call: ObjectVar[ToolCall]) -> rx.Component:
     color = rx.match(call.state, ("running", "blue"), ("done", "green"), "red")
     return rx.box(
         rx.el.details(
             rx.el.summary(
                 rx.badge(call.state, color_scheme=color, size="1"),
-                rx.code(call.name, margin_x="0.5rem", size="2"),
+                " ",
+                rx.code(call.name, margin_x="0.25rem", size="2"),
+                " ",
                 rx.text(call.input.to_string(), as_="span", size="1", color_scheme="gray"),
                 style={"cursor": "pointer", "overflow_wrap": "anywhere"},
             ),

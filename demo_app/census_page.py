@@ -8,7 +8,7 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app.census import FileStats, WorkerRow
-from demo_app.layout import card, code, frame, link_state, problem, run_badge, tile, tiles
+from demo_app.layout import card, code, link_state, problem, run_badge, run_frame, tile, tiles
 from demo_app.state import Shown
 from demo_app.streams import summary
 from ui import use_realtime_run, use_realtime_stream
@@ -61,8 +61,7 @@ def census() -> rx.Component:
         spacing="2",
         align="stretch",
     )
-    return frame(
-        problem(Shown.problem),
+    return run_frame(
         problem(now.error),
         rx.cond(
             run.is_failed,
@@ -90,7 +89,7 @@ def census() -> rx.Component:
         ),
         rx.cond(
             latest.problems.length() > 0,
-            card(code(latest.problems.join("\n")), title="Files that are no Python"),
+            card(code(latest.problems.join("\n")), title="Files that could not be read as Python"),
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import reflex as rx
 
-from demo_app.state import Visitor
+from demo_app.state import Shown, Visitor
 from ui import RealtimeRun, RealtimeStream
 
 WIDTH = "72rem"
@@ -25,6 +25,26 @@ def frame(*children: rx.Component, **props: Any) -> rx.Component:
         padding_y=rx.breakpoints(initial="1.25rem", sm="2rem"),
     )
     return rx.box(_top_bar(), content, min_height="100vh", background=rx.color("gray", 1), **props)
+
+
+def run_frame(*children: rx.Component) -> rx.Component:
+    """Put what is to see of a run into the frame, once the run is found."""
+    return frame(
+        rx.cond(
+            Shown.problem,
+            rx.vstack(
+                problem(Shown.problem),
+                rx.link("Start something new", href="/", size="2"),
+                spacing="4",
+                align="stretch",
+            ),
+            rx.cond(
+                Shown.id,
+                rx.vstack(*children, spacing="5", align="stretch", width="100%"),
+                rx.center(rx.spinner(size="3"), min_height="12rem", class_name="loading"),
+            ),
+        )
+    )
 
 
 def _top_bar() -> rx.Component:
@@ -155,12 +175,19 @@ def problem(message: rx.Var[str] | str) -> rx.Component:
     )
 
 
-def code(text: rx.Var[str] | str, **props: Any) -> rx.Component:
-    """Show text as it is, scrolling sideways."""
-    style = {
-        "font_family": "var(--code-font-family)",
-        "font_size": "12px",
-        "white_space": "pre",
+def code(text: rx.Var[str] | str, *, follow: bool = False, **props: Any) -> rx.Component:
+    """Show text as it is, scrolling sideways.
+
+    Args:
+        text: What to show.
+        follow: Whether to stay at the end while the text grows.
+        props: Of the text's element.
+    """
+    words = {"font_family": "var(--code-font-family)", "font_size": "12px", "white_space": "pre"}
+    # What is laid out from the bottom also stays scrolled to there.
+    end = {"display": "flex", "flex_direction": "column-reverse"} if follow else {}
+    box = {
+        **end,
         "overflow": "auto",
         "max_height": "16rem",
         "background": rx.color("gray", 2),
@@ -169,4 +196,6 @@ def code(text: rx.Var[str] | str, **props: Any) -> rx.Component:
         "padding": "0.6rem 0.75rem",
         "width": "100%",
     }
-    return rx.el.pre(text, style=style, **props)
+    if follow:
+        return rx.box(rx.el.pre(text, style={**words, "margin": "0"}, **props), style=box)
+    return rx.el.pre(text, style={**words, **box}, **props)

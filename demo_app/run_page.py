@@ -6,7 +6,7 @@ from typing import Any
 
 import reflex as rx
 
-from demo_app.layout import card, code, frame, link_state, problem, run_badge
+from demo_app.layout import card, code, link_state, problem, run_badge, run_frame
 from demo_app.state import Shown
 from ui import RealtimeRun, use_realtime_run, use_realtime_stream
 
@@ -16,8 +16,7 @@ RAW_RECORDS = 50  # shown of each stream
 def run_detail() -> rx.Component:
     """Show status, time line, streams, children and a token."""
     run = use_realtime_run(Shown.id, access_token=Shown.access_token, on_error=Shown.renew)
-    return frame(
-        problem(Shown.problem),
+    return run_frame(
         problem(run.error),
         rx.flex(
             rx.heading("Run of ", rx.code(Shown.task), size="6", as_="h1"),
@@ -154,7 +153,7 @@ def _raw_stream(id: str) -> rx.Component:
             rx.text(
                 f"The last {RAW_RECORDS} records, as they are sent.", size="1", color_scheme="gray"
             ),
-            code(lines, id=f"stream-{id}"),
+            code(lines, follow=True, id=f"stream-{id}"),
         ),
     )
 

@@ -130,7 +130,14 @@ class Shown(rx.State):
         self.children = [child.id for child in await runs.list(parent_id=run.id)]
         self.paste_token = tokens.mint([f"read:runs:{run.id}"], ttl_s=TOKEN_TTL_S)
         stream = "answer" if run.task == "ask" else "progress"
-        self.command = f".venv/bin/python docs/watch.py {run.id} {self.paste_token} {stream}"
+        arguments = f"{run.id} {self.paste_token} {stream} {self._gateway_url()}"
+        self.command = f".venv/bin/python docs/watch.py {arguments}"
+
+    def _gateway_url(self) -> str:
+        # As this visitor's browser reaches the backend, under whatever name and port.
+        headers = self.router.headers
+        scheme = "wss" if headers.origin.startswith("https:") else "ws"
+        return f"{scheme}://{headers.host}/v1/ws"
 
     @rx.event
     async def renew(self, error: dict[str, str]) -> None:

@@ -27,13 +27,11 @@ def start_worker(demo, tmp_path):
     def start(records: int, interval_s: float):
         env = os.environ | {"REALTIME_URL": demo.gateway_url, "REALTIME_SECRET_KEY": SECRET}
         log = tmp_path / "worker.log"
-        worker = subprocess.Popen(
-            [sys.executable, str(WORKER), str(records), str(interval_s)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
-            text=True,
-        )
+        command = [sys.executable, str(WORKER), str(records), str(interval_s)]
+        with log.open("wb") as errors:
+            worker = subprocess.Popen(
+                command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
         started.append(worker)
         run_id = worker.stdout.readline().strip()
         assert run_id.startswith("run_"), log.read_text()
