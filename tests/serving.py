@@ -28,8 +28,8 @@ DEADLINE_S = 20  # for what has to happen; far more than it takes
 _numbers = itertools.count()
 
 
-def token_for(*scopes: str, ttl_s: float = 600) -> str:
-    return tokens.mint(scopes, ttl_s=ttl_s, secret_key=SECRET)
+def token_for(*scopes: str, ttl_s: float = 600, age_s: float = 0) -> str:
+    return tokens.mint(scopes, ttl_s=ttl_s, secret_key=SECRET, now_s=time.time() - age_s)
 
 
 def worker_token() -> str:

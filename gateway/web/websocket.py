@@ -31,7 +31,10 @@ from gateway.web.requests import perform
 
 MAX_REQUESTS = 64  # under way on one connection; a client that sends more is not read meanwhile
 MAX_OUTBOX = 256  # answers that wait to be sent; likewise
+MAX_OUTBOX_BYTES = 1 << 20  # of them; likewise
 SEND_DEADLINE_S = 60.0  # a client that takes nothing for so long is gone
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 _log = logging.getLogger("realtime.websocket")
 
@@ -92,11 +95,12 @@ class Carrier:
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._ready: deque[int] = deque()  # subscriptions that may have something to take
         self._outbox: deque[str] = deque()
+        self._outbox_size = 0  # in characters
+        self._under_way = 0  # requests
         self._close: machine.Close | None = None
         self._woken = asyncio.Event()
         self._drained = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._requests = asyncio.Semaphore(MAX_REQUESTS)
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at_s = float("inf")
 
@@ -140,21 +144,30 @@ class Carrier:
             self._carry(
                 self._machine.receive(message["bytes"] if text is None else text, self._clock_s())
             )
-            while len(self._outbox) > MAX_OUTBOX or self._requests.locked():
+            while self._is_full():
                 self._drained.clear()
                 await self._drained.wait()
+
+    def _is_full(self) -> bool:
+        return (
+            self._under_way >= MAX_REQUESTS
+            or len(self._outbox) > MAX_OUTBOX
+            or self._outbox_size > MAX_OUTBOX_BYTES
+        )
 
     def _carry(self, commands: Iterable[machine.Command]) -> None:
         for command in commands:
             match command:
                 case machine.Send(text):
                     self._outbox.append(text)
+                    self._outbox_size += len(text)
                 case machine.Open(id):
-                    self._opening[id] = self._spawn(self._open(command), id)
+                    self._opening[id] = self._spawn(partial(self._open, command), id)
                 case machine.Stop(id):
                     self._stop(id)
                 case machine.Perform(request):
-                    self._spawn(self._perform(request), request.id)
+                    self._under_way += 1
+                    self._spawn(partial(self._perform, request), request.id)
                 case machine.Own(owner):
                     self._owner = owner
                     self._leases.acquire(owner)
@@ -163,16 +176,16 @@ class Carrier:
         self._woken.set()
         self._arm()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], id: int) -> asyncio.Task[None]:
+    def _spawn(self, work: Work, id: int) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guard(work, id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _guard(self, work: Coroutine[Any, Any, None], id: int) -> None:
+    async def _guard(self, work: Work, id: int) -> None:
         """Turn a failure into the answer for this id; the connection goes on."""
         try:
-            await work
+            await work()
         except RealtimeError as error:
             self._carry(self._machine.failed(id, error))
         except Exception:
@@ -180,10 +193,12 @@ class Carrier:
             self._carry(self._machine.failed(id, Internal("the gateway failed; its log has more")))
 
     async def _perform(self, request: protocol.Request) -> None:
-        async with self._requests:
+        try:
             answer = await perform(self._store, request)
+        finally:
+            self._under_way -= 1
+            self._drained.set()
         self._carry(self._machine.answered(request.id, answer))
-        self._drained.set()
 
     # ---- subscriptions ----
 
@@ -258,8 +273,10 @@ class Carrier:
 
     async def _send_answers(self) -> None:
         while self._outbox:
-            await self._send(self._outbox.popleft())
-        self._drained.set()
+            text = self._outbox.popleft()
+            self._outbox_size -= len(text)
+            await self._send(text)
+            self._drained.set()
 
     async def _send(self, text: str) -> None:
         async with asyncio.timeout(SEND_DEADLINE_S):
