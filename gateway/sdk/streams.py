@@ -21,7 +21,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from gateway.errors import ReadTimeout, StreamIncomplete
+from gateway.errors import ReadTimeout, StreamIncomplete, WriterFull
 from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.runtime import Runtime, runtime
@@ -228,19 +228,29 @@ class Pipe(Generic[T]):
     async def __aiter__(self) -> AsyncIterator[T]:
         since = 0
         receipt: Receipt | None = None
-        async for value in _each(self._values):
-            receipt = self._writer.put(self._stream.encode(value))
-            since += 1
-            if since >= PIPE_WINDOW:
-                await receipt
-                since = 0
-            yield value
+        async with aclosing(_each(self._values)) as values:
+            async for value in values:
+                receipt = await self._put(value)
+                since += 1
+                if since >= PIPE_WINDOW:
+                    await receipt
+                    since = 0
+                yield value
         if receipt is not None:
             await receipt
+
+    async def _put(self, value: T) -> Receipt:
+        data = self._stream.encode(value)
+        while True:
+            try:
+                return self._writer.put(data)
+            except WriterFull:  # by bytes, or by what others append here
+                await self._writer.settled()
 
     def __iter__(self) -> Iterator[T]:
         if isinstance(self._values, AsyncIterable):
             raise TypeError("this pipe's values are async: use `async for` or `await`")
+        self._writer.refuse_on_loop("`for` over a pipe is for plain functions; use `async for`")
         receipt: Receipt | None = None
         for value in self._values:
             receipt = self._writer.put(self._stream.encode(value))
@@ -249,7 +259,7 @@ class Pipe(Generic[T]):
             receipt.wait()
 
 
-async def _each(values: AsyncIterable[T] | Iterable[T]) -> AsyncIterator[T]:
+async def _each(values: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
     if isinstance(values, AsyncIterable):
         async for value in values:
             yield value

@@ -8,13 +8,14 @@ id, so that a repeat after a lost connection is harmless.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from gateway.errors import RealtimeError, RecordTooLarge, WriterFull
+from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull
 from gateway.records import StreamKey, Writer
 from gateway.stores.base import Store
 
@@ -23,6 +24,8 @@ MAX_WAITING_RECORDS = 200_000  # per writer; about 300 bytes each beside their d
 MAX_RECORD_BYTES = 1 << 20
 MAX_APPEND_RECORDS = 1000  # in one atomic unit
 MAX_APPEND_BYTES = 512 << 10
+
+_log = logging.getLogger("realtime.writer")
 
 
 class Receipt:
@@ -55,8 +58,10 @@ class Receipt:
         Raises:
             RealtimeError: the record could not be written.
             TimeoutError: it is not durable yet.
+            RuntimeError: called on the event loop, which would wait for itself.
         """
         if not self.is_done:
+            self._writer.refuse_on_loop("receipt.wait() is for plain threads; here, await it")
             self._writer.future(self).result(timeout_s)
         return self._outcome()
 
@@ -100,7 +105,6 @@ class StreamWriter:
         self._source = source
         self._id = writer_id
         self._loop = loop
-        self._loop_thread = threading.get_ident()
         self._lock = threading.Lock()
         self._space = threading.Condition(self._lock)
         self._waiting: deque[_Item] = deque()
@@ -139,7 +143,7 @@ class StreamWriter:
 
     def _wait_for_room(self, size: int) -> None:
         while self._is_full(size):
-            if threading.get_ident() == self._loop_thread:
+            if self._is_on_loop():
                 raise WriterFull(
                     f"stream {self._key}: {len(self._waiting)} records ({self._waiting_bytes} B) "
                     f"wait; the limit is {MAX_WAITING_RECORDS} ({MAX_WAITING_BYTES} B): "
@@ -161,6 +165,17 @@ class StreamWriter:
             else:
                 future = self._futures.setdefault(receipt, future)
         return future
+
+    def refuse_on_loop(self, message: str) -> None:
+        """Raise a RuntimeError where blocking would stop the event loop that is waited for."""
+        if self._is_on_loop():
+            raise RuntimeError(message)
+
+    def _is_on_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
     def seen(self, error: RealtimeError) -> None:
         """Take note that someone was told of a failure."""
@@ -203,6 +218,10 @@ class StreamWriter:
             # for a repeat of this one, which would lose it.
             self._epoch, self._sequence = self._epoch + 1, 0
             return None, error
+        except Exception:
+            _log.exception("stream %s: an append failed", self._key)
+            self._epoch, self._sequence = self._epoch + 1, 0
+            return None, Internal(f"stream {self._key}: an append failed; the log has more")
         self._sequence += len(batch)
         return done.offset, None
 
@@ -221,16 +240,20 @@ class StreamWriter:
             if future is not None and not future.done():
                 future.set_result(None)
 
+    async def settled(self) -> None:
+        """Wait until it is known how everything put so far went."""
+        with self._lock:
+            last = self._waiting[-1].receipt if self._waiting else None
+        if last is not None:
+            await asyncio.shield(asyncio.wrap_future(self.future(last)))
+
     async def flush(self) -> None:
         """Wait until everything put so far is durable.
 
         Raises:
             RealtimeError: the first failure that nobody has been told of yet.
         """
-        with self._lock:
-            last = self._waiting[-1].receipt if self._waiting else None
-        if last is not None:
-            await asyncio.shield(asyncio.wrap_future(self.future(last)))
+        await self.settled()
         error, self._error = self._error, None
         if error is not None:
             raise error
