@@ -33,6 +33,7 @@
     ├── ConfigurationError    500  settings that cannot work
     ├── NotStarted            500  the SDK was used without a store
     ├── NoParent              422  target "parent" or "root" without one
+    ├── NotInRun              422  called outside a task
     ├── TaskNotFound          404
     ├── RunCanceled           409  raised inside a task that is being canceled
     ├── RunFailed             500  a run that was waited for did not complete
@@ -299,6 +300,13 @@ class NoParent(RealtimeError):
     """`target="parent"` or `"root"` outside a run, or in a run without a parent."""
 
     code = "no_parent"
+    http_status = 422
+
+
+class NotInRun(RealtimeError):
+    """What belongs to a run was called outside a task."""
+
+    code = "not_in_run"
     http_status = 422
 
 

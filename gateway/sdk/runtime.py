@@ -46,6 +46,7 @@ class Context:
     root_id: str
     tags: tuple[str, ...]
     batch_id: str | None
+    inputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _canceled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod

@@ -24,6 +24,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from gateway.errors import ReadTimeout, StreamIncomplete, WriterFull
 from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk.definitions import StreamDefinition
+from gateway.sdk.inputs import InputStream
 from gateway.sdk.runtime import Runtime, runtime
 from gateway.sdk.writer import Receipt, StreamWriter
 from gateway.stores.base import Page
@@ -299,3 +300,30 @@ def define(id: str, type: Any = str) -> Stream[Any]:
         PROTOCOL.md, section 3.
     """
     return Stream(id, type)
+
+
+@overload
+def input(id: str) -> InputStream[str]: ...
+@overload
+def input(id: str, type: type[T]) -> InputStream[T]: ...
+@overload
+def input(id: str, type: Any) -> InputStream[Any]: ...
+
+
+def input(id: str, type: Any = str) -> InputStream[Any]:
+    """Define an input stream: what pages and backends tell a run while it executes.
+
+    What a client sends to it is checked at the gateway's edge, by the type's JSON Schema.
+
+    Args:
+        id: 1 to 64 characters of `A-Z a-z 0-9 - _ .`.
+        type: Of its values: anything that Pydantic's TypeAdapter takes and has a JSON Schema for.
+
+    Returns:
+        The definition.
+
+    Raises:
+        InvalidId: the id is outside its rule.
+        InvalidValue: Pydantic can make no schema of the type.
+    """
+    return InputStream(id, type)

@@ -10,6 +10,7 @@ from gateway import protocol
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.records import RUN_STREAM, Position, StreamKey, Writer, check_stream_id
 from gateway.runs import Run
+from gateway.sdk import schemas
 from gateway.stores.base import Page, RunQuery, Store
 
 
@@ -36,6 +37,8 @@ async def perform(store: Store, request: Request) -> GatewayFrame:
 
 async def _append(store: Store, request: protocol.Append) -> Appended:
     writer = request.writer
+    for record in request.records:
+        schemas.check(request.stream, bytes(record))
     done = await store.append(
         StreamKey(request.run, request.stream),
         [bytes(record) for record in request.records],

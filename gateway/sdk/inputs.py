@@ -1,0 +1,177 @@
+"""Input streams: what a page or a backend tells a run while it executes.
+
+    approval = streams.input("approval", Approval)
+
+    decision = await approval.wait(timeout_s=3600)        # in the task: parked meanwhile
+    await approval.send(run_id, Approval(ok=True))        # in a backend
+    use_input_stream(State.run_id, approval, ...).send    # on a page
+
+An input is an ordinary stream of the run, so what is sent before anyone listens is kept, and a send
+to a run that has ended is refused. A run takes each value once: `once`, `wait` and `on` share one
+place in the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
+
+from gateway.errors import NotInRun, ReadTimeout, StreamIncomplete
+from gateway.records import Position, Record, StreamKey, check_run_id
+from gateway.sdk import schemas
+from gateway.sdk.definitions import StreamDefinition
+from gateway.sdk.runtime import Context, Runtime, current_run, runtime
+from gateway.sdk.writer import Receipt
+
+T = TypeVar("T")
+
+Handler = Callable[[T], Awaitable[None] | None]
+
+
+class InputStream(StreamDefinition[T]):
+    """An input's definition with what tasks and backends do with it. Made by `streams.input`."""
+
+    def __post_init__(self) -> None:
+        """Check the id and the type, and make the gateway check what clients send."""
+        super().__post_init__()
+        schemas.register(self.id, self.adapter.json_schema())
+
+    # ---- in the task ----
+
+    async def once(self, *, timeout_s: float | None = None) -> T:
+        """Take the next value, waiting for it; the run counts as executing meanwhile.
+
+        Args:
+            timeout_s: How long to wait; None: as long as it takes.
+
+        Raises:
+            ReadTimeout: nothing was sent in time.
+            NotInRun: called outside a task.
+        """
+        place = _place(self)
+        async with place.lock:
+            return self._take(place, await _next(place, timeout_s))
+
+    async def wait(self, *, timeout_s: float | None = None) -> T:
+        """Like `once`, for long waits: the run is `waiting`, and another may execute meanwhile."""
+        context, runner = _run(self.id), runtime().runner
+        assert runner is not None, "a run executes, so there is a runner"
+        async with runner.waiting(context):
+            return await self.once(timeout_s=timeout_s)
+
+    async def peek(self) -> T | None:
+        """Return the next value without taking it; None if nothing was sent yet."""
+        place = _place(self)
+        if not place.ahead:
+            page = await place.runtime.store.read(place.key, place.position)
+            place.ahead.extend((record, page.position.epoch) for record in page.records)
+            place.read_to = page.position
+        return self.decode(place.ahead[0][0].data) if place.ahead else None
+
+    @asynccontextmanager
+    async def on(self, handler: Handler[T]) -> AsyncGenerator[asyncio.Task[None], None]:
+        """Call a handler with each value while the block runs.
+
+            async with stop.on(lambda _: answer.cancel()):
+                ...
+
+        Args:
+            handler: Plain or async; called one value after the other.
+
+        Raises:
+            Exception: what the handler raised, at the end of the block.
+        """
+        place = _place(self)
+        task = asyncio.create_task(self._feed(place, handler), name=f"input {place.key}")
+        try:
+            yield task
+        finally:
+            failed = task.done() and not task.cancelled() and task.exception() is not None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if failed:
+            task.result()
+
+    async def _feed(self, place: _Place, handler: Handler[T]) -> None:
+        while True:
+            async with place.lock:
+                value = self._take(place, await _next(place, None))
+            outcome = handler(value)
+            if inspect.isawaitable(outcome):
+                await outcome
+
+    def _take(self, place: _Place, item: tuple[Record, str]) -> T:
+        record, epoch = item
+        place.ahead.remove(item)
+        place.position = Position(epoch, record.offset + 1)
+        return self.decode(record.data)
+
+    # ---- in a backend ----
+
+    def send(self, run_id: str, value: T) -> Receipt:
+        """Send a value to a run.
+
+        Args:
+            run_id: Which run.
+            value: Of the input's type.
+
+        Returns:
+            A receipt: await it to know that the run will find the value.
+
+        Raises:
+            InvalidValue: the type refuses it.
+            StreamEnded: at the receipt, when the run has ended.
+            RunNotFound: at the receipt, when there is no such run.
+        """
+        return runtime().writer(self.id, check_run_id(run_id)).put(self.encode(value))
+
+
+class _Place:
+    """Where a run stands in one of its inputs."""
+
+    def __init__(self, active: Runtime, key: StreamKey) -> None:
+        self.runtime = active
+        self.key = key
+        self.position: Position | None = None  # up to where values were taken
+        self.read_to: Position | None = None  # up to where records were read
+        self.ahead: list[tuple[Record, str]] = []  # read and not taken, each with its epoch
+        self.lock = asyncio.Lock()
+
+
+def _run(input_id: str) -> Context:
+    context = current_run()
+    if context is None:
+        raise NotInRun(f"input {input_id!r} is taken inside a task; a backend uses send()")
+    return context
+
+
+def _place(stream: InputStream[Any]) -> _Place:
+    context = _run(stream.id)
+    place = context.inputs.get(stream.id)
+    if place is None:
+        place = context.inputs[stream.id] = _Place(runtime(), StreamKey(context.id, stream.id))
+    return place
+
+
+async def _next(place: _Place, timeout_s: float | None) -> tuple[Record, str]:
+    if not place.ahead:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await _read_on(place)
+        except TimeoutError:
+            raise ReadTimeout(f"input {place.key}: nothing was sent within {timeout_s:g} s") from None
+    return place.ahead[0]
+
+
+async def _read_on(place: _Place) -> None:
+    follow = place.runtime.store.follow(place.key, place.read_to or place.position)
+    async with aclosing(follow) as pages:
+        async for page in pages:
+            place.read_to = page.position
+            place.ahead.extend((record, page.position.epoch) for record in page.records)
+            if place.ahead:
+                return
+    raise StreamIncomplete(f"input {place.key} has ended; nothing more can be sent")
