@@ -278,6 +278,8 @@ class Connection:
             case protocol.RunCreate():
                 run_id = frame.value.get("id")
                 _require_write(access, StreamKey(check_run_id(run_id or ""), RUN_STREAM))
+            case protocol.Spend() | protocol.Register():
+                require(access.may_write_every_run(), "do a worker's requests")
             case protocol.RunList():
                 require(access.may_read_every_run(), "list runs")
 

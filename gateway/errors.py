@@ -32,6 +32,7 @@
     ├── Internal              500  close 1011, retryable
     ├── ConfigurationError    500  settings that cannot work
     ├── NotStarted            500  the SDK was used without a store
+    ├── TokenSpent            403  a trigger token used as often as it may be
     ├── NoParent              422  target "parent" or "root" without one
     ├── NotInRun              422  called outside a task
     ├── TaskNotFound          404
@@ -294,6 +295,13 @@ class NotStarted(RealtimeError):
 
     code = "not_started"
     http_status = 500
+
+
+class TokenSpent(RealtimeError):
+    """The trigger token has been used as often as it may be."""
+
+    code = "token_spent"
+    http_status = 403
 
 
 class NoParent(RealtimeError):

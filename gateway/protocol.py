@@ -178,7 +178,25 @@ class RunList(_In, frozen=True, tag="run_list"):
     token: str | None = None
 
 
-Request = Append | Head | Read | Delete | RunCreate | RunPatch | RunGet | RunList
+class Spend(_In, frozen=True, tag="spend"):
+    """Take one use of a token."""
+
+    id: FrameId
+    token_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    uses: Annotated[int, Meta(ge=1)]
+    expires_at_ms: int
+    token: str | None = None
+
+
+class Register(_In, frozen=True, tag="register"):
+    """Tell the JSON Schemas of input streams."""
+
+    id: FrameId
+    schemas: dict[str, dict[str, Any]]
+    token: str | None = None
+
+
+Request = Append | Head | Read | Delete | RunCreate | RunPatch | RunGet | RunList | Spend | Register
 ClientFrame = Hello | Subscribe | Unsubscribe | Token | Ping | Request
 
 

@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import jwt
@@ -28,14 +28,31 @@ ALGORITHM = "HS256"
 DEFAULT_TTL_S = 15 * 60
 MAX_TTL_S = 30 * 24 * 3600
 MAX_SCOPES = 100  # a token is sent and verified often: some 40 bytes each
+DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
 MAX_TOKEN_CHARACTERS = 16_384
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2
 
-Action = Literal["read", "write"]
+Action = Literal["read", "write", "trigger"]
 _RESOURCES: dict[str, frozenset[str]] = {
     "read": frozenset({"runs", "streams", "tags", "batches"}),
     "write": frozenset({"runs", "streams"}),
+    "trigger": frozenset({"tasks"}),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerGrant:
+    """Under which conditions a token may trigger a task.
+
+    Attributes:
+        uses: How many runs it may trigger; None: any number.
+        tags: Every run gets these, and no others.
+        max_payload_bytes: Of each run's payload as JSON.
+    """
+
+    uses: int | None = 1
+    tags: tuple[str, ...] = ()
+    max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +64,14 @@ class Access:
         expires_at_s: Unix time.
         subject: Who it was made for, or "".
         id: The token's own id (`jti`).
+        grant: What a trigger token adds to its scope; None for any other.
     """
 
     scopes: frozenset[str]
     expires_at_s: float
     subject: str = ""
     id: str = ""
+    grant: TriggerGrant | None = None
 
     def is_expired(self, now_s: float) -> bool:
         """Whether it says nothing any more."""
@@ -79,6 +98,14 @@ class Access:
     def may_write_every_run(self) -> bool:
         """Whether it allows to change runs of any kind, as a worker has to."""
         return "write:runs:*" in self.scopes
+
+    def may_trigger(self, task_id: str) -> bool:
+        """Whether it allows to trigger a task."""
+        return self._allows("trigger", "tasks", task_id)
+
+    def may_read_tag(self, tag: str) -> bool:
+        """Whether it allows to list the runs with a tag."""
+        return self.may_read_every_run() or self._allows("read", "tags", tag)
 
     def depends_on_run(self) -> bool:
         """Whether tags or a batch may decide, so that the run has to be looked at."""
@@ -126,6 +153,7 @@ def mint(
     subject: str = "",
     secret_key: str | None = None,
     now_s: float | None = None,
+    grant: TriggerGrant | None = None,
 ) -> str:
     """Make an access token.
 
@@ -136,6 +164,7 @@ def mint(
         secret_key: The gateway's secret, at least 32 bytes; None: this process's (see `use`), or
             else `REALTIME_SECRET_KEY`.
         now_s: Unix time; None: now.
+        grant: For a token with a `trigger` scope; see `mint_trigger`.
 
     Returns:
         The JWT's compact form.
@@ -160,6 +189,8 @@ def mint(
     }
     if subject:
         claims["sub"] = subject
+    if grant is not None:
+        claims["trigger"] = asdict(grant)
     token = jwt.encode(claims, secret_key, ALGORITHM, headers={"kid": key_id(secret_key)})
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise InvalidValue(
@@ -167,6 +198,49 @@ def mint(
             "give it fewer or shorter scopes"
         )
     return token
+
+
+def mint_trigger(
+    task_id: str,
+    *,
+    uses: int | None = 1,
+    tags: Sequence[str] = (),
+    max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES,
+    ttl_s: float = DEFAULT_TTL_S,
+    subject: str = "",
+    secret_key: str | None = None,
+    now_s: float | None = None,
+) -> str:
+    """Make a token with which a page may trigger a task.
+
+    Args:
+        task_id: Which task; `*` as the last character for any with this beginning.
+        uses: How many runs it may trigger; None: any number until it expires.
+        tags: Every run gets these tags, and the page cannot add others.
+        max_payload_bytes: Of each run's payload as JSON.
+        ttl_s: Life in seconds, up to 30 days.
+        subject: Who it is for.
+        secret_key: As in `mint`.
+        now_s: Unix time; None: now.
+
+    Returns:
+        The JWT's compact form.
+
+    Raises:
+        InvalidValue: `uses` or `max_payload_bytes` is under 1, or as `mint`.
+    """
+    if (uses is not None and uses < 1) or max_payload_bytes < 1:
+        raise InvalidValue(
+            f"uses is {uses} and max_payload_bytes {max_payload_bytes}; each is at least 1"
+        )
+    return mint(
+        [f"trigger:tasks:{task_id}"],
+        ttl_s=ttl_s,
+        subject=subject,
+        secret_key=secret_key,
+        now_s=now_s,
+        grant=TriggerGrant(uses, tuple(tags), max_payload_bytes),
+    )
 
 
 _secret_of_process: str | None = None
@@ -233,8 +307,19 @@ def _access(claims: dict[str, Any]) -> Access:
     if not is_number or not math.isfinite(expires_at_s):
         raise InvalidToken("the token's exp is not a number")
     return Access(
-        frozenset(scopes), expires_at_s, str(claims.get("sub", "")), str(claims.get("jti", ""))
+        frozenset(scopes),
+        expires_at_s,
+        str(claims.get("sub", "")),
+        str(claims.get("jti", "")),
+        _grant(claims.get("trigger")),
     )
+
+
+def _grant(claim: Any) -> TriggerGrant | None:
+    # Signed by this gateway, so of the form that `mint_trigger` gives it, or absent.
+    if not isinstance(claim, dict):
+        return None
+    return TriggerGrant(claim["uses"], tuple(claim["tags"]), claim["max_payload_bytes"])
 
 
 def require(allowed: bool, what: str) -> None:

@@ -7,11 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import reflex as rx
-from starlette.applications import Starlette
 
 from gateway.sdk.session import connect
 from gateway.settings import Settings
-from gateway.web.app import Gateway
+from gateway.web.app import Gateway, make_app
 
 
 def add_gateway(app: rx.App, settings: Settings | None = None) -> None:
@@ -30,7 +29,7 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> None:
         app.register_lifespan_task(_connected(settings.url))
         return
     gateway = Gateway(settings)
-    app.api_transformer = [Starlette(routes=gateway.routes), *_transformers(app)]
+    app.api_transformer = [make_app(gateway, any_origin=False), *_transformers(app)]
     # Reflex never runs the lifespan of a mounted app, so its own has to.
     app.register_lifespan_task(gateway.run)
 

@@ -162,7 +162,9 @@ async def _next(place: _Place, timeout_s: float | None) -> tuple[Record, str]:
             async with asyncio.timeout(timeout_s):
                 await _read_on(place)
         except TimeoutError:
-            raise ReadTimeout(f"input {place.key}: nothing was sent within {timeout_s:g} s") from None
+            raise ReadTimeout(
+                f"input {place.key}: nothing was sent within {timeout_s:g} s"
+            ) from None
     return place.ahead[0]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jsonschema
 import orjson
 
 from gateway.errors import InvalidValue
@@ -23,15 +22,9 @@ def register(stream_id: str, schema: dict[str, Any]) -> None:
         stream_id: Of every run.
         schema: JSON Schema, draft 2020-12.
 
-    Raises:
-        InvalidValue: it is no schema.
     """
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise InvalidValue(f"stream {stream_id!r}: no JSON Schema: {error.message}") from None
     _schemas[stream_id] = schema
-    _validators[stream_id] = jsonschema.Draft202012Validator(schema)
+    _validators.pop(stream_id, None)
 
 
 def registered() -> dict[str, dict[str, Any]]:
@@ -45,10 +38,34 @@ def check(stream_id: str, data: bytes) -> None:
     Raises:
         InvalidValue: names stream, field and value. A stream without a schema takes any JSON.
     """
-    validator = _validators.get(stream_id)
-    if validator is None:
+    schema = _schemas.get(stream_id)
+    if schema is None:
         return
-    fault = jsonschema.exceptions.best_match(validator.iter_errors(orjson.loads(data)))
+    from jsonschema.exceptions import best_match  # only a gateway checks, and only it needs this
+
+    fault = best_match(_validator(stream_id, schema).iter_errors(orjson.loads(data)))
     if fault is not None:
         where = ".".join(str(part) for part in fault.absolute_path) or "the value"
         raise InvalidValue(f"stream {stream_id!r}: {where}: {fault.message[:200]}")
+
+
+def _validator(stream_id: str, schema: dict[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator
+
+    if stream_id not in _validators:
+        _validators[stream_id] = Draft202012Validator(schema)
+    return _validators[stream_id]
+
+
+def check_schema(stream_id: str, schema: dict[str, Any]) -> None:
+    """Check a schema that came from elsewhere.
+
+    Raises:
+        InvalidValue: it is no JSON Schema.
+    """
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise InvalidValue(f"stream {stream_id!r}: no JSON Schema: {error.message}") from None

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from gateway import tokens
+from gateway.sdk import schemas
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.settings import Settings, open_store, resolve_secret
@@ -101,4 +102,4 @@ def _worker_store(url: str, secret_key: str, owner: str) -> RemoteStore:
             WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", secret_key=secret_key
         )
 
-    return RemoteStore(url, token, owner=owner)
+    return RemoteStore(url, token, owner=owner, schemas=schemas.registered)

@@ -158,6 +158,18 @@ class Task(Generic[P, R]):
         run = await self._create(self._bind(args, kwargs))
         return self._handle(run)
 
+    async def trigger_payload(self, payload: Mapping[str, Any]) -> RunHandle[R]:
+        """Start a run from its keyword arguments as JSON, as a page sends them."""
+        return self._handle(await self._create(self._bind_keywords(payload)))
+
+    def check_payload(self, payload: Mapping[str, Any]) -> None:
+        """Check keyword arguments without starting anything.
+
+        Raises:
+            InvalidValue: they do not fit the function.
+        """
+        self._bind_keywords(payload)
+
     async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
         """Start a run and wait until it has ended; a failure is in the result, not raised."""
         run = await self._create(self._bind(args, kwargs))
@@ -344,6 +356,18 @@ def _check_tags(tags: Sequence[str]) -> tuple[str, ...]:
                 "no * at the end"
             )
     return tuple(tags)
+
+
+def find_task(task_id: str) -> Task[..., Any]:
+    """Return the task with an id.
+
+    Raises:
+        TaskNotFound: none is defined in this process.
+    """
+    found = _tasks.get(task_id)
+    if found is None:
+        raise TaskNotFound(f"no task {task_id!r} is defined in the gateway's process")
+    return found
 
 
 def _id_of(function: Callable[..., Any]) -> str:

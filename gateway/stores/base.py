@@ -210,6 +210,18 @@ class Store(Protocol):
             RunNotFound: there is no such run.
         """
 
+    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """Take one use of a token, as one atomic unit.
+
+        Args:
+            token_id: The token's `jti`.
+            uses: How many it has in all.
+            expires_at_ms: When it may be forgotten, milliseconds since 1970 UTC.
+
+        Returns:
+            Whether one was left.
+        """
+
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """Return runs, newest first."""
 

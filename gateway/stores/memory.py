@@ -64,6 +64,7 @@ class MemoryStore:
         self._new_epoch = epoch
         self._streams: dict[StreamKey, _Stream] = {}
         self._runs: dict[str, Run] = {}
+        self._spent: dict[str, tuple[int, int]] = {}  # uses taken and expiry of tokens
         self._growth = Growth()
         self._is_open = False
 
@@ -205,6 +206,16 @@ class MemoryStore:
         """See `Store.get_run`."""
         self._check_open()
         return RunState(self._run(run_id), self._head(run_log(run_id)).position)
+
+    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.spend`."""
+        self._check_open()
+        now_ms = self._clock_ms()
+        self._spent = {id: kept for id, kept in self._spent.items() if kept[1] > now_ms}
+        count, _ = self._spent.get(token_id, (0, 0))
+        if count < uses:
+            self._spent[token_id] = (count + 1, expires_at_ms)
+        return count < uses
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""

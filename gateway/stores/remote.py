@@ -60,6 +60,7 @@ class RemoteStore:
         url: The gateway: `ws://host:port` or `wss://…`; `/v1/ws` is added to a bare host.
         token: Gives a fresh access token for each connection.
         owner: Name under which this process executes runs: they are marked crashed when it is gone.
+        schemas: JSON Schemas of the input streams defined here, for the gateway to check.
         patience_s: How long a call waits for a gateway that is away.
         jitter: Gives a number from 0 to 1.
     """
@@ -70,12 +71,14 @@ class RemoteStore:
         token: Callable[[], str],
         *,
         owner: str | None = None,
+        schemas: Callable[[], dict[str, dict[str, Any]]] = dict,
         patience_s: float = PATIENCE_S,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url = gateway_url(url)
         self._token = token
         self._owner = owner
+        self._schemas = schemas
         self._patience_s = patience_s
         self._jitter = jitter
         self._ids = itertools.count()
@@ -205,6 +208,12 @@ class RemoteStore:
         value = await self._value(protocol.RunGet(next(self._ids), run_id))
         return RunState(Run.from_wire(value["run"]), Position.parse(value["position"]))
 
+    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.spend`; not sent twice, since a repeat would take another use."""
+        frame = protocol.Spend(next(self._ids), token_id, uses, expires_at_ms)
+        answer = await self._call(frame, may_repeat=False)
+        return bool(msgspec.json.decode(answer.value))
+
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
         frame = protocol.RunList(
@@ -320,6 +329,8 @@ class RemoteStore:
         self._socket = socket
         self._ping_s = frame.ping_ms / 1000
         self._welcomed.set()
+        if schemas := self._schemas():
+            await self._try_send(protocol.Register(next(self._ids), schemas))
         await self._send_again()
         return True
 

@@ -175,6 +175,12 @@ class SqliteStore:
         """See `Store.get_run`."""
         return await self._read(lambda db: sqlite_tables.read_run(db, run_id))
 
+    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.spend`."""
+        return await self._write(
+            lambda tx: tx.spend(token_id, uses, expires_at_ms, self._clock_ms())
+        )
+
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
         return await self._read(lambda db: sqlite_tables.read_runs(db, query))

@@ -57,7 +57,10 @@ CREATE INDEX runs_by_parent ON runs (parent_id, id) WHERE parent_id IS NOT NULL;
 CREATE INDEX runs_by_batch ON runs (batch_id, id) WHERE batch_id IS NOT NULL;
 CREATE INDEX runs_by_status ON runs (status, owner, id);
 CREATE TABLE tags (tag TEXT NOT NULL, run_id TEXT NOT NULL, PRIMARY KEY (tag, run_id)) WITHOUT
-ROWID; CREATE INDEX tags_by_run ON tags (run_id);
+ROWID; CREATE TABLE spent (
+    id TEXT PRIMARY KEY, uses INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX spent_by_expiry ON spent (expires_at_ms);
+CREATE INDEX tags_by_run ON tags (run_id);
 """
 
 _Entry = tuple[int, str | None, bytes]
@@ -239,6 +242,18 @@ class Transactions:
         if end is not None:
             self._end_streams(run_id, end)
         return run
+
+    def spend(self, token_id: str, uses: int, expires_at_ms: int, now_ms: int) -> bool:
+        """See `Store.spend`."""
+        self._db.execute("DELETE FROM spent WHERE expires_at_ms <= ?", (now_ms,))
+        row = self._db.execute("SELECT uses FROM spent WHERE id = ?", (token_id,)).fetchone()
+        taken = row[0] if row else 0
+        if taken < uses:
+            self._db.execute(
+                "INSERT OR REPLACE INTO spent (id, uses, expires_at_ms) VALUES (?,?,?)",
+                (token_id, taken + 1, expires_at_ms),
+            )
+        return bool(taken < uses)
 
     def _tag(self, run: Run) -> None:
         self._db.executemany(

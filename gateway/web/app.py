@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway import tokens
-from gateway.errors import RealtimeError
+from gateway.errors import RealtimeError, ShuttingDown
 from gateway.hub import Hub
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import Store
 from gateway.web.leases import Leases
+from gateway.web.openapi import document
+from gateway.web.runs import RunsApi, error_answer
 from gateway.web.websocket import Carrier
 
 DRAIN_S = 5.0  # for clients to take what they are told at the end
@@ -104,23 +109,53 @@ class Gateway:
         return JSONResponse({"status": "ok" if is_up else "down"}, 200 if is_up else 503)
 
     @property
-    def routes(self) -> list[Route | WebSocketRoute]:
+    def routes(self) -> list[BaseRoute]:
         """The gateway's paths, for any Starlette application."""
+        api = RunsApi(self._open_store, self._verify, lambda: self._secret_key)
         return [
             WebSocketRoute(WEBSOCKET_PATH, self.serve_websocket),
             Route(HEALTH_PATH, self.health),
+            Route("/v1/openapi.json", _describe),
+            *api.routes,
         ]
+
+    def _open_store(self) -> Store:
+        if self._store is None:
+            raise ShuttingDown("the gateway is not running")
+        return self._store
 
 
 async def _on_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RealtimeError)
-    body = {"code": error.code, "message": error.message, "retryable": error.retryable}
-    return JSONResponse(body, error.http_status)
+    return error_answer(error)
 
 
-def make_app(gateway: Gateway) -> Starlette:
-    """Make an application of a gateway that someone else runs."""
-    return Starlette(routes=gateway.routes, exception_handlers={RealtimeError: _on_error})
+async def _describe(_: Request) -> JSONResponse:
+    return JSONResponse(document(version("realtime-streams")))
+
+
+def make_app(gateway: Gateway, *, any_origin: bool = True) -> Starlette:
+    """Make an application of a gateway that someone else runs.
+
+    Args:
+        gateway: Run by the caller.
+        any_origin: Let pages of any origin use HTTP; otherwise the application around it decides.
+    """
+    return Starlette(
+        routes=gateway.routes,
+        # A page may come from anywhere: what counts is its token, which no cookie carries.
+        middleware=[]
+        if not any_origin
+        else [
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type"],
+            )
+        ],
+        exception_handlers={RealtimeError: _on_error},
+    )
 
 
 def create_app(settings: Settings | None = None) -> Starlette:

@@ -67,10 +67,22 @@ async def _value(store: Store, request: Request) -> Any:
         case protocol.RunGet(run=run):
             state = await store.get_run(run)
             return {"run": state.run.to_wire(), "position": str(state.position)}
+        case protocol.Spend(token_id=token_id, uses=uses, expires_at_ms=expires_at_ms):
+            return await store.spend(token_id, uses, expires_at_ms)
+        case protocol.Register(schemas=given):
+            _register(given)
+            return None
         case protocol.RunList():
             return [run.to_wire() for run in await store.list_runs(_query(request))]
         case _:
             raise AssertionError(f"no such request: {request}")
+
+
+def _register(given: dict[str, dict[str, Any]]) -> None:
+    for stream_id, schema in given.items():
+        schemas.check_schema(check_stream_id(stream_id), schema)
+    for stream_id, schema in given.items():
+        schemas.register(stream_id, schema)
 
 
 def _key(run_id: str, stream_id: str) -> StreamKey:

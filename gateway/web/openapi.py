@@ -1,0 +1,146 @@
+"""The OpenAPI description of the HTTP endpoints, made from the models that check them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from gateway.runs import STATUSES, Run
+from gateway.web.runs import Handle, RunPage, TokenAnswer, TokenBody, TriggerBody
+
+_ERRORS = {
+    "401": "The token is missing, malformed, expired, or not this gateway's.",
+    "403": "No scope of the token allows it, or it has been spent.",
+    "404": "There is no such run or task.",
+    "413": "The body is over the limit.",
+    "422": "The body, an id or a parameter is outside its rule.",
+    "503": "The store cannot be reached.",
+}
+
+
+class ErrorBody(BaseModel):
+    """What every refusal looks like."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+@cache
+def document(version: str) -> dict[str, Any]:
+    """Make the document.
+
+    Args:
+        version: Of the package.
+
+    Returns:
+        OpenAPI 3.1, as JSON-able values.
+    """
+    models = (TriggerBody, Handle, TokenBody, TokenAnswer, RunPage, ErrorBody)
+    schemas = {model.__name__: _schema(model) for model in models}
+    schemas["Run"] = _schema(Run)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Realtime Streams", "version": version},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"bearer": []}],
+        "paths": _paths(),
+    }
+
+
+def _paths() -> dict[str, Any]:
+    run = _parameter("run", "path", "The run's id.")
+    task = _parameter("task", "path", "The task's id.")
+    status = {"type": "array", "items": {"enum": list(STATUSES)}}
+    query = [
+        _parameter("tag", "query", "Only runs with this tag."),
+        _parameter("status", "query", "Only these statuses.", status),
+        _parameter("before", "query", "Only runs whose id sorts before this one."),
+        _parameter(
+            "limit", "query", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}
+        ),
+    ]
+    return {
+        "/v1/tasks/{task}/trigger": {
+            "post": _operation("Trigger a task", "201", "Handle", [task], "TriggerBody")
+        },
+        "/v1/runs": {"get": _operation("List runs, newest first", "200", "RunPage", query)},
+        "/v1/runs/{run}": {"get": _operation("Look at a run", "200", "Run", [run])},
+        "/v1/runs/{run}/cancel": {
+            "post": _operation("Cancel a run and the runs below it", "200", "Run", [run])
+        },
+        "/v1/tokens": {
+            "post": _operation(
+                "Mint an access token, with the secret key as bearer",
+                "201",
+                "TokenAnswer",
+                [],
+                "TokenBody",
+            )
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    status: str,
+    answer: str,
+    parameters: list[dict[str, Any]],
+    body: str | None = None,
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "operationId": summary.lower().split(",")[0].replace(" ", "_"),
+        "parameters": parameters,
+        "responses": {
+            status: {"description": "Done.", "content": _content(answer)},
+            **{
+                code: {"description": meaning, "content": _content("ErrorBody")}
+                for code, meaning in _ERRORS.items()
+            },
+        },
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": _content(body)}
+    return operation
+
+
+def _content(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def _parameter(
+    name: str, place: str, description: str, schema: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "description": description,
+        "schema": schema or {"type": "string"},
+    }
+
+
+def _schema(type_: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = TypeAdapter(type_).json_schema(
+        ref_template="#/components/schemas/{model}"
+    )
+    # A nested model's definition stays inside the schema that uses it.
+    nested = schema.pop("$defs", {})
+    inlined: dict[str, Any] = _inlined(schema, nested)
+    return inlined
+
+
+def _inlined(value: Any, nested: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_inlined(item, nested) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return _inlined(nested[value["$ref"].rsplit("/", 1)[1]], nested)
+    return {name: _inlined(item, nested) for name, item in value.items()}

@@ -1,0 +1,244 @@
+"""HTTP for pages and backends: trigger a task, look at runs, cancel one, mint a token.
+
+Source:
+    `/v1/openapi.json`, made by `gateway.web.openapi` from the models here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway import tokens
+from gateway.errors import (
+    FrameTooLarge,
+    InvalidToken,
+    InvalidValue,
+    RealtimeError,
+    RunNotFound,
+    TokenSpent,
+)
+from gateway.records import RUN_STREAM, StreamKey, check_run_id
+from gateway.sdk import runs as sdk_runs
+from gateway.sdk.definitions import describe
+from gateway.sdk.tasks import MAX_PAYLOAD_BYTES, find_task
+from gateway.stores.base import RunQuery, Store
+from gateway.tokens import Access, TriggerGrant, require
+
+MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
+MAX_PAGE = 1000
+
+B = TypeVar("B", bound=BaseModel)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TriggerBody(_Body):
+    """What to trigger a task with."""
+
+    payload: dict[str, Any] = Field(default_factory=dict, description="The keyword arguments.")
+    tags: list[str] = Field(default_factory=list, description="Refused when the token sets tags.")
+
+
+class Handle(BaseModel):
+    """A run that was triggered."""
+
+    id: str
+    access_token: str = Field(description="Reads this run and its streams, and nothing else.")
+
+
+class TokenBody(_Body):
+    """Which token to mint."""
+
+    scopes: list[str]
+    ttl_s: float = tokens.DEFAULT_TTL_S
+    subject: str = ""
+
+
+class TokenAnswer(BaseModel):
+    """A new token."""
+
+    token: str
+
+
+class RunPage(BaseModel):
+    """Runs, newest first."""
+
+    runs: list[dict[str, Any]]
+    next_before: str | None = Field(description="Give it as `before` for the next page, if any.")
+
+
+@dataclass(frozen=True, slots=True)
+class RunsApi:
+    """The endpoints, over an open store.
+
+    Args:
+        store: Gives the store, or raises while there is none.
+        verify: Checks a token at a time.
+        secret_key: Gives the secret, with which a backend may do anything.
+        clock_s: Unix time.
+    """
+
+    store: Callable[[], Store]
+    verify: Callable[[object, float], Access]
+    secret_key: Callable[[], str]
+    clock_s: Callable[[], float] = time.time
+
+    @property
+    def routes(self) -> list[Route]:
+        """The endpoints' paths."""
+        return [
+            Route("/v1/tasks/{task}/trigger", self.trigger, methods=["POST"]),
+            Route("/v1/runs/{run}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/runs/{run}", self.retrieve, methods=["GET"]),
+            Route("/v1/runs", self.list, methods=["GET"]),
+            Route("/v1/tokens", self.mint, methods=["POST"]),
+        ]
+
+    async def trigger(self, request: Request) -> Response:
+        """Start a run of a task that is defined in the gateway's process."""
+        access = self._access(request)
+        task_id = request.path_params["task"]
+        require(access.may_trigger(task_id), f"trigger task {task_id}")
+        data = await _read(request, MAX_BODY_BYTES)
+        body = _parse(TriggerBody, data)
+        grant = access.grant or TriggerGrant(uses=None, max_payload_bytes=MAX_PAYLOAD_BYTES)
+        if len(data) > grant.max_payload_bytes + 1024:
+            raise InvalidValue(
+                f"the payload is over the token's limit of {grant.max_payload_bytes} bytes"
+            )
+        task = find_task(task_id).options(tags=_tags(grant, body))
+        task.check_payload(body.payload)  # a mistake does not cost the token's use
+        await self._spend(access, grant)
+        handle = await task.trigger_payload(body.payload)
+        return _json(Handle(id=handle.id, access_token=handle.access_token), 201)
+
+    async def _spend(self, access: Access, grant: TriggerGrant) -> None:
+        if grant.uses is None:
+            return
+        expires_at_ms = int(access.expires_at_s * 1000)
+        if not await self.store().spend(access.id, grant.uses, expires_at_ms):
+            raise TokenSpent(f"the token may trigger {grant.uses} run(s), and has")
+
+    async def cancel(self, request: Request) -> Response:
+        """Ask for a run, and the runs below it, to be canceled."""
+        run_id = check_run_id(request.path_params["run"])
+        allowed = self._access(request).may_write(StreamKey(run_id, RUN_STREAM))
+        require(allowed, f"change run {run_id}")
+        return JSONResponse((await sdk_runs.cancel(run_id)).to_wire())
+
+    async def retrieve(self, request: Request) -> Response:
+        """Return a run as it is now."""
+        access = self._access(request)
+        run_id = check_run_id(request.path_params["run"])
+        key = StreamKey(run_id, RUN_STREAM)
+        # Who may not read a run is not told whether there is one.
+        if not access.depends_on_run():
+            require(access.may_read(key), f"read run {run_id}")
+        try:
+            run = (await self.store().get_run(run_id)).run
+        except RunNotFound:
+            require(access.may_read(key), f"read run {run_id}")
+            raise
+        require(access.may_read(key, run.tags, run.batch_id), f"read run {run_id}")
+        return JSONResponse(run.to_wire())
+
+    async def list(self, request: Request) -> Response:
+        """Return runs with a tag, or all, newest first."""
+        access = self._access(request)
+        query = request.query_params
+        tag = query.get("tag")
+        allowed = access.may_read_every_run() if tag is None else access.may_read_tag(tag)
+        require(allowed, "list runs" if tag is None else f"list runs with the tag {tag}")
+        limit = _whole(query, "limit", 50)
+        found = await self.store().list_runs(
+            RunQuery(
+                status=tuple(query.getlist("status")),
+                tag=tag,
+                before=query.get("before"),
+                limit=limit,
+            )
+        )
+        before = found[-1].id if len(found) == limit else None
+        return _json(RunPage(runs=[run.to_wire() for run in found], next_before=before))
+
+    async def mint(self, request: Request) -> Response:
+        """Mint a token; needs the secret key itself."""
+        if not self._is_secret(_bearer(request)):
+            raise InvalidToken("minting needs the secret key as the bearer")
+        body = _parse(TokenBody, await _read(request, MAX_BODY_BYTES))
+        token = tokens.mint(
+            body.scopes,
+            ttl_s=body.ttl_s,
+            subject=body.subject,
+            secret_key=self.secret_key(),
+            now_s=self.clock_s(),
+        )
+        return _json(TokenAnswer(token=token), 201)
+
+    def _access(self, request: Request) -> Access:
+        bearer = _bearer(request)
+        if self._is_secret(bearer):
+            everything = frozenset({"read:runs:*", "write:runs:*", "trigger:tasks:*"})
+            return Access(everything, float("inf"), "secret")
+        return self.verify(bearer, self.clock_s())
+
+    def _is_secret(self, bearer: str) -> bool:
+        return hmac.compare_digest(bearer.encode(), self.secret_key().encode())
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not value:
+        raise InvalidToken("send `Authorization: Bearer TOKEN`; a token never travels in a URL")
+    return value.strip()
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > max_bytes:
+            raise FrameTooLarge(f"the body is over the limit of {max_bytes} bytes")
+    return bytes(data)
+
+
+def _parse(model: type[B], data: bytes) -> B:
+    try:
+        return model.model_validate_json(data or b"{}")
+    except ValidationError as error:
+        raise InvalidValue(f"the body: {describe(error)}") from None
+
+
+def _tags(grant: TriggerGrant, body: TriggerBody) -> list[str]:
+    if grant.tags and body.tags:
+        raise InvalidValue("the token sets the run's tags; leave `tags` out")
+    return list(grant.tags) or body.tags
+
+
+def _whole(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name) or str(default)
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
+        raise InvalidValue(f"{name} is {text[:20]!r}; it is a whole number from 1 to {MAX_PAGE}")
+    return int(text)
+
+
+def _json(model: BaseModel, status: int = 200) -> Response:
+    return Response(model.model_dump_json(), status, media_type="application/json")
+
+
+def error_answer(error: RealtimeError) -> JSONResponse:
+    """Answer a request with an error: its code, message and whether to try again."""
+    body = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else {}
+    return JSONResponse(body, error.http_status, headers)
