@@ -1,10 +1,21 @@
 """Realtime streams in Reflex pages.
 
+actions     use_input_stream, use_task_trigger, use_realtime_task_trigger
 hooks       use_realtime_stream, use_realtime_run, use_realtime_run_with_streams
 vars        the typed Vars that they return
 client      the browser's part: one socket, subscriptions, records (plain JavaScript)
 """
 
+from ui.actions import (
+    InputStreamHook,
+    RealtimeTaskTrigger,
+    RealtimeTaskTriggerWithStreams,
+    TaskTrigger,
+    use_input_stream,
+    use_realtime_task_trigger,
+    use_realtime_task_trigger_with_streams,
+    use_task_trigger,
+)
 from ui.hooks import (
     LoopVariableError,
     RealtimeRunWithStreams,
@@ -16,14 +27,22 @@ from ui.vars import Finish, Parts, RealtimeRun, RealtimeStream, StreamRecord, To
 
 __all__ = [
     "Finish",
+    "InputStreamHook",
     "LoopVariableError",
     "Parts",
     "RealtimeRun",
     "RealtimeRunWithStreams",
     "RealtimeStream",
+    "RealtimeTaskTrigger",
+    "RealtimeTaskTriggerWithStreams",
     "StreamRecord",
+    "TaskTrigger",
     "ToolCall",
+    "use_input_stream",
     "use_realtime_run",
     "use_realtime_run_with_streams",
     "use_realtime_stream",
+    "use_realtime_task_trigger",
+    "use_realtime_task_trigger_with_streams",
+    "use_task_trigger",
 ]

@@ -133,7 +133,7 @@ def use_realtime_stream(
         "onEnd": _handler(on_end, {"reason": str}),
         "onError": _handler(on_error, {"error": dict[str, str]}),
     }
-    return RealtimeStream(_hook("useRealtimeStream", options), type_)
+    return RealtimeStream(hook_of("useRealtimeStream", options), type_)
 
 
 def use_realtime_run(
@@ -175,7 +175,7 @@ def use_realtime_run(
         "onEnd": _handler(on_end, {"reason": str}),
         "onError": _handler(on_error, {"error": dict[str, str]}),
     }
-    return RealtimeRun(_hook("useRealtimeRun", options))
+    return RealtimeRun(hook_of("useRealtimeRun", options))
 
 
 class RealtimeRunWithStreams(RealtimeRun):
@@ -245,7 +245,12 @@ def use_realtime_run_with_streams(
     return RealtimeRunWithStreams(run._hook, followed)
 
 
-def _hook(function: str, options: Mapping[str, Any]) -> Hook:
+def hook_of(function: str, options: Mapping[str, Any]) -> Hook:
+    """Make the call of one of the client's hooks, leaving out what was not given.
+
+    Raises:
+        LoopVariableError: an option is a loop variable of `rx.foreach`.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     if options.get("maxRecords", 0) is None:
         given["maxRecords"] = None

@@ -16,6 +16,7 @@ _MODULES = (
     "entry.js",
     "store.js",
     "gateway_url.js",
+    "actions.js",
     "hooks.js",
 )
 

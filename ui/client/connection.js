@@ -25,6 +25,8 @@ export class Connection {
   #environment;
   /** By id. @type {Map<number, import("./subscription.js").Subscription>} */
   #subscriptions = new Map();
+  /** Unanswered requests by id. @type {Map<number, {frame: object, resolve: Function, reject: Function}>} */
+  #requests = new Map();
   /** Those that wait to subscribe again. @type {Map<import("./subscription.js").Subscription, Timer>} */
   #retries = new Map();
   #socket = null;
@@ -78,6 +80,23 @@ export class Connection {
     else if (token && this.#isSent(subscription)) this.#send(tokenFrame(subscription.id, token));
   }
 
+  /**
+   * Send a request and give its answer. After a lost connection it is sent again, so it has to be
+   * one that may be repeated.
+   *
+   * @param {(id: number) => object} build
+   * @returns {Promise<object>} rejected with the gateway's `error` frame
+   */
+  request(build) {
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      this.#requests.set(id, { frame: build(id), resolve, reject });
+      this.#linger.stop();
+      if (this.state === "live") this.#send(this.#requests.get(id).frame);
+      else if (!this.#reconnect.running) this.#open();
+    });
+  }
+
   /** Doubt the connection: the page was hidden, asleep or offline. */
   wake() {
     if (this.#reconnect.running) this.#open();
@@ -102,10 +121,14 @@ export class Connection {
   }
 
   #lingerIfUnused() {
-    if (this.#active().length > 0) return;
+    if (this.#isUsed()) return;
     this.#linger.start(LINGER_MS, () => {
-      if (this.#active().length === 0) this.#rest();
+      if (!this.#isUsed()) this.#rest();
     });
+  }
+
+  #isUsed() {
+    return this.#active().length > 0 || this.#requests.size > 0;
   }
 
   #rest() {
@@ -173,6 +196,7 @@ export class Connection {
     for (const subscription of this.#active()) {
       if (!this.#retries.has(subscription)) this.#send(subscription.frame());
     }
+    for (const { frame } of this.#requests.values()) this.#send(frame);
   }
 
   #pingEvery(ms) {
@@ -183,12 +207,24 @@ export class Connection {
   }
 
   #deliver(frame) {
+    if (this.#requests.has(frame.id)) {
+      this.#answer(frame);
+      return;
+    }
     const subscription = this.#subscriptions.get(frame.id);
     if (subscription === undefined || subscription.over) return;
     const outcome = subscription.receive(frame);
     if (outcome === "hole") this.#giveUp();
     else if (outcome === "retry") this.#retryLater(subscription, frame);
     else if (subscription.over) this.#lingerIfUnused();
+  }
+
+  #answer(frame) {
+    const { resolve, reject } = this.#requests.get(frame.id);
+    this.#requests.delete(frame.id);
+    if (frame.type === "error") reject(frame);
+    else resolve(frame);
+    this.#lingerIfUnused();
   }
 
   #retryLater(subscription, { type }) {
@@ -221,7 +257,7 @@ export class Connection {
     if (!mayReconnect(code)) {
       const message = reason || `the gateway closed the connection with code ${code}`;
       this.#refused(this.#complaint ?? { code: `closed_${code}`, message });
-    } else if (this.#active().length > 0) this.#reconnectLater();
+    } else if (this.#isUsed()) this.#reconnectLater();
     else this.state = "idle";
   }
 
@@ -234,6 +270,8 @@ export class Connection {
   #refused(error) {
     this.state = "closed";
     for (const subscription of this.#active()) subscription.fail(error);
+    for (const { reject } of this.#requests.values()) reject(error);
+    this.#requests.clear();
   }
 
   #reconnectLater() {

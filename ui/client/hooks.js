@@ -2,13 +2,15 @@
  * React hooks over the store, and nothing else.
  */
 
-import { useEffect, useMemo, useSyncExternalStore } from "react";
+import { useCallback, useEffect, useMemo, useSyncExternalStore } from "react";
 
+import { Actions, RESTING, trigger } from "./actions.js";
 import { IDLE } from "./entry.js";
 import { browserEnvironment } from "./environment.js";
 import { gatewayUrl } from "./gateway_url.js";
 import { Store, User, keyOf } from "./store.js";
 
+const actions = new Actions();
 let store = null;
 const theStore = () => (store ??= new Store(browserEnvironment()));
 const idle = () => IDLE;
@@ -38,3 +40,45 @@ const nothing = () => () => {};
  * @returns {import("./entry.js").Snapshot}
  */
 export const useRealtimeRun = (options) => useRealtimeStream({ ...options, stream: null });
+
+const resting = () => RESTING;
+
+function useAction(key) {
+  const subscribe = useCallback((listener) => actions.subscribe(key, listener), [key]);
+  const state = useCallback(() => actions.stateOf(key), [key]);
+  return useSyncExternalStore(subscribe, state, resting);
+}
+
+/**
+ * Send values to an input of a run.
+ *
+ * @param {{runId: string|null, stream: string, token?: string|null, gatewayUrl?: string|null}} options
+ */
+export function useInputStream({ runId, stream, token = null, gatewayUrl: base = null }) {
+  const url = gatewayUrl(base);
+  const key = JSON.stringify(["input", url, runId, stream]);
+  const state = useAction(key);
+  const send = (value) =>
+    actions.run(key, async () => {
+      if (!runId) throw new Error("there is no run to send to yet");
+      await theStore().append({ url, run: runId, stream, value, token });
+    });
+  return { ...state, send };
+}
+
+/**
+ * Trigger a task from the page.
+ *
+ * @param {{task: string, token: string|null, handlerKey: string, gatewayUrl?: string|null}} options
+ */
+export function useTaskTrigger({ task, token, handlerKey, gatewayUrl: base = null }) {
+  const url = gatewayUrl(base);
+  const key = JSON.stringify(["trigger", url, task, handlerKey]);
+  const state = useAction(key);
+  const start = (payload) =>
+    actions.run(key, async () => {
+      if (!token) throw new Error("there is no token to trigger with yet");
+      return trigger(fetch, url, { task, token, payload });
+    });
+  return { ...state, trigger: start };
+}

@@ -26,6 +26,19 @@ export function subscribeFrame({ id, run, stream, start, throttleMs, token }) {
   return frame;
 }
 
+/**
+ * Build an `append` frame of one record, which a repeat writes only once.
+ *
+ * Source: PROTOCOL.md 8.
+ * @param {{id: number, run: string, stream: string, value: unknown, writer: string, token: string|null}} request
+ */
+export function appendFrame({ id, run, stream, value, writer, token }) {
+  const frame = { type: "append", id, run, stream, records: [value] };
+  frame.writer = { id: writer, epoch: 0, sequence: 0 };
+  if (token) frame.token = token;
+  return frame;
+}
+
 /** @param {number} id */
 export const unsubscribeFrame = (id) => ({ type: "unsubscribe", id });
 

@@ -8,6 +8,7 @@
 import { Connection } from "./connection.js";
 import { Entry, CONNECTING, IDLE } from "./entry.js";
 import { Timer } from "./environment.js";
+import { appendFrame } from "./protocol.js";
 
 const LINGER_MS = 1_000; // an entry without a component stays this long, so that a remount finds it
 
@@ -143,6 +144,18 @@ export class Store {
     this.#leaving.delete(key);
     entry.discard();
     this.#connection(options.url).remove(entry.subscription);
+  }
+
+  /**
+   * Append one value to a stream; a lost connection is waited for, and the value is written once.
+   *
+   * @param {{url: string, run: string, stream: string, value: unknown, token: string|null}} request
+   */
+  append({ url, ...request }) {
+    const writer = Array.from({ length: 4 }, () =>
+      Math.floor(this.#environment.random() * 2 ** 32).toString(36),
+    ).join("");
+    return this.#connection(url).request((id) => appendFrame({ id, writer, ...request }));
   }
 
   #connection(url) {
