@@ -18,7 +18,7 @@ OF_THE_SDK = {
     errors.ConfigurationError,
     errors.NotStarted,
     errors.NoParent,
-    errors.TaskNotFound,
+    errors.NotInRun,
     errors.RunCanceled,
     errors.RunFailed,
     errors.StreamIncomplete,

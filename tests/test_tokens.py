@@ -149,7 +149,7 @@ def test_a_scope_of_the_form_is_taken(scope):
         "read:streams:*/progress",
         "write:tags:x",
         "write:batches:x",
-        "trigger:tasks:x",
+        "trigger:runs:x",
         "delete:runs:x",
         "Read:runs:x",
     ],

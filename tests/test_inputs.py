@@ -1,0 +1,245 @@
+"""Input streams: kept until taken, taken once, checked at the edge, refused after the end."""
+
+import asyncio
+import json
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import pytest
+
+from gateway import connect, streams, task
+from gateway.errors import InvalidId, InvalidValue, NotInRun, ReadTimeout, StreamEnded
+from gateway.sdk import schemas
+from gateway.sdk.runtime import runtime
+from gateway.stores.base import run_log
+from tests.serving import DEADLINE_S, serving, token_for, until
+
+
+@dataclass
+class Approval:
+    ok: bool
+    note: str = ""
+
+
+approval = streams.input("approval", Approval)
+stop = streams.input("stop", str)
+
+
+async def store_changes(run_id: str):
+    async for page in runtime().store.follow(run_log(run_id)):
+        for record in page.records:
+            yield json.loads(record.data)
+
+
+@pytest.fixture
+async def store():
+    async with connect(store="memory:") as runtime:
+        yield runtime.store
+
+
+async def test_what_is_sent_before_anyone_listens_is_taken_in_order(store):
+    started = asyncio.Event()
+
+    @task
+    async def decide() -> list[str]:
+        await started.wait()
+        return [(await approval.once(timeout_s=DEADLINE_S)).note for _ in range(3)]
+
+    run = await decide.trigger()
+    for note in ("a", "b", "c"):
+        await approval.send(run.id, Approval(True, note))
+    started.set()
+    assert (await run.wait()).output == ["a", "b", "c"]
+
+
+async def test_once_waits_for_what_is_still_to_come(store):
+    @task
+    async def decide() -> bool:
+        return (await approval.once(timeout_s=DEADLINE_S)).ok
+
+    run = await decide.trigger()
+    await approval.send(run.id, Approval(True))
+    assert (await run.wait()).output is True
+
+
+async def test_once_in_vain_is_an_error_that_names_the_input_and_the_time(store):
+    @task
+    async def decide() -> None:
+        await approval.once(timeout_s=0.01)
+
+    result = await decide.trigger_and_wait()
+    assert result.error is not None
+    assert result.error.type == ReadTimeout.__name__
+    assert "approval" in result.error.message and "0.01 s" in result.error.message
+
+
+async def test_wait_parks_the_run_and_gives_its_slot_to_another():
+    @task
+    async def decide() -> bool:
+        return (await approval.wait(timeout_s=DEADLINE_S)).ok
+
+    @task
+    async def other() -> str:
+        return "ran"
+
+    async with serving(concurrency=1):
+        run = await decide.trigger()
+        async with asyncio.timeout(DEADLINE_S), aclosing(store_changes(run.id)) as changes:
+            async for change in changes:
+                if change.get("status") == "waiting":
+                    break
+        assert (await other.trigger_and_wait()).output == "ran"
+        await approval.send(run.id, Approval(True))
+        assert (await run.wait()).output is True
+
+
+async def test_peek_looks_and_does_not_take(store):
+    @task
+    async def decide() -> tuple[bool, str, str]:
+        nothing = await approval.peek() is None
+        value = None
+        while value is None:
+            await asyncio.sleep(0)
+            value = await approval.peek()
+        return nothing, value.note, (await approval.once(timeout_s=0)).note
+
+    run = await decide.trigger()
+    await asyncio.sleep(0)
+    await approval.send(run.id, Approval(True, "seen"))
+    _, peeked, taken = (await run.wait()).output
+    assert (peeked, taken) == ("seen", "seen")
+
+
+async def test_on_calls_the_handler_for_each_value_and_ends_with_its_block(store):
+    @task
+    async def work() -> list[str]:
+        seen: list[str] = []
+        async with stop.on(seen.append) as feeding:
+            await until(lambda: len(seen) == 2)
+        assert feeding.done()
+        return seen
+
+    run = await work.trigger()
+    await stop.send(run.id, "please")
+    await stop.send(run.id, "now")
+    assert (await run.wait()).output == ["please", "now"]
+
+
+async def test_what_a_handler_raises_fails_the_run(store):
+    def handler(value: str) -> None:
+        raise ValueError(f"cannot take {value}")
+
+    @task
+    async def work() -> None:
+        async with stop.on(handler) as feeding:
+            await until(feeding.done)
+
+    run = await work.trigger()
+    await stop.send(run.id, "this")
+    result = await run.wait()
+    assert result.error is not None and result.error.message == "cannot take this"
+
+
+async def test_a_stop_button_can_end_a_pipe_in_the_middle(store):
+    answer = streams.define("answer")
+
+    async def tokens():
+        while True:
+            yield "word "
+            await asyncio.sleep(0)
+
+    @task
+    async def complete() -> str:
+        stopped = asyncio.Event()
+        text = ""
+        async with stop.on(lambda _: stopped.set()):
+            async for piece in answer.pipe(tokens()):
+                text += piece
+                if stopped.is_set():
+                    break
+        return text
+
+    run = await complete.trigger()
+    async for _ in answer.read(run.id, timeout_s=DEADLINE_S):
+        await stop.send(run.id, "now")
+        break
+    result = await run.wait()
+    assert result.ok and result.output.startswith("word ")
+
+
+async def test_a_send_to_an_ended_run_is_refused_with_the_reason(store):
+    @task
+    async def nothing() -> None: ...
+
+    run = await nothing.trigger()
+    await run.wait()
+    with pytest.raises(StreamEnded, match="completed"):
+        await approval.send(run.id, Approval(True))
+
+
+async def test_a_value_of_another_type_is_refused_before_it_is_sent(store):
+    with pytest.raises(InvalidValue, match=r"approval.*ok"):
+        approval.send("run_1", {"ok": "perhaps"})
+
+
+async def test_an_input_is_taken_inside_a_task_only(store):
+    with pytest.raises(NotInRun, match="send"):
+        await approval.once()
+
+
+def test_an_inputs_id_follows_the_rule_of_streams():
+    with pytest.raises(InvalidId):
+        streams.input("no spaces")
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b'{"ok": 1}', "ok: 1 is not of type 'boolean'"),
+        (b'{"note": "x"}', "'ok' is a required property"),
+        (b"3", "3 is not of type 'object'"),
+    ],
+)
+def test_the_schema_names_stream_field_and_value(data, fault):
+    with pytest.raises(InvalidValue) as refused:
+        schemas.check("approval", data)
+    assert "approval" in refused.value.message and fault in refused.value.message
+
+
+def test_a_stream_without_a_schema_takes_any_json():
+    schemas.check("nobody-defined-this", b'{"x": [1, null]}')
+
+
+async def test_the_gateway_checks_what_a_client_sends_to_an_input():
+    @task
+    async def decide() -> bool:
+        return (await approval.once(timeout_s=DEADLINE_S)).ok
+
+    async with serving() as gateway:
+        run = await decide.trigger()
+        token = token_for(f"write:streams:{run.id}/approval")
+        async with gateway.client(token=token) as client:
+            append = {"type": "append", "run": run.id, "stream": "approval"}
+            refused = await client.ask(**append, id=1, records=[{"ok": "yes"}])
+            assert (refused["code"], refused["id"]) == ("invalid_value", 1)
+            accepted = await client.ask(**append, id=2, records=[{"ok": True}])
+            assert accepted["type"] == "appended"
+        assert (await run.wait()).output is True
+
+
+async def test_a_workers_schemas_are_checked_by_the_gateway():
+    async with serving() as gateway, gateway.remote(schemas=lambda: {"vote": {"type": "integer"}}):
+        await until(lambda: "vote" in schemas.registered())
+    with pytest.raises(InvalidValue, match="vote"):
+        schemas.check("vote", b'"no"')
+
+
+async def test_what_is_no_schema_is_refused():
+    async with serving() as gateway:
+        worker = token_for("read:runs:*", "write:runs:*")
+        async with gateway.client(token=worker) as client:
+            frame = {"type": "register", "id": 1, "schemas": {"vote2": {"type": "no type"}}}
+            assert (await client.ask(**frame))["code"] == "invalid_value"
+        async with gateway.client(token=token_for("read:runs:*")) as client:
+            assert (await client.ask(**frame))["code"] == "forbidden"
+    assert "vote2" not in schemas.registered()

@@ -1,0 +1,91 @@
+"""The hooks of what a page does: the JavaScript they emit and the types they carry."""
+
+from __future__ import annotations
+
+import pytest
+import reflex as rx
+from reflex.vars import BooleanVar, StringVar
+
+from gateway import streams
+from ui import (
+    LoopVariableError,
+    use_input_stream,
+    use_realtime_task_trigger,
+    use_realtime_task_trigger_with_streams,
+    use_task_trigger,
+)
+
+approval = streams.input("approval", dict[str, bool])
+progress = streams.define("progress", int)
+
+
+class Actor(rx.State):
+    run_id: str = ""
+    token: str = ""
+    prompt: str = ""
+    runs: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def _hooks(component: rx.Component) -> str:
+    return "\n".join(component._get_all_hooks())
+
+
+def test_send_is_an_event_that_carries_the_value():
+    sender = use_input_stream(Actor.run_id, approval, access_token=Actor.token)
+    button = rx.button("Approve", on_click=sender.send({"ok": True}), loading=sender.is_pending)
+    rendered = str(button.render())
+    assert ".send" in rendered and '["ok"] : true' in rendered
+    assert '"stream"] : "approval"' in _hooks(button)
+    assert isinstance(sender.is_pending, BooleanVar)
+    assert isinstance(sender.error, StringVar)
+
+
+def test_what_is_sent_may_read_the_state():
+    sender = use_input_stream(Actor.run_id, approval, access_token=Actor.token)
+    button = rx.button("x", on_click=sender.send(Actor.prompt))
+    assert "prompt_rx_state_" in str(button.render())
+
+
+def test_the_state_is_read_before_the_hook_that_needs_it():
+    sender = use_input_stream(Actor.run_id, approval, access_token=Actor.token)
+    hooks = _hooks(rx.text(sender.error))
+    assert hooks.index("useStateContext") < hooks.index("useInputStream")
+
+
+def test_a_task_is_named_by_itself_or_by_its_id():
+    class Named:
+        id = "generate-text"
+
+    by_id = use_task_trigger("generate-text", access_token=Actor.token)
+    by_task = use_task_trigger(Named(), access_token=Actor.token)
+    assert str(by_id.run_id) == str(by_task.run_id)
+
+
+def test_a_realtime_trigger_follows_the_run_that_comes_of_it():
+    job = use_realtime_task_trigger("generate-text", access_token=Actor.token)
+    hooks = _hooks(rx.text(job.run.status))
+    assert hooks.index("useTaskTrigger") < hooks.index("useRealtimeRun")
+    assert ".handle?.id" in hooks and ".handle?.access_token" in hooks
+
+
+def test_a_trigger_with_streams_gives_each_its_typed_vars():
+    job = use_realtime_task_trigger_with_streams(
+        "generate-text", [progress], access_token=Actor.token, max_records=10
+    )
+    hooks = _hooks(rx.fragment(rx.text(job[progress].latest), rx.text(job.run.task)))
+    assert '"stream"] : "progress"' in hooks and '"maxRecords"] : 10' in hooks
+    with pytest.raises(KeyError):
+        job[approval]
+
+
+def test_a_loop_variable_is_refused_with_the_way_out():
+    def row(run_id):
+        return rx.text(use_input_stream(run_id, approval, access_token=Actor.token).error)
+
+    with pytest.raises(LoopVariableError, match=r"@rx\.memo"):
+        rx.foreach(Actor.runs, row)
