@@ -15,7 +15,7 @@ from ui import (
     use_task_trigger,
 )
 
-approval = streams.input("approval", dict[str, bool])
+approval = streams.input("consent", dict[str, bool])
 progress = streams.define("progress", int)
 
 
@@ -40,7 +40,7 @@ def test_send_is_an_event_that_carries_the_value():
     button = rx.button("Approve", on_click=sender.send({"ok": True}), loading=sender.is_pending)
     rendered = str(button.render())
     assert ".send" in rendered and '["ok"] : true' in rendered
-    assert '"stream"] : "approval"' in _hooks(button)
+    assert '"stream"] : "consent"' in _hooks(button)
     assert isinstance(sender.is_pending, BooleanVar)
     assert isinstance(sender.error, StringVar)
 
