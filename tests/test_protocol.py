@@ -55,6 +55,8 @@ GOOD = [
     {"type": "run_patch", "id": 1, "run": "run_a", "patch": {"status": None}},
     {"type": "run_get", "id": 1, "run": "run_a"},
     {"type": "run_list", "id": 1, "status": ["queued"], "tag": "x", "limit": 1000},
+    {"type": "spend", "id": 1, "token_id": "t", "uses": 1, "expires_at_ms": 1},
+    {"type": "register", "id": 1, "schemas": {"vote": {"type": "integer"}}},
 ]
 
 BAD = [
@@ -105,6 +107,8 @@ BAD = [
     ('{"type":"run_create","id":1,"value":[]}', MalformedFrame),
     ('{"type":"run_patch","id":1,"run":"run_a","patch":null}', MalformedFrame),
     ('{"type":"run_list","id":1,"limit":1001}', MalformedFrame),
+    ('{"type":"spend","id":1,"token_id":"t","uses":0,"expires_at_ms":1}', MalformedFrame),
+    ('{"type":"register","id":1,"schemas":{"vote":3}}', MalformedFrame),
     ('{"type":"subscribe","id":1,"run":"\\ud800"}', MalformedFrame),
     ('{"type":"subscribe","id":1,"run":"run_a","start":' + "[" * 100_000, MalformedFrame),
 ]  # fmt: skip

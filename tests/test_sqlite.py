@@ -280,6 +280,8 @@ def _append_and_kill(path, run_id, durability, kill_after, acknowledged):
     command = [sys.executable, "-c", APPENDER, str(path), run_id, durability]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for count, line in enumerate(process.stdout, 1):
+            if not line.endswith("\n"):
+                break  # the kill came in the middle of the line
             offset, *value = map(int, line.split())
             acknowledged[offset] = value
             if count == kill_after:

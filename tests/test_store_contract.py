@@ -983,3 +983,18 @@ async def test_a_follower_is_woken_by_the_end_of_the_run_alone(store, key):
     await until(lambda: not following.done())
     await store.patch_run(key.run_id, {"status": "canceled"})
     assert await asyncio.wait_for(following, 20) == ([], "canceled")
+
+
+# Tokens that are good for a number of uses.
+
+
+async def test_a_use_of_a_token_is_taken_as_often_as_there_are_and_no_more(store):
+    taken = await asyncio.gather(*(store.spend("token", 3, 2**50) for _ in range(10)))
+    assert sum(taken) == 3
+    assert await store.spend("another", 1, 2**50) is True
+
+
+async def test_a_token_is_forgotten_once_it_has_expired(store):
+    assert await store.spend("token", 1, 1) is True
+    assert await store.spend("token", 1, 2**50) is True  # the first one's record is gone
+    assert await store.spend("token", 1, 2**50) is False
