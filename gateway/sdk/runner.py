@@ -6,8 +6,9 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
+from threading import Thread
 from typing import Any
 
 import orjson
@@ -41,7 +42,6 @@ class Runner:
         self.owner = owner
         self._runtime = runtime
         self._slots = asyncio.Semaphore(concurrency)
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="realtime-task")
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._holding: set[str] = set()
         self._is_stopping = False
@@ -70,8 +70,20 @@ class Runner:
     async def call_in_thread(self, function: Callable[[], Any]) -> Any:
         """Call a plain function in a thread, as the current run."""
         context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, context.run, function)
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # a thread cannot be canceled, only told
+
+        def call() -> None:
+            try:
+                future.set_result(context.run(function))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # A thread each: in a pool, functions that wait for their children would hold what those
+        # need. The slots bound how many execute. Daemons, because one that does not heed its
+        # cancellation must not keep the process from ending.
+        Thread(target=call, name="realtime-task", daemon=True).start()
+        return await asyncio.wrap_future(future)
 
     async def stop(self) -> None:
         """Cancel what executes and wait until it has ended."""
@@ -80,7 +92,6 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
     async def waiting(self, context: Context) -> AsyncIterator[None]:
@@ -145,8 +156,11 @@ class Runner:
             await self._close(run, work)
 
     async def _call(self, run: Run, context: Context, body: Body) -> Any:
-        async with executing(context):
-            output = await body(run)
+        try:
+            async with executing(context):
+                output = await body(run)
+        except SystemExit as error:  # meant for a script; here it would end the whole process
+            raise RuntimeError(f"the task called sys.exit({error.code!r})") from error
         await self._runtime.flush(run.id)
         return output
 
