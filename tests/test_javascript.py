@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_javascript_client_passes_its_own_tests() -> None:
-    node = shutil.which("node", path=f"{ROOT / '.venv' / 'bin'}:/usr/local/bin:/usr/bin")
+    node = shutil.which("node", path=Path(sys.executable).parent) or shutil.which("node")
     if node is None:
         pytest.skip("no node found: `make setup` installs it into .venv")
     files = sorted(str(path) for path in (ROOT / "tests" / "js").glob("*.test.js"))
