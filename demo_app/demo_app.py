@@ -15,7 +15,7 @@ from demo_app.run_page import run_detail
 from demo_app.state import Census, Recent, Shown
 from gateway.integrations.reflex import add_gateway
 
-app = rx.App()
+app = rx.App(head_components=[rx.el.link(rel="icon", type="image/svg+xml", href="/favicon.svg")])
 app.add_page(home, route="/", title="Realtime Streams", on_load=[Census.load, Recent.load])
 app.add_page(my_runs, route="/runs", title="My runs", on_load=Recent.load)
 app.add_page(census, route="/census/[run]", title="Code census", on_load=Shown.load)

@@ -30,7 +30,7 @@ async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
         path = found or playwright.chromium.executable_path
-        if not Path(path).exists():
+        if not os.path.exists(path):  # noqa: ASYNC240 - nobody else waits
             pytest.skip(
                 f"no Chromium: none of {', '.join(CHROMIUM_NAMES)} is on PATH, and "
                 "`playwright install chromium` was not run"
@@ -63,12 +63,15 @@ class Demo:
             "backend",
             ["--backend-only", "--backend-port", str(backend_port)],
             env,
-            f"{self.backend_url}/healthz",
+            [f"{self.backend_url}/healthz"],
         )
         self.frontend = ReflexProcess(
-            folder, "frontend", ["--frontend-only", "--frontend-port", str(frontend_port)], env,
-            self.url,
-        )  # fmt: skip
+            folder,
+            "frontend",
+            ["--frontend-only", "--frontend-port", str(frontend_port)],
+            env,
+            [self.url],
+        )
         self.processes = [self.backend, self.frontend]
 
 
@@ -76,6 +79,7 @@ def project(folder: Path) -> Path:
     """Make a folder in which the demo runs; its sources stay where they are."""
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "rxconfig.py", folder)
+    shutil.copytree(ROOT / "assets", folder / "assets", ignore=lambda *_: ["external"])
     shutil.copytree(ROOT / "reflex.lock", folder / "reflex.lock")
     return folder
 

@@ -48,7 +48,12 @@ class ReflexProcess:
     """`reflex run …` in a process group of its own."""
 
     def __init__(
-        self, folder: Path, name: str, options: Sequence[str], env: Mapping[str, str], ready: str
+        self,
+        folder: Path,
+        name: str,
+        options: Sequence[str],
+        env: Mapping[str, str],
+        ready: Sequence[str],
     ) -> None:
         """Prepare it.
 
@@ -57,7 +62,7 @@ class ReflexProcess:
             name: Of the log.
             options: Of `reflex run`.
             env: The whole environment.
-            ready: URL that answers with 200 once it serves.
+            ready: URLs that answer with 200 once it serves.
         """
         self._folder = folder
         self._command = [sys.executable, "-m", "reflex", "run", *options]
@@ -85,16 +90,11 @@ class ReflexProcess:
     async def ready(self) -> None:
         deadline = time.monotonic() + START_S
         async with httpx.AsyncClient(timeout=5) as client:
-            while time.monotonic() < deadline:
-                try:
-                    if (await client.get(self._ready)).status_code == httpx.codes.OK:
-                        return
-                except httpx.TransportError:
-                    pass
-                if not self.is_running:
-                    break
-                await asyncio.sleep(0.1)
-        raise AssertionError(f"{self._ready} does not answer:\n{self.log_end()}")
+            for url in self._ready:
+                while not await _answers(client, url):
+                    if not self.is_running or time.monotonic() > deadline:
+                        raise AssertionError(f"{url} does not answer:\n{self.log_end()}")
+                    await asyncio.sleep(0.1)
 
     async def start(self) -> None:
         self.spawn()
@@ -131,3 +131,10 @@ class ReflexProcess:
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from reflex_app import ROOT
-from watching import subscriptions
+from watching import subscriptions, until
 
 pytestmark = [
     pytest.mark.browser,
@@ -136,9 +136,7 @@ async def test_going_to_another_run_leaves_the_first_and_shows_nothing_of_it(ope
     second = page.run_id
     await page.until("id => document.getElementById('run-id')?.innerText === id", second)
     await page.until("() => document.getElementById('payload')?.textContent.includes('part')")
-    async with asyncio.timeout(20):
-        while {f["id"] for f in socket.of("unsubscribe")} < first_ids:
-            await asyncio.sleep(0.05)
+    await until(lambda: {f["id"] for f in socket.of("unsubscribe")} >= first_ids)
 
     assert socket.is_open
     assert socket is page.sockets[-1]

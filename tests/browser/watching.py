@@ -1,13 +1,15 @@
 """A page and all that it says: its console, its errors, the frames of its sockets."""
 
+import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import websockets
-from playwright.async_api import Page, WebSocket
+from playwright.async_api import ConsoleMessage, Page, WebSocket
 from reflex_app import SECRET
 
 from gateway import tokens
@@ -45,13 +47,13 @@ class Watched:
         self.sockets: list[Socket] = []
         self.errors: list[str] = []
         self.tolerated: tuple[str, ...] = ()
-        page.on("console", lambda message: self._said(message.type, message.text))
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         page.on("websocket", self._opened)
 
-    def _said(self, kind: str, text: str) -> None:
-        if kind == "error":
-            self.errors.append(text)
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} ({message.location['url']})")
 
     def _opened(self, websocket: WebSocket) -> None:
         if not websocket.url.endswith(WIRE_PATH):
@@ -146,6 +148,13 @@ class Watched:
 def subscriptions(watched: Watched) -> Counter[tuple[str, str | None]]:
     """Count how often each stream was subscribed to, over all sockets of the page."""
     return Counter(key for socket in watched.sockets for key in socket.subscriptions().values())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so on this side of the browser."""
+    async with asyncio.timeout(DEADLINE_MS / 1000):
+        while not condition():  # noqa: ASYNC110 - what changes is set by Playwright's callbacks
+            await asyncio.sleep(0.02)
 
 
 class Observer:
