@@ -226,9 +226,9 @@ def _block(block: Any) -> Iterator[Part]:
                 yield TextDelta(block["text"])
             for annotation in block.get("annotations") or ():
                 if annotation.get("type") == "citation":
-                    yield Source(
-                        annotation.get("id"), annotation.get("url"), annotation.get("title")
-                    )
+                    url = annotation.get("url")
+                    id = None if url else annotation.get("id")  # its ids differ each time
+                    yield Source(id, url, annotation.get("title"))
         case "reasoning" if block.get("reasoning"):
             yield ReasoningDelta(block["reasoning"])
 

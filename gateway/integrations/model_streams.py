@@ -153,9 +153,7 @@ def parse_json(text: str) -> tuple[bool, Any]:
 
 def as_json(value: Any) -> Any:
     """Return a value as JSON has it; what JSON cannot hold, as text."""
-    return pydantic_core.to_jsonable_python(
-        value, bytes_mode="base64", inf_nan_mode="strings", fallback=str
-    )
+    return pydantic_core.to_jsonable_python(value, bytes_mode="base64", fallback=str)
 
 
 def counts(**tokens: int | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Event streams of Pydantic AI's agents as parts.
+"""Event streams of Pydantic AI's agents (version 2) as parts.
 
 await answer.pipe(from_pydantic_ai(agent.run_stream_events(question)))
 """
@@ -74,8 +74,7 @@ class _Reader:
             case "function_tool_call" | "output_tool_call":
                 yield from self._call(event.part)
             case "function_tool_result" | "output_tool_result":
-                # It was `result` before version 2.
-                yield from _result(getattr(event, "part", None) or event.result)
+                yield from _result(event.part)
             case "deferred_tool_requests":
                 for call in event.requests.approvals:
                     yield from self._call(call)
@@ -144,13 +143,11 @@ def _input(args: Any) -> tuple[bool, Any]:
 
 
 def _result(part: Any) -> Iterator[Part]:
-    outcome = getattr(part, "outcome", "success")  # a retry prompt has none
     content = as_json(part.content)
-    if outcome == "denied":
+    if part.outcome == "denied":
         reason = content if isinstance(content, str) else None
         yield ToolApproval(part.tool_call_id, "denied", reason)
-    failed = part.part_kind == "retry-prompt" or outcome != "success"
-    yield ToolResult(part.tool_call_id, content, is_error=failed)
+    yield ToolResult(part.tool_call_id, content, is_error=part.outcome != "success")
 
 
 def _approval(id: str, approval: Any) -> ToolApproval:
@@ -160,8 +157,7 @@ def _approval(id: str, approval: Any) -> ToolApproval:
 
 
 def _finish(result: Any) -> Finish:
-    # It was a method before version 2.
-    usage = result.usage() if callable(result.usage) else result.usage
+    usage = result.usage
     reason = result.response.finish_reason or "stop"
     waits = hasattr(result.output, "approvals") and hasattr(result.output, "calls")
     used = counts(

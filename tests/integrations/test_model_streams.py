@@ -1,0 +1,104 @@
+"""What all adapters of model providers promise, with streams that need no provider."""
+
+import asyncio
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.integrations.model_streams import ModelStreamError, as_json, read_parts
+from gateway.sdk.parts import ErrorPart, TextDelta
+
+
+class Echo:
+    """A reader for which every event is a piece of text."""
+
+    def take(self, event):
+        yield TextDelta(event)
+
+    def end(self):
+        yield TextDelta("!")
+
+
+class Stream:
+    """A stream that knows whether it was closed."""
+
+    def __init__(self, *events: str, error: BaseException | None = None) -> None:
+        self.events, self.error, self.is_closed = events, error, False
+
+    async def __aiter__(self):
+        for event in self.events:
+            yield event
+        if self.error is not None:
+            raise self.error
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+class Manager:
+    """A context manager around a stream, as `client.messages.stream()` gives one."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    async def __aenter__(self) -> Stream:
+        return self.stream
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stream.aclose()
+
+
+async def coroutine_of(stream):
+    return stream
+
+
+@pytest.mark.parametrize(
+    "given", [lambda it: it, coroutine_of, Manager, lambda it: coroutine_of(Manager(it))]
+)
+async def test_a_stream_is_closed_however_it_is_given_and_read(given, collect) -> None:
+    whole, left, broken = Stream("a"), Stream("a", "b"), Stream("a", error=ValueError("no"))
+    assert await collect(read_parts(given(whole), Echo())) == [TextDelta("a"), TextDelta("!")]
+    parts = read_parts(given(left), Echo())
+    assert await anext(parts) == TextDelta("a")
+    await parts.aclose()
+    collected = await collect(read_parts(given(broken), Echo()))
+    assert collected == [TextDelta("a"), ErrorPart("no")]
+    assert isinstance(collected.error, ValueError)
+    assert whole.is_closed and left.is_closed and broken.is_closed
+
+
+async def test_a_stream_that_never_starts_is_told_like_one_that_breaks(collect) -> None:
+    async def refused():
+        raise ModelStreamError
+
+    collected = await collect(read_parts(refused(), Echo()))
+    assert collected == [ErrorPart("ModelStreamError")]
+    assert isinstance(collected.error, ModelStreamError)
+
+
+async def test_being_canceled_is_no_error_of_the_answer() -> None:
+    parts = read_parts(Stream("a", error=asyncio.CancelledError()), Echo())
+    assert await anext(parts) == TextDelta("a")
+    with pytest.raises(asyncio.CancelledError):
+        await anext(parts)
+
+
+def test_what_json_cannot_hold_is_text() -> None:
+    value = {"when": SimpleNamespace, "bytes": b"\xff", "set": {1}}
+    assert as_json(value) == {
+        "when": str(SimpleNamespace),
+        "bytes": "_w==",
+        "set": [1],
+    }
+
+
+def test_the_adapters_import_no_provider() -> None:
+    code = """
+import sys
+from gateway.integrations import anthropic, langchain, openai, pydantic_ai
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"openai", "anthropic", "pydantic_ai", "langchain_core"}, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
