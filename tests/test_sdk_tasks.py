@@ -690,7 +690,8 @@ async def test_runs_that_execute_when_the_process_stops_are_crashed(tmp_path):
 
     async with connect(store=url, secret_key=SECRET):
         handle = await work.trigger()
-        await status_is(handle.id, "executing")
+        async for _ in notes.read(handle.id):
+            break
     async with connect(store=url, secret_key=SECRET) as runtime:
         run = await runs.retrieve(handle.id)
         assert (run.status, run.error.type) == ("crashed", "ProcessStopped")

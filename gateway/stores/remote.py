@@ -335,10 +335,12 @@ class RemoteStore:
         return True
 
     async def _send_again(self) -> None:
-        for follow in self._follows.values():
+        # Both as they are now: what comes while these are sent is sent by itself.
+        follows, calls = list(self._follows.values()), list(self._pending.values())
+        for follow in follows:
             if not follow.is_over and not follow.is_paused:
                 await self._subscribe(follow)
-        for pending in list(self._pending.values()):
+        for pending in calls:
             pending.was_repeated = pending.was_sent
             pending.was_sent = True
             await self._try_send(pending.frame)

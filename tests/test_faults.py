@@ -1,0 +1,211 @@
+"""What goes wrong in systems like this one, each as a test of the gateway's side.
+
+The browser's side of them is in `tests/js` and `tests/browser`.
+"""
+
+import asyncio
+import json
+
+import pytest
+from serving import SECRET, new_run, serving, token_for, until, worker_token
+
+from gateway import connect, runs, streams, task
+from gateway.errors import NoParent, ReadTimeout, StreamEnded, StreamIncomplete
+from gateway.records import StreamKey
+
+numbers = streams.define("numbers", int)
+
+
+async def append(gateway, run, *values, stream="s"):
+    data = [json.dumps(value).encode() for value in values]
+    return await gateway.store.append(StreamKey(run.id, stream), data)
+
+
+async def test_a_connection_that_closes_cleanly_is_not_the_end_of_a_stream():
+    async with serving() as gateway, gateway.remote(jitter=lambda: 0.1) as store:
+        run = await store.create_run(new_run())
+        pages = store.follow(StreamKey(run.id, "s"))
+        await append(gateway, run, 1)
+        assert (await anext(pages)).end is None
+        for code in (1000, 1001, 1012):
+            (carrier,) = gateway.gateway._carriers
+            await carrier._websocket.close(code)
+            await append(gateway, run, code)
+            page = await asyncio.wait_for(anext(pages), 20)
+            assert (json.loads(page.records[0].data), page.end) == (code, None)
+        await pages.aclose()
+
+
+async def test_a_client_that_is_no_longer_there_is_noticed(monkeypatch):
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            await client.ask(type="subscribe", id=1, run=run.id, stream="s")
+            assert gateway.hub.live_streams == 1
+            monkeypatch.setattr("gateway.connection.SILENT_AFTER_PINGS", 0.001)
+            await client.ask(type="ping")
+            await until(lambda: gateway.hub.live_streams == 0)
+            assert await client.close_code() == 4508
+
+
+async def test_a_stream_named_run_is_a_stream_like_any_other():
+    async with connect(store="memory:", secret_key=SECRET) as runtime:
+        named_run = streams.define("run", str)
+
+        @task
+        async def work():
+            named_run.append("shown")
+
+        result = await work.trigger_and_wait()
+        assert [value async for value in named_run.read(result.run_id)] == ["shown"]
+        state = await runtime.store.get_run(result.run_id)
+        assert state.run.status == "completed"
+
+
+async def test_one_stream_that_fails_is_told_under_its_id_and_the_others_go_on():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        token = token_for(f"read:streams:{run.id}/good", f"read:runs:{run.id}x")
+        async with gateway.client(token=token) as client:
+            assert (await client.ask(type="subscribe", id=1, run=run.id, stream="good"))["id"] == 1
+            error = await client.ask(type="subscribe", id=2, run=run.id, stream="bad")
+            assert (error["id"], error["code"]) == (2, "forbidden")
+            await append(gateway, run, "on", stream="good")
+            assert (await client.receive())["id"] == 1
+
+
+async def test_resuming_in_the_middle_of_a_batch_loses_and_repeats_nothing():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        appended = await append(gateway, run, *range(10))
+        for offset in range(11):
+            position = str(appended.position._replace(offset=offset))
+            async with gateway.client(token=worker_token()) as client:
+                answer = await client.ask(
+                    type="subscribe", id=1, run=run.id, stream="s", start={"position": position}
+                )
+                assert answer["position"] == position
+                await append(gateway, run, "next", stream=f"other{offset}")
+                if offset < 10:
+                    frame = await client.receive()
+                    values = [record["data"] for record in frame["records"]]
+                    assert values == list(range(offset, 10))
+                else:
+                    assert await client.ask(type="ping") == {"type": "pong"}
+
+
+async def test_what_was_appended_before_the_end_of_the_run_is_never_dropped():
+    async with connect(store="memory:", secret_key=SECRET):
+
+        @task
+        async def work():
+            for i in range(2000):
+                numbers.append(i)
+
+        handle = await work.trigger()
+        reading = asyncio.create_task(_read(handle.id))
+        assert (await handle.wait()).ok
+        assert await reading == list(range(2000))
+        assert await _read(handle.id) == list(range(2000))
+        # And what comes later is refused aloud.
+        with pytest.raises(StreamEnded):
+            await numbers.append(1, target=handle.id)
+
+
+async def _read(run_id):
+    return [value async for value in numbers.read(run_id, timeout_s=20)]
+
+
+@pytest.mark.parametrize("status", ["canceled", "failed", "crashed"])
+async def test_a_run_that_did_not_complete_is_over_all_the_same(status):
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            await client.ask(type="subscribe", id=1, run=run.id)
+            await gateway.store.patch_run(run.id, {"status": status})
+            assert (await client.receive())["records"][0]["data"] == {"status": status}
+            end = await client.receive()
+            assert (end["type"], end["reason"]) == ("end", status)
+            assert (await gateway.store.get_run(run.id)).run.is_final
+
+
+async def test_a_target_that_is_not_there_is_an_error_and_never_silently_another():
+    async with connect(store="memory:", secret_key=SECRET) as runtime:
+        caught = []
+
+        @task
+        async def work():
+            try:
+                numbers.append(1, target="parent")
+            except NoParent as error:
+                caught.append(error)
+
+        result = await work.trigger_and_wait()
+        assert len(caught) == 1
+        head = await runtime.store.head(StreamKey(result.run_id, "numbers"))
+        assert head.position.offset == 0
+
+
+async def test_what_children_send_says_which_of_them_sent_it():
+    async with connect(store="memory:", secret_key=SECRET):
+
+        @task
+        async def child(n: int):
+            numbers.append(n, target="parent")
+
+        @task
+        async def parent() -> dict:
+            results = await child.batch_trigger_and_wait([{"n": n} for n in range(5)])
+            return {result.run_id: n for n, result in enumerate(results)}
+
+        result = await parent.trigger_and_wait()
+        sent = {record.source: record.value async for record in numbers.read_records(result.run_id)}
+        assert sent == result.output
+
+
+async def test_a_readers_timeout_is_never_taken_for_the_end():
+    async with connect(store="memory:", secret_key=SECRET) as runtime:
+        run = await runtime.store.create_run(new_run())
+        with pytest.raises(ReadTimeout):
+            async for _ in numbers.read(run.id, timeout_s=0.01):
+                pass
+        await runs.cancel(run.id)
+        with pytest.raises(StreamIncomplete, match="canceled"):
+            async for _ in numbers.read(run.id, timeout_s=0.01):
+                pass
+
+
+async def test_a_refresh_with_an_expired_token_is_not_accepted():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            await client.ask(type="subscribe", id=1, run=run.id, stream="s")
+            old = token_for("read:runs:*", age_s=1000)
+            assert (await client.ask(type="token", token=old))["code"] == "token_expired"
+            await append(gateway, run, 1)
+            assert (await client.receive())["type"] == "records"
+
+
+async def test_a_token_for_one_stream_reads_that_one_alone():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=token_for(f"read:streams:{run.id}/one")) as client:
+            assert (await client.ask(type="subscribe", id=1, run=run.id, stream="one"))[
+                "type"
+            ] == "subscribed"
+            for frame in ({"stream": "two"}, {"stream": "$run"}, {}):
+                error = await client.ask(type="subscribe", id=2, run=run.id, **frame)
+                assert error["code"] == "forbidden"
+
+
+async def test_a_position_is_there_before_the_first_value_and_resumes_from_there():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            answer = await client.ask(type="subscribe", id=1, run=run.id, stream="s")
+        await append(gateway, run, 1, 2)
+        async with gateway.client(token=worker_token()) as client:
+            start = {"position": answer["position"]}
+            await client.ask(type="subscribe", id=1, run=run.id, stream="s", start=start)
+            frame = await client.receive()
+            assert [record["data"] for record in frame["records"]] == [1, 2]

@@ -1,0 +1,399 @@
+"""A worker's store over a gateway that is killed, restarted, or was never there."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+from serving import (
+    SECRET,
+    environment,
+    free_socket,
+    gateway_process,
+    new_run,
+    serving,
+    token_for,
+    until,
+    worker_token,
+)
+from websockets.asyncio.client import connect as connect_socket
+from websockets.asyncio.server import serve
+
+from gateway import connect, runs, streams, task, tokens
+from gateway.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    Forbidden,
+    IllegalTransition,
+    InvalidToken,
+    RunExists,
+    StoreUnavailable,
+)
+from gateway.records import StreamKey, Writer
+from gateway.stores import remote
+from gateway.stores.remote import RemoteStore, gateway_url
+
+numbers = streams.define("numbers", int)
+
+
+@asynccontextmanager
+async def opened(url, token=worker_token, **options):
+    store = RemoteStore(url, token, jitter=lambda: 0.2, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def read_all(store, key):
+    records, after = [], None
+    while (page := await store.read(key, after)).records:
+        records += page.records
+        after = page.position
+    return records
+
+
+async def follow(store, key, into):
+    async with aclosing(store.follow(key)) as pages:
+        async for page in pages:
+            assert page.gap is None
+            assert page.reset is None
+            into += page.records
+
+
+async def test_a_gateway_that_is_killed_under_appends_loses_and_repeats_nothing(tmp_path):
+    url = f"sqlite:{tmp_path}/a.db?durability=normal"
+    with gateway_process(url, tmp_path) as process:
+        async with opened(process.url) as store:
+            run = await store.create_run(new_run())
+            key = StreamKey(run.id, "s")
+            followed, offsets = [], []
+            following = asyncio.create_task(follow(store, key, followed))
+
+            async def append(lane):
+                for i in range(150):
+                    writer = Writer(f"w{lane}", 0, i)
+                    done = await store.append(key, [b"[%d,%d]" % (lane, i)], writer=writer)
+                    offsets.append((done.offset, [lane, i]))
+
+            appending = asyncio.gather(*(append(lane) for lane in range(4)))
+            for acknowledged in (100, 300):
+                await until(lambda acknowledged=acknowledged: len(offsets) > acknowledged)
+                await asyncio.to_thread(process.kill)
+                assert not appending.done()
+                await asyncio.to_thread(process.start)
+            await asyncio.wait_for(appending, 60)
+            await store.patch_run(run.id, {"status": "canceled"})
+            await asyncio.wait_for(following, 60)
+            records = await read_all(store, key)
+        values = [json.loads(record.data) for record in records]
+        assert len(values) == 600
+        for lane in range(4):
+            assert [i for who, i in values if who == lane] == list(range(150))
+        assert [record.offset for record in followed] == list(range(600))
+        assert followed == records
+        for offset, value in offsets:
+            assert offset is None or values[offset] == value
+
+
+async def test_the_sdk_of_a_worker_goes_on_over_a_restart_of_its_gateway(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_BACKOFF_S", 0.2)
+    url = f"sqlite:{tmp_path}/a.db?durability=normal"
+
+    @task
+    async def work() -> int:
+        for i in range(400):
+            numbers.append(i)
+            if i == 200:
+                await asyncio.to_thread(process.kill)
+                await asyncio.to_thread(process.start)
+        return 400
+
+    with gateway_process(url, tmp_path) as process:
+        async with connect(process.url, secret_key=SECRET):
+            result = await asyncio.wait_for(work.trigger_and_wait(), 60)
+            assert result.output == 400
+            values = [value async for value in numbers.read(result.run_id, timeout_s=20)]
+            assert values == list(range(400))
+            assert (await runs.retrieve(result.run_id)).status == "completed"
+
+
+WORKER = """
+import asyncio, sys
+from gateway import connect, streams, task
+
+numbers = streams.define("numbers", int)
+
+@task
+async def count(n: int) -> int:
+    for i in range(n):
+        numbers.append(i)
+    return n
+
+async def main():
+    async with connect():
+        handle = await count.trigger(500)
+        print(handle.id, handle.access_token, flush=True)
+        await handle.wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_worker_elsewhere_appends_is_seen_here():
+    async with serving() as gateway:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            WORKER,
+            env=environment(REALTIME_URL=gateway.url),
+            stdout=subprocess.PIPE,
+        )
+        run_id, token = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().split()
+        values = [value async for value in numbers.read(run_id, timeout_s=20)]
+        assert values == list(range(500))
+        assert (await runs.retrieve(run_id)).output == 500
+        assert await process.wait() == 0
+        process._transport.close()
+        async with gateway.client(token=token) as client:
+            answer = await client.ask(type="subscribe", id=1, run=run_id)
+            assert answer["run"]["owner"].startswith("worker_")
+
+
+async def test_a_wrong_secret_is_said_so_at_once():
+    async with serving() as gateway:
+        store = RemoteStore(gateway.url, lambda: token_for("read:runs:*")[:-6] + "AAAAAA")
+        with pytest.raises(InvalidToken, match=rf"gateway {gateway.url}.*not valid here"):
+            await store.open()
+
+
+async def test_a_token_without_the_scopes_is_said_so():
+    async with serving() as gateway:
+        store = RemoteStore(gateway.url, lambda: token_for("read:runs:*"), owner="worker_1")
+        with pytest.raises(Forbidden, match="execute runs as worker_1"):
+            await store.open()
+
+
+async def test_a_gateway_that_was_never_there_is_said_so(monkeypatch):
+    monkeypatch.setattr(remote, "OPEN_TIMEOUT_S", 0.3)
+    with free_socket() as unused:
+        port = unused.getsockname()[1]
+    store = RemoteStore(f"ws://127.0.0.1:{port}", worker_token)
+    with pytest.raises(StoreUnavailable, match=rf"no gateway answered at ws://127\.0\.0\.1:{port}"):
+        await store.open()
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await store.get_run("run_a")
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("ws://host:8400", "ws://host:8400/v1/ws"),
+        ("ws://host:8400/", "ws://host:8400/v1/ws"),
+        ("wss://host/behind/a/proxy/v1/ws", "wss://host/behind/a/proxy/v1/ws"),
+        ("http://host:8400", "ws://host:8400/v1/ws"),
+        ("https://host", "wss://host/v1/ws"),
+    ],
+)
+def test_a_gateways_address_is_completed(url, expected):
+    assert gateway_url(url) == expected
+
+
+@pytest.mark.parametrize("url", ["", "host:8400", "ftp://host", "ws://", "ws://host?token=x"])
+def test_what_is_no_gateways_address_is_refused(url):
+    with pytest.raises(ConfigurationError, match="looks like ws://host:port"):
+        gateway_url(url)
+
+
+async def test_a_call_waits_so_long_for_a_gateway_that_is_away_and_no_longer(tmp_path):
+    with gateway_process("memory:", tmp_path) as process:
+        async with opened(process.url, patience_s=0.3) as store:
+            run = await store.create_run(new_run())
+            await asyncio.to_thread(process.kill)
+            with pytest.raises(ConnectionLost, match=r"did not answer within 0\.3 s"):
+                await store.get_run(run.id)
+
+
+async def test_closing_ends_what_waits(tmp_path):
+    with gateway_process("memory:", tmp_path) as process:
+        async with opened(process.url) as store:
+            run = await store.create_run(new_run())
+            key = StreamKey(run.id, "s")
+            following = asyncio.create_task(anext(store.follow(key)))
+            await store.head(key)
+            await asyncio.to_thread(process.kill)
+            calling = asyncio.create_task(store.get_run(run.id))
+            await asyncio.sleep(0)
+        for task_ in (following, calling):
+            with pytest.raises(StoreUnavailable, match="was closed"):
+                await asyncio.wait_for(task_, 20)
+
+
+# Answers that are lost: a relay between worker and gateway that drops the connection.
+
+
+class Relay:
+    """Passes messages on, until it is told to drop the connection instead of the next answer."""
+
+    def __init__(self, gateway, ping_ms):
+        self._gateway = gateway
+        self._ping_ms = ping_ms
+        self.drop_answer_of = None
+        self.dropped = self.connections = 0
+
+    async def run(self, client):
+        self.connections += 1
+        async with connect_socket(f"{self._gateway.url}/v1/ws", compression=None) as onward:
+            up = asyncio.create_task(self._pass(client, onward))
+            down = asyncio.create_task(self._answers(onward, client))
+            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            for passing in (up, down):
+                passing.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
+
+    async def _pass(self, source, sink):
+        async for message in source:
+            await sink.send(message)
+
+    async def _answers(self, source, sink):
+        async for message in source:
+            if self.drop_answer_of and json.loads(message)["type"] == self.drop_answer_of:
+                self.drop_answer_of = None
+                self.dropped += 1
+                sink.transport.abort()
+                return
+            if self._ping_ms is not None and (frame := json.loads(message))["type"] == "welcome":
+                message = json.dumps(frame | {"ping_ms": self._ping_ms})
+            await sink.send(message)
+
+
+@asynccontextmanager
+async def relayed(token=worker_token, ping_ms=None):
+    async with serving() as gateway:
+        relay = Relay(gateway, ping_ms)
+        async with serve(relay.run, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with opened(f"ws://127.0.0.1:{port}", token) as store:
+                yield relay, gateway, store
+
+
+async def test_an_append_whose_answer_was_lost_is_repeated_without_harm():
+    async with relayed() as (relay, _, store):
+        run = await store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        relay.drop_answer_of = "appended"
+        done = await asyncio.wait_for(store.append(key, [b"1"], writer=Writer("w", 0, 0)), 20)
+        assert (done.offset, done.duplicate, relay.dropped) == (0, True, 1)
+        relay.drop_answer_of = "appended"
+        end = store.append(key, [], writer=Writer("w", 0, 1), end="completed")
+        assert (await asyncio.wait_for(end, 20)).duplicate
+        assert len(await read_all(store, key)) == 1
+
+
+async def test_an_append_without_a_writer_is_not_sent_twice():
+    async with relayed() as (relay, _, store):
+        run = await store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        relay.drop_answer_of = "appended"
+        with pytest.raises(ConnectionLost, match="the append may have happened"):
+            await asyncio.wait_for(store.append(key, [b"1"]), 20)
+        assert len(await read_all(store, key)) == 1
+
+
+async def test_making_a_run_whose_answer_was_lost_is_repeated_without_harm():
+    async with relayed() as (relay, _, store):
+        run = new_run(payload={"a": 1})
+        relay.drop_answer_of = "result"
+        assert await asyncio.wait_for(store.create_run(run), 20) == run
+        assert relay.dropped == 1
+        with pytest.raises(RunExists):
+            await store.create_run(new_run(id=run.id, payload={"a": 2}))
+
+
+async def test_a_patch_whose_answer_was_lost_is_repeated_without_harm():
+    async with relayed() as (relay, _, store):
+        run = await store.create_run(new_run())
+        for status in ("executing", "completed"):
+            relay.drop_answer_of = "result"
+            patch = {"status": status}
+            after = await asyncio.wait_for(store.patch_run(run.id, patch), 20)
+            assert after.status == status
+        assert relay.dropped == 2
+        with pytest.raises(IllegalTransition):
+            await store.patch_run(run.id, {"status": "completed"})
+
+
+async def test_a_follow_goes_on_where_the_connection_broke():
+    async with relayed() as (relay, gateway, store):
+        run = await store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        followed = []
+        following = asyncio.create_task(follow(store, key, followed))
+        for i in range(60):
+            if i % 20 == 10:
+                relay.drop_answer_of = "records"
+            await gateway.store.append(key, [b"%d" % i])
+            await until(lambda i=i: len(followed) > i)
+        await gateway.store.append(key, [], end="completed")
+        await asyncio.wait_for(following, 20)
+        assert [record.data for record in followed] == [b"%d" % i for i in range(60)]
+        assert relay.dropped == 3
+
+
+async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(monkeypatch):
+    monkeypatch.setattr(remote, "FOLLOW_BYTES", 100_000)
+    async with serving() as gateway, opened(gateway.url) as store:
+        run = await store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        async with aclosing(store.follow(key)) as pages:
+            big = b'"' + b"x" * 20_000 + b'"'
+            await store.append(key, [big])
+            records = list((await anext(pages)).records)
+            (state,) = store._follows.values()
+            for _ in range(50):
+                await store.append(key, [big])
+            await until(lambda: state.is_paused)
+            await store.head(key)  # whatever was under way has arrived
+            assert state.bytes < 400_000
+            assert gateway.hub.live_streams == 0
+            await gateway.store.append(key, [b"1"], end="completed")
+            async for page in pages:
+                assert page.gap is None
+                assert page.reset is None
+                records += page.records
+        assert [record.offset for record in records] == list(range(52))
+
+
+async def test_hundreds_of_calls_at_once_are_all_answered():
+    async with serving() as gateway, opened(gateway.url) as store:
+        made = await asyncio.gather(*(store.create_run(new_run()) for _ in range(300)))
+        keys = [StreamKey(run.id, "s") for run in made]
+        await asyncio.gather(*(store.append(key, [b"1"]) for key in keys))
+        pages = await asyncio.gather(*(store.read(key) for key in keys))
+        assert all(len(page.records) == 1 for page in pages)
+
+
+async def test_a_worker_that_keeps_its_connection_for_long_renews_its_token():
+    made = []
+
+    def token():
+        made.append(token_for("read:runs:*", "write:runs:*", ttl_s=1))
+        return made[-1]
+
+    async with relayed(token, ping_ms=100) as (relay, _, store):
+        run = await store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        followed = []
+        following = asyncio.create_task(follow(store, key, followed))
+        expires_at_s = tokens.verify(made[0], secret_key=SECRET, now_s=0).expires_at_s
+        await until(lambda: time.time() > expires_at_s + 0.3)
+        await store.append(key, [b"1"], end="completed")
+        await asyncio.wait_for(following, 20)
+        assert len(followed) == 1
+        assert len(made) > 5
+        assert relay.connections == 1
