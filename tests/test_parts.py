@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from gateway import connect, current_run, streams, task
 from gateway.errors import InvalidValue, StreamIncomplete
 from gateway.sdk import parts as all_parts
-from gateway.sdk.assembler import Assembler, Parts, assemble, assemble_by_source
+from gateway.sdk.assembler import AssembledParts, Assembler, assemble, assemble_by_source
 from gateway.sdk.parts import (
     PART,
     DataPart,
@@ -162,10 +162,10 @@ async def test_assembled_by_source(case: dict[str, object]) -> None:
 def test_what_was_handed_out_never_changes() -> None:
     for case in CASES["parts"]:
         assembler = Assembler()
-        handed_out: list[tuple[Parts, Parts]] = []
+        handed_out: list[tuple[AssembledParts, AssembledParts]] = []
         for wire in case["parts"]:
             assembler.add(wire)
-            handed_out.append((assembler.parts, Parts(**vars(assembler.parts))))
+            handed_out.append((assembler.parts, AssembledParts(**vars(assembler.parts))))
             assert all(value == copy for value, copy in handed_out)
 
 

@@ -23,7 +23,15 @@ from ui.hooks import (
     use_realtime_run_with_streams,
     use_realtime_stream,
 )
-from ui.vars import Finish, Parts, RealtimeRun, RealtimeStream, StreamRecord, ToolCall
+from ui.vars import (
+    Finish,
+    Parts,
+    RealtimeRun,
+    RealtimeStream,
+    SourceParts,
+    StreamRecord,
+    ToolCall,
+)
 
 __all__ = [
     "Finish",
@@ -35,6 +43,7 @@ __all__ = [
     "RealtimeStream",
     "RealtimeTaskTrigger",
     "RealtimeTaskTriggerWithStreams",
+    "SourceParts",
     "StreamRecord",
     "TaskTrigger",
     "ToolCall",

@@ -24,6 +24,7 @@ from reflex.vars import (
 from reflex_base.utils.imports import ImportVar
 
 from gateway.runs import Run
+from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
 from ui.client import library
 
 T = TypeVar("T")
@@ -32,34 +33,27 @@ E = TypeVar("E")
 SubscriptionStatus = Literal["idle", "connecting", "live", "reconnecting", "ended", "error"]
 
 
-@dataclass(frozen=True)
-class ToolCall:
-    """A tool call of an AI answer and how far it has come."""
+Parts = AssembledParts
+"""An AI answer so far, assembled from its parts."""
 
-    id: str
-    name: str
-    input: Any
-    output: Any
-    state: Literal["running", "done", "failed"]
+ToolCall = AssembledCall
+"""A tool call of an AI answer and how far it has come."""
 
-
-@dataclass(frozen=True)
-class Finish:
-    """Why an AI answer is complete."""
-
-    reason: str
-    usage: dict[str, Any] | None
+Finish = AssembledFinish
+"""Why an AI answer is complete, and what it used."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """An AI answer so far, assembled from its parts."""
+class SourceParts:
+    """What one run has written into an AI answer.
 
-    text: str
-    reasoning: str
-    tool_calls: list[ToolCall]
-    finish: Finish | None
-    error: str | None
+    Attributes:
+        source: The run; None for a client outside any run.
+        parts: Its own, assembled.
+    """
+
+    source: str | None
+    parts: Parts
 
 
 @dataclass(frozen=True)
@@ -252,9 +246,19 @@ class RealtimeStream(_Subscription, Generic[T]):
 
     @property
     def parts(self) -> ObjectVar[Parts]:
-        """The AI answer that a stream of parts makes: text, reasoning, tool calls, finish."""
+        """The AI answer that a stream of parts makes: text, tool calls, sources and so on."""
         hook = self._hook.with_options(parts=True)
         return cast("ObjectVar[Parts]", hook.read("$.parts", Parts))
+
+    @property
+    def parts_by_source(self) -> ArrayVar[list[SourceParts]]:
+        """The same for each run that writes into the stream, in the order in which they began.
+
+        For sub-agents that append with `target="parent"`: `parts` would mix up their texts.
+        """
+        hook = self._hook.with_options(partsBySource=True)
+        type_ = _list_of(SourceParts)
+        return cast("ArrayVar[list[SourceParts]]", hook.read("$.partsBySource", type_))
 
 
 class RealtimeRun(_Subscription):

@@ -107,7 +107,7 @@ class AssembledFinish:
 
 
 @dataclass(frozen=True)
-class Parts:
+class AssembledParts:
     """An AI answer so far, assembled from its parts.
 
     Attributes:
@@ -236,9 +236,9 @@ class Assembler:
         return [AssembledStep(index, state) for index, state in self._steps.items()]
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> AssembledParts:
         """All of it as one value, in the form in which a page has it."""
-        return Parts(
+        return AssembledParts(
             self.text,
             self.reasoning,
             list(self.tool_calls.values()),

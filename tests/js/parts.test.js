@@ -5,6 +5,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { NO_PARTS, PartsAssembler, SourcesAssembler } from "../../ui/client/parts.js";
+import { Store, User, keyOf } from "../../ui/client/store.js";
+import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
 
 const cases = JSON.parse(readFileSync(new URL("../protocol_cases.json", import.meta.url), "utf8"));
 
@@ -94,4 +96,52 @@ test("a part for one source leaves the others' parts the same objects", () => {
   const now = assembler.value;
   assembler.add([{ source: "run_sub", data: { type: "citation" } }]);
   assert.equal(assembler.value, now);
+});
+
+// Through the store, as a page has it.
+
+const OPTIONS = { url: URL_OF_GATEWAY, runId: "run_top", stream: "answer", token: "t1" };
+
+function page() {
+  const page = new FakePage();
+  const store = new Store(page.environment);
+  const users = [];
+  const show = (options) => {
+    const asked = { ...OPTIONS, ...options };
+    const user = new User(store, keyOf(asked));
+    user.configure(asked);
+    user.subscribe(() => {});
+    users.push(user);
+    return user;
+  };
+  const plain = show({});
+  page.socket.welcome();
+  page.socket.taken();
+  page.socket.receive(subscribed(1));
+  return { page, show, plain };
+}
+
+const sub = { offset: 1, time_ms: 2, source: "run_sub", data: text("sub") };
+
+test("parts by source are assembled when someone asks, also of records that came before", () => {
+  const { page: { socket, clock }, show, plain } = page();
+  socket.receive({ ...records(1, 0, text("top")), position: position(1) });
+  socket.receive({ type: "records", id: 1, records: [sub], position: position(2) });
+  clock.advance(50);
+  assert.deepEqual(plain.getSnapshot().partsBySource, []);
+  const user = show({ partsBySource: true });
+  const texts = () => user.getSnapshot().partsBySource.map(({ source, parts }) => [source, parts.text]);
+  assert.deepEqual(texts(), [["run_top", "top"], ["run_sub", "sub"]]);
+  socket.receive(records(1, 2, text(" again")));
+  clock.advance(50);
+  assert.deepEqual(texts(), [["run_top", "top again"], ["run_sub", "sub"]]);
+  assert.equal(user.getSnapshot().parts, NO_PARTS);
+  user.configure({ ...OPTIONS, partsBySource: true, parts: true });
+  assert.equal(user.getSnapshot().parts.text, "topsub again");
+  socket.receive({ type: "reset", id: 1, position: position(0), reason: "epoch_changed" });
+  assert.deepEqual([texts(), user.getSnapshot().parts], [[], NO_PARTS]);
+  socket.receive(records(1, 0, text("anew")));
+  clock.advance(50);
+  assert.deepEqual(texts(), [["run_top", "anew"]]);
+  assert.equal(user.getSnapshot().parts.text, "anew");
 });

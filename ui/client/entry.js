@@ -6,7 +6,7 @@
  */
 
 import { Timer } from "./environment.js";
-import { NO_PARTS, PartsAssembler } from "./parts.js";
+import { NO_PARTS, NO_SOURCES, PartsAssembler, SourcesAssembler } from "./parts.js";
 import { mergePatch } from "./protocol.js";
 import { Subscription } from "./subscription.js";
 
@@ -23,6 +23,8 @@ const FRAME_MS = 16; // telling more often than the screen is drawn helps nobody
  * @property {number} dropped how many of them are no longer in `records`
  * @property {object|null} run the run, when the subscription is to a run
  * @property {object} parts see `parts.js`; empty unless someone asked for it
+ * @property {{source: string|null, parts: object}[]} partsBySource the same for each run that
+ *   writes into the stream; empty unless someone asked for it
  * @property {{from: string, to: string, reason: string}[]} gaps
  * @property {string|null} position
  * @property {string|null} endReason
@@ -38,6 +40,7 @@ const NOTHING_SEEN = {
   dropped: 0,
   run: null,
   parts: NO_PARTS,
+  partsBySource: NO_SOURCES,
   gaps: Object.freeze([]),
   position: null,
   endReason: null,
@@ -58,6 +61,7 @@ export class Entry {
   #changes = {};
   #pending = [];
   #assembler = null;
+  #sourcesAssembler = null;
   #flushTimer;
   #flushedAt = -Infinity;
   #wasLive = false;
@@ -79,6 +83,14 @@ export class Entry {
     this.#assembler = new PartsAssembler();
     this.#assembler.add(this.snapshot.data);
     this.#change({ parts: this.#assembler.value });
+  }
+
+  /** The same, for each run that writes into the stream. */
+  wantPartsBySource() {
+    if (this.#sourcesAssembler !== null) return;
+    this.#sourcesAssembler = new SourcesAssembler(this.subscription.run);
+    this.#sourcesAssembler.add(this.snapshot.records);
+    this.#change({ partsBySource: this.#sourcesAssembler.value });
   }
 
   /** Stop telling anyone: the last component has left. */
@@ -104,7 +116,10 @@ export class Entry {
   reset() {
     this.#flush(); // handlers hear of what came before
     if (this.#assembler !== null) this.#assembler = new PartsAssembler();
-    this.#change({ ...NOTHING_SEEN, parts: this.#assembler?.value ?? NO_PARTS });
+    if (this.#sourcesAssembler !== null) {
+      this.#sourcesAssembler = new SourcesAssembler(this.subscription.run);
+    }
+    this.#change(NOTHING_SEEN);
   }
 
   end(reason) {
@@ -163,6 +178,7 @@ export class Entry {
     const kept = keepNewest(before.records, records, max);
     const count = before.count + records.length;
     this.#assembler?.add(values);
+    this.#sourcesAssembler?.add(records);
     return {
       records: kept,
       data: keepNewest(before.data, values, max),
@@ -171,6 +187,7 @@ export class Entry {
       count,
       dropped: count - kept.length,
       parts: this.#assembler?.value ?? NO_PARTS,
+      partsBySource: this.#sourcesAssembler?.value ?? NO_SOURCES,
     };
   }
 

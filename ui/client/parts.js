@@ -43,6 +43,9 @@ export const NO_PARTS = Object.freeze({
   error: null,
 });
 
+/** An answer of which no run has written anything. */
+export const NO_SOURCES = Object.freeze([]);
+
 export class PartsAssembler {
   /** @type {Parts} */
   value = NO_PARTS;
@@ -225,7 +228,7 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
  */
 export class SourcesAssembler {
   /** In the order in which they began. @type {{source: string|null, parts: Parts}[]} */
-  value = Object.freeze([]);
+  value = NO_SOURCES;
   #run;
   #assemblers = new Map();
 

@@ -23,6 +23,7 @@ const LINGER_MS = 1_000; // an entry without a component stays this long, so tha
  * @property {number|null} [maxRecords] null: all
  * @property {boolean} [enabled]
  * @property {boolean} [parts] assemble AI parts
+ * @property {boolean} [partsBySource] assemble them for each run that writes
  * @property {string} [handlerKey] handlers under one key are called once, however many carry them
  * @property {(value: unknown, meta: {offset: number, time_ms: number, source: string|null}) => void} [onRecord]
  * @property {(reason: string) => void} [onEnd]
@@ -98,7 +99,7 @@ export class Store {
     const known = this.#entries.get(user.key);
     const entry = known ?? this.#newEntry(user);
     entry.users.add(user);
-    if (user.options.parts) entry.wantParts();
+    wantParts(entry, user.options);
     if (known) this.#share(entry, user.options);
     else this.#connection(user.options.url).add(entry.subscription);
   }
@@ -116,8 +117,8 @@ export class Store {
   adapt(user, before) {
     const entry = this.#entries.get(user.key);
     if (!entry?.users.has(user)) return;
-    const { token, throttleMs, parts } = user.options;
-    if (parts) entry.wantParts();
+    const { token, throttleMs } = user.options;
+    wantParts(entry, user.options);
     if (token !== before.token || throttleMs !== before.throttleMs) this.#share(entry, user.options);
   }
 
@@ -165,4 +166,9 @@ export class Store {
     this.#connections.set(url, connection);
     return connection;
   }
+}
+
+function wantParts(entry, { parts, partsBySource }) {
+  if (parts) entry.wantParts();
+  if (partsBySource) entry.wantPartsBySource();
 }
