@@ -1,12 +1,13 @@
 """Parts on the wire, and the assembler: the same cases as the browser's."""
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -56,6 +57,15 @@ def test_every_part_is_here() -> None:
     assert set(all_parts._CLASSES.values()) | {UnknownPart} == named
 
 
+def test_the_document_names_every_part_and_field() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "parts.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE))
+    assert {type_: re.findall(r"\w+", fields) for type_, fields in rows.items()} == {
+        part.type: [field.name for field in fields(part) if field.name != "type"]
+        for part in EVERY_PART
+    }
+
+
 @pytest.mark.parametrize("part", EVERY_PART, ids=lambda part: part.type)
 def test_a_part_is_read_as_it_was_written(part: Part) -> None:
     answer = streams.define("answer", Part)
@@ -94,6 +104,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     fields=st.dictionaries(
         st.sampled_from(["copy", "json", "model_config", "model_extra", "__dict__", "text", ""])

@@ -5,7 +5,8 @@ the events' attributes and never import the provider's package.
 
 How a failure shows: a stream that raises, that reports a failure, or that ends before the answer
 does becomes an `error` part with the provider's own message, and then the exception goes on. So a
-page sees why, and the task fails unless it catches the exception.
+page sees why, and the task fails unless it catches the exception. Who reads the stream reads the
+message too.
 """
 
 from __future__ import annotations
