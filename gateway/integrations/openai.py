@@ -158,7 +158,7 @@ class _Responses:
     def __init__(self) -> None:
         self._inputs = ToolInputs()
         self._has_text = False
-        self._has_calls = False  # that the caller has to answer
+        self._awaited: set[str] = set()  # the calls that the caller has to answer
         self.finish: Finish | None = None
 
     def take(self, event: Any) -> Iterator[Part]:
@@ -199,16 +199,17 @@ class _Responses:
 
     def _item_done(self, item: Any) -> Iterator[Part]:
         if item.type in ("function_call", "custom_tool_call"):
-            self._has_calls = True
+            self._awaited.add(item.call_id)
             yield from self._called(item)
         elif item.type.endswith("_call"):
             yield from _hosted_call(item)
-            # Without an id for its answer, the provider has executed it.
-            self._has_calls = self._has_calls or _is_for_caller(item)
+            if _is_for_caller(item):
+                self._awaited.add(item.call_id)
         elif item.type.endswith("_call_output"):
+            self._awaited.discard(item.call_id)
             yield ToolResult(item.call_id, as_json(item.output))
         elif item.type == "mcp_approval_request":
-            self._has_calls = True
+            self._awaited.add(item.id)
             yield ToolCall(item.id, item.name, _input(item.arguments))
             yield ToolApproval(item.id, "requested")
 
@@ -221,7 +222,7 @@ class _Responses:
 
     def _over(self, response: Any) -> Iterator[Part]:
         details = response.incomplete_details
-        reason = "tool-calls" if self._has_calls else "stop"
+        reason = "tool-calls" if self._awaited else "stop"
         if details is not None and details.reason:
             reason = _REASONS.get(details.reason, details.reason)
         self.finish = Finish(reason, _usage(response.usage))
@@ -239,6 +240,7 @@ def _name(item: Any) -> str:
 
 
 def _is_for_caller(item: Any) -> bool:
+    # Without an id for its answer, the provider has executed it.
     return bool(getattr(item, "call_id", None))
 
 

@@ -103,6 +103,22 @@ async def test_text_thinking_and_usage(provider, client, collect) -> None:
     ]  # fmt: skip
 
 
+async def test_blocks_that_begin_with_their_content(provider, client, collect) -> None:
+    provider.will_send(
+        begin(),
+        start(0, "thinking", thinking="Hm.", signature=""),
+        stop(0),
+        start(1, "text", text="Hi"),
+        stop(1),
+        *end("end_turn"),
+    )
+    assert await collect(from_anthropic(create(client))) == [
+        ReasoningDelta("Hm."),
+        TextDelta("Hi"),
+        Finish("stop", USED),
+    ]
+
+
 async def test_tool_calls(provider, client, collect) -> None:
     provider.will_send(
         begin(),

@@ -390,6 +390,22 @@ async def test_responses_calls_that_the_caller_has_to_answer(provider, client, c
     assert ToolResult("ap_1", "gone") in await collect(from_openai(respond(client)))
 
 
+async def test_responses_calls_whose_answer_is_an_item_of_its_own(
+    provider, client, collect
+) -> None:
+    shell = item("shell_call", id="sh_1", call_id="call_a", action={"commands": ["ls"]})
+    said = {"stdout": "a.txt", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}
+    answered = item("shell_call_output", id="so_1", call_id="call_a", output=[said])
+    over = ("completed", {"response": response(usage=None)})
+    provider.will_send(*events(added(shell), done(shell), added(answered), done(answered), over))
+    parts = await collect(from_openai(respond(client)))
+    assert parts.error is None
+    call = assembled(parts).tool_calls["call_a"]
+    assert (call.name, call.input["action"]["commands"], call.state) == ("shell", ["ls"], "done")
+    assert call.output[0]["stdout"] == "a.txt"
+    assert parts[-1] == Finish("stop", None)
+
+
 @pytest.mark.parametrize(
     ("details", "reason"), [("max_output_tokens", "length"), ("content_filter", "content-filter")]
 )
