@@ -127,6 +127,16 @@ class _Server(uvicorn.Server):
         while not self.should_exit:  # noqa: ASYNC110 - as uvicorn does, but more often
             await asyncio.sleep(0.002)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:  # nobody is there to be waited for a tenth of a second
+            server.close()
+        for listening in sockets or []:
+            listening.close()
+        await self.lifespan.shutdown()
+
 
 @asynccontextmanager
 async def serving(store: str = "memory:", **settings) -> AsyncIterator[Serving]:

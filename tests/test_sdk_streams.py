@@ -540,12 +540,12 @@ async def test_a_reader_that_gets_nothing_in_time_is_told_so(runtime, run):
 async def test_the_time_of_a_reader_counts_from_record_to_record(runtime, run):
     async def produce():
         for i in range(5):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
             await numbers.append(i, target=run.id)
         await complete(runtime, run)
 
     producing = asyncio.create_task(produce())
-    assert [value async for value in numbers.read(run.id, timeout_s=0.2)] == list(range(5))
+    assert [value async for value in numbers.read(run.id, timeout_s=0.4)] == list(range(5))
     await producing
 
 
