@@ -118,7 +118,7 @@ async def demo(browser: Browser, folder: Path) -> AsyncIterator[Demo]:
         yield demo
     finally:
         for process in demo.processes:
-            await process.stop()
+            process.kill()
 
 
 async def _visit_all(browser: Browser, demo: Demo) -> None:

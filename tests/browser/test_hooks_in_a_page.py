@@ -1,6 +1,5 @@
 """The hooks in an app other than the demo, started with a plain `reflex run`."""
 
-import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -43,7 +42,7 @@ async def small_app(browser, demo, folder):
             await page.wait_for_load_state("networkidle")
         yield app
     finally:
-        await app.both.stop()
+        app.both.kill()
 
 
 @pytest.fixture
@@ -165,7 +164,6 @@ async def test_changing_the_run_shows_no_value_of_the_one_before(open_app):
         await page.until(
             "end => document.getElementById('latest').textContent.endsWith(end)", ending
         )
-        await asyncio.sleep(0)
     seen = [json.loads(text) for text in await page.page.evaluate("window.shown")]
     assert {run_id for run_id, _, _ in seen} == {long, short}
     for run_id, latest, count in seen:
