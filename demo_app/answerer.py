@@ -9,8 +9,8 @@ same tools over the OpenAI chat-completions API. `answer` picks by the environme
     OPENAI_MODEL      default gpt-4o-mini
 
 Parts are plain dicts, told apart by `type`: `text-delta` (text), `tool-call` (id, name, input),
-`tool-result` (id, output, is_error), `error` (message), `finish` (reason, usage). A stream ends
-with `finish` or with `error`.
+`tool-approval` (id, state), `tool-result` (id, output, is_error), `error` (message), `finish`
+(reason, usage). A stream ends with `finish` or with `error`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -28,6 +28,7 @@ import httpx
 from demo_app.library import MAX_QUERY_CHARS, TOOLS, ToolError, call_tool
 
 Part = dict[str, Any]
+Allow = Callable[[str], Awaitable[bool]]
 
 MAX_QUESTION_CHARS = 2_000
 MAX_ROUNDS = 6  # of tool calls; each costs one request with all that was said before
@@ -55,9 +56,16 @@ def model_name() -> str | None:
     return os.environ.get("OPENAI_MODEL") or DEFAULT_MODEL
 
 
-def answer(question: str) -> AsyncIterator[Part]:
-    """Answer with a model where there is a key, else offline."""
-    return answer_with_model(question) if model_name() else answer_offline(question)
+def answer(question: str, *, allow: Allow | None = None) -> AsyncIterator[Part]:
+    """Answer with a model where there is a key, else offline.
+
+    Args:
+        question: What the visitor asks.
+        allow: Asked with a call's id before a file is read; None: reading needs no leave.
+    """
+    if model_name():
+        return answer_with_model(question, allow=allow)
+    return answer_offline(question, allow=allow)
 
 
 def _clean(question: str) -> str:
@@ -68,12 +76,15 @@ def _clean(question: str) -> str:
 # Offline.
 
 
-async def answer_offline(question: str, *, delay_s: float = 0.02) -> AsyncIterator[Part]:
+async def answer_offline(
+    question: str, *, delay_s: float = 0.02, allow: Allow | None = None
+) -> AsyncIterator[Part]:
     """Search, read the best hits and compose an answer from what they say.
 
     Args:
         question: What the visitor asks; no more than a search's limit is looked at.
         delay_s: Seconds between two pieces of text.
+        allow: See `answer`.
 
     Yields:
         Parts; the last one is `finish`.
@@ -89,9 +100,8 @@ async def answer_offline(question: str, *, delay_s: float = 0.02) -> AsyncIterat
     sources: list[str] = []
     for number, hit in enumerate(_worth_reading(found), 2):
         call = _tool_call(f"call_{number}", "read", _place(hit))
-        yield call
-        result = await _run_tool(call)
-        yield result
+        async for part in _use_tool(call, "", allow):
+            yield (result := part)
         sources.append("" if result["is_error"] else result["output"]["text"])
     text = _compose(found, sources) if found else _nothing(query)
     for piece in re.findall(r"\s*\S+\s*", text):
@@ -221,13 +231,17 @@ def _escape(text: str) -> str:
 
 
 async def answer_with_model(
-    question: str, *, client_factory: Callable[[], httpx.AsyncClient] | None = None
+    question: str,
+    *,
+    client_factory: Callable[[], httpx.AsyncClient] | None = None,
+    allow: Allow | None = None,
 ) -> AsyncIterator[Part]:
     """Let a model answer with the tools of `library`.
 
     Args:
         question: What the visitor asks, at most `MAX_QUESTION_CHARS`.
         client_factory: Makes the HTTP client, where a proxy or other limits are wanted.
+        allow: See `answer`.
 
     Yields:
         Parts; the last one is `finish`, or `error` with a message that never holds the key.
@@ -240,7 +254,7 @@ async def answer_with_model(
             raise ModelError("the question is empty")
         async with (
             (client_factory or _client)() as client,
-            aclosing(_converse(client, _clean(question))) as parts,
+            aclosing(_converse(client, _clean(question), allow)) as parts,
         ):
             async for part in parts:
                 yield part
@@ -258,7 +272,9 @@ def _client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=httpx.Timeout(TIMEOUT_S, connect=10.0))
 
 
-async def _converse(client: httpx.AsyncClient, question: str) -> AsyncGenerator[Part, None]:
+async def _converse(
+    client: httpx.AsyncClient, question: str, allow: Allow | None
+) -> AsyncGenerator[Part, None]:
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": _INSTRUCTIONS},
         {"role": "user", "content": question},
@@ -281,12 +297,10 @@ async def _converse(client: httpx.AsyncClient, question: str) -> AsyncGenerator[
             break
         messages.append(turn.as_message())
         for raw in turn.calls.values():
-            call, mistake = _parsed(raw)
-            yield call
-            result = _failed(call, mistake) if mistake else await _run_tool(call)
-            yield result
+            async for part in _use_tool(*_parsed(raw), allow):
+                yield (result := part)
             content = json.dumps(result["output"])
-            messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
+            messages.append({"role": "tool", "tool_call_id": result["id"], "content": content})
     raise ModelError(f"the model called tools {MAX_ROUNDS} times and came to no answer")
 
 
@@ -427,6 +441,23 @@ def _parsed(raw: dict[str, str]) -> tuple[Part, str]:
     if not isinstance(arguments, dict):
         return _tool_call(raw["id"], raw["name"], {}), "the arguments are not an object"
     return _tool_call(raw["id"], raw["name"], arguments), ""
+
+
+async def _use_tool(call: Part, mistake: str, allow: Allow | None) -> AsyncIterator[Part]:
+    """Give the call, the question whether it may be made, and its result, which comes last."""
+    yield call
+    if mistake:
+        yield _failed(call, mistake)
+        return
+    if allow is not None and call["name"] == "read":
+        yield {"type": "tool-approval", "id": call["id"], "state": "requested"}
+        approved = await allow(call["id"])
+        state = "approved" if approved else "denied"
+        yield {"type": "tool-approval", "id": call["id"], "state": state}
+        if not approved:
+            yield _failed(call, "the visitor does not want this file to be read")
+            return
+    yield await _run_tool(call)
 
 
 async def _run_tool(call: Part) -> Part:

@@ -8,8 +8,8 @@ from reflex.vars import ObjectVar
 from demo_app.home_page import question_form, who_answers
 from demo_app.layout import card, code, link_state, problem, run_badge, run_frame
 from demo_app.state import Shown
-from demo_app.streams import answer
-from ui import ToolCall, use_realtime_run_with_streams
+from demo_app.streams import Decision, answer, decision, stop
+from ui import InputStreamHook, ToolCall, use_input_stream, use_realtime_run_with_streams
 
 
 def ask() -> rx.Component:
@@ -18,21 +18,42 @@ def ask() -> rx.Component:
         Shown.id, [answer], access_token=Shown.access_token, max_records=None, on_error=Shown.renew
     )
     parts = run[answer].parts
+    stopping = use_input_stream(Shown.id, stop, access_token=Shown.access_token)
+    deciding = use_input_stream(Shown.id, decision, access_token=Shown.access_token)
     return run_frame(
         problem(run.error),
         rx.flex(
             rx.heading(Shown.question, size="6", as_="h1"),
             run_badge(run),
             link_state(run[answer]),
+            rx.spacer(),
+            rx.cond(
+                run.is_executing,
+                rx.button(
+                    rx.icon("square", size=14),
+                    "Stop",
+                    on_click=stopping.send("please"),
+                    loading=stopping.is_pending,
+                    color_scheme="red",
+                    variant="soft",
+                    id="stop",
+                ),
+            ),
             align="center",
             spacing="3",
             wrap="wrap",
         ),
         rx.cond(run.is_failed, problem(run.run.error.message)),
+        problem(stopping.error),
+        problem(deciding.error),
         rx.cond(
             parts.tool_calls.length() > 0,
             card(
-                rx.vstack(rx.foreach(parts.tool_calls, _call), spacing="2", align="stretch"),
+                rx.vstack(
+                    rx.foreach(parts.tool_calls, lambda call: _call(call, deciding)),
+                    spacing="2",
+                    align="stretch",
+                ),
                 title="What it looked at",
             ),
         ),
@@ -58,8 +79,28 @@ def _answer(text: rx.Var[str]) -> rx.Component:
     return rx.markdown(text, use_raw=False, use_math=False, use_katex=False)
 
 
-def _call(call: ObjectVar[ToolCall]) -> rx.Component:
-    color = rx.match(call.state, ("running", "blue"), ("done", "green"), "red")
+def _call(call: ObjectVar[ToolCall], deciding: InputStreamHook[Decision]) -> rx.Component:
+    color = rx.match(
+        call.state,
+        ("streaming", "gray"),
+        ("waiting", "amber"),
+        ("running", "blue"),
+        ("done", "green"),
+        "red",
+    )
+
+    def choice(words: str, icon: str, approved: bool, color: str) -> rx.Component:
+        return rx.button(
+            rx.icon(icon, size=14),
+            words,
+            on_click=deciding.send({"call_id": call.id, "approved": approved}),
+            disabled=deciding.is_pending,
+            color_scheme=color,
+            variant="soft",
+            size="2",
+            class_name=words.lower(),
+        )
+
     return rx.box(
         rx.el.details(
             rx.el.summary(
@@ -71,6 +112,18 @@ def _call(call: ObjectVar[ToolCall]) -> rx.Component:
                 style={"cursor": "pointer", "overflow_wrap": "anywhere"},
             ),
             code(_pretty(call.output), margin_top="0.5rem"),
+        ),
+        rx.cond(
+            call.state == "waiting",
+            rx.flex(
+                rx.text("May this file be read?", size="2"),
+                choice("Approve", "check", True, "green"),
+                choice("Reject", "x", False, "red"),
+                spacing="2",
+                align="center",
+                margin_top="0.5rem",
+                wrap="wrap",
+            ),
         ),
         class_name="tool-call",
     )

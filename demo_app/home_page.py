@@ -130,6 +130,18 @@ def question_form() -> rx.Component:
             spacing="2",
             wrap="wrap",
         ),
+        rx.text(
+            rx.hstack(
+                rx.checkbox(name="ask_first", id="ask-first"),
+                "Ask me before a file is read",
+                spacing="2",
+                align="center",
+            ),
+            as_="label",
+            size="2",
+            margin_top="0.75rem",
+            display="block",
+        ),
         on_submit=Ask.submit,
         width="100%",
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import reflex as rx
 from reflex.event import EventSpec
 
 from demo_app import census
+from demo_app.streams import decision, stop
 from demo_app.tasks import MAX_QUESTION_CHARACTERS, ask, take_census
 from gateway import Run, runs, tokens
 from gateway.errors import RealtimeError
@@ -77,9 +79,9 @@ class Ask(rx.State):
         self.question = question[:MAX_QUESTION_CHARACTERS]
 
     @rx.event
-    async def submit(self, form: dict[str, str]) -> EventSpec:
+    async def submit(self, form: dict[str, Any]) -> EventSpec:
         """Ask what is in the form."""
-        return await self._ask(form.get("question", ""))
+        return await self._ask(form.get("question", ""), ask_first="ask_first" in form)
 
     @rx.event
     async def example(self, question: str) -> EventSpec:
@@ -87,13 +89,14 @@ class Ask(rx.State):
         self.question = question
         return await self._ask(question)
 
-    async def _ask(self, question: str) -> EventSpec:
+    async def _ask(self, question: str, *, ask_first: bool = False) -> EventSpec:
         if not question.strip():
             return rx.toast.info("Type a question first.")
         visitor = await self.get_state(Visitor)
         try:
             task = ask.options(tags=[visitor.own_tag()])
-            handle = await task.trigger(question=question.strip()[:MAX_QUESTION_CHARACTERS])
+            question = question.strip()[:MAX_QUESTION_CHARACTERS]
+            handle = await task.trigger(question=question, ask_first=ask_first)
         except RealtimeError as error:
             return rx.toast.error(error.message)
         self.question = ""
@@ -171,6 +174,7 @@ class Recent(rx.State):
 def _token(run: Run) -> str:
     # The children carry their parent's tags, so that one token shows the whole tree.
     scopes = [f"read:runs:{run.id}", *(f"read:tags:{tag}" for tag in run.tags)]
+    scopes += [f"write:streams:{run.id}/{input.id}" for input in (decision, stop)]
     return tokens.mint(scopes, ttl_s=TOKEN_TTL_S, subject="visitor")
 
 

@@ -1,5 +1,7 @@
 """The streams of the demo, shared by its tasks and its pages."""
 
+from dataclasses import dataclass
+
 from demo_app.census import CensusProgress, WorkerReport
 from gateway import streams
 from gateway.sdk.parts import Part
@@ -7,3 +9,15 @@ from gateway.sdk.parts import Part
 progress = streams.define("progress", WorkerReport)  # what the children report to their parent
 summary = streams.define("summary", CensusProgress)  # what the parent makes of it
 answer = streams.define("answer", Part)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a tool may be called."""
+
+    call_id: str
+    approved: bool
+
+
+decision = streams.input("decision", Decision)  # what the page tells a run that asks
+stop = streams.input("stop", str)

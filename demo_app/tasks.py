@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 from demo_app import answerer, census
 from demo_app.census import Census, Totals, WorkerReport
-from demo_app.streams import answer, progress, summary
+from demo_app.streams import answer, decision, progress, stop, summary
 from gateway import current_run, task
+from gateway.sdk.parts import Finish
 from gateway.sdk.runtime import Context
 
 MAX_WORKERS = 8
 MAX_QUESTION_CHARACTERS = 500
+DECISION_S = 600.0  # for a visitor to say whether a file may be read
 
 
 @task
@@ -51,19 +53,48 @@ def read_share(source_id: str, part: int, parts: int) -> WorkerReport:
 
 
 @task
-async def ask(question: str) -> str:
-    """Answer a question about the standard library, streaming the parts of the answer."""
+async def ask(question: str, ask_first: bool = False) -> str:
+    """Answer a question about the standard library, streaming the parts of the answer.
+
+    The page can stop it, and with `ask_first` it asks the page before it reads a file.
+    """
     question = question.strip()
     if not 0 < len(question) <= MAX_QUESTION_CHARACTERS:
         raise ValueError(
             f"the question has {len(question)} characters; it has 1 to {MAX_QUESTION_CHARACTERS}"
         )
-    text = ""
-    async for part in answer.pipe(answerer.answer(question)):
+    written: list[str] = []
+    writing = asyncio.create_task(_write(question, _may_read if ask_first else None, written))
+    stopped = asyncio.Event()
+
+    def on_stop(_: str) -> None:
+        stopped.set()
+        writing.cancel()
+
+    async with stop.on(on_stop):
+        try:
+            await writing
+        except asyncio.CancelledError:
+            if not stopped.is_set():
+                writing.cancel()
+                raise  # the run itself is being canceled
+            answer.append(Finish("stopped"))
+    return "".join(written)
+
+
+async def _write(question: str, allow: answerer.Allow | None, written: list[str]) -> None:
+    async for part in answer.pipe(answerer.answer(question, allow=allow)):
         if part["type"] == "error":
             raise RuntimeError(part["message"])
-        text += part["text"] if part["type"] == "text-delta" else ""
-    return text
+        if part["type"] == "text-delta":
+            written.append(part["text"])
+
+
+async def _may_read(call_id: str) -> bool:
+    while True:
+        said = await decision.wait(timeout_s=DECISION_S)
+        if said.call_id == call_id:  # else it was about a call of before
+            return said.approved
 
 
 class _Fold:
