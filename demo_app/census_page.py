@@ -141,8 +141,12 @@ def _largest(rows: Any) -> rx.Component:
                 rx.text(
                     stats.module,
                     size="2",
-                    truncate=True,
+                    title=stats.module,
                     max_width=rx.breakpoints(initial="8.5rem", sm="16rem"),
+                    # A name that wraps would make the rows below it jump.
+                    white_space="nowrap",
+                    overflow="hidden",
+                    text_overflow="ellipsis",
                 ),
             ),
             rx.table.cell(_grouped(stats.lines), style=number),

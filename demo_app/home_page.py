@@ -132,7 +132,7 @@ def question_form() -> rx.Component:
         ),
         rx.text(
             rx.hstack(
-                rx.checkbox(name="ask_first", id="ask-first"),
+                rx.checkbox(name="ask_first", id="ask-first", default_checked=False),
                 "Ask me before a file is read",
                 spacing="2",
                 align="center",
