@@ -617,3 +617,10 @@ async def test_the_loop_is_reached_from_a_thread_and_not_from_itself(runtime, ru
 
 async def _head(runtime, run):
     return (await runtime.store.head(StreamKey(run.id, "numbers"))).position.offset
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_json_cannot_hold_is_refused_where_it_is_appended(value):
+    with pytest.raises(InvalidValue, match=r"number.*valid number"):
+        streams.define("number", float).encode(value)
+    assert streams.define("number", float | None).encode(None) == b"null"

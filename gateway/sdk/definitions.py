@@ -54,7 +54,12 @@ class StreamDefinition(Generic[T]):
         """
         try:
             checked = self.adapter.validate_python(value)
-            return self.adapter.dump_json(checked)
+            data = self.adapter.dump_json(checked)
+            if b"null" in data:
+                # JSON has no NaN and no infinity: they come out as null, which no reader could
+                # take for a number. Here the writer still hears of it.
+                self.adapter.validate_json(data)
+            return data
         except (ValidationError, PydanticSerializationError) as error:
             raise InvalidValue(f"stream {self.id!r}: {describe(error)}") from None
 
