@@ -81,7 +81,7 @@ class Ask(rx.State):
     @rx.event
     async def submit(self, form: dict[str, Any]) -> EventSpec:
         """Ask what is in the form."""
-        return await self._ask(form.get("question", ""), ask_first="ask_first" in form)
+        return await self._ask(form.get("question", ""), ask_first=bool(form.get("ask_first")))
 
     @rx.event
     async def example(self, question: str) -> EventSpec:

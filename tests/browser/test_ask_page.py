@@ -45,6 +45,55 @@ async def test_an_answer_goes_on_after_a_reload(open_page, demo):
     await page.until_shown(text.strip().splitlines()[-1].rpartition(": ")[2])
 
 
+async def ask_with_approval(page, question):
+    """Ask with the box checked; returns the run's id once a file is waiting to be read."""
+    await page.goto("/")
+    await page.page.locator("#question").fill(question)
+    await page.page.locator("#ask-first").click()
+    await page.page.locator("#ask").click()
+    await page.page.wait_for_url("**/ask/run_*")
+    await page.page.locator(".approve").wait_for()
+    assert await page.text(".run-status") == "waiting"
+    assert [words.split()[0] for words in await page.texts(".tool-call summary")] == [
+        "done",
+        "waiting",
+    ]
+    return page.run_id
+
+
+async def test_an_approved_call_goes_on_after_a_reload_and_a_rejected_one_is_not_made(open_page):
+    page = await open_page()
+    await ask_with_approval(page, "What is a deque?")
+    await page.page.reload()
+    await page.page.locator(".approve").click()
+    await page.until_status("completed")
+    calls = await page.texts(".tool-call summary")
+    assert [words.split()[:2] for words in calls] == [["done", "search"], ["done", "read"]]
+    assert "from _collections import deque" in await page.text("#answer")
+
+    await ask_with_approval(page, "What is a deque?")
+    await page.page.locator(".reject").click()
+    await page.until_status("completed")
+    refused = (await page.texts(".tool-call summary"))[1].split()
+    assert refused[1] == "read"
+    assert refused[0] not in ("done", "running", "waiting")
+    assert "from _collections import deque" not in await page.text("#answer")
+
+
+async def test_an_answer_that_is_stopped_keeps_what_was_written(open_page, demo):
+    page = await open_page()
+    run_id = await page.ask("How does functools.lru_cache work?")
+    await page.until("() => document.querySelector('#answer')?.innerText.length > 20")
+    await page.page.locator("#stop").click()
+    await page.until_status("completed")
+    assert await page.page.locator("#stop").count() == 0
+    parts = [record["data"] for record in await demo.observer.records(run_id, "answer")]
+    assert (parts[-1]["type"], parts[-1]["reason"]) == ("finish", "stopped")
+    text = "".join(part["text"] for part in parts if part["type"] == "text-delta")
+    assert (await demo.observer.run(run_id))["output"] == text
+    assert await page.text("#answer") != ""
+
+
 async def test_an_empty_question_is_refused(open_page):
     page = await open_page("/")
     for number, question in enumerate(("", "   ")):
@@ -76,5 +125,5 @@ async def test_markup_in_a_question_is_shown_and_not_executed(open_page):
 
     await page.goto(f"/runs/{run_id}")
     await page.until_status("completed")
-    assert json.loads(await page.text("#payload")) == {"question": HOSTILE}
+    assert json.loads(await page.text("#payload"))["question"] == HOSTILE
     assert await nothing_was_executed()
