@@ -278,6 +278,9 @@ class Connection:
             case protocol.RunCreate():
                 run_id = frame.value.get("id")
                 _require_write(access, StreamKey(check_run_id(run_id or ""), RUN_STREAM))
+                if frame.value.get("idempotency_key") is not None:
+                    # The answer may be another run than the one that the token names.
+                    require(access.may_write_every_run(), "use an idempotency key")
             case protocol.Spend() | protocol.Register():
                 require(access.may_write_every_run(), "do a worker's requests")
             case protocol.RunList():

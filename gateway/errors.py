@@ -14,6 +14,7 @@
     ├── InvalidPosition       422
     ├── InvalidValue          422  a value or payload that its type refuses
     ├── RecordTooLarge        413
+    ├── MetadataTooLarge      413  a run's metadata would be over its limit
     ├── TooManySubscriptions  429
     ├── DuplicateId           409  the connection uses this id already
     ├── UnknownSubscription   404
@@ -39,7 +40,9 @@
     ├── RunCanceled           409  raised inside a task that is being canceled
     ├── RunFailed             500  a run that was waited for did not complete
     ├── StreamIncomplete      409  the stream that was read ended without completing
-    └── ReadTimeout           504  no record came within the reader's time
+    ├── ReadTimeout           504  no record came within the reader's time
+    ├── WaitTimeout           504  a wait token was not completed in time
+    └── AbortTask             500  raised by a task: trying again will not help
 
 Each class carries ``code`` (the string on the wire), ``http_status``, ``close_code`` (None: the
 connection goes on) and ``retryable`` (the same thing may work later without a change).
@@ -159,6 +162,13 @@ class RecordTooLarge(RealtimeError):
     """One record is over the limit of bytes."""
 
     code = "record_too_large"
+    http_status = 413
+
+
+class MetadataTooLarge(RealtimeError):
+    """A run's metadata would be over the limit of bytes."""
+
+    code = "metadata_too_large"
     http_status = 413
 
 
@@ -351,6 +361,20 @@ class ReadTimeout(RealtimeError):
 
     code = "read_timeout"
     http_status = 504
+
+
+class WaitTimeout(RealtimeError):
+    """A wait token was not completed in time."""
+
+    code = "wait_timeout"
+    http_status = 504
+
+
+class AbortTask(RealtimeError):
+    """Raise it in a task to fail the run at once: trying again will not help."""
+
+    code = "abort_task"
+    http_status = 500
 
 
 BY_CODE: dict[str, type[RealtimeError]] = {

@@ -15,12 +15,14 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
+from gateway.patches import Operation
 from gateway.records import Record
 
 VERSION = 1
 PING_MS = 25_000  # a hidden tab may run its timers once a minute only
 MAX_THROTTLE_MS = 60_000
 MAX_APPEND_RECORDS = 1000
+MAX_OPERATIONS = 1000  # on metadata, in one run_patch
 MAX_FRAME_BYTES = 2 << 20  # an append of 1 MiB of records and what is around them
 
 FrameId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -105,7 +107,7 @@ class Append(_In, frozen=True, tag="append"):
     stream: str
     records: Annotated[list[Raw], Meta(max_length=MAX_APPEND_RECORDS)]
     writer: WriterFields | None = None
-    end: Literal["completed", "failed", "canceled"] | None = None
+    end: Literal["completed", "failed", "canceled", "expired"] | None = None
     source: str | None = None
     token: str | None = None
 
@@ -152,7 +154,9 @@ class RunPatch(_In, frozen=True, tag="run_patch"):
 
     id: FrameId
     run: str
-    patch: dict[str, Any]
+    patch: dict[str, Any] = {}
+    operations: Annotated[list[Operation], Meta(max_length=MAX_OPERATIONS)] = []
+    writer: WriterFields | None = None
     token: str | None = None
 
 

@@ -13,13 +13,14 @@ from gateway.errors import InvalidId, InvalidPosition
 RUN_STREAM = "$run"  # the reserved stream that holds a run's own changes
 MAX_STREAM_ID_CHARACTERS = 64
 
-EndReason = Literal["completed", "failed", "canceled", "crashed", "expired", "deleted"]
+EndReason = Literal["completed", "failed", "canceled", "crashed", "expired", "timed_out", "deleted"]
 END_REASONS: tuple[EndReason, ...] = (
     "completed",
     "failed",
     "canceled",
     "crashed",
     "expired",
+    "timed_out",
     "deleted",
 )
 

@@ -1,46 +1,78 @@
 """Runs: their fields, their statuses and the table of allowed transitions. No I/O.
 
-    queued ──> executing <──> waiting
-      │            │             │
-      └────────────┴──────┬──────┘
+    delayed <──> queued <──> executing <──> waiting
+       │           │             │             │
+       └───────────┴──────┬──────┴─────────────┘
                           v
-       completed | failed | canceled | crashed      (final: nothing follows)
+       completed | failed | canceled | crashed | expired | timed_out    (final: nothing follows)
 
-A run's changes are a log (`$run`): the first record is the whole run, each later one a JSON merge
-patch (RFC 7396). `apply` folds a patch and is the only judge of whether it may happen.
+An attempt that failed and is made again goes back to `delayed`, or at once to `queued`. A run's
+changes are a log (`$run`): the first record is the whole run, each later one a JSON merge patch
+(RFC 7396). `apply` folds a patch and is the only judge of whether it may happen.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from gateway.errors import IllegalTransition, InvalidValue
+import orjson
+
+from gateway.errors import IllegalTransition, InvalidValue, MetadataTooLarge
+from gateway.patches import Operation, carry_out, difference, merge_patch
 from gateway.records import check_run_id
 
-RunStatus = Literal["queued", "executing", "waiting", "completed", "failed", "canceled", "crashed"]
+MAX_METADATA_BYTES = 256 << 10  # as JSON: it is part of every snapshot of the run
+
+RunStatus = Literal[
+    "delayed",
+    "queued",
+    "executing",
+    "waiting",
+    "completed",
+    "failed",
+    "canceled",
+    "crashed",
+    "expired",
+    "timed_out",
+]
 
 _FINAL: dict[str, frozenset[str]] = {
-    status: frozenset() for status in ("completed", "failed", "canceled", "crashed")
+    status: frozenset()
+    for status in ("completed", "failed", "canceled", "crashed", "expired", "timed_out")
 }
+_WHILE_WORKING = frozenset({"completed", "failed", "canceled", "crashed", "timed_out"})
 TRANSITIONS: dict[str, frozenset[str]] = {
-    "queued": frozenset({"executing", "failed", "canceled", "crashed"}),
-    "executing": frozenset({"waiting", "completed", "failed", "canceled", "crashed"}),
-    "waiting": frozenset({"executing", "completed", "failed", "canceled", "crashed"}),
+    "delayed": frozenset({"queued", "failed", "canceled", "crashed", "expired"}),
+    "queued": frozenset({"executing", "failed", "canceled", "crashed", "expired"}),
+    "executing": frozenset({"waiting", "queued", "delayed"}) | _WHILE_WORKING,
+    "waiting": frozenset({"executing"}) | _WHILE_WORKING,
     **_FINAL,
 }
 """From each status, those that may follow. A status may always stay as it is while not final."""
 
 FINAL_STATUSES = frozenset(_FINAL)
 STATUSES: tuple[str, ...] = tuple(TRANSITIONS)
+FAILED_STATUSES = frozenset({"failed", "crashed", "expired", "timed_out"})
 
 # Identity and history: fixed when the run is made.
 _FIXED_FIELDS = frozenset(
-    {"id", "task", "parent_id", "root_id", "batch_id", "created_at", "payload"}
+    {
+        "id",
+        "task",
+        "parent_id",
+        "root_id",
+        "batch_id",
+        "created_at",
+        "payload",
+        "idempotency_key",
+        "idempotency_key_expires_at",
+    }
 )
 
 
@@ -56,7 +88,8 @@ class RunError:
 class Run:
     """One execution of a task, as it is now.
 
-    Times are ISO 8601 strings in UTC with milliseconds, or None.
+    Times are ISO 8601 strings in UTC with milliseconds, or None. PROTOCOL.md says of each field
+    what it means.
 
     Source:
         PROTOCOL.md, section 6.
@@ -73,11 +106,20 @@ class Run:
     output: Any = None
     error: RunError | None = None
     attempt: int = 1
+    max_attempts: int = 1
+    last_error: RunError | None = None
     parent_id: str | None = None
     batch_id: str | None = None
+    delay_until: str | None = None
+    queued_at: str | None = None
+    expires_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    duration_ms: int | None = None
+    max_duration_s: float | None = None
     cancel_requested_at: str | None = None
+    idempotency_key: str | None = None
+    idempotency_key_expires_at: str | None = None
     owner: str = ""
 
     @property
@@ -85,11 +127,47 @@ class Run:
         """Whether nothing follows any more."""
         return self.status in FINAL_STATUSES
 
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits for its time or its turn, also between two attempts."""
+        return self.status in ("delayed", "queued")
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether it is under way, or waits for something in the middle of it."""
+        return self.status in ("executing", "waiting")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits, in the middle of it, for time, a token or other runs."""
+        return self.status == "waiting"
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it is over, however it went; the same as `is_final`."""
+        return self.is_final
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it is over and gave its output."""
+        return self.status == "completed"
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it is over and gave no output, though nobody canceled it."""
+        return self.status in FAILED_STATUSES
+
+    @property
+    def is_canceled(self) -> bool:
+        """Whether it was canceled."""
+        return self.status == "canceled"
+
     def to_wire(self) -> dict[str, Any]:
         """Return the run as JSON-able fields."""
         wire = {name: getattr(self, name) for name in _FIELDS}
-        if self.error is not None:
-            wire["error"] = {"type": self.error.type, "message": self.error.message}
+        for name in _ERRORS:
+            if (error := wire[name]) is not None:
+                wire[name] = {"type": error.type, "message": error.message}
         return wire
 
     @classmethod
@@ -101,9 +179,9 @@ class Run:
         """
         try:
             known = {name: wire[name] for name in _FIELDS if name in wire}
-            if known.get("error") is not None:
-                error = known["error"]
-                known["error"] = RunError(str(error["type"]), str(error["message"]))
+            for name in _ERRORS:
+                if (error := known.get(name)) is not None:
+                    known[name] = RunError(str(error["type"]), str(error["message"]))
             run = cls(**known)
         except (TypeError, KeyError) as error:
             raise InvalidValue(f"not a run: {error}") from None
@@ -113,7 +191,19 @@ class Run:
 
 # What a store keeps in a column, or a client shows: a wrong kind is refused when it comes in.
 _TEXTS = ("task", "created_at", "owner")
-_TEXTS_OR_NONE = ("batch_id", "started_at", "finished_at", "cancel_requested_at")
+_TIMES = ("delay_until", "expires_at", "idempotency_key_expires_at")  # by which someone acts
+_TEXTS_OR_NONE = (
+    "batch_id",
+    "queued_at",
+    "started_at",
+    "finished_at",
+    "cancel_requested_at",
+    "idempotency_key",
+    *_TIMES,
+)
+_COUNTS = ("attempt", "max_attempts")
+_ERRORS = ("error", "last_error")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
 _FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Run))
 
 
@@ -126,8 +216,16 @@ def _check(run: Run) -> None:
         value = getattr(run, name)
         if not (isinstance(value, str) or (value is None and name in _TEXTS_OR_NONE)):
             raise InvalidValue(f"run {run.id}: {name} must be a string")
-    if not isinstance(run.attempt, int) or isinstance(run.attempt, bool) or run.attempt < 1:
-        raise InvalidValue(f"run {run.id}: attempt must be a whole number from 1")
+    for name in _TIMES:
+        if (time := getattr(run, name)) is not None and time_ms(time) is None:
+            raise InvalidValue(f"run {run.id}: {name} must be a time, as created_at is")
+    for name in _COUNTS:
+        if not _is_number(getattr(run, name), int, least=1):
+            raise InvalidValue(f"run {run.id}: {name} must be a whole number from 1")
+    if run.duration_ms is not None and not _is_number(run.duration_ms, int, least=0):
+        raise InvalidValue(f"run {run.id}: duration_ms must be a whole number from 0")
+    if run.max_duration_s is not None and not _is_number(run.max_duration_s, int | float, least=0):
+        raise InvalidValue(f"run {run.id}: max_duration_s must be a number from 0")
     if not isinstance(run.status, str) or run.status not in TRANSITIONS:
         raise InvalidValue(f"run {run.id}: status {run.status!r} is none of {', '.join(STATUSES)}")
     if not isinstance(run.metadata, dict):
@@ -136,21 +234,25 @@ def _check(run: Run) -> None:
         raise InvalidValue(f"run {run.id}: tags must be an array of strings")
 
 
-def merge_patch(target: Any, patch: Any) -> Any:
-    """Apply a JSON merge patch and return the result; neither argument is changed.
+def _is_number(value: Any, kind: Any, least: int) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value >= least
 
-    Source:
-        RFC 7396, section 2.
+
+def check_metadata(run: Run) -> None:
+    """Refuse a run whose metadata is over its limit.
+
+    Raises:
+        MetadataTooLarge: states both numbers.
+        InvalidValue: something in it is no JSON that can be kept.
     """
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = merge_patch(merged.get(name), value)
-    return merged
+    try:
+        size = len(orjson.dumps(run.metadata))
+    except orjson.JSONEncodeError as error:
+        raise InvalidValue(f"run {run.id}: metadata cannot be kept as JSON: {error}") from None
+    if size > MAX_METADATA_BYTES:
+        raise MetadataTooLarge(
+            f"run {run.id}: the metadata would be {size} bytes; the limit is {MAX_METADATA_BYTES}"
+        )
 
 
 def apply(run: Run, patch: Mapping[str, Any]) -> Run:
@@ -175,7 +277,59 @@ def apply(run: Run, patch: Mapping[str, Any]) -> Run:
         raise InvalidValue(f"run {run.id}: status must be a string")
     if run.is_final or (status != run.status and status not in TRANSITIONS[run.status]):
         raise IllegalTransition(f"run {run.id} is {run.status}; it cannot become {status}")
-    return Run.from_wire(merge_patch(run.to_wire(), dict(patch)))
+    after = Run.from_wire(merge_patch(run.to_wire(), dict(patch)))
+    if "metadata" in patch:
+        check_metadata(after)
+    return after
+
+
+def change(
+    run: Run, patch: Mapping[str, Any], operations: Sequence[Operation] = ()
+) -> tuple[Run, Mapping[str, Any]]:
+    """Fold a merge patch, and then operations on metadata, into a run.
+
+    Args:
+        run: The run as it is.
+        patch: Merge patch of its wire fields.
+        operations: In order; all of them or none happen.
+
+    Returns:
+        The run after it, and the merge patch that says all of it.
+
+    Raises:
+        IllegalTransition: the run is final, or its status does not go there.
+        InvalidValue: a field or an operation that does not fit.
+        MetadataTooLarge: the metadata would be over its limit.
+    """
+    if operations and run.is_final:
+        raise IllegalTransition(f"run {run.id} has ended ({run.status}); its metadata stays")
+    try:
+        if operations:
+            start = merge_patch(run.metadata, patch.get("metadata", {}))
+            after = carry_out(start if isinstance(start, dict) else {}, operations)
+            patch = {**patch, "metadata": difference(run.metadata, after)}
+        return apply(run, patch), patch
+    except RecursionError:
+        raise InvalidValue(f"run {run.id}: the patch is nested too deeply") from None
+
+
+def end_patch(run: Run, status: str, now_ms: int, **fields: Any) -> dict[str, Any]:
+    """Make the patch that ends a run.
+
+    Args:
+        run: With the time at which it started, if it did.
+        status: A final one.
+        now_ms: The time.
+        fields: Further fields: the output or the error.
+
+    Returns:
+        Status, time, duration and the fields.
+    """
+    patch = {"status": status, "finished_at": iso_time(now_ms), **fields}
+    started_ms = time_ms(run.started_at) if run.started_at is not None else None
+    if started_ms is not None:
+        patch["duration_ms"] = max(0, now_ms - started_ms)
+    return patch
 
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -198,3 +352,13 @@ def iso_time(now_ms: int) -> str:
     """Write a time in the form that a run's fields have."""
     moment = datetime.fromtimestamp(now_ms / 1000, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def time_ms(text: str) -> int | None:
+    """Read a time in the form that a run's fields have, as ms since 1970; None if it is not one."""
+    if not _TIME.match(text):
+        return None
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        return None

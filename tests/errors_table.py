@@ -23,6 +23,8 @@ OF_THE_SDK = {
     errors.RunFailed,
     errors.StreamIncomplete,
     errors.ReadTimeout,
+    errors.WaitTimeout,
+    errors.AbortTask,
 }
 
 

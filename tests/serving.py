@@ -40,8 +40,8 @@ def new_run(**fields) -> Run:
     """Make a run whose id sorts after those made before."""
     now_ms = 1_795_352_174_000 + next(_numbers)
     id = fields.pop("id", None) or new_run_id(now_ms)
-    fields = {"status": "queued", "root_id": id, "created_at": iso_time(now_ms)} | fields
-    return Run(id=id, task="test", **fields)
+    default = {"status": "queued", "root_id": id, "created_at": iso_time(now_ms), "task": "test"}
+    return Run(id=id, **(default | fields))
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:

@@ -470,6 +470,13 @@ def test_who_may_append_to_a_stream_may_not_change_its_run(kind):
     assert error_of(say(connection, **frame)) == ("forbidden", 1)
 
 
+def test_an_idempotency_key_needs_a_token_for_every_run():
+    # Its answer may be another run than the one that the token names.
+    frame = {"type": "run_create", "id": 1, "value": {"id": "run_a", "idempotency_key": "k"}}
+    assert error_of(say(ready("write:runs:run_a"), **frame)) == ("forbidden", 1)
+    assert isinstance(say(ready("write:runs:*"), **frame)[0], Perform)
+
+
 # Tokens in place.
 
 

@@ -40,6 +40,16 @@ ALLOWED = {
     ("waiting", "failed"),
     ("waiting", "canceled"),
     ("waiting", "crashed"),
+    ("delayed", "queued"),
+    ("delayed", "failed"),
+    ("delayed", "canceled"),
+    ("delayed", "crashed"),
+    ("delayed", "expired"),
+    ("queued", "expired"),
+    ("executing", "queued"),
+    ("executing", "delayed"),
+    ("executing", "timed_out"),
+    ("waiting", "timed_out"),
 }
 PAIRS = [(before, after) for before in STATUSES for after in STATUSES]
 
@@ -53,8 +63,18 @@ def test_the_table_is_over_the_statuses_of_the_protocol():
         "failed",
         "canceled",
         "crashed",
+        "delayed",
+        "expired",
+        "timed_out",
     }
-    assert {"completed", "failed", "canceled", "crashed"} == FINAL_STATUSES
+    assert {
+        "completed",
+        "failed",
+        "canceled",
+        "crashed",
+        "expired",
+        "timed_out",
+    } == FINAL_STATUSES
     assert {(a, b) for a, after in TRANSITIONS.items() for b in after} == ALLOWED
 
 
@@ -76,7 +96,8 @@ def test_nothing_of_a_final_run_changes(status):
 
 
 @pytest.mark.parametrize(
-    "field", ["id", "task", "parent_id", "root_id", "batch_id", "created_at", "payload"]
+    "field",
+    ["id", "task", "parent_id", "root_id", "batch_id", "created_at", "payload", "idempotency_key"],
 )
 def test_what_a_run_was_made_with_stays(field):
     with pytest.raises(InvalidValue, match=f"field '{field}' cannot be changed"):
@@ -101,6 +122,13 @@ def test_what_a_run_was_made_with_stays(field):
         ({"attempt": 0}, "attempt must be a whole number"),
         ({"attempt": "1"}, "attempt must be a whole number"),
         ({"attempt": True}, "attempt must be a whole number"),
+        ({"max_attempts": 0}, "max_attempts must be a whole number"),
+        ({"duration_ms": -1}, "duration_ms must be a whole number"),
+        ({"max_duration_s": "1"}, "max_duration_s must be a number"),
+        ({"delay_until": "tomorrow"}, "delay_until must be a time"),
+        ({"delay_until": 3}, "delay_until must be a string"),
+        ({"expires_at": "2026-13-40T00:00:00.000Z"}, "expires_at must be a time"),
+        ({"last_error": "boom"}, "not a run"),
     ],
 )
 def test_a_patch_of_the_wrong_kind_is_refused(patch, message):

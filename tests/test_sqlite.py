@@ -15,6 +15,7 @@ from serving import new_run
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
 from gateway.records import StreamKey, Writer
 from gateway.stores import sqlite as module
+from gateway.stores import sqlite_tables
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.sqlite import SqliteStore
 
@@ -98,8 +99,24 @@ async def test_a_file_of_a_newer_release_is_not_touched(tmp_path):
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(StoreUnavailable, match="schema version 7; this release knows up to 1"):
+    with pytest.raises(StoreUnavailable, match="schema version 7; this release knows up to 2"):
         await SqliteStore(path).open()
+
+
+async def test_a_file_of_an_older_release_gets_what_it_lacks_and_keeps_its_runs(tmp_path):
+    path = tmp_path / "test.db"
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{sqlite_tables._SCHEMA} PRAGMA user_version = 1;")
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    run = await store.create_run(new_run(idempotency_key="k"))
+    assert (await store.create_run(new_run(idempotency_key="k"))).id == run.id
+    assert await store.spend("token", 1, 2**60)
+    await store.close()
+    await store.open()
+    assert (await store.get_run(run.id)).run == run
+    await store.close()
 
 
 async def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):

@@ -13,12 +13,14 @@ from gateway import protocol
 from gateway.errors import (
     IllegalTransition,
     InvalidValue,
+    MetadataTooLarge,
     RunExists,
     RunNotFound,
     StreamEnded,
     WriterFenced,
     WriterGap,
 )
+from gateway.patches import Operation
 from gateway.records import ORIGIN, Position, StreamKey, Writer
 from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
 from gateway.stores.base import PAGE_BYTES, Head, RunQuery, run_log
@@ -637,6 +639,9 @@ PATHS = {
     "failed": ["executing", "failed"],
     "canceled": ["canceled"],
     "crashed": ["crashed"],
+    "delayed": ["executing", "delayed"],
+    "expired": ["expired"],
+    "timed_out": ["executing", "timed_out"],
 }
 
 
@@ -670,8 +675,8 @@ async def test_the_end_of_a_run_ends_all_its_streams(store, status):
     await store.append(written, [b"1"])
     await store.append(ended, [b"1"], end="completed")
     followers = [asyncio.create_task(_ends(store, each)) for each in (written, absent)]
-    await store.patch_run(run.id, {"status": "executing"})
-    await store.patch_run(run.id, {"status": status})
+    for step in (*PATHS[status][:-1], status):
+        await store.patch_run(run.id, {"status": step})
     for each, end in ((written, status), (absent, status), (ended, "completed")):
         assert (await store.head(each)).end == end
         assert (await store.read(each)).end == end
@@ -822,6 +827,147 @@ async def test_a_patch_that_is_no_json_is_refused_and_hurts_nobody(store, key):
         assert isinstance(outcome, InvalidValue | IllegalTransition), (patch, outcome)
         assert appended.offset == i
     assert (await store.get_run(run.id)).run == run
+
+
+# Operations on metadata.
+
+
+def increment(key, by=1):
+    return Operation("increment", key, by)
+
+
+async def test_operations_are_folded_and_the_log_holds_the_patch_they_come_to(store):
+    run = await store.create_run(new_run(metadata={"n": 1, "o": {"a": 1}, "gone": 0}))
+    after = await store.patch_run(
+        run.id,
+        {"metadata": {"patched": True}},
+        operations=[
+            increment("n", 2),
+            Operation("set", "o", {"b": [None]}),
+            Operation("delete", "gone"),
+            Operation("append", "list", "x"),
+            Operation("append", "list", {"y": None}),
+            Operation("remove", "list", "x"),
+        ],
+    )
+    expected = {"n": 3, "o": {"b": [None]}, "patched": True, "list": [{"y": None}]}
+    assert after.metadata == expected
+    assert (await store.get_run(run.id)).run == after
+    records, _ = await read_all(store, run_log(run.id))
+    first, patch = data_of(records)
+    assert merge_patch(first["metadata"], patch["metadata"]) == expected
+    assert set(patch) == {"metadata"}
+
+
+async def test_twenty_that_increment_at_once_end_at_the_exact_sum(store):
+    run = await store.create_run(new_run())
+
+    async def work(n):
+        for sequence in range(10):
+            writer = Writer(f"w{n}", 0, sequence)
+            await store.patch_run(run.id, {}, operations=[increment("n", n)], writer=writer)
+
+    await asyncio.gather(*(work(n) for n in range(20)))
+    assert (await store.get_run(run.id)).run.metadata == {"n": 10 * sum(range(20))}
+
+
+async def test_a_repeated_operation_changes_nothing_even_after_the_end(store):
+    run = await store.create_run(new_run())
+    writer = Writer("w", 0, 0)
+    for _ in range(3):
+        after = await store.patch_run(run.id, {}, operations=[increment("n")], writer=writer)
+        assert after.metadata == {"n": 1}
+    await store.patch_run(run.id, {}, operations=[increment("n")], writer=Writer("w", 0, 1))
+    assert (await store.patch_run(run.id, {}, operations=[increment("n")], writer=writer)).metadata
+    await store.patch_run(run.id, {"status": "canceled"})
+    again = await store.patch_run(run.id, {}, operations=[increment("n")], writer=Writer("w", 0, 1))
+    assert (again.metadata, again.status) == ({"n": 2}, "canceled")
+    with pytest.raises(IllegalTransition, match=r"has ended \(canceled\); its metadata stays"):
+        await store.patch_run(run.id, {}, operations=[increment("n")], writer=Writer("w", 0, 2))
+
+
+async def test_the_writer_of_changes_is_held_to_its_sequence_and_epoch(store):
+    run = await store.create_run(new_run())
+    for writer, refused in (
+        (Writer("w", 0, 1), WriterGap),
+        (Writer("w", 1, 0), None),
+        (Writer("w", 0, 0), WriterFenced),
+        (Writer("w", 1, 2), WriterGap),
+        (Writer("w", 1, 1), None),
+    ):
+        if refused is None:
+            await store.patch_run(run.id, {}, operations=[increment("n")], writer=writer)
+        else:
+            with pytest.raises(refused):
+                await store.patch_run(run.id, {}, operations=[increment("n")], writer=writer)
+    assert (await store.get_run(run.id)).run.metadata == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "message"),
+    [
+        (Operation("increment", "text"), InvalidValue, "'text' is 'x': it cannot be incremented"),
+        (increment("n", "1"), InvalidValue, "'n' is 2: it cannot be incremented by '1'"),
+        (increment("n", True), InvalidValue, "cannot be incremented"),
+        (Operation("append", "text", 1), InvalidValue, "'text' is 'x': no list to append to"),
+        (Operation("remove", "n", 1), InvalidValue, "'n' is 2: no list to remove from"),
+        (Operation("set", "", 1), InvalidValue, "key '' is not allowed"),
+        (Operation("set", "k" * 129, 1), InvalidValue, "1 to 128 characters"),
+        (Operation("set", "big", "x" * (256 << 10)), MetadataTooLarge, "the limit is 262144"),
+    ],
+)
+async def test_an_operation_that_does_not_fit_leaves_all_as_it_was(
+    store, operation, error, message
+):
+    run = await store.create_run(new_run(metadata={"text": "x", "n": 1}))
+    writer = Writer("w", 0, 0)
+    with pytest.raises(error, match=message):
+        await store.patch_run(run.id, {}, operations=[increment("n"), operation], writer=writer)
+    assert (await store.get_run(run.id)).run == run
+    # The number was not used up.
+    after = await store.patch_run(run.id, {}, operations=[increment("n")], writer=writer)
+    assert after.metadata == {"text": "x", "n": 2}
+
+
+async def test_a_patch_may_not_make_metadata_too_large_either(store):
+    run = await store.create_run(new_run())
+    with pytest.raises(MetadataTooLarge):
+        await store.patch_run(run.id, {"metadata": {"big": "x" * (256 << 10)}})
+    assert (await store.get_run(run.id)).run == run
+
+
+# Idempotency keys.
+
+
+async def test_a_key_makes_one_run_however_many_ask_at_once(store):
+    offered = [new_run(idempotency_key="k", payload=n) for n in range(20)]
+    kept = await asyncio.gather(*(store.create_run(run) for run in offered))
+    assert {run.id for run in kept} == {kept[0].id}
+    assert len(await store.list_runs(RunQuery())) == 1
+    await store.patch_run(kept[0].id, {"status": "canceled"})
+    again = await store.create_run(new_run(idempotency_key="k"))
+    assert (again.id, again.status) == (kept[0].id, "canceled")
+
+
+async def test_a_key_counts_for_its_task_and_no_key_counts_for_none(store):
+    runs = [
+        await store.create_run(new_run(idempotency_key="k")),
+        await store.create_run(new_run(idempotency_key="l")),
+        await store.create_run(new_run(idempotency_key="k", task="other")),
+        await store.create_run(new_run()),
+        await store.create_run(new_run()),
+    ]
+    assert len({run.id for run in runs}) == 5
+
+
+async def test_an_expired_key_makes_a_new_run(store):
+    expired = "2020-01-01T00:00:00.000Z"
+    first = await store.create_run(new_run(idempotency_key="k", idempotency_key_expires_at=expired))
+    second = await store.create_run(
+        new_run(idempotency_key="k", idempotency_key_expires_at="2120-01-01T00:00:00.000Z")
+    )
+    third = await store.create_run(new_run(idempotency_key="k"))
+    assert first.id != second.id == third.id
 
 
 # Canceling a call.

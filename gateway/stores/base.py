@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from gateway.errors import InvalidValue, WriterFenced, WriterGap
+from gateway.patches import Operation
 from gateway.records import (
     RUN_STREAM,
     EndReason,
@@ -188,19 +189,46 @@ class Store(Protocol):
     async def create_run(self, run: Run) -> Run:
         """Keep a new run; the first record of its `$run` stream is the whole of it.
 
+        With an idempotency key: if a run of the same task was made with this key, and the key has
+        not expired since, nothing is kept. Of many calls at once one makes the run.
+
+        Returns:
+            The run as kept; of a key that was used, the run that was made with it.
+
         Raises:
             RunExists: the id is taken.
         """
 
-    async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
-        """Fold a merge patch into a run and append it to its `$run` stream, as one atomic unit.
+    async def patch_run(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        *,
+        operations: Sequence[Operation] = (),
+        writer: Writer | None = None,
+    ) -> Run:
+        """Fold a change into a run and append it to its `$run` stream, as one atomic unit.
 
         A final status ends every stream of the run, the reserved one included, with that status as
         the reason.
 
+        Args:
+            run_id: Which run.
+            patch: Merge patch of its fields.
+            operations: On its metadata, after the patch, in order; in the stream is the merge
+                patch that they come to.
+            writer: Makes a repeat harmless: each call takes one number of its sequence.
+
+        Returns:
+            The run after it; for a repeat, as it is now.
+
         Raises:
             RunNotFound: there is no such run.
-            IllegalTransition: the table in `gateway.runs` does not allow it.
+            IllegalTransition: the table in `gateway.runs` does not allow it (not for a repeat).
+            InvalidValue: the patch or an operation does not fit.
+            MetadataTooLarge: the metadata would be over its limit.
+            WriterFenced: a newer epoch of this writer was seen.
+            WriterGap: an earlier change of this writer is missing.
         """
 
     async def get_run(self, run_id: str) -> RunState:

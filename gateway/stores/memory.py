@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
+from gateway.patches import Operation
 from gateway.records import ORIGIN, RUN_STREAM, EndReason, Position, Record, StreamKey, Writer
-from gateway.runs import Run, apply
+from gateway.runs import Run, change, iso_time
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -65,6 +66,7 @@ class MemoryStore:
         self._streams: dict[StreamKey, _Stream] = {}
         self._runs: dict[str, Run] = {}
         self._spent: dict[str, tuple[int, int]] = {}  # uses taken and expiry of tokens
+        self._keys: dict[tuple[str, str], Run] = {}  # by task and idempotency key
         self._growth = Growth()
         self._is_open = False
 
@@ -179,18 +181,40 @@ class MemoryStore:
         self._check_open()
         if run.id in self._runs:
             raise RunExists(f"run {run.id} exists already")
+        if (first := self._first_of_key(run)) is not None:
+            return first
         data = encode_json(run.to_wire(), f"run {run.id}")
         self._runs[run.id] = run
         self._write(run_log(run.id), [data], run.id, None, None)
+        if run.idempotency_key is not None:
+            self._keys[run.task, run.idempotency_key] = run
         return run
 
-    async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
+    def _first_of_key(self, run: Run) -> Run | None:
+        first = self._keys.get((run.task, run.idempotency_key or ""))
+        if first is None:
+            return None
+        expires_at = first.idempotency_key_expires_at
+        is_expired = expires_at is not None and expires_at <= iso_time(self._clock_ms())
+        return None if is_expired else self._runs[first.id]
+
+    async def patch_run(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        *,
+        operations: Sequence[Operation] = (),
+        writer: Writer | None = None,
+    ) -> Run:
         """See `Store.patch_run`."""
-        run = apply((await self.get_run(run_id)).run, patch)
+        before = (await self.get_run(run_id)).run
+        log = run_log(run_id)
+        writers = self._streams[log].writers
+        if writer is not None and records_to_skip(writers.get(writer.id), writer, 1):
+            return before
+        run, patch = change(before, patch, operations)
         end = end_of(run)
-        self._write(
-            run_log(run_id), [encode_json(patch, f"the patch of run {run_id}")], run_id, None, end
-        )
+        self._write(log, [encode_json(patch, f"the patch of run {run_id}")], run_id, writer, end)
         self._runs[run_id] = run
         if end is not None:
             self._end_streams(run_id, end)

@@ -37,6 +37,7 @@ from gateway.errors import (
     TokenExpired,
     from_wire,
 )
+from gateway.patches import Operation
 from gateway.records import EndReason, Gap, Position, StreamKey, Writer
 from gateway.runs import Run
 from gateway.stores.base import PAGE_BYTES, Appended, Head, Page, RunQuery, RunState
@@ -192,9 +193,24 @@ class RemoteStore:
                 return stored
             raise
 
-    async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
+    async def patch_run(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        *,
+        operations: Sequence[Operation] = (),
+        writer: Writer | None = None,
+    ) -> Run:
         """See `Store.patch_run`."""
-        pending = _Pending(protocol.RunPatch(next(self._ids), run_id, dict(patch)), True)
+        frame = protocol.RunPatch(
+            next(self._ids),
+            run_id,
+            dict(patch),
+            operations=[*operations],
+            writer=protocol.WriterFields(*writer) if writer else None,
+        )
+        # Without a writer operations could be carried out twice by a repeat.
+        pending = _Pending(frame, may_repeat=writer is not None or not operations)
         try:
             return Run.from_wire(msgspec.json.decode((await self._answer(pending)).value))
         except IllegalTransition:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
+from gateway.patches import Operation
 from gateway.records import EndReason, Position, StreamKey, Writer
 from gateway.runs import Run
 from gateway.stores import sqlite_tables
@@ -167,9 +168,18 @@ class SqliteStore:
         """See `Store.create_run`."""
         return await self._write(lambda tx: tx.create_run(run, self._clock_ms()))
 
-    async def patch_run(self, run_id: str, patch: Mapping[str, Any]) -> Run:
+    async def patch_run(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        *,
+        operations: Sequence[Operation] = (),
+        writer: Writer | None = None,
+    ) -> Run:
         """See `Store.patch_run`."""
-        return await self._write(lambda tx: tx.patch_run(run_id, patch, self._clock_ms()))
+        return await self._write(
+            lambda tx: tx.patch_run(run_id, patch, operations, writer, self._clock_ms())
+        )
 
     async def get_run(self, run_id: str) -> RunState:
         """See `Store.get_run`."""

@@ -15,8 +15,9 @@ import msgspec
 import orjson
 
 from gateway.errors import RunExists, RunNotFound, StreamEnded
+from gateway.patches import Operation
 from gateway.records import ORIGIN, RUN_STREAM, EndReason, Position, Record, StreamKey, Writer
-from gateway.runs import Run, apply
+from gateway.runs import Run, change, iso_time
 from gateway.stores.base import (
     Appended,
     Head,
@@ -35,7 +36,7 @@ from gateway.stores.base import (
     run_log,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
 CACHED_STREAMS = 20_000  # about 500 bytes each
 
@@ -57,18 +58,24 @@ CREATE INDEX runs_by_parent ON runs (parent_id, id) WHERE parent_id IS NOT NULL;
 CREATE INDEX runs_by_batch ON runs (batch_id, id) WHERE batch_id IS NOT NULL;
 CREATE INDEX runs_by_status ON runs (status, owner, id);
 CREATE TABLE tags (tag TEXT NOT NULL, run_id TEXT NOT NULL, PRIMARY KEY (tag, run_id)) WITHOUT
-ROWID; CREATE TABLE spent (
-    id TEXT PRIMARY KEY, uses INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX spent_by_expiry ON spent (expires_at_ms);
-CREATE INDEX tags_by_run ON tags (run_id);
+ROWID; CREATE INDEX tags_by_run ON tags (run_id);
 """
+_SPENT_AND_KEYS = """
+CREATE TABLE IF NOT EXISTS spent (
+    id TEXT PRIMARY KEY, uses INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS spent_by_expiry ON spent (expires_at_ms);
+CREATE TABLE keys (
+    task TEXT NOT NULL, key TEXT NOT NULL, run_id TEXT NOT NULL, expires_at TEXT,
+    PRIMARY KEY (task, key)) WITHOUT ROWID;
+"""
+_STEPS = (_SCHEMA, _SPENT_AND_KEYS)  # what each version adds to the one before
 
 _Entry = tuple[int, str | None, bytes]
 _blocks = msgspec.msgpack.Decoder(list[_Entry])
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make the tables in a new file.
+    """Make the tables in a new file, or those that a file of an older version lacks.
 
     Raises:
         sqlite3.DatabaseError: the file was written by a newer version.
@@ -78,10 +85,9 @@ def create_tables(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(
             f"it has schema version {version}; this release knows up to {SCHEMA_VERSION}"
         )
-    if version == 0:
-        connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
+    if version < SCHEMA_VERSION:
+        steps = "".join(_STEPS[version:])
+        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 @dataclass(slots=True)
@@ -214,6 +220,8 @@ class Transactions:
         """See `Store.create_run`."""
         if _snapshot(self._db, run.id) is not None:
             raise RunExists(f"run {run.id} exists already")
+        if (first := self._first_of_key(run, now_ms)) is not None:
+            return first
         data = encode_json(run.to_wire(), f"run {run.id}")
         self.append(run_log(run.id), [data], run.id, None, None, now_ms)
         self._db.execute(
@@ -222,16 +230,38 @@ class Transactions:
             (run.id, run.status, run.parent_id, run.batch_id, run.owner, data),
         )
         self._tag(run)
+        if run.idempotency_key is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO keys (task, key, run_id, expires_at) VALUES (?,?,?,?)",
+                (run.task, run.idempotency_key, run.id, run.idempotency_key_expires_at),
+            )
         return run
 
-    def patch_run(self, run_id: str, patch: Mapping[str, Any], now_ms: int) -> Run:
+    def _first_of_key(self, run: Run, now_ms: int) -> Run | None:
+        row = self._db.execute(
+            "SELECT run_id FROM keys WHERE task = ? AND key = ?"
+            " AND (expires_at IS NULL OR expires_at > ?)",
+            (run.task, run.idempotency_key, iso_time(now_ms)),
+        ).fetchone()
+        return _load_run(self._db, row[0]) if row else None
+
+    def patch_run(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        operations: Sequence[Operation],
+        writer: Writer | None,
+        now_ms: int,
+    ) -> Run:
         """See `Store.patch_run`."""
         before = _load_run(self._db, run_id)
-        run = apply(before, patch)
+        if writer is not None and self._is_repeat(run_log(run_id), writer):
+            return before
+        run, patch = change(before, patch, operations)
         end = end_of(run)
         data = encode_json(patch, f"the patch of run {run_id}")
         snapshot = encode_json(run.to_wire(), f"run {run_id}")
-        self.append(run_log(run_id), [data], run_id, None, end, now_ms)
+        self.append(run_log(run_id), [data], run_id, writer, end, now_ms)
         self._db.execute(
             "UPDATE runs SET status = ?, owner = ?, snapshot = ? WHERE id = ?",
             (run.status, run.owner, snapshot, run_id),
@@ -254,6 +284,11 @@ class Transactions:
                 (token_id, taken + 1, expires_at_ms),
             )
         return bool(taken < uses)
+
+    def _is_repeat(self, key: StreamKey, writer: Writer) -> bool:
+        stream = self._find(key)
+        state = self._writer(stream, writer.id) if stream is not None else None
+        return records_to_skip(state, writer, 1) > 0
 
     def _tag(self, run: Run) -> None:
         self._db.executemany(

@@ -9,7 +9,7 @@ import msgspec
 from gateway import protocol
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.records import RUN_STREAM, Position, StreamKey, Writer, check_stream_id
-from gateway.runs import Run
+from gateway.runs import Run, check_metadata
 from gateway.sdk import schemas
 from gateway.stores.base import Page, RunQuery, Store
 
@@ -36,17 +36,20 @@ async def perform(store: Store, request: Request) -> GatewayFrame:
 
 
 async def _append(store: Store, request: protocol.Append) -> Appended:
-    writer = request.writer
     for record in request.records:
         schemas.check(request.stream, bytes(record))
     done = await store.append(
         StreamKey(request.run, request.stream),
         [bytes(record) for record in request.records],
         source=request.source,
-        writer=Writer(writer.id, writer.epoch, writer.sequence) if writer else None,
+        writer=_writer(request.writer),
         end=request.end,
     )
     return Appended(request.id, done.offset, str(done.position), done.duplicate)
+
+
+def _writer(fields: protocol.WriterFields | None) -> Writer | None:
+    return Writer(fields.id, fields.epoch, fields.sequence) if fields else None
 
 
 async def _value(store: Store, request: Request) -> Any:
@@ -61,9 +64,14 @@ async def _value(store: Store, request: Request) -> Any:
             await store.delete(StreamKey(run, check_stream_id(stream)))
             return None
         case protocol.RunCreate(value=value):
-            return (await store.create_run(Run.from_wire(value))).to_wire()
-        case protocol.RunPatch(run=run, patch=patch):
-            return (await store.patch_run(run, patch)).to_wire()
+            new = Run.from_wire(value)
+            check_metadata(new)
+            return (await store.create_run(new)).to_wire()
+        case protocol.RunPatch(run=run, patch=patch, operations=operations, writer=writer):
+            changed = await store.patch_run(
+                run, patch, operations=operations, writer=_writer(writer)
+            )
+            return changed.to_wire()
         case protocol.RunGet(run=run):
             state = await store.get_run(run)
             return {"run": state.run.to_wire(), "position": str(state.position)}
