@@ -130,6 +130,7 @@ def run_badge(run: RealtimeRun) -> rx.Component:
     status = run.run.status
     color = rx.match(
         status,
+        ("delayed", "gray"),
         ("queued", "gray"),
         ("executing", "blue"),
         ("waiting", "blue"),

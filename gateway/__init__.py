@@ -4,6 +4,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
 
     errors       every error: code, HTTP status, close code, retryable
     records      StreamKey, Record, Position: frozen values
+    patches      merge patches, and operations on metadata
     runs         Run, its statuses and the table of transitions
     tokens       mint and verify scoped tokens
     protocol     WebSocket frames as values (PROTOCOL.md says what they mean)
@@ -11,7 +12,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     hub          Tail, Cursor, Hub: how readers share a live stream
     connection   one connection's state machine
     settings     environment to frozen settings
-    sdk/         streams, tasks, runs: what tasks and backends call
+    sdk/         streams, tasks, metadata, wait, runs: what tasks and backends call
     web/         the Starlette application
     integrations/  one file a library, imported only when used
     cli          the `realtime` command
@@ -22,8 +23,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gateway import errors, tokens
+from gateway.errors import AbortTask
 from gateway.runs import Run, RunError
-from gateway.sdk import runs, streams
+from gateway.sdk import runs, streams, wait
+from gateway.sdk.following import StreamRecord
+from gateway.sdk.metadata import metadata
+from gateway.sdk.options import Retry
 from gateway.sdk.runtime import current_run, run_in_loop
 from gateway.sdk.session import connect
 from gateway.sdk.streams import Stream
@@ -36,22 +41,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbortTask",
+    "Retry",
     "Run",
     "RunError",
     "RunHandle",
     "RunResult",
     "Settings",
     "Stream",
+    "StreamRecord",
     "Task",
     "connect",
     "create_app",
     "current_run",
     "errors",
+    "metadata",
     "run_in_loop",
     "runs",
     "streams",
     "task",
     "tokens",
+    "wait",
 ]
 
 

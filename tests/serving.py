@@ -19,7 +19,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from gateway import tokens
 from gateway.protocol import MAX_FRAME_BYTES
 from gateway.runs import Run, iso_time, new_run_id
+from gateway.sdk import tasks
+from gateway.sdk.runner import EMBEDDED_OWNER, Runner
+from gateway.sdk.runtime import Runtime, installed
+from gateway.sdk.session import opened
 from gateway.settings import Settings
+from gateway.stores.base import Store, system_clock_ms
+from gateway.stores.memory import MemoryStore
 from gateway.stores.remote import RemoteStore
 from gateway.web.app import create_app
 
@@ -98,6 +104,24 @@ class Serving:
             yield store
         finally:
             await store.close()
+
+
+@asynccontextmanager
+async def working(store: Store | None = None, **runner) -> AsyncIterator[Runtime]:
+    """Work with the SDK over a store, as `connect` does, with a runner as the test needs it."""
+    store = store or MemoryStore()
+    clock_ms = runner.pop("clock_ms", system_clock_ms)
+    owner = runner.pop("owner", EMBEDDED_OWNER)
+    runner = {"concurrency": 20, "cancel_grace_s": DEADLINE_S, "random": lambda: 0.0} | runner
+    async with opened(store), installed(Runtime(store, asyncio.get_running_loop(), clock_ms)) as it:
+        it.runner = Runner(it, owner=owner, **runner)
+        tokens.use(SECRET)
+        try:
+            await it.runner.recover(tasks.resume)
+            yield it
+        finally:
+            await it.runner.stop()
+            tokens.use(None)
 
 
 class Client:

@@ -25,22 +25,27 @@ def test_imports_go_down_only():
 
 def test_the_public_names_are_these():
     assert gateway.__all__ == [
+        "AbortTask",
+        "Retry",
         "Run",
         "RunError",
         "RunHandle",
         "RunResult",
         "Settings",
         "Stream",
+        "StreamRecord",
         "Task",
         "connect",
         "create_app",
         "current_run",
         "errors",
+        "metadata",
         "run_in_loop",
         "runs",
         "streams",
         "task",
         "tokens",
+        "wait",
     ]
     for name in gateway.__all__:
         assert getattr(gateway, name) is not None

@@ -23,7 +23,7 @@ from reflex.vars import (
 )
 from reflex_base.utils.imports import ImportVar
 
-from gateway.runs import Run
+from gateway.runs import FAILED_STATUSES, FINAL_STATUSES, Run
 from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
 from ui.client import library
 
@@ -166,7 +166,7 @@ class _Subscription:
 
     @property
     def end_reason(self) -> StringVar[str]:
-        """`completed`, `failed`, `canceled`, `crashed`, `expired`, `deleted`; "" before the end."""
+        """`completed`, `failed`, `canceled`, `timed_out`, `deleted`, …; "" before the end."""
         return cast("StringVar[str]", self._hook.read('($.endReason ?? "")', str))
 
     @property
@@ -278,8 +278,8 @@ class RealtimeRun(_Subscription):
 
     @property
     def is_queued(self) -> BooleanVar:
-        """The run waits for its turn."""
-        return self._is_run("queued")
+        """The run waits for its time or its turn, also between two attempts."""
+        return self._is_run("delayed", "queued")
 
     @property
     def is_executing(self) -> BooleanVar:
@@ -287,9 +287,14 @@ class RealtimeRun(_Subscription):
         return self._is_run("executing", "waiting")
 
     @property
+    def is_waiting(self) -> BooleanVar:
+        """The run waits, in the middle of it, for time, a token or other runs."""
+        return self._is_run("waiting")
+
+    @property
     def is_completed(self) -> BooleanVar:
         """The run is over, however it went."""
-        return self._is_run("completed", "failed", "canceled", "crashed")
+        return self._is_run(*sorted(FINAL_STATUSES))
 
     @property
     def is_success(self) -> BooleanVar:
@@ -298,8 +303,8 @@ class RealtimeRun(_Subscription):
 
     @property
     def is_failed(self) -> BooleanVar:
-        """The run is over by an error of its own or of the machine under it."""
-        return self._is_run("failed", "crashed")
+        """The run is over and gave no output, though nobody canceled it."""
+        return self._is_run(*sorted(FAILED_STATUSES))
 
     @property
     def is_canceled(self) -> BooleanVar:

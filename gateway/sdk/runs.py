@@ -1,12 +1,15 @@
-"""Runs as a backend sees them: look one up, list, cancel."""
+"""Runs as a backend sees them: look one up, follow it, list, cancel, start anew."""
 
 from __future__ import annotations
 
 import builtins
+from typing import Any
 
-from gateway.errors import IllegalTransition
 from gateway.records import check_run_id
-from gateway.runs import Run, iso_time
+from gateway.runs import Run
+from gateway.sdk import canceling, tasks
+from gateway.sdk.following import RunSubscription
+from gateway.sdk.options import again
 from gateway.sdk.runtime import runtime
 from gateway.stores.base import RunQuery
 
@@ -18,6 +21,21 @@ async def retrieve(run_id: str) -> Run:
         RunNotFound: there is no such run.
     """
     return (await runtime().store.get_run(check_run_id(run_id))).run
+
+
+def subscribe(run_id: str) -> RunSubscription:
+    """Follow a run: yield it as it is now, then after each change, until it has ended.
+
+    async for run in runs.subscribe(run_id):
+        print(run.status, run.metadata)
+
+    `subscribe(run_id).with_streams(progress, answer)` follows streams in the same loop.
+
+    Raises:
+        InvalidId: not a run's id.
+        RunNotFound: (when the loop begins) there is no such run.
+    """
+    return RunSubscription(check_run_id(run_id))
 
 
 async def list(
@@ -46,9 +64,10 @@ async def list(
 async def cancel(run_id: str) -> Run:
     """Ask for a run, and the runs below it, to be canceled.
 
-    One that is queued is canceled at once. One that executes is asked: an async function gets
-    `CancelledError` at its next await, a plain one `RunCanceled` at its next `append` or
-    `current_run().raise_if_canceled()`.
+    One that is delayed or queued, or rests between two attempts, is canceled at once. One that
+    executes or waits is asked: an async function gets `CancelledError` at its next await, a plain
+    one `RunCanceled` at its next `append` or `current_run().raise_if_canceled()`. Its `finally`
+    blocks have 10 s; then it is marked canceled all the same.
 
     Returns:
         The run after the request; a run that has ended already stays as it is.
@@ -56,23 +75,20 @@ async def cancel(run_id: str) -> Run:
     Raises:
         RunNotFound: there is no such run.
     """
-    run = await _cancel_one(check_run_id(run_id))
-    for child in await list(parent_id=run_id, limit=1000):
-        if not child.is_final:
-            await cancel(child.id)
-    return run
+    return await canceling.cancel(runtime(), check_run_id(run_id))
 
 
-async def _cancel_one(run_id: str) -> Run:
-    active = runtime()
+async def replay(run_id: str) -> tasks.RunHandle[Any]:
+    """Start a new run of the same task, with the same payload, tags and metadata.
+
+    Returns:
+        A handle of the new run.
+
+    Raises:
+        RunNotFound: there is no such run.
+        TaskNotFound: its task is not defined in this process.
+        InvalidValue: the task takes no such payload any more.
+    """
     run = await retrieve(run_id)
-    if run.is_final:
-        return run
-    now = iso_time(active.clock_ms())
-    patch = {"cancel_requested_at": now}
-    if run.status == "queued":
-        patch |= {"status": "canceled", "finished_at": now}
-    try:
-        return await active.store.patch_run(run_id, patch)
-    except IllegalTransition:  # it ended or started meanwhile
-        return await _cancel_one(run_id)
+    task = tasks.find_task(run.task)
+    return await task.with_options(again(run, task.defaults)).trigger(**run.payload)

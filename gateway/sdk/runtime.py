@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gateway.errors import NoParent, NotStarted, RealtimeError, RunCanceled
+from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCanceled
 from gateway.records import StreamKey, check_run_id
 from gateway.runs import Run
+from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.writer import StreamWriter
 from gateway.stores.base import Store, system_clock_ms
 
 if TYPE_CHECKING:
     from gateway.sdk.runner import Runner
+
+MAX_SLEEP_S = 60.0  # the wall clock may be set, or the machine may rest: look again
 
 T = TypeVar("T")
 
@@ -38,6 +41,8 @@ class Context:
         root_id: The run at the top; its own id if it has no parent.
         tags: Its tags.
         batch_id: The batch it belongs to, or None.
+        attempt: Which attempt this is, from 1.
+        metadata: The run's metadata when the attempt began.
     """
 
     id: str
@@ -47,12 +52,23 @@ class Context:
     tags: tuple[str, ...]
     batch_id: str | None
     inputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    attempt: int = 1
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _canceled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: Run) -> Context:
         """Make the context of a run."""
-        return cls(run.id, run.task, run.parent_id, run.root_id, tuple(run.tags), run.batch_id)
+        return cls(
+            run.id,
+            run.task,
+            run.parent_id,
+            run.root_id,
+            tuple(run.tags),
+            run.batch_id,
+            attempt=run.attempt,
+            metadata=run.metadata,
+        )
 
     @property
     def is_canceled(self) -> bool:
@@ -102,7 +118,9 @@ class Runtime:
         self.clock_ms = clock_ms
         self.runner: Runner | None = None  # executes what this process triggers
         self._writers: dict[tuple[StreamKey, str | None], StreamWriter] = {}
+        self._metadata_writers: dict[tuple[str, str], MetadataWriter] = {}  # by run and source
         self._lock = threading.Lock()
+        self._loop_thread = threading.get_ident()
 
     def writer(self, stream_id: str, target: str) -> StreamWriter:
         """Find or make the writer of the calling run to a target's stream.
@@ -112,8 +130,7 @@ class Runtime:
             RunCanceled: the calling run is being canceled.
         """
         context = current_run()
-        if context is not None:
-            context.raise_if_canceled()
+        self.raise_if_canceled()
         source = context.id if context is not None else None
         key = StreamKey(target_run(target, context), stream_id)
         with self._lock:
@@ -124,8 +141,57 @@ class Runtime:
                 self._writers[key, source] = writer
         return writer
 
+    async def sleep_until(self, due_ms: int) -> None:
+        """Sleep until a time, milliseconds since 1970 UTC."""
+        while (left_ms := due_ms - self.clock_ms()) > 0:  # noqa: ASYNC110 - nobody sets the time
+            await asyncio.sleep(min(left_ms / 1000, MAX_SLEEP_S))
+
+    def metadata_writer(self, target: str) -> MetadataWriter:
+        """Find or make the writer of the calling run to a target's metadata.
+
+        Raises:
+            NotInRun: called outside a task.
+            NoParent: the target is a parent that is not there.
+            RunCanceled: the calling run is being canceled.
+        """
+        context = current_run()
+        self.raise_if_canceled()
+        if context is None:
+            raise NotInRun("metadata belongs to a run: it can be changed inside a task")
+        run_id = target_run(target, context)
+        with self._lock:
+            writer = self._metadata_writers.get((run_id, context.id))
+            if writer is None:
+                known = context.metadata if run_id == context.id else {}
+                id = secrets.token_urlsafe(12)
+                writer = MetadataWriter(self.store, run_id, id, self.loop, known)
+                self._metadata_writers[run_id, context.id] = writer
+        return writer
+
+    def raise_if_canceled(self) -> None:
+        """Stop a plain function's thread if its run is being canceled.
+
+        On the event loop the task gets `CancelledError`; its `finally` blocks may still append.
+
+        Raises:
+            RunCanceled: it is.
+        """
+        context = current_run()
+        if context is not None and threading.get_ident() != self._loop_thread:
+            context.raise_if_canceled()
+
+    async def flush_metadata(self, source: str) -> None:
+        """Wait until a run's operations on metadata are durable.
+
+        Raises:
+            RealtimeError: the first failure that nobody has been told of.
+        """
+        with self._lock:
+            writers = [w for (_, by), w in self._metadata_writers.items() if by == source]
+        await _flush_each(writers)
+
     async def flush(self, source: str | None = None, *, forget: bool = False) -> None:
-        """Wait until what a run has appended is durable.
+        """Wait until what a run has appended, and its operations on metadata, are durable.
 
         Args:
             source: The run; None for what was appended outside any.
@@ -135,24 +201,39 @@ class Runtime:
             RealtimeError: the first failure that nobody has been told of.
         """
         with self._lock:
-            mine = [key for key in self._writers if key[1] == source]
-            writers = [self._writers[key] for key in mine]
-            if forget:
-                for key in mine:
-                    del self._writers[key]
-        failures = [error for writer in writers if (error := await _failure(writer))]
-        if failures:
-            raise failures[0]
+            streams = _of(self._writers, source, forget)
+            metadata = _of(self._metadata_writers, source, forget)
+        writers: list[_Flushes] = [*streams, *metadata]
+        await _flush_each(writers)
 
     async def flush_all(self) -> None:
         """Wait until everything is durable; failures were or will be told at the receipts."""
         with self._lock:
-            writers = list(self._writers.values())
+            writers: list[_Flushes] = [*self._writers.values(), *self._metadata_writers.values()]
         for writer in writers:
             await _failure(writer)
 
 
-async def _failure(writer: StreamWriter) -> RealtimeError | None:
+class _Flushes(Protocol):
+    async def flush(self) -> None: ...
+
+
+W = TypeVar("W", bound=_Flushes)
+
+
+def _of(writers: dict[Any, W], source: str | None, forget: bool) -> list[W]:
+    """Find the writers of a run; their keys end with it."""
+    mine = [key for key in writers if key[-1] == source]
+    return [writers.pop(key) if forget else writers[key] for key in mine]
+
+
+async def _flush_each(writers: Sequence[_Flushes]) -> None:
+    failures = [error for writer in writers if (error := await _failure(writer))]
+    if failures:
+        raise failures[0]
+
+
+async def _failure(writer: _Flushes) -> RealtimeError | None:
     try:
         await writer.flush()
     except RealtimeError as error:
@@ -229,8 +310,10 @@ def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         RuntimeError: called on the event loop itself; await the coroutine there.
+        RunCanceled: the calling run is being canceled; the coroutine does not begin.
     """
-    loop = runtime().loop
+    active = runtime()
+    loop = active.loop
     try:
         on_loop = asyncio.get_running_loop() is loop
     except RuntimeError:
@@ -238,4 +321,9 @@ def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
     if on_loop:
         work.close()
         raise RuntimeError("run_in_loop is for plain threads; here, await the coroutine")
+    try:
+        active.raise_if_canceled()
+    except RunCanceled:
+        work.close()
+        raise
     return asyncio.run_coroutine_threadsafe(work, loop).result()

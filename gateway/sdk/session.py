@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from gateway import tokens
-from gateway.sdk import schemas
+from gateway.sdk import schemas, tasks
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.settings import Settings, open_store, resolve_secret
@@ -37,7 +37,7 @@ async def serve_runtime(
         tokens.use(secret_key)
         try:
             if owner == EMBEDDED_OWNER:
-                await runner.recover()
+                await runner.recover(tasks.resume)
             yield runtime
         finally:
             await runner.stop()

@@ -134,14 +134,19 @@ class Stream(StreamDefinition[T]):
         active = runtime()
         await active.store.get_run(run_id)
         after = await _place(active, key, start)
-        async with aclosing(_pages(active, key, after, timeout_s)) as pages:
+        async with aclosing(pages_of(active, key, after, timeout_s)) as pages:
             async for page in pages:
                 for record in page.records:
-                    yield self._read(record, page)
+                    yield self.read_record(record, page)
                 if page.end not in (None, "completed"):
                     raise StreamIncomplete(f"stream {key} has ended: {page.end}")
 
-    def _read(self, record: Record, page: Page) -> ReadRecord[T]:
+    def read_record(self, record: Record, page: Page) -> ReadRecord[T]:
+        """Read a record of a page as the stream's type.
+
+        Raises:
+            InvalidValue: it does not fit.
+        """
         position = str(Position(page.position.epoch, record.offset + 1))
         value = self.decode(record.data)
         return ReadRecord(value, record.offset, record.time_ms, record.source, position)
@@ -161,9 +166,15 @@ async def _place(active: Runtime, key: StreamKey, start: str) -> Position | None
     return Position.parse(start)
 
 
-async def _pages(
+async def pages_of(
     active: Runtime, key: StreamKey, after: Position | None, timeout_s: float | None
 ) -> AsyncGenerator[Page, None]:
+    """Yield a stream's pages until it ends.
+
+    Raises:
+        ReadTimeout: none came in time.
+        StreamIncomplete: records are gone.
+    """
     async with aclosing(active.store.follow(key, after)) as pages:
         while True:
             try:

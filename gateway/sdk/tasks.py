@@ -14,9 +14,10 @@ import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
 
@@ -32,19 +33,19 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError, to_json
 
 from gateway import tokens
-from gateway.errors import InvalidId, InvalidValue, RunFailed, TaskNotFound
+from gateway.errors import InvalidValue, RunFailed, TaskNotFound
 from gateway.records import check_stream_id
-from gateway.runs import Run, RunError, iso_time, new_run_id
+from gateway.runs import Run, RunError, check_metadata, new_run_id
 from gateway.sdk.definitions import describe
-from gateway.sdk.runner import Runner
+from gateway.sdk.execution import InvalidPayload
+from gateway.sdk.options import ONCE, Options, Retry, check_tags
+from gateway.sdk.runner import Runner, waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
 from gateway.stores.base import run_log
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MAX_TAGS = 10
-MAX_TAG_CHARACTERS = 128
 MAX_BATCH = 1000
 MAX_PAYLOAD_BYTES = 512 << 10
 HANDLE_TTL_S = 3600.0  # life of a handle's token
@@ -67,7 +68,7 @@ class RunHandle(Generic[R]):
 
     async def wait(self) -> RunResult[R]:
         """Wait until the run has ended; a failure is in the result, not raised."""
-        async with _Waiting():
+        async with waiting():
             return await self._task.wait(self.id)
 
 
@@ -78,8 +79,8 @@ class RunResult(Generic[R]):
     Attributes:
         ok: Whether it completed.
         run_id: Its id.
-        status: `completed`, `failed`, `canceled` or `crashed`.
-        error: Type and message, when it failed or crashed.
+        status: A final one: `completed`, `failed`, `canceled`, `crashed`, `expired`, `timed_out`.
+        error: Type and message, when it neither completed nor was canceled.
     """
 
     ok: bool
@@ -101,12 +102,6 @@ class RunResult(Generic[R]):
         return self._output  # type: ignore[return-value]
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    tags: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] | None = None
-
-
 class Task(Generic[P, R]):
     """A function whose executions are runs. Made by `@task`; calling it calls the function itself.
 
@@ -116,7 +111,7 @@ class Task(Generic[P, R]):
     """
 
     def __init__(
-        self, function: Callable[P, Awaitable[R]] | Callable[P, R], id: str, options: _Options
+        self, function: Callable[P, Awaitable[R]] | Callable[P, R], id: str, options: Options
     ) -> None:
         self.id = check_stream_id(id)
         self._function: Callable[..., Any] = function
@@ -129,19 +124,58 @@ class Task(Generic[P, R]):
         return self._function(*args, **kwargs)
 
     def options(
-        self, *, tags: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
+        self,
+        *,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl_s: float | None = None,
+        delay_s: float | None = None,
+        delay_until: datetime | None = None,
+        ttl_s: float | None = None,
+        max_duration_s: float | None = None,
     ) -> Task[P, R]:
-        """Return the task with options for what it triggers.
+        """Return the task with options for what it triggers; those not given stay as they are.
 
         Args:
             tags: Up to 10, of up to 128 characters; runs can be found and read by them.
-            metadata: JSON object shown with the run.
+            metadata: JSON object shown with the run; up to 256 KiB.
+            idempotency_key: Of triggers of this task with the same key only the first makes a
+                run; the others get a handle of that one.
+            idempotency_key_ttl_s: After how many seconds the key makes a new run; default 30 days.
+            delay_s: Start no sooner than this many seconds from the trigger.
+            delay_until: Start no sooner than this moment (with a time zone).
+            ttl_s: If it has not started this many seconds after it was due, it never does, and
+                ends as `expired`.
+            max_duration_s: How long it may execute, all attempts together; waits do not count.
+                After that it ends as `timed_out`.
 
         Raises:
-            InvalidValue: a tag is outside its rule.
+            InvalidValue: a value is outside its rule.
+            InvalidId: a tag is.
         """
+        given: dict[str, Any] = {
+            "tags": check_tags(tags) if tags is not None else None,
+            "metadata": metadata,
+            "idempotency_key": idempotency_key,
+            "idempotency_key_ttl_s": idempotency_key_ttl_s,
+            "delay_s": delay_s,
+            "delay_until": delay_until,
+            "ttl_s": ttl_s,
+            "max_duration_s": max_duration_s,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        return self.with_options(replace(self._options, **given))
+
+    @property
+    def defaults(self) -> Options:
+        """What its runs are started with, as far as nothing else is said."""
+        return self._options
+
+    def with_options(self, options: Options) -> Task[P, R]:
+        """Return the task with exactly these options."""
         changed = copy(self)
-        changed._options = _Options(_check_tags(tags), metadata)
+        changed._options = options
         return changed
 
     async def trigger(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R]:
@@ -173,7 +207,7 @@ class Task(Generic[P, R]):
     async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
         """Start a run and wait until it has ended; a failure is in the result, not raised."""
         run = await self._create(self._bind(args, kwargs))
-        async with _Waiting():
+        async with waiting():
             return await self.wait(run.id)
 
     async def batch_trigger(self, payloads: Iterable[Mapping[str, Any]]) -> list[RunHandle[R]]:
@@ -197,7 +231,7 @@ class Task(Generic[P, R]):
             Results in the order of the payloads.
         """
         runs = await self._create_batch(payloads)
-        async with _Waiting():
+        async with waiting():
             return list(await asyncio.gather(*(self.wait(run.id) for run in runs)))
 
     async def wait(self, run_id: str) -> RunResult[R]:
@@ -228,6 +262,8 @@ class Task(Generic[P, R]):
         bound = [self._bind_keywords(payload) for payload in payloads]
         if len(bound) > MAX_BATCH:
             raise InvalidValue(f"the batch has {len(bound)} payloads; the limit is {MAX_BATCH}")
+        if len(bound) > 1 and self._options.idempotency_key is not None:
+            raise InvalidValue(f"the batch has {len(bound)} payloads; an idempotency key is of one")
         batch_id = new_run_id(runtime().clock_ms()).replace("run_", "batch_")
         return list(await asyncio.gather(*(self._create(one, batch_id) for one in bound)))
 
@@ -240,20 +276,24 @@ class Task(Generic[P, R]):
         run = Run(
             id=id,
             task=self.id,
-            status="queued",
             root_id=parent.root_id if parent else id,
             parent_id=parent.id if parent else None,
             batch_id=batch_id,
-            created_at=iso_time(now_ms),
-            tags=list(self._options.tags),
-            metadata=dict(self._options.metadata or {}),
             payload=payload,
             owner=runner.owner,
+            **self._options.fields(now_ms),
         )
-        await active.store.create_run(run)
+        check_metadata(run)
+        kept = await active.store.create_run(run)
+        if kept.id == id:  # else the idempotency key was used before
+            self.start(kept)
+        return kept
+
+    def start(self, run: Run) -> None:
+        """Execute a run of this task that the store keeps and nobody executes."""
+        runner = _runner(runtime())
         # Outside the parent's context: the child has a context of its own.
-        runner.start(run, partial(self._execute, runner))
-        return run
+        runner.start(run, partial(self._execute, runner), self._options.retry)
 
     def _handle(self, run: Run) -> RunHandle[R]:
         return RunHandle(run.id, tokens.mint([f"read:runs:{run.id}"], ttl_s=HANDLE_TTL_S), self)
@@ -284,7 +324,10 @@ class Task(Generic[P, R]):
     # ---- executing ----
 
     async def _execute(self, runner: Runner, run: Run) -> Any:
-        model = self._payload.model_validate(run.payload)
+        try:
+            model = self._payload.model_validate(run.payload)
+        except ValidationError as error:
+            raise InvalidPayload(f"task {self.id!r}: {describe(error)}") from None
         arguments = {name: getattr(model, field) for name, field in self._fields.items()}
         if inspect.iscoroutinefunction(self._function):
             output = await self._function(**arguments)
@@ -329,33 +372,10 @@ class Task(Generic[P, R]):
         return TypeAdapter(hint)
 
 
-class _Waiting(AsyncExitStack):
-    """The calling run, if there is one, counts as waiting while the block runs."""
-
-    async def __aenter__(self) -> _Waiting:
-        await super().__aenter__()
-        context, runner = current_run(), runtime().runner
-        if context is not None and runner is not None:
-            await self.enter_async_context(runner.waiting(context))
-        return self
-
-
 def _runner(active: Runtime) -> Runner:
     if active.runner is None:
         raise TaskNotFound("this process has no runner: it was connected with run_tasks=False")
     return active.runner
-
-
-def _check_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(tags, str) or len(tags) > MAX_TAGS:
-        raise InvalidValue(f"tags are a list of up to {MAX_TAGS}")
-    for tag in tags:
-        if not isinstance(tag, str) or not 0 < len(tag) <= MAX_TAG_CHARACTERS or tag.endswith("*"):
-            raise InvalidId(
-                f"tag {tag!r:.80} is not allowed: 1 to {MAX_TAG_CHARACTERS} characters, "
-                "no * at the end"
-            )
-    return tuple(tags)
 
 
 def find_task(task_id: str) -> Task[..., Any]:
@@ -379,31 +399,44 @@ def task(function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
 @overload
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(*, id: str | None = None) -> _Decorator: ...
+def task(
+    *, id: str | None = None, retry: Retry = ONCE, max_duration_s: float | None = None
+) -> _Decorator: ...
 
 
-def task(function: Any = None, /, *, id: str | None = None) -> Any:
+def task(
+    function: Any = None,
+    /,
+    *,
+    id: str | None = None,
+    retry: Retry = ONCE,
+    max_duration_s: float | None = None,
+) -> Any:
     """Make a function a task.
 
     Args:
         function: Async, or plain: then it is executed in a thread. Its parameters and result are
             checked against their annotations and kept as JSON.
         id: Name of the task; default: the function's, with `-` for `_`.
+        retry: How often and when a run that fails is tried again; default: not at all. `AbortTask`
+            and `RunCanceled` are not tried again, nor is what timed out.
+        max_duration_s: How long a run may execute; see `Task.options`.
 
     Returns:
-        The task; with `id` only, a decorator.
+        The task; without a function, a decorator.
 
     Raises:
         InvalidId: the id is outside its rule.
         InvalidValue: another task has this id.
     """
-    decorate = _Decorator(id)
+    decorate = _Decorator(id, Options(retry=retry, max_duration_s=max_duration_s))
     return decorate if function is None else decorate(function)
 
 
 class _Decorator:
-    def __init__(self, id: str | None) -> None:
+    def __init__(self, id: str | None, options: Options) -> None:
         self._id = id
+        self._options = options
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
@@ -411,11 +444,19 @@ class _Decorator:
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
     def __call__(self, function: Any, /) -> Any:
-        return _register(function, self._id or _id_of(function))
+        return _register(function, self._id or _id_of(function), self._options)
 
 
-def _register(function: Callable[..., Any], id: str) -> Task[..., Any]:
-    new = Task[..., Any](function, id, _Options())
+def resume(run: Run) -> bool:
+    """Start a run that an earlier process left queued; false if its task is not known here."""
+    if run.task not in _tasks:
+        return False
+    find_task(run.task).start(run)
+    return True
+
+
+def _register(function: Callable[..., Any], id: str, options: Options) -> Task[..., Any]:
+    new = Task[..., Any](function, id, options)
     old = _tasks.get(id)
     # The same function again is a module that was loaded anew.
     if old is not None and old.name != new.name:

@@ -12,7 +12,8 @@ import logging
 from collections import Counter
 
 from gateway.errors import RealtimeError
-from gateway.sdk.runner import EMBEDDED_OWNER, UNFINISHED, mark_crashed
+from gateway.sdk.canceling import UNFINISHED
+from gateway.sdk.runner import EMBEDDED_OWNER, mark_crashed
 from gateway.stores.base import RunQuery, Store
 
 LEASE_S = 60.0  # a worker that lost its connection has this long to come back

@@ -1,0 +1,355 @@
+"""One run in this process: its timers, its attempts, its end. The runner makes one for each run.
+
+delayed ──due──> queued ──a slot is free──> executing ──> the end
+^                                           │
+└──────────── a failed attempt ─────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from gateway.errors import AbortTask, IllegalTransition, RealtimeError, RunCanceled
+from gateway.records import Position
+from gateway.runs import Run, end_patch, iso_time, time_ms
+from gateway.sdk.canceling import cancel_children
+from gateway.sdk.options import Retry
+from gateway.sdk.runtime import Context, Runtime, executing
+from gateway.stores.base import run_log
+
+MAX_ERROR_CHARACTERS = 2000
+WATCH_AGAIN_S = 5.0  # after the run's own log could not be followed
+
+_log = logging.getLogger("realtime.runner")
+
+Body = Callable[[Run], Coroutine[Any, Any, Any]]
+StopReason = Literal["canceled", "timed_out", "stopped"]
+
+
+class InvalidPayload(AbortTask):
+    """The payload in the store does not fit the task's function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the executions of one runner share.
+
+    Attributes:
+        runtime: Whose store keeps the runs.
+        slots: One for each run that executes.
+        random: Gives a number from 0 to 1.
+        cancel_grace_s: How long a canceled or timed out function has for its `finally` blocks.
+        stop_grace_s: The same, when the process stops.
+        keeps_queued: Runs that have not begun are left in the store for the next process.
+        left_behind: Functions that did not end in their time.
+    """
+
+    runtime: Runtime
+    slots: asyncio.Semaphore
+    random: Callable[[], float]
+    cancel_grace_s: float
+    stop_grace_s: float
+    keeps_queued: bool
+    left_behind: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+class Execution:
+    """A run from its first timer to its end.
+
+    Args:
+        run: As it is in the store.
+        body: Calls the task's function with the run's payload and returns the output.
+        retry: How long to rest between attempts.
+        around: What it shares with others.
+    """
+
+    def __init__(self, run: Run, body: Body, retry: Retry, around: Surroundings) -> None:
+        self.run = run
+        self._body = body
+        self._retry = retry
+        self._around = around
+        self._store = around.runtime.store
+        self._loop = asyncio.get_running_loop()
+        self._reason: StopReason | None = None
+        self._stopping = asyncio.Event()
+        self._work: asyncio.Task[Any] | None = None
+        self._is_alive = False
+        self._holds_slot = False
+        self._left_s = run.max_duration_s  # of executing; waits do not count
+        self._alarm: asyncio.TimerHandle | None = None
+        self.task = asyncio.create_task(self._live(), name=f"run {run.id}")
+
+    def stop(self, reason: StopReason) -> None:
+        """End the run: its function gets `CancelledError`; one that has not begun will not."""
+        if self._reason is None:
+            self._reason = reason
+            self._stopping.set()
+            if self._work is None and self._is_alive:  # canceled before, it would never look
+                self.task.cancel()
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Give the slot away while the block runs, and say so in the run's status."""
+        if not self._holds_slot:
+            yield  # waits already: two waits at once
+            return
+        await self._store.patch_run(self.run.id, {"status": "waiting"})
+        self._pause_clock()
+        self._let_go()
+        try:
+            yield
+        finally:
+            if self._reason is None:  # else it is being ended and needs no slot for that
+                await self._around.slots.acquire()
+                self._holds_slot = True
+                self._run_clock()
+                await self._store.patch_run(self.run.id, {"status": "executing"})
+
+    # ---- before and between attempts ----
+
+    async def _live(self) -> None:
+        self._is_alive = True
+        try:
+            while self._reason is None:
+                if not (await self._become_due() and await self._take_slot()):
+                    return
+                if not await self._attempt():
+                    return
+                self._let_go()
+            await self._not_begun()
+        except asyncio.CancelledError:
+            await self._not_begun()
+        except Exception:
+            _log.exception("run %s (%s): its end could not be kept", self.run.id, self.run.task)
+        finally:
+            self._let_go()
+
+    async def _not_begun(self) -> None:
+        """Judge a run that was stopped before it began, or between two attempts."""
+        if self._reason != "canceled" and not self._around.keeps_queued:
+            await self._end("crashed", error=_STOPPED)
+
+    async def _become_due(self) -> bool:
+        if self.run.status != "delayed":
+            return True
+        due_ms = time_ms(self.run.delay_until or "") or 0
+        await self._around.runtime.sleep_until(due_ms)
+        return await self._change(status="queued", queued_at=self._now())
+
+    async def _take_slot(self) -> bool:
+        left_s = None
+        if self.run.expires_at is not None and self.run.started_at is None:
+            left_s = ((time_ms(self.run.expires_at) or 0) - self._now_ms()) / 1000
+        try:
+            if left_s is not None and left_s <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(left_s):
+                await self._around.slots.acquire()
+        except TimeoutError:
+            why = f"it had not started by {self.run.expires_at}"
+            await self._end("expired", error=_error("Expired", why))
+            return False
+        self._holds_slot = True
+        return True
+
+    def _let_go(self) -> None:
+        if self._holds_slot:
+            self._holds_slot = False
+            self._around.slots.release()
+
+    # ---- one attempt ----
+
+    async def _attempt(self) -> bool:
+        """Execute once; true if another attempt follows."""
+        started_at = self.run.started_at or self._now()
+        if not await self._change(status="executing", started_at=started_at):
+            return False  # canceled while it was queued
+        context = Context.of(self.run)
+        work = self._work = asyncio.create_task(self._call(context), name=f"task {self.run.id}")
+        watch = asyncio.create_task(self._watch())
+        self._run_clock()
+        try:
+            was_stopped = await self._until_over(work, context)
+            watch.cancel()
+            self._pause_clock()
+            return await self._close(work, was_stopped)
+        finally:
+            watch.cancel()
+            self._work = None  # only now: what is being kept must not be canceled
+
+    async def _call(self, context: Context) -> Any:
+        try:
+            async with executing(context):
+                output = await self._body(self.run)
+        except SystemExit as error:  # meant for a script; here it would end the whole process
+            raise RuntimeError(f"the task called sys.exit({error.code!r})") from error
+        await self._around.runtime.flush(self.run.id)
+        return output
+
+    async def _until_over(self, work: asyncio.Task[Any], context: Context) -> bool:
+        """Wait for the function; true if it was stopped before it had ended by itself."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.stop("stopped")
+        finally:
+            stopping.cancel()
+        if work.done():
+            return False
+        context.cancel()
+        work.cancel()
+        around = self._around
+        grace_s = around.stop_grace_s if self._reason == "stopped" else around.cancel_grace_s
+        await asyncio.wait({work}, timeout=grace_s)
+        if not work.done():
+            self._leave_behind(work, grace_s)
+        return True
+
+    def _leave_behind(self, work: asyncio.Task[Any], grace_s: float) -> None:
+        _log.warning(
+            "run %s (%s) did not end within %g s of being %s; it is left behind",
+            self.run.id,
+            self.run.task,
+            grace_s,
+            self._reason,
+        )
+        work.cancel()
+        self._around.left_behind.add(work)
+        work.add_done_callback(self._around.left_behind.discard)
+        work.add_done_callback(_failure)  # nobody else will look
+
+    async def _watch(self) -> None:
+        """Follow the run's own log: whoever asks to cancel it, anywhere, writes that there."""
+        after: Position | None = None
+        while True:
+            try:
+                async with aclosing(self._store.follow(run_log(self.run.id), after)) as pages:
+                    async for page in pages:
+                        patches = (orjson.loads(record.data) for record in page.records)
+                        if page.end or any(patch.get("cancel_requested_at") for patch in patches):
+                            self.stop("canceled")
+                            return
+                        after = page.position
+            except RealtimeError as error:
+                _log.warning("run %s: its log cannot be followed: %s", self.run.id, error)
+            await asyncio.sleep(WATCH_AGAIN_S)
+
+    def _run_clock(self) -> None:
+        if self._left_s is not None and self._reason is None:
+            self._alarm = self._loop.call_later(self._left_s, self.stop, "timed_out")
+
+    def _pause_clock(self) -> None:
+        if self._alarm is not None:
+            self._left_s = max(0.0, self._alarm.when() - self._loop.time())
+            self._alarm.cancel()
+            self._alarm = None
+
+    # ---- the end of an attempt ----
+
+    async def _close(self, work: asyncio.Task[Any], was_stopped: bool) -> bool:
+        """Keep how it went; what was appended is durable first, however it went."""
+        lost: RealtimeError | None = None
+        try:
+            await self._around.runtime.flush(self.run.id, forget=True)
+        except RealtimeError as error:
+            lost = error
+        failure = _failure(work) or lost
+        if was_stopped or (failure is not None and self._reason is not None):
+            await self._end_stopped()
+        elif failure is None:
+            await self._end("completed", output=work.result())
+        elif isinstance(failure, asyncio.CancelledError | RunCanceled):
+            await self._end_canceled()
+        elif self.run.attempt < self.run.max_attempts and not isinstance(failure, AbortTask):
+            return await self._rest(failure)
+        else:
+            _log.error("run %s (%s) failed", self.run.id, self.run.task, exc_info=failure)
+            await self._end("failed", error=_error_of(failure))
+        return False
+
+    async def _rest(self, failure: BaseException) -> bool:
+        """Go back to wait for the next attempt."""
+        attempt = self.run.attempt
+        rest_s = self._retry.rest_s(attempt, self._around.random)
+        _log.warning(
+            "run %s (%s): attempt %d of %d failed; the next comes in %.1f s",
+            self.run.id,
+            self.run.task,
+            attempt,
+            self.run.max_attempts,
+            rest_s,
+            exc_info=failure,
+        )
+        patch: dict[str, Any] = {"attempt": attempt + 1, "last_error": _error_of(failure)}
+        if rest_s > 0:
+            due_at = iso_time(self._now_ms() + round(rest_s * 1000))
+            patch |= {"status": "delayed", "delay_until": due_at}
+        else:
+            patch |= {"status": "queued", "queued_at": self._now()}
+        if not await self._change(**patch):
+            return False
+        if self.run.cancel_requested_at is not None:  # asked for just before
+            await self._end_canceled()
+            return False
+        return True
+
+    async def _end_stopped(self) -> None:
+        if self._reason == "timed_out":
+            why = f"it executed for more than {self.run.max_duration_s:g} s"
+            await self._end("timed_out", error=_error("TimedOut", why))
+        elif self._reason == "stopped":
+            await self._end("crashed", error=_STOPPED)
+        else:
+            await self._end_canceled()
+
+    async def _end_canceled(self) -> None:
+        # Those that it triggered after the cancellation was asked for were not reached by it.
+        await cancel_children(self._around.runtime, self.run.id)
+        await self._end("canceled")
+
+    async def _end(self, status: str, **fields: Any) -> None:
+        patch = end_patch(self.run, status, self._now_ms(), **fields)
+        try:
+            await asyncio.shield(self._store.patch_run(self.run.id, patch))
+        except IllegalTransition:
+            _log.info("run %s had ended already; it stays so", self.run.id)
+
+    async def _change(self, **patch: Any) -> bool:
+        """Change the run; false if it has ended meanwhile."""
+        try:
+            self.run = await self._store.patch_run(self.run.id, patch)
+        except IllegalTransition:
+            return False
+        return True
+
+    def _now_ms(self) -> int:
+        return self._around.runtime.clock_ms()
+
+    def _now(self) -> str:
+        return iso_time(self._now_ms())
+
+
+def _failure(work: asyncio.Task[Any]) -> BaseException | None:
+    """Say what a function ended with; None if it returned, or goes on."""
+    if not work.done():
+        return None
+    return asyncio.CancelledError() if work.cancelled() else work.exception()
+
+
+def _error_of(failure: BaseException) -> dict[str, str]:
+    return _error(type(failure).__name__, str(failure))
+
+
+def _error(type_: str, message: str) -> dict[str, str]:
+    return {"type": type_, "message": message[:MAX_ERROR_CHARACTERS]}
+
+
+_STOPPED = _error("ProcessStopped", "the process that executed it was stopped")

@@ -1,0 +1,271 @@
+"""Metadata: a small JSON object of a run that tasks change while they execute and pages show.
+
+    from gateway import metadata
+
+    metadata.set("status", "reading")
+    metadata.parent.increment("done")              # exact, however many children do it at once
+    state = metadata.typed(ImportState)            # keys and values checked against a model
+    state.set("total", 12)
+
+Operations are sent about every 100 ms and at the end of the run; `await metadata.flush()` sends
+them now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
+
+import orjson
+from pydantic import (
+    BaseModel,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticSerializationError, to_json
+
+from gateway.errors import InvalidValue, MetadataTooLarge, NotInRun
+from gateway.patches import Operation
+from gateway.runs import MAX_METADATA_BYTES
+from gateway.sdk.definitions import describe
+from gateway.sdk.metadata_writer import MetadataWriter
+from gateway.sdk.runtime import current_run, runtime
+
+M = TypeVar("M")
+
+Check = Callable[[str, str, Any], Any]  # operation, key, value; returns the value
+
+
+class _Keys:
+    """What can be done to metadata. From the event loop and from plain threads, without await.
+
+    Every method may raise:
+        InvalidValue: the value is no JSON, or the model refuses it; names the key.
+        MetadataTooLarge: the value alone is over 256 KiB.
+        NotInRun: called outside a task.
+        NoParent: `parent` in a run without one.
+        RunCanceled: the calling run, a plain function, is being canceled.
+
+    What the store refuses (the sum of all over 256 KiB, a list where a number is needed, a run that
+    has ended) comes from `flush`, or fails the run at its end. The other operations are carried
+    out.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def set(self, key: str, value: Any) -> None:
+        """Set a key. Members of objects that are null are left out; None itself deletes the key."""
+        self._put("set", key, value)
+
+    def delete(self, key: str) -> None:
+        """Take a key away."""
+        self._put("delete", key, None)
+
+    def append(self, key: str, value: Any) -> None:
+        """Add a value to the end of a list; the first makes the list."""
+        self._put("append", key, value)
+
+    def remove(self, key: str, value: Any) -> None:
+        """Take every equal value out of a list."""
+        self._put("remove", key, value)
+
+    def increment(self, key: str, by: float = 1) -> None:
+        """Add to a number; one that is not there is 0."""
+        self._put("increment", key, by)
+
+    def decrement(self, key: str, by: float = 1) -> None:
+        """Subtract from a number; one that is not there is 0."""
+        self._put("increment", key, -by)
+
+    async def flush(self) -> None:
+        """Send what waits, also to parent and root, and wait until it is durable.
+
+        Raises:
+            RealtimeError: the first operation that was refused and that nobody has been told of;
+                or the store cannot be reached: nothing is lost then, and the next flush goes on.
+            NotInRun: called outside a task.
+        """
+        context = current_run()
+        if context is None:
+            raise NotInRun("metadata belongs to a run: it can be flushed inside a task")
+        await runtime().flush_metadata(context.id)
+
+    def _check(self, op: str, key: str, value: Any) -> Any:
+        return value
+
+    def _put(self, op: Any, key: str, value: Any) -> None:
+        plain, size = _as_json(key, self._check(op, key, value))
+        self._writer().put(Operation(op, key, plain), size)
+
+    def _writer(self) -> MetadataWriter:
+        return runtime().metadata_writer(self._target)
+
+    def _view(self) -> dict[str, Any]:
+        return self._writer().view()
+
+
+class Metadata(_Keys):
+    """The metadata of the calling run, its parent or its root. Use `gateway.metadata`."""
+
+    @property
+    def parent(self) -> Metadata:
+        """The metadata of the run that triggered this one."""
+        return Metadata("parent")
+
+    @property
+    def root(self) -> Metadata:
+        """The metadata of the run at the top; this run's own if it has no parent."""
+        return Metadata("root")
+
+    def current(self) -> dict[str, Any]:
+        """Return the metadata as this run knows it.
+
+        That is what it was when the attempt began or when the last operations were sent, and the
+        run's own operations since. Of a parent or root it is what the last operations found.
+        """
+        return self._view()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return one key of `current()`."""
+        return self._view().get(key, default)
+
+    def typed(self, model: type[M]) -> TypedMetadata[M]:
+        """Check keys and values against a model.
+
+        Args:
+            model: A Pydantic model, a dataclass or a TypedDict; its fields are the keys.
+
+        Raises:
+            InvalidValue: a type that has no fields, or that Pydantic can make no schema of.
+        """
+        return TypedMetadata(self._target, _Model(model))
+
+
+class TypedMetadata(_Keys, Generic[M]):
+    """Metadata whose keys and values a model describes. Made by `Metadata.typed`."""
+
+    def __init__(self, target: str, model: _Model) -> None:
+        super().__init__(target)
+        self._model = model
+
+    @property
+    def parent(self) -> TypedMetadata[M]:
+        """The same of the run that triggered this one."""
+        return TypedMetadata("parent", self._model)
+
+    @property
+    def root(self) -> TypedMetadata[M]:
+        """The same of the run at the top."""
+        return TypedMetadata("root", self._model)
+
+    def current(self) -> M:
+        """Return the metadata as this run knows it, as the model.
+
+        Raises:
+            InvalidValue: it does not fit (a field that has no default was not set); names it.
+        """
+        value: M = self._model.read(self._view())
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return one key, checked against its field.
+
+        Raises:
+            InvalidValue: it does not fit, or the model has no such field.
+        """
+        view = self._view()
+        return self._model.value(key, view[key]) if key in view else default
+
+    def _check(self, op: str, key: str, value: Any) -> Any:
+        return self._model.check(op, key, value)
+
+
+@dataclass(frozen=True)
+class _Model:
+    type: Any
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self._adapters, self._whole
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            raise InvalidValue(f"{self.type!r} cannot describe metadata: {error}") from error
+
+    @cached_property
+    def _whole(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.type)
+
+    @cached_property
+    def _fields(self) -> dict[str, Any]:
+        if isinstance(self.type, type) and issubclass(self.type, BaseModel):
+            fields = self.type.model_fields.items()
+            return {
+                name: Annotated[(field.annotation, *field.metadata)]
+                if field.metadata
+                else field.annotation
+                for name, field in fields
+            }
+        if dataclasses.is_dataclass(self.type) or hasattr(self.type, "__required_keys__"):
+            return get_type_hints(self.type, include_extras=True)
+        raise InvalidValue(
+            f"{self.type!r} cannot describe metadata: it is a Pydantic model, a dataclass or a "
+            "TypedDict"
+        )
+
+    @cached_property
+    def _adapters(self) -> dict[str, TypeAdapter[Any]]:
+        return {name: TypeAdapter(hint) for name, hint in self._fields.items()}
+
+    def read(self, metadata: dict[str, Any]) -> Any:
+        try:
+            return self._whole.validate_python(metadata)
+        except ValidationError as error:
+            raise InvalidValue(f"metadata: {describe(error)}") from None
+
+    def value(self, key: str, value: Any) -> Any:
+        """Return a key's value if its field takes it."""
+        if key not in self._adapters:
+            known = ", ".join(self._adapters)
+            raise InvalidValue(f"metadata {key!r}: the model has no such field; it has {known}")
+        try:
+            return self._adapters[key].validate_python(value)
+        except ValidationError as error:
+            raise InvalidValue(f"metadata {key!r}: {describe(error)}") from None
+
+    def check(self, op: str, key: str, value: Any) -> Any:
+        """Return an operation's value if it fits the key's field."""
+        if op == "delete":
+            self.value(key, None) if key not in self._adapters else None
+            return None
+        if op in ("append", "remove"):
+            return self.value(key, [value])[0]
+        return self.value(key, value)
+
+
+def _as_json(key: str, value: Any) -> tuple[Any, int]:
+    """Return a value as JSON-able data, and how many bytes it is."""
+    try:
+        data = to_json(value, inf_nan_mode="constants")
+        plain = json.loads(data, parse_constant=_refuse)
+        orjson.dumps(plain)  # whole numbers of more than 64 bits cannot be kept
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
+        raise InvalidValue(f"metadata {key!r}: {value!r:.80} is no JSON: {error}") from None
+    if len(data) > MAX_METADATA_BYTES:
+        raise MetadataTooLarge(
+            f"metadata {key!r}: the value is {len(data)} bytes; the limit is {MAX_METADATA_BYTES}"
+        )
+    return plain, len(data)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
+
+
+metadata = Metadata("self")
+"""The metadata of the calling run."""

@@ -1,0 +1,184 @@
+"""What a task's runs are started with: tags, delay, limits, retries. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from gateway.errors import InvalidId, InvalidValue
+from gateway.runs import Run, iso_time
+
+MAX_TAGS = 10
+MAX_TAG_CHARACTERS = 128
+MAX_KEY_CHARACTERS = 256
+IDEMPOTENCY_KEY_TTL_S = 30 * 24 * 3600.0
+MAX_SECONDS = 10 * 365 * 24 * 3600.0  # of any delay or limit; more is a mistake
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a run that fails is tried, and how long it rests in between.
+
+    After attempt n it rests `min_s * factor ** (n - 1)` seconds; with jitter up to twice as long,
+    so that runs which failed together do not come back together; never more than `max_s`.
+
+    Attributes:
+        max_attempts: All attempts, the first included.
+        min_s: The first rest, in seconds.
+        max_s: The longest rest, in seconds.
+        factor: How much longer each rest is than the one before.
+        jitter: Whether chance has a part in it.
+
+    Raises:
+        InvalidValue: a number that cannot work; names it.
+    """
+
+    max_attempts: int = 3
+    min_s: float = 1.0
+    max_s: float = 30.0
+    factor: float = 2.0
+    jitter: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_attempts, bool) or not 1 <= self.max_attempts <= 1000:
+            raise InvalidValue(f"max_attempts is {self.max_attempts!r}; it goes from 1 to 1000")
+        if not 0 <= self.min_s <= self.max_s <= MAX_SECONDS:
+            raise InvalidValue(
+                f"min_s is {self.min_s!r} and max_s {self.max_s!r}; it is 0 <= min_s <= max_s"
+            )
+        if not 1 <= self.factor <= 1000:
+            raise InvalidValue(f"factor is {self.factor!r}; it goes from 1 to 1000")
+
+    def rest_s(self, attempt: int, random: Callable[[], float]) -> float:
+        """Say how long to rest.
+
+        Args:
+            attempt: The one that failed, from 1.
+            random: Gives a number from 0 to 1.
+
+        Returns:
+            Seconds.
+        """
+        # Beyond a thousand doublings it is max_s in any case, and a float's power overflows.
+        rest_s = min(self.max_s, self.min_s * self.factor ** min(attempt - 1, 100))
+        return min(self.max_s, rest_s * (1 + random())) if self.jitter else rest_s
+
+
+ONCE = Retry(max_attempts=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See `Task.options` and `task`."""
+
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+    idempotency_key: str | None = None
+    idempotency_key_ttl_s: float = IDEMPOTENCY_KEY_TTL_S
+    delay_s: float | None = None
+    delay_until: datetime | None = None
+    ttl_s: float | None = None
+    max_duration_s: float | None = None
+    retry: Retry = ONCE
+
+    def __post_init__(self) -> None:
+        check_tags(self.tags)
+        for name in ("idempotency_key_ttl_s", "delay_s", "ttl_s", "max_duration_s"):
+            check_seconds(name, getattr(self, name))
+        if self.delay_s is not None and self.delay_until is not None:
+            raise InvalidValue("give delay_s or delay_until, not both")
+        if self.delay_until is not None:
+            moment_ms("delay_until", self.delay_until)
+        key = self.idempotency_key
+        if key is not None and not (isinstance(key, str) and 0 < len(key) <= MAX_KEY_CHARACTERS):
+            raise InvalidValue(
+                f"idempotency_key {key!r:.80} is not allowed: 1 to {MAX_KEY_CHARACTERS} characters"
+            )
+
+    def fields(self, now_ms: int) -> dict[str, Any]:
+        """Return the fields of a run that is made now.
+
+        Args:
+            now_ms: The time.
+        """
+        due_ms = self._due_ms(now_ms)
+        is_delayed = due_ms > now_ms
+        return {
+            "status": "delayed" if is_delayed else "queued",
+            "created_at": iso_time(now_ms),
+            "delay_until": iso_time(due_ms) if is_delayed else None,
+            "queued_at": None if is_delayed else iso_time(now_ms),
+            "expires_at": _after(due_ms, self.ttl_s),
+            "max_duration_s": self.max_duration_s,
+            "max_attempts": self.retry.max_attempts,
+            "tags": list(self.tags),
+            "metadata": dict(self.metadata or {}),
+            "idempotency_key": self.idempotency_key,
+            "idempotency_key_expires_at": (
+                _after(now_ms, self.idempotency_key_ttl_s) if self.idempotency_key else None
+            ),
+        }
+
+    def _due_ms(self, now_ms: int) -> int:
+        if self.delay_until is not None:
+            return max(now_ms, moment_ms("delay_until", self.delay_until))
+        return now_ms + round((self.delay_s or 0) * 1000)
+
+
+def again(run: Run, defaults: Options) -> Options:
+    """Return the options with which a run can be made anew: all but its times and its key.
+
+    Args:
+        run: Made before.
+        defaults: Of its task.
+    """
+    tags, metadata = tuple(run.tags), run.metadata
+    return replace(defaults, tags=tags, metadata=metadata, max_duration_s=run.max_duration_s)
+
+
+def _after(now_ms: int, seconds: float | None) -> str | None:
+    return None if seconds is None else iso_time(now_ms + round(seconds * 1000))
+
+
+def check_seconds(name: str, seconds: float | None) -> None:
+    """Refuse what is no length of time.
+
+    Raises:
+        InvalidValue: names it and the limit.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (is_number and 0 <= seconds <= MAX_SECONDS):
+        raise InvalidValue(f"{name} is {seconds!r}; it goes from 0 to {MAX_SECONDS:g} seconds")
+
+
+def moment_ms(name: str, moment: datetime) -> int:
+    """Return a moment as milliseconds since 1970 UTC.
+
+    Raises:
+        InvalidValue: it is no datetime, or one without a time zone, which could mean any.
+    """
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidValue(
+            f"{name} is {moment!r}; it is a datetime with a time zone, as datetime.now(UTC) has"
+        )
+    return round(moment.timestamp() * 1000)
+
+
+def check_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Return tags if they are allowed.
+
+    Raises:
+        InvalidValue: too many, or no list.
+        InvalidId: one is outside the rule.
+    """
+    if isinstance(tags, str) or len(tags) > MAX_TAGS:
+        raise InvalidValue(f"tags are a list of up to {MAX_TAGS}")
+    for tag in tags:
+        if not isinstance(tag, str) or not 0 < len(tag) <= MAX_TAG_CHARACTERS or tag.endswith("*"):
+            raise InvalidId(
+                f"tag {tag!r:.80} is not allowed: 1 to {MAX_TAG_CHARACTERS} characters, "
+                "no * at the end"
+            )
+    return tuple(tags)

@@ -1,0 +1,214 @@
+"""What becomes of runs when the process that has them ends, and when it comes back."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+from serving import SECRET, environment, new_run, working
+
+import gateway
+from gateway import Retry, current_run, runs, task
+from gateway.sdk import tasks
+from gateway.stores.memory import MemoryStore
+from gateway.stores.sqlite import SqliteStore
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "test.db"
+
+
+def store_at(file):
+    return SqliteStore(file, durability="normal")
+
+
+async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
+    release = asyncio.Event()
+    executed = []
+
+    @task
+    async def blocking() -> None:
+        await release.wait()
+
+    @task
+    async def work(n: int) -> int:
+        executed.append(n)
+        return n
+
+    async with working(store_at(file), concurrency=1, stop_grace_s=0.05):
+        first = await blocking.trigger()
+        queued = [await work.trigger(n) for n in range(3)]
+        delayed = await work.options(delay_s=0.2).trigger(3)
+        expiring = await work.options(ttl_s=0.01).trigger(4)
+        async for run in runs.subscribe(first.id):
+            if run.status == "executing":
+                break
+        assert (await expiring.wait()).status == "expired"
+        assert executed == []
+    async with working(store_at(file)):
+        assert (await runs.retrieve(first.id)).error.type == "ProcessStopped"
+        for n, handle in enumerate([*queued, delayed]):
+            result = await work.wait(handle.id)
+            assert (result.status, result.output) == ("completed", n)
+        assert executed == [0, 1, 2, 3]
+
+
+async def test_a_run_that_rested_between_attempts_goes_on_with_the_next(file):
+    @task(retry=Retry(max_attempts=2, min_s=0.3, max_s=0.3))
+    async def work() -> int:
+        if current_run().attempt == 1:
+            raise ValueError("no")
+        return current_run().attempt
+
+    async with working(store_at(file)):
+        handle = await work.trigger()
+        async for run in runs.subscribe(handle.id):
+            if run.attempt == 2:
+                break
+    async with working(store_at(file)):
+        assert (await work.wait(handle.id)).output == 2
+
+
+async def test_queued_runs_of_a_task_that_is_not_known_are_crashed_with_a_reason(file, monkeypatch):
+    @task
+    async def work() -> None: ...
+
+    async with working(store_at(file)):
+        handle = await work.options(delay_s=3600).trigger()
+    monkeypatch.setattr(tasks, "_tasks", {})
+    async with working(store_at(file)):
+        run = await runs.retrieve(handle.id)
+        assert (run.status, run.error.type) == ("crashed", "ProcessDied")
+        assert "knows no task 'work'" in run.error.message
+
+
+async def test_what_was_executing_or_waiting_is_crashed(file):
+    store = store_at(file)
+    await store.open()
+    made = []
+    for status in ("executing", "waiting"):
+        run = await store.create_run(
+            new_run(owner="embedded", started_at="2026-11-22T12:56:14.000Z")
+        )
+        await store.patch_run(run.id, {"status": "executing"})
+        await store.patch_run(run.id, {"status": status})
+        made.append(run.id)
+    await store.close()
+    async with working(store_at(file)):
+        for id in made:
+            run = await runs.retrieve(id)
+            assert (run.status, run.error.type) == ("crashed", "ProcessDied")
+            assert run.duration_ms > 0
+
+
+async def test_a_worker_that_stops_leaves_nothing_queued():
+    store = MemoryStore()
+
+    @task
+    async def work() -> None: ...
+
+    async with working(store, owner="worker_1"):
+        handle = await work.options(delay_s=3600).trigger()
+    await store.open()
+    run = (await store.get_run(handle.id)).run
+    assert (run.status, run.error.type) == ("crashed", "ProcessStopped")
+
+
+class Slow(MemoryStore):
+    """Takes its time to keep one status."""
+
+    def __init__(self, status) -> None:
+        super().__init__()
+        self.status = status
+        self.asked, self.release = asyncio.Event(), asyncio.Event()
+
+    async def patch_run(self, run_id, patch, **more):
+        if patch.get("status") == self.status:
+            self.asked.set()
+            await self.release.wait()
+        return await super().patch_run(run_id, patch, **more)
+
+
+@pytest.mark.parametrize(
+    ("status", "owner", "expected"),
+    [
+        ("completed", "worker_1", "completed"),
+        ("completed", "embedded", "completed"),
+        ("delayed", "worker_1", "crashed"),
+        ("delayed", "embedded", "delayed"),
+    ],
+)
+async def test_what_is_being_kept_when_the_process_stops_is_kept(status, owner, expected):
+    store = Slow(status)
+
+    @task(retry=Retry(max_attempts=2, min_s=60, max_s=60))
+    async def work() -> int:
+        if status == "delayed":
+            raise ValueError("no")
+        return 1
+
+    async with working(store, owner=owner) as active:
+        handle = await work.trigger()
+        await store.asked.wait()
+        stopping = asyncio.create_task(active.runner.stop())
+        await asyncio.sleep(0)
+        store.release.set()
+        await stopping
+    await store.open()
+    run = (await store.get_run(handle.id)).run
+    assert (run.status, run.output) == (expected, 1 if status == "completed" else None)
+    assert run.attempt == (2 if status == "delayed" else 1)
+
+
+SCRIPT = """
+import asyncio, os, sys
+import gateway
+from gateway import task
+
+@task
+async def work(n: int) -> int:
+    if n == 0:
+        print("executing", flush=True)
+        await asyncio.Event().wait()
+    return n
+
+async def main():
+    async with gateway.connect(store=sys.argv[1]):
+        for n in range(2):
+            print((await work.trigger(n)).id, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_after_a_kill_queued_runs_start_and_executing_ones_are_crashed(tmp_path):
+    store = f"sqlite:{tmp_path}/test.db"
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, store],
+        env=environment(REALTIME_CONCURRENCY="1", PYTHONPATH=os.pathsep.join(sys.path)),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    ids, seen = [], set()
+    for line in script.stdout:
+        (seen.add if line.startswith("executing") else ids.append)(line.strip())
+        if seen and len(ids) == 2:
+            break
+    script.kill()
+    script.wait()
+    script.stdout.close()
+
+    @task
+    async def work(n: int) -> int:
+        return n
+
+    async def look():
+        async with gateway.connect(store=store, secret_key=SECRET):
+            return [await work.wait(id) for id in ids]
+
+    executing, queued = asyncio.run(look())
+    assert (executing.status, executing.error.type) == ("crashed", "ProcessDied")
+    assert (queued.status, queued.output) == ("completed", 1)

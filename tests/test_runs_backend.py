@@ -1,0 +1,224 @@
+"""Runs as a backend sees them."""
+
+import asyncio
+
+import pytest
+from serving import gateway_process, new_run, worker_token, working
+
+from gateway import Run, StreamRecord, metadata, runs, streams, task
+from gateway.errors import InvalidId, InvalidValue, RunNotFound, TaskNotFound
+from gateway.sdk.following import RunSubscription
+from gateway.stores.memory import MemoryStore
+from gateway.stores.remote import RemoteStore
+from gateway.stores.sqlite import SqliteStore
+
+progress = streams.define("progress", int)
+answer = streams.define("answer", str)
+
+
+async def test_a_subscription_yields_the_run_and_each_change_until_it_ends(tmp_path):
+    release = asyncio.Event()
+
+    @task
+    async def work() -> str:
+        await release.wait()
+        metadata.set("stage", "one")
+        await metadata.flush()
+        metadata.set("stage", "two")
+        return "done"
+
+    for store in (MemoryStore(), SqliteStore(tmp_path / "test.db", durability="normal")):
+        release.clear()
+        async with working(store):
+            handle = await work.trigger()
+            seen = []
+            async for run in runs.subscribe(handle.id):
+                if run.status == "executing":
+                    release.set()
+                seen.append((run.status, run.metadata.get("stage"), run.output))
+            assert seen[-4:] == [
+                ("executing", None, None),
+                ("executing", "one", None),
+                ("executing", "two", None),
+                ("completed", "two", "done"),
+            ]
+            assert run == await runs.retrieve(handle.id)
+
+
+async def test_a_run_that_has_ended_is_yielded_once():
+    @task
+    async def work() -> int:
+        return 1
+
+    async with working():
+        result = await work.trigger_and_wait()
+        seen = [run async for run in runs.subscribe(result.run_id)]
+        assert seen == [await runs.retrieve(result.run_id)]
+
+
+async def test_a_run_and_its_streams_come_in_one_loop(tmp_path):
+    release = asyncio.Event()
+
+    @task
+    async def work() -> int:
+        await release.wait()
+        for i in range(1000):
+            progress.append(i)
+            if i % 100 == 0:
+                answer.append(f"a{i}")
+        return 7
+
+    for store in (MemoryStore(), SqliteStore(tmp_path / "test.db", durability="normal")):
+        release.clear()
+        async with working(store):
+            handle = await work.trigger()
+            changes, values = [], {"progress": [], "answer": []}
+            async for change in runs.subscribe(handle.id).with_streams(progress, answer):
+                release.set()
+                if isinstance(change, StreamRecord):
+                    values[change.stream.id].append(change.value)
+                    assert change.record.offset == len(values[change.stream.id]) - 1
+                else:
+                    changes.append(change)
+            assert values["progress"] == list(range(1000))
+            assert values["answer"] == [f"a{i}" for i in range(0, 1000, 100)]
+            assert isinstance(change, Run)  # the run as it ended is the last
+            assert (change.status, change.output) == ("completed", 7)
+            assert [run.is_final for run in changes] == [False] * (len(changes) - 1) + [True]
+
+
+async def test_a_run_elsewhere_is_followed_with_its_streams(tmp_path):
+    @task
+    async def work() -> None:
+        for i in range(20):
+            progress.append(i)
+            await asyncio.sleep(0.001)
+
+    with gateway_process(f"sqlite:{tmp_path}/test.db?durability=normal", tmp_path) as process:
+        store = RemoteStore(process.url, worker_token, owner="worker_1")
+        async with working(store, owner="worker_1"):
+            handle = await work.trigger()
+            values = []
+            async for change in runs.subscribe(handle.id).with_streams(progress):
+                if isinstance(change, StreamRecord):
+                    values.append(change.value)
+            assert values == list(range(20))
+            assert change.is_success
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+async def test_a_run_that_does_not_complete_is_the_last_all_the_same(status):
+    @task
+    async def work() -> None:
+        progress.append(1)
+        if status == "failed":
+            raise ValueError("no")
+        await asyncio.Event().wait()
+
+    async with working():
+        handle = await work.trigger()
+        seen = []
+        async for change in runs.subscribe(handle.id).with_streams(progress):
+            seen.append(change)
+            if status == "canceled" and isinstance(change, StreamRecord):
+                await runs.cancel(handle.id)
+        assert seen[-1].status == status
+        assert [change.value for change in seen if isinstance(change, StreamRecord)] == [1]
+
+
+async def test_leaving_the_loop_early_leaves_nothing_behind():
+    @task
+    async def work() -> None:
+        while True:
+            progress.append(1)
+            await asyncio.sleep(0)
+
+    async with working() as active:
+        handle = await work.trigger()
+        changes = runs.subscribe(handle.id).with_streams(progress)
+        count = 0
+        async for _ in changes:
+            count += 1
+            if count == 1000:
+                break
+        await changes.aclose()
+        await runs.cancel(handle.id)
+        await handle.wait()
+        assert active.store._growth._watches == {}
+
+
+async def test_a_record_of_another_type_ends_the_loop_with_an_error():
+    other = streams.define("progress", str)
+
+    @task
+    async def work() -> None:
+        other.append("x")
+        await asyncio.Event().wait()
+
+    async with working():
+        handle = await work.trigger()
+        with pytest.raises(InvalidValue, match="progress"):
+            async for _ in runs.subscribe(handle.id).with_streams(progress):
+                pass
+
+
+async def test_a_run_that_is_not_there_cannot_be_followed():
+    async with working():
+        for loop in (
+            runs.subscribe("run_nowhere"),
+            runs.subscribe("run_nowhere").with_streams(progress),
+        ):
+            with pytest.raises(RunNotFound):
+                async for _ in loop:
+                    pass
+        with pytest.raises(InvalidId):
+            runs.subscribe("nonsense")
+        assert isinstance(runs.subscribe("run_nowhere"), RunSubscription)
+
+
+async def test_runs_are_listed_and_retrieved():
+    @task
+    async def work(n: int) -> int:
+        return n
+
+    async with working():
+        handles = await work.options(tags=["t"]).batch_trigger([{"n": n} for n in range(5)])
+        for handle in handles:
+            await handle.wait()
+        listed = await runs.list(tag="t", status=("completed",), limit=3)
+        assert len(listed) == 3
+        rest = await runs.list(tag="t", before=listed[-1].id)
+        assert {run.output for run in [*listed, *rest]} == set(range(5))
+        with pytest.raises(RunNotFound):
+            await runs.retrieve("run_nowhere")
+
+
+async def test_replay_starts_the_same_anew():
+    @task(max_duration_s=30)
+    async def work(n: int, name: str = "x") -> str:
+        return f"{name}{n}"
+
+    async with working() as active:
+        keyed = work.options(tags=["t"], metadata={"m": 1}, idempotency_key="k")
+        first = await keyed.trigger_and_wait(1, name="y")
+        second = await (await runs.replay(first.run_id)).wait()
+        assert second.run_id != first.run_id
+        assert (second.output, first.output) == ("y1", "y1")
+        run = await runs.retrieve(second.run_id)
+        assert (run.tags, run.metadata, run.idempotency_key) == (["t"], {"m": 1}, None)
+        assert run.max_duration_s == 30
+        lost = await active.store.create_run(new_run(task="lost"))
+        with pytest.raises(TaskNotFound, match="'lost'"):
+            await runs.replay(lost.id)
+
+
+async def test_what_a_run_took_is_kept():
+    @task
+    async def work() -> None:
+        await asyncio.sleep(0.02)
+
+    async with working():
+        result = await work.trigger_and_wait()
+        run = await runs.retrieve(result.run_id)
+        assert 15 <= run.duration_ms < 20_000
+        assert run.created_at == run.queued_at <= run.started_at <= run.finished_at
