@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
-from gateway.records import EndReason, Position, StreamKey, Writer
+from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
 from gateway.stores import sqlite_tables
 from gateway.stores.base import (
@@ -29,6 +29,7 @@ from gateway.stores.base import (
     Page,
     RunQuery,
     RunState,
+    SetState,
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
@@ -184,6 +185,10 @@ class SqliteStore:
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
         return await self._read(lambda db: sqlite_tables.read_runs(db, query))
+
+    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.get_set`."""
+        return await self._read(lambda db: sqlite_tables.read_set(db, sets, limit))
 
     async def _write(self, work: Callable[[Transactions], T]) -> T:
         if self._writer is None:
