@@ -32,7 +32,7 @@ Throttle = Annotated[int, Meta(ge=0, le=MAX_THROTTLE_MS)]
 Sequence = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Name128 = Annotated[str, Meta(min_length=1, max_length=128)]
-Skip = list[Literal["payload", "output", "metadata", "error"]]
+Skip = list[Literal["payload", "output", "metadata"]]
 
 
 class _In(msgspec.Struct, frozen=True, tag_field="type"):

@@ -30,7 +30,7 @@ MAX_TTL_S = 30 * 24 * 3600
 MAX_SCOPES = 100  # a token is sent and verified often: some 40 bytes each
 DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
 MAX_TOKEN_CHARACTERS = 16_384
-SKIPPABLE = frozenset({"payload", "output", "metadata", "error"})
+SKIPPABLE = frozenset({"payload", "output", "metadata"})
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2
 
 Action = Literal["read", "write", "trigger"]
@@ -172,8 +172,8 @@ def mint(
         scopes: What it allows, for example `read:runs:run_1`.
         ttl_s: Life in seconds, up to 30 days.
         subject: Who it is for.
-        skip: Fields of runs that the gateway leaves out for its bearer: `payload`, `output`,
-            `metadata`, `error`.
+        skip: Fields of runs that the gateway leaves out for its bearer: any of `payload`,
+            `output`, `metadata`.
         secret_key: The gateway's secret, at least 32 bytes; None: this process's (see `use`), or
             else `REALTIME_SECRET_KEY`.
         now_s: Unix time; None: now.
