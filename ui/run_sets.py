@@ -75,7 +75,7 @@ def use_realtime_runs_with_tag(
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
 
     Source:
-        PROTOCOL.md, section 7.
+        PROTOCOL.md, section 6.
     """
     is_one = isinstance(tag, str) or (isinstance(tag, Var) and not isinstance(tag, ArrayVar))
     named = {"tag": tag} if is_one else {"tags": tag if isinstance(tag, Var) else list(tag)}

@@ -111,7 +111,7 @@ export class RunFold {
   }
 }
 
-/** The newest runs of a set. Source: PROTOCOL.md 7. */
+/** The newest runs of a set. Source: PROTOCOL.md 6. */
 export class SetFold {
   #tags;
   #request;
