@@ -52,6 +52,7 @@ from gateway.tokens import Access, require
 
 HELLO_S = 10.0
 SILENT_AFTER_PINGS = 3
+SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always comes
 
 Verify = Callable[[object, float], Access]
 State = Literal["opening", "live"]
@@ -445,12 +446,13 @@ class Connection:
         except RealtimeError as error:
             return self.failed(id, error)
         subscription.state = "live"
-        runs = [protocol.without(run.to_wire(), subscription.skip) for run in found.runs]
+        runs = protocol.encode_runs(found.runs, subscription.skip, SNAPSHOT_BYTES)
+        has_more = found.has_more or len(runs) < len(found.runs)
         frame: protocol.GatewayFrame
         if reset is None:
-            frame = protocol.Subscribed(id, runs=runs, has_more=found.has_more)
+            frame = protocol.Subscribed(id, runs=runs, has_more=has_more)
         else:
-            frame = protocol.Reset(id, reset, runs=runs, has_more=found.has_more)
+            frame = protocol.Reset(id, reset, runs=runs, has_more=has_more)
         return [Send(protocol.encode(frame)), Skip(id, subscription.skip)]
 
     def is_live(self, id: int) -> bool:

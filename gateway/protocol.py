@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
 from gateway.records import Record, RunSet
+from gateway.runs import Run
 
 VERSION = 1
 PING_MS = 25_000  # a hidden tab may run its timers once a minute only
@@ -282,7 +283,7 @@ class Subscribed(_Out, frozen=True, tag="subscribed"):
     id: int
     position: str | UnsetType = UNSET
     run: dict[str, Any] | UnsetType = UNSET
-    runs: list[dict[str, Any]] | UnsetType = UNSET
+    runs: list[Raw] | UnsetType = UNSET
     has_more: bool | UnsetType = UNSET
 
 
@@ -301,7 +302,7 @@ class Reset(_Out, frozen=True, tag="reset"):
     id: int
     reason: str
     position: str | UnsetType = UNSET
-    runs: list[dict[str, Any]] | UnsetType = UNSET
+    runs: list[Raw] | UnsetType = UNSET
     has_more: bool | UnsetType = UNSET
 
 
@@ -471,6 +472,19 @@ def encode_record(record: Record, run_id: str) -> bytes:
 def without(wire: dict[str, Any], skip: Collection[str]) -> dict[str, Any]:
     """Leave fields out of a run or of a patch of one."""
     return {name: value for name, value in wire.items() if name not in skip}
+
+
+def encode_runs(runs: Iterable[Run], skip: Collection[str], max_bytes: int) -> list[Raw]:
+    """Write runs, as many of the first as fit; at least one if there is one."""
+    encoded: list[Raw] = []
+    size = 0
+    for run in runs:
+        data = _encoder.encode(without(run.to_wire(), skip))
+        size += len(data)
+        if encoded and size > max_bytes:
+            break
+        encoded.append(Raw(data))
+    return encoded
 
 
 def strip_run_data(data: bytes, skip: Collection[str]) -> bytes:

@@ -133,6 +133,8 @@ def use_realtime_run(
 ) -> RealtimeRun:
     """Follow a run: its status, metadata, output and error. Every argument may be a Var.
 
+    A page that uses nothing of the result does not follow the run, and no handler is called.
+
     Args:
         run_id: The run; while it is None or "", the status is `idle`.
         access_token: May read the run; see `use_realtime_stream`.
@@ -172,19 +174,18 @@ class RealtimeRunWithStreams(RealtimeRun):
     """A run and its streams. An error of one of them is seen on that one only."""
 
     def __init__(
-        self,
-        hook: Hook,
-        options: Mapping[str, Any],
-        streams: Mapping[str, RealtimeStream[Any]] | None,
+        self, hook: Hook, options: Mapping[str, Any], streams: frozenset[str] | None
     ) -> None:
         super().__init__(hook)
         self._options = options  # of any of its streams
         self._streams = streams
+        # A page that shows streams only has to hear of the run's end all the same.
+        self._beside = hook if hook.options.keys() & {"onComplete", "onEnd"} else None
 
     @property
     def _all_streams(self) -> Hook:
         options = {name: value for name, value in self._options.items() if name != "stream"}
-        return Hook("useRealtimeStreams", options)
+        return Hook("useRealtimeStreams", options, self._beside)
 
     @property
     def streams(self) -> ObjectVar[dict[str, PageStream]]:
@@ -207,10 +208,10 @@ class RealtimeRunWithStreams(RealtimeRun):
         Raises:
             KeyError: it was not among those that the hook was called with.
         """
-        if self._streams is not None:
-            return self._streams[definition.id]
+        if self._streams is not None and definition.id not in self._streams:
+            raise KeyError(definition.id)
         options = {**self._options, "stream": definition.id}
-        return RealtimeStream(hook_of("useRealtimeStream", options), definition.type)
+        return RealtimeStream(Hook("useRealtimeStream", options, self._beside), definition.type)
 
     def __getitem__(self, definition: StreamDefinition[T]) -> RealtimeStream[T]:
         return self.stream(definition)
@@ -261,11 +262,8 @@ def use_realtime_run_with_streams(
     }
     run = use_realtime_run(run_id, on_complete=on_complete, on_end=on_end, **shared)
     options = use_realtime_stream(run_id, "", max_records=max_records, **shared)._hook.options
-    followed = {
-        stream.id: use_realtime_stream(run_id, stream, max_records=max_records, **shared)
-        for stream in streams or ()
-    }
-    return RealtimeRunWithStreams(run._hook, options, None if streams is None else followed)
+    named = None if streams is None else frozenset(stream.id for stream in streams)
+    return RealtimeRunWithStreams(run._hook, options, named)
 
 
 def hook_of(function: str, options: Mapping[str, Any]) -> Hook:

@@ -7,7 +7,7 @@ import types
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -78,10 +78,12 @@ class Hook:
     Attributes:
         function: Name of the hook in `hooks.js`.
         options: What it is called with; plain values and Vars.
+        beside: A call that is made wherever this one is, for the sake of its handlers.
     """
 
     function: str
     options: Mapping[str, Any]
+    beside: Hook | None = None
 
     @cached_property
     def _call(self) -> Var[Any]:
@@ -105,19 +107,29 @@ class Hook:
     def _var_data(self) -> VarData:
         line = f"const {self.name} = {self._source}"
         # Naming what the line reads puts the line below the hooks that provide it.
-        return VarData(
+        own = VarData(
             imports={library(): [ImportVar(tag=self.function)]},
             hooks={line: self._call._get_all_var_data()},
         )
+        return own if self.beside is None else VarData.merge(self.beside._var_data, own) or own
 
     def with_options(self, **options: Any) -> Hook:
         """Make a variant; its handlers still count as the same ones."""
         handler_key = self._digest(self.options)
-        return Hook(self.function, {**self.options, "handlerKey": handler_key, **options})
+        return replace(self, options={**self.options, "handlerKey": handler_key, **options})
 
-    def read(self, js: str, type_: Any) -> Any:
-        """Make a Var of an expression in which `$` stands for the hook's result."""
+    def read(self, js: str, type_: Any, *arguments: Any) -> Any:
+        """Make a Var of an expression in which `$` stands for the hook's result.
+
+        Args:
+            js: The expression.
+            type_: Of its value.
+            arguments: With any, it is a function that is called with these values and Vars.
+        """
         expression = js.replace("$", self.name)
+        if arguments:
+            given = ", ".join(str(LiteralVar.create(argument)) for argument in arguments)
+            expression = f"{expression}({given})"
         return Var(_js_expr=expression, _var_type=type_, _var_data=self._var_data).guess_type()
 
 
@@ -252,8 +264,7 @@ class RealtimeStream(Subscribed, Generic[T]):
             count: At most so many, and at most `max_records`.
         """
         refuse_loop_variable("count", count)
-        shown = self._hook.read(f"$.last({LiteralVar.create(count)!s})", _list_of(self._type))
-        return cast("ArrayVar[list[T]]", shown)
+        return cast("ArrayVar[list[T]]", self._hook.read("$.last", _list_of(self._type), count))
 
     def where(self, field: str, value: Any) -> ArrayVar[list[T]]:
         """The kept values one of whose fields has a given value, oldest first.
@@ -273,7 +284,7 @@ class RealtimeStream(Subscribed, Generic[T]):
 
     def _view(self, spec: list[Any], type_: Any) -> Any:
         hook = self._hook.with_options(view=spec)
-        return hook.read(f"$.view({LiteralVar.create(spec)!s})", type_)
+        return hook.read("$.view", type_, spec)
 
     @property
     def parts(self) -> ObjectVar[Parts]:

@@ -190,6 +190,22 @@ def test_on_complete_dispatches_with_the_run(handler: Any) -> None:
     assert '["onComplete"] : ((_run) => ' in line
 
 
+def test_the_end_of_a_run_is_heard_of_where_only_its_streams_are_shown() -> None:
+    result = use_realtime_run_with_streams("run_a", on_complete=SetState.done)
+    for var in (result.streams, result[LINES].latest, result[LINES].last(3)):
+        data = var._get_all_var_data()
+        assert data is not None
+        assert sum("useRealtimeRun(" in line for line in data.hooks) == 1
+    quiet = use_realtime_run_with_streams("run_a").streams._get_all_var_data()
+    assert quiet is not None
+    assert not any("useRealtimeRun(" in line for line in quiet.hooks)
+
+
+def test_a_value_of_a_view_is_taken_as_it_is() -> None:
+    stream = use_realtime_stream("run_a", LINES)
+    assert str(stream.where("level", "$.a")).endswith('.view(["where", "level", "$.a"])')
+
+
 def test_views_have_the_types_of_the_stream() -> None:
     stream = use_realtime_stream("run_a", LINES)
     errors = stream.where("level", SetState.level)
