@@ -99,7 +99,7 @@ async def test_children_appear_and_the_end_of_the_parent_is_told_once(open_app):
     await page.until("() => document.querySelectorAll('.child').length === 3")
     await page.until("() => document.getElementById('completed').innerText !== ''")
     parent = await page.page.locator("#values").get_attribute("data-run")
-    assert await page.text("#completed") == f"{parent}:completed:true"
+    assert await page.text("#completed") == f"{parent}:completed:True"
     await page.until(
         "() => [...document.querySelectorAll('.child')].every(e => e.innerText === 'completed')"
     )
