@@ -393,3 +393,10 @@ def test_only_what_may_be_left_out_is_left_out(skip):
 )
 def test_which_sets_a_scope_opens(scope, runs, may):
     assert access(scope).may_read_set(runs) == may
+
+
+def test_the_list_of_a_runs_streams_needs_a_scope_for_the_run():
+    streams = StreamKey("run_1", "$streams")
+    assert access("read:runs:run_1").may_read(streams)
+    assert access("read:tags:x").may_read(streams, ["x"])
+    assert not access("read:streams:run_1/*").may_read(streams)
