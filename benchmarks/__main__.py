@@ -99,11 +99,31 @@ async def read_back(url: str, count: int = 50_000) -> float:
         return count / (time.perf_counter() - began)
 
 
+async def live_through_runs(url: str, count: int = 400, under_way: int = 50) -> float:
+    """Changes of runs a second: each run has a tag and a parent, is made, changed and ended."""
+    patches = ({"status": "executing"}, {"metadata": {"step": 1}}, {"status": "completed"})
+
+    async def live(store: Store, number: int) -> None:
+        id = f"run_child{number}"
+        await store.create_run(
+            Run(id, "bench", "queued", KEY.run_id, "now", ["nightly"], parent_id=KEY.run_id)
+        )
+        for patch in patches:
+            await store.patch_run(id, patch)
+
+    async with opened(url) as store:
+        began = time.perf_counter()
+        for start in range(0, count, under_way):
+            await asyncio.gather(*(live(store, start + i) for i in range(under_way)))
+        return count * (1 + len(patches)) / (time.perf_counter() - began)
+
+
 SCENARIOS: dict[str, Callable[[str], Awaitable[float]]] = {
     "append, one at a time": append_one_at_a_time,
     "append, 1,000 under way": append_pipelined,
     "append through the SDK": append_through_sdk,
     "read back": read_back,
+    "changes of runs with a tag": live_through_runs,
 }
 
 

@@ -11,10 +11,11 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 from msgspec import UNSET
 
 from gateway import protocol
@@ -36,12 +37,22 @@ from gateway.errors import (
     UnknownSubscription,
 )
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
-from gateway.records import RUN_STREAM, Position, StreamKey, check_run_id, check_stream_id
-from gateway.stores.base import RunState
+from gateway.records import (
+    RUN_STREAM,
+    RUNS_STREAM,
+    STREAMS_STREAM,
+    Position,
+    RunSet,
+    StreamKey,
+    check_run_id,
+    check_stream_id,
+)
+from gateway.stores.base import RunState, SetState
 from gateway.tokens import Access, require
 
 HELLO_S = 10.0
 SILENT_AFTER_PINGS = 3
+SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always comes
 
 Verify = Callable[[object, float], Access]
 State = Literal["opening", "live"]
@@ -63,6 +74,26 @@ class Open:
     start: Literal["beginning", "latest"] | Position | FromLast
     throttle_s: float
     as_run: bool  # the run as it is, then its changes: the cursor stands where the run was read
+    skip: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSet:
+    """Look up a set of runs, then call `opened_set` or `failed`."""
+
+    id: int
+    sets: tuple[RunSet, ...]
+    limit: int
+    throttle_s: float
+    skip: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Leave these fields of runs out of what is sent for this subscription from now on."""
+
+    id: int
+    fields: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +108,7 @@ class Perform:
     """Carry out a request at the store, then call `answered` or `failed`."""
 
     request: Request
+    skip: frozenset[str] = frozenset()  # fields of runs that the answer leaves out
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +126,36 @@ class Close:
     reason: str
 
 
-Command = Send | Open | Stop | Perform | Own | Close
+Command = Send | Open | OpenSet | Skip | Stop | Perform | Own | Close
 
 
 @dataclass(slots=True)
 class _Subscription:
-    key: StreamKey
+    what: StreamKey | tuple[RunSet, ...]
     access: Access
     has_own_token: bool
     as_run: bool
+    own_skip: frozenset[str]  # what the client does not want; the token may leave out more
     state: State = "opening"
     run: RunState | None = None  # whose tags and batch decide, when a scope asks for them
+
+    @property
+    def skip(self) -> frozenset[str]:
+        return self.own_skip | self.access.skip
+
+    @property
+    def run_id(self) -> str:
+        return self.what.run_id if isinstance(self.what, StreamKey) else ""
+
+    @property
+    def is_set_log(self) -> bool:
+        return isinstance(self.what, StreamKey) and self.what.stream_id == RUNS_STREAM
+
+    def require_read(self) -> None:
+        if isinstance(self.what, StreamKey):
+            _require_read(self.access, self.what, self.run)
+        else:
+            _require_sets(self.access, self.what)
 
 
 @dataclass(slots=True)
@@ -216,16 +267,42 @@ class Connection:
                 f"the connection holds {len(self._subscriptions)} subscriptions; "
                 f"the limit is {self.limits.subscriptions}"
             )
-        key = _readable_key(frame.run, frame.stream)
+        match (frame.run, frame.runs):
+            case (str(run_id), msgspec.UNSET):
+                return self._follow(frame, run_id, now_s)
+            case (msgspec.UNSET, protocol.RunSetFields() as runs):
+                return self._follow_set(frame, tuple(runs.sets), now_s)
+        raise MalformedFrame("subscribe has exactly one of `run` and `runs`")
+
+    def _follow(self, frame: protocol.Subscribe, run_id: str, now_s: float) -> list[Command]:
+        key = _readable_key(run_id, frame.stream)
         start = _start(frame)
         access = self._access_for(frame.token, now_s)
         # Scopes that name a tag or a batch can be judged only when the run is known.
         if not access.depends_on_run():
             _require_read(access, key, None)
-        self._subscriptions[frame.id] = _Subscription(
-            key, access, frame.token is not None, frame.stream is None
+        subscription = self._keep(frame, key, access)
+        throttle_s = frame.throttle_ms / 1000
+        return [
+            Open(frame.id, key, start, throttle_s, subscription.as_run, subscription.skip),
+        ]
+
+    def _follow_set(
+        self, frame: protocol.Subscribe, sets: tuple[RunSet, ...], now_s: float
+    ) -> list[Command]:
+        access = self._access_for(frame.token, now_s)
+        _require_sets(access, sets)
+        skip = self._keep(frame, sets, access).skip
+        return [OpenSet(frame.id, sets, frame.limit, frame.throttle_ms / 1000, skip)]
+
+    def _keep(
+        self, frame: protocol.Subscribe, what: StreamKey | tuple[RunSet, ...], access: Access
+    ) -> _Subscription:
+        as_run = isinstance(what, StreamKey) and frame.stream is None
+        subscription = self._subscriptions[frame.id] = _Subscription(
+            what, access, frame.token is not None, as_run, frozenset(frame.skip)
         )
-        return [Open(frame.id, key, start, frame.throttle_ms / 1000, frame.stream is None)]
+        return subscription
 
     def _unsubscribe(self, frame: protocol.Unsubscribe) -> list[Command]:
         self._subscription(frame.id)
@@ -250,20 +327,21 @@ class Connection:
 
     def _judge_again(self, id: int, access: Access) -> list[Command]:
         subscription = self._subscriptions[id]
-        subscription.access = access
+        before, subscription.access = subscription.skip, access
         if subscription.state == "opening":
             return []  # judged when it is opened
         try:
-            _require_read(access, subscription.key, subscription.run)
+            subscription.require_read()
         except Forbidden as error:
             return self.failed(id, error)
-        return []
+        return [Skip(id, subscription.skip)] if subscription.skip != before else []
 
     def _request(self, frame: Request, now_s: float) -> list[Command]:
         self._check_new_id(frame.id)
-        self._authorize(frame, self._access_for(frame.token, now_s))
+        access = self._access_for(frame.token, now_s)
+        self._authorize(frame, access)
         self._requests.add(frame.id)
-        return [Perform(frame)]
+        return [Perform(frame, access.skip)]
 
     def _authorize(self, frame: Request, access: Access) -> None:
         match frame:
@@ -284,7 +362,9 @@ class Connection:
             case protocol.Spend() | protocol.Register():
                 require(access.may_write_every_run(), "do a worker's requests")
             case protocol.RunList():
-                require(access.may_read_every_run(), "list runs")
+                _require_list(access, frame)
+            case protocol.RunsGet():
+                _require_sets(access, frame.runs.sets)
 
     def _authorize_append(self, frame: protocol.Append, access: Access) -> None:
         key = StreamKey(check_run_id(frame.run), check_stream_id(frame.stream))
@@ -327,7 +407,7 @@ class Connection:
         Args:
             id: The subscription.
             position: Where its cursor will stand.
-            run: The run that owns it; None if there is none.
+            run: The run that owns it; None if there is none, and for the log of a set of runs.
 
         Returns:
             What to send; the cursor may start if the subscription `is_live` afterwards.
@@ -335,17 +415,48 @@ class Connection:
         subscription = self._subscriptions.get(id)
         if subscription is None:
             return []  # unsubscribed meanwhile
+        subscription.run = run
         try:
-            _require_read(subscription.access, subscription.key, run)
-            if run is None:
-                raise RunNotFound(f"there is no run {subscription.key.run_id}")
+            subscription.require_read()
+            if run is None and not subscription.is_set_log:
+                raise RunNotFound(f"there is no run {subscription.run_id}")
         except RealtimeError as error:
             return self.failed(id, error)
-        subscription.state, subscription.run = "live", run
+        subscription.state = "live"
         subscribed = protocol.Subscribed(id, str(position))
-        if subscription.as_run:
-            subscribed = protocol.Subscribed(id, str(position), run.run.to_wire())
-        return [Send(protocol.encode(subscribed))]
+        if subscription.as_run and run is not None:
+            wire = protocol.without(run.run.to_wire(), subscription.skip)
+            subscribed = protocol.Subscribed(id, str(position), wire)
+        # The token may have been replaced since `Open` was given.
+        return [Send(protocol.encode(subscribed)), Skip(id, subscription.skip)]
+
+    def opened_set(self, id: int, found: SetState, reset: str | None = None) -> list[Command]:
+        """Take note of the runs of a set.
+
+        Args:
+            id: The subscription.
+            found: Its newest runs.
+            reset: Why the client has to begin anew; None for the first time.
+
+        Returns:
+            What to send; the cursors may start if the subscription `is_live` afterwards.
+        """
+        subscription = self._subscriptions.get(id)
+        if subscription is None:
+            return []
+        try:
+            subscription.require_read()
+        except RealtimeError as error:
+            return self.failed(id, error)
+        subscription.state = "live"
+        runs = protocol.encode_runs(found.runs, subscription.skip, SNAPSHOT_BYTES)
+        has_more = found.has_more or len(runs) < len(found.runs)
+        frame: protocol.GatewayFrame
+        if reset is None:
+            frame = protocol.Subscribed(id, runs=runs, has_more=has_more)
+        else:
+            frame = protocol.Reset(id, reset, runs=runs, has_more=has_more)
+        return [Send(protocol.encode(frame)), Skip(id, subscription.skip)]
 
     def is_live(self, id: int) -> bool:
         """Whether a subscription is there and may be sent to."""
@@ -410,9 +521,11 @@ def _error(error: RealtimeError, id: int | None = None) -> Send:
 
 
 def _readable_key(run_id: str, stream_id: str | None) -> StreamKey:
+    if stream_id == RUNS_STREAM:
+        return RunSet.parse(run_id).log
     check_run_id(run_id)
-    if stream_id is None or stream_id == RUN_STREAM:
-        return StreamKey(run_id, RUN_STREAM)
+    if stream_id is None or stream_id in (RUN_STREAM, STREAMS_STREAM):
+        return StreamKey(run_id, stream_id or RUN_STREAM)
     return StreamKey(run_id, check_stream_id(stream_id))
 
 
@@ -421,7 +534,23 @@ def _start(frame: protocol.Subscribe) -> Literal["beginning", "latest"] | Positi
     return Position.parse(start.position) if isinstance(start, protocol.FromPosition) else start
 
 
+def _require_sets(access: Access, sets: Iterable[RunSet]) -> None:
+    for each in sets:
+        require(access.may_read_set(each), f"read the runs of {each}")
+
+
+def _require_list(access: Access, frame: protocol.RunList) -> None:
+    # One set that may be read is enough: further conditions only leave runs of it out.
+    asked = {"tag": frame.tag, "batch": frame.batch, "parent": frame.parent}
+    named = [RunSet.parse(f"{kind}:{id}") for kind, id in asked.items() if id]
+    may = access.may_read_every_run() or any(access.may_read_set(each) for each in named)
+    require(may, f"list the runs of {', '.join(map(str, named))}" if named else "list runs")
+
+
 def _require_read(access: Access, key: StreamKey, run: RunState | None) -> None:
+    if key.stream_id == RUNS_STREAM:
+        _require_sets(access, [RunSet.parse(key.run_id)])
+        return
     tags = run.run.tags if run is not None else ()
     batch_id = run.run.batch_id if run is not None else None
     what = f"run {key.run_id}" if key.stream_id == RUN_STREAM else f"stream {key}"

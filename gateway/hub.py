@@ -10,19 +10,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from gateway import protocol
 from gateway.errors import Internal, RealtimeError
-from gateway.records import ORIGIN, EndReason, Gap, Position, Record, ResetReason, StreamKey
-from gateway.stores.base import Head, Page, Store
+from gateway.records import (
+    ORIGIN,
+    RUN_STREAM,
+    RUNS_STREAM,
+    EndReason,
+    Gap,
+    Position,
+    ResetReason,
+    RunSet,
+    StreamKey,
+)
+from gateway.stores.base import Head, Page, SetState, Store
 
 RING_BYTES = (
     1 << 20
 )  # per live stream: how far a reader may lag without costing a read of the store
 FRAME_BYTES = 64 << 10  # of records in one frame
 SHARED_FRAMES = 32  # per live stream: encoded frames kept for readers at the same place
+
+_RUN_LOGS = (RUN_STREAM, RUNS_STREAM)
 
 _log = logging.getLogger("realtime.hub")
 
@@ -62,7 +74,7 @@ class Tail:
         self.error: RealtimeError | None = None
         self.ring_bytes = 0
         self._ring: deque[bytes] = deque()  # encoded records; the last is right before `position`
-        self._frames: dict[tuple[int, int, int], str] = {}
+        self._frames: dict[tuple[int, int, int, frozenset[str]], str] = {}
         self._cursors: set[Cursor] = set()
         self._on_idle = on_idle
         self._ready = asyncio.get_running_loop().create_future()
@@ -157,7 +169,7 @@ class Tail:
             position.offset == 0 or position.epoch == self.position.epoch
         )
 
-    def take(self, offset: int, id: int) -> Batch:
+    def take(self, offset: int, id: int, skip: frozenset[str]) -> Batch:
         """Make the frame of what follows an offset that the ring holds.
 
         Readers at the same place whose subscriptions have the same id share one text.
@@ -169,11 +181,13 @@ class Tail:
             stop += 1
         end_offset = self.ring_start + stop
         position = Position(self.position.epoch, end_offset)
-        text = self._frames.get((offset, end_offset, id))
+        text = self._frames.get((offset, end_offset, id, skip))
         if text is None:
             encoded = (self._ring[i] for i in range(start, stop))
+            if skip:
+                encoded = (protocol.strip_run_record(record, skip) for record in encoded)
             text = protocol.encode_records(id, encoded, str(position))
-            self._frames[offset, end_offset, id] = text
+            self._frames[offset, end_offset, id, skip] = text
         return Batch(text, position, self.end if position == self.position else None)
 
 
@@ -186,6 +200,7 @@ class Cursor:
 
     def __init__(self, tail: Tail, id: int, wake: Callable[[], None]) -> None:
         self.position = tail.position
+        self._skip: frozenset[str] = frozenset()
         self.wake = wake
         self._tail = tail
         self._id = id
@@ -195,6 +210,10 @@ class Cursor:
     def tail_position(self) -> Position:
         """Where the stream ends as far as this process has followed it."""
         return self._tail.position
+
+    def skip(self, fields: frozenset[str]) -> None:
+        """Leave these fields of runs out from now on; what users have appended stays whole."""
+        self._skip = fields if self._tail.key.stream_id in _RUN_LOGS else frozenset()
 
     def close(self) -> None:
         """Leave the tail. Safe to call twice."""
@@ -224,19 +243,57 @@ class Cursor:
     def _from_tail(self) -> Batch | None:
         tail = self._tail
         if tail.holds(self.position):
-            return tail.take(self.position.offset, self._id)
+            return tail.take(self.position.offset, self._id, self._skip)
         return Batch(None, tail.position, tail.end) if tail.end is not None else None
 
     async def _from_store(self) -> Batch | None:
         tail = self._tail
         page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
-        text = _frame(self._id, tail.key, page.records, page.position)
+        records = [protocol.encode_record(record, tail.key.run_id) for record in page.records]
+        if self._skip:
+            records = [protocol.strip_run_record(record, self._skip) for record in records]
+        text = protocol.encode_records(self._id, records, str(page.position)) if records else None
         return None if page.is_empty else Batch(text, *page[1:])
 
 
-def _frame(id: int, key: StreamKey, records: list[Record], position: Position) -> str | None:
-    encoded = [protocol.encode_record(record, key.run_id) for record in records]
-    return protocol.encode_records(id, encoded, str(position)) if encoded else None
+class Cursors:
+    """Cursors on several logs as one, which takes from each in turn.
+
+    Args:
+        cursors: At least one; they are closed with this.
+    """
+
+    def __init__(self, cursors: Iterable[Cursor]) -> None:
+        self._cursors = deque(cursors)
+
+    @property
+    def position(self) -> Position:
+        """How many records were taken of all; only to be compared with `tail_position`."""
+        return Position("", sum(cursor.position.offset for cursor in self._cursors))
+
+    @property
+    def tail_position(self) -> Position:
+        """How many there are in all, as far as this process has followed them."""
+        return Position("", sum(cursor.tail_position.offset for cursor in self._cursors))
+
+    def skip(self, fields: frozenset[str]) -> None:
+        """See `Cursor.skip`."""
+        for cursor in self._cursors:
+            cursor.skip(fields)
+
+    def close(self) -> None:
+        """See `Cursor.close`."""
+        for cursor in self._cursors:
+            cursor.close()
+
+    async def next(self) -> Batch | None:
+        """See `Cursor.next`."""
+        for _ in range(len(self._cursors)):
+            self._cursors.rotate(-1)
+            batch = await self._cursors[-1].next()
+            if batch is not None:
+                return batch
+        return None
 
 
 Place = Callable[[Head], Position]
@@ -287,6 +344,24 @@ class Hub:
             raise
         return cursor
 
+    async def set_cursors(
+        self, sets: Iterable[RunSet], found: SetState, id: int, wake: Callable[[], None]
+    ) -> Cursors:
+        """Open cursors on the logs of some sets of runs, where their snapshot was taken."""
+        cursors: list[Cursor] = []
+        try:
+            for each, position in zip(sets, found.positions, strict=True):
+                cursors.append(await self.cursor(each.log, _at(position), id, wake))
+        except BaseException:
+            for cursor in cursors:
+                cursor.close()
+            raise
+        return Cursors(cursors)
+
     def _drop(self, tail: Tail) -> None:
         if self._tails.get(tail.key) is tail:
             del self._tails[tail.key]
+
+
+def _at(position: Position) -> Place:
+    return lambda _: position

@@ -8,7 +8,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,13 +16,17 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
 from gateway.patches import Operation
-from gateway.records import Record
+from gateway.records import Record, RunSet
+from gateway.runs import Run
 
 VERSION = 1
 PING_MS = 25_000  # a hidden tab may run its timers once a minute only
 MAX_THROTTLE_MS = 60_000
 MAX_APPEND_RECORDS = 1000
 MAX_OPERATIONS = 1000  # on metadata, in one run_patch
+MAX_SET_RUNS = 1000  # in one snapshot of a set
+DEFAULT_SET_RUNS = 50
+MAX_SET_TAGS = 20  # in one union: a cursor each
 MAX_FRAME_BYTES = 2 << 20  # an append of 1 MiB of records and what is around them
 
 FrameId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -30,6 +34,8 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Throttle = Annotated[int, Meta(ge=0, le=MAX_THROTTLE_MS)]
 Sequence = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Name128 = Annotated[str, Meta(min_length=1, max_length=128)]
+Skip = list[Literal["payload", "output", "metadata"]]
 
 
 class _In(msgspec.Struct, frozen=True, tag_field="type"):
@@ -71,11 +77,41 @@ class Hello(_In, frozen=True, tag="hello"):
     owner: Name | None = None
 
 
+class RunSetFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which runs: exactly one field is given. PROTOCOL.md, section 6."""
+
+    tag: Name128 | None = None
+    tags: Annotated[list[Name128], Meta(min_length=1, max_length=MAX_SET_TAGS)] | None = None
+    batch: Name128 | None = None
+    parent: str | None = None
+
+    @property
+    def sets(self) -> list[RunSet]:
+        """The sets that are meant.
+
+        Raises:
+            MalformedFrame: none or several of the fields are given.
+            InvalidId: the parent is no run id.
+        """
+        given = [name for name in ("tag", "tags", "batch", "parent") if getattr(self, name)]
+        if len(given) != 1:
+            raise MalformedFrame("`runs` has exactly one of tag, tags, batch, parent")
+        if self.tags is not None:
+            return [RunSet("tag", tag) for tag in dict.fromkeys(self.tags)]
+        return [RunSet.parse(f"{given[0]}:{getattr(self, given[0])}")]
+
+
+SetLimit = Annotated[int, Meta(ge=1, le=MAX_SET_RUNS)]
+
+
 class Subscribe(_In, frozen=True, tag="subscribe"):
-    """Follow a stream, or the run itself when no stream is named."""
+    """Follow a stream, the run itself when no stream is named, or a set of runs."""
 
     id: FrameId
-    run: str
+    run: str | UnsetType = UNSET
+    runs: RunSetFields | UnsetType = UNSET
+    limit: SetLimit = DEFAULT_SET_RUNS
+    skip: Skip = []
     stream: str | None = None
     start: Any = "beginning"  # read by `start_of`: msgspec cannot tell the two objects apart
     throttle_ms: Throttle = 0
@@ -200,7 +236,28 @@ class Register(_In, frozen=True, tag="register"):
     token: str | None = None
 
 
-Request = Append | Head | Read | Delete | RunCreate | RunPatch | RunGet | RunList | Spend | Register
+class RunsGet(_In, frozen=True, tag="runs_get"):
+    """Ask for a set of runs and the positions of its logs that they reflect."""
+
+    id: FrameId
+    runs: RunSetFields
+    limit: SetLimit = DEFAULT_SET_RUNS
+    token: str | None = None
+
+
+Request = (
+    Append
+    | Head
+    | Read
+    | Delete
+    | RunCreate
+    | RunPatch
+    | RunGet
+    | RunList
+    | RunsGet
+    | Spend
+    | Register
+)
 ClientFrame = Hello | Subscribe | Unsubscribe | Token | Ping | Request
 
 
@@ -228,8 +285,10 @@ class Subscribed(_Out, frozen=True, tag="subscribed"):
     """The cursor stands."""
 
     id: int
-    position: str
+    position: str | UnsetType = UNSET
     run: dict[str, Any] | UnsetType = UNSET
+    runs: list[Raw] | UnsetType = UNSET
+    has_more: bool | UnsetType = UNSET
 
 
 class GapFrame(_Out, frozen=True, tag="gap", rename={"start": "from", "stop": "to"}):
@@ -245,8 +304,10 @@ class Reset(_Out, frozen=True, tag="reset"):
     """The client's position says nothing any more."""
 
     id: int
-    position: str
     reason: str
+    position: str | UnsetType = UNSET
+    runs: list[Raw] | UnsetType = UNSET
+    has_more: bool | UnsetType = UNSET
 
 
 class End(_Out, frozen=True, tag="end"):
@@ -410,6 +471,39 @@ def encode_record(record: Record, run_id: str) -> bytes:
         source,
         record.data,
     )
+
+
+def without(wire: dict[str, Any], skip: Collection[str]) -> dict[str, Any]:
+    """Leave fields out of a run or of a patch of one."""
+    return {name: value for name, value in wire.items() if name not in skip}
+
+
+def encode_runs(runs: Iterable[Run], skip: Collection[str], max_bytes: int) -> list[Raw]:
+    """Write runs, as many of the first as fit; at least one if there is one."""
+    encoded: list[Raw] = []
+    size = 0
+    for run in runs:
+        data = _encoder.encode(without(run.to_wire(), skip))
+        size += len(data)
+        if encoded and size > max_bytes:
+            break
+        encoded.append(Raw(data))
+    return encoded
+
+
+def strip_run_data(data: bytes, skip: Collection[str]) -> bytes:
+    """Leave fields out of a record's data in the log of a run or of a set of runs."""
+    change = without(msgspec.json.decode(data), skip)
+    for name in ("run", "patch"):  # of a set's log; no run has fields of these names
+        if isinstance(change.get(name), dict):
+            change[name] = without(change[name], skip)
+    return _encoder.encode(change)
+
+
+def strip_run_record(encoded: bytes, skip: Collection[str]) -> bytes:
+    """Leave fields out of an encoded record of such a log."""
+    head, _, data = encoded.partition(b'"data":')  # what is before it are numbers and an id
+    return head + b'"data":' + strip_run_data(data[:-1], skip) + b"}"
 
 
 def encode_records(id: int, records: Iterable[bytes], position: str) -> str:

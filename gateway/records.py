@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 from gateway.errors import InvalidId, InvalidPosition
 
 RUN_STREAM = "$run"  # the reserved stream that holds a run's own changes
+STREAMS_STREAM = "$streams"  # the one that names a run's streams as they appear
+RUNS_STREAM = "$runs"  # the one that holds the changes of all runs of a set
 MAX_STREAM_ID_CHARACTERS = 64
 
 EndReason = Literal["completed", "failed", "canceled", "crashed", "expired", "timed_out", "deleted"]
@@ -74,6 +76,39 @@ class StreamKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.run_id}/{self.stream_id}"
+
+
+SetKind = Literal["tag", "batch", "parent"]
+SET_KINDS: tuple[SetKind, ...] = ("tag", "batch", "parent")
+
+
+class RunSet(NamedTuple):
+    """A set of runs: those with a tag, those of a batch, or the children of a run."""
+
+    kind: SetKind
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+    @property
+    def log(self) -> StreamKey:
+        """The key of the log of the set's changes; it belongs to no run."""
+        return StreamKey(str(self), RUNS_STREAM)
+
+    @classmethod
+    def parse(cls, text: str) -> RunSet:
+        """Read a set's name, as it stands in the place of a run id in its log's key.
+
+        Raises:
+            InvalidId: it is none.
+        """
+        kind, _, id = text.partition(":") if isinstance(text, str) else ("", "", "")
+        if kind not in SET_KINDS or not id:
+            raise InvalidId(f"{_shown(text)} names no set of runs: tag:…, batch:… or parent:…")
+        if kind == "parent":
+            check_run_id(id)
+        return cls(kind, id)
 
 
 class Record(NamedTuple):

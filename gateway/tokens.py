@@ -21,7 +21,7 @@ from typing import Any, Literal
 import jwt
 
 from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
-from gateway.records import RUN_STREAM, StreamKey
+from gateway.records import RunSet, StreamKey
 
 AUDIENCE = "realtime-streams"
 ALGORITHM = "HS256"
@@ -30,6 +30,7 @@ MAX_TTL_S = 30 * 24 * 3600
 MAX_SCOPES = 100  # a token is sent and verified often: some 40 bytes each
 DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
 MAX_TOKEN_CHARACTERS = 16_384
+SKIPPABLE = frozenset({"payload", "output", "metadata"})
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2
 
 Action = Literal["read", "write", "trigger"]
@@ -65,6 +66,7 @@ class Access:
         subject: Who it was made for, or "".
         id: The token's own id (`jti`).
         grant: What a trigger token adds to its scope; None for any other.
+        skip: Fields of runs that its bearer never sees.
     """
 
     scopes: frozenset[str]
@@ -72,6 +74,7 @@ class Access:
     subject: str = ""
     id: str = ""
     grant: TriggerGrant | None = None
+    skip: frozenset[str] = frozenset()
 
     def is_expired(self, now_s: float) -> bool:
         """Whether it says nothing any more."""
@@ -90,6 +93,13 @@ class Access:
     def may_write(self, key: StreamKey) -> bool:
         """Whether it allows to append to a stream (the reserved one: to change the run)."""
         return self._may_touch("write", key)
+
+    def may_read_set(self, runs: RunSet) -> bool:
+        """Whether it allows to follow a set of runs: their fields, not their streams."""
+        if self.may_read_every_run():
+            return True
+        resource = {"tag": "tags", "batch": "batches", "parent": "runs"}[runs.kind]
+        return self._allows("read", resource, runs.id)
 
     def may_read_every_run(self) -> bool:
         """Whether it allows to list runs of any kind."""
@@ -114,7 +124,7 @@ class Access:
     def _may_touch(self, action: Action, key: StreamKey) -> bool:
         if self._allows(action, "runs", key.run_id):
             return True
-        return key.stream_id != RUN_STREAM and self._allows(action, "streams", str(key))
+        return not key.stream_id.startswith("$") and self._allows(action, "streams", str(key))
 
     def _allows(self, action: Action, resource: str, id: str) -> bool:
         prefix = f"{action}:{resource}:"
@@ -151,6 +161,7 @@ def mint(
     *,
     ttl_s: float = DEFAULT_TTL_S,
     subject: str = "",
+    skip: Sequence[str] = (),
     secret_key: str | None = None,
     now_s: float | None = None,
     grant: TriggerGrant | None = None,
@@ -161,6 +172,8 @@ def mint(
         scopes: What it allows, for example `read:runs:run_1`.
         ttl_s: Life in seconds, up to 30 days.
         subject: Who it is for.
+        skip: Fields of runs that the gateway leaves out for its bearer: any of `payload`,
+            `output`, `metadata`.
         secret_key: The gateway's secret, at least 32 bytes; None: this process's (see `use`), or
             else `REALTIME_SECRET_KEY`.
         now_s: Unix time; None: now.
@@ -191,6 +204,8 @@ def mint(
         claims["sub"] = subject
     if grant is not None:
         claims["trigger"] = asdict(grant)
+    if skip:
+        claims["skip"] = _check_skip(skip)
     token = jwt.encode(claims, secret_key, ALGORITHM, headers={"kid": key_id(secret_key)})
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise InvalidValue(
@@ -241,6 +256,12 @@ def mint_trigger(
         now_s=now_s,
         grant=TriggerGrant(uses, tuple(tags), max_payload_bytes),
     )
+
+
+def _check_skip(skip: Sequence[str]) -> list[str]:
+    if isinstance(skip, str) or not set(skip) <= SKIPPABLE:
+        raise InvalidValue(f"skip is {skip!r:.80}; it lists any of {', '.join(sorted(SKIPPABLE))}")
+    return sorted(set(skip))
 
 
 _secret_of_process: str | None = None
@@ -306,12 +327,16 @@ def _access(claims: dict[str, Any]) -> Access:
     is_number = isinstance(expires_at_s, int | float) and not isinstance(expires_at_s, bool)
     if not is_number or not math.isfinite(expires_at_s):
         raise InvalidToken("the token's exp is not a number")
+    skip = claims.get("skip", [])
+    if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
+        raise InvalidToken("the token's skip is not a list of fields")
     return Access(
         frozenset(scopes),
         expires_at_s,
         str(claims.get("sub", "")),
         str(claims.get("jti", "")),
         _grant(claims.get("trigger")),
+        frozenset(skip),
     )
 
 

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import tokens
-from gateway.connection import Close, Connection, Open, Own, Perform, Send, Stop
+from gateway.connection import Close, Connection, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.errors import Internal, RunNotFound, ShuttingDown
 from gateway.protocol import FromLast, Limits, Pong, encode
-from gateway.records import Position, StreamKey
+from gateway.records import Position, RunSet, StreamKey
 from gateway.runs import Run
-from gateway.stores.base import RunState
+from gateway.stores.base import RunState, SetState
 
 SECRET = "a secret of the tests that is long enough"
 NOW_S = 1_795_352_174.0
@@ -664,3 +664,87 @@ def test_whatever_comes_the_machine_answers_and_never_breaks(steps):
             commands = connection.receive(text, now_s)
             assert connection.state == "closed" or commands
         assert connection.deadline_s() >= NOW_S
+
+
+# Sets of runs.
+
+
+def set_state(*runs, has_more=False):
+    return SetState([run_state(id).run for id in runs], has_more, (AT,))
+
+
+def follow_set(connection, id=1, **more):
+    return say(connection, type="subscribe", id=id, **({"runs": {"tag": "x"}} | more))
+
+
+def test_a_set_is_opened_with_what_was_asked_for():
+    connection = ready("read:tags:x", "read:tags:y")
+    (opening,) = follow_set(
+        connection, runs={"tags": ["x", "y", "x"]}, limit=7, throttle_ms=100, skip=["payload"]
+    )
+    sets = (RunSet("tag", "x"), RunSet("tag", "y"))
+    assert opening == OpenSet(1, sets, 7, 0.1, frozenset({"payload"}))
+    commands = connection.opened_set(1, set_state("run_b", "run_a", has_more=True))
+    (answer,) = frames(commands)
+    assert [run["id"] for run in answer["runs"]] == ["run_b", "run_a"]
+    assert "payload" not in answer["runs"][0] and answer["runs"][0]["output"] is None
+    assert (answer["has_more"], "position" in answer) == (True, False)
+    assert others(commands) == [Skip(1, frozenset({"payload"}))]
+    assert connection.is_live(1)
+
+
+def test_a_set_that_may_not_be_read_is_not_even_looked_up():
+    connection = ready("read:tags:x")
+    assert error_of(follow_set(connection, runs={"tags": ["x", "y"]})) == ("forbidden", 1)
+    assert not others(follow_set(connection, runs={"batch": "x"}))
+
+
+def test_a_set_is_judged_by_the_token_of_when_it_is_opened_and_by_each_after_it():
+    connection = ready("read:tags:x")
+    follow_set(connection)
+    say(connection, type="token", token=token("read:tags:y"))
+    assert error_of(connection.opened_set(1, set_state())) == ("forbidden", 1)
+    say(connection, type="token", token=token("read:tags:x"))
+    follow_set(connection, 2)
+    connection.opened_set(2, set_state())
+    commands = say(connection, type="token", token=token("read:tags:y"))
+    assert others(commands) == [Stop(2)]
+    assert frames(commands)[-1]["code"] == "forbidden"
+
+
+def test_a_set_expires_with_its_token_and_can_be_unsubscribed():
+    connection = ready("read:tags:x", ttl_s=30)
+    follow_set(connection)
+    connection.opened_set(1, set_state())
+    assert connection.deadline_s() == NOW_S + 30
+    assert error_of(connection.tick(NOW_S + 30)) == ("token_expired", 1)
+    connection = ready("read:tags:x")
+    follow_set(connection)
+    assert others(say(connection, type="unsubscribe", id=1)) == [Stop(1)]
+    assert connection.opened_set(1, set_state()) == []
+
+
+def test_a_snapshot_is_bounded_by_its_bytes_and_says_so(monkeypatch):
+    monkeypatch.setattr("gateway.connection.SNAPSHOT_BYTES", 500)
+    connection = ready("read:tags:x")
+    follow_set(connection)
+    (answer,) = frames(connection.opened_set(1, set_state("run_c", "run_b", "run_a")))
+    assert 1 <= len(answer["runs"]) < 3
+    assert answer["has_more"] is True
+
+
+def test_a_laggard_is_told_to_begin_anew():
+    connection = ready("read:tags:x")
+    follow_set(connection)
+    connection.opened_set(1, set_state())
+    (answer,) = frames(connection.opened_set(1, set_state("run_a"), "trimmed"))
+    assert (answer["type"], answer["reason"], len(answer["runs"])) == ("reset", "trimmed", 1)
+
+
+def test_a_token_with_skip_says_so_to_every_request_and_subscription():
+    connection = ready()
+    text = tokens.mint(["read:runs:*"], skip=["output"], secret_key=SECRET, now_s=NOW_S, ttl_s=60)
+    (opening,) = subscribe(connection, stream=None, skip=["payload"], token=text)
+    assert opening.skip == {"payload", "output"}
+    (performing,) = say(connection, type="run_get", id=2, run="run_a", token=text)
+    assert performing.skip == {"output"}

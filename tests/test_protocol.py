@@ -57,6 +57,8 @@ GOOD = [
     {"type": "run_list", "id": 1, "status": ["queued"], "tag": "x", "limit": 1000},
     {"type": "spend", "id": 1, "token_id": "t", "uses": 1, "expires_at_ms": 1},
     {"type": "register", "id": 1, "schemas": {"vote": {"type": "integer"}}},
+    {"type": "runs_get", "id": 1, "runs": {"tags": ["x", "y"]}, "limit": 1000},
+    {"type": "subscribe", "id": 1, "runs": {"parent": "run_a"}, "limit": 1, "skip": ["payload"]},
 ]
 
 BAD = [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway import tokens
 from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
-from gateway.records import RUN_STREAM, StreamKey
+from gateway.records import RUN_STREAM, RunSet, StreamKey
 from gateway.tokens import Access, check_scope, mint, require, verify
 
 SECRET = "a secret of the tests that is long enough"
@@ -365,3 +365,38 @@ def test_a_token_with_one_character_changed_is_refused(place, character):
     except (InvalidToken, TokenExpired):
         return
     assert dataclasses.replace(found, id="") == dataclasses.replace(check(token), id="")
+
+
+def test_a_token_says_which_fields_its_bearer_never_sees():
+    skip = ["output", "payload", "output"]
+    text = mint(["read:runs:*"], skip=skip, secret_key=SECRET, now_s=NOW_S)
+    assert verify(text, secret_key=SECRET, now_s=NOW_S).skip == {"output", "payload"}
+
+
+@pytest.mark.parametrize("skip", [["status"], "payload", ["payload", "id"]])
+def test_only_what_may_be_left_out_is_left_out(skip):
+    with pytest.raises(InvalidValue, match="metadata, output, payload"):
+        mint(["read:runs:*"], skip=skip, secret_key=SECRET)
+
+
+@pytest.mark.parametrize(
+    ("scope", "runs", "may"),
+    [
+        ("read:tags:x", RunSet("tag", "x"), True),
+        ("read:batches:b", RunSet("batch", "b"), True),
+        ("read:runs:run_a", RunSet("parent", "run_a"), True),
+        ("read:runs:*", RunSet("tag", "x"), True),
+        ("read:tags:x", RunSet("batch", "x"), False),
+        ("read:streams:run_a/*", RunSet("parent", "run_a"), False),
+        ("write:runs:*", RunSet("tag", "x"), False),
+    ],
+)
+def test_which_sets_a_scope_opens(scope, runs, may):
+    assert access(scope).may_read_set(runs) == may
+
+
+def test_the_list_of_a_runs_streams_needs_a_scope_for_the_run():
+    streams = StreamKey("run_1", "$streams")
+    assert access("read:runs:run_1").may_read(streams)
+    assert access("read:tags:x").may_read(streams, ["x"])
+    assert not access("read:streams:run_1/*").may_read(streams)

@@ -74,7 +74,7 @@ async def test_an_exchange_of_the_protocol(gateway, case):
     # The cases say run_a where a gateway would say something unguessable.
     for id in case["runs"]:
         await gateway.store.create_run(new_run(id=id))
-    scopes = [f"read:runs:{id}" for id in case["runs"]]
+    scopes = case.get("scopes") or [f"read:runs:{id}" for id in case["runs"]]
     captured = {"$token": token_for(*scopes)}
     client = socket_ = None
     for step in case["steps"]:
@@ -91,6 +91,8 @@ async def test_an_exchange_of_the_protocol(gateway, case):
                 key = StreamKey(value["run"], value["stream"])
                 records = [json.dumps(record).encode() for record in value["records"]]
                 await gateway.store.append(key, records, source=value["run"])
+            case "create":
+                await gateway.store.create_run(new_run(**value))
             case "patch":
                 await gateway.store.patch_run(value["run"], value["patch"])
             case "end":
@@ -121,7 +123,7 @@ async def no_more(client):
 def fill(value, captured):
     if isinstance(value, dict):
         return {name: fill(inner, captured) for name, inner in value.items()}
-    return captured[value] if isinstance(value, str) and value.startswith("$") else value
+    return captured.get(value, value) if isinstance(value, str) else value
 
 
 def match_frame(actual, expected, captured, where="frame"):

@@ -2,6 +2,7 @@
 
 actions     use_input_stream, use_task_trigger, use_realtime_task_trigger
 hooks       use_realtime_stream, use_realtime_run, use_realtime_run_with_streams
+run_sets    use_realtime_runs_with_tag, use_realtime_batch, use_realtime_children
 vars        the typed Vars that they return
 client      the browser's part: one socket, subscriptions, records (plain JavaScript)
 """
@@ -17,11 +18,18 @@ from ui.actions import (
     use_task_trigger,
 )
 from ui.hooks import (
-    LoopVariableError,
     RealtimeRunWithStreams,
     use_realtime_run,
     use_realtime_run_with_streams,
     use_realtime_stream,
+)
+from ui.loop_variables import LoopVariableError
+from ui.page_runs import PageRun, PageStream
+from ui.run_sets import (
+    RealtimeRuns,
+    use_realtime_batch,
+    use_realtime_children,
+    use_realtime_runs_with_tag,
 )
 from ui.vars import (
     Finish,
@@ -37,9 +45,12 @@ __all__ = [
     "Finish",
     "InputStreamHook",
     "LoopVariableError",
+    "PageRun",
+    "PageStream",
     "Parts",
     "RealtimeRun",
     "RealtimeRunWithStreams",
+    "RealtimeRuns",
     "RealtimeStream",
     "RealtimeTaskTrigger",
     "RealtimeTaskTriggerWithStreams",
@@ -48,8 +59,11 @@ __all__ = [
     "TaskTrigger",
     "ToolCall",
     "use_input_stream",
+    "use_realtime_batch",
+    "use_realtime_children",
     "use_realtime_run",
     "use_realtime_run_with_streams",
+    "use_realtime_runs_with_tag",
     "use_realtime_stream",
     "use_realtime_task_trigger",
     "use_realtime_task_trigger_with_streams",

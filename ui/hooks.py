@@ -9,37 +9,20 @@ Everything in the browser (one socket, reconnecting, resuming, sharing) is done 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from types import GenericAlias
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from reflex.event import EventChain, EventType
-from reflex.vars import LiteralVar, Var
-from reflex_base.constants.state import FIELD_MARKER
+from reflex.vars import LiteralVar, ObjectVar, StringVar, Var
+from reflex_base.utils.exceptions import EventHandlerArgTypeMismatchError
 
 from gateway.sdk.definitions import StreamDefinition
+from ui.loop_variables import refuse_loop_variable
+from ui.page_runs import PageRun, PageStream
 from ui.vars import Hook, RealtimeRun, RealtimeStream
 
 T = TypeVar("T")
-
-
-class LoopVariableError(TypeError):
-    """A hook was called with a loop variable of `rx.foreach`.
-
-    React allows no hook in a loop: make the item a component of its own with `@rx.memo`.
-    """
-
-    def __init__(self, argument: str, loop_variable: str) -> None:
-        super().__init__(
-            f"{argument} reads {loop_variable!r}, a loop variable of rx.foreach, and a hook cannot "
-            "be called in a loop. Make the item a component of its own:\n\n"
-            "    @rx.memo\n"
-            "    def run_card(run_id: rx.Var[str]) -> rx.Component:\n"
-            "        progress = use_realtime_stream(run_id, stream=..., access_token=...)\n"
-            "        return rx.text(progress.status)\n\n"
-            "    rx.foreach(State.run_ids, lambda run_id: run_card(run_id=run_id))"
-        )
 
 
 @overload
@@ -129,9 +112,9 @@ def use_realtime_stream(
         "maxRecords": max_records,
         "enabled": enabled,
         "gatewayUrl": gateway_url,
-        "onRecord": _handler(on_record, {"value": type_, "meta": dict[str, Any]}),
-        "onEnd": _handler(on_end, {"reason": str}),
-        "onError": _handler(on_error, {"error": dict[str, str]}),
+        "onRecord": handler_of(on_record, {"value": type_, "meta": dict[str, Any]}),
+        "onEnd": handler_of(on_end, {"reason": str}),
+        "onError": handler_of(on_error, {"error": dict[str, str]}),
     }
     return RealtimeStream(hook_of("useRealtimeStream", options), type_)
 
@@ -142,18 +125,25 @@ def use_realtime_run(
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
     enabled: bool | Var[Any] = True,
+    skip: Sequence[str] = (),
     gateway_url: str | Var[Any] | None = None,
+    on_complete: EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
 ) -> RealtimeRun:
     """Follow a run: its status, metadata, output and error. Every argument may be a Var.
+
+    A page that uses nothing of the result does not follow the run, and no handler is called.
 
     Args:
         run_id: The run; while it is None or "", the status is `idle`.
         access_token: May read the run; see `use_realtime_stream`.
         throttle_ms: At most one update per this many milliseconds.
         enabled: While false, the status is `idle`.
+        skip: Fields to leave out: any of `payload`, `output`, `metadata`.
         gateway_url: See `use_realtime_stream`.
+        on_complete: Called once with the run when it is over, however it went; also for a run that
+            was over before the page was opened. A lost connection is not the end.
         on_end: Called with the reason when the run is over.
         on_error: Called with `{code, message}` when the gateway refuses.
 
@@ -171,27 +161,57 @@ def use_realtime_run(
         "token": access_token,
         "throttleMs": throttle_ms,
         "enabled": enabled,
+        "skip": list(skip) or None,
         "gatewayUrl": gateway_url,
-        "onEnd": _handler(on_end, {"reason": str}),
-        "onError": _handler(on_error, {"error": dict[str, str]}),
+        "onComplete": handler_of(on_complete, {"run": PageRun}, {"run": dict[str, Any]}),
+        "onEnd": handler_of(on_end, {"reason": str}),
+        "onError": handler_of(on_error, {"error": dict[str, str]}),
     }
     return RealtimeRun(hook_of("useRealtimeRun", options))
 
 
 class RealtimeRunWithStreams(RealtimeRun):
-    """A run and some of its streams. An error of one of them is seen on that one only."""
+    """A run and its streams. An error of one of them is seen on that one only."""
 
-    def __init__(self, hook: Hook, streams: Mapping[str, RealtimeStream[Any]]) -> None:
+    def __init__(
+        self, hook: Hook, options: Mapping[str, Any], streams: frozenset[str] | None
+    ) -> None:
         super().__init__(hook)
+        self._options = options  # of any of its streams
         self._streams = streams
+        # A page that shows streams only has to hear of the run's end all the same.
+        self._beside = hook if hook.options.keys() & {"onComplete", "onEnd"} else None
+
+    @property
+    def _all_streams(self) -> Hook:
+        options = {name: value for name, value in self._options.items() if name != "stream"}
+        return Hook("useRealtimeStreams", options, self._beside)
+
+    @property
+    def streams(self) -> ObjectVar[dict[str, PageStream]]:
+        """All streams of the run by their ids, as they appear.
+
+        Each has `id`, `data`, `latest`, `text`, `count`, `status`, `end_reason` and `error`, also
+        as the loop variable of `rx.foreach(result.streams, lambda item: item[1].latest)`.
+        """
+        type_ = dict[str, PageStream]
+        return cast("ObjectVar[dict[str, PageStream]]", self._all_streams.read("$.streams", type_))
+
+    @property
+    def streams_error(self) -> StringVar[str]:
+        """Why the list of the streams cannot be read; "" when it can."""
+        return cast("StringVar[str]", self._all_streams.read('($.error?.message ?? "")', str))
 
     def stream(self, definition: StreamDefinition[T]) -> RealtimeStream[T]:
-        """Give one of the streams.
+        """Give one of the streams, typed.
 
         Raises:
             KeyError: it was not among those that the hook was called with.
         """
-        return self._streams[definition.id]
+        if self._streams is not None and definition.id not in self._streams:
+            raise KeyError(definition.id)
+        options = {**self._options, "stream": definition.id}
+        return RealtimeStream(Hook("useRealtimeStream", options, self._beside), definition.type)
 
     def __getitem__(self, definition: StreamDefinition[T]) -> RealtimeStream[T]:
         return self.stream(definition)
@@ -199,28 +219,31 @@ class RealtimeRunWithStreams(RealtimeRun):
 
 def use_realtime_run_with_streams(
     run_id: str | Var[Any] | None,
-    streams: Sequence[StreamDefinition[Any]],
+    streams: Sequence[StreamDefinition[Any]] | None = None,
     *,
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
     max_records: int | Var[Any] | None = 1000,
     enabled: bool | Var[Any] = True,
     gateway_url: str | Var[Any] | None = None,
+    on_complete: EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
 ) -> RealtimeRunWithStreams:
-    """Follow a run together with some of its streams, over the same connection.
+    """Follow a run together with its streams, over the same connection.
 
-    Only what the page uses is subscribed to.
+    Only what the page uses is subscribed to: `result[definition]` that one stream,
+    `result.streams` all that the run has, as they appear.
 
     Args:
         run_id: The run; while it is None or "", the status is `idle`.
-        streams: Definitions; `result[definition]` gives each its typed Vars.
+        streams: Definitions; `result[definition]` gives each its typed Vars. None: any.
         access_token: May read the run; see `use_realtime_stream`.
         throttle_ms: At most one update per this many milliseconds, of the run and of each stream.
         max_records: How many records each stream keeps; None: all.
         enabled: While false, the status is `idle`.
         gateway_url: See `use_realtime_stream`.
+        on_complete: See `use_realtime_run`.
         on_end: Called with the reason when the run is over.
         on_error: Called with `{code, message}` when the gateway refuses the run or a stream.
 
@@ -237,12 +260,10 @@ def use_realtime_run_with_streams(
         "gateway_url": gateway_url,
         "on_error": on_error,
     }
-    run = use_realtime_run(run_id, on_end=on_end, **shared)
-    followed = {
-        stream.id: use_realtime_stream(run_id, stream, max_records=max_records, **shared)
-        for stream in streams
-    }
-    return RealtimeRunWithStreams(run._hook, followed)
+    run = use_realtime_run(run_id, on_complete=on_complete, on_end=on_end, **shared)
+    options = use_realtime_stream(run_id, "", max_records=max_records, **shared)._hook.options
+    named = None if streams is None else frozenset(stream.id for stream in streams)
+    return RealtimeRunWithStreams(run._hook, options, named)
 
 
 def hook_of(function: str, options: Mapping[str, Any]) -> Hook:
@@ -255,16 +276,27 @@ def hook_of(function: str, options: Mapping[str, Any]) -> Hook:
     if options.get("maxRecords", 0) is None:
         given["maxRecords"] = None
     for name, value in given.items():
-        _refuse_loop_variable(name, value)
+        refuse_loop_variable(name, value)
     return Hook(function, given)
 
 
-def _handler(handler: Any, arguments: Mapping[str, Any]) -> Var[Any] | None:
-    """Make a handler dispatch through Reflex's own event queue, as a component's trigger does."""
+def handler_of(handler: Any, *arguments: Mapping[str, Any]) -> Var[Any] | None:
+    """Make a handler dispatch through Reflex's own event queue, as a component's trigger does.
+
+    Args:
+        handler: What the hook was given.
+        arguments: Names and types of what it is called with; several: its own may be any of these.
+    """
     if handler is None:
         return None
 
-    return LiteralVar.create(EventChain.create(handler, args_spec=_args_spec(arguments)))
+    refused: list[EventHandlerArgTypeMismatchError] = []
+    for each in arguments:
+        try:
+            return LiteralVar.create(EventChain.create(handler, args_spec=_args_spec(each)))
+        except EventHandlerArgTypeMismatchError as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def _args_spec(arguments: Mapping[str, Any]) -> Callable[..., tuple[Var[Any], ...]]:
@@ -282,22 +314,3 @@ def _args_spec(arguments: Mapping[str, Any]) -> Callable[..., tuple[Var[Any], ..
         "return": GenericAlias(tuple, tuple(annotations.values())),
     }
     return spec
-
-
-# A state's field is always reached through its state (`state.field_rx_state_`), so a name with the
-# marker that stands free can only be a loop's. Without a name of the user's, an index is a hash.
-_LOOP_VARIABLE = re.compile(
-    rf"(?<![\w.$])(?:([A-Za-z_]\w*?){FIELD_MARKER}|(index_[0-9a-f]{{32}}))(?!\w)"
-)
-_STRING_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-
-def _refuse_loop_variable(option: str, value: Any) -> None:
-    code = _STRING_LITERAL.sub('""', str(LiteralVar.create(value)))
-    found = _LOOP_VARIABLE.search(code)
-    if found:
-        raise LoopVariableError(_snake_case(option), found[1] or "index")
-
-
-def _snake_case(name: str) -> str:
-    return re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name)

@@ -7,7 +7,7 @@ import types
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -23,9 +23,10 @@ from reflex.vars import (
 )
 from reflex_base.utils.imports import ImportVar
 
-from gateway.runs import FAILED_STATUSES, FINAL_STATUSES, Run
 from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
 from ui.client import library
+from ui.loop_variables import refuse_loop_variable
+from ui.page_runs import PageRun
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -77,10 +78,12 @@ class Hook:
     Attributes:
         function: Name of the hook in `hooks.js`.
         options: What it is called with; plain values and Vars.
+        beside: A call that is made wherever this one is, for the sake of its handlers.
     """
 
     function: str
     options: Mapping[str, Any]
+    beside: Hook | None = None
 
     @cached_property
     def _call(self) -> Var[Any]:
@@ -104,24 +107,34 @@ class Hook:
     def _var_data(self) -> VarData:
         line = f"const {self.name} = {self._source}"
         # Naming what the line reads puts the line below the hooks that provide it.
-        return VarData(
+        own = VarData(
             imports={library(): [ImportVar(tag=self.function)]},
             hooks={line: self._call._get_all_var_data()},
         )
+        return own if self.beside is None else VarData.merge(self.beside._var_data, own) or own
 
     def with_options(self, **options: Any) -> Hook:
         """Make a variant; its handlers still count as the same ones."""
         handler_key = self._digest(self.options)
-        return Hook(self.function, {**self.options, "handlerKey": handler_key, **options})
+        return replace(self, options={**self.options, "handlerKey": handler_key, **options})
 
-    def read(self, js: str, type_: Any) -> Any:
-        """Make a Var of an expression in which `$` stands for the hook's result."""
+    def read(self, js: str, type_: Any, *arguments: Any) -> Any:
+        """Make a Var of an expression in which `$` stands for the hook's result.
+
+        Args:
+            js: The expression.
+            type_: Of its value.
+            arguments: With any, it is a function that is called with these values and Vars.
+        """
         expression = js.replace("$", self.name)
+        if arguments:
+            given = ", ".join(str(LiteralVar.create(argument)) for argument in arguments)
+            expression = f"{expression}({given})"
         return Var(_js_expr=expression, _var_type=type_, _var_data=self._var_data).guess_type()
 
 
-class _Subscription:
-    """What a subscription to a stream and one to a run have in common."""
+class Subscribed:
+    """What subscriptions to a stream, to a run and to a set of runs have in common."""
 
     def __init__(self, hook: Hook) -> None:
         self._hook = hook
@@ -203,7 +216,7 @@ class _Latest:
         return stream._hook.read("$.latest", _or_none(stream._type))
 
 
-class RealtimeStream(_Subscription, Generic[T]):
+class RealtimeStream(Subscribed, Generic[T]):
     """A stream as the page sees it. Use its attributes wherever a Var goes.
 
     Each place of use renders by itself when something new comes; all of them share one
@@ -244,6 +257,35 @@ class RealtimeStream(_Subscription, Generic[T]):
         """How often records were gone for good before they could be read."""
         return cast("NumberVar[int]", self._hook.read("$.gaps.length", int))
 
+    def last(self, count: int | Var[Any]) -> ArrayVar[list[T]]:
+        """The newest values, oldest of them first.
+
+        Args:
+            count: At most so many, and at most `max_records`.
+        """
+        refuse_loop_variable("count", count)
+        return cast("ArrayVar[list[T]]", self._hook.read("$.last", _list_of(self._type), count))
+
+    def where(self, field: str, value: Any) -> ArrayVar[list[T]]:
+        """The kept values one of whose fields has a given value, oldest first.
+
+        Args:
+            field: Of a stream of objects.
+            value: A plain value or a Var: a string, a number, a boolean or None.
+        """
+        refuse_loop_variable("value", value)
+        return cast("ArrayVar[list[T]]", self._view(["where", field, value], _list_of(self._type)))
+
+    @property
+    def group_by_source(self) -> ObjectVar[dict[str, list[T]]]:
+        """The kept values by the id of the run that wrote them; "" for a client outside any."""
+        type_ = types.GenericAlias(dict, (str, _list_of(self._type)))
+        return cast("ObjectVar[dict[str, list[T]]]", self._view(["by_source"], type_))
+
+    def _view(self, spec: list[Any], type_: Any) -> Any:
+        hook = self._hook.with_options(view=spec)
+        return hook.read("$.view", type_, spec)
+
     @property
     def parts(self) -> ObjectVar[Parts]:
         """The AI answer that a stream of parts makes: text, tool calls, sources and so on."""
@@ -261,55 +303,54 @@ class RealtimeStream(_Subscription, Generic[T]):
         return cast("ArrayVar[list[SourceParts]]", hook.read("$.partsBySource", type_))
 
 
-class RealtimeRun(_Subscription):
+class RealtimeRun(Subscribed):
     """A run as the page sees it.
 
     `status` is that of the subscription; the run's own is `run.status`.
     """
 
-    def _is_run(self, *statuses: str) -> BooleanVar:
-        tests = " || ".join(f'$.run?.status === "{status}"' for status in statuses)
-        return cast(BooleanVar, self._hook.read(f"({tests})", bool))
+    def _of_run(self, name: str) -> BooleanVar:
+        return cast(BooleanVar, self._hook.read(f"($.run?.{name} ?? false)", bool))
 
     @property
-    def run(self) -> ObjectVar[Run]:
+    def run(self) -> ObjectVar[PageRun]:
         """The run as it is now; None until the gateway has answered."""
-        return cast("ObjectVar[Run]", self._hook.read("$.run", Run | None))
+        return cast("ObjectVar[PageRun]", self._hook.read("$.run", PageRun | None))
 
     @property
     def is_queued(self) -> BooleanVar:
         """The run waits for its time or its turn, also between two attempts."""
-        return self._is_run("delayed", "queued")
+        return self._of_run("is_queued")
 
     @property
     def is_executing(self) -> BooleanVar:
         """The run is under way, or waits for something in the middle of it."""
-        return self._is_run("executing", "waiting")
+        return self._of_run("is_executing")
 
     @property
     def is_waiting(self) -> BooleanVar:
         """The run waits, in the middle of it, for time, a token or other runs."""
-        return self._is_run("waiting")
+        return self._of_run("is_waiting")
 
     @property
     def is_completed(self) -> BooleanVar:
         """The run is over, however it went."""
-        return self._is_run(*sorted(FINAL_STATUSES))
+        return self._of_run("is_completed")
 
     @property
     def is_success(self) -> BooleanVar:
         """The run is over and gave its output."""
-        return self._is_run("completed")
+        return self._of_run("is_success")
 
     @property
     def is_failed(self) -> BooleanVar:
         """The run is over and gave no output, though nobody canceled it."""
-        return self._is_run(*sorted(FAILED_STATUSES))
+        return self._of_run("is_failed")
 
     @property
     def is_canceled(self) -> BooleanVar:
         """The run was canceled."""
-        return self._is_run("canceled")
+        return self._of_run("is_canceled")
 
 
 def _plain_type(type_: Any) -> Any:

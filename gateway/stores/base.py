@@ -16,18 +16,23 @@ import orjson
 from gateway.errors import InvalidValue, WriterFenced, WriterGap
 from gateway.patches import Operation
 from gateway.records import (
+    ORIGIN,
     RUN_STREAM,
+    RUNS_STREAM,
+    STREAMS_STREAM,
     EndReason,
     Gap,
     Position,
     Record,
     ResetReason,
+    RunSet,
     StreamKey,
     Writer,
 )
 from gateway.runs import Run
 
 PAGE_BYTES = 256 << 10  # of record data in one page: what a reader holds at a time
+SET_RECORDS = 1000  # kept of a set's log, up to twice that: a reader who lags more begins anew
 
 
 class Appended(NamedTuple):
@@ -83,6 +88,20 @@ class RunState(NamedTuple):
     position: Position
 
 
+class SetState(NamedTuple):
+    """The newest runs of some sets, as they are at a position of each set's log.
+
+    Attributes:
+        runs: Newest first, each once.
+        has_more: There are older ones.
+        positions: In the order of the sets that were asked for.
+    """
+
+    runs: list[Run]
+    has_more: bool
+    positions: tuple[Position, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RunQuery:
     """Which runs to list; every condition that is given must hold.
@@ -109,7 +128,11 @@ class RunQuery:
 class Store(Protocol):
     """Keeps streams and runs.
 
-    A stream belongs to a run: of one that is not there every method says `RunNotFound`.
+    A stream belongs to a run: of one that is not there every method says `RunNotFound`. The append
+    that makes a stream adds `{"stream": id}` to the run's reserved stream `$streams`, as one unit.
+
+    The changes of a set of runs (`RunSet`) are a log too, which is always there, never ends, and
+    keeps its newest `SET_RECORDS` records or somewhat more; it is read like any stream.
 
     Every method may be called from the event loop that opened the store, at any time between
     `open` and `close`, by many tasks at once. Cancelling a call never leaves half an effect: the
@@ -189,6 +212,8 @@ class Store(Protocol):
     async def create_run(self, run: Run) -> Run:
         """Keep a new run; the first record of its `$run` stream is the whole of it.
 
+        As one unit with it, `{"id", "version", "run"}` is added to the log of each of its sets.
+
         With an idempotency key: if a run of the same task was made with this key, and the key has
         not expired since, nothing is kept. Of many calls at once one makes the run.
 
@@ -208,6 +233,9 @@ class Store(Protocol):
         writer: Writer | None = None,
     ) -> Run:
         """Fold a change into a run and append it to its `$run` stream, as one atomic unit.
+
+        With it, `{"id", "version", "patch"}` is added to the log of each set that the run was in
+        (also of those that it leaves), and `{"id", "version", "run"}` to those that it enters.
 
         A final status ends every stream of the run, the reserved one included, with that status as
         the reason.
@@ -252,6 +280,14 @@ class Store(Protocol):
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """Return runs, newest first."""
+
+    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """Return the newest runs of any of the sets, seen in one moment.
+
+        Args:
+            sets: One batch, one run's children, or one or more tags.
+            limit: At most so many runs.
+        """
 
 
 class WriterState(NamedTuple):
@@ -345,6 +381,56 @@ def page_of(records: list[Record], start: int, head: Head, **more: Any) -> Page:
     position = Position(head.position.epoch, start + len(records))
     at_tail = position.offset >= head.position.offset
     return Page(records, position, head.end if at_tail else None, **more)
+
+
+NO_RECORDS = Head(ORIGIN, ORIGIN, None)
+"""The head of an open stream that nothing was appended to."""
+
+
+def is_announced(key: StreamKey) -> bool:
+    """Whether a stream that appears is named in its run's `$streams`."""
+    return not key.stream_id.startswith("$")
+
+
+def announcement(key: StreamKey) -> tuple[StreamKey, bytes]:
+    """Return where a new stream is announced, and the record that does it."""
+    return StreamKey(key.run_id, STREAMS_STREAM), b'{"stream":"%b"}' % key.stream_id.encode()
+
+
+def is_set_log(key: StreamKey) -> bool:
+    """Whether a key is that of a set's log, which belongs to no run."""
+    return key.stream_id == RUNS_STREAM
+
+
+def sets_of(run: Run) -> list[RunSet]:
+    """Return the sets that a run belongs to."""
+    sets = [RunSet("tag", tag) for tag in dict.fromkeys(run.tags)]
+    if run.batch_id is not None:
+        sets.append(RunSet("batch", run.batch_id))
+    if run.parent_id is not None:
+        sets.append(RunSet("parent", run.parent_id))
+    return sets
+
+
+def set_records(
+    before: Run | None, run: Run, version: int, patch: bytes, snapshot: bytes
+) -> list[tuple[StreamKey, bytes]]:
+    """Return what a change of a run adds to the logs of its sets.
+
+    Args:
+        before: The run before it; None for a new one.
+        run: The run after it.
+        version: Offset of the change in the run's own log.
+        patch: The change as JSON.
+        snapshot: The run after it as JSON.
+    """
+    known = sets_of(before) if before is not None else []
+    whole, part = (
+        b'{"id":"%b","version":%d,"%b":%b}' % (run.id.encode(), version, name, data)
+        for name, data in ((b"run", snapshot), (b"patch", patch))
+    )
+    entered = [each for each in sets_of(run) if each not in known]
+    return [(each.log, part) for each in known] + [(each.log, whole) for each in entered]
 
 
 def run_log(run_id: str) -> StreamKey:

@@ -8,25 +8,42 @@ from typing import Any
 
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
 from gateway.patches import Operation
-from gateway.records import ORIGIN, RUN_STREAM, EndReason, Position, Record, StreamKey, Writer
+from gateway.records import (
+    ORIGIN,
+    RUN_STREAM,
+    EndReason,
+    Position,
+    Record,
+    RunSet,
+    StreamKey,
+    Writer,
+)
 from gateway.runs import Run, change, iso_time
 from gateway.stores.base import (
+    NO_RECORDS,
     PAGE_BYTES,
+    SET_RECORDS,
     Appended,
     Head,
     Page,
     RunQuery,
     RunState,
+    SetState,
     WriterState,
+    announcement,
     encode_json,
     end_of,
     first_offset_of_repeat,
+    is_announced,
     is_repeated_end,
+    is_set_log,
     new_epoch,
     page_of,
     place,
     records_to_skip,
     run_log,
+    set_records,
+    sets_of,
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
@@ -114,6 +131,9 @@ class MemoryStore:
         if not is_new_run and (ended := self._head(key).end) is not None:
             raise StreamEnded(f"stream {key} has ended ({ended}); nothing can be appended")
         now_ms = self._clock_ms()
+        if key not in self._streams and is_announced(key):
+            log, data = announcement(key)
+            self._write(log, [data], key.run_id, None, None)
         stream = self._streams.setdefault(key, _Stream(self._new_epoch(now_ms)))
         first = stream.next_offset
         added = [Record(first + i, now_ms, source, data) for i, data in enumerate(records)]
@@ -155,6 +175,8 @@ class MemoryStore:
     def _head(self, key: StreamKey) -> Head:
         if (stream := self._streams.get(key)) is not None:
             return stream.head()
+        if is_set_log(key):
+            return NO_RECORDS
         return Head(ORIGIN, ORIGIN, end_of(self._run(key.run_id)))
 
     def _run(self, run_id: str) -> Run:
@@ -188,6 +210,7 @@ class MemoryStore:
         self._write(run_log(run.id), [data], run.id, None, None)
         if run.idempotency_key is not None:
             self._keys[run.task, run.idempotency_key] = run
+        self._tell_sets(None, run, 0, data)
         return run
 
     def _first_of_key(self, run: Run) -> Run | None:
@@ -214,11 +237,23 @@ class MemoryStore:
             return before
         run, patch = change(before, patch, operations)
         end = end_of(run)
-        self._write(log, [encode_json(patch, f"the patch of run {run_id}")], run_id, writer, end)
+        data = encode_json(patch, f"the patch of run {run_id}")
+        version = self._write(log, [data], run_id, writer, end).position.offset - 1
         self._runs[run_id] = run
+        self._tell_sets(before, run, version, data)
         if end is not None:
             self._end_streams(run_id, end)
         return run
+
+    def _tell_sets(self, before: Run | None, run: Run, version: int, patch: bytes) -> None:
+        if not (run.tags or run.batch_id or run.parent_id or (before and before.tags)):
+            return
+        snapshot = encode_json(run.to_wire(), f"run {run.id}")
+        for key, data in set_records(before, run, version, patch, snapshot):
+            self._write(key, [data], key.run_id, None, None)  # as a run's log: by its owner
+            stream = self._streams[key]
+            if len(stream.records) > 2 * SET_RECORDS:
+                del stream.records[:-SET_RECORDS]
 
     def _end_streams(self, run_id: str, end: EndReason) -> None:
         for key, stream in self._streams.items():
@@ -246,6 +281,14 @@ class MemoryStore:
         self._check_open()
         runs = (self._runs[run_id] for run_id in sorted(self._runs, reverse=True))
         return [run for run in runs if _matches(run, query)][: query.limit]
+
+    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.get_set`."""
+        self._check_open()
+        runs = (self._runs[run_id] for run_id in sorted(self._runs, reverse=True))
+        members = [run for run in runs if not set(sets).isdisjoint(sets_of(run))]
+        positions = tuple(self._head(each.log).position for each in sets)
+        return SetState(members[:limit], len(members) > limit, positions)
 
     def _check_open(self) -> None:
         if not self._is_open:

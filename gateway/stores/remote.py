@@ -38,9 +38,9 @@ from gateway.errors import (
     from_wire,
 )
 from gateway.patches import Operation
-from gateway.records import EndReason, Gap, Position, StreamKey, Writer
+from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
-from gateway.stores.base import PAGE_BYTES, Appended, Head, Page, RunQuery, RunState
+from gateway.stores.base import PAGE_BYTES, Appended, Head, Page, RunQuery, RunState, SetState
 
 PATIENCE_S = 120.0  # how long a call waits for a gateway that is away
 OPEN_TIMEOUT_S = 10.0
@@ -244,6 +244,18 @@ class RemoteStore:
         )
         return [Run.from_wire(run) for run in await self._value(frame)]
 
+    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.get_set`."""
+        kind, id = sets[0]
+        which = {"tags": [each.id for each in sets]} if kind == "tag" else {kind: id}
+        fields = msgspec.convert(which, protocol.RunSetFields)
+        value = await self._value(protocol.RunsGet(next(self._ids), fields, limit))
+        return SetState(
+            [Run.from_wire(run) for run in value["runs"]],
+            value["has_more"],
+            tuple(Position.parse(position) for position in value["positions"]),
+        )
+
     # ---- calls ----
 
     async def _value(self, frame: protocol.Request, shape: Any = Any) -> Any:
@@ -436,7 +448,8 @@ class _Follow:
 
     def frame(self) -> protocol.Subscribe:
         start = {"position": str(self.after)} if self.after is not None else "beginning"
-        return protocol.Subscribe(self.id, *self.key, start)
+        run_id, stream_id = self.key
+        return protocol.Subscribe(self.id, run_id, stream=stream_id, start=start)
 
     def take(self, frame: Any) -> bool:
         """Take a frame; true when so much waits that the subscription has to pause."""

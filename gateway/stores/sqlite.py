@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
 from gateway.patches import Operation
-from gateway.records import EndReason, Position, StreamKey, Writer
+from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
 from gateway.stores import sqlite_tables
 from gateway.stores.base import (
@@ -30,6 +30,7 @@ from gateway.stores.base import (
     Page,
     RunQuery,
     RunState,
+    SetState,
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
@@ -194,6 +195,10 @@ class SqliteStore:
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
         return await self._read(lambda db: sqlite_tables.read_runs(db, query))
+
+    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.get_set`."""
+        return await self._read(lambda db: sqlite_tables.read_set(db, sets, limit))
 
     async def _write(self, work: Callable[[Transactions], T]) -> T:
         if self._writer is None:

@@ -16,24 +16,40 @@ import orjson
 
 from gateway.errors import RunExists, RunNotFound, StreamEnded
 from gateway.patches import Operation
-from gateway.records import ORIGIN, RUN_STREAM, EndReason, Position, Record, StreamKey, Writer
+from gateway.records import (
+    ORIGIN,
+    RUN_STREAM,
+    EndReason,
+    Position,
+    Record,
+    RunSet,
+    StreamKey,
+    Writer,
+)
 from gateway.runs import Run, change, iso_time
 from gateway.stores.base import (
+    NO_RECORDS,
+    SET_RECORDS,
     Appended,
     Head,
     Page,
     RunQuery,
     RunState,
+    SetState,
     WriterState,
+    announcement,
     encode_json,
     end_of,
     first_offset_of_repeat,
+    is_announced,
     is_repeated_end,
+    is_set_log,
     new_epoch,
     page_of,
     place,
     records_to_skip,
     run_log,
+    set_records,
 )
 
 SCHEMA_VERSION = 2
@@ -171,13 +187,16 @@ class Transactions:
         elif writer is not None:
             records_to_skip(None, writer, len(records))
         self._check_open(key, stream)
-        return self._add(
-            key, stream or self._create(key, now_ms), records, source, writer, end, now_ms
-        )
+        if stream is None:
+            stream = self._create(key, now_ms)
+            if is_announced(key):
+                log, data = announcement(key)
+                self.append(log, [data], key.run_id, None, None, now_ms)
+        return self._add(key, stream, records, source, writer, end, now_ms)
 
     def _check_open(self, key: StreamKey, stream: _Stream | None) -> None:
-        if stream is None and key.stream_id == RUN_STREAM:
-            return  # the run is being made
+        if stream is None and (key.stream_id == RUN_STREAM or is_set_log(key)):
+            return  # the run is being made, or is the first of its set
         ended = stream.ended if stream is not None else end_of(_load_run(self._db, key.run_id))
         if ended is not None:
             raise StreamEnded(f"stream {key} has ended ({ended}); nothing can be appended")
@@ -235,6 +254,7 @@ class Transactions:
                 "INSERT OR REPLACE INTO keys (task, key, run_id, expires_at) VALUES (?,?,?,?)",
                 (run.task, run.idempotency_key, run.id, run.idempotency_key_expires_at),
             )
+        self._tell_sets(set_records(None, run, 0, data, data), now_ms)
         return run
 
     def _first_of_key(self, run: Run, now_ms: int) -> Run | None:
@@ -261,7 +281,7 @@ class Transactions:
         end = end_of(run)
         data = encode_json(patch, f"the patch of run {run_id}")
         snapshot = encode_json(run.to_wire(), f"run {run_id}")
-        self.append(run_log(run_id), [data], run_id, writer, end, now_ms)
+        version = self.append(run_log(run_id), [data], run_id, writer, end, now_ms).offset or 0
         self._db.execute(
             "UPDATE runs SET status = ?, owner = ?, snapshot = ? WHERE id = ?",
             (run.status, run.owner, snapshot, run_id),
@@ -269,6 +289,7 @@ class Transactions:
         if run.tags != before.tags:
             self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
             self._tag(run)
+        self._tell_sets(set_records(before, run, version, data, snapshot), now_ms)
         if end is not None:
             self._end_streams(run_id, end)
         return run
@@ -289,6 +310,10 @@ class Transactions:
         stream = self._find(key)
         state = self._writer(stream, writer.id) if stream is not None else None
         return records_to_skip(state, writer, 1) > 0
+
+    def _tell_sets(self, records: list[tuple[StreamKey, bytes]], now_ms: int) -> None:
+        for key, data in records:
+            self.append(key, [data], key.run_id, None, None, now_ms)  # as a run's log: by its owner
 
     def _tag(self, run: Run) -> None:
         self._db.executemany(
@@ -332,12 +357,25 @@ class Transactions:
             stream.writers[id] = WriterState(*row) if row else None
         return stream.writers[id]
 
+    def _trim(self, stream: _Stream) -> None:
+        """Keep the newest records of a set's log; whole blocks go, now and then."""
+        if stream.next_offset - stream.earliest <= 2 * SET_RECORDS:
+            return
+        stream.earliest = stream.next_offset - SET_RECORDS
+        self._db.execute(
+            "DELETE FROM blocks WHERE stream = ?1 AND first < "
+            "(SELECT max(first) FROM blocks WHERE stream = ?1 AND first <= ?2)",
+            (stream.no, stream.earliest),
+        )
+
     def _flush(self, key: StreamKey, stream: _Stream) -> None:
         first = stream.next_offset - len(stream.added)
         self._db.executemany(
             "INSERT INTO blocks (stream, first, data) VALUES (?,?,?)",
             [(stream.no, at, data) for at, data in _encode_blocks(first, stream.added)],
         )
+        if is_set_log(key):
+            self._trim(stream)
         self._db.execute(
             "UPDATE streams SET earliest = ?, next = ?, ended = ? WHERE no = ?",
             (stream.earliest, stream.next_offset, stream.ended, stream.no),
@@ -387,6 +425,8 @@ def _load_run(db: sqlite3.Connection, run_id: str) -> Run:
 def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
     """Return a stream's number and head."""
     row = _stream_row(db, key)
+    if row is None and is_set_log(key):
+        return 0, NO_RECORDS
     if row is None:
         return 0, Head(ORIGIN, ORIGIN, end_of(_load_run(db, key.run_id)))
     no, epoch, earliest, next_offset, ended = row
@@ -435,6 +475,27 @@ def read_runs(db: sqlite3.Connection, query: RunQuery) -> list[Run]:
         f"SELECT snapshot FROM runs WHERE {where} ORDER BY id DESC LIMIT ?", (*values, query.limit)
     )
     return [Run.from_wire(orjson.loads(data)) for (data,) in rows]
+
+
+def read_set(db: sqlite3.Connection, sets: Sequence[RunSet], limit: int) -> SetState:
+    """See `Store.get_set`."""
+    count = limit + 1  # one more says that there are more
+    newest = (f"SELECT * FROM ({_MEMBERS[each.kind]} DESC LIMIT {count:d})" for each in sets)
+    rows = db.execute(
+        f"SELECT snapshot FROM runs WHERE id IN ({' UNION '.join(newest)})"
+        f" ORDER BY id DESC LIMIT {count:d}",
+        [each.id for each in sets],
+    )
+    runs = [Run.from_wire(orjson.loads(data)) for (data,) in rows]
+    positions = tuple(read_head(db, each.log)[1].position for each in sets)
+    return SetState(runs[:limit], len(runs) > limit, positions)
+
+
+_MEMBERS = {
+    "tag": "SELECT run_id FROM tags WHERE tag = ? ORDER BY run_id",
+    "batch": "SELECT id FROM runs WHERE batch_id = ? ORDER BY id",
+    "parent": "SELECT id FROM runs WHERE parent_id = ? ORDER BY id",
+}
 
 
 def _conditions(query: RunQuery) -> tuple[str, list[Any]]:

@@ -8,18 +8,29 @@ import msgspec
 
 from gateway import protocol
 from gateway.protocol import Appended, GatewayFrame, Request, Result
-from gateway.records import RUN_STREAM, Position, StreamKey, Writer, check_stream_id
+from gateway.records import (
+    RUN_STREAM,
+    RUNS_STREAM,
+    STREAMS_STREAM,
+    Position,
+    StreamKey,
+    Writer,
+    check_stream_id,
+)
 from gateway.runs import Run, check_metadata
 from gateway.sdk import schemas
 from gateway.stores.base import Page, RunQuery, Store
 
 
-async def perform(store: Store, request: Request) -> GatewayFrame:
+async def perform(
+    store: Store, request: Request, skip: frozenset[str] = frozenset()
+) -> GatewayFrame:
     """Do what a request asks for, which the connection has already allowed.
 
     Args:
         store: Where.
         request: What.
+        skip: Fields of runs that the answer leaves out.
 
     Returns:
         The answer's frame.
@@ -32,7 +43,7 @@ async def perform(store: Store, request: Request) -> GatewayFrame:
     """
     if isinstance(request, protocol.Append):
         return await _append(store, request)
-    return Result(request.id, await _value(store, request))
+    return Result(request.id, await _value(store, request, skip))
 
 
 async def _append(store: Store, request: protocol.Append) -> Appended:
@@ -52,36 +63,47 @@ def _writer(fields: protocol.WriterFields | None) -> Writer | None:
     return Writer(fields.id, fields.epoch, fields.sequence) if fields else None
 
 
-async def _value(store: Store, request: Request) -> Any:
+async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
+    def shown(run: Run) -> dict[str, Any]:
+        return protocol.without(run.to_wire(), skip)
+
     match request:
         case protocol.Head(run=run, stream=stream):
             position, earliest, end = await store.head(_key(run, stream))
             return {"position": str(position), "earliest": str(earliest), "end": end}
         case protocol.Read(run=run, stream=stream, after=after):
             place = Position.parse(after) if after is not None else None
-            return _page(await store.read(_key(run, stream), place, request.max_bytes), run)
+            page = await store.read(_key(run, stream), place, request.max_bytes)
+            return _page(page, run, skip if stream in (RUN_STREAM, RUNS_STREAM) else frozenset())
         case protocol.Delete(run=run, stream=stream):
             await store.delete(StreamKey(run, check_stream_id(stream)))
             return None
         case protocol.RunCreate(value=value):
             new = Run.from_wire(value)
             check_metadata(new)
-            return (await store.create_run(new)).to_wire()
+            return shown(await store.create_run(new))
         case protocol.RunPatch(run=run, patch=patch, operations=operations, writer=writer):
             changed = await store.patch_run(
                 run, patch, operations=operations, writer=_writer(writer)
             )
-            return changed.to_wire()
+            return shown(changed)
         case protocol.RunGet(run=run):
             state = await store.get_run(run)
-            return {"run": state.run.to_wire(), "position": str(state.position)}
+            return {"run": shown(state.run), "position": str(state.position)}
         case protocol.Spend(token_id=token_id, uses=uses, expires_at_ms=expires_at_ms):
             return await store.spend(token_id, uses, expires_at_ms)
         case protocol.Register(schemas=given):
             _register(given)
             return None
         case protocol.RunList():
-            return [run.to_wire() for run in await store.list_runs(_query(request))]
+            return [shown(run) for run in await store.list_runs(_query(request))]
+        case protocol.RunsGet(runs=runs, limit=limit):
+            found = await store.get_set(runs.sets, limit)
+            return {
+                "runs": [shown(run) for run in found.runs],
+                "has_more": found.has_more,
+                "positions": [str(position) for position in found.positions],
+            }
         case _:
             raise AssertionError(f"no such request: {request}")
 
@@ -94,12 +116,16 @@ def _register(given: dict[str, dict[str, Any]]) -> None:
 
 
 def _key(run_id: str, stream_id: str) -> StreamKey:
-    return StreamKey(run_id, stream_id if stream_id == RUN_STREAM else check_stream_id(stream_id))
+    is_reserved = stream_id in (RUN_STREAM, RUNS_STREAM, STREAMS_STREAM)
+    return StreamKey(run_id, stream_id if is_reserved else check_stream_id(stream_id))
 
 
-def _page(page: Page, run_id: str) -> dict[str, Any]:
+def _page(page: Page, run_id: str, skip: frozenset[str]) -> dict[str, Any]:
+    records = [protocol.encode_record(record, run_id) for record in page.records]
+    if skip:
+        records = [protocol.strip_run_record(record, skip) for record in records]
     return {
-        "records": [msgspec.Raw(protocol.encode_record(r, run_id)) for r in page.records],
+        "records": [msgspec.Raw(record) for record in records],
         "position": str(page.position),
         "end": page.end,
         "gap": page.gap

@@ -22,10 +22,10 @@ from gateway import connection as machine
 from gateway import protocol
 from gateway.connection import Connection, Verify
 from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
-from gateway.hub import Batch, Cursor, Hub
+from gateway.hub import Batch, Cursor, Cursors, Hub
 from gateway.protocol import FromLast, Limits
 from gateway.records import ORIGIN, Position
-from gateway.stores.base import Head, RunState, Store
+from gateway.stores.base import Head, RunState, SetState, Store, is_set_log
 from gateway.web.leases import Leases
 from gateway.web.requests import perform
 
@@ -42,8 +42,9 @@ _log = logging.getLogger("realtime.websocket")
 @dataclass(slots=True)
 class _Subscription:
     id: int
-    cursor: Cursor
+    cursor: Cursor | Cursors
     throttle_s: float
+    opened_set: machine.OpenSet | None = None  # of runs; one that lags too far begins anew
     quiet_until: float = 0.0  # the throttle's window, in the loop's time
     burst_end: Position | None = None  # what was new when the window opened, and is being sent
     timer: asyncio.TimerHandle | None = None
@@ -163,11 +164,15 @@ class Carrier:
                     self._outbox_size += len(text)
                 case machine.Open(id):
                     self._opening[id] = self._spawn(partial(self._open, command), id)
+                case machine.OpenSet(id):
+                    self._opening[id] = self._spawn(partial(self._open_set, command), id)
+                case machine.Skip(id, fields):
+                    self._skip(id, fields)
                 case machine.Stop(id):
                     self._stop(id)
-                case machine.Perform(request):
+                case machine.Perform(request, skip):
                     self._under_way += 1
-                    self._spawn(partial(self._perform, request), request.id)
+                    self._spawn(partial(self._perform, request, skip), request.id)
                 case machine.Own(owner):
                     self._owner = owner
                     self._leases.acquire(owner)
@@ -192,9 +197,9 @@ class Carrier:
             _log.exception("connection %s: request %s failed", self._machine.id, id)
             self._carry(self._machine.failed(id, Internal("the gateway failed; its log has more")))
 
-    async def _perform(self, request: protocol.Request) -> None:
+    async def _perform(self, request: protocol.Request, skip: frozenset[str]) -> None:
         try:
-            answer = await perform(self._store, request)
+            answer = await perform(self._store, request, skip)
         finally:
             self._under_way -= 1
             self._drained.set()
@@ -205,8 +210,9 @@ class Carrier:
     async def _open(self, command: machine.Open) -> None:
         # The run first: a cursor on `$run` placed later may not miss a patch, so it is placed at
         # the snapshot's own position.
-        run = await self._find_run(command.key.run_id)
-        if run is None:
+        is_of_set = is_set_log(command.key)
+        run = None if is_of_set else await self._find_run(command.key.run_id)
+        if run is None and not is_of_set:
             del self._opening[command.id]
             self._carry(self._machine.opened(command.id, ORIGIN, None))
             return
@@ -215,18 +221,50 @@ class Carrier:
         )
         del self._opening[command.id]
         commands = self._machine.opened(command.id, cursor.position, run)
-        if not self._machine.is_live(command.id):
-            cursor.close()
+        self._start(_Subscription(command.id, cursor, command.throttle_s), commands)
+
+    async def _open_set(self, command: machine.OpenSet) -> None:
+        found, cursors = await self._find_set(command)
+        del self._opening[command.id]
+        commands = self._machine.opened_set(command.id, found)
+        self._start(_Subscription(command.id, cursors, command.throttle_s, command), commands)
+
+    async def _find_set(self, command: machine.OpenSet) -> tuple[SetState, Cursors]:
+        found = await self._store.get_set(command.sets, command.limit)
+        wake = partial(self._wake, command.id)
+        return found, await self._hub.set_cursors(command.sets, found, command.id, wake)
+
+    def _start(self, subscription: _Subscription, commands: list[machine.Command]) -> None:
+        id = subscription.id
+        if not self._machine.is_live(id):
+            subscription.close()
         else:
-            self._subscriptions[command.id] = _Subscription(command.id, cursor, command.throttle_s)
-            self._ready.append(command.id)
+            self._subscriptions[id] = subscription
+            self._ready.append(id)
         self._carry(commands)
+
+    async def _renew_set(self, command: machine.OpenSet, reason: str) -> None:
+        """Begin anew with a set whose changes are no longer kept where the client stands."""
+        found, cursors = await self._find_set(command)
+        subscription = self._subscriptions.get(command.id)
+        if subscription is None or subscription.opened_set is not command:
+            cursors.close()
+            return  # stopped while the store was read
+        subscription.cursor.close()
+        subscription.cursor, subscription.burst_end = cursors, None
+        self._carry(self._machine.opened_set(command.id, found, reason))
+        self._make_ready(command.id)
 
     async def _find_run(self, run_id: str) -> RunState | None:
         try:
             return await self._store.get_run(run_id)
         except RunNotFound:
             return None
+
+    def _skip(self, id: int, fields: frozenset[str]) -> None:
+        subscription = self._subscriptions.get(id)
+        if subscription is not None:
+            subscription.cursor.skip(fields)
 
     def _stop(self, id: int) -> None:
         opening = self._opening.pop(id, None)
@@ -291,6 +329,10 @@ class Carrier:
             subscription.burst_end = subscription.cursor.tail_position
         try:
             batch = await subscription.cursor.next()
+            if subscription.opened_set and batch and (batch.gap or batch.reset):
+                reason = batch.reset or "trimmed"
+                await self._renew_set(subscription.opened_set, reason)
+                return
         except RealtimeError as error:
             if self._subscriptions.get(id) is subscription:
                 self._carry(self._machine.failed(id, error))
@@ -333,8 +375,8 @@ class Carrier:
         self._carry(self._machine.tick(self._clock_s()))
 
 
-def _place(command: machine.Open, run: RunState, head: Head) -> Position:
-    if command.as_run:
+def _place(command: machine.Open, run: RunState | None, head: Head) -> Position:
+    if command.as_run and run is not None:
         return run.position
     match command.start:
         case "beginning":
@@ -353,7 +395,7 @@ def _texts(id: int, batch: Batch) -> list[str]:
     texts = []
     if batch.reset is not None:
         start = Position(batch.position.epoch, 0)
-        texts.append(protocol.encode(protocol.Reset(id, str(start), batch.reset)))
+        texts.append(protocol.encode(protocol.Reset(id, batch.reset, str(start))))
     if batch.gap is not None:
         start, stop, reason = batch.gap
         texts.append(protocol.encode(protocol.GapFrame(id, str(start), str(stop), reason)))

@@ -154,6 +154,46 @@ async def open_page(browser: Browser, demo: Demo) -> AsyncIterator[Open]:
         watched.check()
 
 
+class SmallApp:
+    def __init__(self, folder: Path) -> None:
+        frontend_port, backend_port = free_port(), free_port()
+        self.url = f"http://localhost:{frontend_port}"
+        options = ["--frontend-port", str(frontend_port), "--backend-port", str(backend_port)]
+        env = environment(folder / "store" / "realtime.db")
+        health = f"http://localhost:{backend_port}/healthz"
+        self.both = ReflexProcess(folder, "reflex", options, env, [health, self.url])
+        self.processes = [self.both]
+
+
+@shared
+async def small_app(browser: Browser, demo: Demo, folder: Path) -> AsyncIterator[SmallApp]:
+    target = folder / "small_app"
+    shutil.copytree(Path(__file__).with_name("small_app"), target)
+    shutil.copytree(demo.folder / "reflex.lock", target / "reflex.lock")
+    link_packages(demo.folder, target)
+    app = SmallApp(target)
+    try:
+        await app.both.start()
+        async with await browser.new_context() as context:  # Vite reloads at the first visit
+            page = await context.new_page()
+            for path in ("/", "/watch"):
+                await page.goto(app.url + path)
+                await page.wait_for_load_state("networkidle")
+        yield app
+    finally:
+        app.both.kill()
+
+
+@pytest.fixture
+def open_app(open_page: Open, small_app: SmallApp) -> Open:
+    async def open_app(path: str = "/") -> Watched:
+        page = await open_page(path, url=small_app.url)
+        await page.page.locator("main button").first.wait_for()
+        return page
+
+    return open_app
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield

@@ -1,12 +1,8 @@
 """The hooks in an app other than the demo, started with a plain `reflex run`."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
-from conftest import link_packages, shared
-from reflex_app import ReflexProcess, environment, free_port
 from watching import subscriptions
 
 pytestmark = [
@@ -14,45 +10,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.asyncio(loop_scope="session"),
 ]
-
-
-class SmallApp:
-    def __init__(self, folder: Path) -> None:
-        frontend_port, backend_port = free_port(), free_port()
-        self.url = f"http://localhost:{frontend_port}"
-        options = ["--frontend-port", str(frontend_port), "--backend-port", str(backend_port)]
-        env = environment(folder / "store" / "realtime.db")
-        health = f"http://localhost:{backend_port}/healthz"
-        self.both = ReflexProcess(folder, "reflex", options, env, [health, self.url])
-        self.processes = [self.both]
-
-
-@shared
-async def small_app(browser, demo, folder):
-    target = folder / "small_app"
-    shutil.copytree(Path(__file__).with_name("small_app"), target)
-    shutil.copytree(demo.folder / "reflex.lock", target / "reflex.lock")
-    link_packages(demo.folder, target)
-    app = SmallApp(target)
-    try:
-        await app.both.start()
-        async with await browser.new_context() as context:  # Vite reloads at the first visit
-            page = await context.new_page()
-            await page.goto(app.url)
-            await page.wait_for_load_state("networkidle")
-        yield app
-    finally:
-        app.both.kill()
-
-
-@pytest.fixture
-def open_app(open_page, small_app):
-    async def open_app():
-        page = await open_page("/", url=small_app.url)
-        await page.page.locator("#short").wait_for()
-        return page
-
-    return open_app
 
 
 async def until_text(page, id, text):

@@ -30,7 +30,8 @@ class Socket:
         return [frame for frame in self.sent if frame["type"] == frame_type]
 
     def subscriptions(self) -> dict[int, tuple[str, str | None]]:
-        return {f["id"]: (f["run"], f.get("stream")) for f in self.of("subscribe")}
+        asked = [frame for frame in self.of("subscribe") if "run" in frame]
+        return {frame["id"]: (frame["run"], frame.get("stream")) for frame in asked}
 
     def records(self, run: str, stream: str) -> list[dict[str, Any]]:
         ids = {id for id, key in self.subscriptions().items() if key == (run, stream)}

@@ -68,9 +68,11 @@ class Driver {
   #opened = 0;
 
   /** Do what makes the client send this frame, unless it does so by itself. */
-  provoke({ type, id, run, stream, start, throttle_ms: throttleMs, token }) {
+  provoke({ type, id, throttle_ms: throttleMs, ...asked }) {
+    const { run, stream, runs, limit, skip, start, token } = asked;
     if (type === "subscribe" && !this.#subscriptions.has(id)) {
-      const subscription = new Subscription({ run, stream, start, throttleMs, token }, silent);
+      const request = { run, stream, runs, limit, skip, start, throttleMs, token };
+      const subscription = new Subscription(request, silent);
       this.#subscriptions.set(id, subscription);
       this.connection.add(subscription);
       assert.equal(subscription.id, id);

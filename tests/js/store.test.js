@@ -1,53 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Store, User, keyOf } from "../../ui/client/store.js";
-import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
-
-const OPTIONS = { url: URL_OF_GATEWAY, runId: "run_a", stream: "progress", token: "t1" };
-
-/** Stand in for one component that calls the hook. */
-class Component {
-  renders = 0;
-
-  constructor(store, options = {}) {
-    this.store = store;
-    this.render(options);
-  }
-
-  /** Render with these options, as React does it: effects run when the key has changed. */
-  render(options) {
-    const asked = { ...OPTIONS, ...options };
-    const key = keyOf(asked);
-    const hasNewKey = key !== this.user?.key;
-    if (hasNewKey) {
-      this.unmount();
-      this.user = new User(this.store, key);
-    }
-    this.shown = this.user.getSnapshot(); // what this very render shows
-    this.user.configure(asked);
-    if (hasNewKey) this.leave = this.user.subscribe(() => this.renders++);
-  }
-
-  unmount() {
-    this.leave?.();
-    this.leave = null;
-  }
-
-  get snapshot() {
-    return this.user.getSnapshot();
-  }
-}
-
-function livePage(options = {}) {
-  const page = new FakePage();
-  const store = new Store(page.environment);
-  const component = new Component(store, options);
-  page.socket.welcome();
-  page.socket.taken();
-  page.socket.receive(subscribed(1));
-  return { page, store, component };
-}
+import { Store } from "../../ui/client/store.js";
+import { Component, livePage } from "./components.js";
+import { FakePage, position, records, subscribed } from "./fakes.js";
 
 test("asks for nothing without a run, when disabled, or while the token is awaited", () => {
   const page = new FakePage();
@@ -244,8 +200,9 @@ test("a run is folded from its snapshot and patches", () => {
   const first = component.snapshot.run;
   page.socket.receive(records(1, 1, { status: "executing", metadata: { a: null } }));
   page.clock.advance(50);
-  assert.deepEqual(component.snapshot.run, { status: "executing", metadata: { b: 2 } });
-  assert.deepEqual(first, { status: "queued", metadata: { a: 1, b: 2 } });
+  const { status, metadata, is_executing } = component.snapshot.run;
+  assert.deepEqual({ status, metadata, is_executing }, { status: "executing", metadata: { b: 2 }, is_executing: true });
+  assert.deepEqual([first.status, first.metadata, first.is_queued], ["queued", { a: 1, b: 2 }, true]);
 });
 
 test("ten components with one handler call it once per record", () => {

@@ -5,21 +5,23 @@
 import { useCallback, useEffect, useMemo, useSyncExternalStore } from "react";
 
 import { Actions, RESTING, trigger } from "./actions.js";
-import { IDLE } from "./entry.js";
 import { browserEnvironment } from "./environment.js";
 import { gatewayUrl } from "./gateway_url.js";
+import { NO_RUN, RunStreams, listKeyOf } from "./run_streams.js";
+import { IDLE } from "./snapshot.js";
 import { Store, User, keyOf } from "./store.js";
 
 const actions = new Actions();
 let store = null;
 const theStore = () => (store ??= new Store(browserEnvironment()));
 const idle = () => IDLE;
+const noRun = () => NO_RUN;
 
 /**
  * Follow a stream of a run.
  *
  * @param {Omit<import("./store.js").Options, "url"> & {gatewayUrl?: string|null}} options
- * @returns {import("./entry.js").Snapshot}
+ * @returns {import("./snapshot.js").Snapshot}
  */
 export function useRealtimeStream(options) {
   const url = gatewayUrl(options.gatewayUrl ?? null);
@@ -37,9 +39,31 @@ const nothing = () => () => {};
  * Follow a run: its status, metadata and output are in `run`.
  *
  * @param {Omit<import("./store.js").Options, "url"|"stream"> & {gatewayUrl?: string|null}} options
- * @returns {import("./entry.js").Snapshot}
+ * @returns {import("./snapshot.js").Snapshot}
  */
 export const useRealtimeRun = (options) => useRealtimeStream({ ...options, stream: null });
+
+/**
+ * Follow a set of runs, newest first, in `runs`.
+ *
+ * @param {Omit<import("./store.js").Options, "url"> & {gatewayUrl?: string|null}} options
+ * @returns {import("./snapshot.js").Snapshot}
+ */
+export const useRealtimeRuns = (options) => useRealtimeStream({ ...options, stream: null });
+
+/**
+ * Follow all streams of a run, as they appear, in `streams`.
+ *
+ * @param {Omit<import("./store.js").Options, "url"|"stream"> & {gatewayUrl?: string|null}} options
+ */
+export function useRealtimeStreams(options) {
+  const url = gatewayUrl(options.gatewayUrl ?? null);
+  const asked = { ...options, url };
+  const key = listKeyOf(asked);
+  const streams = useMemo(() => (url === null ? null : new RunStreams(theStore(), key)), [url, key]);
+  useEffect(() => streams.configure(asked));
+  return useSyncExternalStore(streams?.subscribe ?? nothing, streams?.getSnapshot ?? noRun, noRun);
+}
 
 const resting = () => RESTING;
 

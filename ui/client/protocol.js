@@ -5,6 +5,8 @@
  */
 
 export const PROTOCOL_VERSION = 1;
+export const DEFAULT_LIMIT = 50; // runs in the snapshot of a set
+export const MAX_LIMIT = 1_000;
 
 /** Source: PROTOCOL.md 4. The token travels in `subscribe`, so one connection can carry many. */
 export const helloFrame = () => ({ type: "hello", protocol: PROTOCOL_VERSION });
@@ -12,13 +14,16 @@ export const helloFrame = () => ({ type: "hello", protocol: PROTOCOL_VERSION });
 /**
  * Build a `subscribe` frame; what equals the protocol's default is left out.
  *
- * @param {{id: number, run: string, stream: string|null, start: Start, throttleMs: number,
- *   token: string|null}} subscription
+ * @param {{id: number, run: string|null, stream: string|null, runs?: object|null, limit?: number,
+ *   skip?: string[], start: Start, throttleMs: number, token: string|null}} subscription
  *
  * @typedef {"beginning"|"latest"|{position: string}|{last: number}} Start
  */
-export function subscribeFrame({ id, run, stream, start, throttleMs, token }) {
-  const frame = { type: "subscribe", id, run };
+export function subscribeFrame({ id, run, stream, runs = null, limit, skip = [], ...more }) {
+  const { start, throttleMs, token } = more;
+  const frame = runs === null ? { type: "subscribe", id, run } : { type: "subscribe", id, runs };
+  if (runs !== null && limit !== DEFAULT_LIMIT) frame.limit = limit;
+  if (skip.length > 0) frame.skip = skip;
   if (stream !== null) frame.stream = stream;
   if (start !== "beginning") frame.start = start;
   if (throttleMs > 0) frame.throttle_ms = throttleMs;

@@ -6,9 +6,10 @@
  */
 
 import { Connection } from "./connection.js";
-import { Entry, CONNECTING, IDLE } from "./entry.js";
+import { Entry } from "./entry.js";
 import { Timer } from "./environment.js";
-import { appendFrame } from "./protocol.js";
+import { DEFAULT_LIMIT, MAX_LIMIT, appendFrame } from "./protocol.js";
+import { CONNECTING, IDLE } from "./snapshot.js";
 
 const LINGER_MS = 1_000; // an entry without a component stays this long, so that a remount finds it
 
@@ -17,6 +18,10 @@ const LINGER_MS = 1_000; // an entry without a component stays this long, so tha
  * @property {string|null} url of the gateway's WebSocket
  * @property {string|null} runId
  * @property {string|null} stream null: the run itself
+ * @property {{tag: string}|{tags: string[]}|{batch: string}|{parent: string}} [runs] a set of runs,
+ *   in place of a run
+ * @property {number} [limit] how many runs of the set, and how many more at a time
+ * @property {string[]} [skip] fields of runs that are left out
  * @property {import("./protocol.js").Start} [start]
  * @property {string|null} [token] null or an empty one is awaited; left out, none is needed
  * @property {number} [throttleMs]
@@ -24,13 +29,24 @@ const LINGER_MS = 1_000; // an entry without a component stays this long, so tha
  * @property {boolean} [enabled]
  * @property {boolean} [parts] assemble AI parts
  * @property {boolean} [partsBySource] assemble them for each run that writes
+ * @property {import("./views.js").ViewSpec} [view] keep this view of the stream
  * @property {string} [handlerKey] handlers under one key are called once, however many carry them
  * @property {(value: unknown, meta: {offset: number, time_ms: number, source: string|null}) => void} [onRecord]
  * @property {(reason: string) => void} [onEnd]
+ * @property {(run: object) => void} [onComplete] of a run: it is over, however it went
  * @property {(error: {code: string, message: string}) => void} [onError]
  */
 
-const DEFAULTS = { stream: null, start: "beginning", throttleMs: 50, maxRecords: 1000 };
+const DEFAULTS = {
+  runId: null,
+  stream: null,
+  runs: null,
+  limit: DEFAULT_LIMIT,
+  skip: [],
+  start: "beginning",
+  throttleMs: 50,
+  maxRecords: 1000,
+};
 
 /**
  * Name what a component asks for; null when it asks for nothing yet.
@@ -38,10 +54,16 @@ const DEFAULTS = { stream: null, start: "beginning", throttleMs: 50, maxRecords:
  * @param {Options} options
  * @returns {string|null}
  */
-export function keyOf({ url, runId, stream, start, token, enabled = true }) {
-  if (!url || !runId || !enabled || token === null || token === "") return null;
-  return JSON.stringify([url, runId, stream ?? null, start ?? DEFAULTS.start]);
+export function keyOf(options) {
+  const { url, token, enabled = true } = options;
+  if (!url || !enabled || token === null || token === "") return null;
+  const { runId, stream, runs, limit, skip, start } = { ...DEFAULTS, ...options };
+  if (runs) return isNamed(runs) ? JSON.stringify([url, "runs", runs, limit, skip]) : null;
+  return runId ? JSON.stringify([url, runId, stream, start, skip]) : null;
 }
+
+// A page may know its tags or its batch later only.
+const isNamed = (runs) => Object.values(runs).every((id) => id && id.length > 0);
 
 /** One component's share in one entry; a component whose key changes gets a new one. */
 export class User {
@@ -99,7 +121,7 @@ export class Store {
     const known = this.#entries.get(user.key);
     const entry = known ?? this.#newEntry(user);
     entry.users.add(user);
-    wantParts(entry, user.options);
+    entry.want(user.options);
     if (known) this.#share(entry, user.options);
     else this.#connection(user.options.url).add(entry.subscription);
   }
@@ -118,7 +140,7 @@ export class Store {
     const entry = this.#entries.get(user.key);
     if (!entry?.users.has(user)) return;
     const { token, throttleMs } = user.options;
-    wantParts(entry, user.options);
+    entry.want(user.options);
     if (token !== before.token || throttleMs !== before.throttleMs) this.#share(entry, user.options);
   }
 
@@ -132,11 +154,20 @@ export class Store {
   }
 
   #newEntry(user) {
-    const { runId, stream, start, throttleMs, token } = user.options;
-    const request = { run: runId, stream, start, throttleMs, token };
+    const { url, runId, ...asked } = user.options;
+    const { stream, runs, limit, skip, start, throttleMs, token } = asked;
+    const request = { run: runId, stream, runs, limit, skip, start, throttleMs, token };
     const entry = new Entry(request, this.#environment);
     this.#entries.set(user.key, entry);
+    if (runs) entry.offerMore(() => this.#loadMore(url, entry.subscription, limit));
     return entry;
+  }
+
+  // The longer list comes whole, as of one moment: what is there already may have changed meanwhile.
+  #loadMore(url, subscription, count) {
+    if (subscription.limit >= MAX_LIMIT || subscription.over) return;
+    subscription.limit = Math.min(MAX_LIMIT, subscription.limit + count);
+    this.#connection(url).restart(subscription);
   }
 
   #discard({ key, options }) {
@@ -166,9 +197,4 @@ export class Store {
     this.#connections.set(url, connection);
     return connection;
   }
-}
-
-function wantParts(entry, { parts, partsBySource }) {
-  if (parts) entry.wantParts();
-  if (partsBySource) entry.wantPartsBySource();
 }

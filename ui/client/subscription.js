@@ -1,16 +1,17 @@
 /**
- * A cursor on one stream or one run: what has been seen, and what to ask for next.
+ * A cursor on one stream, run or set of runs: what has been seen, and what to ask for next.
  *
  * It decides and never touches a socket; `connection.js` carries its frames.
  */
 
-import { subscribeFrame } from "./protocol.js";
+import { DEFAULT_LIMIT, subscribeFrame } from "./protocol.js";
 
 /**
  * Where a subscription reports to.
  *
  * @typedef {object} Sink
- * @property {(run: object|undefined) => void} subscribed
+ * @property {(frame: {run?: object, runs?: object[], has_more?: boolean}) => void} subscribed the
+ *   run or the runs as they are now
  * @property {(records: object[]) => void} records each record once, in order
  * @property {(gap: {from: string, to: string, reason: string}) => void} gap
  * @property {(reason: string) => void} reset everything seen so far is void
@@ -18,6 +19,17 @@ import { subscribeFrame } from "./protocol.js";
  * @property {(error: {code: string, message: string}) => void} error
  * @property {() => void} lost the connection is gone; the subscription is not
  */
+
+const DEFAULTS = {
+  run: null,
+  stream: null,
+  runs: null,
+  limit: DEFAULT_LIMIT,
+  skip: [],
+  start: "beginning",
+  throttleMs: 0,
+  token: null,
+};
 
 export class Subscription {
   /** Named by the connection; stays the same over reconnects. @type {number|null} */
@@ -31,16 +43,26 @@ export class Subscription {
   #nextOffset = null;
 
   /**
-   * @param {{run: string, stream?: string|null, start?: import("./protocol.js").Start,
-   *   throttleMs?: number, token?: string|null}} request
+   * @param {{run?: string|null, stream?: string|null, runs?: object|null, limit?: number,
+   *   skip?: string[], start?: import("./protocol.js").Start, throttleMs?: number,
+   *   token?: string|null}} request
    * @param {Sink} sink
    */
-  constructor({ run, stream = null, start = "beginning", throttleMs = 0, token = null }, sink) {
-    Object.assign(this, { run, stream, start, throttleMs, token, sink });
+  constructor(request, sink) {
+    const given = Object.entries(request).filter(([, value]) => value !== undefined);
+    Object.assign(this, DEFAULTS, Object.fromEntries(given), { sink });
+  }
+
+  get isSet() {
+    return this.runs !== null;
   }
 
   get isRun() {
-    return this.stream === null;
+    return this.stream === null && !this.isSet;
+  }
+
+  get isStream() {
+    return this.stream !== null;
   }
 
   get over() {
@@ -49,13 +71,14 @@ export class Subscription {
 
   /** The frame that subscribes, or resumes from the position that was reached. */
   frame() {
-    const { id, run, stream, throttleMs, token } = this;
-    return subscribeFrame({ id, run, stream, start: this.#startNow(), throttleMs, token });
+    const { id, run, stream, runs, limit, skip, throttleMs, token } = this;
+    const start = this.#startNow();
+    return subscribeFrame({ id, run, stream, runs, limit, skip, start, throttleMs, token });
   }
 
-  // A run needs no position: the snapshot in `subscribed` is always the newest.
+  // Runs need no position: the snapshot in `subscribed` is always the newest.
   #startNow() {
-    if (this.isRun) return "beginning";
+    if (!this.isStream) return "beginning";
     return this.position === null ? this.start : { position: this.position };
   }
 
@@ -92,14 +115,15 @@ export class Subscription {
     this.sink.error({ code, message });
   }
 
-  #subscribed({ position, run }) {
+  #subscribed(frame) {
     this.attempt = 0;
-    this.position = position;
-    if (this.isRun) this.#nextOffset = null;
-    this.sink.subscribed(run);
+    this.position = frame.position ?? null;
+    if (!this.isStream) this.#nextOffset = null;
+    this.sink.subscribed(frame);
   }
 
   #records({ records, position }) {
+    if (this.isSet) return this.sink.records(records); // of several logs; versions tell them apart
     const fresh = this.#unseen(records);
     if (fresh === null) return "hole";
     this.position = position;
@@ -129,7 +153,8 @@ export class Subscription {
     this.sink.gap({ from, to, reason });
   }
 
-  #reset({ position, reason }) {
+  #reset({ position, reason, ...snapshot }) {
+    if (this.isSet) return this.sink.subscribed(snapshot);
     if (this.isRun) return "retry";
     this.position = position;
     this.#nextOffset = null;

@@ -10,6 +10,7 @@ import reflex as rx
 
 from gateway import streams, task, tokens
 from gateway.integrations.reflex import add_gateway
+from small_app.watch_page import watch
 from ui import use_realtime_run, use_realtime_stream
 
 
@@ -120,4 +121,5 @@ def index() -> rx.Component:
 
 app = rx.App()
 app.add_page(index, route="/")
+app.add_page(watch, route="/watch")
 add_gateway(app)

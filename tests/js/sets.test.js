@@ -1,0 +1,249 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { NO_RUN, RunStreams, listKeyOf } from "../../ui/client/run_streams.js";
+import { Store, keyOf } from "../../ui/client/store.js";
+import { Component, OPTIONS } from "./components.js";
+import { FakePage, position, records, subscribed } from "./fakes.js";
+
+const SET = { runId: null, stream: null, runs: { tag: "x" }, throttleMs: 0 };
+
+const run = (id, fields = {}) => ({
+  id,
+  status: "queued",
+  tags: ["x"],
+  metadata: {},
+  created_at: "2026-11-22T12:00:00.000Z",
+  ...fields,
+});
+
+const snapshot = (id, ids, hasMore = false) => ({
+  type: "subscribed",
+  id,
+  runs: ids.map((each) => (typeof each === "string" ? run(each) : each)),
+  has_more: hasMore,
+});
+
+function liveSet(options = {}, ids = ["run_3", "run_2", "run_1"], hasMore = false) {
+  const page = new FakePage();
+  const store = new Store(page.environment);
+  const component = new Component(store, { ...SET, ...options });
+  page.socket.welcome();
+  const [, frame] = page.socket.taken();
+  page.socket.receive(snapshot(1, ids, hasMore));
+  return { page, store, component, frame };
+}
+
+const changes = (page, ...data) => {
+  page.socket.receive(records(page.id ?? 1, page.offset ?? 0, ...data));
+  page.clock.advance(20);
+};
+
+const idsOf = (component) => component.snapshot.runs.map((each) => each.id);
+
+test("asks for the set it is told, and for nothing while its name is awaited", () => {
+  const { frame } = liveSet({ runs: { tags: ["x", "y"] }, limit: 10, skip: ["payload"] });
+  assert.deepEqual(frame, {
+    type: "subscribe", id: 1, runs: { tags: ["x", "y"] }, limit: 10, skip: ["payload"], token: "t1",
+  });
+  for (const runs of [{ tag: "" }, { tag: null }, { tags: [] }, { parent: null }, { batch: "" }]) {
+    assert.equal(keyOf({ ...OPTIONS, ...SET, runs }), null);
+  }
+});
+
+test("a set is folded from its snapshot, newest first", () => {
+  const { page, component } = liveSet();
+  assert.deepEqual(idsOf(component), ["run_3", "run_2", "run_1"]);
+  const before = component.snapshot.runs;
+  changes(page,
+    { id: "run_2", version: 1, patch: { status: "executing", started_at: "2026-11-22T12:00:01.000Z" } },
+    { id: "run_4", version: 0, run: run("run_4") },
+    { id: "run_2", version: 2, patch: { status: "failed", finished_at: "2026-11-22T12:00:03.500Z" } },
+  );
+  assert.deepEqual(idsOf(component), ["run_4", "run_3", "run_2", "run_1"]);
+  const { is_failed, is_completed, is_executing, duration_ms } = component.snapshot.runs[2];
+  assert.deepEqual([is_failed, is_completed, is_executing, duration_ms], [true, true, false, 2500]);
+  assert.equal(component.snapshot.runs[1], before[0]); // what did not change is the same object
+  assert.equal(before.length, 3);
+});
+
+test("a run that loses the tag leaves, one that gets it comes to its place", () => {
+  const { page, component } = liveSet({}, ["run_5", "run_1"]);
+  changes(page,
+    { id: "run_5", version: 1, patch: { tags: ["y"] } },
+    { id: "run_3", version: 4, run: run("run_3", { status: "executing" }) },
+    { id: "run_9", version: 4, patch: { status: "executing" } }, // of a run not shown
+  );
+  assert.deepEqual(idsOf(component), ["run_3", "run_1"]);
+});
+
+test("the list stays as long as asked, and says that there is more", () => {
+  const { page, component } = liveSet({ limit: 2 }, ["run_3", "run_2"], false);
+  assert.equal(component.snapshot.hasMore, false);
+  changes(page, { id: "run_4", version: 0, run: run("run_4") });
+  assert.deepEqual(idsOf(component), ["run_4", "run_3"]);
+  assert.equal(component.snapshot.hasMore, true);
+  page.offset = 1;
+  changes(page, { id: "run_1", version: 3, run: run("run_1") }); // older than all that is shown
+  assert.deepEqual(idsOf(component), ["run_4", "run_3"]);
+});
+
+test("more is loaded as one longer list, and what was shown stays until it is there", () => {
+  const { page, component } = liveSet({ limit: 2 }, ["run_3", "run_2"], true);
+  component.snapshot.loadMore();
+  const [unsubscribe, subscribe] = page.socket.taken();
+  assert.deepEqual(unsubscribe, { type: "unsubscribe", id: 1 });
+  assert.deepEqual([subscribe.id, subscribe.limit, subscribe.runs], [2, 4, { tag: "x" }]);
+  assert.deepEqual(idsOf(component), ["run_3", "run_2"]);
+  changes(page, { id: "run_9", version: 0, run: run("run_9") }); // of the old subscription
+  page.socket.receive(snapshot(2, ["run_4", "run_3", "run_2", "run_1"]));
+  assert.deepEqual(idsOf(component), ["run_4", "run_3", "run_2", "run_1"]);
+  assert.equal(component.snapshot.hasMore, false);
+});
+
+test("no more than a thousand runs are asked for", () => {
+  const { page, component } = liveSet({ limit: 600 }, ["run_1"], true);
+  component.snapshot.loadMore();
+  assert.equal(page.socket.taken().at(-1).limit, 1_000);
+  page.socket.receive(snapshot(2, ["run_1"], true));
+  component.snapshot.loadMore();
+  assert.deepEqual(page.socket.taken(), []);
+});
+
+test("with several tags a change counts once, whichever log it comes from first", () => {
+  const { page, component } = liveSet({ runs: { tags: ["x", "y"] } }, [run("run_1", { tags: ["x", "y"] })]);
+  changes(page,
+    { id: "run_1", version: 1, patch: { status: "executing" } },
+    { id: "run_1", version: 2, patch: { status: "completed" } },
+    { id: "run_1", version: 1, patch: { status: "executing" } },
+    { id: "run_1", version: 2, patch: { status: "completed" } },
+    { id: "run_1", version: 3, patch: { tags: ["y"] } },
+    { id: "run_1", version: 3, patch: { tags: ["y"] } },
+  );
+  assert.equal(component.snapshot.runs[0].status, "completed");
+  assert.deepEqual(component.snapshot.runs[0].tags, ["y"]);
+});
+
+test("after a lost connection the new snapshot is what there is", () => {
+  const { page, component } = liveSet();
+  changes(page, { id: "run_4", version: 0, run: run("run_4") });
+  page.socket.drop();
+  assert.equal(component.snapshot.status, "reconnecting");
+  assert.equal(idsOf(component).length, 4);
+  page.reconnect();
+  const [frame] = page.socket.taken();
+  assert.equal(frame.start, undefined);
+  page.socket.receive(snapshot(1, ["run_9"]));
+  assert.deepEqual(idsOf(component), ["run_9"]);
+  assert.equal(component.snapshot.status, "live");
+});
+
+test("a reset of a set is a fresh snapshot, and changes before it are not folded into it", () => {
+  const { page, component } = liveSet();
+  page.socket.receive(records(1, 0, { id: "run_3", version: 1, patch: { status: "executing" } }));
+  page.socket.receive({ ...snapshot(1, [run("run_3", { status: "completed" })]), type: "reset", reason: "trimmed" });
+  page.clock.advance(20);
+  assert.deepEqual(component.snapshot.runs.map((each) => each.status), ["completed"]);
+});
+
+test("a wrong token shows its reason, and not an empty list that looks right", () => {
+  const page = new FakePage();
+  const errors = [];
+  const component = new Component(new Store(page.environment), {
+    ...SET, handlerKey: "h", onError: (error) => errors.push(error),
+  });
+  page.socket.welcome();
+  const error = { code: "invalid_token", message: "the token is not valid here: Not enough segments" };
+  page.socket.receive({ type: "error", id: 1, ...error, retryable: false });
+  assert.equal(component.snapshot.status, "error");
+  assert.deepEqual(component.snapshot.error, error);
+  assert.deepEqual(errors, [error]);
+  component.render({ ...SET, token: "t2" });
+  page.socket.receive(snapshot(page.socket.taken().at(-1).id, ["run_1"]));
+  assert.equal(component.snapshot.error, null);
+  assert.deepEqual(idsOf(component), ["run_1"]);
+});
+
+test("the end of a run is told once, with the run, however often it reconnects", () => {
+  const page = new FakePage();
+  const store = new Store(page.environment);
+  const heard = [];
+  const options = { stream: null, handlerKey: "h", onComplete: (ended) => heard.push(ended) };
+  for (let i = 0; i < 3; i++) new Component(store, options);
+  page.socket.welcome();
+  page.socket.receive({ ...subscribed(1), run: run("run_a", { status: "executing" }) });
+  page.socket.drop();
+  page.reconnect();
+  page.socket.receive({ ...subscribed(1), run: run("run_a", { status: "executing" }) });
+  page.clock.advance(100);
+  assert.deepEqual(heard, []);
+  page.socket.receive(records(1, 1, { status: "completed", output: 3 }));
+  page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(2) });
+  page.clock.advance(1_000);
+  assert.deepEqual(heard.map(({ output, is_success }) => [output, is_success]), [[3, true]]);
+});
+
+// All streams of a run.
+
+function liveStreams(options = {}) {
+  const page = new FakePage();
+  const store = new Store(page.environment);
+  const asked = { ...OPTIONS, throttleMs: 0, ...options };
+  const streams = new RunStreams(store, listKeyOf(asked));
+  streams.configure(asked);
+  let renders = 0;
+  const leave = streams.subscribe(() => renders++);
+  page.socket.welcome();
+  page.socket.taken();
+  page.socket.receive(subscribed(1));
+  return { page, store, streams, leave, shown: () => streams.getSnapshot().streams };
+}
+
+test("the streams of a run show as they appear, whatever their names", () => {
+  const { page, shown } = liveStreams();
+  page.socket.receive(records(1, 0, { stream: "progress" }, { stream: "run" }));
+  page.clock.advance(20);
+  assert.deepEqual(page.socket.taken().map((frame) => [frame.id, frame.stream]), [[2, "progress"], [3, "run"]]);
+  page.socket.receive(subscribed(2), records(2, 0, 1, 2), subscribed(3), records(3, 0, "value"));
+  page.clock.advance(20);
+  assert.deepEqual(Object.keys(shown()), ["progress", "run"]);
+  assert.deepEqual(shown().progress.data, [1, 2]);
+  assert.deepEqual([shown().run.latest, shown().run.count, shown().run.text, shown().run.status], ["value", 1, "value", "live"]);
+  page.socket.receive(records(1, 2, { stream: "__proto__" }, { stream: "constructor" }));
+  page.clock.advance(20);
+  assert.deepEqual(Object.keys(shown()), ["progress", "run", "__proto__", "constructor"]);
+});
+
+test("an error of one stream is on that one, of the list on the whole", () => {
+  const { page, streams, shown } = liveStreams();
+  page.socket.receive(records(1, 0, { stream: "a" }, { stream: "b" }));
+  page.clock.advance(20);
+  page.socket.receive(subscribed(2), { type: "error", id: 3, code: "forbidden", message: "no", retryable: false });
+  assert.deepEqual([shown().a.error, shown().b.error, shown().b.status], ["", "no", "error"]);
+  assert.equal(streams.getSnapshot().error, null);
+  page.socket.receive({ type: "error", id: 1, code: "token_expired", message: "late", retryable: false });
+  assert.equal(streams.getSnapshot().error.code, "token_expired");
+});
+
+test("what did not change is the same object, and who leaves lets all streams go", () => {
+  const { page, leave, shown } = liveStreams();
+  page.socket.receive(records(1, 0, { stream: "a" }, { stream: "b" }));
+  page.clock.advance(20);
+  page.socket.receive(subscribed(2), subscribed(3));
+  const before = shown();
+  page.socket.receive(records(2, 0, 1));
+  page.clock.advance(20);
+  assert.equal(shown().b, before.b);
+  assert.notEqual(shown().a, before.a);
+  page.socket.taken();
+  leave();
+  page.clock.advance(1_500);
+  assert.deepEqual(page.socket.taken().map((frame) => [frame.type, frame.id]).sort(), [
+    ["unsubscribe", 1], ["unsubscribe", 2], ["unsubscribe", 3],
+  ]);
+});
+
+test("without a run there are no streams", () => {
+  const streams = new RunStreams(new Store(new FakePage().environment), listKeyOf({ ...OPTIONS, runId: "" }));
+  assert.deepEqual({ ...streams.getSnapshot(), streams: {} }, { ...NO_RUN, streams: {} });
+});

@@ -1,0 +1,221 @@
+"""Hooks for sets of runs and all streams of a run, and the views of a stream: what they emit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reflex as rx
+from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, Var
+from reflex_base.utils.exceptions import VarAttributeError
+
+from gateway.sdk.definitions import StreamDefinition
+from ui import (
+    LoopVariableError,
+    PageRun,
+    PageStream,
+    use_realtime_batch,
+    use_realtime_children,
+    use_realtime_run,
+    use_realtime_run_with_streams,
+    use_realtime_runs_with_tag,
+    use_realtime_stream,
+)
+from ui.client import library
+from ui.vars import warn_of_hidden_fields
+
+
+@dataclass
+class Line:
+    level: str
+    text: str
+
+
+LINES = StreamDefinition[Line]("lines", Line)
+
+
+class SetState(rx.State):
+    tag: str = ""
+    tags: list[str] = []
+    run_id: str = ""
+    run_ids: list[str] = []
+    level: str = "error"
+
+    @rx.event
+    def done(self, run: dict[str, Any]) -> None: ...
+
+    @rx.event
+    def done_typed(self, run: PageRun) -> None: ...
+
+    @rx.event
+    def done_without(self) -> None: ...
+
+
+@pytest.fixture(autouse=True, scope="module")
+def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Building a page links the client into the working directory's assets."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("app"))
+    library.cache_clear()
+    yield
+    os.chdir(before)
+
+
+def line_of(var: Var[Any]) -> str:
+    data = var._get_all_var_data()
+    assert data is not None
+    return data.hooks[-1]
+
+
+def test_a_set_is_named_by_one_tag_by_several_by_a_batch_or_by_a_parent() -> None:
+    for hook, named in (
+        (use_realtime_runs_with_tag("x"), '["tag"] : "x"'),
+        (use_realtime_runs_with_tag(["x", "y"]), '["tags"] : ["x", "y"]'),
+        (use_realtime_runs_with_tag(SetState.tag), f'["tag"] : {SetState.tag!s}'),
+        (use_realtime_runs_with_tag(SetState.tags), f'["tags"] : {SetState.tags!s}'),
+        (use_realtime_batch("batch_1"), '["batch"] : "batch_1"'),
+        (use_realtime_children(SetState.run_id), f'["parent"] : {SetState.run_id!s}'),
+    ):
+        line = line_of(hook.runs)
+        assert "= useRealtimeRuns(" in line
+        assert f'["runs"] : ({{ {named} }})' in line
+
+
+def test_options_are_given_on() -> None:
+    line = line_of(
+        use_realtime_runs_with_tag(
+            "x", access_token="t", limit=10, skip=["payload", "output"], throttle_ms=200
+        ).status
+    )
+    for option in ('["limit"] : 10', '["skip"] : ["payload", "output"]', '["throttleMs"] : 200'):
+        assert option in line
+    assert '["skip"]' not in line_of(use_realtime_runs_with_tag("x").status)
+
+
+def test_runs_are_typed_also_as_a_loop_variable() -> None:
+    mine = use_realtime_runs_with_tag("x")
+    assert isinstance(mine.runs, ArrayVar)
+    assert isinstance(mine.count, NumberVar)
+    assert isinstance(mine.has_more, BooleanVar)
+    assert isinstance(mine.status, StringVar)
+    assert isinstance(mine.error, StringVar)
+    seen = []
+
+    def row(run: Any) -> rx.Component:
+        seen.append(run)
+        return rx.cond(run.is_failed, rx.text(run.error.message), rx.text(run.status))
+
+    component = rx.box(rx.foreach(mine.runs, row))
+    assert line_of(mine.runs) in component._get_all_hooks()
+    (run,) = seen[:1]
+    for name in ("is_queued", "is_executing", "is_waiting", "is_completed", "is_success"):
+        assert isinstance(getattr(run, name), BooleanVar)
+    assert isinstance(run.duration_ms, NumberVar)
+    assert isinstance(run.tags, ArrayVar)
+    assert isinstance(run.metadata["step"], Var)
+    with pytest.raises(VarAttributeError):
+        _ = run.statsu
+
+
+def test_no_field_of_a_runs_or_a_streams_page_type_is_hidden() -> None:
+    warn_of_hidden_fields(PageRun)
+    warn_of_hidden_fields(PageStream)
+
+
+def test_more_is_loaded_by_an_event() -> None:
+    mine = use_realtime_runs_with_tag("x")
+    button = rx.button("More", on_click=mine.load_more, disabled=~mine.has_more)
+    assert ".loadMore" in str(button.render())
+    assert line_of(mine.runs) in button._get_all_hooks()
+
+
+def test_a_loop_variable_is_refused() -> None:
+    for call in (
+        lambda item: use_realtime_runs_with_tag(item).runs,
+        lambda item: use_realtime_children(item).runs,
+        lambda item: use_realtime_batch("b", limit=item).runs,
+        lambda item: use_realtime_run_with_streams(item).streams,
+        lambda item: use_realtime_stream("run_a", LINES).where("level", item),
+    ):
+        with pytest.raises(LoopVariableError, match="'item'"):
+            rx.foreach(SetState.run_ids, _row_of(call))
+
+
+def _row_of(call: Any) -> Any:
+    return lambda item: rx.text(call(item).to_string())
+
+
+def test_all_streams_of_a_run_are_typed_by_id_and_in_a_loop() -> None:
+    result = use_realtime_run_with_streams(SetState.run_id, access_token="t")
+    assert "= useRealtimeStreams(" in line_of(result.streams)
+    assert '["stream"]' not in line_of(result.streams)
+    assert isinstance(result.streams, ObjectVar)
+    assert isinstance(result.streams["run"].text, StringVar)
+    assert isinstance(result.streams["run"].data, ArrayVar)
+    seen = []
+
+    def row(item: Any) -> rx.Component:
+        seen.append(item)
+        return rx.text(item[0], item[1].count)
+
+    rx.box(rx.foreach(result.streams, row))
+    assert isinstance(seen[0][1].count, NumberVar)
+    assert isinstance(seen[0][1].error, StringVar)
+    assert isinstance(result.run.status, StringVar)
+
+
+def test_any_stream_of_such_a_run_can_be_had_typed() -> None:
+    result = use_realtime_run_with_streams("run_a", access_token="t")
+    assert isinstance(result[LINES].latest.level, StringVar)
+    alone = use_realtime_stream("run_a", LINES, access_token="t")
+    assert line_of(result[LINES].status) == line_of(alone.status)
+
+
+def test_a_run_and_its_booleans_are_what_the_client_makes_of_them() -> None:
+    result = use_realtime_run("run_a", skip=["payload"])
+    assert '["skip"] : ["payload"]' in line_of(result.run)
+    assert str(result.is_failed).endswith("?.is_failed ?? false)")
+    assert isinstance(result.run.is_canceled, BooleanVar)
+    assert isinstance(result.is_waiting, BooleanVar)
+
+
+@pytest.mark.parametrize(
+    "handler", [SetState.done, SetState.done_typed, SetState.done_without, rx.console_log("done")]
+)
+def test_on_complete_dispatches_with_the_run(handler: Any) -> None:
+    line = line_of(use_realtime_run("run_a", on_complete=handler).status)
+    assert '["onComplete"] : ((_run) => ' in line
+
+
+def test_the_end_of_a_run_is_heard_of_where_only_its_streams_are_shown() -> None:
+    result = use_realtime_run_with_streams("run_a", on_complete=SetState.done)
+    for var in (result.streams, result[LINES].latest, result[LINES].last(3)):
+        data = var._get_all_var_data()
+        assert data is not None
+        assert sum("useRealtimeRun(" in line for line in data.hooks) == 1
+    quiet = use_realtime_run_with_streams("run_a").streams._get_all_var_data()
+    assert quiet is not None
+    assert not any("useRealtimeRun(" in line for line in quiet.hooks)
+
+
+def test_a_value_of_a_view_is_taken_as_it_is() -> None:
+    stream = use_realtime_stream("run_a", LINES)
+    assert str(stream.where("level", "$.a")).endswith('.view(["where", "level", "$.a"])')
+
+
+def test_views_have_the_types_of_the_stream() -> None:
+    stream = use_realtime_stream("run_a", LINES)
+    errors = stream.where("level", SetState.level)
+    assert isinstance(errors, ArrayVar)
+    assert isinstance(errors[0].text, StringVar)
+    assert f'["view"] : ["where", "level", {SetState.level!s}]' in line_of(errors)
+    assert f'.view(["where", "level", {SetState.level!s}])' in str(errors)
+    assert isinstance(stream.last(3)[0].text, StringVar)
+    assert str(stream.last(3)).endswith(".last(3)")
+    groups = stream.group_by_source
+    assert isinstance(groups, ObjectVar)
+    assert isinstance(groups["run_b"][0].text, StringVar)
+    assert '["view"]' not in line_of(stream.data)
