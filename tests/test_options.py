@@ -36,7 +36,7 @@ async def test_a_delayed_run_starts_when_it_is_due_and_not_before(kind):
         return 1
 
     async with working():
-        when = 0.05 if kind == "delay_s" else datetime.now(UTC) + timedelta(seconds=0.05)
+        when = 0.5 if kind == "delay_s" else datetime.now(UTC) + timedelta(seconds=0.5)
         handle = await work.options(**{kind: when}).trigger()
         run = await runs.retrieve(handle.id)
         assert (run.status, run.queued_at, run.is_queued) == ("delayed", None, True)
@@ -98,13 +98,18 @@ async def test_a_run_that_has_not_started_in_its_time_expires():
 
 
 async def test_a_run_that_starts_in_its_time_does_not_expire():
+    now_ms = 1_795_352_174_000
+
     @task
     async def work() -> int:
-        await asyncio.sleep(0.1)
+        nonlocal now_ms
+        now_ms += 120_000
         return 1
 
-    async with working():
-        assert (await work.options(ttl_s=0.05).trigger_and_wait()).output == 1
+    async with working(clock_ms=lambda: now_ms):
+        result = await work.options(ttl_s=60).trigger_and_wait()
+        assert result.output == 1
+        assert (await runs.retrieve(result.run_id)).duration_ms == 120_000
 
 
 async def test_the_time_to_live_counts_from_when_the_run_is_due():
@@ -163,9 +168,9 @@ async def test_a_plain_function_that_executes_for_too_long_stops_at_its_next_app
 
 
 async def test_the_time_that_a_run_waits_does_not_count():
-    @task(max_duration_s=0.15)
+    @task(max_duration_s=1)
     async def work() -> int:
-        await wait.for_seconds(0.3)
+        await wait.for_seconds(1.2)
         await asyncio.sleep(0.01)
         return 1
 

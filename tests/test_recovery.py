@@ -40,7 +40,7 @@ async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
     async with working(store_at(file), concurrency=1, stop_grace_s=0.05):
         first = await blocking.trigger()
         queued = [await work.trigger(n) for n in range(3)]
-        delayed = await work.options(delay_s=0.2).trigger(3)
+        delayed = await work.options(delay_s=1).trigger(3)
         expiring = await work.options(ttl_s=0.01).trigger(4)
         async for run in runs.subscribe(first.id):
             if run.status == "executing":
@@ -56,7 +56,7 @@ async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
 
 
 async def test_a_run_that_rested_between_attempts_goes_on_with_the_next(file):
-    @task(retry=Retry(max_attempts=2, min_s=0.3, max_s=0.3))
+    @task(retry=Retry(max_attempts=2, min_s=1, max_s=1))
     async def work() -> int:
         if current_run().attempt == 1:
             raise ValueError("no")

@@ -43,9 +43,9 @@ async def test_a_run_that_waits_for_time_says_so_and_gives_its_slot_away(kind):
     @task
     async def sleeping() -> list[str]:
         if kind == "for_seconds":
-            await wait.for_seconds(0.1)
+            await wait.for_seconds(0.5)
         else:
-            await wait.until(datetime.now(UTC) + timedelta(seconds=0.1))
+            await wait.until(datetime.now(UTC) + timedelta(seconds=0.5))
         return [(await runs.retrieve(current_run().id)).status]
 
     @task
