@@ -6,7 +6,7 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app.home_page import question_form, who_answers
-from demo_app.layout import card, code, link_state, problem, run_badge, run_frame
+from demo_app.layout import card, code, link_state, pretty, problem, run_badge, run_frame
 from demo_app.state import Shown
 from demo_app.streams import Decision, answer, decision, stop
 from ui import InputStreamHook, ToolCall, use_input_stream, use_realtime_run_with_streams
@@ -111,7 +111,7 @@ def _call(call: ObjectVar[ToolCall], deciding: InputStreamHook[Decision]) -> rx.
                 rx.text(call.input.to_string(), as_="span", size="1", color_scheme="gray"),
                 style={"cursor": "pointer", "overflow_wrap": "anywhere"},
             ),
-            code(_pretty(call.output), margin_top="0.5rem"),
+            code(pretty(call.output), margin_top="0.5rem"),
         ),
         rx.cond(
             call.state == "waiting",
@@ -126,10 +126,4 @@ def _call(call: ObjectVar[ToolCall], deciding: InputStreamHook[Decision]) -> rx.
             ),
         ),
         class_name="tool-call",
-    )
-
-
-def _pretty(value: rx.Var[object]) -> rx.Var[str]:
-    return rx.Var(
-        f"(JSON.stringify({value!s}, null, 2) ?? '')", _var_data=value._get_all_var_data()
     )

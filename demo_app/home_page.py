@@ -6,8 +6,11 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app import answerer
-from demo_app.layout import card, frame
+from demo_app.layout import card, code, frame, pretty, problem, run_badge, status_badge
 from demo_app.state import Ask, Census, Recent
+from demo_app.streams import events
+from demo_app.tasks import deliver
+from ui import PageRun, use_realtime_runs_with_tag, use_realtime_task_trigger_with_streams
 
 EXAMPLES = (
     "How do I find the largest items in a list?",
@@ -18,7 +21,7 @@ EXAMPLES = (
 
 
 def home() -> rx.Component:
-    """Offer the two things to try."""
+    """Offer the things to try."""
     return frame(
         rx.box(
             rx.heading("Watch Python work, live", size="8", as_="h1", trim="both"),
@@ -35,7 +38,13 @@ def home() -> rx.Component:
         rx.grid(
             _census_form(), _ask_form(), columns=rx.breakpoints(initial="1", md="2"), spacing="5"
         ),
-        _runs(),
+        rx.grid(
+            _delivery(),
+            _runs(),
+            columns=rx.breakpoints(initial="1", md="2"),
+            spacing="5",
+            align="start",
+        ),
     )
 
 
@@ -166,18 +175,115 @@ def who_answers() -> rx.Component:
 
 
 def _runs(title: str = "My runs") -> rx.Component:
-    def row(run: ObjectVar[dict[str, str]]) -> rx.Component:
-        return rx.table.row(
-            rx.table.cell(rx.link(run["task"], href=run["href"])),
-            rx.table.cell(rx.text(run["what"], size="2", truncate=True, max_width="24rem")),
-            rx.table.cell(rx.link("details", href="/runs/" + run["id"], size="1")),
+    mine = use_realtime_runs_with_tag(
+        Recent.tag,
+        access_token=Recent.access_token,
+        limit=30,
+        skip=["output"],
+        on_error=Recent.renew,
+    )
+    return card(
+        problem(mine.error),
+        rx.cond(
+            mine.count > 0,
+            rx.table.root(
+                rx.table.body(rx.foreach(mine.runs, _top_run), id="my-runs"), size="1", width="100%"
+            ),
+            rx.text("None yet: start one.", size="2", color_scheme="gray"),
+        ),
+        rx.cond(
+            mine.has_more,
+            rx.button("Show more", on_click=mine.load_more, variant="soft", size="1", id="more"),
+        ),
+        title=title or None,
+    )
+
+
+def _top_run(run: ObjectVar[PageRun]) -> rx.Component:
+    # The children carry the tag too, so that one token reads the whole tree.
+    return rx.cond(run.parent_id, rx.fragment(), _run_row(run))
+
+
+def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
+    page = rx.match(run.task, ("take-census", "/census/"), ("ask", "/ask/"), "/runs/")
+    return rx.table.row(
+        rx.table.cell(rx.link(run.task, href=page.to(str) + run.id)),
+        rx.table.cell(status_badge(run.status)),
+        rx.table.cell(
+            rx.cond(
+                run.attempt.to(int) > 1,
+                rx.text("attempt ", run.attempt, size="1", color_scheme="gray"),
+            )
+        ),
+        rx.table.cell(
+            rx.cond(
+                run.duration_ms,
+                rx.text(run.duration_ms, " ms", size="1", color_scheme="gray"),
+            ),
+            display=rx.breakpoints(initial="none", sm="table-cell"),
+        ),
+        rx.table.cell(rx.link("details", href="/runs/" + run.id.to(str), size="1")),
+        class_name="my-run",
+    )
+
+
+def _delivery() -> rx.Component:
+    job = use_realtime_task_trigger_with_streams(
+        deliver, [events], access_token=Recent.trigger_token, max_records=5
+    )
+    run = job.run
+
+    def start(words: str, failures: int, id: str) -> rx.Component:
+        return rx.button(
+            words,
+            on_click=job.trigger({"parcels": 5, "failures": failures}),
+            disabled=job.is_pending | job.realtime.is_executing | job.realtime.is_queued,
+            variant="soft",
+            id=id,
         )
 
     return card(
-        rx.cond(
-            Recent.rows.length() > 0,  # type: ignore[attr-defined]
-            rx.table.root(rx.table.body(rx.foreach(Recent.rows, row)), size="1", width="100%"),
-            rx.text("None yet: start one.", size="2", color_scheme="gray"),
+        rx.text(
+            "Triggered by the page itself, with a token that is good for this task only. It fails "
+            "on purpose and is tried again, up to four times; what it notes down on the way shows "
+            "here.",
+            size="2",
+            color_scheme="gray",
         ),
-        title=title or None,
+        rx.flex(
+            start("Fail twice", 2, "deliver"),
+            start("Fail every time", 9, "deliver-never"),
+            spacing="2",
+            wrap="wrap",
+        ),
+        problem(job.error),
+        rx.cond(
+            job.run_id,
+            rx.vstack(
+                rx.flex(
+                    run_badge(job.realtime),
+                    rx.text(
+                        "attempt ", run.attempt, " of ", run.max_attempts, size="2", id="attempt"
+                    ),
+                    rx.cond(run.delay_until, rx.text("resting before the next", size="1")),
+                    spacing="3",
+                    align="center",
+                    wrap="wrap",
+                ),
+                rx.cond(
+                    run.last_error & ~job.realtime.is_completed,
+                    rx.text(
+                        run.last_error.message, size="2", color_scheme="amber", id="last-error"
+                    ),
+                ),
+                rx.cond(run.error, problem(run.error.type + ": " + run.error.message)),
+                code(pretty(run.metadata), id="metadata"),
+                rx.foreach(job[events].data, lambda line: rx.text(line, size="1")),
+                spacing="2",
+                align="stretch",
+                width="100%",
+                id="delivery",
+            ),
+        ),
+        title="A job that fails",
     )

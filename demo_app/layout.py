@@ -127,11 +127,16 @@ def tiles(*children: rx.Component) -> rx.Component:
 
 def run_badge(run: RealtimeRun) -> rx.Component:
     """Show a run's status."""
-    status = run.run.status
+    return status_badge(run.run.status)
+
+
+def status_badge(status: Any) -> rx.Component:
+    """Show a status in its colour."""
     color = rx.match(
         status,
         ("delayed", "gray"),
         ("queued", "gray"),
+        ("delayed", "gray"),
         ("executing", "blue"),
         ("waiting", "blue"),
         ("completed", "green"),
@@ -164,6 +169,13 @@ def link_state(source: RealtimeStream[Any] | RealtimeRun) -> rx.Component:
         ("ended", line("check", "complete record", "gray")),
         ("error", line("octagon-alert", "not allowed", "red")),
         rx.fragment(),
+    )
+
+
+def pretty(value: Any) -> rx.Var[str]:
+    """Write a value as indented JSON."""
+    return rx.Var(
+        f"(JSON.stringify({value!s}, null, 2) ?? '')", _var_data=value._get_all_var_data()
     )
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import reflex as rx
+from reflex.vars import ObjectVar
 
-from demo_app.layout import card, code, link_state, problem, run_badge, run_frame
+from demo_app.layout import (
+    card,
+    code,
+    link_state,
+    pretty,
+    problem,
+    run_badge,
+    run_frame,
+    status_badge,
+)
 from demo_app.state import Shown
-from ui import RealtimeRun, use_realtime_run, use_realtime_stream
+from ui import PageRun, RealtimeRun, use_realtime_children, use_realtime_run, use_realtime_stream
 
 RAW_RECORDS = 50  # shown of each stream
 
@@ -75,12 +85,19 @@ def _values(run: RealtimeRun) -> rx.Component:
     now = run.run
     return card(
         rx.text("Payload", size="1", color_scheme="gray"),
-        code(_json(now.payload), id="payload"),
+        code(pretty(now.payload), id="payload"),
+        rx.cond(
+            run.run.metadata.length() > 0,
+            rx.fragment(
+                rx.text("Metadata", size="1", color_scheme="gray"),
+                code(pretty(now.metadata), id="metadata"),
+            ),
+        ),
         rx.cond(
             run.is_success,
             rx.fragment(
                 rx.text("Output", size="1", color_scheme="gray"),
-                code(_json(now.output), id="output"),
+                code(pretty(now.output), id="output"),
             ),
         ),
         rx.cond(
@@ -92,31 +109,29 @@ def _values(run: RealtimeRun) -> rx.Component:
 
 
 def _children() -> rx.Component:
+    children = use_realtime_children(
+        Shown.id, access_token=Shown.access_token, skip=["payload", "output"]
+    )
     return rx.cond(
-        Shown.children.length() > 0,  # type: ignore[attr-defined]
+        children.count > 0,
         card(
-            rx.vstack(
-                rx.foreach(
-                    Shown.children,
-                    lambda id: child_row(run_id=id, access_token=Shown.access_token),
-                ),
-                spacing="2",
+            rx.vstack(rx.foreach(children.runs, _child), spacing="2"),
+            rx.cond(
+                children.has_more,
+                rx.button("Show more", on_click=children.load_more, variant="soft", size="1"),
             ),
             title="Children",
         ),
     )
 
 
-@rx.memo
-def child_row(run_id: rx.Var[str], access_token: rx.Var[str]) -> rx.Component:
-    """Show a child run and its status."""
-    run = use_realtime_run(run_id, access_token=access_token)
+def _child(run: ObjectVar[PageRun]) -> rx.Component:
     return rx.flex(
         rx.link(
-            rx.text(run_id, size="1", style={"overflow_wrap": "anywhere"}),
-            href="/runs/" + run_id.to(str),
+            rx.text(run.id, size="1", style={"overflow_wrap": "anywhere"}),
+            href="/runs/" + run.id.to(str),
         ),
-        run_badge(run),
+        status_badge(run.status),
         spacing="2",
         align="center",
         wrap="wrap",
@@ -125,7 +140,7 @@ def child_row(run_id: rx.Var[str], access_token: rx.Var[str]) -> rx.Component:
 
 
 def _streams() -> rx.Component:
-    return rx.fragment(*(_raw_stream(id) for id in ("progress", "summary", "answer")))
+    return rx.fragment(*(_raw_stream(id) for id in ("progress", "summary", "answer", "events")))
 
 
 def _raw_stream(id: str) -> rx.Component:
@@ -185,10 +200,4 @@ def _copyable(text: Any, id: str) -> rx.Component:
         spacing="2",
         align="center",
         width="100%",
-    )
-
-
-def _json(value: Any) -> rx.Var[str]:
-    return rx.Var(
-        f"(JSON.stringify({value!s}, null, 2) ?? '')", _var_data=value._get_all_var_data()
     )

@@ -10,7 +10,7 @@ from reflex.event import EventSpec
 
 from demo_app import census
 from demo_app.streams import decision, stop
-from demo_app.tasks import MAX_QUESTION_CHARACTERS, ask, take_census
+from demo_app.tasks import MAX_QUESTION_CHARACTERS, ask, deliver, take_census
 from gateway import Run, runs, tokens
 from gateway.errors import RealtimeError
 
@@ -112,7 +112,6 @@ class Shown(rx.State):
     access_token: str = ""
     paste_token: str = ""
     command: str = ""
-    children: list[str] = []
     problem: str = ""
 
     @rx.event
@@ -130,9 +129,8 @@ class Shown(rx.State):
         self.id, self.task = run.id, run.task
         self.question = str((run.payload or {}).get("question", ""))
         self.access_token = _token(run)
-        self.children = [child.id for child in await runs.list(parent_id=run.id)]
         self.paste_token = tokens.mint([f"read:runs:{run.id}"], ttl_s=TOKEN_TTL_S)
-        stream = "answer" if run.task == "ask" else "progress"
+        stream = {"ask": "answer", "deliver": "events"}.get(run.task, "progress")
         arguments = f"{run.id} {self.paste_token} {stream} {self._gateway_url()}"
         self.command = f".venv/bin/python docs/watch.py {arguments}"
 
@@ -159,16 +157,30 @@ class Shown(rx.State):
 
 
 class Recent(rx.State):
-    """The visitor's runs."""
+    """What a visitor's page may do by itself: follow their runs, trigger one task."""
 
-    rows: list[dict[str, str]] = []
+    tag: str = ""
+    access_token: str = ""
+    trigger_token: str = ""
 
     @rx.event
     async def load(self) -> None:
-        """List the newest, those at the top of their tree."""
+        """Let the page follow and trigger."""
+        await self._mint()
+
+    async def _mint(self) -> None:
         visitor = await self.get_state(Visitor)
-        found = await runs.list(tag=visitor.own_tag(), limit=100)
-        self.rows = [_row(run) for run in found if run.parent_id is None][:20]
+        self.tag = visitor.own_tag()
+        self.access_token = tokens.mint([f"read:tags:{self.tag}"], ttl_s=TOKEN_TTL_S)
+        self.trigger_token = tokens.mint_trigger(
+            deliver.id, uses=20, tags=[self.tag], max_payload_bytes=200, ttl_s=TOKEN_TTL_S
+        )
+
+    @rx.event
+    async def renew(self, error: dict[str, str]) -> None:
+        """Mint new tokens when the old ones have expired."""
+        if error.get("code") == "token_expired":
+            await self._mint()
 
 
 def _token(run: Run) -> str:
@@ -176,9 +188,3 @@ def _token(run: Run) -> str:
     scopes = [f"read:runs:{run.id}", *(f"read:tags:{tag}" for tag in run.tags)]
     scopes += [f"write:streams:{run.id}/{input.id}" for input in (decision, stop)]
     return tokens.mint(scopes, ttl_s=TOKEN_TTL_S, subject="visitor")
-
-
-def _row(run: Run) -> dict[str, str]:
-    path = {"take-census": "census", "ask": "ask"}.get(run.task, "runs")
-    what = (run.payload or {}).get("question") or (run.payload or {}).get("source_id") or ""
-    return {"id": run.id, "task": run.task, "what": str(what), "href": f"/{path}/{run.id}"}

@@ -9,6 +9,7 @@ from gateway.sdk.parts import Part
 progress = streams.define("progress", WorkerReport)  # what the children report to their parent
 summary = streams.define("summary", CensusProgress)  # what the parent makes of it
 answer = streams.define("answer", Part)
+events = streams.define("events", str)
 
 
 @dataclass(frozen=True)

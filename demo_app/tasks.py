@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from demo_app import answerer, census
 from demo_app.census import Census, Totals, WorkerReport
-from demo_app.streams import answer, decision, progress, stop, summary
-from gateway import current_run, task
+from demo_app.streams import answer, decision, events, progress, stop, summary
+from gateway import Retry, current_run, metadata, runs, task
 from gateway.sdk.parts import Finish
 from gateway.sdk.runtime import Context
 
 MAX_WORKERS = 8
+PARCEL_S = 0.4  # slow enough to be watched
 MAX_QUESTION_CHARACTERS = 500
 DECISION_S = 600.0  # for a visitor to say whether a file may be read
 
@@ -26,6 +27,8 @@ async def take_census(source_id: str, workers: int = 4) -> Totals:
         raise ValueError(f"workers is {workers}; it goes from 1 to {MAX_WORKERS}")
     files = await asyncio.to_thread(census.resolve, source_id)
     workers = min(workers, max(1, len(files)))
+    metadata.set("source", source_id)
+    metadata.set("stage", "reading")
     fold = _Fold(Census(len(files)))
     fold.publish()
     reading = asyncio.create_task(fold.follow(_run().id))
@@ -39,6 +42,7 @@ async def take_census(source_id: str, workers: int = 4) -> Totals:
             await reading
     for result in results:
         fold.add(result.output)  # raises what the child failed with
+    metadata.set("stage", "done")
     return fold.publish()
 
 
@@ -49,7 +53,25 @@ def read_share(source_id: str, part: int, parts: int) -> WorkerReport:
     report = WorkerReport(_run().id, "", len(files), Totals())
     for report in census.read_files(files, root, _run().id):
         progress.append(report, target="parent")
+    metadata.parent.increment("shares_done")
     return report
+
+
+@task(retry=Retry(max_attempts=4, min_s=1.5, max_s=6, factor=2))
+async def deliver(parcels: int, failures: int) -> str:
+    """Deliver parcels; the first attempts fail on purpose, at a parcel that cannot be carried."""
+    attempt = (await runs.retrieve(_run().id)).attempt
+    metadata.set("attempt", attempt)
+    metadata.set("stage", "delivering")
+    for number in range(1, parcels + 1):
+        await asyncio.sleep(PARCEL_S)
+        if attempt <= failures and number == 1 + attempt % parcels:
+            metadata.append("dropped", number)
+            raise ConnectionError(f"parcel {number} was dropped in attempt {attempt}")
+        metadata.increment("carried")
+        events.append(f"attempt {attempt}: parcel {number} delivered")
+    metadata.set("stage", "done")
+    return f"{parcels} parcels in {attempt} attempts"
 
 
 @task
