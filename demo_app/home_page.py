@@ -208,6 +208,7 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
     page = rx.match(run.task, ("take-census", "/census/"), ("ask", "/ask/"), "/runs/")
     return rx.table.row(
         rx.table.cell(rx.link(run.task, href=page.to(str) + run.id)),
+        rx.table.cell(rx.text(_about(run), size="2", truncate=True, max_width="14rem")),
         rx.table.cell(status_badge(run.status)),
         rx.table.cell(
             rx.cond(
@@ -224,6 +225,14 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
         ),
         rx.table.cell(rx.link("details", href="/runs/" + run.id.to(str), size="1")),
         class_name="my-run",
+    )
+
+
+def _about(run: ObjectVar[PageRun]) -> rx.Var[str]:
+    payload = run.payload
+    return rx.Var(
+        f"({payload!s}?.question ?? {payload!s}?.source_id ?? '')",
+        _var_data=payload._get_all_var_data(),
     )
 
 
