@@ -213,13 +213,17 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
         rx.table.cell(
             rx.cond(
                 run.attempt.to(int) > 1,
-                rx.text("attempt ", run.attempt, size="1", color_scheme="gray"),
+                rx.text(
+                    "attempt ", run.attempt, size="1", color_scheme="gray", white_space="nowrap"
+                ),
             )
         ),
         rx.table.cell(
             rx.cond(
                 run.duration_ms,
-                rx.text(run.duration_ms, " ms", size="1", color_scheme="gray"),
+                rx.text(
+                    run.duration_ms, " ms", size="1", color_scheme="gray", white_space="nowrap"
+                ),
             ),
             display=rx.breakpoints(initial="none", sm="table-cell"),
         ),
