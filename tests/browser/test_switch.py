@@ -60,6 +60,10 @@ async def test_streams_show_as_they_appear_also_one_named_run(open_app):
     page = await open_app("/watch")
     await page.page.locator("#two").click()
     await page.until("() => document.querySelectorAll('.stream').length === 2")
+    # A stream is shown once it is named, and its value follows.
+    await page.until(
+        "() => [...document.querySelectorAll('.stream')].every(e => !e.innerText.endsWith('='))"
+    )
     marks, named_run = await page.texts(".stream")
     assert marks.startswith("marks=run_")
     assert named_run == "run=value"
