@@ -27,7 +27,7 @@ from gateway.errors import (
     TokenSpent,
 )
 from gateway.protocol import without
-from gateway.records import RUN_STREAM, StreamKey, check_run_id
+from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id
 from gateway.runs import Run
 from gateway.sdk import runs as sdk_runs
 from gateway.sdk.definitions import describe
@@ -164,8 +164,10 @@ class RunsApi:
         access = self._access(request)
         query = request.query_params
         tag = query.get("tag")
-        allowed = access.may_read_every_run() if tag is None else access.may_read_tag(tag)
-        require(allowed, "list runs" if tag is None else f"list runs with the tag {tag}")
+        if tag is None:
+            require(access.may_read_every_run(), "list runs")
+        else:
+            require(access.may_read_set(RunSet("tag", tag)), f"list runs with the tag {tag}")
         limit = _whole(query, "limit", 50)
         found = await self.store().list_runs(
             RunQuery(
