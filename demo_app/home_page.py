@@ -207,7 +207,10 @@ def _top_run(run: ObjectVar[PageRun]) -> rx.Component:
 def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
     page = rx.match(run.task, ("take-census", "/census/"), ("ask", "/ask/"), "/runs/")
     return rx.table.row(
-        rx.table.cell(rx.link(run.task, href=page.to(str) + run.id)),
+        rx.table.cell(
+            rx.link(run.task, href=page.to(str) + run.id),
+            rx.text(_what(run), size="1", color_scheme="gray", style={"overflow_wrap": "anywhere"}),
+        ),
         rx.table.cell(rx.text(_about(run), size="2", truncate=True, max_width="14rem")),
         rx.table.cell(status_badge(run.status)),
         rx.table.cell(
@@ -233,6 +236,15 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
 
 
 def _about(run: ObjectVar[PageRun]) -> rx.Var[str]:
+    payload = run.payload
+    return rx.Var(
+        f"({payload!s}?.question ?? {payload!s}?.source_id ?? '')",
+        _var_data=payload._get_all_var_data(),
+    )
+
+
+def _what(run: ObjectVar[PageRun]) -> rx.Var[str]:
+    """Tell a run from others of its task: the question it answers, the source it counts."""
     payload = run.payload
     return rx.Var(
         f"({payload!s}?.question ?? {payload!s}?.source_id ?? '')",

@@ -113,10 +113,6 @@ class Access:
         """Whether it allows to trigger a task."""
         return self._allows("trigger", "tasks", task_id)
 
-    def may_read_tag(self, tag: str) -> bool:
-        """Whether it allows to list the runs with a tag."""
-        return self.may_read_every_run() or self._allows("read", "tags", tag)
-
     def depends_on_run(self) -> bool:
         """Whether tags or a batch may decide, so that the run has to be looked at."""
         return any(scope.startswith(("read:tags:", "read:batches:")) for scope in self.scopes)

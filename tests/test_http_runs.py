@@ -219,3 +219,26 @@ async def test_a_page_of_another_origin_may_ask(http):
 def test_a_trigger_token_without_a_use_cannot_be_minted():
     with pytest.raises(InvalidValue, match="at least 1"):
         trigger_token("add", uses=0)
+
+
+async def test_what_a_token_leaves_out_is_left_out_of_every_answer(http, add):
+    handle = await add.options(tags=["x"]).trigger(2)
+    await add.wait(handle.id)
+    minted = await http.post(
+        "/v1/tokens",
+        headers=bearer(SECRET),
+        json={"scopes": ["read:tags:x", "write:runs:*"], "skip": ["payload", "output"]},
+    )
+    headers = bearer(minted.json()["token"])
+    answers = [
+        await http.get(f"/v1/runs/{handle.id}", headers=headers),
+        await http.get("/v1/runs", params={"tag": "x"}, headers=headers),
+        await http.post(f"/v1/runs/{handle.id}/cancel", headers=headers),
+    ]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        run = answer.json().get("runs", [answer.json()])[0]
+        assert run["id"] == handle.id
+        assert run.keys().isdisjoint({"payload", "output"})
+    refused = {"scopes": ["read:tags:x"], "skip": ["status"]}
+    assert (await http.post("/v1/tokens", headers=bearer(SECRET), json=refused)).status_code == 422

@@ -26,7 +26,9 @@ from gateway.errors import (
     RunNotFound,
     TokenSpent,
 )
-from gateway.records import RUN_STREAM, StreamKey, check_run_id
+from gateway.protocol import without
+from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id
+from gateway.runs import Run
 from gateway.sdk import runs as sdk_runs
 from gateway.sdk.definitions import describe
 from gateway.sdk.tasks import MAX_PAYLOAD_BYTES, find_task
@@ -63,6 +65,10 @@ class TokenBody(_Body):
     scopes: list[str]
     ttl_s: float = tokens.DEFAULT_TTL_S
     subject: str = ""
+    skip: list[str] = Field(
+        default_factory=list,
+        description="Fields of runs that its bearer never sees: payload, output, metadata.",
+    )
 
 
 class TokenAnswer(BaseModel):
@@ -133,9 +139,9 @@ class RunsApi:
     async def cancel(self, request: Request) -> Response:
         """Ask for a run, and the runs below it, to be canceled."""
         run_id = check_run_id(request.path_params["run"])
-        allowed = self._access(request).may_write(StreamKey(run_id, RUN_STREAM))
-        require(allowed, f"change run {run_id}")
-        return JSONResponse((await sdk_runs.cancel(run_id)).to_wire())
+        access = self._access(request)
+        require(access.may_write(StreamKey(run_id, RUN_STREAM)), f"change run {run_id}")
+        return JSONResponse(_shown(await sdk_runs.cancel(run_id), access))
 
     async def retrieve(self, request: Request) -> Response:
         """Return a run as it is now."""
@@ -151,15 +157,17 @@ class RunsApi:
             require(access.may_read(key), f"read run {run_id}")
             raise
         require(access.may_read(key, run.tags, run.batch_id), f"read run {run_id}")
-        return JSONResponse(run.to_wire())
+        return JSONResponse(_shown(run, access))
 
     async def list(self, request: Request) -> Response:
         """Return runs with a tag, or all, newest first."""
         access = self._access(request)
         query = request.query_params
         tag = query.get("tag")
-        allowed = access.may_read_every_run() if tag is None else access.may_read_tag(tag)
-        require(allowed, "list runs" if tag is None else f"list runs with the tag {tag}")
+        if tag is None:
+            require(access.may_read_every_run(), "list runs")
+        else:
+            require(access.may_read_set(RunSet("tag", tag)), f"list runs with the tag {tag}")
         limit = _whole(query, "limit", 50)
         found = await self.store().list_runs(
             RunQuery(
@@ -170,7 +178,7 @@ class RunsApi:
             )
         )
         before = found[-1].id if len(found) == limit else None
-        return _json(RunPage(runs=[run.to_wire() for run in found], next_before=before))
+        return _json(RunPage(runs=[_shown(run, access) for run in found], next_before=before))
 
     async def mint(self, request: Request) -> Response:
         """Mint a token; needs the secret key itself."""
@@ -181,6 +189,7 @@ class RunsApi:
             body.scopes,
             ttl_s=body.ttl_s,
             subject=body.subject,
+            skip=body.skip,
             secret_key=self.secret_key(),
             now_s=self.clock_s(),
         )
@@ -195,6 +204,10 @@ class RunsApi:
 
     def _is_secret(self, bearer: str) -> bool:
         return hmac.compare_digest(bearer.encode(), self.secret_key().encode())
+
+
+def _shown(run: Run, access: Access) -> dict[str, Any]:
+    return without(run.to_wire(), access.skip)
 
 
 def _bearer(request: Request) -> str:
