@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from gateway.sdk import schemas
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
 from gateway.sdk.writer import Receipt
+from gateway.stores.base import Page
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ class InputStream(StreamDefinition[T]):
         """
         place = _place(self)
         async with place.lock:
-            return self._take(place, await _next(place, timeout_s))
+            return self.decode((await _take(place, timeout_s)).data)
 
     async def wait(self, *, timeout_s: float | None = None) -> T:
         """Like `once`, for long waits: the run is `waiting`, and another may execute meanwhile."""
@@ -66,10 +68,8 @@ class InputStream(StreamDefinition[T]):
         """Return the next value without taking it; None if nothing was sent yet."""
         place = _place(self)
         if not place.ahead:
-            page = await place.runtime.store.read(place.key, place.position)
-            place.ahead.extend((record, page.position.epoch) for record in page.records)
-            place.read_to = page.position
-        return self.decode(place.ahead[0][0].data) if place.ahead else None
+            place.keep(await place.runtime.store.read(place.key, place.read_to))
+        return self.decode(place.ahead[0].data) if place.ahead else None
 
     @asynccontextmanager
     async def on(self, handler: Handler[T]) -> AsyncGenerator[asyncio.Task[None], None]:
@@ -98,16 +98,10 @@ class InputStream(StreamDefinition[T]):
     async def _feed(self, place: _Place, handler: Handler[T]) -> None:
         while True:
             async with place.lock:
-                value = self._take(place, await _next(place, None))
+                value = self.decode((await _take(place, None)).data)
             outcome = handler(value)
             if inspect.isawaitable(outcome):
                 await outcome
-
-    def _take(self, place: _Place, item: tuple[Record, str]) -> T:
-        record, epoch = item
-        place.ahead.remove(item)
-        place.position = Position(epoch, record.offset + 1)
-        return self.decode(record.data)
 
     # ---- in a backend ----
 
@@ -135,10 +129,13 @@ class _Place:
     def __init__(self, active: Runtime, key: StreamKey) -> None:
         self.runtime = active
         self.key = key
-        self.position: Position | None = None  # up to where values were taken
         self.read_to: Position | None = None  # up to where records were read
-        self.ahead: list[tuple[Record, str]] = []  # read and not taken, each with its epoch
+        self.ahead: deque[Record] = deque()  # read and not taken
         self.lock = asyncio.Lock()
+
+    def keep(self, page: Page) -> None:
+        self.read_to = page.position
+        self.ahead.extend(page.records)
 
 
 def _run(input_id: str) -> Context:
@@ -156,7 +153,7 @@ def _place(stream: InputStream[Any]) -> _Place:
     return place
 
 
-async def _next(place: _Place, timeout_s: float | None) -> tuple[Record, str]:
+async def _take(place: _Place, timeout_s: float | None) -> Record:
     if not place.ahead:
         try:
             async with asyncio.timeout(timeout_s):
@@ -165,15 +162,14 @@ async def _next(place: _Place, timeout_s: float | None) -> tuple[Record, str]:
             raise ReadTimeout(
                 f"input {place.key}: nothing was sent within {timeout_s:g} s"
             ) from None
-    return place.ahead[0]
+    return place.ahead.popleft()
 
 
 async def _read_on(place: _Place) -> None:
-    follow = place.runtime.store.follow(place.key, place.read_to or place.position)
+    follow = place.runtime.store.follow(place.key, place.read_to)
     async with aclosing(follow) as pages:
         async for page in pages:
-            place.read_to = page.position
-            place.ahead.extend((record, page.position.epoch) for record in page.records)
+            place.keep(page)
             if place.ahead:
                 return
     raise StreamIncomplete(f"input {place.key} has ended; nothing more can be sent")
