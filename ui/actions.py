@@ -23,15 +23,12 @@ from ui.hooks import (
     use_realtime_run,
     use_realtime_run_with_streams,
 )
-from ui.vars import Hook, RealtimeRun, RealtimeStream
+from ui.vars import Hook, RealtimeRun, RealtimeStream, Refusable
 
 T = TypeVar("T")
 
 
-class _Action:
-    def __init__(self, hook: Hook) -> None:
-        self._hook = hook
-
+class _Action(Refusable):
     @property
     def is_pending(self) -> BooleanVar:
         """It is under way; a second click meanwhile does nothing."""
@@ -41,16 +38,6 @@ class _Action:
     def count(self) -> NumberVar[int]:
         """How often it has been done since the page was opened."""
         return cast("NumberVar[int]", self._hook.read("$.count", int))
-
-    @property
-    def error(self) -> StringVar[str]:
-        """Why the last try was refused; "" when it was not."""
-        return cast("StringVar[str]", self._hook.read('($.error?.message ?? "")', str))
-
-    @property
-    def error_code(self) -> StringVar[str]:
-        """The error's code, such as `stream_ended` or `invalid_value`; "" when there is none."""
-        return cast("StringVar[str]", self._hook.read('($.error?.code ?? "")', str))
 
     def _call(self, function: str, argument: Any) -> FunctionVar[Any]:
         # Called with the event's own arguments behind, which the client's function ignores.

@@ -133,11 +133,25 @@ class Hook:
         return Var(_js_expr=expression, _var_type=type_, _var_data=self._var_data).guess_type()
 
 
-class Subscribed:
-    """What subscriptions to a stream, to a run and to a set of runs have in common."""
+class Refusable:
+    """The Vars of a hook's result that the gateway may refuse."""
 
     def __init__(self, hook: Hook) -> None:
         self._hook = hook
+
+    @property
+    def error(self) -> StringVar[str]:
+        """What the gateway said when it refused; "" when it did not."""
+        return cast("StringVar[str]", self._hook.read('($.error?.message ?? "")', str))
+
+    @property
+    def error_code(self) -> StringVar[str]:
+        """The error's code, such as `forbidden` or `token_expired`; "" when there is none."""
+        return cast("StringVar[str]", self._hook.read('($.error?.code ?? "")', str))
+
+
+class Subscribed(Refusable):
+    """What subscriptions to a stream, to a run and to a set of runs have in common."""
 
     def _is(self, status: SubscriptionStatus) -> BooleanVar:
         return cast(BooleanVar, self._hook.read(f'($.status === "{status}")', bool))
@@ -181,16 +195,6 @@ class Subscribed:
     def end_reason(self) -> StringVar[str]:
         """`completed`, `failed`, `canceled`, `timed_out`, `deleted`, …; "" before the end."""
         return cast("StringVar[str]", self._hook.read('($.endReason ?? "")', str))
-
-    @property
-    def error(self) -> StringVar[str]:
-        """What the gateway said when it refused; "" when it did not."""
-        return cast("StringVar[str]", self._hook.read('($.error?.message ?? "")', str))
-
-    @property
-    def error_code(self) -> StringVar[str]:
-        """The error's code, such as `forbidden` or `token_expired`; "" when there is none."""
-        return cast("StringVar[str]", self._hook.read('($.error?.code ?? "")', str))
 
 
 class _Latest:
