@@ -7,11 +7,11 @@ from typing import Any
 import reflex as rx
 from reflex.vars import ObjectVar
 
-from demo_app.census import FileStats, WorkerRow
+from demo_app.census import CensusProgress, FileStats, WorkerRow
 from demo_app.layout import card, code, link_state, problem, run_badge, run_frame, tile, tiles
 from demo_app.state import Shown
 from demo_app.streams import summary
-from ui import use_realtime_run, use_realtime_stream
+from ui import RealtimeRun, RealtimeStream, use_realtime_run, use_realtime_stream
 
 
 def census() -> rx.Component:
@@ -27,49 +27,15 @@ def census() -> rx.Component:
         on_error=Shown.renew,
     )
     latest = now.latest
-    head = rx.flex(
-        rx.heading("Code census", size="7", as_="h1"),
-        run_badge(run),
-        link_state(now),
-        rx.spacer(),
-        rx.cond(
-            run.is_queued | run.is_executing,
-            rx.button(
-                rx.icon("square", size=14),
-                "Cancel",
-                on_click=Shown.cancel,
-                color_scheme="red",
-                variant="soft",
-                id="cancel",
-            ),
-        ),
-        rx.link("The run in detail", href="/runs/" + Shown.id, size="2"),
-        align="center",
-        spacing="3",
-        wrap="wrap",
-    )
-    bar = rx.vstack(
-        rx.progress(value=latest.percent, size="3", width="100%"),
-        rx.flex(
-            rx.text(latest.files_done, " of ", latest.files_total, " files", size="2", id="files"),
-            rx.text(latest.percent, "%", size="2", weight="bold", id="percent"),
-            justify="between",
-            width="100%",
-        ),
-        rx.text(latest.module, size="1", color_scheme="gray", truncate=True, min_height="1.2em"),
-        width="100%",
-        spacing="2",
-        align="stretch",
-    )
     return run_frame(
         problem(now.error),
         rx.cond(
             run.is_failed,
             problem(run.run.error.type + ": " + run.run.error.message),
         ),
-        head,
+        _head(run, now),
         card(
-            bar,
+            _bar(latest),
             tiles(
                 tile("Lines", _grouped(latest.totals.lines), id="lines"),
                 tile("Tokens", _grouped(latest.totals.tokens), id="tokens"),
@@ -91,6 +57,46 @@ def census() -> rx.Component:
             latest.problems.length() > 0,
             card(code(latest.problems.join("\n")), title="Files that could not be read as Python"),
         ),
+    )
+
+
+def _head(run: RealtimeRun, now: RealtimeStream[CensusProgress]) -> rx.Component:
+    return rx.flex(
+        rx.heading("Code census", size="7", as_="h1"),
+        run_badge(run),
+        link_state(now),
+        rx.spacer(),
+        rx.cond(
+            run.is_queued | run.is_executing,
+            rx.button(
+                rx.icon("square", size=14),
+                "Cancel",
+                on_click=Shown.cancel,
+                color_scheme="red",
+                variant="soft",
+                id="cancel",
+            ),
+        ),
+        rx.link("The run in detail", href="/runs/" + Shown.id, size="2"),
+        align="center",
+        spacing="3",
+        wrap="wrap",
+    )
+
+
+def _bar(latest: ObjectVar[CensusProgress]) -> rx.Component:
+    return rx.vstack(
+        rx.progress(value=latest.percent, size="3", width="100%"),
+        rx.flex(
+            rx.text(latest.files_done, " of ", latest.files_total, " files", size="2", id="files"),
+            rx.text(latest.percent, "%", size="2", weight="bold", id="percent"),
+            justify="between",
+            width="100%",
+        ),
+        rx.text(latest.module, size="1", color_scheme="gray", truncate=True, min_height="1.2em"),
+        width="100%",
+        spacing="2",
+        align="stretch",
     )
 
 
