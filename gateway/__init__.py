@@ -10,6 +10,8 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     protocol     WebSocket frames as values (PROTOCOL.md says what they mean)
     stores/      base (the contract), memory, sqlite, remote
     hub          Tail, Cursor, Hub: how readers share a live stream
+    authorization  which scope a frame needs
+    commands     what a connection asks its carrier to do
     connection   one connection's state machine
     settings     environment to frozen settings
     sdk/         streams, tasks, metadata, wait, runs: what tasks and backends call

@@ -11,7 +11,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,17 +19,27 @@ import msgspec
 from msgspec import UNSET
 
 from gateway import protocol
+from gateway.authorization import readable_key, require_read, require_request, require_sets
+from gateway.commands import (
+    Close,
+    Command,
+    Open,
+    OpenSet,
+    Own,
+    Perform,
+    Send,
+    Skip,
+    Stop,
+)
 from gateway.errors import (
     DuplicateId,
     Forbidden,
     HelloExpected,
     HelloTimeout,
     InvalidToken,
-    InvalidValue,
     MalformedFrame,
     ProtocolVersion,
     RealtimeError,
-    RecordTooLarge,
     RunNotFound,
     Silent,
     TokenExpired,
@@ -38,14 +48,10 @@ from gateway.errors import (
 )
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
 from gateway.records import (
-    RUN_STREAM,
     RUNS_STREAM,
-    STREAMS_STREAM,
     Position,
     RunSet,
     StreamKey,
-    check_run_id,
-    check_stream_id,
 )
 from gateway.stores.base import RunState, SetState
 from gateway.tokens import Access, require
@@ -56,77 +62,6 @@ SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always 
 
 Verify = Callable[[object, float], Access]
 State = Literal["opening", "live"]
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send this text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Look up the run and the stream's head, then call `opened` or `failed`."""
-
-    id: int
-    key: StreamKey
-    start: Literal["beginning", "latest"] | Position | FromLast
-    throttle_s: float
-    as_run: bool  # the run as it is, then its changes: the cursor stands where the run was read
-    skip: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSet:
-    """Look up a set of runs, then call `opened_set` or `failed`."""
-
-    id: int
-    sets: tuple[RunSet, ...]
-    limit: int
-    throttle_s: float
-    skip: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """Leave these fields of runs out of what is sent for this subscription from now on."""
-
-    id: int
-    fields: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Send nothing more for this subscription."""
-
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Perform:
-    """Carry out a request at the store, then call `answered` or `failed`."""
-
-    request: Request
-    skip: frozenset[str] = frozenset()  # fields of runs that the answer leaves out
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """Take note that the worker of this name is connected."""
-
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the socket."""
-
-    code: int
-    reason: str
-
-
-Command = Send | Open | OpenSet | Skip | Stop | Perform | Own | Close
 
 
 @dataclass(slots=True)
@@ -151,11 +86,11 @@ class _Subscription:
     def is_set_log(self) -> bool:
         return isinstance(self.what, StreamKey) and self.what.stream_id == RUNS_STREAM
 
-    def require_read(self) -> None:
+    def check(self) -> None:
         if isinstance(self.what, StreamKey):
-            _require_read(self.access, self.what, self.run)
+            require_read(self.access, self.what, self.run)
         else:
-            _require_sets(self.access, self.what)
+            require_sets(self.access, self.what)
 
 
 @dataclass(slots=True)
@@ -275,12 +210,12 @@ class Connection:
         raise MalformedFrame("subscribe has exactly one of `run` and `runs`")
 
     def _follow(self, frame: protocol.Subscribe, run_id: str, now_s: float) -> list[Command]:
-        key = _readable_key(run_id, frame.stream)
+        key = readable_key(run_id, frame.stream)
         start = _start(frame)
         access = self._access_for(frame.token, now_s)
         # Scopes that name a tag or a batch can be judged only when the run is known.
         if not access.depends_on_run():
-            _require_read(access, key, None)
+            require_read(access, key, None)
         subscription = self._keep(frame, key, access)
         throttle_s = frame.throttle_ms / 1000
         return [
@@ -291,7 +226,7 @@ class Connection:
         self, frame: protocol.Subscribe, sets: tuple[RunSet, ...], now_s: float
     ) -> list[Command]:
         access = self._access_for(frame.token, now_s)
-        _require_sets(access, sets)
+        require_sets(access, sets)
         skip = self._keep(frame, sets, access).skip
         return [OpenSet(frame.id, sets, frame.limit, frame.throttle_ms / 1000, skip)]
 
@@ -331,7 +266,7 @@ class Connection:
         if subscription.state == "opening":
             return []  # judged when it is opened
         try:
-            subscription.require_read()
+            subscription.check()
         except Forbidden as error:
             return self.failed(id, error)
         return [Skip(id, subscription.skip)] if subscription.skip != before else []
@@ -339,46 +274,9 @@ class Connection:
     def _request(self, frame: Request, now_s: float) -> list[Command]:
         self._check_new_id(frame.id)
         access = self._access_for(frame.token, now_s)
-        self._authorize(frame, access)
+        require_request(access, frame, self.limits.record_bytes)
         self._requests.add(frame.id)
         return [Perform(frame, access.skip)]
-
-    def _authorize(self, frame: Request, access: Access) -> None:
-        match frame:
-            case protocol.Append():
-                self._authorize_append(frame, access)
-            case protocol.Head() | protocol.Read():
-                _require_read(access, _readable_key(frame.run, frame.stream), None)
-            case protocol.RunGet():
-                _require_read(access, _readable_key(frame.run, None), None)
-            case protocol.Delete() | protocol.RunPatch():
-                _require_write(access, _readable_key(frame.run, None))
-            case protocol.RunCreate():
-                run_id = frame.value.get("id")
-                _require_write(access, StreamKey(check_run_id(run_id or ""), RUN_STREAM))
-                if frame.value.get("idempotency_key") is not None:
-                    # The answer may be another run than the one that the token names.
-                    require(access.may_write_every_run(), "use an idempotency key")
-            case protocol.Spend() | protocol.Register():
-                require(access.may_write_every_run(), "do a worker's requests")
-            case protocol.RunList():
-                _require_list(access, frame)
-            case protocol.RunsGet():
-                _require_sets(access, frame.runs.sets)
-
-    def _authorize_append(self, frame: protocol.Append, access: Access) -> None:
-        key = StreamKey(check_run_id(frame.run), check_stream_id(frame.stream))
-        _require_write(access, key)
-        if frame.source is not None:
-            _require_write(access, StreamKey(check_run_id(frame.source), RUN_STREAM))
-        if not frame.records and frame.end is None:
-            raise InvalidValue("append has no records; an empty one needs `end`")
-        for record in frame.records:
-            size = memoryview(record).nbytes
-            if size > self.limits.record_bytes:
-                raise RecordTooLarge(
-                    f"record is {size} bytes; the limit is {self.limits.record_bytes}"
-                )
 
     def _check_new_id(self, id: int) -> None:
         if id in self._subscriptions or id in self._requests:
@@ -417,7 +315,7 @@ class Connection:
             return []  # unsubscribed meanwhile
         subscription.run = run
         try:
-            subscription.require_read()
+            subscription.check()
             if run is None and not subscription.is_set_log:
                 raise RunNotFound(f"there is no run {subscription.run_id}")
         except RealtimeError as error:
@@ -445,7 +343,7 @@ class Connection:
         if subscription is None:
             return []
         try:
-            subscription.require_read()
+            subscription.check()
         except RealtimeError as error:
             return self.failed(id, error)
         subscription.state = "live"
@@ -520,43 +418,6 @@ def _error(error: RealtimeError, id: int | None = None) -> Send:
     return Send(protocol.encode(ErrorFrame(error.code, error.message, error.retryable, named)))
 
 
-def _readable_key(run_id: str, stream_id: str | None) -> StreamKey:
-    if stream_id == RUNS_STREAM:
-        return RunSet.parse(run_id).log
-    check_run_id(run_id)
-    if stream_id is None or stream_id in (RUN_STREAM, STREAMS_STREAM):
-        return StreamKey(run_id, stream_id or RUN_STREAM)
-    return StreamKey(run_id, check_stream_id(stream_id))
-
-
 def _start(frame: protocol.Subscribe) -> Literal["beginning", "latest"] | Position | FromLast:
     start: Start = protocol.start_of(frame)
     return Position.parse(start.position) if isinstance(start, protocol.FromPosition) else start
-
-
-def _require_sets(access: Access, sets: Iterable[RunSet]) -> None:
-    for each in sets:
-        require(access.may_read_set(each), f"read the runs of {each}")
-
-
-def _require_list(access: Access, frame: protocol.RunList) -> None:
-    # One set that may be read is enough: further conditions only leave runs of it out.
-    asked = {"tag": frame.tag, "batch": frame.batch, "parent": frame.parent}
-    named = [RunSet.parse(f"{kind}:{id}") for kind, id in asked.items() if id]
-    may = access.may_read_every_run() or any(access.may_read_set(each) for each in named)
-    require(may, f"list the runs of {', '.join(map(str, named))}" if named else "list runs")
-
-
-def _require_read(access: Access, key: StreamKey, run: RunState | None) -> None:
-    if key.stream_id == RUNS_STREAM:
-        _require_sets(access, [RunSet.parse(key.run_id)])
-        return
-    tags = run.run.tags if run is not None else ()
-    batch_id = run.run.batch_id if run is not None else None
-    what = f"run {key.run_id}" if key.stream_id == RUN_STREAM else f"stream {key}"
-    require(access.may_read(key, tags, batch_id), f"read {what}")
-
-
-def _require_write(access: Access, key: StreamKey) -> None:
-    what = f"change run {key.run_id}" if key.stream_id == RUN_STREAM else f"append to stream {key}"
-    require(access.may_write(key), what)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import tokens
-from gateway.connection import Close, Connection, Open, OpenSet, Own, Perform, Send, Skip, Stop
+from gateway.commands import Close, Open, OpenSet, Own, Perform, Send, Skip, Stop
+from gateway.connection import Connection
 from gateway.errors import Internal, RunNotFound, ShuttingDown
 from gateway.protocol import FromLast, Limits, Pong, encode
 from gateway.records import Position, RunSet, StreamKey

@@ -18,8 +18,8 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway import connection as machine
 from gateway import protocol
+from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Connection, Verify
 from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
 from gateway.hub import Batch, Cursor, Cursors, Hub
@@ -44,7 +44,7 @@ class _Subscription:
     id: int
     cursor: Cursor | Cursors
     throttle_s: float
-    opened_set: machine.OpenSet | None = None  # of runs; one that lags too far begins anew
+    opened_set: OpenSet | None = None  # of runs; one that lags too far begins anew
     quiet_until: float = 0.0  # the throttle's window, in the loop's time
     burst_end: Position | None = None  # what was new when the window opened, and is being sent
     timer: asyncio.TimerHandle | None = None
@@ -98,7 +98,7 @@ class Carrier:
         self._outbox: deque[str] = deque()
         self._outbox_size = 0  # in characters
         self._under_way = 0  # requests
-        self._close: machine.Close | None = None
+        self._close: Close | None = None
         self._woken = asyncio.Event()
         self._drained = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -156,27 +156,27 @@ class Carrier:
             or self._outbox_size > MAX_OUTBOX_BYTES
         )
 
-    def _carry(self, commands: Iterable[machine.Command]) -> None:
+    def _carry(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
-                case machine.Send(text):
+                case Send(text):
                     self._outbox.append(text)
                     self._outbox_size += len(text)
-                case machine.Open(id):
+                case Open(id):
                     self._opening[id] = self._spawn(partial(self._open, command), id)
-                case machine.OpenSet(id):
+                case OpenSet(id):
                     self._opening[id] = self._spawn(partial(self._open_set, command), id)
-                case machine.Skip(id, fields):
+                case Skip(id, fields):
                     self._skip(id, fields)
-                case machine.Stop(id):
+                case Stop(id):
                     self._stop(id)
-                case machine.Perform(request, skip):
+                case Perform(request, skip):
                     self._under_way += 1
                     self._spawn(partial(self._perform, request, skip), request.id)
-                case machine.Own(owner):
+                case Own(owner):
                     self._owner = owner
                     self._leases.acquire(owner)
-                case machine.Close():
+                case Close():
                     self._close = command
         self._woken.set()
         self._arm()
@@ -207,7 +207,7 @@ class Carrier:
 
     # ---- subscriptions ----
 
-    async def _open(self, command: machine.Open) -> None:
+    async def _open(self, command: Open) -> None:
         # The run first: a cursor on `$run` placed later may not miss a patch, so it is placed at
         # the snapshot's own position.
         is_of_set = is_set_log(command.key)
@@ -223,18 +223,18 @@ class Carrier:
         commands = self._machine.opened(command.id, cursor.position, run)
         self._start(_Subscription(command.id, cursor, command.throttle_s), commands)
 
-    async def _open_set(self, command: machine.OpenSet) -> None:
+    async def _open_set(self, command: OpenSet) -> None:
         found, cursors = await self._find_set(command)
         del self._opening[command.id]
         commands = self._machine.opened_set(command.id, found)
         self._start(_Subscription(command.id, cursors, command.throttle_s, command), commands)
 
-    async def _find_set(self, command: machine.OpenSet) -> tuple[SetState, Cursors]:
+    async def _find_set(self, command: OpenSet) -> tuple[SetState, Cursors]:
         found = await self._store.get_set(command.sets, command.limit)
         wake = partial(self._wake, command.id)
         return found, await self._hub.set_cursors(command.sets, found, command.id, wake)
 
-    def _start(self, subscription: _Subscription, commands: list[machine.Command]) -> None:
+    def _start(self, subscription: _Subscription, commands: list[Command]) -> None:
         id = subscription.id
         if not self._machine.is_live(id):
             subscription.close()
@@ -243,7 +243,7 @@ class Carrier:
             self._ready.append(id)
         self._carry(commands)
 
-    async def _renew_set(self, command: machine.OpenSet, reason: str) -> None:
+    async def _renew_set(self, command: OpenSet, reason: str) -> None:
         """Begin anew with a set whose changes are no longer kept where the client stands."""
         found, cursors = await self._find_set(command)
         subscription = self._subscriptions.get(command.id)
@@ -375,7 +375,7 @@ class Carrier:
         self._carry(self._machine.tick(self._clock_s()))
 
 
-def _place(command: machine.Open, run: RunState | None, head: Head) -> Position:
+def _place(command: Open, run: RunState | None, head: Head) -> Position:
     if command.as_run and run is not None:
         return run.position
     match command.start:

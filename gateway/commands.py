@@ -1,0 +1,80 @@
+"""What a connection's state machine asks its carrier to do: values, carried out in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.protocol import FromLast, Request
+from gateway.records import Position, RunSet, StreamKey
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Look up the run and the stream's head, then call `opened` or `failed`."""
+
+    id: int
+    key: StreamKey
+    start: Literal["beginning", "latest"] | Position | FromLast
+    throttle_s: float
+    as_run: bool  # the run as it is, then its changes: the cursor stands where the run was read
+    skip: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSet:
+    """Look up a set of runs, then call `opened_set` or `failed`."""
+
+    id: int
+    sets: tuple[RunSet, ...]
+    limit: int
+    throttle_s: float
+    skip: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Leave these fields of runs out of what is sent for this subscription from now on."""
+
+    id: int
+    fields: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Send nothing more for this subscription."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Perform:
+    """Carry out a request at the store, then call `answered` or `failed`."""
+
+    request: Request
+    skip: frozenset[str] = frozenset()  # fields of runs that the answer leaves out
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Take note that the worker of this name is connected."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket."""
+
+    code: int
+    reason: str
+
+
+Command = Send | Open | OpenSet | Skip | Stop | Perform | Own | Close
