@@ -12,6 +12,7 @@ from gateway import protocol
 from gateway.errors import InvalidValue, RecordTooLarge
 from gateway.protocol import Request
 from gateway.records import (
+    REVOCATIONS,
     RUN_STREAM,
     RUNS_STREAM,
     STREAMS_STREAM,
@@ -62,7 +63,9 @@ def require_request(access: Access, frame: Request, record_bytes: int) -> None:
 
 
 def _require_append(access: Access, frame: protocol.Append, record_bytes: int) -> None:
-    key = StreamKey(check_run_id(frame.run), check_stream_id(frame.stream))
+    key = StreamKey(frame.run, frame.stream)
+    if key != REVOCATIONS:
+        key = StreamKey(check_run_id(frame.run), check_stream_id(frame.stream))
     _require_write(access, key)
     if frame.source is not None:
         _require_write(access, StreamKey(check_run_id(frame.source), RUN_STREAM))
@@ -82,6 +85,8 @@ def readable_key(run_id: str, stream_id: str | None) -> StreamKey:
     """
     if stream_id == RUNS_STREAM:
         return RunSet.parse(run_id).log
+    if stream_id == REVOCATIONS.stream_id and run_id == REVOCATIONS.run_id:
+        return REVOCATIONS
     check_run_id(run_id)
     if stream_id is None or stream_id in (RUN_STREAM, STREAMS_STREAM):
         return StreamKey(run_id, stream_id or RUN_STREAM)
@@ -120,6 +125,9 @@ def require_read(access: Access, key: StreamKey, run: RunState | None) -> None:
     if key.stream_id == RUNS_STREAM:
         require_sets(access, [RunSet.parse(key.run_id)])
         return
+    if key == REVOCATIONS:  # it names those for whom tokens were made
+        require(access.may_write_every_run(), "read which tokens are revoked")
+        return
     tags = run.run.tags if run is not None else ()
     batch_id = run.run.batch_id if run is not None else None
     what = f"run {key.run_id}" if key.stream_id == RUN_STREAM else f"stream {key}"
@@ -127,5 +135,8 @@ def require_read(access: Access, key: StreamKey, run: RunState | None) -> None:
 
 
 def _require_write(access: Access, key: StreamKey) -> None:
+    if key == REVOCATIONS:
+        require(access.may_write_every_run(), "revoke tokens")
+        return
     what = f"change run {key.run_id}" if key.stream_id == RUN_STREAM else f"append to stream {key}"
     require(access.may_write(key), what)

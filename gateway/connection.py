@@ -48,12 +48,11 @@ from gateway.errors import (
 )
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
 from gateway.records import (
-    RUNS_STREAM,
     Position,
     RunSet,
     StreamKey,
 )
-from gateway.stores.base import RunState, SetState
+from gateway.stores.base import RunState, SetState, belongs_to_no_run
 from gateway.tokens import Access, require
 
 HELLO_S = 10.0
@@ -83,8 +82,8 @@ class _Subscription:
         return self.what.run_id if isinstance(self.what, StreamKey) else ""
 
     @property
-    def is_set_log(self) -> bool:
-        return isinstance(self.what, StreamKey) and self.what.stream_id == RUNS_STREAM
+    def has_no_run(self) -> bool:
+        return isinstance(self.what, StreamKey) and belongs_to_no_run(self.what)
 
     def check(self) -> None:
         if isinstance(self.what, StreamKey):
@@ -316,7 +315,7 @@ class Connection:
         subscription.run = run
         try:
             subscription.check()
-            if run is None and not subscription.is_set_log:
+            if run is None and not subscription.has_no_run:
                 raise RunNotFound(f"there is no run {subscription.run_id}")
         except RealtimeError as error:
             return self.failed(id, error)

@@ -78,6 +78,9 @@ class StreamKey(NamedTuple):
         return f"{self.run_id}/{self.stream_id}"
 
 
+REVOCATIONS = StreamKey("gateway", "$revocations")
+"""The log of revoked tokens, which every gateway follows; like a set's log it belongs to no run."""
+
 SetKind = Literal["tag", "batch", "parent"]
 SET_KINDS: tuple[SetKind, ...] = ("tag", "batch", "parent")
 

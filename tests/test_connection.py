@@ -478,6 +478,22 @@ def test_an_idempotency_key_needs_a_token_for_every_run():
     assert isinstance(say(ready("write:runs:*"), **frame)[0], Perform)
 
 
+@pytest.mark.parametrize("kind", ["append", "head", "read", "subscribe"])
+def test_revoked_tokens_are_for_who_may_change_every_run(kind):
+    frame = {"type": kind, "id": 1, "run": "gateway", "stream": "$revocations"}
+    frame |= {"records": [{"token_id": "t"}]} if kind == "append" else {}
+    assert not isinstance(say(ready("write:runs:*"), **frame)[0], Send)
+    for scope in ("read:runs:*", "write:runs:g*", "write:streams:*", "read:streams:*"):
+        assert error_of(say(ready(scope), **frame)) == ("forbidden", 1)
+    elsewhere = frame | {"run": "run_a"}
+    assert error_of(say(ready("read:runs:*", "write:runs:*"), **elsewhere)) == ("invalid_id", 1)
+
+
+def test_what_is_revoked_is_never_taken_back():
+    frame = {"type": "delete", "id": 1, "run": "gateway", "stream": "$revocations"}
+    assert error_of(say(ready("read:runs:*", "write:runs:*"), **frame)) == ("invalid_id", 1)
+
+
 # Tokens in place.
 
 

@@ -21,7 +21,7 @@ from gateway.errors import (
     WriterGap,
 )
 from gateway.patches import Operation
-from gateway.records import ORIGIN, Position, RunSet, StreamKey, Writer
+from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
 from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
 from gateway.stores.base import PAGE_BYTES, SET_RECORDS, Head, RunQuery, SetState, run_log
 from gateway.stores.memory import MemoryStore
@@ -1299,3 +1299,28 @@ async def test_runs_with_a_tag_and_its_log_survive_the_store_being_opened_again(
         await store.patch_run(run.id, {"status": "executing"})
         records, _ = await read_all(store, RunSet("tag", "x").log, before.positions[0])
         assert data_of(records) == [{"id": run.id, "version": 1, "patch": {"status": "executing"}}]
+
+
+async def test_the_log_of_revoked_tokens_is_there_before_its_first_record_and_never_ends(store):
+    assert await store.head(REVOCATIONS) == Head(ORIGIN, ORIGIN, None)
+    assert (await store.read(REVOCATIONS)).is_empty
+    async with aclosing(store.follow(REVOCATIONS)) as pages:
+        following = asyncio.create_task(take(pages, 2))
+        first = await store.append(REVOCATIONS, [b'{"token_id":"a"}'])
+        second = await store.append(REVOCATIONS, [b'{"token_id":"b"}'])
+        expected = [{"token_id": "a"}, {"token_id": "b"}]
+        assert data_of(await following) == expected
+    records, page = await read_all(store, REVOCATIONS)
+    assert data_of(records) == expected
+    assert (first.offset, second.offset) == (0, 1)
+    assert (page.position, page.end) == (second.position, None)
+    assert (await store.read(REVOCATIONS, first.position)).records == records[1:]
+    assert (await store.head(REVOCATIONS)).position == second.position
+
+
+async def test_the_log_of_revoked_tokens_survives_the_store_being_opened_again(tmp_path):
+    async with opened(SqliteStore(tmp_path / "test.db")) as store:
+        before = await store.append(REVOCATIONS, [b"{}"])
+    async with opened(SqliteStore(tmp_path / "test.db")) as store:
+        assert (await store.head(REVOCATIONS)).position == before.position
+        assert (await store.append(REVOCATIONS, [b"{}"])).offset == 1

@@ -17,6 +17,7 @@ from gateway.errors import InvalidValue, WriterFenced, WriterGap
 from gateway.patches import Operation
 from gateway.records import (
     ORIGIN,
+    REVOCATIONS,
     RUN_STREAM,
     RUNS_STREAM,
     STREAMS_STREAM,
@@ -132,7 +133,8 @@ class Store(Protocol):
     that makes a stream adds `{"stream": id}` to the run's reserved stream `$streams`, as one unit.
 
     The changes of a set of runs (`RunSet`) are a log too, which is always there, never ends, and
-    keeps its newest `SET_RECORDS` records or somewhat more; it is read like any stream.
+    keeps its newest `SET_RECORDS` records or somewhat more; it is read like any stream. The log of
+    revoked tokens (`REVOCATIONS`) is always there too; whoever revokes appends to it.
 
     Every method may be called from the event loop that opened the store, at any time between
     `open` and `close`, by many tasks at once. Cancelling a call never leaves half an effect: the
@@ -398,8 +400,13 @@ def announcement(key: StreamKey) -> tuple[StreamKey, bytes]:
 
 
 def is_set_log(key: StreamKey) -> bool:
-    """Whether a key is that of a set's log, which belongs to no run."""
+    """Whether a key is that of a set's log."""
     return key.stream_id == RUNS_STREAM
+
+
+def belongs_to_no_run(key: StreamKey) -> bool:
+    """Whether a log is always there and never ends: those of sets, and that of revoked tokens."""
+    return is_set_log(key) or key == REVOCATIONS
 
 
 def sets_of(run: Run) -> list[RunSet]:

@@ -31,12 +31,12 @@ from gateway.stores.base import (
     SetState,
     WriterState,
     announcement,
+    belongs_to_no_run,
     encode_json,
     end_of,
     first_offset_of_repeat,
     is_announced,
     is_repeated_end,
-    is_set_log,
     new_epoch,
     page_of,
     place,
@@ -175,7 +175,7 @@ class MemoryStore:
     def _head(self, key: StreamKey) -> Head:
         if (stream := self._streams.get(key)) is not None:
             return stream.head()
-        if is_set_log(key):
+        if belongs_to_no_run(key):
             return NO_RECORDS
         return Head(ORIGIN, ORIGIN, end_of(self._run(key.run_id)))
 

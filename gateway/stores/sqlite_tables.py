@@ -38,6 +38,7 @@ from gateway.stores.base import (
     SetState,
     WriterState,
     announcement,
+    belongs_to_no_run,
     encode_json,
     end_of,
     first_offset_of_repeat,
@@ -195,8 +196,8 @@ class Transactions:
         return self._add(key, stream, records, source, writer, end, now_ms)
 
     def _check_open(self, key: StreamKey, stream: _Stream | None) -> None:
-        if stream is None and (key.stream_id == RUN_STREAM or is_set_log(key)):
-            return  # the run is being made, or is the first of its set
+        if stream is None and (key.stream_id == RUN_STREAM or belongs_to_no_run(key)):
+            return  # the run is being made, or it is the first record of a log that is always there
         ended = stream.ended if stream is not None else end_of(_load_run(self._db, key.run_id))
         if ended is not None:
             raise StreamEnded(f"stream {key} has ended ({ended}); nothing can be appended")
@@ -425,7 +426,7 @@ def _load_run(db: sqlite3.Connection, run_id: str) -> Run:
 def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
     """Return a stream's number and head."""
     row = _stream_row(db, key)
-    if row is None and is_set_log(key):
+    if row is None and belongs_to_no_run(key):
         return 0, NO_RECORDS
     if row is None:
         return 0, Head(ORIGIN, ORIGIN, end_of(_load_run(db, key.run_id)))

@@ -9,6 +9,7 @@ import msgspec
 from gateway import protocol
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.records import (
+    REVOCATIONS,
     RUN_STREAM,
     RUNS_STREAM,
     STREAMS_STREAM,
@@ -116,7 +117,7 @@ def _register(given: dict[str, dict[str, Any]]) -> None:
 
 
 def _key(run_id: str, stream_id: str) -> StreamKey:
-    is_reserved = stream_id in (RUN_STREAM, RUNS_STREAM, STREAMS_STREAM)
+    is_reserved = stream_id in (RUN_STREAM, RUNS_STREAM, STREAMS_STREAM, REVOCATIONS.stream_id)
     return StreamKey(run_id, stream_id if is_reserved else check_stream_id(stream_id))
 
 

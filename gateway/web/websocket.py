@@ -25,7 +25,7 @@ from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
 from gateway.hub import Batch, Cursor, Cursors, Hub
 from gateway.protocol import FromLast, Limits
 from gateway.records import ORIGIN, Position
-from gateway.stores.base import Head, RunState, SetState, Store, is_set_log
+from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
 from gateway.web.leases import Leases
 from gateway.web.requests import perform
 
@@ -210,9 +210,9 @@ class Carrier:
     async def _open(self, command: Open) -> None:
         # The run first: a cursor on `$run` placed later may not miss a patch, so it is placed at
         # the snapshot's own position.
-        is_of_set = is_set_log(command.key)
-        run = None if is_of_set else await self._find_run(command.key.run_id)
-        if run is None and not is_of_set:
+        has_no_run = belongs_to_no_run(command.key)
+        run = None if has_no_run else await self._find_run(command.key.run_id)
+        if run is None and not has_no_run:
             del self._opening[command.id]
             self._carry(self._machine.opened(command.id, ORIGIN, None))
             return
