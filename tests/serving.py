@@ -64,6 +64,43 @@ def free_socket() -> socket.socket:
     return listening
 
 
+class Time:
+    """A time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_795_352_174_000
+        self._sleepers: set[tuple[float, asyncio.Future[None]]] = set()
+
+    @property
+    def of_runtime(self) -> dict:
+        """What a `Runtime` is told of time."""
+        return {
+            "clock_ms": lambda: self.now_ms,
+            "monotonic_s": lambda: self.now_ms / 1000,
+            "sleep": self._sleep,
+        }
+
+    async def _sleep(self, seconds: float) -> None:
+        sleeper = (self.now_ms + seconds * 1000, asyncio.get_running_loop().create_future())
+        self._sleepers.add(sleeper)
+        try:
+            self.let_pass(0)
+            await sleeper[1]
+        finally:
+            self._sleepers.discard(sleeper)
+
+    @property
+    def sleeping(self) -> list[float]:
+        """Seconds that are left of each sleep."""
+        return sorted(round(due_ms - self.now_ms) / 1000 for due_ms, _ in self._sleepers)
+
+    def let_pass(self, seconds: float) -> None:
+        self.now_ms += round(seconds * 1000)
+        for due_ms, woken in sorted(self._sleepers, key=lambda sleeper: sleeper[0]):
+            if due_ms <= self.now_ms and not woken.done():
+                woken.set_result(None)
+
+
 class Serving:
     """A gateway that is served in this event loop."""
 
@@ -110,10 +147,11 @@ class Serving:
 async def working(store: Store | None = None, **runner) -> AsyncIterator[Runtime]:
     """Work with the SDK over a store, as `connect` does, with a runner as the test needs it."""
     store = store or MemoryStore()
-    clock_ms = runner.pop("clock_ms", system_clock_ms)
+    time: Time | None = runner.pop("time", None)
+    clock = time.of_runtime if time else {"clock_ms": runner.pop("clock_ms", system_clock_ms)}
     owner = runner.pop("owner", EMBEDDED_OWNER)
     runner = {"concurrency": 20, "cancel_grace_s": DEADLINE_S, "random": lambda: 0.0} | runner
-    async with opened(store), installed(Runtime(store, asyncio.get_running_loop(), clock_ms)) as it:
+    async with opened(store), installed(Runtime(store, asyncio.get_running_loop(), **clock)) as it:
         it.runner = Runner(it, owner=owner, **runner)
         tokens.use(SECRET)
         try:

@@ -1,11 +1,11 @@
 """Delays, times to live, maximum durations and idempotency keys."""
 
 import asyncio
-import time
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from serving import gateway_process, until, worker_token, working
+from serving import Time, gateway_process, until, worker_token, working
 
 from gateway import current_run, runs, streams, task, wait
 from gateway.errors import InvalidId, InvalidValue, StreamIncomplete
@@ -18,14 +18,6 @@ from gateway.stores.sqlite import SqliteStore
 progress = streams.define("progress", int)
 
 
-async def statuses_of(run_id):
-    found = []
-    async for run in runs.subscribe(run_id):
-        if not found or run.status != found[-1]:
-            found.append(run.status)
-    return found
-
-
 # Delay.
 
 
@@ -35,14 +27,22 @@ async def test_a_delayed_run_starts_when_it_is_due_and_not_before(kind):
     async def work() -> int:
         return 1
 
-    async with working():
-        when = 0.5 if kind == "delay_s" else datetime.now(UTC) + timedelta(seconds=0.5)
+    time = Time()
+    async with working(time=time):
+        due = datetime.fromtimestamp(time.now_ms / 1000, UTC) + timedelta(hours=1)
+        when = 3600 if kind == "delay_s" else due
         handle = await work.options(**{kind: when}).trigger()
+        time.let_pass(3599.999)
         run = await runs.retrieve(handle.id)
         assert (run.status, run.queued_at, run.is_queued) == ("delayed", None, True)
-        assert await statuses_of(handle.id) == ["delayed", "queued", "executing", "completed"]
+        statuses = []
+        async for run in runs.subscribe(handle.id):
+            statuses.append(run.status)
+            if run.status == "delayed":
+                time.let_pass(0.001)
+        assert statuses == ["delayed", "queued", "executing", "completed"]
         run = await runs.retrieve(handle.id)
-        assert run.delay_until <= run.queued_at <= run.started_at
+        assert run.delay_until == run.queued_at == run.started_at
 
 
 async def test_a_moment_that_has_passed_is_no_delay():
@@ -84,9 +84,12 @@ async def test_a_run_that_has_not_started_in_its_time_expires():
     async def work() -> int:
         return 1
 
-    async with working(concurrency=1) as active:
+    time = Time()
+    async with working(time=time, concurrency=1) as active:
         first = await blocking.trigger()
-        handle = await work.options(ttl_s=0.03).trigger()
+        handle = await work.options(ttl_s=30).trigger()
+        assert (await runs.retrieve(handle.id)).status == "queued"
+        time.let_pass(30)
         result = await handle.wait()
         assert (result.status, result.error.type) == ("expired", "Expired")
         run = await runs.retrieve(handle.id)
@@ -127,22 +130,26 @@ async def test_the_time_to_live_counts_from_when_the_run_is_due():
 
 
 async def test_a_run_that_executes_for_too_long_times_out_and_cleans_up():
-    @task(max_duration_s=0.03)
+    time = Time()
+
+    @task(max_duration_s=30)
     async def work() -> None:
         progress.append(1)
+        await until(lambda: time.sleeping == [30])
+        time.let_pass(30)
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
             progress.append(2)
 
-    async with working():
+    async with working(time=time):
         result = await work.trigger_and_wait()
         assert (result.status, result.error.type) == ("timed_out", "TimedOut")
-        assert result.error.message == "it executed for more than 0.03 s"
+        assert result.error.message == "it executed for more than 30 s"
         run = await runs.retrieve(result.run_id)
         assert run.is_failed
-        assert run.duration_ms >= 30
+        assert run.duration_ms == 30_000
         records = []
         with pytest.raises(StreamIncomplete, match="timed_out"):
             async for value in progress.read(run.id):
@@ -151,31 +158,43 @@ async def test_a_run_that_executes_for_too_long_times_out_and_cleans_up():
 
 
 async def test_a_plain_function_that_executes_for_too_long_stops_at_its_next_append():
-    appended = []
+    time, appended = Time(), []
 
     @task
     def work() -> None:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
+        while len(appended) < 10_000:
             progress.append(1)
             appended.append(1)
-            time.sleep(0.002)
+            pause.wait(0.002)
 
-    async with working():
-        result = await work.options(max_duration_s=0.03).trigger_and_wait()
-        assert result.status == "timed_out"
-        assert appended
+    pause = threading.Event()  # that nobody sets: it gives the event loop its turn
+    async with working(time=time):
+        handle = await work.options(max_duration_s=30).trigger()
+        await until(lambda: appended and time.sleeping == [30])
+        time.let_pass(30)
+        assert (await handle.wait()).status == "timed_out"
+        assert len(appended) < 10_000
 
 
-async def test_the_time_that_a_run_waits_does_not_count():
+@pytest.mark.parametrize(("then_s", "status"), [(0.09, "completed"), (0.1, "timed_out")])
+async def test_the_time_that_a_run_waits_does_not_count(then_s, status):
+    time = Time()
+
     @task(max_duration_s=1)
-    async def work() -> int:
-        await wait.for_seconds(1.2)
-        await asyncio.sleep(0.01)
-        return 1
+    async def work() -> None:
+        await until(lambda: time.sleeping == [1])
+        time.let_pass(0.9)
+        await wait.for_seconds(3600)
+        await until(lambda: time.sleeping == [0.1])
+        time.let_pass(then_s)
+        if status == "timed_out":
+            await asyncio.Event().wait()
 
-    async with working():
-        assert (await work.trigger_and_wait()).ok
+    async with working(time=time):
+        handle = await work.trigger()
+        await until(lambda: 3600 in time.sleeping)
+        time.let_pass(3600)
+        assert (await handle.wait()).status == status
 
 
 async def test_a_run_that_timed_out_during_a_child_is_not_left_waiting():

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from serving import SECRET, environment, new_run, working
+from serving import SECRET, Time, environment, new_run, working
 
 import gateway
 from gateway import Retry, current_run, runs, task
@@ -25,8 +25,7 @@ def store_at(file):
 
 
 async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
-    release = asyncio.Event()
-    executed = []
+    time, release, executed = Time(), asyncio.Event(), []
 
     @task
     async def blocking() -> None:
@@ -37,7 +36,7 @@ async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
         executed.append(n)
         return n
 
-    async with working(store_at(file), concurrency=1, stop_grace_s=0.05):
+    async with working(store_at(file), time=time, concurrency=1):
         first = await blocking.trigger()
         queued = [await work.trigger(n) for n in range(3)]
         delayed = await work.options(delay_s=1).trigger(3)
@@ -45,10 +44,15 @@ async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
         async for run in runs.subscribe(first.id):
             if run.status == "executing":
                 break
+        time.let_pass(0.01)
         assert (await expiring.wait()).status == "expired"
         assert executed == []
-    async with working(store_at(file)):
+    async with working(store_at(file), time=time):
         assert (await runs.retrieve(first.id)).error.type == "ProcessStopped"
+        for n, handle in enumerate(queued):
+            assert (await work.wait(handle.id)).output == n
+        assert executed == [0, 1, 2]
+        time.let_pass(1)
         for n, handle in enumerate([*queued, delayed]):
             result = await work.wait(handle.id)
             assert (result.status, result.output) == ("completed", n)
@@ -56,18 +60,21 @@ async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
 
 
 async def test_a_run_that_rested_between_attempts_goes_on_with_the_next(file):
-    @task(retry=Retry(max_attempts=2, min_s=1, max_s=1))
+    time = Time()
+
+    @task(retry=Retry(max_attempts=2, min_s=60, max_s=60))
     async def work() -> int:
         if current_run().attempt == 1:
             raise ValueError("no")
         return current_run().attempt
 
-    async with working(store_at(file)):
+    async with working(store_at(file), time=time):
         handle = await work.trigger()
         async for run in runs.subscribe(handle.id):
             if run.attempt == 2:
                 break
-    async with working(store_at(file)):
+    async with working(store_at(file), time=time):
+        time.let_pass(60)
         assert (await work.wait(handle.id)).output == 2
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import new_run, until, working
+from serving import Time, new_run, until, working
 
 from gateway import AbortTask, Retry, current_run, runs, streams, task
 from gateway.errors import InvalidValue, RunCanceled
@@ -90,14 +90,16 @@ async def test_some_errors_are_not_tried_again(error):
 
 
 async def test_what_timed_out_is_not_tried_again():
-    attempts = []
+    attempts, time = [], Time()
 
-    @task(retry=AT_ONCE, max_duration_s=0.02)
+    @task(retry=AT_ONCE, max_duration_s=30)
     async def work() -> None:
         attempts.append(current_run().attempt)
+        await until(lambda: time.sleeping == [30])
+        time.let_pass(30)
         await asyncio.Event().wait()
 
-    async with working():
+    async with working(time=time):
         assert (await work.trigger_and_wait()).status == "timed_out"
         assert attempts == [1]
 

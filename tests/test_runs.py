@@ -16,6 +16,7 @@ from gateway.runs import (
     TRANSITIONS,
     Run,
     RunError,
+    RunIds,
     apply,
     iso_time,
     merge_patch,
@@ -226,6 +227,30 @@ def test_run_ids_of_one_moment_differ_by_a_hundred_random_bits():
     assert set(asked) == {100}
     assert len({len(id) for id in ids}) == 1
     assert 36**20 > 2**100  # they all fit
+
+
+@given(st.lists(st.integers(0, 4_102_444_800_000), min_size=2, max_size=50))
+def test_the_run_ids_of_one_process_sort_as_they_were_made_whatever_the_clock_says(times):
+    run_ids = RunIds()
+    ids = [run_ids.new(now_ms) for now_ms in times for _ in range(3)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == len(ids)
+    assert all(check_run_id(id) == id for id in ids)
+
+
+def test_run_ids_of_one_millisecond_cannot_be_told_from_each_other_and_all_fit():
+    asked = []
+
+    def bits(count):
+        asked.append(count)
+        return 2**count - 1
+
+    run_ids = RunIds(bits)
+    ids = [run_ids.new(1_795_352_174_123) for _ in range(1000)]
+    assert ids == sorted(ids)
+    assert len({len(id) for id in ids}) == 1
+    assert asked == [99] + [80] * 999
+    assert 2**99 + 2**19 * 2**80 < 36**20
 
 
 def test_times_are_iso_in_utc_with_milliseconds():

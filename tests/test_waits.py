@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from serving import SECRET, gateway_process, until, worker_token, working
+from serving import SECRET, Time, gateway_process, until, worker_token, working
 
 from gateway import current_run, runs, task, tokens, wait
 from gateway.errors import (
@@ -40,25 +40,30 @@ async def waiting_run(run_id):
 
 @pytest.mark.parametrize("kind", ["for_seconds", "until"])
 async def test_a_run_that_waits_for_time_says_so_and_gives_its_slot_away(kind):
+    time = Time()
+
     @task
     async def sleeping() -> list[str]:
         if kind == "for_seconds":
-            await wait.for_seconds(0.5)
+            await wait.for_seconds(30)
         else:
-            await wait.until(datetime.now(UTC) + timedelta(seconds=0.5))
+            now = datetime.fromtimestamp(time.now_ms / 1000, UTC)
+            await wait.until(now + timedelta(seconds=30))
         return [(await runs.retrieve(current_run().id)).status]
 
     @task
     async def other() -> int:
         return 1
 
-    async with working(concurrency=1):
+    async with working(time=time, concurrency=1):
         handle = await sleeping.trigger()
         run = await waiting_run(handle.id)
         assert run.is_waiting
         assert run.is_executing
         assert (await other.trigger_and_wait()).output == 1
+        assert time.sleeping == [30]
         assert not (await runs.retrieve(handle.id)).is_final
+        time.let_pass(30)
         assert (await handle.wait()).output == ["executing"]
 
 
@@ -128,9 +133,12 @@ async def test_the_first_answer_counts():
 
 async def test_a_token_that_nobody_completes_expires():
     approve, made = approving()
-    async with working():
-        handle = await approve.trigger(0.03)
+    time = Time()
+    async with working(time=time):
+        handle = await approve.trigger(30)
         token = await made.get()
+        await waiting_run(handle.id)
+        time.let_pass(30)
         result = await handle.wait()
         assert (result.status, result.error.type) == ("failed", "WaitTimeout")
         assert token.id in result.error.message
@@ -140,9 +148,12 @@ async def test_a_token_that_nobody_completes_expires():
 
 
 async def test_a_task_may_go_on_after_a_time_out_and_later_answers_are_refused():
+    time = Time()
+
     @task
     async def work() -> str:
-        token = await wait.create_token(timeout_s=0.02)
+        token = await wait.create_token(timeout_s=30)
+        time.let_pass(30)
         try:
             await wait.for_token(token)
         except WaitTimeout:
@@ -151,7 +162,7 @@ async def test_a_task_may_go_on_after_a_time_out_and_later_answers_are_refused()
             return "went on"
         return "answered"
 
-    async with working():
+    async with working(time=time):
         assert (await work.trigger_and_wait()).output == "went on"
 
 

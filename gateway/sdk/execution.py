@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,14 +76,14 @@ class Execution:
         self._retry = retry
         self._around = around
         self._store = around.runtime.store
-        self._loop = asyncio.get_running_loop()
         self._reason: StopReason | None = None
         self._stopping = asyncio.Event()
         self._work: asyncio.Task[Any] | None = None
         self._is_alive = False
         self._holds_slot = False
         self._left_s = run.max_duration_s  # of executing; waits do not count
-        self._alarm: asyncio.TimerHandle | None = None
+        self._resumed_s = 0.0  # when that began to count
+        self._alarm: asyncio.Task[None] | None = None
         self.task = asyncio.create_task(self._live(), name=f"run {run.id}")
 
     def stop(self, reason: StopReason) -> None:
@@ -144,13 +144,8 @@ class Execution:
         return await self._change(status="queued", queued_at=self._now())
 
     async def _take_slot(self) -> bool:
-        left_s = None
-        if self.run.expires_at is not None and self.run.started_at is None:
-            left_s = ((time_ms(self.run.expires_at) or 0) - self._now_ms()) / 1000
         try:
-            if left_s is not None and left_s <= 0:
-                raise TimeoutError
-            async with asyncio.timeout(left_s):
+            async with self._until_expiry():
                 await self._around.slots.acquire()
         except TimeoutError:
             why = f"it had not started by {self.run.expires_at}"
@@ -158,6 +153,11 @@ class Execution:
             return False
         self._holds_slot = True
         return True
+
+    def _until_expiry(self) -> AbstractAsyncContextManager[None]:
+        if self.run.expires_at is None or self.run.started_at is not None:
+            return nullcontext()
+        return self._around.runtime.deadline(time_ms(self.run.expires_at) or 0)
 
     def _let_go(self) -> None:
         if self._holds_slot:
@@ -244,11 +244,17 @@ class Execution:
 
     def _run_clock(self) -> None:
         if self._left_s is not None and self._reason is None:
-            self._alarm = self._loop.call_later(self._left_s, self.stop, "timed_out")
+            self._resumed_s = self._around.runtime.monotonic_s()
+            self._alarm = asyncio.create_task(self._ring(self._left_s))
+
+    async def _ring(self, left_s: float) -> None:
+        await self._around.runtime.sleep(left_s)
+        self.stop("timed_out")
 
     def _pause_clock(self) -> None:
-        if self._alarm is not None:
-            self._left_s = max(0.0, self._alarm.when() - self._loop.time())
+        if self._alarm is not None and self._left_s is not None:
+            executed_s = self._around.runtime.monotonic_s() - self._resumed_s
+            self._left_s = max(0.0, self._left_s - executed_s)
             self._alarm.cancel()
             self._alarm = None
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCanceled
 from gateway.records import StreamKey, check_run_id
-from gateway.runs import Run
+from gateway.runs import Run, RunIds
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.writer import StreamWriter
 from gateway.stores.base import Store, system_clock_ms
@@ -105,6 +106,8 @@ class Runtime:
         store: Open.
         loop: The event loop that the store lives on.
         clock_ms: Gives the time.
+        monotonic_s: Gives a time that nobody sets, for durations.
+        sleep: Lets so many seconds pass.
     """
 
     def __init__(
@@ -112,10 +115,16 @@ class Runtime:
         store: Store,
         loop: asyncio.AbstractEventLoop,
         clock_ms: Callable[[], int] = system_clock_ms,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.store = store
         self.loop = loop
         self.clock_ms = clock_ms
+        self.monotonic_s = monotonic_s
+        self.sleep = sleep
+        self.run_ids = RunIds()
         self.runner: Runner | None = None  # executes what this process triggers
         self._writers: dict[tuple[StreamKey, str | None], StreamWriter] = {}
         self._metadata_writers: dict[tuple[str, str], MetadataWriter] = {}  # by run and source
@@ -143,8 +152,25 @@ class Runtime:
 
     async def sleep_until(self, due_ms: int) -> None:
         """Sleep until a time, milliseconds since 1970 UTC."""
-        while (left_ms := due_ms - self.clock_ms()) > 0:  # noqa: ASYNC110 - nobody sets the time
-            await asyncio.sleep(min(left_ms / 1000, MAX_SLEEP_S))
+        while (left_ms := due_ms - self.clock_ms()) > 0:
+            await self.sleep(min(left_ms / 1000, MAX_SLEEP_S))
+
+    @asynccontextmanager
+    async def deadline(self, due_ms: int) -> AsyncIterator[None]:
+        """End the block with `TimeoutError` when a time has come, ms since 1970 UTC."""
+        if due_ms <= self.clock_ms():
+            raise TimeoutError
+        async with asyncio.timeout(None) as patience:
+
+            async def ring() -> None:
+                await self.sleep_until(due_ms)
+                patience.reschedule(self.loop.time())
+
+            alarm = asyncio.create_task(ring())
+            try:
+                yield
+            finally:
+                alarm.cancel()
 
     def metadata_writer(self, target: str) -> MetadataWriter:
         """Find or make the writer of the calling run to a target's metadata.

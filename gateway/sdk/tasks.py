@@ -35,7 +35,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from gateway import tokens
 from gateway.errors import InvalidValue, RunFailed, TaskNotFound
 from gateway.records import check_stream_id
-from gateway.runs import Run, RunError, check_metadata, new_run_id
+from gateway.runs import Run, RunError, check_metadata
 from gateway.sdk.definitions import describe
 from gateway.sdk.execution import InvalidPayload
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
@@ -264,14 +264,15 @@ class Task(Generic[P, R]):
             raise InvalidValue(f"the batch has {len(bound)} payloads; the limit is {MAX_BATCH}")
         if len(bound) > 1 and self._options.idempotency_key is not None:
             raise InvalidValue(f"the batch has {len(bound)} payloads; an idempotency key is of one")
-        batch_id = new_run_id(runtime().clock_ms()).replace("run_", "batch_")
+        active = runtime()
+        batch_id = active.run_ids.new(active.clock_ms()).replace("run_", "batch_")
         return list(await asyncio.gather(*(self._create(one, batch_id) for one in bound)))
 
     async def _create(self, payload: Any, batch_id: str | None = None) -> Run:
         active = runtime()
         runner = _runner(active)
         now_ms = active.clock_ms()
-        id = new_run_id(now_ms)
+        id = active.run_ids.new(now_ms)
         parent = current_run()
         run = Run(
             id=id,

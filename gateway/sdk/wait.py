@@ -71,7 +71,7 @@ async def for_seconds(seconds: float) -> None:
     """
     check_seconds("seconds", seconds)
     async with waiting():
-        await asyncio.sleep(seconds)
+        await runtime().sleep(seconds)
 
 
 async def until(moment: datetime) -> None:
