@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export REFLEX_USE_NPM := 1
 export REFLEX_TELEMETRY_ENABLED := false
 
-.PHONY: help demo test check bench setup browser clean
+.PHONY: help demo test check faults bench setup browser clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ check: setup  ## Lint, check types and imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: setup  ## Kill, stop and starve real gateways under load (minutes)
+	$(BIN)/python -m tests.faults
 
 bench: setup  ## Measure
 	$(BIN)/python -m benchmarks

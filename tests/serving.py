@@ -241,10 +241,10 @@ class Process:
         self._log = folder / "gateway.log"
         self._process: subprocess.Popen | None = None
 
-    def start(self) -> None:
+    def start(self, env: dict[str, str] | None = None) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=environment(), stdout=log, stderr=log
+                self._command, env=env or environment(), stdout=log, stderr=log
             )
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:

@@ -1,0 +1,242 @@
+"""A reader and a writer over a raw WebSocket, written after PROTOCOL.md and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from faults.history import History, Key, Seen, View
+
+# Section 7 says 0.5 s and 30 s. A client may come back sooner; tests do, to be done sooner.
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 0.6
+PING_S = 1.0
+STALL_S = 6.0  # nothing for so long, not even a pong: the connection is half open
+OPEN_S = 5.0
+
+
+class Refused(Exception):
+    """The gateway says that coming back does not help."""
+
+
+class Connected:
+    """Stays connected: section 7. What is done on a connection is a subclass's to say."""
+
+    def __init__(
+        self,
+        url: str,
+        token: Callable[[], str],
+        *,
+        chance: random.Random,
+        stall_s: float = STALL_S,
+    ) -> None:
+        self.url = url if url.endswith("/v1/ws") else f"{url}/v1/ws"
+        self.connections = 0
+        self.closes: list[int] = []
+        self.error: dict[str, Any] = {}  # the last error frame that concerns the connection
+        self.is_done = False
+        self._token = token
+        self._chance = chance
+        self._stall_s = stall_s
+        self._heard_at_s = 0.0
+
+    async def run(self) -> None:
+        """Connect again and again until done."""
+        attempt = 0
+        while not self.is_done:
+            limit_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
+            advice_s = self.error.pop("retry_after_ms", 0) / 1000
+            await asyncio.sleep(advice_s + self._chance.random() * limit_s)
+            attempt += 1
+            try:
+                async with asyncio.timeout(OPEN_S):
+                    socket = await connect(
+                        self.url, compression=None, max_size=None, ping_interval=None, proxy=None
+                    )
+            except (OSError, TimeoutError, WebSocketException):
+                continue
+            try:
+                if await self._serve(socket):
+                    attempt = 0
+            except (OSError, TimeoutError, WebSocketException):
+                pass
+            finally:
+                socket.transport.abort() if self.is_stalled() else await socket.close()
+            self._judge(socket.close_code or 1006)
+
+    def is_stalled(self) -> bool:
+        """Whether nothing was heard for too long."""
+        return asyncio.get_running_loop().time() - self._heard_at_s > self._stall_s
+
+    def _judge(self, code: int) -> None:
+        self.closes.append(code)
+        if 4000 <= code < 4500 and code not in (4408, 4429) and not self.is_done:
+            raise Refused(f"close code {code}: {self.error}")
+
+    async def _serve(self, socket: ClientConnection) -> bool:
+        self._heard_at_s = asyncio.get_running_loop().time()
+        await self._send(socket, type="hello", protocol=1, token=self._token())
+        frame = await self._receive(socket)
+        if frame["type"] != "welcome":
+            self.error = frame
+            return False
+        self.connections += 1
+        pinging = asyncio.create_task(self._ping(socket))
+        try:
+            await self.begin(socket)
+            while not self.is_done:
+                await self.take(socket, await self._receive(socket))
+        finally:
+            pinging.cancel()
+            await asyncio.gather(pinging, return_exceptions=True)
+        return True
+
+    async def _receive(self, socket: ClientConnection) -> dict[str, Any]:
+        frame = json.loads(await asyncio.wait_for(socket.recv(), self._stall_s))
+        self._heard_at_s = asyncio.get_running_loop().time()
+        if frame["type"] == "error" and "id" not in frame:
+            self.error = frame
+        return frame
+
+    async def _ping(self, socket: ClientConnection) -> None:
+        while True:
+            await asyncio.sleep(PING_S)
+            await self._send(socket, type="ping")
+
+    async def _send(self, socket: ClientConnection, **frame: Any) -> None:
+        await socket.send(json.dumps(frame))
+
+    async def begin(self, socket: ClientConnection) -> None:
+        """Say what is wanted, on a new connection."""
+
+    async def take(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+        """Take a frame."""
+
+
+class Reader(Connected):
+    """Follows one stream to its end and resumes where it was: sections 4, 5 and 7."""
+
+    def __init__(self, url: str, token: Callable[[], str], view: View, **more: Any) -> None:
+        self.throttle_ms = more.pop("throttle_ms", 0)
+        super().__init__(url, token, **more)
+        self.view = view
+        self.position: str | None = None
+        self.arrived: Callable[[list[dict[str, Any]]], None] = lambda records: None
+
+    async def begin(self, socket: ClientConnection) -> None:
+        self.view.connections += 1
+        run, stream = self.view.key
+        start = {"position": self.position} if self.position else "beginning"
+        await self._send(
+            socket,
+            type="subscribe",
+            id=1,
+            run=run,
+            stream=stream,
+            start=start,
+            throttle_ms=self.throttle_ms,
+        )
+
+    async def take(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+        if frame.get("id") != 1:
+            return
+        match frame["type"]:
+            case "subscribed":
+                self.position = frame["position"]
+            case "records":
+                # The history judges whether offsets are contiguous; a client would reconnect.
+                self.view.records += [
+                    Seen(record["offset"], record["data"]) for record in frame["records"]
+                ]
+                self.position = frame["position"]
+                self.arrived(frame["records"])
+            case "gap":
+                start, stop = (int(frame[name].split("_")[1]) for name in ("from", "to"))
+                self.view.gaps.append((start, stop))
+                self.position = frame["to"]
+            case "reset":
+                self.view.resets += 1
+                self.view.records.clear()
+                self.position = frame["position"]
+            case "end":
+                self.view.end = frame["reason"]
+                self.is_done = True
+            case "error" if frame["retryable"]:
+                await self.begin(socket)
+            case "error":
+                raise Refused(str(frame))
+
+
+class Writer(Connected):
+    """Appends to one stream, one append under way, the unanswered sent again: section 8."""
+
+    def __init__(
+        self,
+        url: str,
+        token: Callable[[], str],
+        history: History,
+        key: Key,
+        name: str,
+        *,
+        pause_s: float = 0.02,
+        **more: Any,
+    ) -> None:
+        super().__init__(url, token, **more)
+        self.stopping = asyncio.Event()
+        self._history = history
+        self._key = key
+        self._name = name
+        self._pause_s = pause_s
+        self._count = 0
+        self._values: list[str] = []  # of the append under way
+        self._acknowledged = 0
+
+    async def begin(self, socket: ClientConnection) -> None:
+        if not self._values:
+            self._choose()
+        await self._append(socket)
+
+    def _choose(self) -> None:
+        count = self._chance.randint(1, 5)
+        self._values = [f"{self._name}:{self._count + i}" for i in range(count)]
+        self._count += count
+
+    async def _append(self, socket: ClientConnection) -> None:
+        run, stream = self._key
+        writer = {"id": self._name, "epoch": 0, "sequence": self._acknowledged}
+        await self._send(
+            socket,
+            type="append",
+            id=2,
+            run=run,
+            stream=stream,
+            records=self._values,
+            writer=writer,
+        )
+
+    async def take(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+        if frame.get("id") != 2:
+            return
+        if frame["type"] == "error":
+            if not frame["retryable"]:
+                raise Refused(str(frame))
+            await asyncio.sleep(self._chance.random() * FIRST_BACKOFF_S)
+            await self._append(socket)
+            return
+        for index, value in enumerate(self._values):
+            offset = None if frame["offset"] is None else frame["offset"] + index
+            self._history.acknowledge(self._key, value, offset)
+        self._acknowledged += len(self._values)
+        self._values = []
+        if self.stopping.is_set():
+            self.is_done = True
+            return
+        await asyncio.sleep(self._chance.random() * 2 * self._pause_s)
+        self._choose()
+        await self._append(socket)

@@ -1,0 +1,167 @@
+"""Writers and readers around one gateway, and the history of what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving import new_run, worker_token
+
+from faults.clients import Reader, Writer
+from faults.history import History, Key, Verdict, check
+from faults.process import Child
+from gateway.records import StreamKey
+from gateway.records import Writer as WriterId
+from gateway.stores.remote import RemoteStore
+
+THROTTLES_MS = (0, 0, 20, 100)
+CATCH_UP_S = 60.0  # for readers to come to the end once the writers have stopped
+
+
+@dataclass
+class Load:
+    """What runs around a gateway."""
+
+    url: str
+    keys: list[Key]
+    folder: Path
+    chance: random.Random
+    history: History = field(default_factory=History)
+    readers: list[Reader] = field(default_factory=list)
+    writers: list[Writer] = field(default_factory=list)
+    sdk: Child | None = None
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def add_reader(self, key: Key, *, url: str | None = None, throttle_ms: int = 0) -> Reader:
+        """Start one more reader of a stream."""
+        view = self.history.view(f"reader {len(self.readers)}", key)
+        seed = self.chance.random()
+        reader = Reader(
+            url or self.url,
+            worker_token,
+            view,
+            chance=random.Random(seed),
+            throttle_ms=throttle_ms,
+        )
+        self.readers.append(reader)
+        self.tasks.append(asyncio.create_task(reader.run(), name=view.reader))
+        return reader
+
+    def add_writer(self, key: Key, *, url: str | None = None, pause_s: float = 0.02) -> Writer:
+        """Start one more writer to a stream."""
+        name = f"raw{len(self.writers)}"
+        chance = random.Random(self.chance.random())
+        writer = Writer(
+            url or self.url, worker_token, self.history, key, name, chance=chance, pause_s=pause_s
+        )
+        self.writers.append(writer)
+        self.tasks.append(asyncio.create_task(writer.run(), name=name))
+        return writer
+
+    async def add_sdk_writers(self, keys: list[Key]) -> None:
+        """Start a process with a writer of the SDK for each of the streams."""
+        names = [f"{run}/{stream}" for run, stream in keys]
+        self.sdk = Child("sdk_writers.py", self.url, str(self.folder / "sdk.jsonl"), *names)
+        assert await self.sdk.line() == "ready\n"
+
+    def acknowledged(self) -> int:
+        """How many records the raw writers were told are durable, so far."""
+        return sum(map(len, self.history.acknowledged.values()))
+
+    def check_alive(self) -> None:
+        """Raise what a writer or reader has failed with."""
+        for task in self.tasks:
+            if task.done() and task.exception() is not None:
+                task.result()
+        assert self.sdk is None or self.sdk.process.poll() is None, "the SDK's writers have ended"
+
+    async def finish(self, *, direct_url: str | None = None) -> Verdict:
+        """Stop the writers, end the streams, let the readers come to the end, and judge."""
+        self.check_alive()
+        for writer in self.writers:
+            writer.stopping.set()
+        if self.sdk is not None:
+            await self.sdk.finish(CATCH_UP_S)
+            for line in (self.folder / "sdk.jsonl").read_text().splitlines():
+                run, stream, value, offset = json.loads(line)
+                self.history.acknowledge((run, stream), value, offset)
+        writing = [task for task in self.tasks if task.get_name().startswith("raw")]
+        async with asyncio.timeout(CATCH_UP_S):
+            await asyncio.gather(*writing)
+        async with store_at(direct_url or self.url) as store:
+            for key in self.keys:
+                await _end(store, key)
+        await asyncio.wait(self.tasks, timeout=CATCH_UP_S)
+        for task in self.tasks:
+            if task.done():
+                task.result()
+        return check(self.history)
+
+
+async def _end(store: RemoteStore, key: Key) -> None:
+    await store.append(StreamKey(*key), [], writer=WriterId("end", 0, 0), end="completed")
+
+
+@asynccontextmanager
+async def store_at(url: str) -> AsyncIterator[RemoteStore]:
+    """Open a remote store over a gateway."""
+    store = RemoteStore(url, worker_token)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def load(
+    url: str,
+    folder: Path,
+    *,
+    streams: int = 10,
+    raw_writers: int = 10,
+    sdk_writers: int = 10,
+    readers: int = 50,
+    pause_s: float = 0.02,
+    seed: int = 1,
+    proxied_url: str | None = None,
+) -> AsyncIterator[Load]:
+    """Start writers and readers around a gateway.
+
+    Args:
+        url: The gateway.
+        folder: For files of the processes.
+        streams: How many, two to a run; writers and readers are spread over them.
+        raw_writers: Over raw WebSockets, in this process.
+        sdk_writers: Through the SDK, in one process of their own; at most one to a stream.
+        readers: Over raw WebSockets, in this process, some throttled.
+        pause_s: Of a raw writer between an answer and its next append, about.
+        seed: Of all chance.
+        proxied_url: What raw readers and writers connect to, if not the gateway itself.
+    """
+    keys: list[Key] = []
+    async with store_at(url) as store:
+        for _ in range((streams + 1) // 2):
+            run = await store.create_run(new_run())
+            keys += [(run.id, "first"), (run.id, "second")]
+    it = Load(url, keys[:streams], folder, random.Random(seed))
+    try:
+        for number in range(readers):
+            throttle_ms = THROTTLES_MS[number % len(THROTTLES_MS)]
+            it.add_reader(it.keys[number % streams], url=proxied_url, throttle_ms=throttle_ms)
+        for number in range(raw_writers):
+            it.add_writer(it.keys[number % streams], url=proxied_url, pause_s=pause_s)
+        if sdk_writers:
+            await it.add_sdk_writers(it.keys[:sdk_writers])
+        yield it
+    finally:
+        for task in it.tasks:
+            task.cancel()
+        await asyncio.gather(*it.tasks, return_exceptions=True)
+        if it.sdk is not None:
+            it.sdk.close()

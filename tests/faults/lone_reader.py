@@ -1,0 +1,30 @@
+"""A reader as a process that can be stopped: `lone_reader.py URL TOKEN RUN STREAM OUTPUT`.
+
+Writes what it saw to OUTPUT when the stream has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from faults.clients import Reader
+from faults.history import View
+
+
+def main(url: str, token: str, run: str, stream: str, output: str) -> None:
+    """Read to the end."""
+    view = View("lone reader", (run, stream))
+    asyncio.run(Reader(url, lambda: token, view, chance=random.Random(1)).run())
+    Path(output).write_text(
+        json.dumps([view.records, view.gaps, view.resets, view.end, view.connections])
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,151 @@
+"""A gateway as a process that is killed, asked to stop, started again, and looked into."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+from serving import DEADLINE_S, Process, environment
+
+
+class Figures(NamedTuple):
+    """What a process costs at one moment."""
+
+    cpu_s: float
+    rss_mib: float
+    descriptors: int
+    connections: int
+    tasks: int
+
+
+class Gateway(Process):
+    """One gateway on one port, over its deaths.
+
+    Attributes:
+        kills: How often it was killed.
+        stops: How often it was asked to stop, and did.
+    """
+
+    def __init__(self, folder: Path, store: str = "sqlite:{}/faults.db", **more: str) -> None:
+        super().__init__(store.format(folder), folder)
+        self.kills = 0
+        self.stops = 0
+        self._tasks_file = folder / "tasks"
+        self._command[1:3] = [str(Path(__file__).parent / "served.py")]
+        self._environment = environment(FAULTS_TASKS=str(self._tasks_file), **more)
+
+    def start(self) -> None:
+        super().start(self._environment)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self.kills += 1
+        super().kill()
+
+    def stop(self, timeout_s: float = DEADLINE_S) -> float:
+        """Ask it to stop (SIGTERM) and wait; returns how long it took.
+
+        Raises:
+            AssertionError: it did not end by itself, or not cleanly.
+        """
+        assert self._process is not None
+        began_s = time.monotonic()
+        self._process.terminate()
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the gateway did not stop within {timeout_s:g} s") from None
+        assert code in (0, -signal.SIGTERM), f"exit code {code}: {self.log()}"
+        self.stops += 1
+        self._process = None
+        return time.monotonic() - began_s
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._log.read_text()
+
+    async def figures(self) -> Figures:
+        """Look at the process now."""
+        assert self._process is not None
+        seen = psutil.Process(self._process.pid)
+        self._tasks_file.unlink(missing_ok=True)
+        os.kill(self._process.pid, signal.SIGUSR1)
+        async with asyncio.timeout(DEADLINE_S):
+            while not self._tasks_file.exists():  # noqa: ASYNC110 - another process's
+                await asyncio.sleep(0.01)
+        times = seen.cpu_times()
+        return Figures(
+            times.user + times.system,
+            seen.memory_info().rss / (1 << 20),
+            seen.num_fds(),
+            len([one for one in seen.net_connections("tcp") if one.status != "LISTEN"]),
+            int(self._tasks_file.read_text()),
+        )
+
+    async def cpu_share(self, for_s: float) -> float:
+        """Watch how much of a core it uses."""
+        assert self._process is not None
+        seen = psutil.Process(self._process.pid)
+        before = sum(seen.cpu_times()[:2])
+        await asyncio.sleep(for_s)
+        return (sum(seen.cpu_times()[:2]) - before) / for_s
+
+
+@asynccontextmanager
+async def gateway_at(folder: Path, **more: str) -> AsyncIterator[Gateway]:
+    """Run a gateway over a SQLite file in a folder."""
+    gateway = Gateway(folder, **more)
+    await asyncio.to_thread(gateway.start)
+    try:
+        yield gateway
+    finally:
+        kills = gateway.kills
+        gateway.kill()
+        gateway.kills = kills
+
+
+class Child:
+    """Another process of the tests, which is always ended."""
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(PYTHONPATH=path),
+        )
+
+    async def line(self) -> str:
+        """Read a line of its output."""
+        assert self.process.stdout is not None
+        return await asyncio.to_thread(self.process.stdout.readline)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    async def finish(self, timeout_s: float) -> None:
+        """Tell it to end, and wait until it has ended well."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        code = await asyncio.to_thread(self.process.wait, timeout_s)
+        assert code == 0, f"{self.process.args} ended with {code}"
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
