@@ -11,12 +11,12 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
-from msgspec import UNSET
 
 from gateway import protocol
 from gateway.authorization import readable_key, require_read, require_request, require_sets
@@ -32,10 +32,12 @@ from gateway.commands import (
     Stop,
 )
 from gateway.errors import (
+    ConnectionAged,
     DuplicateId,
     Forbidden,
     HelloExpected,
     HelloTimeout,
+    Idle,
     InvalidToken,
     MalformedFrame,
     ProtocolVersion,
@@ -46,6 +48,7 @@ from gateway.errors import (
     TooManySubscriptions,
     UnknownSubscription,
 )
+from gateway.limits import Limits
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
 from gateway.records import (
     Position,
@@ -55,11 +58,11 @@ from gateway.records import (
 from gateway.stores.base import RunState, SetState, belongs_to_no_run
 from gateway.tokens import Access, require
 
-HELLO_S = 10.0
 SILENT_AFTER_PINGS = 3
 SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always comes
 
 Verify = Callable[[object, float], Access]
+Admit = Callable[[str], None]
 State = Literal["opening", "live"]
 
 
@@ -102,21 +105,40 @@ class Connection:
         limits: What the client must stay below.
         opened_at_s: Unix time.
         ping_s: How often the client has to give a sign of life.
+        ages_at_s: Unix time at which it is asked to come back anew.
+        admit: Called with each new subject that its tokens name; raises when that one has as many
+            connections as it may.
     """
 
     id: str
     verify: Verify
-    limits: protocol.Limits
+    limits: Limits
     opened_at_s: float
     ping_s: float = protocol.PING_MS / 1000
+    ages_at_s: float = math.inf
+    admit: Admit = lambda _: None
     state: Literal["new", "ready", "closed"] = "new"
     _access: Access | None = None
     _subscriptions: dict[int, _Subscription] = field(default_factory=dict)
     _requests: set[int] = field(default_factory=set)
+    _subjects: set[str] = field(default_factory=set)
+    _is_known: bool = False  # some token of this client was good
+    _is_worker: bool = False
     _heard_at_s: float = 0.0
+    _used_at_s: float = 0.0  # when it last had a subscription or a request
 
     def __post_init__(self) -> None:
-        self._heard_at_s = self.opened_at_s
+        self._heard_at_s = self._used_at_s = self.opened_at_s
+
+    @property
+    def heard_at_s(self) -> float:
+        """Unix time of the client's last frame."""
+        return self._heard_at_s
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """Whom `admit` has let in here."""
+        return frozenset(self._subjects)
 
     # ---- what the client sends ----
 
@@ -133,10 +155,24 @@ class Connection:
         self._heard_at_s = now_s
         if self.state == "closed":
             return []
+        self._note_use(now_s)
+        commands = self._read(text, now_s)
+        self._note_use(now_s)
+        return commands
+
+    def _note_use(self, now_s: float) -> None:
+        if self._is_in_use():
+            self._used_at_s = now_s
+
+    def _is_in_use(self) -> bool:
+        # A worker's connection is its lease on the runs that it executes.
+        return bool(self._is_worker or self._subscriptions or self._requests)
+
+    def _read(self, text: str | bytes, now_s: float) -> list[Command]:
         try:
             if isinstance(text, bytes):
                 raise MalformedFrame("frames are text; this message was binary")
-            frame = protocol.decode(text, self.limits.frame_bytes)
+            frame = protocol.decode(text, self.limits, is_first=self.state == "new")
         except RealtimeError as error:
             if self.state == "new":
                 return self._close(HelloExpected(f"the first frame must be hello: {error.message}"))
@@ -178,14 +214,13 @@ class Connection:
                 )
             )
         try:
-            self._access = self.verify(frame.token, now_s) if frame.token is not None else None
+            self._access = self._admitted(frame.token, now_s) if frame.token is not None else None
             self._check_owner(frame.owner)
         except RealtimeError as error:
             return self._close(error)
         self.state = "ready"
-        welcome = protocol.Welcome(
-            protocol.VERSION, self.id, round(self.ping_s * 1000), self.limits
-        )
+        limits = msgspec.convert(self.limits, protocol.LimitFields, from_attributes=True)
+        welcome = protocol.Welcome(protocol.VERSION, self.id, round(self.ping_s * 1000), limits)
         hello: list[Command] = [Own(frame.owner)] if frame.owner is not None else []
         return [*hello, Send(protocol.encode(welcome))]
 
@@ -244,7 +279,7 @@ class Connection:
         return [Stop(frame.id), Send(protocol.encode(protocol.Unsubscribed(frame.id)))]
 
     def _replace_token(self, frame: protocol.Token, now_s: float) -> list[Command]:
-        access = self.verify(frame.token, now_s)
+        access = self._admitted(frame.token, now_s)
         expires_in_ms = round((access.expires_at_s - now_s) * 1000)
         if frame.id is None:
             self._access = access
@@ -289,12 +324,22 @@ class Connection:
 
     def _access_for(self, token: str | None, now_s: float) -> Access:
         if token is not None:
-            return self.verify(token, now_s)
+            return self._admitted(token, now_s)
         if self._access is None:
             raise InvalidToken("neither hello nor this frame brought a token")
         if self._access.is_expired(now_s):
             raise TokenExpired("the connection's token has expired; send `token` with a new one")
         return self._access
+
+    def _admitted(self, token: str, now_s: float) -> Access:
+        access = self.verify(token, now_s)
+        if access.may_write_every_run():
+            self._is_worker = True
+        elif access.subject and access.subject not in self._subjects:
+            self.admit(access.subject)
+            self._subjects.add(access.subject)
+        self._is_known = True
+        return access
 
     # ---- what came of the commands ----
 
@@ -380,25 +425,57 @@ class Connection:
 
     def deadline_s(self) -> float:
         """Unix time at which `tick` has to be called at the latest."""
+        return min(self._deadlines_s())
+
+    def _deadlines_s(self) -> Iterator[float]:
+        yield self.ages_at_s
+        if not self._is_known:
+            yield self.opened_at_s + self.limits.hello_s
         if self.state == "new":
-            return self.opened_at_s + HELLO_S
-        silent = self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS
-        expiries = (sub.access.expires_at_s for sub in self._subscriptions.values())
-        return min(silent, *expiries) if self._subscriptions else silent
+            return
+        yield self._silent_at_s()
+        yield self._idle_at_s()
+        for subscription in self._subscriptions.values():
+            yield subscription.access.expires_at_s
+
+    def _silent_at_s(self) -> float:
+        return self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS
+
+    def _idle_at_s(self) -> float:
+        return math.inf if self._is_in_use() else self._used_at_s + self.limits.idle_s
 
     def tick(self, now_s: float) -> list[Command]:
         """Do what time alone demands."""
         if self.state == "closed":
             return []
-        if self.state == "new":
-            late = now_s >= self.opened_at_s + HELLO_S
-            return self._close(HelloTimeout(f"no hello within {HELLO_S:g} s")) if late else []
-        if now_s >= self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS:
-            silence_s = self.ping_s * SILENT_AFTER_PINGS
-            return self._close(Silent(f"nothing was heard for {silence_s:g} s; send ping"))
+        overdue = self._overdue(now_s)
+        if overdue is not None:
+            return self._close(overdue)
         expired = [id for id, sub in self._subscriptions.items() if sub.access.is_expired(now_s)]
         error = TokenExpired("the token has expired; subscribe again with a new one")
         return [command for id in expired for command in self.failed(id, error)]
+
+    def _overdue(self, now_s: float) -> RealtimeError | None:
+        """Return why the connection has to end now, if it has to."""
+        limits = self.limits
+        if not self._is_known and now_s >= self.opened_at_s + limits.hello_s:
+            what = "hello" if self.state == "new" else "token that is good"
+            return HelloTimeout(f"no {what} within {limits.hello_s:g} s")
+        if now_s >= self.ages_at_s:
+            age_s = now_s - self.opened_at_s
+            return ConnectionAged(f"the connection is {age_s:.0f} s old; come back", 0.0)
+        if self.state == "new":
+            return None
+        if now_s >= self._silent_at_s():
+            silence_s = self.ping_s * SILENT_AFTER_PINGS
+            return Silent(f"nothing was heard for {silence_s:g} s; send ping")
+        if now_s >= self._idle_at_s():
+            return Idle(f"nothing was subscribed or asked for in {limits.idle_s:g} s")
+        return None
+
+    def deaf(self, now_s: float) -> None:
+        """Take note that the client is not being read now, so that its silence says nothing."""
+        self._heard_at_s = now_s
 
     def close(self, error: RealtimeError) -> list[Command]:
         """End the connection from this side."""
@@ -413,8 +490,7 @@ class Connection:
 
 
 def _error(error: RealtimeError, id: int | None = None) -> Send:
-    named = UNSET if id is None else id
-    return Send(protocol.encode(ErrorFrame(error.code, error.message, error.retryable, named)))
+    return Send(protocol.encode(ErrorFrame.of(error, id)))
 
 
 def _start(frame: protocol.Subscribe) -> Literal["beginning", "latest"] | Position | FromLast:

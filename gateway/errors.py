@@ -7,6 +7,9 @@
     ├── ProtocolVersion       400  close 4406
     ├── HelloExpected         400  close 4400
     ├── HelloTimeout          408  close 4408, retryable
+    ├── TokenInUrl            400  close 4400
+    ├── OriginForbidden       403  close 4403; a page of another origin
+    ├── TooManyConnections    429  close 4429, retryable
     ├── InvalidToken          401  close 4401
     ├── TokenExpired          401  close 4401
     ├── Forbidden             403  no scope allows it
@@ -30,6 +33,8 @@
     ├── ConnectionLost        503  retryable; the gateway did not answer in time
     ├── ShuttingDown          503  close 4503, retryable
     ├── Silent                408  close 4508, retryable; nothing heard from the client
+    ├── Idle                  408  close 4509, retryable; nothing subscribed or asked for
+    ├── ConnectionAged        503  close 4510, retryable; open for as long as it may be
     ├── Internal              500  close 1011, retryable
     ├── ConfigurationError    500  settings that cannot work
     ├── NotStarted            500  the SDK was used without a store
@@ -56,6 +61,7 @@ class RealtimeError(Exception):
 
     Args:
         message: What happened, with the thing's name and the limit.
+        retry_after_s: Before which trying again does not help; None: nobody said.
     """
 
     code: str = "internal"
@@ -63,9 +69,10 @@ class RealtimeError(Exception):
     close_code: int | None = None
     retryable: bool = False
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.retry_after_s = retry_after_s
 
 
 class MalformedFrame(RealtimeError):
@@ -106,11 +113,36 @@ class HelloExpected(RealtimeError):
 
 
 class HelloTimeout(RealtimeError):
-    """No `hello` arrived in time."""
+    """No `hello`, or no token that is good, arrived in time."""
 
     code = "hello_timeout"
     http_status = 408
     close_code = 4408
+    retryable = True
+
+
+class TokenInUrl(RealtimeError):
+    """A token came in the address, where logs and histories keep it."""
+
+    code = "token_in_url"
+    http_status = 400
+    close_code = 4400
+
+
+class OriginForbidden(RealtimeError):
+    """The page's origin is not one that may connect."""
+
+    code = "origin_forbidden"
+    http_status = 403
+    close_code = 4403
+
+
+class TooManyConnections(RealtimeError):
+    """The subject, the address or the gateway has as many connections as it may."""
+
+    code = "too_many_connections"
+    http_status = 429
+    close_code = 4429
     retryable = True
 
 
@@ -284,6 +316,24 @@ class Silent(RealtimeError):
     retryable = True
 
 
+class Idle(RealtimeError):
+    """Nothing was subscribed or asked for, for too long."""
+
+    code = "idle"
+    http_status = 408
+    close_code = 4509
+    retryable = True
+
+
+class ConnectionAged(RealtimeError):
+    """The connection has been open for as long as one may be; come back."""
+
+    code = "connection_aged"
+    http_status = 503
+    close_code = 4510
+    retryable = True
+
+
 class Internal(RealtimeError):
     """An error of the gateway's own; the log has more."""
 
@@ -383,12 +433,13 @@ BY_CODE: dict[str, type[RealtimeError]] = {
 """The error class of each code on the wire."""
 
 
-def from_wire(code: str, message: str) -> RealtimeError:
+def from_wire(code: str, message: str, retry_after_s: float | None = None) -> RealtimeError:
     """Make the error that a gateway's `error` frame speaks of.
 
     Args:
         code: The frame's code; one that is not known here gives a plain `RealtimeError`.
         message: The frame's message.
+        retry_after_s: The frame's `retry_after_ms`, if it has one.
 
     Returns:
         An instance, not raised.
@@ -396,4 +447,4 @@ def from_wire(code: str, message: str) -> RealtimeError:
     Source:
         PROTOCOL.md, section 9.
     """
-    return BY_CODE.get(code, RealtimeError)(message)
+    return BY_CODE.get(code, RealtimeError)(message, retry_after_s)

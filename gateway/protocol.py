@@ -14,7 +14,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
+from gateway.errors import (
+    FrameTooLarge,
+    MalformedFrame,
+    RealtimeError,
+    UnknownFrame,
+    from_wire,
+)
+from gateway.limits import DEFAULT_LIMITS, Limits
 from gateway.patches import Operation
 from gateway.records import Record, RunSet
 from gateway.runs import Run
@@ -27,7 +34,6 @@ MAX_OPERATIONS = 1000  # on metadata, in one run_patch
 MAX_SET_RUNS = 1000  # in one snapshot of a set
 DEFAULT_SET_RUNS = 50
 MAX_SET_TAGS = 20  # in one union: a cursor each
-MAX_FRAME_BYTES = 2 << 20  # an append of 1 MiB of records and what is around them
 
 FrameId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -264,10 +270,11 @@ ClientFrame = Hello | Subscribe | Unsubscribe | Token | Ping | Request
 # ---- from the gateway ----
 
 
-class Limits(msgspec.Struct, frozen=True):
+class LimitFields(msgspec.Struct, frozen=True):
     """What a client must stay below."""
 
     frame_bytes: int
+    data_frame_bytes: int
     record_bytes: int
     subscriptions: int
 
@@ -278,7 +285,7 @@ class Welcome(_Out, frozen=True, tag="welcome"):
     protocol: int
     connection: str
     ping_ms: int
-    limits: Limits
+    limits: LimitFields
 
 
 class Subscribed(_Out, frozen=True, tag="subscribed"):
@@ -358,6 +365,24 @@ class ErrorFrame(_Out, frozen=True, tag="error"):
     message: str
     retryable: bool
     id: int | UnsetType = UNSET
+    retry_after_ms: int | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, error: RealtimeError, id: int | None = None) -> ErrorFrame:
+        """Make the frame that tells of an error."""
+        after_s = error.retry_after_s
+        return cls(
+            error.code,
+            error.message,
+            error.retryable,
+            UNSET if id is None else id,
+            UNSET if after_s is None else round(after_s * 1000),
+        )
+
+    def to_error(self) -> RealtimeError:
+        """Return the error that it tells of."""
+        after_ms = self.retry_after_ms
+        return from_wire(self.code, self.message, after_ms / 1000 if after_ms else None)
 
 
 _Common = (
@@ -386,12 +411,19 @@ _encoder = msgspec.json.Encoder()
 _KNOWN = frozenset(str(frame.__struct_config__.tag) for frame in ClientFrame.__args__)
 
 
-def decode(text: str | bytes, max_bytes: int = MAX_FRAME_BYTES) -> ClientFrame:
+# These carry what users have made, and may be as large as that is.
+_DATA_FRAMES = frozenset({"append", "run_create", "run_patch", "register"})
+
+
+def decode(
+    text: str | bytes, limits: Limits = DEFAULT_LIMITS, *, is_first: bool = False
+) -> ClientFrame:
     """Read a client's frame.
 
     Args:
         text: One WebSocket text message.
-        max_bytes: The limit.
+        limits: How large it may be.
+        is_first: Nothing is known of the client yet, so that no frame may carry data.
 
     Returns:
         One of the client's frames.
@@ -403,13 +435,19 @@ def decode(text: str | bytes, max_bytes: int = MAX_FRAME_BYTES) -> ClientFrame:
     """
     is_one_byte_each = isinstance(text, bytes) or text.isascii()
     size = len(text) if is_one_byte_each else len(text.encode(errors="surrogatepass"))  # type: ignore[union-attr]
-    if size > max_bytes:
-        raise FrameTooLarge(f"the frame is {size} bytes; the limit is {max_bytes}")
+    if size > limits.frame_bytes:
+        carries_data = not is_first and _tag(text).type in _DATA_FRAMES
+        _check_size(size, limits.data_frame_bytes if carries_data else limits.frame_bytes)
     try:
         frame: ClientFrame = _client_frames.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _fault(text, error) from None
     return frame
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise FrameTooLarge(f"the frame is {size} bytes; the limit is {limit}")
 
 
 def _fault(text: str | bytes, error: Exception) -> MalformedFrame | UnknownFrame:

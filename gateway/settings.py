@@ -12,6 +12,8 @@ REALTIME_URL
     A worker's gateway, `ws://host:port`. Set, no store of its own is opened.
 REALTIME_CONCURRENCY
     Runs that execute at the same time in one process. Default 20.
+REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
+    What a client must stay below: `gateway.limits` has them all, with their defaults.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from gateway.errors import ConfigurationError
-from gateway.protocol import MAX_FRAME_BYTES, Limits
+from gateway.limits import DEFAULT_LIMITS, Limits
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite import SqliteStore
@@ -33,9 +35,7 @@ from gateway.tokens import check_secret
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
-MAX_RECORD_BYTES = 1 << 20
-MAX_SUBSCRIPTIONS = 256  # of one connection; each costs about 2 KB
-DEFAULT_LIMITS = Limits(MAX_FRAME_BYTES, MAX_RECORD_BYTES, MAX_SUBSCRIPTIONS)
+MAY_BE_ZERO = {"max_age_s"}  # of the limits: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Settings:
         env: `production` refuses what is only for trying out.
         url: A worker's gateway; None for a process with a store of its own.
         concurrency: Runs that execute at the same time.
-        limits: What one connection must stay below.
+        limits: What clients must stay below.
     """
 
     store: str = DEFAULT_STORE
@@ -74,6 +74,7 @@ class Settings:
             env=name,  # type: ignore[arg-type]
             url=env.get("REALTIME_URL") or None,
             concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),
+            limits=_limits(env),
         )
 
 
@@ -82,6 +83,28 @@ def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigurationError(f"{name} is {text!r}; it is a whole number from 1")
     return int(text)
+
+
+def _limits(env: Mapping[str, str]) -> Limits:
+    given: dict[str, float] = {}
+    for field in fields(Limits):
+        name = f"REALTIME_{field.name.upper()}"
+        if not env.get(name):
+            continue
+        if field.type == "int":
+            given[field.name] = _whole_number(env, name, 1)
+        else:
+            given[field.name] = _seconds(env[name], name, field.name in MAY_BE_ZERO)
+    return Limits(**given).check()  # type: ignore[arg-type]
+
+
+def _seconds(text: str, name: str, may_be_zero: bool) -> float:
+    whole, _, part = text.partition(".")
+    is_number = whole.isdecimal() and whole.isascii() and (part or "0").isdecimal()
+    if not is_number or (float(text) == 0 and not may_be_zero):
+        least = "from 0" if may_be_zero else "over 0"
+        raise ConfigurationError(f"{name} is {text!r}; it is a number {least}")
+    return float(text)
 
 
 def open_store(url: str) -> Store:

@@ -17,7 +17,6 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 
 from gateway import tokens
-from gateway.protocol import MAX_FRAME_BYTES
 from gateway.runs import Run, iso_time, new_run_id
 from gateway.sdk import tasks
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
@@ -210,7 +209,7 @@ async def serving(store: str = "memory:", **settings) -> AsyncIterator[Serving]:
         app,
         log_level="error",
         lifespan="on",
-        ws_max_size=4 * MAX_FRAME_BYTES,
+        ws_max_size=2 * app.state.gateway.settings.limits.data_frame_bytes,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=5,
     )

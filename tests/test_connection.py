@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from gateway import tokens
 from gateway.commands import Close, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Connection
-from gateway.errors import Internal, RunNotFound, ShuttingDown
-from gateway.protocol import FromLast, Limits, Pong, encode
+from gateway.errors import Internal, RunNotFound, ShuttingDown, TooManyConnections
+from gateway.limits import Limits
+from gateway.protocol import FromLast, Pong, encode
 from gateway.records import Position, RunSet, StreamKey
 from gateway.runs import Run
 from gateway.stores.base import RunState, SetState
 
 SECRET = "a secret of the tests that is long enough"
 NOW_S = 1_795_352_174.0
-LIMITS = Limits(frame_bytes=5000, record_bytes=1000, subscriptions=3)
+LIMITS = Limits(frame_bytes=5000, data_frame_bytes=9000, record_bytes=1000, subscriptions=3)
 AT = Position("019aab37c2f1a3d4", 3)
 RUN_A, RUN_B = StreamKey("run_a", "$run"), StreamKey("run_b", "$run")
 
@@ -31,10 +32,11 @@ def run_state(id="run_a", tags=(), batch_id=None):
     return RunState(run, AT)
 
 
-def new():
-    def verify(text, now_s):
-        return tokens.verify(text, secret_key=SECRET, now_s=now_s)
+def verify(text, now_s):
+    return tokens.verify(text, secret_key=SECRET, now_s=now_s)
 
+
+def new():
     return Connection("c_1", verify, LIMITS, NOW_S, ping_s=20)
 
 
@@ -89,7 +91,12 @@ def test_hello_is_welcomed_with_what_the_client_must_know():
         "protocol": 1,
         "connection": "c_1",
         "ping_ms": 20000,
-        "limits": {"frame_bytes": 5000, "record_bytes": 1000, "subscriptions": 3},
+        "limits": {
+            "frame_bytes": 5000,
+            "data_frame_bytes": 9000,
+            "record_bytes": 1000,
+            "subscriptions": 3,
+        },
     }
 
 
@@ -582,6 +589,131 @@ def test_hello_has_ten_seconds():
     assert others(commands) == [Close(4408, "hello_timeout")]
 
 
+def test_who_says_hello_without_a_token_has_ten_seconds_to_show_one():
+    connection = ready()
+    say(connection, NOW_S + 5, type="ping")
+    assert error_of(subscribe(connection, token="x")) == ("invalid_token", 1)
+    assert connection.deadline_s() == NOW_S + 10
+    commands = connection.tick(NOW_S + 10)
+    assert error_of(commands) == ("hello_timeout", None)
+    assert others(commands) == [Close(4408, "hello_timeout")]
+
+
+def test_a_token_shown_in_time_keeps_a_connection():
+    connection = ready()
+    live(connection, token=token("read:runs:run_a", ttl_s=600))
+    assert connection.tick(NOW_S + 59) == []
+
+
+def test_a_connection_that_is_of_no_use_is_closed():
+    connection = ready("read:runs:run_a", ttl_s=6000)
+    live(connection)
+    for minute in range(20):
+        say(connection, NOW_S + 50 * minute, type="ping")
+    assert connection.tick(NOW_S + 1000) == []  # it has a subscription
+    say(connection, NOW_S + 1000, type="unsubscribe", id=1)
+    for after_s in range(0, 299, 50):
+        say(connection, NOW_S + 1000 + after_s, type="ping")
+    assert connection.tick(NOW_S + 1299) == []
+    assert connection.deadline_s() == NOW_S + 1300
+    commands = connection.tick(NOW_S + 1300)
+    assert error_of(commands) == ("idle", None)
+    assert others(commands) == [Close(4509, "idle")]
+
+
+def test_a_request_is_of_use():
+    connection = ready("read:runs:run_a", ttl_s=6000)
+    for at_s in range(0, 290, 50):
+        say(connection, NOW_S + at_s, type="ping")
+    say(connection, NOW_S + 290, type="run_get", id=1, run="run_a")
+    connection.answered(1, Pong())
+    for at_s in range(290, 589, 50):
+        say(connection, NOW_S + at_s, type="ping")
+    assert connection.tick(NOW_S + 589) == []
+    assert error_of(connection.tick(NOW_S + 590)) == ("idle", None)
+
+
+def test_a_worker_may_rest():
+    connection = ready("write:runs:*", ttl_s=6000)
+    for at_s in range(0, 3000, 50):
+        say(connection, NOW_S + at_s, type="ping")
+        assert connection.tick(NOW_S + at_s) == []
+
+
+def test_silence_of_a_client_that_is_not_read_says_nothing():
+    connection = ready("read:runs:*", ttl_s=600)
+    live(connection)
+    connection.deaf(NOW_S + 50)
+    assert connection.tick(NOW_S + 100) == []
+    assert error_of(connection.tick(NOW_S + 110)) == ("silent", None)
+
+
+def test_a_connection_that_is_old_is_asked_to_come_back_at_once():
+    connection = Connection("c_1", verify, LIMITS, NOW_S, ping_s=20, ages_at_s=NOW_S + 30)
+    say(connection, type="hello", protocol=1, token=token("read:runs:*", ttl_s=600))
+    live(connection)
+    assert connection.deadline_s() == NOW_S + 30
+    assert connection.tick(NOW_S + 29) == []
+    commands = connection.tick(NOW_S + 30)
+    (frame,) = frames(commands)
+    assert (frame["code"], frame["retryable"], frame["retry_after_ms"]) == (
+        "connection_aged",
+        True,
+        0,
+    )
+    assert others(commands) == [Close(4510, "connection_aged")]
+
+
+# How many connections a subject has.
+
+
+def admitting(limit=0):
+    """A connection to a gateway that has room for so many more subjects."""
+    admitted = []
+
+    def admit(subject):
+        if len(admitted) >= limit:
+            raise TooManyConnections(f"{subject} has as many as it may", 2.5)
+        admitted.append(subject)
+
+    return Connection("c_1", verify, LIMITS, NOW_S, ping_s=20, admit=admit), admitted
+
+
+def token_of(subject, *scopes):
+    return tokens.mint(scopes, subject=subject, secret_key=SECRET, now_s=NOW_S)
+
+
+def test_a_subject_with_too_many_connections_is_told_when_to_come_back():
+    connection, _ = admitting(0)
+    commands = say(connection, type="hello", protocol=1, token=token_of("ann", "read:runs:*"))
+    (frame,) = frames(commands)
+    assert (frame["code"], frame["retryable"], frame["retry_after_ms"]) == (
+        "too_many_connections",
+        True,
+        2500,
+    )
+    assert others(commands) == [Close(4429, "too_many_connections")]
+
+
+def test_a_subject_is_let_in_once_however_often_its_tokens_come():
+    connection, admitted = admitting(1)
+    say(connection, type="hello", protocol=1, token=token_of("ann", "read:runs:*"))
+    say(connection, type="token", token=token_of("ann", "read:runs:run_a"))
+    assert isinstance(subscribe(connection, token=token_of("ann", "read:runs:run_a"))[0], Open)
+    assert admitted == ["ann"]
+    assert connection.subjects == {"ann"}
+    refused = subscribe(connection, 2, token=token_of("bob", "read:runs:run_a"))
+    assert error_of(refused) == ("too_many_connections", 2)
+    assert connection.subjects == {"ann"}
+
+
+def test_workers_and_tokens_of_nobody_are_not_counted():
+    connection, _ = admitting(0)
+    say(connection, type="hello", protocol=1, token=token_of("worker", "write:runs:*"))
+    assert isinstance(subscribe(connection, token=token_of("", "read:runs:run_a"))[0], Open)
+    assert connection.subjects == frozenset()
+
+
 def test_a_client_that_is_silent_for_three_pings_is_closed():
     connection = ready("read:runs:*", ttl_s=600)
     live(connection)
@@ -596,7 +728,7 @@ def test_a_client_that_is_silent_for_three_pings_is_closed():
 
 @pytest.mark.parametrize("frame", ["ping", "nonsense", "binary"])
 def test_anything_that_comes_is_a_sign_of_life(frame):
-    connection = ready()
+    connection = ready("read:runs:run_a")
     text = {"ping": '{"type":"ping"}', "nonsense": "x", "binary": b"x"}[frame]
     connection.receive(text, NOW_S + 50)
     assert connection.tick(NOW_S + 100) == []

@@ -42,7 +42,7 @@ def test_the_table_in_the_protocol_is_what_the_classes_say():
 def test_close_codes_tell_a_client_to_come_back_when_the_error_is_retryable():
     for error in errors_table.on_the_wire():
         if error.close_code is not None:
-            comes_back = not 4000 <= error.close_code < 4500 or error.close_code == 4408
+            comes_back = not 4000 <= error.close_code < 4500 or error.close_code in (4408, 4429)
             assert comes_back == error.retryable, error.code
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gateway import protocol
 from gateway.errors import FrameTooLarge, MalformedFrame, RealtimeError, UnknownFrame
+from gateway.limits import Limits
 from gateway.protocol import (
     Append,
     FromLast,
@@ -112,7 +113,7 @@ BAD = [
     ('{"type":"spend","id":1,"token_id":"t","uses":0,"expires_at_ms":1}', MalformedFrame),
     ('{"type":"register","id":1,"schemas":{"vote":3}}', MalformedFrame),
     ('{"type":"subscribe","id":1,"run":"\\ud800"}', MalformedFrame),
-    ('{"type":"subscribe","id":1,"run":"run_a","start":' + "[" * 100_000, MalformedFrame),
+    ('{"type":"subscribe","id":1,"run":"run_a","start":' + "[" * 60_000, MalformedFrame),
 ]  # fmt: skip
 
 
@@ -154,9 +155,34 @@ def test_fields_that_are_not_known_are_ignored():
 def test_a_frame_may_be_as_large_as_its_limit_counted_in_bytes():
     text = '{"type":"ping","x":"' + "ü" * 100 + '"}'
     size = len(text.encode())
-    assert decode(text, size) == Ping()
+    assert decode(text, Limits(frame_bytes=size)) == Ping()
     with pytest.raises(FrameTooLarge, match=f"is {size} bytes; the limit is {size - 1}"):
-        decode(text, size - 1)
+        decode(text, Limits(frame_bytes=size - 1))
+
+
+DATA_FRAMES = [
+    {"type": "append", "id": 1, "run": "run_a", "stream": "s", "records": ["x" * 200]},
+    {"type": "run_create", "id": 1, "value": {"payload": "x" * 200}},
+    {"type": "run_patch", "id": 1, "run": "run_a", "patch": {"output": "x" * 200}},
+    {"type": "register", "id": 1, "schemas": {"s": {"title": "x" * 200}}},
+]
+
+
+@pytest.mark.parametrize("frame", DATA_FRAMES, ids=lambda frame: frame["type"])
+def test_a_frame_that_carries_data_may_be_larger(frame):
+    text = json.dumps(frame)
+    limits = Limits(frame_bytes=100, data_frame_bytes=len(text))
+    decode(text, limits)
+    with pytest.raises(FrameTooLarge, match=f"is {len(text)} bytes; the limit is {len(text) - 1}"):
+        decode(text, Limits(frame_bytes=100, data_frame_bytes=len(text) - 1))
+    with pytest.raises(FrameTooLarge, match="the limit is 100"):
+        decode(text, limits, is_first=True)
+
+
+def test_a_frame_without_data_may_not_be_as_large_as_one_with():
+    token = "x" * 200
+    with pytest.raises(FrameTooLarge, match="the limit is 100"):
+        decode(json.dumps({"type": "token", "token": token}), Limits(frame_bytes=100))
 
 
 def test_an_append_has_at_most_a_thousand_records():
@@ -345,7 +371,7 @@ def test_records_survive_the_wire(entries):
 @pytest.mark.parametrize(
     "frame",
     [
-        protocol.Welcome(1, "c_1", 20000, protocol.Limits(1, 2, 3)),
+        protocol.Welcome(1, "c_1", 20000, protocol.LimitFields(1, 2, 3, 4)),
         protocol.Subscribed(1, POSITION),
         protocol.Subscribed(1, POSITION, {"id": "run_a"}),
         protocol.GapFrame(1, POSITION, POSITION, "trimmed"),

@@ -1,13 +1,17 @@
 import stat
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from gateway.errors import ConfigurationError
+from gateway.limits import Limits
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite import SqliteStore
 
 SECRET = "a secret of the tests that is long enough"
+README = Path(__file__).parent.with_name("README.md").read_text()
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -140,3 +144,46 @@ def test_a_worker_beside_its_gateway_takes_the_secret_that_is_kept_there(tmp_pat
     store = f"sqlite:{tmp_path}/a.db"
     secret = resolve_secret(Settings(store=store))
     assert resolve_secret(Settings(store=store, url="ws://localhost:8400")) == secret
+
+
+# The limits.
+
+
+@pytest.mark.parametrize("field", fields(Limits), ids=lambda field: field.name)
+def test_every_limit_is_read_from_the_environment_and_told(field):
+    name = f"REALTIME_{field.name.upper()}"
+    value = "3000000" if field.name in ("record_bytes", "data_frame_bytes") else "7"
+    more = {"REALTIME_DATA_FRAME_BYTES": "9000000"} if field.name == "record_bytes" else {}
+    read = getattr(Settings.from_env({name: value} | more).limits, field.name)
+    assert read == float(value)
+    assert type(read) is type(field.default)
+    assert f"`{name}`" in README, f"the README's table leaves {name} out"
+    assert f"        {field.name}: " in Limits.__doc__
+
+
+def test_an_empty_environment_gives_the_limits_that_are_told():
+    limits = Settings.from_env({}).limits
+    assert limits == Limits()
+    assert (limits.frame_bytes, limits.record_bytes, limits.hello_s) == (65536, 1 << 20, 10)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
+def test_a_limit_of_things_is_a_whole_number_from_one(value):
+    with pytest.raises(ConfigurationError, match=r"REALTIME_SUBSCRIPTIONS is .* from 1"):
+        Settings.from_env({"REALTIME_SUBSCRIPTIONS": value})
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1e3", "nan", "inf", "soon", "1.2.3", ".5"])
+def test_a_limit_of_time_is_a_number_over_zero(value):
+    with pytest.raises(ConfigurationError, match=r"REALTIME_IDLE_S is .* number over 0"):
+        Settings.from_env({"REALTIME_IDLE_S": value})
+    assert Settings.from_env({"REALTIME_IDLE_S": "0.25"}).limits.idle_s == 0.25
+
+
+def test_a_connection_may_be_asked_never_to_come_back_anew():
+    assert Settings.from_env({"REALTIME_MAX_AGE_S": "0"}).limits.max_age_s == 0
+
+
+def test_a_record_has_to_fit_into_a_frame():
+    with pytest.raises(ConfigurationError, match=r"REALTIME_RECORD_BYTES is 3000000; .* 2097152"):
+        Settings.from_env({"REALTIME_RECORD_BYTES": "3000000"})

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from gateway import tokens
-from gateway.protocol import Limits
+from gateway.limits import Limits
 from gateway.records import StreamKey, Writer
 from gateway.web import websocket as carrier
 
@@ -227,7 +227,9 @@ async def beside(gateway, run, **hello):
     ids=lambda value: value if isinstance(value, str) and len(value) > 2 else None,
 )
 async def test_what_is_refused_has_its_code_and_the_rest_goes_on(frame, code, retryable):
-    async with serving(limits=Limits(4000, 500, 10)) as gateway:
+    async with serving(
+        limits=Limits(frame_bytes=4000, data_frame_bytes=4000, record_bytes=500)
+    ) as gateway:
         run = await gateway.store.create_run(new_run())
         await append(gateway, run, 1, stream="over", end="completed")
         await append(gateway, run, 1, stream="fenced", writer=Writer("w", 1, 0))
@@ -294,9 +296,11 @@ async def test_a_bad_first_frame_is_told_and_then_closed(gateway, first, code, c
         assert await client.close_code() == close
 
 
-async def test_who_says_no_hello_is_closed(gateway, monkeypatch):
-    monkeypatch.setattr("gateway.connection.HELLO_S", 0.05)
-    async with gateway.client(greet=False) as client:
+async def test_who_says_no_hello_is_closed():
+    async with (
+        serving(limits=Limits(hello_s=0.05)) as gateway,
+        gateway.client(greet=False) as client,
+    ):
         assert (await client.receive())["code"] == "hello_timeout"
         assert await client.close_code() == 4408
 

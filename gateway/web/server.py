@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 
 import uvicorn
 
-from gateway.protocol import MAX_FRAME_BYTES
 from gateway.settings import Settings
 from gateway.web.app import Gateway, make_app
 
@@ -32,7 +31,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
         lifespan="off",  # run by `_Server`, whose failure is one line and not a traceback
         # The gateway refuses what is over its own limit with an error that says so; this is only
         # the bound on what the server will gather before.
-        ws_max_size=4 * MAX_FRAME_BYTES,
+        ws_max_size=2 * settings.limits.data_frame_bytes,
         ws_per_message_deflate=False,  # halves throughput and costs 40 to 100 KB a connection
         timeout_graceful_shutdown=SHUTDOWN_S,
     )

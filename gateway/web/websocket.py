@@ -23,7 +23,8 @@ from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, 
 from gateway.connection import Connection, Verify
 from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
 from gateway.hub import Batch, Cursor, Cursors, Hub
-from gateway.protocol import FromLast, Limits
+from gateway.limits import Limits
+from gateway.protocol import FromLast
 from gateway.records import ORIGIN, Position
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
 from gateway.web.leases import Leases

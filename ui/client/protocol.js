@@ -58,7 +58,8 @@ export const pingFrame = () => ({ type: "ping" });
  * Source: PROTOCOL.md 7.
  * @param {number} code
  */
-export const mayReconnect = (code) => code === 4408 || code < 4000 || code > 4499;
+export const mayReconnect = (code) =>
+  code === 4408 || code === 4429 || code < 4000 || code > 4499;
 
 /**
  * Order two positions of one stream: -1, 0 or 1.
