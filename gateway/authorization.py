@@ -46,7 +46,7 @@ def require_request(access: Access, frame: Request, record_bytes: int) -> None:
             require_read(access, readable_key(frame.run, frame.stream), None)
         case protocol.RunGet():
             require_read(access, readable_key(frame.run, None), None)
-        case protocol.Delete() | protocol.RunPatch():
+        case protocol.Delete() | protocol.RunPatch() | protocol.RunDelete():
             _require_write(access, readable_key(frame.run, None))
         case protocol.RunCreate():
             run_id = frame.value.get("id")

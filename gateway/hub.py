@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from gateway import protocol
-from gateway.errors import Internal, RealtimeError
+from gateway.errors import Internal, RealtimeError, RunNotFound
 from gateway.records import (
     ORIGIN,
     RUN_STREAM,
@@ -111,8 +111,7 @@ class Tail:
             head = await self.store.head(self.key)
             self._begin(head)
             if head.end is None:
-                async for page in self.store.follow(self.key, head.position):
-                    self._grow(page)
+                await self._follow(head.position)
         except RealtimeError as error:
             self._fail(error)
         except asyncio.CancelledError:
@@ -123,6 +122,13 @@ class Tail:
             self._fail(
                 Internal(f"stream {self.key} cannot be followed; the gateway's log has more")
             )
+
+    async def _follow(self, after: Position) -> None:
+        try:
+            async for page in self.store.follow(self.key, after):
+                self._grow(page)
+        except RunNotFound:  # it was there a moment ago
+            self._grow(Page([], self.position, "deleted"))
 
     def head(self) -> Head:
         """Say where the stream stands as far as this tail has followed it."""
@@ -248,7 +254,10 @@ class Cursor:
 
     async def _from_store(self) -> Batch | None:
         tail = self._tail
-        page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
+        try:
+            page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
+        except RunNotFound:  # the run was deleted before this reader had caught up
+            return Batch(None, self.position, "deleted")
         records = [protocol.encode_record(record, tail.key.run_id) for record in page.records]
         if self._skip:
             records = [protocol.strip_run_record(record, self._skip) for record in records]

@@ -202,6 +202,14 @@ class RunPatch(_In, frozen=True, tag="run_patch"):
     token: str | None = None
 
 
+class RunDelete(_In, frozen=True, tag="run_delete"):
+    """Remove a run and all that it owns."""
+
+    id: FrameId
+    run: str
+    token: str | None = None
+
+
 class RunGet(_In, frozen=True, tag="run_get"):
     """Ask for a run."""
 
@@ -258,6 +266,7 @@ Request = (
     | Delete
     | RunCreate
     | RunPatch
+    | RunDelete
     | RunGet
     | RunList
     | RunsGet

@@ -10,6 +10,13 @@ REALTIME_ENV
     `development` (default) or `production`, which refuses what is only for trying out.
 REALTIME_URL
     A worker's gateway, `ws://host:port`. Set, no store of its own is opened.
+REALTIME_RETENTION_AGE_S, REALTIME_RETENTION_RECORDS, REALTIME_RETENTION_BYTES
+    What is kept of each stream: records younger than this, so many, so many bytes; what is beyond
+    any of them goes at the next sweep (every minute). Default: everything is kept.
+REALTIME_RUN_TTL_S
+    Runs that finished so long ago are deleted with all that they own: 2592000 is 30 days. Default:
+    never, since nothing is deleted that nobody has asked to delete. A disk that fills up is the
+    price: set it in production.
 REALTIME_CONCURRENCY
     Runs that execute at the same time in one process. Default 20.
 REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
@@ -30,6 +37,7 @@ from gateway.errors import ConfigurationError
 from gateway.limits import DEFAULT_LIMITS, Limits
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
+from gateway.stores.retention import KEEP_ALL, Retention
 from gateway.stores.sqlite import SqliteStore
 from gateway.tokens import check_secret
 
@@ -49,6 +57,7 @@ class Settings:
         url: A worker's gateway; None for a process with a store of its own.
         concurrency: Runs that execute at the same time.
         limits: What clients must stay below.
+        retention: What the store may forget.
     """
 
     store: str = DEFAULT_STORE
@@ -57,6 +66,7 @@ class Settings:
     url: str | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     limits: Limits = DEFAULT_LIMITS
+    retention: Retention = KEEP_ALL
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -75,7 +85,17 @@ class Settings:
             url=env.get("REALTIME_URL") or None,
             concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),
             limits=_limits(env),
+            retention=Retention(
+                age_s=_limit(env, "REALTIME_RETENTION_AGE_S"),
+                records=_limit(env, "REALTIME_RETENTION_RECORDS"),
+                bytes=_limit(env, "REALTIME_RETENTION_BYTES"),
+                run_ttl_s=_limit(env, "REALTIME_RUN_TTL_S"),
+            ),
         )
+
+
+def _limit(env: Mapping[str, str], name: str) -> int | None:
+    return _whole_number(env, name, 1) if env.get(name) else None
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
@@ -107,18 +127,23 @@ def _seconds(text: str, name: str, may_be_zero: bool) -> float:
     return float(text)
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, retention: Retention = KEEP_ALL) -> Store:
     """Make the store that a URL names; it still has to be opened.
+
+    Args:
+        url: As in `REALTIME_STORE`.
+        retention: What it may forget.
 
     Raises:
         ConfigurationError: the URL names none.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "memory":
-        return MemoryStore()
+        return MemoryStore(retention=retention)
     if scheme == "sqlite":
         path, options = _sqlite_path(rest)
-        return SqliteStore(path, durability=options.get("durability", "full"))  # type: ignore[arg-type]
+        durability = options.get("durability", "full")
+        return SqliteStore(path, durability=durability, retention=retention)  # type: ignore[arg-type]
     raise ConfigurationError(
         f"the store {url!r} is not known: use sqlite:PATH or memory: "
         "(a worker names a gateway elsewhere by REALTIME_URL)"

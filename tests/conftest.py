@@ -1,5 +1,7 @@
 """What the tests of the gateway share: nothing here stands in for the real thing."""
 
+import os
+
 import pytest
 
 from gateway.sdk import tasks
@@ -9,5 +11,5 @@ from gateway.sdk import tasks
 def _tasks_of_this_test_only(monkeypatch):
     """Tasks are known by id in a process; each test defines its own."""
     monkeypatch.setattr(tasks, "_tasks", {})
-    for name in ("STORE", "SECRET_KEY", "ENV", "URL", "CONCURRENCY"):
-        monkeypatch.delenv(f"REALTIME_{name}", raising=False)
+    for name in [name for name in os.environ if name.startswith("REALTIME_")]:
+        monkeypatch.delenv(name)

@@ -108,6 +108,7 @@ REQUESTS = [
     {"type": "run_create", "id": 1, "value": {"id": "run_a"}},
     {"type": "run_patch", "id": 1, "run": "run_a", "patch": {}},
     {"type": "run_get", "id": 1, "run": "run_a"},
+    {"type": "run_delete", "id": 1, "run": "run_a"},
     {"type": "run_list", "id": 1},
 ]
 FRAMES = [

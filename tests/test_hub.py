@@ -469,3 +469,22 @@ async def _grow_and_take(steps):
             assert reader.values()[-1] == "last"
             reader.cursor.close()
         assert hub.live_streams == 0
+
+
+async def test_the_deletion_of_the_run_reaches_readers_at_the_tail_and_those_who_lag(
+    world, monkeypatch
+):
+    monkeypatch.setattr(module, "RING_BYTES", 1)
+    store, key, hub = world
+    lagging, quick = await Reader.open(hub, key), await Reader.open(hub, key)
+    for i in range(5):
+        await store.append(key, [b"%d" % i])
+        await quick.until(i + 1)
+    await store.delete_run(key.run_id)
+    await until(lambda: hub._tails[key].end == "deleted")
+    await quick.take_all()
+    assert (quick.end, quick.values()) == ("deleted", [0, 1, 2, 3, 4])
+    await lagging.take_all()
+    assert (lagging.end, lagging.records) == ("deleted", [])
+    with pytest.raises(RunNotFound):
+        await store.read(key)

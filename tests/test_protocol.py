@@ -55,6 +55,7 @@ GOOD = [
     {"type": "run_create", "id": 1, "value": {}},
     {"type": "run_patch", "id": 1, "run": "run_a", "patch": {"status": None}},
     {"type": "run_get", "id": 1, "run": "run_a"},
+    {"type": "run_delete", "id": 1, "run": "run_a"},
     {"type": "run_list", "id": 1, "status": ["queued"], "tag": "x", "limit": 1000},
     {"type": "spend", "id": 1, "token_id": "t", "uses": 1, "expires_at_ms": 1},
     {"type": "register", "id": 1, "schemas": {"vote": {"type": "integer"}}},

@@ -8,6 +8,7 @@ from gateway.errors import ConfigurationError
 from gateway.limits import Limits
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.memory import MemoryStore
+from gateway.stores.retention import Retention
 from gateway.stores.sqlite import SqliteStore
 
 SECRET = "a secret of the tests that is long enough"
@@ -33,6 +34,22 @@ def test_the_environment_is_read():
         }
     )
     assert settings == Settings("memory:", SECRET, "production", "ws://gateway:8400", 7)
+
+
+def test_what_is_kept_is_read_and_everything_is_kept_by_default():
+    assert Settings.from_env({}).retention == Retention(None, None, None, None)
+    env = {
+        "REALTIME_RETENTION_AGE_S": "3600",
+        "REALTIME_RETENTION_RECORDS": "1000",
+        "REALTIME_RETENTION_BYTES": "1048576",
+        "REALTIME_RUN_TTL_S": "86400",
+    }
+    retention = Settings.from_env(env).retention
+    assert retention == Retention(age_s=3600, records=1000, bytes=1 << 20, run_ttl_s=86400)
+    assert open_store("memory:", retention)._retention == retention
+    for name in env:
+        with pytest.raises(ConfigurationError, match=f"{name} is '0'; it is a whole number"):
+            Settings.from_env({name: "0"})
 
 
 def test_empty_variables_are_as_good_as_none():

@@ -88,7 +88,7 @@ async def connect(
         chosen = (
             _worker_store(settings.url, secret, owner)
             if settings.url
-            else open_store(settings.store)
+            else open_store(settings.store, settings.retention)
         )
         await stack.enter_async_context(opened(chosen))
         yield await stack.enter_async_context(

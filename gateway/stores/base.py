@@ -31,6 +31,7 @@ from gateway.records import (
     Writer,
 )
 from gateway.runs import Run
+from gateway.stores.retention import Swept
 
 PAGE_BYTES = 256 << 10  # of record data in one page: what a reader holds at a time
 SET_RECORDS = 1000  # kept of a set's log, up to twice that: a reader who lags more begins anew
@@ -134,7 +135,13 @@ class Store(Protocol):
 
     The changes of a set of runs (`RunSet`) are a log too, which is always there, never ends, and
     keeps its newest `SET_RECORDS` records or somewhat more; it is read like any stream. The log of
-    revoked tokens (`REVOCATIONS`) is always there too; whoever revokes appends to it.
+    a set that has been empty for `EMPTY_SET_S` may be forgotten; should the set fill again, its
+    log has another epoch. The log of revoked tokens (`REVOCATIONS`) is always there too; whoever
+    revokes appends to it.
+
+    A store is made with a `Retention`. Reading on from before the earliest record that is kept
+    gives a gap. The reserved streams `$run` and `$streams` are never trimmed: they go with their
+    run.
 
     Every method may be called from the event loop that opened the store, at any time between
     `open` and `close`, by many tasks at once. Cancelling a call never leaves half an effect: the
@@ -208,7 +215,8 @@ class Store(Protocol):
         """Yield pages from a position on, then as they are appended, whoever appended them.
 
         Never an empty page. The iterator stops after a page with `end`. A stream that does not
-        exist yet is waited for. Closing the iterator frees what it held.
+        exist yet is waited for. When its run is deleted a stream that is followed ends with
+        `deleted`, where the follower stands. Closing the iterator frees what it held.
         """
 
     async def create_run(self, run: Run) -> Run:
@@ -266,6 +274,25 @@ class Store(Protocol):
 
         Raises:
             RunNotFound: there is no such run.
+        """
+
+    async def delete_run(self, run_id: str) -> bool:
+        """Remove a run, finished or not, and all that it owns, as one atomic unit.
+
+        Its streams, their writers, its place in lists and sets and its idempotency key are gone,
+        and every method says `RunNotFound` of it; its children stay. `{"id", "version",
+        "deleted": true}` is added to the log of each set that it was in; `version` is the number
+        of changes that the run had.
+
+        Returns:
+            Whether there was one; deleting twice is harmless.
+        """
+
+    async def sweep(self) -> Swept:
+        """Do one bounded step of what the store's retention asks for, by the store's own clock.
+
+        The gateway calls it now and then, and again at once while there is more. Several at once,
+        on one node or many, do no harm. A store whose other side sweeps has nothing to do.
         """
 
     async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
@@ -438,6 +465,17 @@ def set_records(
     )
     entered = [each for each in sets_of(run) if each not in known]
     return [(each.log, part) for each in known] + [(each.log, whole) for each in entered]
+
+
+def deletion_records(run: Run, version: int) -> list[tuple[StreamKey, bytes]]:
+    """Return what the deletion of a run adds to the logs of its sets.
+
+    Args:
+        run: As it was.
+        version: How many changes its own log has had.
+    """
+    data = b'{"id":"%b","version":%d,"deleted":true}' % (run.id.encode(), version)
+    return [(each.log, data) for each in sets_of(run)]
 
 
 def run_log(run_id: str) -> StreamKey:

@@ -11,7 +11,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from gateway.records import Position, StreamKey
+from gateway.errors import RunNotFound
+from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.base import Page
 
 WATCH_BYTES = 1 << 20  # per live stream: pages committed but not yet taken by its follower
@@ -96,6 +97,7 @@ async def _pages(
     key: StreamKey, after: Position | None, read: ReadPage, watch: Watch
 ) -> AsyncGenerator[Page, None]:
     watch.must_read = True
+    is_known = False
     while True:
         for page in watch.take():
             if not _joins(after, page):
@@ -106,7 +108,13 @@ async def _pages(
                 after = page.position
         while watch.must_read:
             watch.must_read = False
-            page = await read(key, after)
+            try:
+                page = await read(key, after)
+            except RunNotFound:
+                if not is_known:
+                    raise
+                page = Page([], after or ORIGIN, "deleted")
+            is_known = True
             if not page.is_empty:
                 # Whatever is still in the watch is read again or known to be behind.
                 watch.must_read = True
@@ -116,7 +124,9 @@ async def _pages(
 
 
 def _is_behind(after: Position | None, page: Page) -> bool:
-    return after is not None and page.position <= after and page.end is None
+    if after is None or page.end is not None or page.position.epoch != after.epoch:
+        return False
+    return page.position.offset <= after.offset
 
 
 def _joins(after: Position | None, page: Page) -> bool:

@@ -32,11 +32,13 @@ from gateway.stores.base import (
     WriterState,
     announcement,
     belongs_to_no_run,
+    deletion_records,
     encode_json,
     end_of,
     first_offset_of_repeat,
     is_announced,
     is_repeated_end,
+    is_set_log,
     new_epoch,
     page_of,
     place,
@@ -47,6 +49,7 @@ from gateway.stores.base import (
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
+from gateway.stores.retention import EMPTY_SET_S, KEEP_ALL, Retention, Swept
 
 
 @dataclass(slots=True)
@@ -70,6 +73,7 @@ class MemoryStore:
     Args:
         clock_ms: Gives the time of records.
         epoch: Gives a new stream's epoch from the time.
+        retention: What may be forgotten.
     """
 
     def __init__(
@@ -77,9 +81,11 @@ class MemoryStore:
         *,
         clock_ms: Callable[[], int] = system_clock_ms,
         epoch: Callable[[int], str] = new_epoch,
+        retention: Retention = KEEP_ALL,
     ) -> None:
         self._clock_ms = clock_ms
         self._new_epoch = epoch
+        self._retention = retention
         self._streams: dict[StreamKey, _Stream] = {}
         self._runs: dict[str, Run] = {}
         self._spent: dict[str, tuple[int, int]] = {}  # uses taken and expiry of tokens
@@ -244,6 +250,61 @@ class MemoryStore:
         if end is not None:
             self._end_streams(run_id, end)
         return run
+
+    async def delete_run(self, run_id: str) -> bool:
+        """See `Store.delete_run`."""
+        self._check_open()
+        run = self._runs.get(run_id)
+        if run is None:
+            return False
+        for key, data in deletion_records(run, self._streams[run_log(run_id)].next_offset):
+            self._write(key, [data], key.run_id, None, None)
+        del self._runs[run_id]
+        for key in [key for key in self._streams if key.run_id == run_id]:
+            del self._streams[key]
+        self._keys = {name: kept for name, kept in self._keys.items() if kept.id != run_id}
+        self._growth.tell_run(run_id)
+        return True
+
+    async def sweep(self) -> Swept:
+        """See `Store.sweep`; all at once, since all lies in memory."""
+        self._check_open()
+        now_ms = self._clock_ms()
+        until = self._retention.runs_until(now_ms)
+        finished = (run for run in self._runs.values() if run.is_final)
+        old = [run.id for run in finished if self._finished_at(run) <= until]
+        for run_id in old:
+            await self.delete_run(run_id)
+        for key in [key for key in self._streams if self._is_forgotten_set(key, now_ms)]:
+            del self._streams[key]
+        trimmed = [key for key in self._streams if self._retention.trims and is_announced(key)]
+        records = sum(self._trim(self._streams[key], now_ms) for key in trimmed)
+        return Swept(records, len(old))
+
+    def _finished_at(self, run: Run) -> str:
+        return run.finished_at or iso_time(self._streams[run_log(run.id)].records[-1].time_ms)
+
+    def _is_forgotten_set(self, key: StreamKey, now_ms: int) -> bool:
+        if not is_set_log(key):
+            return False
+        changed_ms = self._streams[key].records[-1].time_ms
+        is_old = changed_ms + EMPTY_SET_S * 1000 <= now_ms
+        return is_old and not any(
+            RunSet.parse(key.run_id) in sets_of(run) for run in self._runs.values()
+        )
+
+    def _trim(self, stream: _Stream, now_ms: int) -> int:
+        kept, records = self._retention, stream.records
+        since_ms = kept.records_since_ms(now_ms)
+        excess = sum(len(record.data) for record in records) - (kept.bytes or float("inf"))
+        stop = max(0, len(records) - kept.records) if kept.records is not None else 0
+        for index, record in enumerate(records):
+            size = len(record.data)
+            if index >= stop and record.time_ms >= since_ms and size > excess:
+                break
+            stop, excess = max(stop, index + 1), excess - size
+        del records[:stop]
+        return stop
 
     def _tell_sets(self, before: Run | None, run: Run, version: int, patch: bytes) -> None:
         if not (run.tags or run.batch_id or run.parent_id or (before and before.tags)):

@@ -33,14 +33,16 @@ from gateway.errors import (
     MalformedFrame,
     RealtimeError,
     RunExists,
+    RunNotFound,
     StoreUnavailable,
     TokenExpired,
     from_wire,
 )
 from gateway.patches import Operation
-from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer
+from gateway.records import ORIGIN, EndReason, Gap, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
 from gateway.stores.base import PAGE_BYTES, Appended, Head, Page, RunQuery, RunState, SetState
+from gateway.stores.retention import Swept
 
 PATIENCE_S = 120.0  # how long a call waits for a gateway that is away
 OPEN_TIMEOUT_S = 10.0
@@ -223,6 +225,14 @@ class RemoteStore:
         """See `Store.get_run`."""
         value = await self._value(protocol.RunGet(next(self._ids), run_id))
         return RunState(Run.from_wire(value["run"]), Position.parse(value["position"]))
+
+    async def delete_run(self, run_id: str) -> bool:
+        """See `Store.delete_run`; of a repeat after a lost answer it says that there was none."""
+        return bool(await self._value(protocol.RunDelete(next(self._ids), run_id)))
+
+    async def sweep(self) -> Swept:
+        """See `Store.sweep`: the gateway does it."""
+        return Swept()
 
     async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
         """See `Store.spend`; not sent twice, since a repeat would take another use."""
@@ -444,6 +454,7 @@ class _Follow:
     grown: asyncio.Event = field(default_factory=asyncio.Event)
     is_paused: bool = False
     is_over: bool = False
+    is_known: bool = False  # the gateway has found it
     error: RealtimeError | None = None
 
     def frame(self) -> protocol.Subscribe:
@@ -454,8 +465,11 @@ class _Follow:
     def take(self, frame: Any) -> bool:
         """Take a frame; true when so much waits that the subscription has to pause."""
         if isinstance(frame, protocol.ErrorFrame):
-            self.fail(from_wire(frame.code, frame.message))
-            return False
+            if frame.code != RunNotFound.code or not self.is_known:
+                self.fail(from_wire(frame.code, frame.message))
+                return False
+            frame = protocol.End(self.id, "deleted", str(self.after or ORIGIN))  # meanwhile
+        self.is_known = True
         page = self._page(frame)
         if page is None or self.is_paused:
             return False

@@ -22,7 +22,7 @@ from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, Store
 from gateway.patches import Operation
 from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
-from gateway.stores import sqlite_tables
+from gateway.stores import sqlite_sweep, sqlite_tables
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -34,6 +34,7 @@ from gateway.stores.base import (
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
+from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.sqlite_tables import Transactions
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class SqliteStore:
         durability: `full` or `normal`, see the module.
         clock_ms: Gives the time of records.
         lock_wait_s: How long to wait for another owner to let go.
+        retention: What may be forgotten.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class SqliteStore:
         durability: Durability = "full",
         clock_ms: Callable[[], int] = system_clock_ms,
         lock_wait_s: float = LOCK_WAIT_S,
+        retention: Retention = KEEP_ALL,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ConfigurationError(f"durability is {durability!r}; it is full or normal")
@@ -71,6 +74,8 @@ class SqliteStore:
         self._durability = durability
         self._clock_ms = clock_ms
         self._lock_wait_s = lock_wait_s
+        self._retention = retention
+        self._swept_no = 0  # the stream that the last step of sweeping came to
         self._lock: FileLock | None = None
         self._growth = Growth()
         self._writer: _WriterThread | None = None
@@ -185,6 +190,19 @@ class SqliteStore:
     async def get_run(self, run_id: str) -> RunState:
         """See `Store.get_run`."""
         return await self._read(lambda db: sqlite_tables.read_run(db, run_id))
+
+    async def delete_run(self, run_id: str) -> bool:
+        """See `Store.delete_run`."""
+        return await self._write(lambda tx: tx.delete_run(run_id, self._clock_ms()))
+
+    async def sweep(self) -> Swept:
+        """See `Store.sweep`."""
+        kept, now_ms = self._retention, self._clock_ms()
+        found = await self._read(lambda db: sqlite_sweep.find(db, self._swept_no, kept, now_ms))
+        self._swept_no = found.last_no
+        if found.is_nothing:
+            return Swept(has_more=found.last_no > 0)
+        return await self._write(lambda tx: sqlite_sweep.remove(tx, found, kept, now_ms))
 
     async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
         """See `Store.spend`."""

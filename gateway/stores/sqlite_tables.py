@@ -39,6 +39,7 @@ from gateway.stores.base import (
     WriterState,
     announcement,
     belongs_to_no_run,
+    deletion_records,
     encode_json,
     end_of,
     first_offset_of_repeat,
@@ -52,8 +53,9 @@ from gateway.stores.base import (
     run_log,
     set_records,
 )
+from gateway.stores.retention import Retention
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
 CACHED_STREAMS = 20_000  # about 500 bytes each
 
@@ -85,7 +87,18 @@ CREATE TABLE keys (
     task TEXT NOT NULL, key TEXT NOT NULL, run_id TEXT NOT NULL, expires_at TEXT,
     PRIMARY KEY (task, key)) WITHOUT ROWID;
 """
-_STEPS = (_SCHEMA, _SPENT_AND_KEYS)  # what each version adds to the one before
+_RETENTION = """
+ALTER TABLE streams ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE streams SET bytes =
+    (SELECT coalesce(sum(length(data)), 0) FROM blocks WHERE stream = streams.no);
+ALTER TABLE blocks ADD COLUMN last_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE blocks SET last_ms = CAST(strftime('%s', 'now') AS INTEGER) * 1000;
+ALTER TABLE runs ADD COLUMN finished_at TEXT;
+UPDATE runs SET finished_at = json_extract(CAST(snapshot AS TEXT), '$.finished_at');
+CREATE INDEX runs_by_end ON runs (finished_at) WHERE finished_at IS NOT NULL;
+CREATE TABLE garbage (stream INTEGER PRIMARY KEY);
+"""
+_STEPS = (_SCHEMA, _SPENT_AND_KEYS, _RETENTION)  # what each version adds to the one before
 
 _Entry = tuple[int, str | None, bytes]
 _blocks = msgspec.msgpack.Decoder(list[_Entry])
@@ -116,6 +129,7 @@ class _Stream:
     earliest: int
     next_offset: int
     ended: EndReason | None
+    bytes: int  # of its blocks
     writers: dict[str, WriterState | None] = field(default_factory=dict)
     added: list[_Entry] = field(default_factory=list)
     changed_writers: set[str] = field(default_factory=set)
@@ -232,6 +246,7 @@ class Transactions:
             stream = self._create(key, now_ms)
         self._db.execute("DELETE FROM blocks WHERE stream = ?", (stream.no,))
         stream.added.clear()
+        stream.bytes = 0
         stream.earliest, stream.ended = stream.next_offset, "deleted"
         self._dirty[key] = stream
         self.changed.add(key)
@@ -283,9 +298,10 @@ class Transactions:
         data = encode_json(patch, f"the patch of run {run_id}")
         snapshot = encode_json(run.to_wire(), f"run {run_id}")
         version = self.append(run_log(run_id), [data], run_id, writer, end, now_ms).offset or 0
+        finished_at = (run.finished_at or iso_time(now_ms)) if run.is_final else None
         self._db.execute(
-            "UPDATE runs SET status = ?, owner = ?, snapshot = ? WHERE id = ?",
-            (run.status, run.owner, snapshot, run_id),
+            "UPDATE runs SET status = ?, owner = ?, snapshot = ?, finished_at = ? WHERE id = ?",
+            (run.status, run.owner, snapshot, finished_at, run_id),
         )
         if run.tags != before.tags:
             self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
@@ -294,6 +310,82 @@ class Transactions:
         if end is not None:
             self._end_streams(run_id, end)
         return run
+
+    def delete_run(self, run_id: str, now_ms: int) -> bool:
+        """See `Store.delete_run`; the records themselves go step by step, as garbage."""
+        data = _snapshot(self._db, run_id)
+        if data is None:
+            return False
+        run = Run.from_wire(orjson.loads(data))
+        log = self._find(run_log(run_id))
+        version = log.next_offset if log is not None else 0
+        self._tell_sets(deletion_records(run, version), now_ms)
+        self._throw_away("run_id = ?", [run_id])
+        for key in [key for key in self._streams if key.run_id == run_id]:
+            del self._streams[key]
+            self._dirty.pop(key, None)
+        self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
+        self._db.execute(
+            "DELETE FROM keys WHERE task = ? AND key = ? AND run_id = ?",
+            (run.task, run.idempotency_key, run_id),
+        )
+        self._db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+        self.ended_runs.add(run_id)
+        return True
+
+    def forget_set(self, key: StreamKey) -> None:
+        """Remove the log of a set that has no runs."""
+        kind, id = RunSet.parse(key.run_id)
+        if self._db.execute(f"{MEMBERS[kind]} LIMIT 1", (id,)).fetchone() is None:
+            self._throw_away("run_id = ? AND stream_id = ?", key)
+            self._streams.pop(key, None)
+            self._dirty.pop(key, None)
+
+    def _throw_away(self, condition: str, values: Sequence[str]) -> None:
+        found = f"FROM streams WHERE {condition}"
+        self._db.execute(f"INSERT INTO garbage SELECT no {found}", values)
+        self._db.execute(f"DELETE FROM writers WHERE stream IN (SELECT no {found})", values)
+        self._db.execute(f"DELETE {found}", values)
+
+    def drop_garbage(self, count: int) -> bool:
+        """Remove some rows of streams that are gone; whether there are more."""
+        rows = self._db.execute(
+            "DELETE FROM blocks WHERE no IN (SELECT b.no FROM garbage g JOIN blocks b"
+            " ON b.stream = g.stream LIMIT ?)",
+            (count,),
+        ).rowcount
+        if rows < count:
+            self._db.execute("DELETE FROM garbage")
+        return rows == count
+
+    def trim(
+        self, key: StreamKey, retention: Retention, now_ms: int, count: int
+    ) -> tuple[int, bool]:
+        """Remove the oldest rows of a stream that are beyond what is kept.
+
+        Returns:
+            How many records went, and whether there may be more than `count` rows to remove.
+        """
+        stream = self._find(key)
+        if stream is None:
+            return 0, False
+        rows = self._db.execute(
+            "SELECT first, length(data), last_ms FROM blocks WHERE stream = ? ORDER BY first"
+            " LIMIT ?",
+            (stream.no, count + 1),
+        ).fetchall()
+        ends = [first for first, _, _ in rows[1:]]
+        if len(rows) <= count:
+            ends.append(stream.next_offset - len(stream.added))
+        earliest, size = _cut(rows, ends, stream, retention, now_ms)
+        removed = earliest - stream.earliest
+        if removed > 0:
+            self._db.execute(
+                "DELETE FROM blocks WHERE stream = ? AND first < ?", (stream.no, earliest)
+            )
+            stream.earliest, stream.bytes = earliest, stream.bytes - size
+            self._dirty[key] = stream
+        return removed, len(rows) > count and earliest == ends[-1]
 
     def spend(self, token_id: str, uses: int, expires_at_ms: int, now_ms: int) -> bool:
         """See `Store.spend`."""
@@ -343,10 +435,13 @@ class Transactions:
     def _create(self, key: StreamKey, now_ms: int) -> _Stream:
         epoch = new_epoch(now_ms)
         cursor = self._db.execute(
-            "INSERT INTO streams (run_id, stream_id, epoch, earliest, next) VALUES (?,?,?,0,0)",
+            # Never the number of one that is gone while its rows are still there.
+            "INSERT INTO streams (no, run_id, stream_id, epoch, earliest, next) VALUES (1 + max("
+            "coalesce((SELECT max(no) FROM streams), 0),"
+            " coalesce((SELECT max(stream) FROM garbage), 0)),?,?,?,0,0)",
             (key.run_id, key.stream_id, epoch),
         )
-        stream = self._streams[key] = _Stream(cursor.lastrowid or 0, epoch, 0, 0, None)
+        stream = self._streams[key] = _Stream(cursor.lastrowid or 0, epoch, 0, 0, None, 0)
         return stream
 
     def _writer(self, stream: _Stream, id: str) -> WriterState | None:
@@ -371,15 +466,19 @@ class Transactions:
 
     def _flush(self, key: StreamKey, stream: _Stream) -> None:
         first = stream.next_offset - len(stream.added)
+        blocks = [
+            (stream.no, at, data, stream.added[-1][0])
+            for at, data in _encode_blocks(first, stream.added)
+        ]
         self._db.executemany(
-            "INSERT INTO blocks (stream, first, data) VALUES (?,?,?)",
-            [(stream.no, at, data) for at, data in _encode_blocks(first, stream.added)],
+            "INSERT INTO blocks (stream, first, data, last_ms) VALUES (?,?,?,?)", blocks
         )
+        stream.bytes += sum(len(data) for _, _, data, _ in blocks)
         if is_set_log(key):
             self._trim(stream)
         self._db.execute(
-            "UPDATE streams SET earliest = ?, next = ?, ended = ? WHERE no = ?",
-            (stream.earliest, stream.next_offset, stream.ended, stream.no),
+            "UPDATE streams SET earliest = ?, next = ?, ended = ?, bytes = ? WHERE no = ?",
+            (stream.earliest, stream.next_offset, stream.ended, stream.bytes, stream.no),
         )
         self._db.executemany(
             "INSERT OR REPLACE INTO writers (stream, id, epoch, next_sequence, last_offset)"
@@ -390,6 +489,25 @@ class Transactions:
         self.grown[key] = Page(records, stream.head().position, stream.ended)
         stream.added = []
         stream.changed_writers = set()
+
+
+def _cut(
+    rows: list[tuple[int, int, int]],
+    ends: list[int],
+    stream: _Stream,
+    retention: Retention,
+    now_ms: int,
+) -> tuple[int, int]:
+    """Say where what is kept begins, and the size of the rows before it."""
+    kept_from = stream.next_offset - retention.records if retention.records is not None else 0
+    excess = stream.bytes - retention.bytes if retention.bytes is not None else 0
+    since_ms = retention.records_since_ms(now_ms)
+    earliest, removed = stream.earliest, 0
+    for (_, size, last_ms), end in zip(rows, ends, strict=False):
+        if not (end <= kept_from or last_ms < since_ms or size <= excess - removed):
+            break
+        earliest, removed = end, removed + size
+    return earliest, removed
 
 
 def _encode_blocks(first: int, entries: list[_Entry]) -> Iterator[tuple[int, bytes]]:
@@ -405,7 +523,8 @@ def _encode_blocks(first: int, entries: list[_Entry]) -> Iterator[tuple[int, byt
 
 def _stream_row(db: sqlite3.Connection, key: StreamKey) -> tuple[Any, ...] | None:
     row: tuple[Any, ...] | None = db.execute(
-        "SELECT no, epoch, earliest, next, ended FROM streams WHERE run_id = ? AND stream_id = ?",
+        "SELECT no, epoch, earliest, next, ended, bytes FROM streams"
+        " WHERE run_id = ? AND stream_id = ?",
         key,
     ).fetchone()
     return row
@@ -430,7 +549,7 @@ def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
         return 0, NO_RECORDS
     if row is None:
         return 0, Head(ORIGIN, ORIGIN, end_of(_load_run(db, key.run_id)))
-    no, epoch, earliest, next_offset, ended = row
+    no, epoch, earliest, next_offset, ended, _ = row
     return no, Head(Position(epoch, next_offset), Position(epoch, earliest), ended)
 
 
@@ -481,7 +600,7 @@ def read_runs(db: sqlite3.Connection, query: RunQuery) -> list[Run]:
 def read_set(db: sqlite3.Connection, sets: Sequence[RunSet], limit: int) -> SetState:
     """See `Store.get_set`."""
     count = limit + 1  # one more says that there are more
-    newest = (f"SELECT * FROM ({_MEMBERS[each.kind]} DESC LIMIT {count:d})" for each in sets)
+    newest = (f"SELECT * FROM ({MEMBERS[each.kind]} DESC LIMIT {count:d})" for each in sets)
     rows = db.execute(
         f"SELECT snapshot FROM runs WHERE id IN ({' UNION '.join(newest)})"
         f" ORDER BY id DESC LIMIT {count:d}",
@@ -492,7 +611,7 @@ def read_set(db: sqlite3.Connection, sets: Sequence[RunSet], limit: int) -> SetS
     return SetState(runs[:limit], len(runs) > limit, positions)
 
 
-_MEMBERS = {
+MEMBERS = {
     "tag": "SELECT run_id FROM tags WHERE tag = ? ORDER BY run_id",
     "batch": "SELECT id FROM runs WHERE batch_id = ? ORDER BY id",
     "parent": "SELECT id FROM runs WHERE parent_id = ? ORDER BY id",

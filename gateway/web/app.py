@@ -26,6 +26,7 @@ from gateway.stores.base import Store
 from gateway.web.leases import Leases
 from gateway.web.openapi import document
 from gateway.web.runs import RunsApi, error_answer
+from gateway.web.sweeper import sweeping
 from gateway.web.websocket import Carrier
 
 DRAIN_S = 5.0  # for clients to take what they are told at the end
@@ -52,7 +53,8 @@ class Gateway:
         """Open the store, serve, and close in the opposite order."""
         self._secret_key = resolve_secret(self.settings)
         async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(opened(open_store(self.settings.store)))
+            opening = open_store(self.settings.store, self.settings.retention)
+            store = await stack.enter_async_context(opened(opening))
             await stack.enter_async_context(
                 serve_runtime(
                     store,
@@ -63,6 +65,7 @@ class Gateway:
             )
             self._leases = Leases(store)
             await self._leases.start()
+            await stack.enter_async_context(sweeping(store))
             self._store, self._hub = store, Hub(store)
             try:
                 yield

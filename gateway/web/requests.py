@@ -88,6 +88,8 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
                 run, patch, operations=operations, writer=_writer(writer)
             )
             return shown(changed)
+        case protocol.RunDelete(run=run):
+            return await store.delete_run(run)
         case protocol.RunGet(run=run):
             state = await store.get_run(run)
             return {"run": shown(state.run), "position": str(state.position)}

@@ -77,6 +77,18 @@ test("a run that loses the tag leaves, one that gets it comes to its place", () 
   assert.deepEqual(idsOf(component), ["run_3", "run_1"]);
 });
 
+test("a run that is deleted leaves, and a deletion of one not shown is passed over", () => {
+  const { page, component } = liveSet();
+  changes(page,
+    { id: "run_2", version: 3, deleted: true },
+    { id: "run_0", version: 1, deleted: true },
+    { id: "run_1", version: 1, patch: { status: "executing" } },
+  );
+  assert.deepEqual(idsOf(component), ["run_3", "run_1"]);
+  changes(page, { id: "run_1", version: 1, deleted: true }); // a version that was seen: of a union
+  assert.deepEqual(idsOf(component), ["run_3", "run_1"]);
+});
+
 test("the list stays as long as asked, and says that there is more", () => {
   const { page, component } = liveSet({ limit: 2 }, ["run_3", "run_2"], false);
   assert.equal(component.snapshot.hasMore, false);

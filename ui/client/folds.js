@@ -139,9 +139,10 @@ export class SetFold {
   }
 
   // With several tags a change comes once for each: its version says which were seen.
-  #take({ id, version, run, patch }) {
+  #take({ id, version, run, patch, deleted }) {
     const held = this.#held.get(id);
     if (held ? version <= held.version : !run) return;
+    if (deleted) return this.#remove(id);
     const raw = run ?? mergePatch(held.raw, patch);
     if (!this.#isMember(raw)) this.#remove(id);
     else if (held || this.#insert(id)) this.#held.set(id, { raw, version, run: pageRun(raw) });
