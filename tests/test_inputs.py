@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -229,9 +231,82 @@ async def test_the_gateway_checks_what_a_client_sends_to_an_input():
 
 async def test_a_workers_schemas_are_checked_by_the_gateway():
     async with serving() as gateway, gateway.remote(schemas=lambda: {"vote": {"type": "integer"}}):
-        await until(lambda: "vote" in schemas.registered())
+        assert "vote" in schemas.registered()
     with pytest.raises(InvalidValue, match="vote"):
         schemas.check("vote", b'"no"')
+
+
+def of(type_):
+    return lambda: {"choice": {"type": type_}}
+
+
+async def test_a_worker_whose_input_has_another_type_is_refused_while_the_first_is_there():
+    async with serving() as gateway:
+        async with gateway.remote(owner="worker_1", schemas=of("integer")):
+            async with gateway.remote(owner="worker_2", schemas=of("integer")):
+                pass
+            with pytest.raises(InvalidValue) as refused:
+                async with gateway.remote(owner="worker_3", schemas=of("string")):
+                    pass
+            assert "'choice': worker_3 (" in refused.value.message
+            assert "with another type than worker_1 (" in refused.value.message
+            assert "worker_2" not in refused.value.message
+            schemas.check("choice", b"1")
+        await until(lambda: not gateway.gateway._carriers)
+        with pytest.raises(InvalidValue):
+            schemas.check("choice", b'"still"')  # that nobody is there is no reason to take all
+        async with gateway.remote(owner="worker_3", schemas=of("string")):
+            schemas.check("choice", b'"now"')
+
+
+async def test_a_worker_that_is_refused_leaves_the_gateways_own_inputs_as_they_are():
+    async with serving() as gateway:
+        other = {"fresh": {"type": "integer"}, "approval": {"type": "string"}}
+        with pytest.raises(InvalidValue, match="than the gateway's own process"):
+            async with gateway.remote(owner="worker_1", schemas=lambda: other):
+                pass
+    schemas.check("approval", b'{"ok":true}')
+    assert "fresh" not in schemas.registered()
+
+
+def test_an_input_of_the_same_id_and_type_may_be_defined_twice():
+    again = streams.input("approval", Approval)
+    assert again.id == approval.id
+    assert schemas.registered()["approval"] == again.adapter.json_schema()
+    streams.define("approval", Approval)
+
+
+@pytest.mark.parametrize("define", [streams.input, streams.define])
+def test_another_type_under_an_inputs_id_is_refused_and_both_places_are_named(define):
+    with pytest.raises(InvalidValue) as refused:
+        define("approval", int)
+    places = re.findall(r"test_inputs\.py:(\d+)", refused.value.message)
+    assert len(set(places)) == 2
+    assert "an input of Approval" in refused.value.message
+    assert "of int" in refused.value.message
+    schemas.check("approval", b'{"ok":true}')
+
+
+def test_an_input_under_the_id_of_a_stream_of_another_type_is_refused():
+    streams.define("measured", float)
+    with pytest.raises(InvalidValue, match="is a stream of float at"):
+        streams.input("measured", str)
+    assert "measured" not in schemas.registered()
+
+
+def test_streams_of_one_id_may_differ_for_they_belong_to_runs():
+    one, other = streams.define("differing", int), streams.define("differing", str)
+    assert (one.encode(1), other.encode("1")) == (b"1", b'"1"')
+
+
+def test_a_module_that_is_loaded_anew_may_bring_another_type():
+    made = [streams.input("reloaded", type_) for type_ in (int, str)]
+    assert schemas.registered()["reloaded"] == made[1].adapter.json_schema()
+
+
+def test_an_input_whose_type_has_no_json_schema_is_refused():
+    with pytest.raises(InvalidValue, match="callable"):
+        streams.input("callable", Callable[[], int])
 
 
 async def test_what_is_no_schema_is_refused():

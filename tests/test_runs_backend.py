@@ -1,6 +1,8 @@
 """Runs as a backend sees them."""
 
 import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 from serving import gateway_process, new_run, worker_token, working
@@ -8,12 +10,20 @@ from serving import gateway_process, new_run, worker_token, working
 from gateway import Run, StreamRecord, metadata, runs, streams, task
 from gateway.errors import InvalidId, InvalidValue, RunNotFound, TaskNotFound
 from gateway.sdk.following import RunSubscription
+from gateway.sdk.runner import EMBEDDED_OWNER
+from gateway.sdk.streams import Stream
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
 
 progress = streams.define("progress", int)
 answer = streams.define("answer", str)
+
+
+@dataclass
+class Step:
+    n: int
+    name: str
 
 
 async def test_a_subscription_yields_the_run_and_each_change_until_it_ends(tmp_path):
@@ -126,7 +136,88 @@ async def test_a_run_that_does_not_complete_is_the_last_all_the_same(status):
         assert [change.value for change in seen if isinstance(change, StreamRecord)] == [1]
 
 
-async def test_leaving_the_loop_early_leaves_nothing_behind():
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "remote"])
+async def test_all_streams_of_a_run_come_as_they_appear_each_with_its_type(kind, tmp_path):
+    late = asyncio.Event()
+    steps = streams.define("steps-of-all", Step)
+    undefined = Stream("undefined", dict[str, int])  # as of a worker with another project
+
+    @task
+    async def work() -> int:
+        for i in range(300):
+            steps.append(Step(i, "early"))
+        await late.wait()
+        undefined.append({"n": 1})
+        await undefined.append({"n": 2})
+        answer.append("last")
+        return 7
+
+    @asynccontextmanager
+    async def environment():
+        if kind == "memory":
+            yield MemoryStore(), EMBEDDED_OWNER
+        elif kind == "sqlite":
+            yield SqliteStore(tmp_path / "test.db", durability="normal"), EMBEDDED_OWNER
+        else:
+            store = f"sqlite:{tmp_path}/test.db?durability=normal"
+            with gateway_process(store, tmp_path) as process:
+                yield RemoteStore(process.url, worker_token, owner="worker_1"), "worker_1"
+
+    async with environment() as (store, owner), working(store, owner=owner):
+        handle = await work.trigger()
+        values = {}
+        async for change in runs.subscribe(handle.id).with_streams():
+            if isinstance(change, StreamRecord):
+                values.setdefault(change.stream.id, []).append(change.value)
+                if change.value == Step(299, "early"):
+                    assert list(values) == ["steps-of-all"]
+                    late.set()
+        assert values == {
+            "steps-of-all": [Step(i, "early") for i in range(300)],
+            "undefined": [{"n": 1}, {"n": 2}],
+            "answer": ["last"],
+        }
+        assert change == await runs.retrieve(handle.id)
+        again = [change async for change in runs.subscribe(handle.id).with_streams()]
+        assert len(again) == 303 + 1
+        assert again[-1] == change
+
+
+async def test_a_stream_that_is_defined_in_several_ways_is_any_json_among_all_streams():
+    one = streams.define("ambiguous", Step)
+    other = streams.define("ambiguous", dict[str, int])
+
+    @task
+    async def work() -> None:
+        one.append(Step(1, "x"))
+        other.append({"n": 2})
+
+    async with working():
+        result = await work.trigger_and_wait()
+        found = [
+            change.value
+            async for change in runs.subscribe(result.run_id).with_streams()
+            if isinstance(change, StreamRecord)
+        ]
+        assert found == [{"n": 1, "name": "x"}, {"n": 2}]
+
+
+async def test_a_record_that_does_not_fit_ends_the_loop_over_all_streams_too():
+    streams.define("strict", int)
+
+    @task
+    async def work() -> None:
+        Stream("strict", str).append("x")
+
+    async with working():
+        result = await work.trigger_and_wait()
+        with pytest.raises(InvalidValue, match="strict"):
+            async for _ in runs.subscribe(result.run_id).with_streams():
+                pass
+
+
+@pytest.mark.parametrize("which", ["named", "all"])
+async def test_leaving_the_loop_early_leaves_nothing_behind(which):
     @task
     async def work() -> None:
         while True:
@@ -135,7 +226,8 @@ async def test_leaving_the_loop_early_leaves_nothing_behind():
 
     async with working() as active:
         handle = await work.trigger()
-        changes = runs.subscribe(handle.id).with_streams(progress)
+        named = [progress] if which == "named" else []
+        changes = runs.subscribe(handle.id).with_streams(*named)
         count = 0
         async for _ in changes:
             count += 1
@@ -167,6 +259,7 @@ async def test_a_run_that_is_not_there_cannot_be_followed():
         for loop in (
             runs.subscribe("run_nowhere"),
             runs.subscribe("run_nowhere").with_streams(progress),
+            runs.subscribe("run_nowhere").with_streams(),
         ):
             with pytest.raises(RunNotFound):
                 async for _ in loop:

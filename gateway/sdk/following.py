@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import orjson
 
 from gateway.patches import merge_patch
-from gateway.records import StreamKey
+from gateway.records import STREAMS_STREAM, StreamKey
 from gateway.runs import Run
+from gateway.sdk import registry
 from gateway.sdk.runtime import Runtime, runtime
 from gateway.sdk.streams import ReadRecord, Stream, pages_of
 from gateway.stores.base import run_log
@@ -31,7 +32,8 @@ class StreamRecord(Generic[T]):
     """A record of one of the streams that are followed with a run.
 
     Attributes:
-        stream: Which.
+        stream: Which; of one that is not defined in this process, or in several ways, the type is
+            any JSON.
         record: With its value, offset, time, source and position.
     """
 
@@ -75,14 +77,20 @@ class RunSubscription:
         record was given.
 
         Args:
-            streams: Definitions.
+            streams: Definitions; none: all of the run's streams, as they appear. The values of
+                those that are defined in this process are of their type, others any JSON.
 
         Raises:
             RunNotFound: there is no such run.
             StreamIncomplete: records of a stream are gone.
             InvalidValue: a record does not fit its stream's type.
         """
-        return _together(runtime(), self._run_id, streams)
+        active, run_id = runtime(), self._run_id
+        if not streams:
+            return _together([_changes(active, run_id), _appearing(active, run_id)])
+        return _together(
+            [_changes(active, run_id), *(_records(active, run_id, each) for each in streams)]
+        )
 
 
 async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
@@ -108,30 +116,59 @@ async def _records(
                 yield StreamRecord(stream, stream.read_record(record, page))
 
 
+async def _appearing(active: Runtime, run_id: str) -> AsyncGenerator[_Source, None]:
+    """Yield each stream of a run, when it appears, as a source of its records."""
+    pages = pages_of(active, StreamKey(run_id, STREAMS_STREAM), None, None)
+    async with aclosing(pages) as open_pages:
+        async for page in open_pages:
+            for record in page.records:
+                stream = _stream_of(orjson.loads(record.data)["stream"])
+                yield _Source(_records(active, run_id, stream))
+
+
+def _stream_of(stream_id: str) -> Stream[Any]:
+    definition = registry.find(stream_id)
+    return Stream(stream_id, definition.type if definition is not None else Any)
+
+
+class _Source(NamedTuple):
+    """More to follow, found on the way."""
+
+    items: AsyncGenerator[Any, None]
+
+
 async def _together(
-    active: Runtime, run_id: str, streams: tuple[Stream[Any], ...]
+    sources: Iterable[AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Run | StreamRecord[Any], None]:
+    """Yield the items of all sources, those that they name included; the run's end is the last."""
     queue: asyncio.Queue[Any] = asyncio.Queue(QUEUE_ITEMS)
+    pumps: set[asyncio.Task[None]] = set()
 
     async def pump(items: AsyncGenerator[Any, None]) -> None:
         failure: Any = _END
         try:
             async with aclosing(items) as open_items:
                 async for item in open_items:
-                    await queue.put(item)
+                    if isinstance(item, _Source):
+                        start(item.items)  # here, so that it counts before this source ends
+                    else:
+                        await queue.put(item)
         except Exception as error:
             failure = error
         await queue.put(failure)
 
-    sources = [_changes(active, run_id), *(_records(active, run_id, s) for s in streams)]
-    pumps = [asyncio.create_task(pump(source)) for source in sources]
+    def start(items: AsyncGenerator[Any, None]) -> None:
+        pumps.add(asyncio.create_task(pump(items)))
+
+    for source in sources:
+        start(source)
     final: Run | None = None
+    ended = 0
     try:
-        left = len(pumps)
-        while left:
+        while ended < len(pumps):
             item = await queue.get()
             if item is _END:
-                left -= 1
+                ended += 1
             elif isinstance(item, Exception):
                 raise item
             elif isinstance(item, Run) and item.is_final:

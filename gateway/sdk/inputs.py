@@ -20,9 +20,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
-from gateway.errors import NotInRun, ReadTimeout, StreamIncomplete
+from pydantic import PydanticUserError
+
+from gateway.errors import InvalidValue, NotInRun, ReadTimeout, StreamIncomplete
 from gateway.records import Position, Record, StreamKey, check_run_id
-from gateway.sdk import schemas
+from gateway.sdk import registry, schemas
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
 from gateway.sdk.writer import Receipt
@@ -37,9 +39,18 @@ class InputStream(StreamDefinition[T]):
     """An input's definition with what tasks and backends do with it. Made by `streams.input`."""
 
     def __post_init__(self) -> None:
-        """Check the id and the type, and make the gateway check what clients send."""
+        """Check the id and the type, and make the gateway check what clients send.
+
+        Raises:
+            InvalidValue: the type has no JSON Schema, or the id is taken by another type.
+        """
         super().__post_init__()
-        schemas.register(self.id, self.adapter.json_schema())
+        try:
+            schema = self.adapter.json_schema()
+        except PydanticUserError as error:
+            raise InvalidValue(f"input {self.id!r}: {error}") from None
+        registry.add(self, is_input=True)
+        schemas.register({self.id: schema})
 
     # ---- in the task ----
 

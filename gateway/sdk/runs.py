@@ -29,7 +29,8 @@ def subscribe(run_id: str) -> RunSubscription:
     async for run in runs.subscribe(run_id):
         print(run.status, run.metadata)
 
-    `subscribe(run_id).with_streams(progress, answer)` follows streams in the same loop.
+    `subscribe(run_id).with_streams(progress, answer)` follows streams in the same loop, and
+    `.with_streams()` all that the run has or gets.
 
     Raises:
         InvalidId: not a run's id.

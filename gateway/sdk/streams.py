@@ -23,6 +23,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from gateway.errors import ReadTimeout, StreamIncomplete, WriterFull
 from gateway.records import Position, Record, StreamKey, check_run_id
+from gateway.sdk import registry
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream
 from gateway.sdk.runtime import Runtime, runtime
@@ -305,12 +306,15 @@ def define(id: str, type: Any = str) -> Stream[Any]:
 
     Raises:
         InvalidId: the id is outside its rule.
-        InvalidValue: Pydantic can make no schema of the type.
+        InvalidValue: Pydantic can make no schema of the type, or the id is that of an input of
+            another type.
 
     Source:
         PROTOCOL.md, section 3.
     """
-    return Stream(id, type)
+    stream: Stream[Any] = Stream(id, type)
+    registry.add(stream)
+    return stream
 
 
 @overload
@@ -324,7 +328,8 @@ def input(id: str, type: Any) -> InputStream[Any]: ...
 def input(id: str, type: Any = str) -> InputStream[Any]:
     """Define an input stream: what pages and backends tell a run while it executes.
 
-    What a client sends to it is checked at the gateway's edge, by the type's JSON Schema.
+    What a client sends to it is checked at the gateway's edge, by the type's JSON Schema. So an
+    input's id has one type in all of the project, also in the workers that are connected.
 
     Args:
         id: 1 to 64 characters of `A-Z a-z 0-9 - _ .`.
@@ -335,6 +340,7 @@ def input(id: str, type: Any = str) -> InputStream[Any]:
 
     Raises:
         InvalidId: the id is outside its rule.
-        InvalidValue: Pydantic can make no schema of the type.
+        InvalidValue: Pydantic can make no schema of the type, or the id is that of a stream of
+            another type; names both places.
     """
     return InputStream(id, type)

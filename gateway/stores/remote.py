@@ -362,15 +362,23 @@ class RemoteStore:
             if isinstance(error, InvalidToken | TokenExpired) or not frame.retryable:
                 self._refuse(error)
             return False
-        if not isinstance(frame, protocol.Welcome):
+        if not isinstance(frame, protocol.Welcome) or not await self._register(socket):
             return False
         self._socket = socket
         self._ping_s = frame.ping_ms / 1000
         self._welcomed.set()
-        if schemas := self._schemas():
-            await self._try_send(protocol.Register(next(self._ids), schemas))
         await self._send_again()
         return True
+
+    async def _register(self, socket: ClientConnection) -> bool:
+        """Make the gateway check the inputs that are defined here; false if it refuses."""
+        if not (schemas := self._schemas()):
+            return True
+        await socket.send(protocol.encode(protocol.Register(next(self._ids), schemas)))
+        answer = protocol.decode_gateway(await socket.recv())
+        if isinstance(answer, protocol.ErrorFrame) and not answer.retryable:
+            self._refuse(from_wire(answer.code, f"gateway {self.url}: {answer.message}"))
+        return isinstance(answer, protocol.ResultFrame)
 
     async def _send_again(self) -> None:
         # Both as they are now: what comes while these are sent is sent by itself.

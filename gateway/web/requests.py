@@ -24,7 +24,7 @@ from gateway.stores.base import Page, RunQuery, Store
 
 
 async def perform(
-    store: Store, request: Request, skip: frozenset[str] = frozenset()
+    store: Store, request: Request, skip: frozenset[str], holder: str
 ) -> GatewayFrame:
     """Do what a request asks for, which the connection has already allowed.
 
@@ -32,6 +32,7 @@ async def perform(
         store: Where.
         request: What.
         skip: Fields of runs that the answer leaves out.
+        holder: Name of the connection, for the schemas that it registers.
 
     Returns:
         The answer's frame.
@@ -44,6 +45,9 @@ async def perform(
     """
     if isinstance(request, protocol.Append):
         return await _append(store, request)
+    if isinstance(request, protocol.Register):
+        _register(request.schemas, holder)
+        return Result(request.id, None)
     return Result(request.id, await _value(store, request, skip))
 
 
@@ -95,9 +99,6 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
             return {"run": shown(state.run), "position": str(state.position)}
         case protocol.Spend(token_id=token_id, uses=uses, expires_at_ms=expires_at_ms):
             return await store.spend(token_id, uses, expires_at_ms)
-        case protocol.Register(schemas=given):
-            _register(given)
-            return None
         case protocol.RunList():
             return [shown(run) for run in await store.list_runs(_query(request))]
         case protocol.RunsGet(runs=runs, limit=limit):
@@ -111,11 +112,10 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
             raise AssertionError(f"no such request: {request}")
 
 
-def _register(given: dict[str, dict[str, Any]]) -> None:
+def _register(given: dict[str, dict[str, Any]], holder: str) -> None:
     for stream_id, schema in given.items():
         schemas.check_schema(check_stream_id(stream_id), schema)
-    for stream_id, schema in given.items():
-        schemas.register(stream_id, schema)
+    schemas.register(given, holder)
 
 
 def _key(run_id: str, stream_id: str) -> StreamKey:

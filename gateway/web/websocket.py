@@ -26,6 +26,7 @@ from gateway.hub import Batch, Cursor, Cursors, Hub
 from gateway.limits import Limits
 from gateway.protocol import FromLast
 from gateway.records import ORIGIN, Position
+from gateway.sdk import schemas
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
 from gateway.web.leases import Leases
 from gateway.web.requests import perform
@@ -120,11 +121,16 @@ class Carrier:
         """Tell the client that the gateway is going down."""
         self._carry(self._machine.close(ShuttingDown("the gateway is going down; come back")))
 
+    @property
+    def _name(self) -> str:
+        return f"{self._owner or 'a client'} ({self._machine.id})"
+
     async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
         if self._owner is not None:
             self._leases.release(self._owner)
+        schemas.release(self._name)
         for subscription in self._subscriptions.values():
             subscription.close()
         self._subscriptions.clear()
@@ -200,7 +206,7 @@ class Carrier:
 
     async def _perform(self, request: protocol.Request, skip: frozenset[str]) -> None:
         try:
-            answer = await perform(self._store, request, skip)
+            answer = await perform(self._store, request, skip, self._name)
         finally:
             self._under_way -= 1
             self._drained.set()
