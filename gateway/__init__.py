@@ -6,7 +6,11 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     records      StreamKey, Record, Position: frozen values
     patches      merge patches, and operations on metadata
     runs         Run, its statuses and the table of transitions
-    tokens       mint and verify scoped tokens
+    access       what a token says, and what a scope allows
+    keys         the key ring: which key signs, which verify
+    revocations  which tokens are good no more
+    verification reads a token; the clock is an argument
+    tokens       mint scoped tokens, make lesser ones of them, revoke them
     protocol     WebSocket frames as values (PROTOCOL.md says what they mean)
     stores/      base (the contract), memory, sqlite, remote
     hub          Tail, Cursor, Hub: how readers share a live stream
@@ -14,6 +18,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     commands     what a connection asks its carrier to do
     connection   one connection's state machine
     settings     environment to frozen settings
+    key_files    settings to a key ring
     sdk/         streams, tasks, metadata, wait, runs: what tasks and backends call
     web/         the Starlette application
     integrations/  one file a library, imported only when used

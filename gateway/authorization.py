@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway import protocol
+from gateway.access import Access, require
 from gateway.errors import InvalidValue, RecordTooLarge
 from gateway.protocol import Request
 from gateway.records import (
@@ -22,7 +23,6 @@ from gateway.records import (
     check_stream_id,
 )
 from gateway.stores.base import RunState
-from gateway.tokens import Access, require
 
 
 def require_request(access: Access, frame: Request, record_bytes: int) -> None:

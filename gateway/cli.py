@@ -10,7 +10,8 @@ import typer
 
 from gateway import tokens
 from gateway.errors import RealtimeError
-from gateway.settings import Settings, resolve_secret
+from gateway.key_files import resolve_keys
+from gateway.settings import Settings
 
 app = typer.Typer(
     name="realtime",
@@ -37,7 +38,7 @@ def serve(
     from gateway.web.server import serve as run_server
 
     settings = _settings(store)
-    resolve_secret(settings)  # say what is wrong with it before anything is started
+    resolve_keys(settings)  # say what is wrong with it before anything is started
     run_server(settings, host=host, port=port, log_level=log_level)
 
 
@@ -51,10 +52,8 @@ def token(
     ] = None,
 ) -> None:
     """Mint an access token and print it."""
-    secret_key = resolve_secret(_settings(store))
-    typer.echo(
-        tokens.mint(scopes, ttl_s=ttl_s, subject=subject, secret_key=secret_key, now_s=time.time())
-    )
+    keys = resolve_keys(_settings(store))
+    typer.echo(tokens.mint(scopes, ttl_s=ttl_s, subject=subject, keys=keys, now_s=time.time()))
 
 
 def _settings(store: str | None) -> Settings:

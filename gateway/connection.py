@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from gateway import protocol
+from gateway.access import Access, require
 from gateway.authorization import readable_key, require_read, require_request, require_sets
 from gateway.commands import (
     Close,
@@ -56,7 +57,6 @@ from gateway.records import (
     StreamKey,
 )
 from gateway.stores.base import RunState, SetState, belongs_to_no_run
-from gateway.tokens import Access, require
 
 SILENT_AFTER_PINGS = 3
 SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always comes

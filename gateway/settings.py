@@ -6,6 +6,17 @@ REALTIME_STORE
 REALTIME_SECRET_KEY
     Signs tokens, 32 bytes or more. Default: one is made and kept beside the store; required when
     `REALTIME_ENV=production`.
+REALTIME_OLD_SECRET_KEYS
+    Secrets that sign no more but still verify, separated by spaces. To rotate, make the former
+    REALTIME_SECRET_KEY one of these, and take it out when its last token has expired, or at once to
+    shut it out. Where there are several gateways, each has to know the new one (here) before any
+    signs with it.
+REALTIME_SIGNING_KEY_FILE
+    A private key (PEM, curve P-256). Set, tokens are signed with ES256 in place of the secret, and
+    the secret's tokens are still good. Needs the extra `es256`.
+REALTIME_VERIFY_KEY_FILES
+    Public keys (PEM, curve P-256), separated by the system's path separator (`:`): of others who
+    mint tokens, or former ones. Their tokens name the key in `kid`, its RFC 7638 thumbprint.
 REALTIME_ENV
     `development` (default) or `production`, which refuses what is only for trying out.
 REALTIME_URL
@@ -28,18 +39,18 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from gateway.errors import ConfigurationError
+from gateway.keys import check_secret
 from gateway.limits import DEFAULT_LIMITS, Limits
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.retention import KEEP_ALL, Retention
 from gateway.stores.sqlite import SqliteStore
-from gateway.tokens import check_secret
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
@@ -58,15 +69,21 @@ class Settings:
         concurrency: Runs that execute at the same time.
         limits: What clients must stay below.
         retention: What the store may forget.
+        old_secret_keys: Former secrets, which still verify.
+        signing_key_file: A private key that signs in place of the secret.
+        verify_key_files: Public keys that verify.
     """
 
     store: str = DEFAULT_STORE
-    secret_key: str = ""
+    secret_key: str = field(default="", repr=False)
     env: Literal["development", "production"] = "development"
     url: str | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     limits: Limits = DEFAULT_LIMITS
     retention: Retention = KEEP_ALL
+    old_secret_keys: tuple[str, ...] = field(default=(), repr=False)
+    signing_key_file: Path | None = None
+    verify_key_files: tuple[Path, ...] = ()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -81,6 +98,9 @@ class Settings:
         return cls(
             store=env.get("REALTIME_STORE") or DEFAULT_STORE,
             secret_key=env.get("REALTIME_SECRET_KEY", ""),
+            old_secret_keys=tuple(env.get("REALTIME_OLD_SECRET_KEYS", "").split()),
+            signing_key_file=next(iter(_paths(env, "REALTIME_SIGNING_KEY_FILE")), None),
+            verify_key_files=_paths(env, "REALTIME_VERIFY_KEY_FILES"),
             env=name,  # type: ignore[arg-type]
             url=env.get("REALTIME_URL") or None,
             concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),
@@ -98,6 +118,10 @@ def _limit(env: Mapping[str, str], name: str) -> int | None:
     return _whole_number(env, name, 1) if env.get(name) else None
 
 
+def _paths(env: Mapping[str, str], name: str) -> tuple[Path, ...]:
+    return tuple(Path(part) for part in env.get(name, "").split(os.pathsep) if part)
+
+
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name) or str(default)
     if not text.isdecimal() or int(text) < 1:
@@ -107,14 +131,14 @@ def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
 
 def _limits(env: Mapping[str, str]) -> Limits:
     given: dict[str, float] = {}
-    for field in fields(Limits):
-        name = f"REALTIME_{field.name.upper()}"
+    for limit in fields(Limits):
+        name = f"REALTIME_{limit.name.upper()}"
         if not env.get(name):
             continue
-        if field.type == "int":
-            given[field.name] = _whole_number(env, name, 1)
+        if limit.type == "int":
+            given[limit.name] = _whole_number(env, name, 1)
         else:
-            given[field.name] = _seconds(env[name], name, field.name in MAY_BE_ZERO)
+            given[limit.name] = _seconds(env[name], name, limit.name in MAY_BE_ZERO)
     return Limits(**given).check()  # type: ignore[arg-type]
 
 

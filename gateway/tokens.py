@@ -1,7 +1,7 @@
-"""Scoped access tokens: mint, verify, and what a scope allows. The clock is an argument.
+"""Scoped access tokens: mint them, verify them, make lesser ones of them, revoke them.
 
-A token is a JWT (HS256) that lists scopes, `action:resource:id`. Nothing is allowed unless a scope
-says so. `*` as a scope's last character stands for any ending.
+A token is a JWT that lists scopes, `action:resource:id`. Nothing is allowed unless a scope says so
+(`gateway.access`). The clock is an argument.
 
 Source:
     PROTOCOL.md, section 10.
@@ -9,147 +9,56 @@ Source:
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
 
-import jwt
+from gateway.access import (
+    DEFAULT_PAYLOAD_BYTES,
+    MAX_TTL_S,
+    Access,
+    Share,
+    TriggerGrant,
+    check_scope,
+    covers,
+    require,
+)
+from gateway.errors import (
+    ConfigurationError,
+    Forbidden,
+    InvalidValue,
+    NotStarted,
+)
+from gateway.keys import KeyRing, check_secret, key_id
+from gateway.revocations import Revocation
+from gateway.verification import AUDIENCE, MAX_TOKEN_CHARACTERS, verify
 
-from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
-from gateway.records import RunSet, StreamKey
+__all__ = [
+    "MAX_TTL_S",
+    "Access",
+    "Revocation",
+    "TriggerGrant",
+    "attenuate",
+    "check_scope",
+    "check_secret",
+    "key_id",
+    "mint",
+    "mint_trigger",
+    "require",
+    "revoke",
+    "use",
+    "verify",
+]
 
-AUDIENCE = "realtime-streams"
-ALGORITHM = "HS256"
 DEFAULT_TTL_S = 15 * 60
-MAX_TTL_S = 30 * 24 * 3600
 MAX_SCOPES = 100  # a token is sent and verified often: some 40 bytes each
-DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
-MAX_TOKEN_CHARACTERS = 16_384
+MAX_ANCESTORS = 8  # how often a token may be made of one that was made of one
 SKIPPABLE = frozenset({"payload", "output", "metadata"})
-MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2
-
-Action = Literal["read", "write", "trigger"]
-_RESOURCES: dict[str, frozenset[str]] = {
-    "read": frozenset({"runs", "streams", "tags", "batches"}),
-    "write": frozenset({"runs", "streams"}),
-    "trigger": frozenset({"tasks"}),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerGrant:
-    """Under which conditions a token may trigger a task.
-
-    Attributes:
-        uses: How many runs it may trigger; None: any number.
-        tags: Every run gets these, and no others.
-        max_payload_bytes: Of each run's payload as JSON.
-    """
-
-    uses: int | None = 1
-    tags: tuple[str, ...] = ()
-    max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What a verified token says: what its bearer may do, and until when.
-
-    Attributes:
-        scopes: `action:resource:id` strings.
-        expires_at_s: Unix time.
-        subject: Who it was made for, or "".
-        id: The token's own id (`jti`).
-        grant: What a trigger token adds to its scope; None for any other.
-        skip: Fields of runs that its bearer never sees.
-    """
-
-    scopes: frozenset[str]
-    expires_at_s: float
-    subject: str = ""
-    id: str = ""
-    grant: TriggerGrant | None = None
-    skip: frozenset[str] = frozenset()
-
-    def is_expired(self, now_s: float) -> bool:
-        """Whether it says nothing any more."""
-        return now_s >= self.expires_at_s
-
-    def may_read(
-        self, key: StreamKey, tags: Iterable[str] = (), batch_id: str | None = None
-    ) -> bool:
-        """Whether it allows to read a stream (or, with the reserved stream, the run itself)."""
-        return (
-            self._may_touch("read", key)
-            or any(self._allows("read", "tags", tag) for tag in tags)
-            or (batch_id is not None and self._allows("read", "batches", batch_id))
-        )
-
-    def may_write(self, key: StreamKey) -> bool:
-        """Whether it allows to append to a stream (the reserved one: to change the run)."""
-        return self._may_touch("write", key)
-
-    def may_read_set(self, runs: RunSet) -> bool:
-        """Whether it allows to follow a set of runs: their fields, not their streams."""
-        if self.may_read_every_run():
-            return True
-        resource = {"tag": "tags", "batch": "batches", "parent": "runs"}[runs.kind]
-        return self._allows("read", resource, runs.id)
-
-    def may_read_every_run(self) -> bool:
-        """Whether it allows to list runs of any kind."""
-        return "read:runs:*" in self.scopes
-
-    def may_write_every_run(self) -> bool:
-        """Whether it allows to change runs of any kind, as a worker has to."""
-        return "write:runs:*" in self.scopes
-
-    def may_trigger(self, task_id: str) -> bool:
-        """Whether it allows to trigger a task."""
-        return self._allows("trigger", "tasks", task_id)
-
-    def depends_on_run(self) -> bool:
-        """Whether tags or a batch may decide, so that the run has to be looked at."""
-        return any(scope.startswith(("read:tags:", "read:batches:")) for scope in self.scopes)
-
-    def _may_touch(self, action: Action, key: StreamKey) -> bool:
-        if self._allows(action, "runs", key.run_id):
-            return True
-        return not key.stream_id.startswith("$") and self._allows(action, "streams", str(key))
-
-    def _allows(self, action: Action, resource: str, id: str) -> bool:
-        prefix = f"{action}:{resource}:"
-        return any(
-            scope == prefix + id
-            or (
-                scope.endswith("*")
-                and scope.startswith(prefix)
-                and (prefix + id).startswith(scope[:-1])
-            )
-            for scope in self.scopes
-        )
-
-
-def check_scope(scope: str) -> str:
-    """Return the scope if it is one.
-
-    Raises:
-        InvalidValue: it is not; the message says the form.
-    """
-    action, _, rest = scope.partition(":")
-    resource, _, id = rest.partition(":")
-    if resource not in _RESOURCES.get(action, ()) or not id or "*" in id[:-1]:
-        known = ", ".join(f"{a}:{r}" for a, rs in _RESOURCES.items() for r in sorted(rs))
-        raise InvalidValue(
-            f"scope {scope[:80]!r} is not one: it is action:resource:id with one of "
-            f"{known}; * only as the last character"
-        )
-    return scope
 
 
 def mint(
@@ -159,6 +68,7 @@ def mint(
     subject: str = "",
     skip: Sequence[str] = (),
     secret_key: str | None = None,
+    keys: KeyRing | None = None,
     now_s: float | None = None,
     grant: TriggerGrant | None = None,
 ) -> str:
@@ -170,8 +80,9 @@ def mint(
         subject: Who it is for.
         skip: Fields of runs that the gateway leaves out for its bearer: any of `payload`,
             `output`, `metadata`.
-        secret_key: The gateway's secret, at least 32 bytes; None: this process's (see `use`), or
-            else `REALTIME_SECRET_KEY`.
+        secret_key: The gateway's secret, at least 32 bytes; None: this process's keys (see `use`),
+            or else `REALTIME_SECRET_KEY`.
+        keys: A ring that signs, in place of the secret.
         now_s: Unix time; None: now.
         grant: For a token with a `trigger` scope; see `mint_trigger`.
 
@@ -182,16 +93,15 @@ def mint(
         InvalidValue: a scope, the number or length of them or the life is outside its rule.
         ConfigurationError: there is no secret, or it is too short.
     """
-    secret_key = secret_key if secret_key is not None else _default_secret()
+    ring = _ring(secret_key, keys)
     now_s = time.time() if now_s is None else now_s
-    check_secret(secret_key)
     if not 0 < ttl_s <= MAX_TTL_S:
         raise InvalidValue(f"ttl_s is {ttl_s}; it must be over 0 and at most {MAX_TTL_S} (30 days)")
     if isinstance(scopes, str) or not 0 < len(scopes) <= MAX_SCOPES:
         raise InvalidValue(f"a token takes a list of 1 to {MAX_SCOPES} scopes, got {len(scopes)}")
     claims: dict[str, Any] = {
         "aud": AUDIENCE,
-        "iat": int(now_s),
+        "iat": _issue_time_s(now_s),
         "exp": math.ceil(now_s + ttl_s),  # never sooner than asked for
         "jti": secrets.token_urlsafe(12),
         "scopes": [check_scope(scope) for scope in scopes],
@@ -199,10 +109,19 @@ def mint(
     if subject:
         claims["sub"] = subject
     if grant is not None:
-        claims["trigger"] = asdict(grant)
+        claims["trigger"] = _grant_claim(grant)
     if skip:
         claims["skip"] = _check_skip(skip)
-    token = jwt.encode(claims, secret_key, ALGORITHM, headers={"kid": key_id(secret_key)})
+    return _sign(claims, ring)
+
+
+def _issue_time_s(now_s: float) -> float:
+    """To the millisecond, and never later than it was: a revocation must not miss it."""
+    return math.floor(now_s * 1000) / 1000
+
+
+def _sign(claims: dict[str, Any], ring: KeyRing) -> str:
+    token = ring.sign(claims)
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise InvalidValue(
             f"the token has {len(token)} characters; the limit is {MAX_TOKEN_CHARACTERS}: "
@@ -220,6 +139,7 @@ def mint_trigger(
     ttl_s: float = DEFAULT_TTL_S,
     subject: str = "",
     secret_key: str | None = None,
+    keys: KeyRing | None = None,
     now_s: float | None = None,
 ) -> str:
     """Make a token with which a page may trigger a task.
@@ -232,6 +152,7 @@ def mint_trigger(
         ttl_s: Life in seconds, up to 30 days.
         subject: Who it is for.
         secret_key: As in `mint`.
+        keys: As in `mint`.
         now_s: Unix time; None: now.
 
     Returns:
@@ -240,18 +161,27 @@ def mint_trigger(
     Raises:
         InvalidValue: `uses` or `max_payload_bytes` is under 1, or as `mint`.
     """
-    if (uses is not None and uses < 1) or max_payload_bytes < 1:
-        raise InvalidValue(
-            f"uses is {uses} and max_payload_bytes {max_payload_bytes}; each is at least 1"
-        )
     return mint(
         [f"trigger:tasks:{task_id}"],
         ttl_s=ttl_s,
         subject=subject,
         secret_key=secret_key,
+        keys=keys,
         now_s=now_s,
         grant=TriggerGrant(uses, tuple(tags), max_payload_bytes),
     )
+
+
+def _grant_claim(grant: TriggerGrant) -> dict[str, Any]:
+    if (grant.uses is not None and grant.uses < 1) or grant.max_payload_bytes < 1:
+        raise InvalidValue(
+            f"uses is {grant.uses} and max_payload_bytes {grant.max_payload_bytes}; "
+            "each is at least 1"
+        )
+    claim = asdict(grant)
+    if not grant.shares:
+        del claim["shares"]
+    return claim
 
 
 def _check_skip(skip: Sequence[str]) -> list[str]:
@@ -260,113 +190,170 @@ def _check_skip(skip: Sequence[str]) -> list[str]:
     return sorted(set(skip))
 
 
-_secret_of_process: str | None = None
+def attenuate(
+    token: str,
+    *,
+    scopes: Sequence[str] | None = None,
+    ttl_s: float | None = None,
+    skip: Sequence[str] = (),
+    uses: int | None = None,
+    tags: Sequence[str] = (),
+    max_payload_bytes: int | None = None,
+    secret_key: str | None = None,
+    keys: KeyRing | None = None,
+    now_s: float | None = None,
+) -> str:
+    """Make a token that allows less than another: to hand on a part of what one may do.
+
+    It is for the same subject, and is revoked with the token that it was made from.
+
+    Args:
+        token: The token to make it from.
+        scopes: Each within one of the token's own; None: all of these.
+        ttl_s: Life in seconds; it never outlives the token. None: as long as that.
+        skip: Fields of runs that its bearer never sees, besides those of the token.
+        uses: Of a trigger token: how many runs it may trigger, which also count for the token that
+            it was made from. None: as many as that has left.
+        tags: Of a trigger token that has none: every run gets these.
+        max_payload_bytes: Of a trigger token: a smaller limit.
+        secret_key: As in `mint`.
+        keys: As in `mint`.
+        now_s: Unix time; None: now.
+
+    Returns:
+        The JWT's compact form.
+
+    Raises:
+        Forbidden: a scope, or the tags, go beyond the token's own.
+        InvalidValue: a scope, the life or a number is outside its rule; or it is too long a line
+            of tokens made from tokens.
+        InvalidToken: the token is not good.
+        TokenExpired: the token has expired.
+    """
+    ring = _ring(secret_key, keys)
+    now_s = time.time() if now_s is None else now_s
+    parent = verify(token, keys=ring, now_s=now_s)
+    if not parent.id:
+        raise InvalidValue("the token has no jti: what is made from it could not be revoked")
+    if len(parent.ancestors) >= MAX_ANCESTORS:
+        raise InvalidValue(f"the token is the {MAX_ANCESTORS}th that was made from another")
+    child = mint(
+        _lesser_scopes(parent, scopes),
+        ttl_s=_lesser_life_s(parent, ttl_s, now_s),
+        subject=parent.subject,
+        skip=sorted(parent.skip | set(_check_skip(skip))),
+        keys=ring,
+        now_s=now_s,
+        grant=_lesser_grant(parent, uses, tuple(tags), max_payload_bytes),
+    )
+    claims = ring.read(child, AUDIENCE)
+    claims["exp"] = min(claims["exp"], parent.expires_at_s)
+    claims["par"] = [*parent.ancestors, parent.id]
+    claims["par_iat"] = parent.first_issued_at_s
+    return _sign(claims, ring)
 
 
-def use(secret_key: str | None) -> None:
-    """Make a secret the one that `mint` takes by itself; a gateway and `connect()` do this."""
-    global _secret_of_process
-    _secret_of_process = secret_key
+def _lesser_scopes(parent: Access, scopes: Sequence[str] | None) -> Sequence[str]:
+    if scopes is None:
+        return sorted(parent.scopes)
+    for scope in [] if isinstance(scopes, str) else scopes:
+        if not covers(parent.scopes, check_scope(scope)):
+            raise Forbidden(f"the token that it is made from has no scope that covers {scope}")
+    return scopes
 
 
-def _default_secret() -> str:
-    secret_key = _secret_of_process or os.environ.get("REALTIME_SECRET_KEY")
+def _lesser_life_s(parent: Access, ttl_s: float | None, now_s: float) -> float:
+    left_s = min(parent.expires_at_s - now_s, MAX_TTL_S)
+    return left_s if ttl_s is None else min(ttl_s, left_s)
+
+
+def _lesser_grant(
+    parent: Access, uses: int | None, tags: tuple[str, ...], max_payload_bytes: int | None
+) -> TriggerGrant | None:
+    held = parent.grant
+    if held is None and uses is None and not tags and max_payload_bytes is None:
+        return None
+    if max_payload_bytes is None:
+        max_payload_bytes = held.max_payload_bytes if held else DEFAULT_PAYLOAD_BYTES
+    held = held or TriggerGrant(uses=None, max_payload_bytes=max_payload_bytes)
+    if held.tags and tags and tags != held.tags:
+        raise Forbidden(f"the token sets the tags {', '.join(held.tags)} and no others")
+    shares = held.shares
+    if held.uses is not None:
+        shares = (*shares, Share(parent.id, held.uses, parent.expires_at_s))
+    asked = [limit for limit in (uses, held.uses) if limit is not None]
+    limit = min(max_payload_bytes, held.max_payload_bytes)
+    return TriggerGrant(min(asked, default=None), tags or held.tags, limit, shares)
+
+
+_keys_of_process: KeyRing | None = None
+_revoke_in_store: Callable[[Revocation], Awaitable[None]] | None = None
+
+
+def use(
+    keys: KeyRing | str | None,
+    revoke: Callable[[Revocation], Awaitable[None]] | None = None,
+) -> None:
+    """Make keys those that this module takes by itself; a gateway and `connect()` do this.
+
+    Args:
+        keys: A ring, or a secret; None: none any more.
+        revoke: Keeps a revocation where every gateway hears of it.
+    """
+    global _keys_of_process, _revoke_in_store
+    _keys_of_process = KeyRing.of_secret(keys) if isinstance(keys, str) else keys
+    _revoke_in_store = revoke
+
+
+def _ring(secret_key: str | None, keys: KeyRing | None) -> KeyRing:
+    if keys is not None:
+        return keys
+    if secret_key is not None:
+        return KeyRing.of_secret(secret_key)
+    if _keys_of_process is not None:
+        return _keys_of_process
+    secret_key = os.environ.get("REALTIME_SECRET_KEY")
     if not secret_key:
         raise ConfigurationError(
             "no secret key to mint with: set REALTIME_SECRET_KEY, or pass secret_key"
         )
-    return secret_key
+    return KeyRing.of_secret(secret_key)
 
 
-def verify(token: object, *, secret_key: str, now_s: float) -> Access:
-    """Check a token's signature, audience and life, and read what it allows.
+async def revoke(
+    *,
+    token_id: str | None = None,
+    subject: str | None = None,
+    issued_before: datetime | float | None = None,
+) -> Revocation:
+    """Make tokens good no more; every gateway hears of it at once, open sockets too.
+
+    What was made from such a token (`attenuate`) goes with it. It cannot be taken back: mint new
+    tokens.
 
     Args:
-        token: What the client sent.
-        secret_key: The gateway's secret.
-        now_s: Unix time.
+        token_id: One token's `jti` claim.
+        subject: In its place: all tokens of this subject,
+        issued_before: that were issued up to this time (a datetime with a zone, or Unix time in
+            seconds); None: up to now. Of a token that was minted elsewhere with an `iat` in whole
+            seconds, and in the very second, it is taken that it was before.
 
     Returns:
-        What the bearer may do.
+        What was kept, once it is durable.
 
     Raises:
-        TokenExpired: it was good once.
-        InvalidToken: anything else; the message never repeats the token.
+        InvalidValue: neither or both are given, or the time lies ahead.
+        NotStarted: this process has no gateway, and is inside no `connect()`.
     """
-    if not isinstance(token, str) or not token:
-        raise InvalidToken("no token was given")
-    if len(token) > MAX_TOKEN_CHARACTERS:
-        raise InvalidToken(
-            f"the token has {len(token)} characters; the limit is {MAX_TOKEN_CHARACTERS}"
-        )
-    access = _access(_claims(token, secret_key))
-    if access.is_expired(now_s):
-        raise TokenExpired("the token has expired; mint a new one")
-    return access
-
-
-def _claims(token: str, secret_key: str) -> dict[str, Any]:
-    # PyJWT would compare `exp` with its own clock; here the clock is an argument.
-    options: Any = {"require": ["exp", "iat"], "verify_exp": False, "verify_iat": False}
-    try:
-        return jwt.decode(
-            token, secret_key, algorithms=[ALGORITHM], audience=AUDIENCE, options=options
-        )
-    except (jwt.PyJWTError, UnicodeError) as error:
-        raise InvalidToken(f"the token is not valid here: {error}") from None
-
-
-def _access(claims: dict[str, Any]) -> Access:
-    scopes, expires_at_s = claims.get("scopes"), claims["exp"]
-    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
-        raise InvalidToken("the token has no list of scopes")
-    is_number = isinstance(expires_at_s, int | float) and not isinstance(expires_at_s, bool)
-    if not is_number or not math.isfinite(expires_at_s):
-        raise InvalidToken("the token's exp is not a number")
-    skip = claims.get("skip", [])
-    if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
-        raise InvalidToken("the token's skip is not a list of fields")
-    return Access(
-        frozenset(scopes),
-        expires_at_s,
-        str(claims.get("sub", "")),
-        str(claims.get("jti", "")),
-        _grant(claims.get("trigger")),
-        frozenset(skip),
-    )
-
-
-def _grant(claim: Any) -> TriggerGrant | None:
-    # Signed by this gateway, so of the form that `mint_trigger` gives it, or absent.
-    if not isinstance(claim, dict):
-        return None
-    return TriggerGrant(claim["uses"], tuple(claim["tags"]), claim["max_payload_bytes"])
-
-
-def require(allowed: bool, what: str) -> None:
-    """Refuse unless allowed.
-
-    Raises:
-        Forbidden: says what no scope allows.
-    """
-    if not allowed:
-        raise Forbidden(f"the token has no scope to {what}")
-
-
-def check_secret(secret_key: str) -> None:
-    """Refuse a secret that is too short to sign with.
-
-    Raises:
-        ConfigurationError: states the limit, never the secret.
-    """
-    size = len(secret_key.encode())
-    if size < MIN_SECRET_BYTES:
-        raise ConfigurationError(
-            f"the secret key has {size} bytes; at least {MIN_SECRET_BYTES} are needed: "
-            'python -c "import secrets; print(secrets.token_urlsafe(48))"'
-        )
-
-
-def key_id(secret_key: str) -> str:
-    """Name a key without showing it: 8 hex digits of its hash."""
-    return hashlib.sha256(b"realtime-streams kid:" + secret_key.encode()).hexdigest()[:8]
+    now_s = time.time()
+    if subject is not None and issued_before is None:
+        issued_before = now_s
+    if isinstance(issued_before, datetime):
+        if issued_before.tzinfo is None:
+            raise InvalidValue("issued_before has no zone: use datetime.now(timezone.utc)")
+        issued_before = issued_before.timestamp()
+    revocation = Revocation(token_id, subject, issued_before).check(now_s)
+    if _revoke_in_store is None:
+        raise NotStarted("no store to keep a revocation in: use `async with connect():`")
+    await _revoke_in_store(revocation)
+    return revocation

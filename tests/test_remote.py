@@ -390,7 +390,7 @@ async def test_a_worker_that_keeps_its_connection_for_long_renews_its_token():
         key = StreamKey(run.id, "s")
         followed = []
         following = asyncio.create_task(follow(store, key, followed))
-        expires_at_s = tokens.verify(made[0], secret_key=SECRET, now_s=0).expires_at_s
+        expires_at_s = tokens.verify(made[0], secret_key=SECRET, now_s=time.time()).expires_at_s
         await until(lambda: time.time() > expires_at_s + 0.3)
         await store.append(key, [b"1"], end="completed")
         await asyncio.wait_for(following, 20)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -756,7 +757,7 @@ async def test_a_handles_token_reads_its_run_and_nothing_else(runtime):
     async def work(): ...
 
     one, other = await work.batch_trigger([{}, {}])
-    access = tokens.verify(one.access_token, secret_key=SECRET, now_s=0)
+    access = tokens.verify(one.access_token, secret_key=SECRET, now_s=time.time())
     assert access.scopes == {f"read:runs:{one.id}"}
     for stream in ("$run", "notes"):
         assert access.may_read(StreamKey(one.id, stream))

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import tokens
+from gateway.access import Access, check_scope, require
 from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
 from gateway.records import RUN_STREAM, RunSet, StreamKey
-from gateway.tokens import Access, check_scope, mint, require, verify
+from gateway.tokens import mint, verify
 
 SECRET = "a secret of the tests that is long enough"
 OTHER = "another secret that is just as long, or longer"
@@ -257,7 +258,7 @@ def test_the_clock_is_an_argument():
     for now_s in (NOW_S + 60, NOW_S + 61, 9e9):
         with pytest.raises(TokenExpired, match="has expired"):
             verify(token, secret_key=SECRET, now_s=now_s)
-    assert verify(token, secret_key=SECRET, now_s=0.0)
+    assert verify(token, secret_key=SECRET, now_s=NOW_S - 299)
 
 
 def rs256():
@@ -312,6 +313,17 @@ def with_more_scopes():
         lambda: forge(exp=True),
         lambda: forge(exp=float("nan")),
         lambda: forge(exp=float("inf")),
+        lambda: forge(iat=True),
+        lambda: forge(iat="now"),
+        lambda: forge(iat=NOW_S + 301, exp=NOW_S + 400),
+        lambda: forge(nbf=NOW_S + 301),
+        lambda: forge(nbf="soon"),
+        lambda: forge(exp=NOW_S + 31 * 24 * 3600),
+        lambda: forge(par="parent"),
+        lambda: forge(par=[1]),
+        lambda: forge(par_iat="long ago"),
+        lambda: forge(trigger={"uses": "many"}),
+        lambda: forge(trigger=["uses"]),
         lambda: forge(SECRET * 2, "HS512"),
         lambda: forge(SECRET * 2, "HS384"),
         lambda: forge(SECRET.ljust(64, "x"), "HS512"),

@@ -456,7 +456,7 @@ async def test_a_subscription_ends_with_its_token_and_resumes_with_another(gatew
 
 async def test_a_token_replaced_in_place_keeps_a_subscription_going(gateway, run):
     short = token_for(f"read:runs:{run.id}", ttl_s=1)
-    expires_at_s = tokens.verify(short, secret_key=SECRET, now_s=0).expires_at_s
+    expires_at_s = tokens.verify(short, secret_key=SECRET, now_s=time.time()).expires_at_s
     async with gateway.client(token=short) as client:
         await subscribed(client, run)
         answer = await client.ask(type="token", token=token_for(f"read:runs:{run.id}"))

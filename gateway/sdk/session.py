@@ -7,12 +7,16 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from gateway import tokens
+from gateway.key_files import resolve_keys
+from gateway.keys import KeyRing
 from gateway.sdk import schemas, tasks
+from gateway.sdk.revoking import keep_revocation
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
-from gateway.settings import Settings, open_store, resolve_secret
+from gateway.settings import Settings, open_store
 from gateway.stores.base import Store
 from gateway.stores.remote import RemoteStore
 
@@ -22,19 +26,19 @@ WORKER_SCOPES = ("read:runs:*", "write:runs:*")
 
 @asynccontextmanager
 async def serve_runtime(
-    store: Store, secret_key: str, *, owner: str, concurrency: int
+    store: Store, keys: KeyRing, *, owner: str, concurrency: int
 ) -> AsyncIterator[Runtime]:
     """Give this process a runtime and a runner over an open store while the block runs.
 
     Args:
         store: Open; stays open.
-        secret_key: Signs the tokens of handles.
+        keys: Sign the tokens of handles.
         owner: Name under which this process executes runs.
         concurrency: Runs that execute at the same time.
     """
     async with installed(Runtime(store, asyncio.get_running_loop())) as runtime:
         runner = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
-        tokens.use(secret_key)
+        tokens.use(keys, partial(keep_revocation, store))
         try:
             if owner == EMBEDDED_OWNER:
                 await runner.recover(tasks.resume)
@@ -82,24 +86,22 @@ async def connect(
         store=store or settings.store,
         secret_key=secret_key or settings.secret_key,
     )
-    secret = resolve_secret(settings)
+    keys = resolve_keys(settings)
     owner = f"worker_{secrets.token_hex(8)}" if settings.url else EMBEDDED_OWNER
     async with AsyncExitStack() as stack:
         chosen = (
-            _worker_store(settings.url, secret, owner)
+            _worker_store(settings.url, keys, owner)
             if settings.url
             else open_store(settings.store, settings.retention)
         )
         await stack.enter_async_context(opened(chosen))
         yield await stack.enter_async_context(
-            serve_runtime(chosen, secret, owner=owner, concurrency=settings.concurrency)
+            serve_runtime(chosen, keys, owner=owner, concurrency=settings.concurrency)
         )
 
 
-def _worker_store(url: str, secret_key: str, owner: str) -> RemoteStore:
+def _worker_store(url: str, keys: KeyRing, owner: str) -> RemoteStore:
     def token() -> str:
-        return tokens.mint(
-            WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", secret_key=secret_key
-        )
+        return tokens.mint(WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", keys=keys)
 
     return RemoteStore(url, token, owner=owner, schemas=schemas.registered)

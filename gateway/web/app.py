@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +20,8 @@ from starlette.websockets import WebSocket
 from gateway import tokens
 from gateway.errors import RealtimeError, ShuttingDown
 from gateway.hub import Hub
+from gateway.key_files import resolve_keys
+from gateway.keys import KeyRing
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
@@ -46,19 +49,21 @@ class Gateway:
         self._store: Store | None = None
         self._hub: Hub | None = None
         self._secret_key = ""
+        self._keys: KeyRing | None = None
         self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Open the store, serve, and close in the opposite order."""
         self._secret_key = resolve_secret(self.settings)
+        self._keys = resolve_keys(replace(self.settings, secret_key=self._secret_key))
         async with AsyncExitStack() as stack:
             opening = open_store(self.settings.store, self.settings.retention)
             store = await stack.enter_async_context(opened(opening))
             await stack.enter_async_context(
                 serve_runtime(
                     store,
-                    self._secret_key,
+                    self._keys,
                     owner=EMBEDDED_OWNER,
                     concurrency=self.settings.concurrency,
                 )
@@ -104,7 +109,7 @@ class Gateway:
             del self._carriers[carrier]
 
     def _verify(self, token: object, now_s: float) -> tokens.Access:
-        return tokens.verify(token, secret_key=self._secret_key, now_s=now_s)
+        return tokens.verify(token, keys=self._keys, now_s=now_s)
 
     async def health(self, _: Request) -> JSONResponse:
         """Say whether the gateway serves: 200, or 503 while it does not."""

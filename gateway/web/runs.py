@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway import tokens
+from gateway.access import Access, Share, TriggerGrant, require
 from gateway.errors import (
     FrameTooLarge,
     InvalidToken,
@@ -33,7 +34,6 @@ from gateway.sdk import runs as sdk_runs
 from gateway.sdk.definitions import describe
 from gateway.sdk.tasks import MAX_PAYLOAD_BYTES, find_task
 from gateway.stores.base import RunQuery, Store
-from gateway.tokens import Access, TriggerGrant, require
 
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
 MAX_PAGE = 1000
@@ -130,11 +130,11 @@ class RunsApi:
         return _json(Handle(id=handle.id, access_token=handle.access_token), 201)
 
     async def _spend(self, access: Access, grant: TriggerGrant) -> None:
-        if grant.uses is None:
-            return
-        expires_at_ms = int(access.expires_at_s * 1000)
-        if not await self.store().spend(access.id, grant.uses, expires_at_ms):
-            raise TokenSpent(f"the token may trigger {grant.uses} run(s), and has")
+        # Its own first: where that is refused, nothing is taken from those it was made from.
+        own = [] if grant.uses is None else [Share(access.id, grant.uses, access.expires_at_s)]
+        for token_id, uses, expires_at_s in [*own, *reversed(grant.shares)]:
+            if not await self.store().spend(token_id, uses, int(expires_at_s * 1000)):
+                raise TokenSpent(f"the token may trigger {uses} run(s), and has")
 
     async def cancel(self, request: Request) -> Response:
         """Ask for a run, and the runs below it, to be canceled."""
@@ -190,7 +190,6 @@ class RunsApi:
             ttl_s=body.ttl_s,
             subject=body.subject,
             skip=body.skip,
-            secret_key=self.secret_key(),
             now_s=self.clock_s(),
         )
         return _json(TokenAnswer(token=token), 201)

@@ -1,0 +1,198 @@
+"""What a verified token says, and what a scope allows. Nothing is allowed unless a scope says so.
+
+A scope is `action:resource:id`; `*` as its last character stands for any ending.
+
+Source:
+    PROTOCOL.md, section 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from gateway.errors import Forbidden, InvalidValue
+from gateway.records import RunSet, StreamKey
+
+MAX_TTL_S = 30 * 24 * 3600  # of a token; what is revoked has to be remembered for so long
+DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
+
+Action = Literal["read", "write", "trigger"]
+_RESOURCES: dict[str, frozenset[str]] = {
+    "read": frozenset({"runs", "streams", "tags", "batches"}),
+    "write": frozenset({"runs", "streams"}),
+    "trigger": frozenset({"tasks"}),
+}
+
+
+class Share(NamedTuple):
+    """The uses of a token, of which those made from it take their own.
+
+    Attributes:
+        token_id: Of that token.
+        uses: How many it has in all.
+        expires_at_s: Unix time of its own expiry.
+    """
+
+    token_id: str
+    uses: int
+    expires_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerGrant:
+    """Under which conditions a token may trigger a task.
+
+    Attributes:
+        uses: How many runs it may trigger; None: any number.
+        tags: Every run gets these, and no others.
+        max_payload_bytes: Of each run's payload as JSON.
+        shares: Of the tokens that it was made from: each run takes a use of these too.
+    """
+
+    uses: int | None = 1
+    tags: tuple[str, ...] = ()
+    max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES
+    shares: tuple[Share, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a verified token says: what its bearer may do, and until when.
+
+    Attributes:
+        scopes: `action:resource:id` strings.
+        expires_at_s: Unix time.
+        subject: Who it was made for, or "".
+        id: The token's own id (`jti`).
+        grant: What a trigger token adds to its scope; None for any other.
+        skip: Fields of runs that its bearer never sees.
+        issued_at_s: Unix time.
+        ancestors: Ids of the tokens that it was made from.
+        first_issued_at_s: When the oldest of these, or it itself, was issued.
+    """
+
+    scopes: frozenset[str]
+    expires_at_s: float
+    subject: str = ""
+    id: str = ""
+    grant: TriggerGrant | None = None
+    skip: frozenset[str] = frozenset()
+    issued_at_s: float = 0.0
+    ancestors: tuple[str, ...] = ()
+    first_issued_at_s: float = 0.0
+
+    def is_expired(self, now_s: float) -> bool:
+        """Whether it says nothing any more."""
+        return now_s >= self.expires_at_s
+
+    def may_read(
+        self, key: StreamKey, tags: Iterable[str] = (), batch_id: str | None = None
+    ) -> bool:
+        """Whether it allows to read a stream (or, with the reserved stream, the run itself)."""
+        return (
+            self._may_touch("read", key)
+            or any(self._allows("read", "tags", tag) for tag in tags)
+            or (batch_id is not None and self._allows("read", "batches", batch_id))
+        )
+
+    def may_write(self, key: StreamKey) -> bool:
+        """Whether it allows to append to a stream (the reserved one: to change the run)."""
+        return self._may_touch("write", key)
+
+    def may_read_set(self, runs: RunSet) -> bool:
+        """Whether it allows to follow a set of runs: their fields, not their streams."""
+        if self.may_read_every_run():
+            return True
+        resource = {"tag": "tags", "batch": "batches", "parent": "runs"}[runs.kind]
+        return self._allows("read", resource, runs.id)
+
+    def may_read_every_run(self) -> bool:
+        """Whether it allows to list runs of any kind."""
+        return "read:runs:*" in self.scopes
+
+    def may_write_every_run(self) -> bool:
+        """Whether it allows to change runs of any kind, as a worker has to."""
+        return "write:runs:*" in self.scopes
+
+    def may_trigger(self, task_id: str) -> bool:
+        """Whether it allows to trigger a task."""
+        return self._allows("trigger", "tasks", task_id)
+
+    def depends_on_run(self) -> bool:
+        """Whether tags or a batch may decide, so that the run has to be looked at."""
+        return any(scope.startswith(("read:tags:", "read:batches:")) for scope in self.scopes)
+
+    def _may_touch(self, action: Action, key: StreamKey) -> bool:
+        if self._allows(action, "runs", key.run_id):
+            return True
+        return not key.stream_id.startswith("$") and self._allows(action, "streams", str(key))
+
+    def _allows(self, action: Action, resource: str, id: str) -> bool:
+        prefix = f"{action}:{resource}:"
+        return any(
+            scope == prefix + id
+            or (
+                scope.endswith("*")
+                and scope.startswith(prefix)
+                and (prefix + id).startswith(scope[:-1])
+            )
+            for scope in self.scopes
+        )
+
+
+def check_scope(scope: str) -> str:
+    """Return the scope if it is one.
+
+    Raises:
+        InvalidValue: it is not; the message says the form.
+    """
+    action, _, rest = scope.partition(":")
+    resource, _, id = rest.partition(":")
+    if resource not in _RESOURCES.get(action, ()) or not id or "*" in id[:-1]:
+        known = ", ".join(f"{a}:{r}" for a, rs in _RESOURCES.items() for r in sorted(rs))
+        raise InvalidValue(
+            f"scope {scope[:80]!r} is not one: it is action:resource:id with one of "
+            f"{known}; * only as the last character"
+        )
+    return scope
+
+
+def covers(held: Iterable[str], scope: str) -> bool:
+    """Whether all that a scope allows is allowed already by one of those that are held.
+
+    A run's scope covers its streams', `read:runs:*` everything that can be read.
+    """
+    return any(_covers(each, scope) for each in held)
+
+
+def _covers(held: str, scope: str) -> bool:
+    if held == scope:
+        return True
+    if held.count(":") < 2:
+        return False  # it is none, and allows nothing
+    action, resource, id = held.split(":", 2)
+    asked_action, asked_resource, asked_id = scope.split(":", 2)
+    if action != asked_action:
+        return False
+    if held == "read:runs:*":
+        return True
+    if resource == asked_resource:
+        return id.endswith("*") and asked_id.startswith(id[:-1])
+    if (resource, asked_resource) != ("runs", "streams"):
+        return False
+    run_id, slash, _ = asked_id.partition("/")
+    if not id.endswith("*"):
+        return bool(slash) and run_id == id
+    return run_id.startswith(id[:-1])
+
+
+def require(allowed: bool, what: str) -> None:
+    """Refuse unless allowed.
+
+    Raises:
+        Forbidden: says what no scope allows.
+    """
+    if not allowed:
+        raise Forbidden(f"the token has no scope to {what}")

@@ -1,0 +1,19 @@
+"""Keeps a revocation where every gateway of the store hears of it."""
+
+from __future__ import annotations
+
+import secrets
+
+from gateway.records import REVOCATIONS, Writer
+from gateway.revocations import Revocation
+from gateway.stores.base import Store
+
+
+async def keep_revocation(store: Store, revocation: Revocation) -> None:
+    """Append to the log of revoked tokens.
+
+    Raises:
+        RealtimeError: it may not have been kept.
+    """
+    writer = Writer(secrets.token_urlsafe(12), 0, 0)  # so that a lost answer can be asked for again
+    await store.append(REVOCATIONS, [revocation.encode()], writer=writer)

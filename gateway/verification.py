@@ -1,0 +1,109 @@
+"""Read a token: is it this gateway's, is it good now, what does it say? The clock is an argument.
+
+Source:
+    PROTOCOL.md, section 10; RFC 7519, section 4.1; RFC 8725, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from gateway.access import MAX_TTL_S, Access, TriggerGrant
+from gateway.errors import ConfigurationError, InvalidToken, TokenExpired
+from gateway.keys import KeyRing
+from gateway.revocations import MAX_SKEW_S
+
+AUDIENCE = "realtime-streams"
+MAX_TOKEN_CHARACTERS = 16_384
+
+
+def verify(
+    token: object, *, secret_key: str | None = None, keys: KeyRing | None = None, now_s: float
+) -> Access:
+    """Check a token's signature, audience and life, and read what it allows.
+
+    Args:
+        token: What the client sent.
+        secret_key: The gateway's secret.
+        keys: The gateway's keys, in place of the secret.
+        now_s: Unix time.
+
+    Returns:
+        What the bearer may do.
+
+    Raises:
+        TokenExpired: it was good once.
+        InvalidToken: anything else; the message never repeats the token.
+    """
+    if not isinstance(token, str) or not token:
+        raise InvalidToken("no token was given")
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise InvalidToken(
+            f"the token has {len(token)} characters; the limit is {MAX_TOKEN_CHARACTERS}"
+        )
+    if keys is None:
+        if secret_key is None:
+            raise ConfigurationError("verify needs secret_key or keys")
+        keys = KeyRing.of_secret(secret_key)
+    claims = keys.read(token, AUDIENCE)
+    access = _access(claims)
+    if access.is_expired(now_s):
+        raise TokenExpired("the token has expired; mint a new one")
+    _check_times(access, claims.get("nbf"), now_s)
+    return access
+
+
+def _check_times(access: Access, not_before: object, now_s: float) -> None:
+    # What is revoked is forgotten after 30 days; nothing that was issued may outlive that.
+    life_s = access.expires_at_s - access.issued_at_s
+    if life_s > MAX_TTL_S + 2:  # both ends are rounded
+        raise InvalidToken(f"the token's life is {life_s:.0f} s; the limit is {MAX_TTL_S}")
+    starts = [access.issued_at_s, _number(not_before, "nbf") if not_before is not None else 0.0]
+    if max(starts) > now_s + MAX_SKEW_S:
+        raise InvalidToken(
+            f"the token is good from {max(starts) - now_s:.0f} s ahead of now; the clocks of who "
+            f"mints and who verifies may differ by {MAX_SKEW_S:.0f} s"
+        )
+
+
+def _access(claims: dict[str, Any]) -> Access:
+    skip = _texts(claims, "skip", [])
+    ancestors = _texts(claims, "par", [])
+    issued_at_s = _number(claims["iat"], "iat")
+    return Access(
+        frozenset(_texts(claims, "scopes")),
+        _number(claims["exp"], "exp"),
+        str(claims.get("sub", "")),
+        str(claims.get("jti", "")),
+        _grant(claims.get("trigger")),
+        frozenset(skip),
+        issued_at_s,
+        tuple(ancestors),
+        min(issued_at_s, _number(claims.get("par_iat", issued_at_s), "par_iat")),
+    )
+
+
+def _texts(claims: dict[str, Any], name: str, default: Any = None) -> list[str]:
+    value = claims.get(name, default)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise InvalidToken(f"the token's {name} is not a list of strings")
+    return value
+
+
+def _number(value: object, name: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
+        raise InvalidToken(f"the token's {name} is not a number")
+    return value  # type: ignore[return-value]
+
+
+def _grant(claim: Any) -> TriggerGrant | None:
+    if claim is None:
+        return None
+    try:
+        return msgspec.convert(claim, TriggerGrant)
+    except msgspec.ValidationError as error:
+        raise InvalidToken(f"the token's trigger says what it cannot: {error}") from None
