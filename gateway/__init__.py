@@ -13,6 +13,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     tokens       mint scoped tokens, make lesser ones of them, revoke them
     protocol     WebSocket frames as values (PROTOCOL.md says what they mean)
     stores/      base (the contract), memory, sqlite, remote
+    cohorts      readers at one tail that are handed the same bytes
     hub          Tail, Cursor, Hub: how readers share a live stream
     authorization  which scope a frame needs
     commands     what a connection asks its carrier to do

@@ -2,7 +2,8 @@
 
 A cursor is a position on a tail. It takes from the tail's ring what is there; one that has fallen
 out of the ring reads from the store until it has caught up. There is no queue for a reader, so a
-slow one costs nothing but its place.
+slow one costs nothing but its place. Those that have caught up may join a cohort, which hands each
+of them the same bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from gateway import protocol
+from gateway.cohorts import Cohort, Kind, Pack, Sink
 from gateway.errors import Internal, RealtimeError, RunNotFound
 from gateway.records import (
     ORIGIN,
@@ -75,9 +77,11 @@ class Tail:
         self.ring_bytes = 0
         self._ring: deque[bytes] = deque()  # encoded records; the last is right before `position`
         self._frames: dict[tuple[int, int, int, frozenset[str]], str] = {}
-        self._cursors: set[Cursor] = set()
+        self._alone: set[Cursor] = set()  # woken one by one
+        self._cohorts: dict[Kind, Cohort] = {}
         self._on_idle = on_idle
-        self._ready = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
         self._feeder = asyncio.create_task(self._feed(), name=f"tail {key}")
 
     async def ready(self) -> None:
@@ -97,14 +101,26 @@ class Tail:
 
     def join(self, cursor: Cursor) -> None:
         """Wake this cursor from now on."""
-        self._cursors.add(cursor)
+        self._alone.add(cursor)
 
     def leave(self, cursor: Cursor) -> None:
         """Wake it no more; the last to leave ends the tail."""
-        self._cursors.discard(cursor)
-        if not self._cursors:
+        self._alone.discard(cursor)
+        if not self._alone and not self._cohorts:
             self._feeder.cancel()
             self._on_idle(self)
+
+    def join_cohort(self, cursor: Cursor, kind: Kind, sink: Sink, not_before: float) -> Cohort:
+        """Move a cursor from those that are woken to those that are handed frames."""
+        cohort = self._cohorts.get(kind)
+        if cohort is None:
+            cohort = self._cohorts[kind] = Cohort(self, kind, self._loop, self._drop_cohort)
+        self._alone.discard(cursor)
+        cohort.join(cursor, sink, not_before)
+        return cohort
+
+    def _drop_cohort(self, kind: Kind) -> None:
+        del self._cohorts[kind]
 
     async def _feed(self) -> None:
         try:
@@ -141,7 +157,8 @@ class Tail:
     def _grow(self, page: Page) -> None:
         joins = page.position.offset - len(page.records) == self.position.offset
         if page.gap or page.reset or not joins:
-            self._drop_ring()  # what the ring holds does not join these records
+            self._disband()  # what the ring holds does not join these records
+            self._drop_ring()
         for record in page.records:
             encoded = protocol.encode_record(record, self.key.run_id)
             self._ring.append(encoded)
@@ -166,8 +183,16 @@ class Tail:
         self._wake()
 
     def _wake(self) -> None:
-        for cursor in tuple(self._cursors):
+        for cursor in tuple(self._alone):
             cursor.wake()
+        if self.end is not None or self.error is not None:
+            self._disband()  # each is told by itself
+        for cohort in self._cohorts.values():
+            cohort.schedule()
+
+    def _disband(self) -> None:
+        for cohort in tuple(self._cohorts.values()):
+            cohort.disband()
 
     def holds(self, position: Position) -> bool:
         """Whether the ring goes on right after a position."""
@@ -176,7 +201,12 @@ class Tail:
         )
 
     def take(self, offset: int, id: int, skip: frozenset[str]) -> Batch:
-        """Make the frame of what follows an offset that the ring holds.
+        """Take what follows an offset that the ring holds."""
+        text, position = self.text_after(offset, id, skip)
+        return Batch(text, position, self.end if position == self.position else None)
+
+    def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
+        """Make the frame of what follows an offset that the ring holds, and say where it ends.
 
         Readers at the same place whose subscriptions have the same id share one text.
         """
@@ -194,7 +224,7 @@ class Tail:
                 encoded = (protocol.strip_run_record(record, skip) for record in encoded)
             text = protocol.encode_records(id, encoded, str(position))
             self._frames[offset, end_offset, id, skip] = text
-        return Batch(text, position, self.end if position == self.position else None)
+        return text, position
 
 
 class Cursor:
@@ -210,6 +240,7 @@ class Cursor:
         self.wake = wake
         self._tail = tail
         self._id = id
+        self._cohort: Cohort | None = None
         tail.join(self)
 
     @property
@@ -219,10 +250,50 @@ class Cursor:
 
     def skip(self, fields: frozenset[str]) -> None:
         """Leave these fields of runs out from now on; what users have appended stays whole."""
-        self._skip = fields if self._tail.key.stream_id in _RUN_LOGS else frozenset()
+        skip = fields if self._tail.key.stream_id in _RUN_LOGS else frozenset[str]()
+        if skip != self._skip:
+            self._skip = skip
+            if self._leave_cohort():
+                self.put_out()
+
+    def join(self, sink: Sink, throttle_s: float, pack: Pack, not_before: float = 0.0) -> None:
+        """Be handed frames from now on, instead of being woken to take them.
+
+        Whoever cannot be served so (it lags, the stream has ended, its connection is full) goes on
+        as before; a member that cannot any more is woken again.
+
+        Args:
+            sink: The connection.
+            throttle_s: At most one frame in this time.
+            pack: Makes a frame's bytes.
+            not_before: Time of the loop before which it wants none.
+        """
+        tail = self._tail
+        if self._cohort or tail.end or tail.error or not sink.is_open or not self._is_on_tail():
+            return
+        kind = Kind(self._id, self._skip, throttle_s, pack)
+        self._cohort = tail.join_cohort(self, kind, sink, not_before)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is handed frames."""
+        return self._cohort is not None
+
+    def put_out(self) -> None:
+        """Go on alone from `position`."""
+        self._cohort = None
+        self._tail.join(self)
+        self.wake()
+
+    def _leave_cohort(self) -> bool:
+        cohort, self._cohort = self._cohort, None
+        if cohort is not None:
+            cohort.leave(self)
+        return cohort is not None
 
     def close(self) -> None:
         """Leave the tail. Safe to call twice."""
+        self._leave_cohort()
         self._tail.leave(self)
 
     async def next(self) -> Batch | None:

@@ -27,6 +27,7 @@ from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote import RemoteStore
 from gateway.web.app import create_app
+from gateway.web.direct import DirectProtocol
 
 SECRET = "a secret of the tests that is long enough"
 DEADLINE_S = 20  # for what has to happen; far more than it takes
@@ -200,8 +201,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(store: str = "memory:", **settings) -> AsyncIterator[Serving]:
-    """Serve a gateway on a free port of this machine."""
+async def serving(
+    store: str = "memory:", *, protocol=DirectProtocol, **settings
+) -> AsyncIterator[Serving]:
+    """Serve a gateway on a free port of this machine, with uvicorn's `protocol` for WebSockets."""
     settings = {"secret_key": SECRET} | settings
     app = create_app(Settings(store=store, **settings))
     listening = free_socket()
@@ -210,6 +213,7 @@ async def serving(store: str = "memory:", **settings) -> AsyncIterator[Serving]:
         log_level="error",
         lifespan="on",
         ws_max_size=2 * app.state.gateway.settings.limits.data_frame_bytes,
+        ws=protocol,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=5,
     )

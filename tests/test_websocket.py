@@ -18,13 +18,14 @@ from gateway import tokens
 from gateway.limits import Limits
 from gateway.records import StreamKey, Writer
 from gateway.web import websocket as carrier
+from gateway.web.direct import DirectProtocol
 
 CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
 
 
-@pytest.fixture
-async def gateway():
-    async with serving() as gateway:
+@pytest.fixture(params=[DirectProtocol, "websockets-sansio"], ids=["direct", "plain ASGI"])
+async def gateway(request):
+    async with serving(protocol=request.param) as gateway:
         yield gateway
 
 

@@ -9,6 +9,7 @@ import uvicorn
 
 from gateway.settings import Settings
 from gateway.web.app import Gateway, make_app
+from gateway.web.direct import DirectProtocol
 
 SHUTDOWN_S = 10  # for open connections and running tasks, once asked to stop
 
@@ -29,6 +30,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
         port=port,
         log_level=log_level,
         lifespan="off",  # run by `_Server`, whose failure is one line and not a traceback
+        ws=DirectProtocol,
         # The gateway refuses what is over its own limit with an error that says so; this is only
         # the bound on what the server will gather before.
         ws_max_size=2 * settings.limits.data_frame_bytes,

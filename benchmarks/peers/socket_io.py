@@ -1,0 +1,24 @@
+"""python-socketio on uvicorn: one event to everybody; no store."""
+
+import sys
+from typing import Any
+
+import socketio
+import uvicorn
+
+server: Any = socketio.AsyncServer(async_mode="asgi")
+
+
+@server.event
+async def publish(_: str, text: str) -> None:
+    """Emit what a client sent to all."""
+    await server.emit("record", text)
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        socketio.ASGIApp(server),
+        port=int(sys.argv[1]),
+        log_level="error",
+        ws_per_message_deflate=False,
+    )

@@ -1,0 +1,203 @@
+"""Readers that stand together at the tail of a stream and get the same bytes.
+
+A reader that has caught up, and whose connection takes bytes at once, joins the cohort of its kind:
+the same subscription id, the same fields left out, the same throttle. When the stream grows, the
+frame is made once and handed to each of them: no task, no queue, no bookkeeping for one reader. A
+member whose connection is full is put out, and goes on by itself as a cursor that lags.
+
+    outside ──join──> joining ──its first flush──> member ──put out──> outside
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from gateway.records import Position
+
+FLUSH_BYTES = 256 << 10  # handed to a connection in one tick; the next tick goes on
+
+Pack = Callable[[str], bytes]
+"""Makes a frame's bytes as they go over the wire from its text."""
+
+
+class Sink(Protocol):
+    """A connection that takes bytes at once.
+
+    Attributes:
+        is_open: Whether it takes more now: it is there, and its buffer is not full.
+        write: Hand bytes over; whole frames only.
+    """
+
+    is_open: bool
+    write: Callable[[bytes], None]
+
+
+class Kind(NamedTuple):
+    """What the members of one cohort have in common."""
+
+    id: int
+    skip: frozenset[str]
+    throttle_s: float
+    pack: Pack
+
+
+class Member(Protocol):
+    """A reader, from the outside: see `gateway.hub.Cursor`."""
+
+    position: Position
+
+    def put_out(self) -> None:
+        """Take note that it is no member any more, and go on from `position`."""
+
+
+class Frames(Protocol):
+    """Where a cohort's frames come from: see `gateway.hub.Tail`."""
+
+    position: Position
+
+    def holds(self, position: Position) -> bool:
+        """Whether the ring goes on right after a position."""
+
+    def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
+        """Make the frame of what follows an offset that the ring holds, and say where it ends."""
+
+
+class Cohort:
+    """The readers of one kind at one tail.
+
+    Args:
+        tail: Gives the frames.
+        kind: What they have in common.
+        loop: Its time is the throttle's.
+        on_empty: Called when the last has left.
+    """
+
+    def __init__(
+        self,
+        tail: Frames,
+        kind: Kind,
+        loop: asyncio.AbstractEventLoop,
+        on_empty: Callable[[Kind], None],
+    ) -> None:
+        self._tail = tail
+        self._kind = kind
+        self._loop = loop
+        self._on_empty = on_empty
+        self._members: dict[Member, Sink] = {}
+        self._position = tail.position
+        self._joining: dict[Member, tuple[Sink, float]] = {}
+        self._quiet_until = 0.0  # the throttle's window, in the loop's time
+        self._flush_handle: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        return len(self._members) + len(self._joining)
+
+    def join(self, member: Member, sink: Sink, not_before: float) -> None:
+        """Take a reader in, where it stands; it may lag a little.
+
+        Args:
+            member: Its `position` is not looked at again until it is put out.
+            sink: Its connection.
+            not_before: Time of the loop before which it wants no frame.
+        """
+        if not len(self):
+            self._position = member.position
+            self._quiet_until = not_before
+        if member.position == self._position and not_before <= self._quiet_until:
+            self._members[member] = sink
+        else:
+            self._joining[member] = (sink, not_before)
+        if self._tail.position != member.position:
+            self.schedule()
+
+    def leave(self, member: Member) -> None:
+        """Let a reader go; it knows where it stands."""
+        if self._members.pop(member, None) is not None:
+            member.position = self._position
+        self._joining.pop(member, None)
+        self._close_if_empty()
+
+    def _close_if_empty(self) -> None:
+        if self._members or self._joining:
+            return
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        self._on_empty(self._kind)
+
+    def disband(self) -> None:
+        """Put everybody out: what follows is not for everybody alike."""
+        for member in tuple(self._members):
+            self._put_out(member, self._position)
+        for member in tuple(self._joining):
+            self._put_out(member, member.position)
+
+    def schedule(self) -> None:
+        """Send what is new: at the end of this tick of the loop, or when the window is over."""
+        if self._flush_handle is not None:
+            return
+        if self._quiet_until > self._loop.time():
+            self._flush_handle = self._loop.call_at(self._quiet_until, self._flush)
+        else:
+            self._flush_handle = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_handle = None
+        before = self._position
+        if before != self._tail.position and not self._tail.holds(before):
+            self.disband()  # fell out of the ring: each reads the store
+            return
+        frames, self._position = self._frames_between(before, self._tail.position)
+        if frames:
+            self._hand_out(frames, before)
+        if self._kind.throttle_s and self._position == self._tail.position:
+            self._quiet_until = self._loop.time() + self._kind.throttle_s
+        if self._joining:
+            self._take_in()
+        if len(self) and (self._joining or self._position != self._tail.position):
+            self.schedule()
+
+    def _frames_between(self, start: Position, stop: Position) -> tuple[bytes, Position]:
+        """Make the bytes of what lies between, about `FLUSH_BYTES` of them at most."""
+        id, skip, _, pack = self._kind
+        frames: list[bytes] = []
+        size = 0
+        while start.offset < stop.offset and size < FLUSH_BYTES:
+            text, start = self._tail.text_after(start.offset, id, skip)
+            frames.append(pack(text))
+            size += len(frames[-1])
+        return (frames[0] if len(frames) == 1 else b"".join(frames)), start
+
+    def _hand_out(self, frames: bytes, before: Position) -> None:
+        full = []
+        for member, sink in self._members.items():
+            if sink.is_open:
+                sink.write(frames)
+            else:
+                full.append(member)
+        for member in full:
+            self._put_out(member, before)
+
+    def _take_in(self) -> None:
+        """Bring those who joined since to where the others are, unless it is too soon for them."""
+        now = self._loop.time()
+        for member, (sink, not_before) in tuple(self._joining.items()):
+            at = member.position
+            if at != self._position and (not sink.is_open or not self._tail.holds(at)):
+                self._put_out(member, at)
+                continue
+            if at != self._position and not_before <= now:
+                frames, member.position = self._frames_between(at, self._position)
+                sink.write(frames)
+            if member.position == self._position and not_before <= max(now, self._quiet_until):
+                del self._joining[member]
+                self._members[member] = sink
+
+    def _put_out(self, member: Member, at: Position) -> None:
+        self._members.pop(member, None)
+        self._joining.pop(member, None)
+        member.position = at
+        self._close_if_empty()
+        member.put_out()

@@ -1,0 +1,114 @@
+"""uvicorn's WebSocket protocol with a way for the application to write whole frames at once.
+
+An ASGI `send` costs a message, a coroutine and the framing for each connection. A frame that many
+connections get is framed once here and handed to their transports as it is. It leans on uvicorn's
+internals, which is why its version is bounded; `tests/test_direct.py` fails loudly when they move.
+"""
+
+from __future__ import annotations
+
+import struct
+from asyncio.transports import BaseTransport, Transport
+from typing import Any, cast
+
+from starlette.websockets import WebSocket
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from gateway.cohorts import Sink
+
+EXTENSION = "realtime.direct"
+HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
+
+
+class DirectProtocol(WebSocketsSansIOProtocol):
+    """The protocol; itself the sink that it puts into the scope.
+
+    Attributes:
+        is_open: Accepted, not closing, and its buffer is not full.
+        write: The transport's.
+    """
+
+    is_open = False
+    _is_accepted = False
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """See asyncio."""
+        super().connection_made(transport)
+        transport = cast(Transport, transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self.write = transport.write
+
+    async def run_asgi(self) -> None:
+        """Run the application, with the sink in its scope."""
+        scope: dict[str, Any] = cast(Any, self.scope)
+        scope["extensions"] = {**scope["extensions"], EXTENSION: self}
+        await super().run_asgi()
+
+    async def send(self, message: Any) -> None:
+        """Send as ASGI does; the frame that closes is the last."""
+        type_ = message["type"]
+        if type_ == "websocket.close":
+            self._shut()
+        await super().send(message)
+        if type_ == "websocket.accept" and not self.transport.is_closing():
+            self._is_accepted = True
+            self.is_open = self.writable.is_set()
+
+    def _shut(self) -> None:
+        self.is_open = self._is_accepted = False
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        super().pause_writing()
+        self.is_open = False
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        super().resume_writing()
+        self.is_open = self._is_accepted
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._shut()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close with the server."""
+        self._shut()
+        super().shutdown()
+
+    def handle_close(self, event: Any) -> None:
+        """Answer the client's close."""
+        self._shut()
+        super().handle_close(event)
+
+    def handle_parser_exception(self) -> None:
+        """Close on what is no WebSocket."""
+        self._shut()
+        super().handle_parser_exception()
+
+    def keepalive_timeout(self) -> None:
+        """Close a connection that answers no ping."""
+        self._shut()
+        super().keepalive_timeout()
+
+
+def sink_of(websocket: WebSocket) -> Sink | None:
+    """Return the connection's sink; None on a server that has none."""
+    sink: Sink | None = websocket.scope.get("extensions", {}).get(EXTENSION)
+    return sink
+
+
+def frame_of(text: str) -> bytes:
+    """Frame a text as a server does: final, not masked.
+
+    Source:
+        RFC 6455, section 5.2.
+    """
+    payload = text.encode()
+    size = len(payload)
+    if size < 126:
+        return struct.pack("!BB", 0x81, size) + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, size) + payload
+    return struct.pack("!BBQ", 0x81, 127, size) + payload

@@ -1,0 +1,101 @@
+"""The direct path leans on uvicorn's internals: these fail loudly when they move."""
+
+import asyncio
+import inspect
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from serving import new_run, serving, token_for, until
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+
+from gateway.records import StreamKey
+from gateway.web.direct import DirectProtocol, frame_of
+
+
+@given(st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 70000]), st.sampled_from(["a", "é"]))
+def test_a_frame_is_what_the_library_would_make_of_it(size, letter):
+    text = letter * size
+    assert frame_of(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
+
+
+def test_what_is_overridden_is_still_there():
+    names = [name for name, _ in inspect.getmembers(DirectProtocol, inspect.isfunction)]
+    own = [name for name in names if name in DirectProtocol.__dict__ and name != "_shut"]
+    assert own and all(hasattr(WebSocketsSansIOProtocol, name) for name in own)
+    source = inspect.getsource(WebSocketsSansIOProtocol.run_asgi)
+    assert "self.app(self.scope" in source
+
+
+async def follow(client, run, **more):
+    await client.send(type="subscribe", id=1, run=run.id, stream="s", **more)
+    assert (await client.receive())["type"] == "subscribed"
+
+
+def sinks(gateway):
+    return [c for c in gateway.server.server_state.connections if isinstance(c, DirectProtocol)]
+
+
+async def test_a_reader_that_has_caught_up_is_handed_its_frames():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
+            await follow(client, run)
+            tail = gateway.hub._tails[key]
+            await until(lambda: tail._cohorts)
+            assert not tail._alone
+            await gateway.store.append(key, [b'"one"'])
+            assert (await client.receive())["records"][0]["data"] == "one"
+            await client.send(type="unsubscribe", id=1)
+            assert (await client.receive())["type"] == "unsubscribed"
+            await until(lambda: not gateway.hub.live_streams)
+
+
+async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_reads_again():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        big = json.dumps("x" * 50_000).encode()
+        async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
+            await follow(client, run)
+            tail = gateway.hub._tails[key]
+            await until(lambda: tail._cohorts)
+            (sink,) = sinks(gateway)
+            client.socket.transport.pause_reading()
+            appended = 0
+            while sink.is_open:
+                await gateway.store.append(key, [big])
+                await asyncio.sleep(0)
+                appended += 1
+                assert appended < 2000, "the connection's buffer has no bound"
+            await gateway.store.append(key, [big] * 20)
+            await until(lambda: not tail._cohorts)
+            assert sink.transport.get_write_buffer_size() < 1 << 20
+            client.socket.transport.resume_reading()
+            offsets = []
+            while len(offsets) < appended + 20:
+                offsets += [r["offset"] for r in (await client.receive())["records"]]
+            assert offsets == list(range(appended + 20))
+            await until(lambda: tail._cohorts)  # and is handed its frames again
+
+
+async def test_nothing_follows_the_frame_that_closes():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
+            await follow(client, run)
+            await until(lambda: gateway.hub._tails[key]._cohorts)
+            (sink,) = sinks(gateway)
+            written = []
+            write, sink.write = sink.write, lambda data: (written.append(data), write(data))
+            await client.send(type="hello", protocol=1, token="x")  # refused, the connection lives
+            await client.receive()
+            for carrier in tuple(gateway.gateway._carriers):
+                carrier.shut_down()
+            await until(lambda: not sink.is_open)
+            await gateway.store.append(key, [b"1"])
+            await client.close_code()
+            assert not written
