@@ -1,10 +1,12 @@
-"""What goes wrong in systems like this one, each as a test of the gateway's side.
+"""What goes wrong in systems like this one, each as a test.
 
-The browser's side of them is in `tests/js` and `tests/browser`.
+Here is the gateway's side; `FAULTS` says where the others are. A reader of the table can run each.
 """
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 from serving import SECRET, new_run, serving, token_for, until, worker_token
@@ -14,6 +16,100 @@ from gateway.errors import NoParent, ReadTimeout, StreamEnded, StreamIncomplete
 from gateway.records import StreamKey
 
 numbers = streams.define("numbers", int)
+
+# fault -> tests: of this file, of another, or of the client in JavaScript
+FAULTS = {
+    "1: a clean end of the connection is taken for the end of the stream": [
+        "test_faults.py: a_connection_that_closes_cleanly_is_not_the_end_of_a_stream",
+        "js/connection.test.js: fault 1: a clean close is not the end; it reconnects and resumes",
+    ],
+    "2: a half-open connection hangs for ever": [
+        "test_faults.py: a_client_that_is_no_longer_there_is_noticed",
+        "js/connection.test.js: fault 2: a half-open connection is found by a ping without an "
+        "answer",
+    ],
+    "3: changing the stream, or the token, does not subscribe anew": [
+        "js/store.test.js: fault 3: another token refreshes in place, another stream is another "
+        "subscription",
+        "browser/test_hooks_in_a_page.py: "
+        "a_refused_token_reaches_the_handler_and_another_one_goes_on",
+    ],
+    "4: after a switch to run B the values of A show before B's": [
+        "js/store.test.js: fault 4: run B never shows the values of run A, not even for one render",
+        "browser/test_switch.py: a_page_that_switches_runs_never_shows_a_value_of_the_other",
+    ],
+    "5: two components with one stream have two connections, and every value twice": [
+        "js/store.test.js: fault 5: two users of one stream are one subscription, and each value "
+        "comes once",
+        "browser/test_run_page.py: a_page_has_one_socket_and_subscribes_to_each_stream_once",
+    ],
+    "6: a stream named run never shows": [
+        "test_faults.py: a_stream_named_run_is_a_stream_like_any_other",
+        "js/store.test.js: fault 6: a stream named run is a stream like any other",
+        "browser/test_switch.py: streams_show_as_they_appear_also_one_named_run",
+    ],
+    "7: the error of one stream is not told": [
+        "test_faults.py: one_stream_that_fails_is_told_under_its_id_and_the_others_go_on",
+        "js/connection.test.js: fault 7: an error of one subscription is seen there, and the "
+        "others go on",
+        "js/store.test.js: fault 7: the error of a stream is on its snapshot",
+    ],
+    "8: a page dies with its token, although it is given another": [
+        "test_websocket.py: a_subscription_ends_with_its_token_and_resumes_with_another",
+        "js/connection.test.js: fault 8: after the token's expiry a fresh one goes on from the "
+        "position",
+        "js/store.test.js: fault 8: a fresh token clears the error of an expired one and goes on",
+    ],
+    "9: resuming in the middle of a batch loses values": [
+        "test_faults.py: resuming_in_the_middle_of_a_batch_loses_and_repeats_nothing",
+        "js/connection.test.js: fault 9: a frame half seen gives only what is new",
+    ],
+    "10: what comes late is dropped, a canceled run is not over, a failed flush loses": [
+        "test_faults.py: what_was_appended_before_the_end_of_the_run_is_never_dropped",
+        "test_faults.py: a_run_that_did_not_complete_is_over_all_the_same",
+        "test_metadata.py: fault_10_a_canceled_run_is_completed",
+        "test_metadata.py: fault_10_a_failed_flush_loses_no_operation_and_repeats_none",
+        "js/store.test.js: fault 10: what a stream gets long after its run was canceled is shown, "
+        "and the run is completed",
+    ],
+    "11: a target that is not there is silently another, and nothing says who wrote": [
+        "test_faults.py: a_target_that_is_not_there_is_an_error_and_never_silently_another",
+        "test_faults.py: what_children_send_says_which_of_them_sent_it",
+        "test_metadata.py: fault_11_the_parents_metadata_without_a_parent_is_an_error",
+    ],
+    "12: a reader's time-out ends its loop as if the stream had ended": [
+        "test_faults.py: a_readers_timeout_is_never_taken_for_the_end",
+    ],
+    "13: appends that nobody awaits come in any order, and fail silently": [
+        "test_sdk_streams.py: fifty_appends_that_nobody_awaits_are_in_order",
+        "test_sdk_streams.py: a_failure_that_nobody_saw_is_told_at_the_flush_once",
+        "test_sdk_streams.py: a_run_whose_append_failed_fails",
+    ],
+    "14: every value is a render, and each copies all that there is": [
+        "js/store.test.js: fault 14: 50,000 values without a throttle render once per drawn frame",
+        "js/views.test.js: adding costs in proportion to what is added, however much is kept",
+    ],
+    "15: no scope for a stream, streams that outlive their token, tokens that cannot be revoked": [
+        "test_faults.py: a_token_for_one_stream_reads_that_one_alone",
+        "test_faults.py: a_refresh_with_an_expired_token_is_not_accepted",
+        "test_websocket.py: a_subscription_ends_with_its_token_and_resumes_with_another",
+        "test_connection.py: what_is_revoked_is_never_taken_back",
+    ],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_has_the_tests_that_the_table_names(fault):
+    for named in FAULTS[fault]:
+        file, _, name = named.partition(": ")
+        text = (Path(__file__).parent / file).read_text()
+        is_js = file.startswith("js/")
+        wanted = rf'^test\("{re.escape(name)}", ' if is_js else rf"^(async )?def test_{name}\("
+        assert re.search(wanted, text, re.MULTILINE), f"{file} has no test {name!r}"
+
+
+def test_the_table_has_all_fifteen_faults():
+    assert [int(fault.partition(":")[0]) for fault in FAULTS] == [*range(1, 16)]
 
 
 async def append(gateway, run, *values, stream="s"):

@@ -139,6 +139,23 @@ test("fault 8: a fresh token clears the error of an expired one and goes on", ()
   assert.equal(component.snapshot.error, null);
 });
 
+test("fault 10: what a stream gets long after its run was canceled is shown, and the run is completed", () => {
+  const { page, store, component } = livePage();
+  const run = new Component(store, { stream: null });
+  page.socket.receive({ ...subscribed(2), run: { status: "executing", metadata: {} } });
+  page.socket.receive(records(2, 1, { status: "canceled" }));
+  page.socket.receive({ type: "end", id: 2, reason: "canceled", position: position(2) });
+  for (let s = 0; s < 60; s++) {
+    page.clock.advance(1_000);
+    page.socket.receive({ type: "pong" });
+  }
+  page.socket.receive(records(1, 0, "late"), { type: "end", id: 1, reason: "canceled", position: position(1) });
+  page.clock.advance(50);
+  const { is_completed, is_canceled, is_success } = run.snapshot.run;
+  assert.deepEqual([is_completed, is_canceled, is_success], [true, true, false]);
+  assert.deepEqual([component.snapshot.data, component.snapshot.endReason], [["late"], "canceled"]);
+});
+
 test("the last one to leave unsubscribes, after a grace for remounts", () => {
   const { page, store, component } = livePage();
   page.socket.receive(records(1, 0, "a"));
