@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +15,8 @@ import typer
 from gateway import tokens
 from gateway.errors import RealtimeError
 from gateway.key_files import resolve_keys
-from gateway.settings import Settings
+from gateway.settings import Settings, sqlite_file
+from gateway.stores import sqlite_backup
 
 app = typer.Typer(
     name="realtime",
@@ -54,6 +59,52 @@ def token(
     """Mint an access token and print it."""
     keys = resolve_keys(_settings(store))
     typer.echo(tokens.mint(scopes, ttl_s=ttl_s, subject=subject, keys=keys, now_s=time.time()))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The copy.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    store: Annotated[str | None, typer.Option(help="sqlite:PATH; default REALTIME_STORE.")] = None,
+) -> None:
+    """Copy a SQLite store, also while a gateway uses it."""
+    path = sqlite_file(_settings(store).store)
+    with _progress(f"Copying {path}") as progress:
+        copied = sqlite_backup.backup(path, file, force=force, progress=progress)
+    typer.echo(f"{file}: {copied.runs} runs, {copied.bytes / 1e6:.1f} MB, checked")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="Made by `realtime backup`.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a store that is there: what it holds is lost.")
+    ] = False,
+    store: Annotated[str | None, typer.Option(help="sqlite:PATH; default REALTIME_STORE.")] = None,
+) -> None:
+    """Put a copy back in the place of a SQLite store; stop its gateway first.
+
+    Clients who hold positions of the lost store are told to start over.
+    """
+    path = sqlite_file(_settings(store).store)
+    with _progress(f"Copying {file}") as progress:
+        copied = sqlite_backup.restore(file, path, force=force, progress=progress)
+    typer.echo(f"{path}: {copied.runs} runs, {copied.bytes / 1e6:.1f} MB, checked")
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[sqlite_backup.Progress]:
+    """Show a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    with typer.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.length = max(of, 1)
+            bar.update(done - bar.pos)
+
+        yield show
 
 
 def _settings(store: str | None) -> Settings:

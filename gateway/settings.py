@@ -185,6 +185,18 @@ def _sqlite_path(rest: str) -> tuple[Path, dict[str, str]]:
     return Path(path), options
 
 
+def sqlite_file(url: str) -> Path:
+    """Return the file of a SQLite store's URL.
+
+    Raises:
+        ConfigurationError: it names another store, which has its own ways of being copied.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme != "sqlite":
+        raise ConfigurationError(f"the store {url!r} has no file to copy; sqlite: has one")
+    return _sqlite_path(rest)[0]
+
+
 def resolve_secret(settings: Settings) -> str:
     """Return the key that signs tokens; in development make one and keep it beside the store.
 

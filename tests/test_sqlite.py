@@ -99,7 +99,7 @@ async def test_a_file_of_a_newer_release_is_not_touched(tmp_path):
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(StoreUnavailable, match="schema version 7; this release knows up to 3"):
+    with pytest.raises(StoreUnavailable, match="schema version 7; this release knows up to 4"):
         await SqliteStore(path).open()
 
 

@@ -8,6 +8,7 @@ file's integrity.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -35,7 +36,10 @@ from gateway.stores.base import (
 )
 from gateway.stores.growth import Growth
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
+from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_tables import Transactions
+
+_log = logging.getLogger("realtime.sqlite")
 
 T = TypeVar("T")
 
@@ -75,6 +79,7 @@ class SqliteStore:
         self._clock_ms = clock_ms
         self._lock_wait_s = lock_wait_s
         self._retention = retention
+        self._incarnation = Incarnation(self.path)
         self._swept_no = 0  # the stream that the last step of sweeping came to
         self._lock: FileLock | None = None
         self._growth = Growth()
@@ -118,6 +123,12 @@ class SqliteStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._durability.upper()}")
             sqlite_tables.create_tables(connection)
+            if self._incarnation.adopt(connection, self._clock_ms()):
+                _log.warning(
+                    "the store %s was put back from a backup: what was appended after it is lost, "
+                    "and clients who hold positions in it start over",
+                    self.path,
+                )
         except BaseException:
             connection.close()
             raise
@@ -125,6 +136,10 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
+        try:
+            await self._rename()
+        except StoreUnavailable as error:
+            _log.warning("the store %s: %s", self.path, error)
         writer, self._writer = self._writer, None
         readers, self._readers = self._readers, None
         if writer is not None:
@@ -197,12 +212,18 @@ class SqliteStore:
 
     async def sweep(self) -> Swept:
         """See `Store.sweep`."""
+        await self._rename()
         kept, now_ms = self._retention, self._clock_ms()
         found = await self._read(lambda db: sqlite_sweep.find(db, self._swept_no, kept, now_ms))
         self._swept_no = found.last_no
         if found.is_nothing:
             return Swept(has_more=found.last_no > 0)
         return await self._write(lambda tx: sqlite_sweep.remove(tx, found, kept, now_ms))
+
+    async def _rename(self) -> None:
+        """Give the file another name, if anything was written since it got its last."""
+        if self._writer is not None and self._writer.has_written:
+            await self._write(lambda tx: tx.rename(self._incarnation))
 
     async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
         """See `Store.spend`."""
@@ -293,6 +314,11 @@ class _WriterThread:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.put((work, future))
         return future
+
+    @property
+    def has_written(self) -> bool:
+        """Whether anything was committed since the file got its name."""
+        return self._transactions.has_written
 
     def stop(self) -> None:
         """Do what was submitted, then end."""

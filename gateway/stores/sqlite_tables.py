@@ -6,6 +6,7 @@ Records lie in blocks: all that one group commit adds to a stream is one row, a 
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,8 +55,9 @@ from gateway.stores.base import (
     set_records,
 )
 from gateway.stores.retention import Retention
+from gateway.stores.sqlite_incarnation import Incarnation
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
 CACHED_STREAMS = 20_000  # about 500 bytes each
 
@@ -98,7 +100,15 @@ UPDATE runs SET finished_at = json_extract(CAST(snapshot AS TEXT), '$.finished_a
 CREATE INDEX runs_by_end ON runs (finished_at) WHERE finished_at IS NOT NULL;
 CREATE TABLE garbage (stream INTEGER PRIMARY KEY);
 """
-_STEPS = (_SCHEMA, _SPENT_AND_KEYS, _RETENTION)  # what each version adds to the one before
+_INCARNATION = "CREATE TABLE incarnation (current TEXT NOT NULL, beside TEXT NOT NULL);"
+_STEPS = (
+    _SCHEMA,
+    _SPENT_AND_KEYS,
+    _RETENTION,
+    _INCARNATION,
+)  # what each version adds to the one before
+
+_log = logging.getLogger("realtime.sqlite")
 
 _Entry = tuple[int, str | None, bytes]
 _blocks = msgspec.msgpack.Decoder(list[_Entry])
@@ -157,6 +167,8 @@ class Transactions:
         self.grown: dict[StreamKey, Page] = {}  # what to tell the followers of
         self.changed: set[StreamKey] = set()  # whose followers have to read
         self.ended_runs: set[str] = set()
+        self.has_written = False  # since the file got its name
+        self._renamed: Incarnation | None = None
 
     def begin(self) -> None:
         """Start a group commit."""
@@ -171,11 +183,24 @@ class Transactions:
             self._flush(key, stream)
         self._dirty.clear()
         self._db.execute("COMMIT")
+        renamed, self._renamed = self._renamed, None
+        self.has_written = renamed is None
+        if renamed is not None:
+            try:
+                renamed.follow()
+            except OSError as error:
+                _log.warning("the store's name could not be written beside it: %s", error)
+
+    def rename(self, incarnation: Incarnation) -> None:
+        """Give the file another name with this commit."""
+        incarnation.write(self._db)
+        self._renamed = incarnation
 
     def rollback(self) -> None:
         """Forget all of it: what the cache says may be untrue."""
         self._streams.clear()
         self._dirty.clear()
+        self._renamed = None
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
