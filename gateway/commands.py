@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.errors import ConnectionAged, ShuttingDown
 from gateway.protocol import FromLast, Request
 from gateway.records import Position, RunSet, StreamKey
 
@@ -75,6 +76,11 @@ class Close:
 
     code: int
     reason: str
+
+    @property
+    def is_gentle(self) -> bool:
+        """Whether the client did nothing wrong: what it asked for is answered first."""
+        return self.code in (ShuttingDown.close_code, ConnectionAged.close_code)
 
 
 Command = Send | Open | OpenSet | Skip | Stop | Perform | Own | Close

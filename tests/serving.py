@@ -28,6 +28,8 @@ from gateway.stores.memory import MemoryStore
 from gateway.stores.remote import RemoteStore
 from gateway.web.app import create_app
 from gateway.web.direct import DirectProtocol
+from gateway.web.listening import listen
+from gateway.web.server import configure
 
 SECRET = "a secret of the tests that is long enough"
 DEADLINE_S = 20  # for what has to happen; far more than it takes
@@ -58,9 +60,7 @@ async def until(condition: Callable[[], object], what: str = "") -> None:
 
 
 def free_socket() -> socket.socket:
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", 0))
+    (listening,) = listen("127.0.0.1", 0)
     return listening
 
 
@@ -208,14 +208,8 @@ async def serving(
     settings = {"secret_key": SECRET} | settings
     app = create_app(Settings(store=store, **settings))
     listening = free_socket()
-    config = uvicorn.Config(
-        app,
-        log_level="error",
-        lifespan="on",
-        ws_max_size=2 * app.state.gateway.settings.limits.data_frame_bytes,
-        ws=protocol,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=5,
+    config = configure(
+        app, app.state.gateway.settings, log_level="error", lifespan="on", ws=protocol
     )
     server = _Server(config)
     task = asyncio.create_task(server._serve([listening]))  # `serve` would take the signals over
@@ -235,19 +229,20 @@ async def serving(
 class Process:
     """`python -m gateway serve` as a process that can be killed and started again."""
 
-    def __init__(self, store: str, folder: Path) -> None:
+    def __init__(self, store: str, folder: Path, *options: str, **env: str) -> None:
         with free_socket() as chosen:
             self.port = chosen.getsockname()[1]
         self.url = f"ws://127.0.0.1:{self.port}"
         self._command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port)]
-        self._command += ["--store", store, "--log-level", "warning"]
+        self._command += ["--store", store, "--log-level", "warning", *options]
+        self._env = env
         self._log = folder / "gateway.log"
         self._process: subprocess.Popen | None = None
 
     def start(self, env: dict[str, str] | None = None) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=env or environment(), stdout=log, stderr=log
+                self._command, env=env or environment(**self._env), stdout=log, stderr=log
             )
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
@@ -260,6 +255,19 @@ class Process:
             time.sleep(0.02)
         raise AssertionError(f"the gateway did not start: {self._log.read_text()}")
 
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def stop(self) -> float:
+        """Ask it to end, and wait until it has; gives the seconds that it took."""
+        assert self._process is not None
+        began_s = time.monotonic()
+        self._process.terminate()
+        self._process.wait(DEADLINE_S)
+        self._process = None
+        return time.monotonic() - began_s
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -268,8 +276,8 @@ class Process:
 
 
 @contextmanager
-def gateway_process(store: str, folder: Path) -> Iterator[Process]:
-    process = Process(store, folder)
+def gateway_process(store: str, folder: Path, *options: str, **env: str) -> Iterator[Process]:
+    process = Process(store, folder, *options, **env)
     process.start()
     try:
         yield process

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -26,13 +29,14 @@ from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import Store
+from gateway.web.draining import farewells
 from gateway.web.leases import Leases
 from gateway.web.openapi import document
 from gateway.web.runs import RunsApi, error_answer
 from gateway.web.sweeper import sweeping
 from gateway.web.websocket import Carrier
 
-DRAIN_S = 5.0  # for clients to take what they are told at the end
+CLIENTS_SHARE = 0.5  # of the time to go down: for clients to be told and seen off
 WEBSOCKET_PATH = "/v1/ws"
 HEALTH_PATH = "/healthz"
 
@@ -81,10 +85,27 @@ class Gateway:
     async def drain(self) -> None:
         """Take no more connections, tell those that are open to come back, and see them off."""
         self._store = None
-        for carrier in tuple(self._carriers):
-            carrier.shut_down()
+        limits = self.settings.limits
+        ends_at_s = self._monotonic_s() + CLIENTS_SHARE * limits.drain_s
+        carriers = list(self._carriers)
+        random.shuffle(carriers)
+        for pause_s, retry_after_s in farewells(
+            len(carriers),
+            within_s=CLIENTS_SHARE * limits.drain_s / 2,
+            accepts_per_s=limits.accepts_per_s,
+            random=random.random,
+        ):
+            await asyncio.sleep(pause_s)
+            for after_s in retry_after_s:
+                carriers.pop().shut_down(after_s)
         if self._carriers:
-            await asyncio.wait(self._carriers.values(), timeout=DRAIN_S)
+            left_s = max(0.0, ends_at_s - self._monotonic_s())
+            await asyncio.wait(self._carriers.values(), timeout=left_s)
+        for carrier in tuple(self._carriers):
+            carrier.cut("the gateway goes down")
+
+    def _monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def serve_websocket(self, websocket: WebSocket) -> None:
         """Serve one WebSocket until it closes."""
@@ -99,6 +120,7 @@ class Gateway:
             verify=self._verify,
             limits=self.settings.limits,
             leases=self._leases,
+            ages_at_s=self._ages_at_s(),
         )
         task = asyncio.current_task()
         assert task is not None
@@ -107,6 +129,11 @@ class Gateway:
             await carrier.run()
         finally:
             del self._carriers[carrier]
+
+    def _ages_at_s(self) -> float:
+        # Not all at once: those that came together after a restart would also leave together.
+        max_age_s = self.settings.limits.max_age_s
+        return time.time() + max_age_s * random.uniform(0.9, 1) if max_age_s else math.inf
 
     def _verify(self, token: object, now_s: float) -> tokens.Access:
         return tokens.verify(token, keys=self._keys, now_s=now_s)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import struct
 from asyncio.transports import BaseTransport, Transport
+from collections.abc import Callable
 from typing import Any, cast
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from gateway.cohorts import Sink
-
 EXTENSION = "realtime.direct"
 HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
+GOODBYE_S = 5.0  # for a client to answer a close frame
 
 
 class DirectProtocol(WebSocketsSansIOProtocol):
@@ -29,7 +29,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     """
 
     is_open = False
+    write: Callable[[bytes], None]
     _is_accepted = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Else a server at debug level writes every frame into its log, tokens and all.
+        self.conn.debug = False
 
     def connection_made(self, transport: BaseTransport) -> None:
         """See asyncio."""
@@ -53,6 +59,14 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         if type_ == "websocket.accept" and not self.transport.is_closing():
             self._is_accepted = True
             self.is_open = self.writable.is_set()
+
+    def abort(self) -> None:
+        """Cut the connection now: what the client has not taken is dropped."""
+        self.transport.abort()
+
+    def abort_later(self) -> None:
+        """Cut it, if it is still there, when the client has had time to answer the goodbye."""
+        self.loop.call_later(GOODBYE_S, self.transport.abort)
 
     def _shut(self) -> None:
         self.is_open = self._is_accepted = False
@@ -93,9 +107,9 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
 
 
-def sink_of(websocket: WebSocket) -> Sink | None:
+def sink_of(websocket: WebSocket) -> DirectProtocol | None:
     """Return the connection's sink; None on a server that has none."""
-    sink: Sink | None = websocket.scope.get("extensions", {}).get(EXTENSION)
+    sink: DirectProtocol | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     return sink
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+import threading
 from contextlib import AsyncExitStack
+from typing import Any
 
 import uvicorn
 
 from gateway.settings import Settings
 from gateway.web.app import Gateway, make_app
 from gateway.web.direct import DirectProtocol
+from gateway.web.listening import is_loopback, listen
 
-SHUTDOWN_S = 10  # for open connections and running tasks, once asked to stop
+HTTP_SHARE = 0.2  # of the time to go down: for requests over HTTP, after the clients were told
+
+_log = logging.getLogger("uvicorn.error")  # where those who look for the server's words find them
 
 
 def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") -> None:
@@ -20,24 +27,45 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
     Args:
         settings: What the gateway runs with.
         host: Address to listen on.
-        port: Port to listen on.
+        port: Port to listen on; 0 for any that is free.
         log_level: uvicorn's.
+
+    Raises:
+        ConfigurationError: the gateway cannot listen there.
     """
     gateway = Gateway(settings)
-    config = uvicorn.Config(
-        make_app(gateway),
-        host=host,
-        port=port,
-        log_level=log_level,
-        lifespan="off",  # run by `_Server`, whose failure is one line and not a traceback
-        ws=DirectProtocol,
+    config = configure(make_app(gateway), settings, log_level=log_level, lifespan="off")
+    sockets = listen(host, port)
+    _log.info("Realtime gateway on http://%s:%d", host, sockets[0].getsockname()[1])
+    if not is_loopback(host):
+        _log.warning(
+            "Tokens travel unencrypted to %s: let a proxy with TLS stand before the gateway", host
+        )
+    _Server(config, gateway).run(sockets)
+
+
+def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
+    """Make uvicorn's configuration.
+
+    Args:
+        app: The gateway's application.
+        settings: What the gateway runs with.
+        options: Further ones of uvicorn's own.
+    """
+    limits = settings.limits
+    options.setdefault("ws", DirectProtocol)
+    return uvicorn.Config(
+        app,
         # The gateway refuses what is over its own limit with an error that says so; this is only
         # the bound on what the server will gather before.
-        ws_max_size=2 * settings.limits.data_frame_bytes,
+        ws_max_size=2 * limits.data_frame_bytes,
         ws_per_message_deflate=False,  # halves throughput and costs 40 to 100 KB a connection
-        timeout_graceful_shutdown=SHUTDOWN_S,
+        # Clients ping in frames of their own. The server's ping would end those that are alive
+        # but do not read, and would not free a send that is blocked.
+        ws_ping_interval=None,
+        timeout_graceful_shutdown=max(1, round(HTTP_SHARE * limits.drain_s)),
+        **options,
     )
-    _Server(config, gateway).run()
 
 
 class _Server(uvicorn.Server):
@@ -52,13 +80,28 @@ class _Server(uvicorn.Server):
         await self._running.enter_async_context(self._gateway.run())
         try:
             await super().startup(sockets)
-        except BaseException:  # also SystemExit, when the port is taken
+        except BaseException:  # also SystemExit
             await self._running.aclose()
             raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end_within(self._gateway.settings.limits.drain_s)
+        for server in self.servers:
+            server.close()
+        for listening in sockets or []:
+            listening.close()  # so that clients that come back find another gateway, or none
         try:
             await self._gateway.drain()
             await super().shutdown(sockets)
         finally:
             await self._running.aclose()
+
+    def _end_within(self, time_s: float) -> None:
+        """End the process in any case: what is acknowledged is durable, the rest comes again."""
+        alarm = threading.Timer(time_s, self._end_now, [time_s])
+        alarm.daemon = True
+        alarm.start()
+
+    def _end_now(self, time_s: float) -> None:
+        _log.error("Not all that was running has ended within %g s; the process ends", time_s)
+        os._exit(1)

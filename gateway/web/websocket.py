@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import protocol
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
-from gateway.connection import Connection, Verify
+from gateway.connection import Admit, Connection, Verify
 from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
 from gateway.hub import Batch, Cursor, Cursors, Hub
 from gateway.limits import Limits
@@ -28,14 +29,13 @@ from gateway.protocol import FromLast
 from gateway.records import ORIGIN, Position
 from gateway.sdk import schemas
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
-from gateway.web.direct import frame_of, sink_of
+from gateway.web.direct import frame_of
+from gateway.web.flight import Flight, cost_of
 from gateway.web.leases import Leases
 from gateway.web.requests import perform
+from gateway.web.wire import Wire
 
-MAX_REQUESTS = 64  # under way on one connection; a client that sends more is not read meanwhile
-MAX_OUTBOX = 256  # answers that wait to be sent; likewise
-MAX_OUTBOX_BYTES = 1 << 20  # of them; likewise
-SEND_DEADLINE_S = 60.0  # a client that takes nothing for so long is gone
+CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -73,6 +73,8 @@ class Carrier:
         verify: Checks tokens.
         limits: What the client must stay below.
         leases: Told which worker is connected.
+        admit: Lets the subjects of its tokens in.
+        ages_at_s: Unix time at which it has to come back anew.
         clock_s: Unix time.
     """
 
@@ -85,6 +87,8 @@ class Carrier:
         verify: Verify,
         limits: Limits,
         leases: Leases,
+        admit: Admit = lambda _: None,
+        ages_at_s: float = math.inf,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._websocket = websocket
@@ -92,42 +96,72 @@ class Carrier:
         self._hub = hub
         self._leases = leases
         self._owner: str | None = None
-        self._sink = sink_of(websocket)
         self._clock_s = clock_s
         self._loop = asyncio.get_running_loop()
-        self._machine = Connection(f"c_{secrets.token_hex(8)}", verify, limits, clock_s())
+        self._limits = limits
+        self._machine = Connection(
+            f"c_{secrets.token_hex(8)}",
+            verify,
+            limits,
+            clock_s(),
+            ages_at_s=ages_at_s,
+            admit=admit,
+        )
+        self._wire = Wire(websocket, clock_s)
+        self._flight = Flight(limits)
         self._subscriptions: dict[int, _Subscription] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._ready: deque[int] = deque()  # subscriptions that may have something to take
-        self._outbox: deque[str] = deque()
-        self._outbox_size = 0  # in characters
-        self._under_way = 0  # requests
+        self._sets_turn = asyncio.Lock()  # snapshots of sets are large: one after the other
+        self._is_deaf = False  # the client is not being read
         self._close: Close | None = None
+        self._cut_at_s = math.inf  # unless it is closed by then
         self._woken = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at_s = float("inf")
+        self._alarm_at_s = math.inf
+        self._is_over = False
 
     async def run(self) -> None:
         """Serve until either side closes."""
         reader = asyncio.create_task(self._read(), name="realtime reader")
-        writer = asyncio.create_task(self._write(), name="realtime writer")
+        writer = self._writer = asyncio.create_task(self._write(), name="realtime writer")
         try:
             self._arm()
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._finish([reader, writer])
 
-    def shut_down(self) -> None:
-        """Tell the client that the gateway is going down."""
-        self._carry(self._machine.close(ShuttingDown("the gateway is going down; come back")))
+    @property
+    def subjects(self) -> frozenset[str]:
+        """Whom `admit` has let in here."""
+        return self._machine.subjects
+
+    def shut_down(self, retry_after_s: float = 0.0) -> None:
+        """Tell the client that the gateway is going down.
+
+        Its requests that are under way are still answered.
+
+        Args:
+            retry_after_s: When the client is to come back.
+        """
+        error = ShuttingDown("the gateway is going down; come back", retry_after_s)
+        self._carry(self._machine.close(error))
+
+    def cut(self, why: str) -> None:
+        """End the connection without waiting for the client."""
+        _log.info("connection %s is cut: %s", self._machine.id, why)
+        self._wire.abort()
+        if self._writer is not None:
+            self._writer.cancel()
 
     @property
     def _name(self) -> str:
         return f"{self._owner or 'a client'} ({self._machine.id})"
 
     async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._is_over = True
         if self._alarm is not None:
             self._alarm.cancel()
         if self._owner is not None:
@@ -151,26 +185,17 @@ class Carrier:
             if message["type"] != "websocket.receive":
                 return
             text = message.get("text")
-            self._carry(
-                self._machine.receive(message["bytes"] if text is None else text, self._clock_s())
-            )
-            while self._is_full():
-                self._drained.clear()
-                await self._drained.wait()
+            frame = message["bytes"] if text is None else text
+            self._carry(self._machine.receive(frame, self._clock_s()), len(frame))
+            self._is_deaf = self._flight.is_full
+            await self._flight.room()
+            self._is_deaf = False
 
-    def _is_full(self) -> bool:
-        return (
-            self._under_way >= MAX_REQUESTS
-            or len(self._outbox) > MAX_OUTBOX
-            or self._outbox_size > MAX_OUTBOX_BYTES
-        )
-
-    def _carry(self, commands: Iterable[Command]) -> None:
+    def _carry(self, commands: Iterable[Command], frame_size: int = 0) -> None:
         for command in commands:
             match command:
                 case Send(text):
-                    self._outbox.append(text)
-                    self._outbox_size += len(text)
+                    self._flight.put(text)
                 case Open(id):
                     self._opening[id] = self._spawn(partial(self._open, command), id)
                 case OpenSet(id):
@@ -180,13 +205,15 @@ class Carrier:
                 case Stop(id):
                     self._stop(id)
                 case Perform(request, skip):
-                    self._under_way += 1
-                    self._spawn(partial(self._perform, request, skip), request.id)
+                    cost = cost_of(request, frame_size)
+                    self._flight.begin(cost)
+                    self._spawn(partial(self._perform, request, skip, cost), request.id)
                 case Own(owner):
                     self._owner = owner
                     self._leases.acquire(owner)
                 case Close():
                     self._close = command
+                    self._cut_at_s = self._clock_s() + CLOSE_S
         self._woken.set()
         self._arm()
 
@@ -206,12 +233,11 @@ class Carrier:
             _log.exception("connection %s: request %s failed", self._machine.id, id)
             self._carry(self._machine.failed(id, Internal("the gateway failed; its log has more")))
 
-    async def _perform(self, request: protocol.Request, skip: frozenset[str]) -> None:
+    async def _perform(self, request: protocol.Request, skip: frozenset[str], cost: int) -> None:
         try:
             answer = await perform(self._store, request, skip, self._name)
         finally:
-            self._under_way -= 1
-            self._drained.set()
+            self._flight.end(cost)
         self._carry(self._machine.answered(request.id, answer))
 
     # ---- subscriptions ----
@@ -233,7 +259,9 @@ class Carrier:
         self._start(_Subscription(command.id, cursor, command.throttle_s), commands)
 
     async def _open_set(self, command: OpenSet) -> None:
-        found, cursors = await self._find_set(command)
+        async with self._sets_turn:
+            await self._flight.room()
+            found, cursors = await self._find_set(command)
         del self._opening[command.id]
         commands = self._machine.opened_set(command.id, found)
         self._start(_Subscription(command.id, cursors, command.throttle_s, command), commands)
@@ -310,24 +338,21 @@ class Carrier:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            while self._outbox or (self._ready and self._close is None):
+            while self._flight.answers or (self._ready and self._close is None):
                 await self._send_answers()
                 if self._ready and self._close is None:
                     await self._step(self._ready.popleft())
-            if self._close is not None:
-                await self._websocket.close(self._close.code, self._close.reason)
+            if self._close is not None and not self._is_finishing():
+                await self._wire.close(self._close)
                 return
 
-    async def _send_answers(self) -> None:
-        while self._outbox:
-            text = self._outbox.popleft()
-            self._outbox_size -= len(text)
-            await self._send(text)
-            self._drained.set()
+    def _is_finishing(self) -> bool:
+        """Whether requests of a client that is asked to come back are still to be answered."""
+        return self._close is not None and self._close.is_gentle and self._flight.requests > 0
 
-    async def _send(self, text: str) -> None:
-        async with asyncio.timeout(SEND_DEADLINE_S):
-            await self._websocket.send_text(text)
+    async def _send_answers(self) -> None:
+        while self._flight.answers:
+            await self._wire.send(self._flight.take())
 
     async def _step(self, id: int) -> None:
         """Send a subscription's next frame; then it goes to the back of the row."""
@@ -353,7 +378,7 @@ class Carrier:
             self._join(subscription)
             return
         for text in _texts(id, batch):
-            await self._send(text)
+            await self._wire.send(text)
         self._after(subscription, batch)
 
     def _after(self, subscription: _Subscription, batch: Batch) -> None:
@@ -373,25 +398,45 @@ class Carrier:
     def _join(self, subscription: _Subscription) -> bool:
         """Let frames be handed to the connection from now on, if it is of the kind that can."""
         cursor = subscription.cursor
-        if self._sink is None or not isinstance(cursor, Cursor):
+        if self._wire.sink is None or not isinstance(cursor, Cursor):
             return False
-        cursor.join(self._sink, subscription.throttle_s, frame_of, subscription.quiet_until)
+        cursor.join(self._wire.sink, subscription.throttle_s, frame_of, subscription.quiet_until)
         return cursor.is_member
 
     # ---- time ----
 
     def _arm(self) -> None:
-        at_s = self._machine.deadline_s()
+        if self._is_over:
+            return
+        now_s = self._clock_s()
+        at_s = min(self._machine.deadline_s(), self._cut_at_s, self._stalled_at_s(now_s))
         if self._alarm is not None and self._alarm_at_s <= at_s:
             return  # fires no later than needed, and then looks again
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_at_s = at_s
-        self._alarm = self._loop.call_later(max(0.0, at_s - self._clock_s()), self._ring)
+        self._alarm = self._loop.call_later(max(0.0, at_s - now_s), self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
-        self._carry(self._machine.tick(self._clock_s()))
+        now_s = self._clock_s()
+        if now_s >= self._cut_at_s:
+            self.cut("it did not take the goodbye")
+        elif now_s >= self._stalled_at_s(now_s):
+            self.cut(f"it took nothing and said nothing for {self._limits.send_s:g} s")
+        else:
+            if self._is_deaf:
+                self._machine.deaf(now_s)
+            self._carry(self._machine.tick(now_s))
+
+    def _stalled_at_s(self, now_s: float) -> float:
+        """Unix time at which the client is given up, if it goes on like this."""
+        since_s = self._wire.blocked_since_s
+        if since_s is None:
+            since_s = now_s  # a send may block at any time: look again by then
+        elif not self._is_deaf:  # what we do not read may be full of signs of life, or of nothing
+            since_s = max(since_s, self._machine.heard_at_s)
+        return since_s + self._limits.send_s
 
 
 def _place(command: Open, run: RunState | None, head: Head) -> Position:

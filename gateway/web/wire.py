@@ -1,0 +1,49 @@
+"""The sending side of one WebSocket: the one place where bytes leave for a client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.websockets import WebSocket
+
+from gateway.commands import Close
+from gateway.web.direct import sink_of
+
+
+class Wire:
+    """Sends to one client, and knows since when it has been waiting for it.
+
+    Args:
+        websocket: Accepted.
+        clock_s: Unix time.
+
+    Attributes:
+        sink: Takes frames at once, and cuts the connection; None on a server that lends none.
+        blocked_since_s: Unix time at which the send began that is going on; None between sends.
+    """
+
+    def __init__(self, websocket: WebSocket, clock_s: Callable[[], float]) -> None:
+        self._websocket = websocket
+        self._clock_s = clock_s
+        self.sink = sink_of(websocket)
+        self.blocked_since_s: float | None = None
+
+    async def send(self, text: str) -> None:
+        """Send a text frame; waits while the client takes nothing."""
+        self.blocked_since_s = self._clock_s()
+        try:
+            await self._websocket.send_text(text)
+        finally:
+            self.blocked_since_s = None
+
+    async def close(self, close: Close) -> None:
+        """Say goodbye; a client that does not answer is cut off later."""
+        self.blocked_since_s = self._clock_s()
+        await self._websocket.close(close.code, close.reason)
+        if self.sink is not None:
+            self.sink.abort_later()
+
+    def abort(self) -> None:
+        """Cut the connection, as far as the server lets us; else it does so when we return."""
+        if self.sink is not None:
+            self.sink.abort()

@@ -1,0 +1,313 @@
+"""The gateway's own server: its sockets, and clients that do not take what they asked for."""
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from serving import (
+    environment,
+    free_socket,
+    gateway_process,
+    new_run,
+    serving,
+    token_for,
+    until,
+    worker_token,
+)
+from websockets.exceptions import ConnectionClosed
+
+from gateway.errors import ConfigurationError
+from gateway.limits import Limits
+from gateway.records import StreamKey
+from gateway.web.direct import HIGH_WATER_BYTES
+from gateway.web.listening import SEND_BUFFER_BYTES, UNACKNOWLEDGED_MS, is_loopback, listen
+
+BIG = "x" * 60_000  # of a record: one a frame
+
+
+async def append(gateway, run, *values):
+    data = [json.dumps(value).encode() for value in values]
+    await gateway.store.append(StreamKey(run.id, "s"), data)
+
+
+async def subscribe(client, run, **more):
+    answer = await client.ask(type="subscribe", id=1, run=run.id, stream="s", **more)
+    assert answer["type"] == "subscribed", answer
+
+
+def lent(carrier):
+    """The socket that the server lends to a connection."""
+    return carrier._wire.sink
+
+
+async def the_carrier(gateway):
+    await until(lambda: len(gateway.gateway._carriers) == 1)
+    (carrier,) = gateway.gateway._carriers
+    return carrier
+
+
+# Its sockets.
+
+
+async def test_connections_have_the_options_that_were_asked_for():
+    async with serving() as gateway, gateway.client(token=worker_token()):
+        ours = lent(await the_carrier(gateway)).transport.get_extra_info("socket")
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            timeout_ms = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert timeout_ms == UNACKNOWLEDGED_MS
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * SEND_BUFFER_BYTES
+
+
+async def test_nothing_is_compressed():
+    async with serving() as gateway, gateway.client(token=worker_token()) as client:
+        assert client.socket.protocol.extensions == []
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path):
+    with free_socket() as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"127.0.0.1 port {port}: Address already"):
+            listen("127.0.0.1", port)
+        command = [sys.executable, "-m", "gateway", "serve", "--store", "memory:"]
+        done = subprocess.run(
+            [*command, "--port", str(port)], env=environment(), capture_output=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert re.fullmatch(rb"realtime: cannot listen on [^\n]*\n", done.stderr)
+
+
+def test_a_host_that_is_not_ours_is_an_error():
+    with pytest.raises(ConfigurationError, match=r"cannot listen on 203\.0\.113\.1 port 0"):
+        listen("203.0.113.1", 0)
+
+
+def test_localhost_has_every_address_of_this_machine():
+    sockets = listen("localhost", 0)
+    for each in sockets:
+        each.close()
+    assert len(sockets) == 1  # another would have another port
+
+
+@pytest.mark.parametrize(
+    ("host", "is_so"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("a.b", False)],
+)
+def test_where_only_this_machine_can_reach(host, is_so):
+    assert is_loopback(host) == is_so
+
+
+# Clients that do not take what they asked for.
+
+
+async def fill(gateway, run, carrier):
+    """Append until the connection takes no more; says how many records there are."""
+    count = 0
+    while True:
+        since_s = carrier._wire.blocked_since_s
+        if since_s is not None and time.time() - since_s > 0.1:
+            return count
+        if since_s is None:  # what sockets hold grows as it is needed
+            await append(gateway, run, [count, BIG])
+            count += 1
+        await asyncio.sleep(0.001)
+        assert count < 1000
+
+
+async def take(client):
+    """Take records up to one that says `last`; says how many there were."""
+    count = 0
+    while True:
+        for record in (await client.receive()).get("records", ()):
+            assert record["offset"] == count
+            count += 1
+            if record["data"] == "last":
+                return count
+
+
+def unsent_bytes(sock):
+    """What the kernel holds of a connection's output."""
+    import fcntl
+    import termios
+
+    answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    return int.from_bytes(answer, sys.byteorder)
+
+
+async def test_a_client_that_reads_nothing_costs_a_stated_number_of_bytes():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            await subscribe(client, run)
+            client.socket.transport.pause_reading()
+            carrier = await the_carrier(gateway)
+            await fill(gateway, run, carrier)
+            for _ in range(200):
+                await append(gateway, run, ["more", BIG])
+            ours = lent(carrier).transport
+            in_process = ours.get_write_buffer_size() + carrier._flight.bytes
+            assert in_process <= HIGH_WATER_BYTES + 2 * len(BIG)  # it and the frame that is sent
+            if sys.platform == "linux":
+                in_kernel = unsent_bytes(ours.get_extra_info("socket"))
+                assert in_kernel <= 3 * SEND_BUFFER_BYTES  # Linux doubles it, and adds a segment
+            client.socket.transport.abort()
+
+
+async def test_a_client_that_reads_nothing_is_kept_while_it_lives_and_then_catches_up():
+    async with serving(limits=Limits(send_s=0.5)) as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with (
+            gateway.client(token=worker_token()) as slow,
+            gateway.client(token=worker_token()) as fast,
+        ):
+            await subscribe(slow, run)
+            (carrier,) = (c for c in gateway.gateway._carriers if c._subscriptions)
+            await subscribe(fast, run)
+            taking = asyncio.create_task(take(fast))
+            slow.socket.transport.pause_reading()
+            count = await fill(gateway, run, carrier)
+            blocked_at_s = time.monotonic()
+            while time.monotonic() < blocked_at_s + 1.6:  # three times what a silent one has
+                await slow.send(type="ping")
+                await append(gateway, run, [count, BIG])
+                count += 1
+                await asyncio.sleep(0.05)
+            assert carrier in gateway.gateway._carriers
+            assert carrier._flight.answers == 1  # all its pongs
+            await append(gateway, run, "last")
+            assert await taking == count + 1  # the other one was not held up
+            slow.socket.transport.resume_reading()
+            assert await take(slow) == count + 1
+
+
+async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
+    async with serving(limits=Limits(send_s=0.2)) as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            await subscribe(client, run)
+            client.socket.transport.pause_reading()
+            carrier = await the_carrier(gateway)
+            server_side = lent(carrier)
+            await fill(gateway, run, carrier)
+            await until(lambda: not gateway.gateway._carriers)
+            await until(lambda: server_side.disconnected)
+            assert gateway.hub.live_streams == 0
+            client.socket.transport.resume_reading()
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    await client.receive()
+
+
+async def test_a_goodbye_that_is_not_taken_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("gateway.web.websocket.CLOSE_S", 0.1)
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            await subscribe(client, run)
+            client.socket.transport.pause_reading()
+            carrier = await the_carrier(gateway)
+            server_side = lent(carrier)
+            await fill(gateway, run, carrier)
+            carrier.shut_down()
+            await until(lambda: server_side.disconnected)
+            client.socket.transport.abort()
+
+
+async def test_a_client_that_does_not_answer_the_close_is_cut_off(monkeypatch):
+    monkeypatch.setattr("gateway.web.direct.GOODBYE_S", 0.1)
+    async with serving() as gateway, gateway.client(token=worker_token()) as client:
+        carrier = await the_carrier(gateway)
+        server_side = lent(carrier)
+        client.socket.transport.pause_reading()
+        carrier.shut_down()
+        await until(lambda: not gateway.gateway._carriers)
+        await until(lambda: server_side.disconnected)
+        client.socket.transport.abort()
+
+
+async def test_requests_of_many_bytes_wait_for_each_other():
+    limits = Limits(flight_bytes=100_000)
+    async with serving(limits=limits) as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            most = 0
+            carrier = await the_carrier(gateway)
+            perform, performing = carrier._perform, []
+
+            async def watched(request, skip, cost):
+                nonlocal most
+                performing.append(cost)
+                most = max(most, sum(performing))
+                await asyncio.sleep(0.001)
+                await perform(request, skip, cost)
+                performing.remove(cost)
+
+            carrier._perform = watched
+            for id in range(20):
+                await client.send(type="append", id=id, run=run.id, stream="s", records=[BIG])
+            answers = [await client.receive() for _ in range(20)]
+            assert sorted(answer["id"] for answer in answers) == list(range(20))
+            assert 60_000 < most <= limits.flight_bytes + 2 * len(BIG)
+
+
+async def test_more_requests_than_may_be_under_way_wait_and_are_all_answered():
+    async with serving(limits=Limits(requests=2)) as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            carrier = await the_carrier(gateway)
+            perform, most = carrier._perform, 0
+
+            async def watched(*args):
+                nonlocal most
+                most = max(most, carrier._flight.requests)
+                await asyncio.sleep(0.001)
+                await perform(*args)
+
+            carrier._perform = watched
+            for id in range(30):
+                await client.send(type="append", id=id, run=run.id, stream="s", records=[id])
+            assert {(await client.receive())["type"] for _ in range(30)} == {"appended"}
+            assert most == 2
+
+
+# Time that is over.
+
+
+async def test_a_client_that_shows_no_token_is_closed_although_it_pings():
+    async with serving(limits=Limits(hello_s=0.2)) as gateway, gateway.client() as client:
+        assert (await client.ask(type="ping"))["type"] == "pong"
+        assert (await client.receive())["code"] == "hello_timeout"
+        assert await client.close_code() == 4408
+
+
+async def test_a_connection_of_no_use_is_closed():
+    async with serving(limits=Limits(idle_s=0.2)) as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
+            assert (await client.receive())["code"] == "idle"
+            assert await client.close_code() == 4509
+
+
+async def test_a_connection_that_is_old_is_asked_to_come_back():
+    async with serving(limits=Limits(max_age_s=0.3)) as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=worker_token()) as client:
+            await subscribe(client, run)
+            error = await client.receive()
+            assert (error["code"], error["retry_after_ms"]) == ("connection_aged", 0)
+            assert await client.close_code() == 4510
+
+
+# Its log.
+
+
+def test_serving_beyond_this_machine_without_tls_is_told(tmp_path):
+    with gateway_process("memory:", tmp_path, "--host", "0.0.0.0") as process:
+        process.stop()
+        assert "let a proxy with TLS stand before the gateway" in process.log
