@@ -22,16 +22,20 @@ from gateway.records import (
     check_run_id,
     check_stream_id,
 )
-from gateway.stores.base import RunState
+from gateway.stores.base import RunState, belongs_to_no_run
 
 
-def require_request(access: Access, frame: Request, record_bytes: int) -> None:
+def require_request(access: Access, frame: Request, record_bytes: int) -> bool:
     """Refuse a request that no scope allows, or whose records are over the limit.
 
     Args:
         access: What the token allows.
         frame: The request.
         record_bytes: Of one record, at most.
+
+    Returns:
+        Whether it is allowed; false if that depends on the tags or the batch of the run that it
+        reads: then `require_read` decides, with the run.
 
     Raises:
         Forbidden: no scope allows it.
@@ -42,10 +46,11 @@ def require_request(access: Access, frame: Request, record_bytes: int) -> None:
     match frame:
         case protocol.Append():
             _require_append(access, frame, record_bytes)
-        case protocol.Head() | protocol.Read():
-            require_read(access, readable_key(frame.run, frame.stream), None)
-        case protocol.RunGet():
-            require_read(access, readable_key(frame.run, None), None)
+        case protocol.Head() | protocol.Read() | protocol.RunGet():
+            key = read_key(frame)
+            if access.depends_on_run() and not belongs_to_no_run(key) and not access.may_read(key):
+                return False
+            require_read(access, key, None)
         case protocol.Delete() | protocol.RunPatch() | protocol.RunDelete():
             _require_write(access, readable_key(frame.run, None))
         case protocol.RunCreate():
@@ -60,6 +65,16 @@ def require_request(access: Access, frame: Request, record_bytes: int) -> None:
             _require_list(access, frame)
         case protocol.RunsGet():
             require_sets(access, frame.runs.sets)
+    return True
+
+
+def read_key(frame: protocol.Head | protocol.Read | protocol.RunGet) -> StreamKey:
+    """Return the key of what a request reads.
+
+    Raises:
+        InvalidId: the run or stream id is outside its rule.
+    """
+    return readable_key(frame.run, None if isinstance(frame, protocol.RunGet) else frame.stream)
 
 
 def _require_append(access: Access, frame: protocol.Append, record_bytes: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.access import Access
 from gateway.errors import ConnectionAged, ShuttingDown
 from gateway.protocol import FromLast, Request
 from gateway.records import Position, RunSet, StreamKey
@@ -61,6 +62,8 @@ class Perform:
 
     request: Request
     skip: frozenset[str] = frozenset()  # fields of runs that the answer leaves out
+    # If given, the run that is read is looked up first: only its tags or its batch can allow it.
+    judged_by: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,9 +308,9 @@ class Connection:
     def _request(self, frame: Request, now_s: float) -> list[Command]:
         self._check_new_id(frame.id)
         access = self._access_for(frame.token, now_s)
-        require_request(access, frame, self.limits.record_bytes)
+        is_judged = require_request(access, frame, self.limits.record_bytes)
         self._requests.add(frame.id)
-        return [Perform(frame, access.skip)]
+        return [Perform(frame, access.skip, None if is_judged else access)]
 
     def _check_new_id(self, id: int) -> None:
         if id in self._subscriptions or id in self._requests:

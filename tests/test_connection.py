@@ -472,6 +472,20 @@ def test_a_request_needs_its_scope(frame):
     assert error_of(say(ready(), **frame)) == ("invalid_token", 1)
 
 
+@pytest.mark.parametrize("kind", ["head", "read", "run_get"])
+def test_whether_a_tag_allows_a_request_is_judged_when_its_run_is_known(kind):
+    (frame,) = (frame for frame in REQUESTS if frame["type"] == kind)
+    for scope in ("read:tags:user_7", "read:batches:batch_1"):
+        (command,) = say(ready(scope), **frame)
+        assert command.judged_by is not None
+        assert command.judged_by.scopes == {scope}
+    (command,) = say(ready("read:tags:user_7", "read:runs:run_a"), **frame)
+    assert command.judged_by is None  # the run need not be looked up
+    of_set = frame | {"run": "tag:other", "stream": "$runs"}
+    if kind != "run_get":
+        assert error_of(say(ready("read:tags:user_7"), **of_set)) == ("forbidden", 1)
+
+
 @pytest.mark.parametrize("kind", ["delete", "run_patch", "run_create"])
 def test_who_may_append_to_a_stream_may_not_change_its_run(kind):
     (frame,) = (frame for frame in REQUESTS if frame["type"] == kind)

@@ -227,3 +227,25 @@ async def test_following_a_set_can_be_ended_and_leaves_nothing_behind(gateway):
         assert gateway.hub.live_streams == 0
         await gateway.store.create_run(new_run(tags=["x"]))
         assert await client.ask(type="ping") == {"type": "pong"}
+
+
+@pytest.mark.parametrize("scope", ["read:tags:mine", "read:batches:batch_1"])
+async def test_a_scope_of_a_tag_or_batch_allows_requests_about_their_runs_alone(gateway, scope):
+    mine = await gateway.store.create_run(new_run(tags=["mine"], batch_id="batch_1"))
+    other = await gateway.store.create_run(new_run(tags=["other"], batch_id="batch_2"))
+    for run in (mine, other):
+        await gateway.store.append(StreamKey(run.id, "s"), [b"1"])
+    absent = new_run().id
+    async with gateway.client(token=token_for(scope)) as client:
+        answers = {}
+        for run_id in (mine.id, other.id, absent):
+            head = await client.ask(type="head", id=1, run=run_id, stream="s")
+            read = await client.ask(type="read", id=2, run=run_id, stream="s", after=None)
+            get = await client.ask(type="run_get", id=3, run=run_id)
+            answers[run_id] = [head, read, get]
+    head, read, get = answers[mine.id]
+    assert head["value"]["end"] is None
+    assert [record["data"] for record in read["value"]["records"]] == [1]
+    assert get["value"]["run"]["id"] == mine.id
+    for answer in (*answers[other.id], *answers[absent]):  # nor does it tell whether it is there
+        assert (answer["type"], answer["code"]) == ("error", "forbidden")

@@ -20,6 +20,8 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import protocol
+from gateway.access import Access
+from gateway.authorization import read_key, require_read
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Admit, Connection, Verify
 from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
@@ -204,10 +206,10 @@ class Carrier:
                     self._skip(id, fields)
                 case Stop(id):
                     self._stop(id)
-                case Perform(request, skip):
+                case Perform(request):
                     cost = cost_of(request, frame_size)
                     self._flight.begin(cost)
-                    self._spawn(partial(self._perform, request, skip, cost), request.id)
+                    self._spawn(partial(self._perform, command, cost), request.id)
                 case Own(owner):
                     self._owner = owner
                     self._leases.acquire(owner)
@@ -233,12 +235,20 @@ class Carrier:
             _log.exception("connection %s: request %s failed", self._machine.id, id)
             self._carry(self._machine.failed(id, Internal("the gateway failed; its log has more")))
 
-    async def _perform(self, request: protocol.Request, skip: frozenset[str], cost: int) -> None:
+    async def _perform(self, command: Perform, cost: int) -> None:
+        request = command.request
         try:
-            answer = await perform(self._store, request, skip, self._name)
+            if command.judged_by is not None:
+                await self._judge(request, command.judged_by)
+            answer = await perform(self._store, request, command.skip, self._name)
         finally:
             self._flight.end(cost)
         self._carry(self._machine.answered(request.id, answer))
+
+    async def _judge(self, request: protocol.Request, access: Access) -> None:
+        if isinstance(request, protocol.Head | protocol.Read | protocol.RunGet):
+            key = read_key(request)
+            require_read(access, key, await self._find_run(key.run_id))
 
     # ---- subscriptions ----
 
