@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=int, default=200)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rate", type=float, help="records a second; default: in turn")
+    parser.add_argument("--throttle-ms", type=int, default=0, help="of subscriptions, here only")
     parser.add_argument("--only", help="servers whose names contain this")
     chosen = parser.parse_args(arguments)
     os.sched_setaffinity(0, {LOAD_CPU})
@@ -32,20 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for _ in range(chosen.runs):
         for each in servers:
             if not each.missing:
-                once = _measure(each, chosen.subscribers, chosen.records, chosen.rate)
+                once = _measure(each, chosen)
                 taken.setdefault(each.name, []).append(once)
     _print(taken, chosen.subscribers)
 
 
-def _measure(server: Server, subscribers: int, records: int, rate: float | None) -> Measured:
-    with running(server) as (port, pids, speaking):
+def _measure(server: Server, chosen: argparse.Namespace) -> Measured:
+    with running(server, chosen.throttle_ms) as (port, pids, speaking):
         load = Load(port, speaking)
-        load.connect(subscribers)
+        load.connect(chosen.subscribers)
         try:
             load.in_turn(10, pids)  # warm
-            if rate:
-                return load.at_rate(records, rate, pids)
-            return load.in_turn(records, pids)
+            if chosen.rate:
+                return load.at_rate(chosen.records, chosen.rate, pids)
+            return load.in_turn(chosen.records, pids)
         finally:
             load.close()
 

@@ -52,12 +52,12 @@ class Speaking:
         ready: Bytes that it has then received; empty: the handshake is enough.
         publisher_path: Where the publisher connects.
         publisher_greeting: Payloads that it sends first.
-        publish: Makes the payload of the n-th record from its text.
+        publish: Makes the payloads that publish some texts; the number is that of the first.
         opcode: 1 for text, 2 for binary.
     """
 
     path: str
-    publish: Callable[[int, str], bytes]
+    publish: Callable[[int, Sequence[str]], Sequence[bytes]]
     greeting: Sequence[bytes] = ()
     ready: bytes = b""
     publisher_path: str = ""
@@ -186,11 +186,11 @@ class Load:
             raise ConnectionError("the server closed the connection")
         return data
 
-    def publish(self, number: int) -> None:
-        """Send the n-th record."""
-        assert self._publisher is not None
-        payload = self._speaking.publish(number, stamped(number))
-        self._send(text_frame(payload, self._speaking.opcode))
+    def publish(self, number: int, count: int = 1) -> None:
+        """Send records from the n-th on."""
+        texts = [stamped(number + i) for i in range(count)]
+        payloads = self._speaking.publish(number, texts)
+        self._send(b"".join(text_frame(each, self._speaking.opcode) for each in payloads))
 
     def _send(self, data: bytes) -> None:
         assert self._publisher is not None
@@ -218,29 +218,30 @@ class Load:
     def in_turn(self, records: int, pids: Sequence[int], under_way: int = 2) -> Measured:
         """Publish each record when all but a few of those before have reached everybody."""
         subscribers = len(self._sockets)
-        return self._measure(
-            records, pids, lambda sent: sent - self.received // subscribers < under_way
-        )
+
+        def due(sent: int) -> int:
+            return 1 if sent - self.received // subscribers < under_way else 0
+
+        return self._measure(records, pids, due)
 
     def at_rate(self, records: int, per_s: float, pids: Sequence[int]) -> Measured:
         """Publish at a fixed rate, whatever becomes of it."""
         began = time.perf_counter()
         return self._measure(
-            records, pids, lambda sent: time.perf_counter() - began >= sent / per_s
+            records, pids, lambda sent: int((time.perf_counter() - began) * per_s) + 1 - sent
         )
 
-    def _measure(
-        self, records: int, pids: Sequence[int], may_send: Callable[[int], bool]
-    ) -> Measured:
+    def _measure(self, records: int, pids: Sequence[int], due: Callable[[int], int]) -> Measured:
         self.received, self._latencies = 0, []
         expected = records * len(self._sockets)
         began, server, own = time.perf_counter(), cpu_seconds(pids), time.process_time()
         sent = 0
         heard_at, heard = began, 0
         while self.received < expected:
-            while sent < records and may_send(sent):
-                self.publish(sent)
-                sent += 1
+            count = min(due(sent), records - sent)
+            if count > 0:
+                self.publish(sent, count)
+                sent += count
             self.drain(0.001 if sent < records else 1.0)
             if self.received > heard:
                 heard_at, heard = time.perf_counter(), self.received

@@ -22,6 +22,11 @@ from benchmarks.load import Speaking
 
 HERE = Path(__file__).parent
 SECRET = "benchmark-secret-" * 3
+ENVIRONMENT = {  # everybody comes from one address here
+    "REALTIME_SECRET_KEY": SECRET,
+    "REALTIME_ADDRESS_CONNECTIONS": "20000",
+    "REALTIME_ACCEPTS_PER_S": "20000",
+}
 SERVER_CPU = 0  # the load generator takes another
 
 
@@ -33,29 +38,31 @@ class Server:
         name: In the table.
         missing: What has to be installed for it; "" when it is there.
         command: Starts it on a port, with a folder for its files.
-        speaking: Tells how it is spoken to, once it listens on a port.
+        speaking: Tells how it is spoken to, once it listens on a port; with a throttle in ms,
+            which only ours knows.
     """
 
     name: str
     missing: str
     command: Callable[[int, Path], Sequence[str]]
-    speaking: Callable[[int], Speaking]
+    speaking: Callable[[int, int], Speaking]
 
 
 @contextmanager
-def running(server: Server) -> Iterator[tuple[int, list[int], Speaking]]:
+def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[int], Speaking]]:
     """Run a server on the first core; gives its port, its processes and how to speak to it."""
     port = _free_port()
     with TemporaryDirectory() as folder:
         process = subprocess.Popen(
             server.command(port, Path(folder)),
-            env={**os.environ, "REALTIME_SECRET_KEY": SECRET},
+            env={**os.environ, **ENVIRONMENT},
             stdout=subprocess.DEVNULL,
+            stderr=None if os.environ.get("BENCH_LOG") else subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
         )
         try:
             _wait_until_it_listens(port, process, server.name)
-            yield port, [process.pid, *_children(process.pid)], server.speaking(port)
+            yield port, [process.pid, *_children(process.pid)], server.speaking(port, throttle_ms)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -108,11 +115,11 @@ def _ours(store: str) -> Callable[[int, Path], list[str]]:
     return command
 
 
-def speak_ours(port: int, run_id: str | None = None, throttle_ms: int = 0) -> Speaking:
-    """Make a run (or take one) and tell how its stream is followed and appended to."""
+def speak_ours(port: int, throttle_ms: int = 0) -> Speaking:
+    """Make a run and tell how its stream is followed and appended to."""
     from gateway import tokens
 
-    run_id = run_id or asyncio.run(new_run(port))
+    run_id = asyncio.run(new_run(port))
     read = tokens.mint([f"read:runs:{run_id}"], secret_key=SECRET)
     write = tokens.mint([f"write:runs:{run_id}"], secret_key=SECRET)
     subscribe = {"type": "subscribe", "id": 1, "run": run_id, "stream": "lines", "start": "latest"}
@@ -124,10 +131,10 @@ def speak_ours(port: int, run_id: str | None = None, throttle_ms: int = 0) -> Sp
         ready=b'"subscribed"',
         publisher_greeting=[_hello(write)],
         publisher_ready=b'"welcome"',
-        publish=lambda number, text: (
+        publish=lambda number, texts: [
             b'{"type":"append","id":%d,"run":"%b","stream":"lines","records":["%b"]}'
-            % (number % 1_000_000, run_id.encode(), text.encode())
-        ),
+            % (number % 1_000_000, run_id.encode(), '","'.join(texts).encode())
+        ],
     )
 
 
@@ -156,11 +163,15 @@ async def new_run(port: int) -> str:
 # ---- peers ----
 
 
-def _plain(port: int) -> Speaking:
-    return Speaking(path="/sub", publisher_path="/pub", publish=lambda _, text: text.encode())
+def _plain(_port: int, _throttle_ms: int) -> Speaking:
+    return Speaking(
+        path="/sub",
+        publisher_path="/pub",
+        publish=lambda _, texts: [text.encode() for text in texts],
+    )
 
 
-def _speak_socket_io(port: int) -> Speaking:
+def _speak_socket_io(_port: int, _throttle_ms: int) -> Speaking:
     path = "/socket.io/?EIO=4&transport=websocket"
     return Speaking(
         path=path,
@@ -169,7 +180,7 @@ def _speak_socket_io(port: int) -> Speaking:
         publisher_path=path,
         publisher_greeting=[b"40"],
         publisher_ready=b"40{",
-        publish=lambda _, text: b"42" + json.dumps(["publish", text]).encode(),
+        publish=lambda _, texts: [b"42" + json.dumps(["publish", text]).encode() for text in texts],
     )
 
 
@@ -204,7 +215,7 @@ def _nats(port: int, folder: Path) -> list[str]:
     return [shutil.which("nats-server") or "", "-c", str(folder / "nats.conf")]
 
 
-def _speak_nats(port: int) -> Speaking:
+def _speak_nats(_port: int, _throttle_ms: int) -> Speaking:
     connect = b'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
     return Speaking(
         path="/",
@@ -212,7 +223,9 @@ def _speak_nats(port: int) -> Speaking:
         ready=b"PONG",
         publisher_greeting=[connect + b"PING\r\n"],
         publisher_ready=b"PONG",
-        publish=lambda _, text: b"PUB bench %d\r\n%b\r\n" % (len(text), text.encode()),
+        publish=lambda _, texts: [
+            b"PUB bench %d\r\n%b\r\n" % (len(text), text.encode()) for text in texts
+        ],
         opcode=2,
     )
 
