@@ -27,6 +27,7 @@
     ├── StreamEnded           409  nothing can be appended any more
     ├── WriterFenced          409  a newer epoch of this writer exists
     ├── WriterGap             409  an earlier append of this writer is missing
+    ├── OutOfOrder            409  the append's order is not after that of the last one
     ├── WriterFull            429  retryable; too much waits to be written
     ├── StoreUnavailable      503  retryable
     ├── StoreLocked           503  another process owns the store's file
@@ -254,16 +255,35 @@ class StreamEnded(RealtimeError):
 
 
 class WriterFenced(RealtimeError):
-    """A newer epoch of this writer exists; this one must stop."""
+    """A newer epoch of this writer exists; this one must stop.
+
+    Attributes:
+        epoch: The newest seen; None if the error came over the wire.
+    """
 
     code = "writer_fenced"
     http_status = 409
+    epoch: int | None = None
 
 
 class WriterGap(RealtimeError):
-    """An earlier append of this writer is missing."""
+    """An earlier append of this writer is missing.
+
+    Attributes:
+        expected: The sequence that comes next; None if the error came over the wire.
+        is_new_epoch: The writer is known and has named a newer epoch, which begins with 0.
+    """
 
     code = "writer_gap"
+    http_status = 409
+    expected: int | None = None
+    is_new_epoch: bool = False
+
+
+class OutOfOrder(RealtimeError):
+    """The append's `order` is not after that of the last one that had one."""
+
+    code = "out_of_order"
     http_status = 409
 
 

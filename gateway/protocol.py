@@ -40,6 +40,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Throttle = Annotated[int, Meta(ge=0, le=MAX_THROTTLE_MS)]
 Sequence = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Order = Annotated[str, Meta(min_length=1, max_length=256)]
 Name128 = Annotated[str, Meta(min_length=1, max_length=128)]
 Skip = list[Literal["payload", "output", "metadata"]]
 
@@ -64,12 +65,13 @@ class FromLast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last: Count
 
 
-class WriterFields(msgspec.Struct, frozen=True):
+class WriterFields(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who appends: PROTOCOL.md, section 8."""
 
     id: Name
     epoch: Sequence
     sequence: Sequence
+    counts: Literal["records", "appends"] = "records"
 
 
 # ---- from the client ----
@@ -151,6 +153,7 @@ class Append(_In, frozen=True, tag="append"):
     writer: WriterFields | None = None
     end: Literal["completed", "failed", "canceled", "expired"] | None = None
     source: str | None = None
+    order: Order | None = None
     token: str | None = None
 
 
@@ -347,6 +350,7 @@ class Appended(_Out, frozen=True, tag="appended"):
     offset: int | None
     position: str
     duplicate: bool
+    next_sequence: int | UnsetType = UNSET
 
 
 class Result(_Out, frozen=True, tag="result"):

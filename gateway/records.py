@@ -81,6 +81,31 @@ class StreamKey(NamedTuple):
 REVOCATIONS = StreamKey("gateway", "$revocations")
 """The log of revoked tokens, which every gateway follows; like a set's log it belongs to no run."""
 
+PATH_CONFIG = "$config"  # the log that holds how the stream of a path is kept
+_PATH_OWNER = "path:"  # stands before a path in the place of a run id
+
+
+def path_config(path: str) -> StreamKey:
+    """Return the key of the log that says how the stream of a path is kept; it has no run."""
+    return StreamKey(_PATH_OWNER + path, PATH_CONFIG)
+
+
+def path_data(path: str, generation: str) -> StreamKey:
+    """Return the key of one generation of a path's stream; it has no run.
+
+    Args:
+        path: Which path.
+        generation: Made new each time that the path's stream is created.
+    """
+    return StreamKey(_PATH_OWNER + path, f"$data-{generation}")
+
+
+def path_of(key: StreamKey) -> str | None:
+    """Return the path that a log belongs to; None for any other log."""
+    owner = key.run_id
+    return owner.removeprefix(_PATH_OWNER) if owner.startswith(_PATH_OWNER) else None
+
+
 SetKind = Literal["tag", "batch", "parent"]
 SET_KINDS: tuple[SetKind, ...] = ("tag", "batch", "parent")
 
@@ -169,11 +194,18 @@ class Writer(NamedTuple):
         id: Random name of the writer.
         epoch: Grows when another takes over under the same id; an older one is refused.
         sequence: Number of the append's first record, counted by the writer for each stream.
+        counts: What the sequence numbers: records, or whole appends (a repeat is then one as a
+            whole, and an append without records takes a number too).
     """
 
     id: str
     epoch: int
     sequence: int
+    counts: Literal["records", "appends"] = "records"
+
+    def after(self, records: int) -> int:
+        """Return the sequence that follows an append of so many records."""
+        return self.sequence + (1 if self.counts == "appends" else records)
 
 
 class Gap(NamedTuple):

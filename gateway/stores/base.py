@@ -9,14 +9,15 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
-from gateway.errors import InvalidValue, WriterFenced, WriterGap
+from gateway.errors import InvalidId, InvalidValue, OutOfOrder, WriterFenced, WriterGap
 from gateway.patches import Operation
 from gateway.records import (
     ORIGIN,
+    PATH_CONFIG,
     REVOCATIONS,
     RUN_STREAM,
     RUNS_STREAM,
@@ -29,12 +30,14 @@ from gateway.records import (
     RunSet,
     StreamKey,
     Writer,
+    path_of,
 )
 from gateway.runs import Run
 from gateway.stores.retention import Swept
 
 PAGE_BYTES = 256 << 10  # of record data in one page: what a reader holds at a time
 SET_RECORDS = 1000  # kept of a set's log, up to twice that: a reader who lags more begins anew
+CONFIG_RECORDS = 8  # kept of a path's configuration, of which only the last counts
 
 
 class Appended(NamedTuple):
@@ -44,11 +47,13 @@ class Appended(NamedTuple):
         offset: Of the first record; None if there was none, or a repeat's is no longer known.
         position: After the last record of the stream as far as this append knows.
         duplicate: It was a repeat and wrote nothing.
+        next_sequence: Of the writer's next append, if the writer counts appends.
     """
 
     offset: int | None
     position: Position
     duplicate: bool = False
+    next_sequence: int | None = None
 
 
 class Head(NamedTuple):
@@ -169,6 +174,7 @@ class Store(Protocol):
         source: str | None = None,
         writer: Writer | None = None,
         end: EndReason | None = None,
+        order: str | None = None,
     ) -> Appended:
         """Add records at the end of a stream, as one atomic unit.
 
@@ -181,6 +187,8 @@ class Store(Protocol):
             source: Run on whose behalf this is written; None for a client outside any run.
             writer: Makes a repeat harmless.
             end: End the stream after these records.
+            order: Refuse the append unless this is greater, byte by byte, than what the last
+                append that had one gave; remembered with the stream, whoever wrote.
 
         Returns:
             Once durable as the store promises.
@@ -189,6 +197,7 @@ class Store(Protocol):
             StreamEnded: the stream, or the run that owns it, has ended (not for a repeat).
             WriterFenced: a newer epoch of this writer was seen.
             WriterGap: an earlier append of this writer is missing.
+            OutOfOrder: `order` is not greater (not for a repeat).
         """
 
     async def read(
@@ -319,12 +328,37 @@ class Store(Protocol):
         """
 
 
+@runtime_checkable
+class PathStore(Store, Protocol):
+    """A store that keeps streams of paths too, for gateways; a worker's store does not.
+
+    The logs of a path belong to no run: they are there from the first append, may be ended and
+    deleted like any stream, and are forgotten by `drop` alone. Of a path's `$config` log the newest
+    `CONFIG_RECORDS` records are kept, or up to twice as many.
+    """
+
+    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """Return keys of the logs of paths in their order, those after a key, up to a number."""
+
+    async def drop(self, key: StreamKey, at: Position) -> bool:
+        """Forget a path's log, writers and all, if it still ends at `at`: as if it had never been.
+
+        The next append makes it anew, with another epoch.
+
+        Returns:
+            Whether it did.
+
+        Raises:
+            InvalidId: the log is not a path's.
+        """
+
+
 class WriterState(NamedTuple):
     """What a stream remembers of one writer.
 
     Attributes:
         epoch: The newest seen.
-        next_sequence: Of the writer's next record.
+        next_sequence: Of the writer's next record, or append, as the writer counts.
         last_offset: Offset of the writer's last record.
     """
 
@@ -349,14 +383,20 @@ def records_to_skip(state: WriterState | None, writer: Writer, count: int) -> in
         WriterGap: the sequence is ahead of what is there.
     """
     if state is not None and writer.epoch < state.epoch:
-        raise WriterFenced(
+        fenced = WriterFenced(
             f"writer {writer.id} has epoch {writer.epoch}; epoch {state.epoch} has taken over"
         )
+        fenced.epoch = state.epoch
+        raise fenced
     expected = state.next_sequence if state is not None and writer.epoch == state.epoch else 0
     if writer.sequence > expected:
-        raise WriterGap(
+        gap = WriterGap(
             f"writer {writer.id} sent sequence {writer.sequence}; {expected} is expected next"
         )
+        gap.expected, gap.is_new_epoch = expected, state is not None and writer.epoch > state.epoch
+        raise gap
+    if writer.counts == "appends":
+        return count if writer.sequence < expected else 0
     return min(expected - writer.sequence, count)
 
 
@@ -364,12 +404,28 @@ def is_repeated_end(
     state: WriterState | None, writer: Writer, ended: EndReason | None, end: EndReason | None
 ) -> bool:
     """Whether an append without records is a repeat of the one that ended the stream."""
-    return (
-        state is not None
-        and (writer.epoch, writer.sequence) == (state.epoch, state.next_sequence)
-        and end is not None
-        and ended == end
-    )
+    if state is None or writer.epoch != state.epoch:
+        return False
+    if writer.counts == "appends":
+        return writer.sequence < state.next_sequence
+    return writer.sequence == state.next_sequence and end is not None and ended == end
+
+
+def repeat(state: WriterState, writer: Writer, count: int, head: Head) -> Appended:
+    """Return what a repeated append is answered with."""
+    counts_appends = writer.counts == "appends"
+    offset = None if counts_appends else first_offset_of_repeat(state, writer, count)
+    return Appended(offset, head.position, True, state.next_sequence if counts_appends else None)
+
+
+def check_order(key: StreamKey, last: str | None, order: str | None) -> None:
+    """Refuse an append whose order is not after the last one's.
+
+    Raises:
+        OutOfOrder: names both.
+    """
+    if last is not None and order is not None and order.encode() <= last.encode():
+        raise OutOfOrder(f"stream {key} has order {last[:80]!r}; {order[:80]!r} is not after it")
 
 
 def first_offset_of_repeat(state: WriterState, writer: Writer, count: int) -> int | None:
@@ -432,8 +488,25 @@ def is_set_log(key: StreamKey) -> bool:
 
 
 def belongs_to_no_run(key: StreamKey) -> bool:
-    """Whether a log is always there and never ends: those of sets, and that of revoked tokens."""
-    return is_set_log(key) or key == REVOCATIONS
+    """Whether a log is there without a run: those of sets and paths, and that of revoked tokens."""
+    return is_set_log(key) or key == REVOCATIONS or path_of(key) is not None
+
+
+def check_path_log(key: StreamKey) -> None:
+    """Refuse a log that is not a path's.
+
+    Raises:
+        InvalidId: it belongs to a run, or is one of the gateway's own.
+    """
+    if path_of(key) is None:
+        raise InvalidId(f"{key} is no log of a path, and cannot be dropped")
+
+
+def kept_records(key: StreamKey) -> int | None:
+    """Return how many of a log's newest records a store keeps at least; None for all of them."""
+    if is_set_log(key):
+        return SET_RECORDS
+    return CONFIG_RECORDS if key.stream_id == PATH_CONFIG else None
 
 
 def sets_of(run: Run) -> list[RunSet]:

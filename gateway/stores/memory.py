@@ -17,12 +17,12 @@ from gateway.records import (
     RunSet,
     StreamKey,
     Writer,
+    path_of,
 )
 from gateway.runs import Run, change, iso_time
 from gateway.stores.base import (
     NO_RECORDS,
     PAGE_BYTES,
-    SET_RECORDS,
     Appended,
     Head,
     Page,
@@ -32,17 +32,20 @@ from gateway.stores.base import (
     WriterState,
     announcement,
     belongs_to_no_run,
+    check_order,
+    check_path_log,
     deletion_records,
     encode_json,
     end_of,
-    first_offset_of_repeat,
     is_announced,
     is_repeated_end,
     is_set_log,
+    kept_records,
     new_epoch,
     page_of,
     place,
     records_to_skip,
+    repeat,
     run_log,
     set_records,
     sets_of,
@@ -59,6 +62,7 @@ class _Stream:
     end: EndReason | None = None
     next_offset: int = 0
     writers: dict[str, WriterState] = field(default_factory=dict)
+    order: str | None = None
 
     def head(self) -> Head:
         earliest = self.next_offset - len(self.records)
@@ -109,6 +113,7 @@ class MemoryStore:
         source: str | None = None,
         writer: Writer | None = None,
         end: EndReason | None = None,
+        order: str | None = None,
     ) -> Appended:
         """See `Store.append`."""
         self._check_open()
@@ -116,14 +121,12 @@ class MemoryStore:
         state = stream.writers.get(writer.id) if stream and writer else None
         skip = records_to_skip(state, writer, len(records)) if writer else 0
         if stream and writer and state and records and skip == len(records):
-            return Appended(
-                first_offset_of_repeat(state, writer, skip), stream.head().position, True
-            )
+            return repeat(state, writer, skip, stream.head())
         if stream and writer and not records and is_repeated_end(state, writer, stream.end, end):
-            return Appended(None, stream.head().position, True)
+            return repeat(stream.writers[writer.id], writer, 0, stream.head())
         if writer:
             writer = writer._replace(sequence=writer.sequence + skip)
-        return self._write(key, records[skip:], source, writer, end)
+        return self._write(key, records[skip:], source, writer, end, order)
 
     def _write(
         self,
@@ -132,10 +135,13 @@ class MemoryStore:
         source: str | None,
         writer: Writer | None,
         end: EndReason | None,
+        order: str | None = None,
     ) -> Appended:
         is_new_run = key.stream_id == RUN_STREAM and key not in self._streams
         if not is_new_run and (ended := self._head(key).end) is not None:
             raise StreamEnded(f"stream {key} has ended ({ended}); nothing can be appended")
+        if key in self._streams:
+            check_order(key, self._streams[key].order, order)
         now_ms = self._clock_ms()
         if key not in self._streams and is_announced(key):
             log, data = announcement(key)
@@ -147,12 +153,17 @@ class MemoryStore:
         stream.next_offset += len(added)
         if writer:
             stream.writers[writer.id] = WriterState(
-                writer.epoch, writer.sequence + len(added), stream.next_offset - 1
+                writer.epoch, writer.after(len(added)), stream.next_offset - 1
             )
         stream.end = end
+        stream.order = order if order is not None else stream.order
+        kept = kept_records(key)
+        if kept is not None and len(stream.records) > 2 * kept:
+            del stream.records[:-kept]
         position = stream.head().position
         self._growth.tell(key, Page(added, position, end))
-        return Appended(first if added else None, position)
+        counted = writer.after(0) if writer and writer.counts == "appends" else None
+        return Appended(first if added else None, position, next_sequence=counted)
 
     async def read(
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
@@ -203,6 +214,23 @@ class MemoryStore:
     def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         return self._growth.follow(key, after, self.read)
+
+    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """See `PathStore.path_logs`."""
+        self._check_open()
+        keys = (key for key in self._streams if path_of(key) is not None)
+        return sorted(key for key in keys if after is None or key > after)[:limit]
+
+    async def drop(self, key: StreamKey, at: Position) -> bool:
+        """See `PathStore.drop`."""
+        self._check_open()
+        check_path_log(key)
+        stream = self._streams.get(key)
+        if stream is None or stream.head().position != at:
+            return False
+        del self._streams[key]
+        self._growth.tell(key, None)
+        return True
 
     async def create_run(self, run: Run) -> Run:
         """See `Store.create_run`."""
@@ -312,9 +340,6 @@ class MemoryStore:
         snapshot = encode_json(run.to_wire(), f"run {run.id}")
         for key, data in set_records(before, run, version, patch, snapshot):
             self._write(key, [data], key.run_id, None, None)  # as a run's log: by its owner
-            stream = self._streams[key]
-            if len(stream.records) > 2 * SET_RECORDS:
-                del stream.records[:-SET_RECORDS]
 
     def _end_streams(self, run_id: str, end: EndReason) -> None:
         for key, stream in self._streams.items():

@@ -125,6 +125,7 @@ class RemoteStore:
         source: str | None = None,
         writer: Writer | None = None,
         end: EndReason | None = None,
+        order: str | None = None,
     ) -> Appended:
         """See `Store.append`."""
         frame = protocol.Append(
@@ -135,9 +136,12 @@ class RemoteStore:
             writer=protocol.WriterFields(*writer) if writer else None,
             end=end,  # type: ignore[arg-type]
             source=source,
+            order=order,
         )
         answer = await self._call(frame, may_repeat=writer is not None)
-        return Appended(answer.offset, Position.parse(answer.position), answer.duplicate)
+        position = Position.parse(answer.position)
+        next_sequence = answer.next_sequence or None  # after an append it is 1 or more
+        return Appended(answer.offset, position, answer.duplicate, next_sequence)
 
     async def read(
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES

@@ -32,6 +32,7 @@ from gateway.stores.base import (
     RunQuery,
     RunState,
     SetState,
+    check_path_log,
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
@@ -161,10 +162,11 @@ class SqliteStore:
         source: str | None = None,
         writer: Writer | None = None,
         end: EndReason | None = None,
+        order: str | None = None,
     ) -> Appended:
         """See `Store.append`."""
         return await self._write(
-            lambda tx: tx.append(key, records, source, writer, end, self._clock_ms())
+            lambda tx: tx.append(key, records, source, writer, end, self._clock_ms(), order)
         )
 
     async def read(
@@ -184,6 +186,15 @@ class SqliteStore:
     def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         return self._growth.follow(key, after, self.read)
+
+    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """See `PathStore.path_logs`."""
+        return await self._read(lambda db: sqlite_tables.read_path_logs(db, after, limit))
+
+    async def drop(self, key: StreamKey, at: Position) -> bool:
+        """See `PathStore.drop`."""
+        check_path_log(key)
+        return await self._write(lambda tx: tx.drop(key, at))
 
     async def create_run(self, run: Run) -> Run:
         """See `Store.create_run`."""

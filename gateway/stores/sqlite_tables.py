@@ -30,7 +30,6 @@ from gateway.records import (
 from gateway.runs import Run, change, iso_time
 from gateway.stores.base import (
     NO_RECORDS,
-    SET_RECORDS,
     Appended,
     Head,
     Page,
@@ -40,24 +39,25 @@ from gateway.stores.base import (
     WriterState,
     announcement,
     belongs_to_no_run,
+    check_order,
     deletion_records,
     encode_json,
     end_of,
-    first_offset_of_repeat,
     is_announced,
     is_repeated_end,
-    is_set_log,
+    kept_records,
     new_epoch,
     page_of,
     place,
     records_to_skip,
+    repeat,
     run_log,
     set_records,
 )
 from gateway.stores.retention import Retention
 from gateway.stores.sqlite_incarnation import Incarnation
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
 CACHED_STREAMS = 20_000  # about 500 bytes each
 
@@ -101,11 +101,13 @@ CREATE INDEX runs_by_end ON runs (finished_at) WHERE finished_at IS NOT NULL;
 CREATE TABLE garbage (stream INTEGER PRIMARY KEY);
 """
 _INCARNATION = "CREATE TABLE incarnation (current TEXT NOT NULL, beside TEXT NOT NULL);"
+_ORDERS = "CREATE TABLE orders (stream INTEGER PRIMARY KEY, last TEXT NOT NULL);"
 _STEPS = (
     _SCHEMA,
     _SPENT_AND_KEYS,
     _RETENTION,
     _INCARNATION,
+    _ORDERS,
 )  # what each version adds to the one before
 
 _log = logging.getLogger("realtime.sqlite")
@@ -212,6 +214,7 @@ class Transactions:
         writer: Writer | None,
         end: EndReason | None,
         now_ms: int,
+        order: str | None = None,
     ) -> Appended:
         """See `Store.append`."""
         stream = self._find(key)
@@ -219,20 +222,28 @@ class Transactions:
             state = self._writer(stream, writer.id)
             skip = records_to_skip(state, writer, len(records))
             if state is not None and records and skip == len(records):
-                offset = first_offset_of_repeat(state, writer, skip)
-                return Appended(offset, stream.head().position, duplicate=True)
-            if not records and is_repeated_end(state, writer, stream.ended, end):
-                return Appended(None, stream.head().position, duplicate=True)
+                return repeat(state, writer, skip, stream.head())
+            if state and not records and is_repeated_end(state, writer, stream.ended, end):
+                return repeat(state, writer, 0, stream.head())
             records, writer = records[skip:], writer._replace(sequence=writer.sequence + skip)
         elif writer is not None:
             records_to_skip(None, writer, len(records))
         self._check_open(key, stream)
+        if stream is not None and order is not None:
+            check_order(key, self._order(stream), order)
         if stream is None:
             stream = self._create(key, now_ms)
             if is_announced(key):
                 log, data = announcement(key)
                 self.append(log, [data], key.run_id, None, None, now_ms)
+        if order is not None:
+            self._db.execute("INSERT OR REPLACE INTO orders VALUES (?,?)", (stream.no, order))
         return self._add(key, stream, records, source, writer, end, now_ms)
+
+    def _order(self, stream: _Stream) -> str | None:
+        sql = "SELECT last FROM orders WHERE stream = ?"
+        row = self._db.execute(sql, (stream.no,)).fetchone()
+        return row[0] if row else None
 
     def _check_open(self, key: StreamKey, stream: _Stream | None) -> None:
         if stream is None and (key.stream_id == RUN_STREAM or belongs_to_no_run(key)):
@@ -257,17 +268,19 @@ class Transactions:
         stream.ended = end
         if writer is not None:
             stream.writers[writer.id] = WriterState(
-                writer.epoch, writer.sequence + len(records), stream.next_offset - 1
+                writer.epoch, writer.after(len(records)), stream.next_offset - 1
             )
             stream.changed_writers.add(writer.id)
         self._dirty[key] = stream
-        return Appended(first if records else None, stream.head().position)
+        counted = writer.after(0) if writer and writer.counts == "appends" else None
+        return Appended(first if records else None, stream.head().position, next_sequence=counted)
 
     def delete(self, key: StreamKey, now_ms: int) -> None:
         """See `Store.delete`."""
         stream = self._find(key)
         if stream is None:
-            _load_run(self._db, key.run_id)  # refuses a run that is not there
+            if not belongs_to_no_run(key):
+                _load_run(self._db, key.run_id)  # refuses a run that is not there
             stream = self._create(key, now_ms)
         self._db.execute("DELETE FROM blocks WHERE stream = ?", (stream.no,))
         stream.added.clear()
@@ -275,6 +288,18 @@ class Transactions:
         stream.earliest, stream.ended = stream.next_offset, "deleted"
         self._dirty[key] = stream
         self.changed.add(key)
+
+    def drop(self, key: StreamKey, at: Position) -> bool:
+        """See `PathStore.drop`."""
+        stream = self._find(key)
+        if stream is None or stream.head().position != at:
+            return False
+        self._throw_away("run_id = ? AND stream_id = ?", key)
+        del self._streams[key]
+        self._dirty.pop(key, None)
+        self.grown[key] = Page([], ORIGIN)
+        self.changed.add(key)
+        return True
 
     def create_run(self, run: Run, now_ms: int) -> Run:
         """See `Store.create_run`."""
@@ -369,7 +394,8 @@ class Transactions:
     def _throw_away(self, condition: str, values: Sequence[str]) -> None:
         found = f"FROM streams WHERE {condition}"
         self._db.execute(f"INSERT INTO garbage SELECT no {found}", values)
-        self._db.execute(f"DELETE FROM writers WHERE stream IN (SELECT no {found})", values)
+        for table in ("writers", "orders"):
+            self._db.execute(f"DELETE FROM {table} WHERE stream IN (SELECT no {found})", values)
         self._db.execute(f"DELETE {found}", values)
 
     def drop_garbage(self, count: int) -> bool:
@@ -478,11 +504,11 @@ class Transactions:
             stream.writers[id] = WriterState(*row) if row else None
         return stream.writers[id]
 
-    def _trim(self, stream: _Stream) -> None:
-        """Keep the newest records of a set's log; whole blocks go, now and then."""
-        if stream.next_offset - stream.earliest <= 2 * SET_RECORDS:
+    def _trim(self, stream: _Stream, kept: int) -> None:
+        """Keep the newest records of such a log; whole blocks go, now and then."""
+        if stream.next_offset - stream.earliest <= 2 * kept:
             return
-        stream.earliest = stream.next_offset - SET_RECORDS
+        stream.earliest = stream.next_offset - kept
         self._db.execute(
             "DELETE FROM blocks WHERE stream = ?1 AND first < "
             "(SELECT max(first) FROM blocks WHERE stream = ?1 AND first <= ?2)",
@@ -499,8 +525,8 @@ class Transactions:
             "INSERT INTO blocks (stream, first, data, last_ms) VALUES (?,?,?,?)", blocks
         )
         stream.bytes += sum(len(data) for _, _, data, _ in blocks)
-        if is_set_log(key):
-            self._trim(stream)
+        if (kept := kept_records(key)) is not None:
+            self._trim(stream, kept)
         self._db.execute(
             "UPDATE streams SET earliest = ?, next = ?, ended = ?, bytes = ? WHERE no = ?",
             (stream.earliest, stream.next_offset, stream.ended, stream.bytes, stream.no),
@@ -576,6 +602,16 @@ def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
         return 0, Head(ORIGIN, ORIGIN, end_of(_load_run(db, key.run_id)))
     no, epoch, earliest, next_offset, ended, _ = row
     return no, Head(Position(epoch, next_offset), Position(epoch, earliest), ended)
+
+
+def read_path_logs(db: sqlite3.Connection, after: StreamKey | None, limit: int) -> list[StreamKey]:
+    """See `PathStore.path_logs`."""
+    rows = db.execute(
+        "SELECT run_id, stream_id FROM streams WHERE (run_id, stream_id) > (?, ?)"
+        " AND run_id >= 'path:' AND run_id < 'path;' ORDER BY run_id, stream_id LIMIT ?",
+        (*(after or ("path:", "")), limit),
+    )
+    return [StreamKey(*row) for row in rows]
 
 
 def read_page(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from gateway import protocol
 from gateway.protocol import Appended, GatewayFrame, Request, Result
@@ -60,12 +61,14 @@ async def _append(store: Store, request: protocol.Append) -> Appended:
         source=request.source,
         writer=_writer(request.writer),
         end=request.end,
+        order=request.order,
     )
-    return Appended(request.id, done.offset, str(done.position), done.duplicate)
+    next_sequence = done.next_sequence if done.next_sequence is not None else UNSET
+    return Appended(request.id, done.offset, str(done.position), done.duplicate, next_sequence)
 
 
 def _writer(fields: protocol.WriterFields | None) -> Writer | None:
-    return Writer(fields.id, fields.epoch, fields.sequence) if fields else None
+    return Writer(fields.id, fields.epoch, fields.sequence, fields.counts) if fields else None
 
 
 async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
