@@ -64,6 +64,10 @@ def _head(run: RealtimeRun, now: RealtimeStream[CensusProgress]) -> rx.Component
     return rx.flex(
         rx.heading("Code census", size="7", as_="h1"),
         run_badge(run),
+        rx.cond(
+            run.is_waiting,
+            rx.text("for its child tasks", size="1", color_scheme="gray", id="waits-for"),
+        ),
         link_state(now),
         rx.spacer(),
         rx.cond(

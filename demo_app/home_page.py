@@ -6,7 +6,7 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app import answerer
-from demo_app.layout import card, code, frame, pretty, problem, run_badge, status_badge
+from demo_app.layout import card, code, frame, older, pretty, problem, run_badge, status_badge
 from demo_app.state import Ask, Census, Recent
 from demo_app.streams import events
 from demo_app.tasks import deliver
@@ -191,10 +191,7 @@ def _runs(title: str = "My runs") -> rx.Component:
             ),
             rx.text("None yet: start one.", size="2", color_scheme="gray"),
         ),
-        rx.cond(
-            mine.has_more,
-            rx.button("Show more", on_click=mine.load_more, variant="soft", size="1", id="more"),
-        ),
+        older(mine, id="more"),
         title=title or None,
     )
 
@@ -211,15 +208,14 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
             rx.link(run.task, href=page.to(str) + run.id),
             rx.text(_what(run), size="1", color_scheme="gray", style={"overflow_wrap": "anywhere"}),
         ),
-        rx.table.cell(rx.text(_about(run), size="2", truncate=True, max_width="14rem")),
-        rx.table.cell(status_badge(run.status)),
         rx.table.cell(
+            status_badge(run.status),
             rx.cond(
                 run.attempt.to(int) > 1,
                 rx.text(
                     "attempt ", run.attempt, size="1", color_scheme="gray", white_space="nowrap"
                 ),
-            )
+            ),
         ),
         rx.table.cell(
             rx.cond(
@@ -232,14 +228,6 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
         ),
         rx.table.cell(rx.link("details", href="/runs/" + run.id.to(str), size="1")),
         class_name="my-run",
-    )
-
-
-def _about(run: ObjectVar[PageRun]) -> rx.Var[str]:
-    payload = run.payload
-    return rx.Var(
-        f"({payload!s}?.question ?? {payload!s}?.source_id ?? '')",
-        _var_data=payload._get_all_var_data(),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import reflex as rx
 
 from demo_app.state import Shown, Visitor
-from ui import RealtimeRun, RealtimeStream
+from ui import RealtimeRun, RealtimeRuns, RealtimeStream
 
 WIDTH = "72rem"
 
@@ -136,7 +136,6 @@ def status_badge(status: Any) -> rx.Component:
         status,
         ("delayed", "gray"),
         ("queued", "gray"),
-        ("delayed", "gray"),
         ("executing", "blue"),
         ("waiting", "blue"),
         ("completed", "green"),
@@ -147,6 +146,18 @@ def status_badge(status: Any) -> rx.Component:
         status,
         rx.badge(status, color_scheme=color, size="2", class_name="run-status"),
         rx.badge("…", color_scheme="gray", size="2"),
+    )
+
+
+def older(runs: RealtimeRuns, **props: Any) -> rx.Component:
+    """Offer the older runs of a set, as far as they can be shown."""
+    return rx.cond(
+        runs.is_full,
+        rx.text("The newest ", runs.count, " are shown.", size="1", color_scheme="gray"),
+        rx.cond(
+            runs.has_more,
+            rx.button("Show more", on_click=runs.load_more, variant="soft", size="1", **props),
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from demo_app.layout import (
     card,
     code,
     link_state,
+    older,
     pretty,
     problem,
     run_badge,
@@ -116,10 +117,7 @@ def _children() -> rx.Component:
         children.count > 0,
         card(
             rx.vstack(rx.foreach(children.runs, _child), spacing="2"),
-            rx.cond(
-                children.has_more,
-                rx.button("Show more", on_click=children.load_more, variant="soft", size="1"),
-            ),
+            older(children),
             title="Children",
         ),
     )

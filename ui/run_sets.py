@@ -2,7 +2,8 @@
 
 mine = use_realtime_runs_with_tag(State.tag, access_token=State.token, skip=["payload"])
 rx.foreach(mine.runs, lambda run: rx.text(run.task, ": ", run.status))
-rx.button("More", on_click=mine.load_more, disabled=~mine.has_more)
+rx.button("More", on_click=mine.load_more, disabled=~mine.has_more | mine.is_full)
+rx.cond(mine.is_full, rx.text("Older runs are not shown."))
 """
 
 from __future__ import annotations
@@ -36,12 +37,21 @@ class RealtimeRuns(Subscribed):
 
     @property
     def has_more(self) -> BooleanVar:
-        """There are older runs."""
+        """There are older runs than those shown; see `is_full`."""
         return cast(BooleanVar, self._hook.read("$.hasMore", bool))
 
     @property
+    def is_full(self) -> BooleanVar:
+        """There are older runs, and this list cannot show them: `load_more` does nothing any more.
+
+        A set is one subscription, bounded at 1,000 runs and 4 MiB (with `skip` more fit in). Older
+        runs are found by narrower tags, or in a backend by `runs.list(tag=…, before=…)`.
+        """
+        return cast(BooleanVar, self._hook.read("$.isFull", bool))
+
+    @property
     def load_more(self) -> FunctionVar[Any]:
-        """Event for `on_click` that shows `limit` older runs more, up to 1,000 in all."""
+        """Event for `on_click` that shows `limit` older runs more, until the list `is_full`."""
         return cast("FunctionVar[Any]", self._hook.read("$.loadMore", None).to(FunctionVar))
 
 
@@ -61,7 +71,8 @@ def use_realtime_runs_with_tag(
     Args:
         tag: The tag, or up to 20; while it is "" or empty, the status is `idle`.
         access_token: With the scope `read:tags:` of each of them; see `use_realtime_stream`.
-        limit: How many runs are shown, the newest, and how many more `load_more` shows.
+        limit: How many runs are shown, the newest, and how many more `load_more` shows; 1,000 in
+            all, and 4 MiB, after which the list `is_full`.
         skip: Fields to leave out: any of `payload`, `output`, `metadata`.
         throttle_ms: At most one update per this many milliseconds.
         enabled: While false, the status is `idle`.
@@ -69,7 +80,7 @@ def use_realtime_runs_with_tag(
         on_error: Called with `{code, message}` when the gateway refuses.
 
     Returns:
-        The Vars `runs`, `count`, `has_more`, `load_more`, `status`, `error`, …
+        The Vars `runs`, `count`, `has_more`, `is_full`, `load_more`, `status`, `error`, …
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.

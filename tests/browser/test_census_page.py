@@ -42,6 +42,9 @@ async def test_a_package_is_counted_to_its_last_file(open_page, demo):
 async def test_the_standard_library_is_counted_through_a_reload_in_the_middle(open_page, demo):
     page = await open_page()
     run_id = await page.start_census("stdlib", workers=4)
+    waits = page.page.locator("#waits-for")
+    await waits.wait_for()  # while the children work, `waiting` alone would look stuck
+    assert await waits.inner_text() == "for its child tasks"
     await page.until("() => parseInt(document.querySelector('#percent')?.innerText) >= 20")
     before = int((await page.text("#files")).split()[0])
     await page.page.reload()
@@ -49,6 +52,7 @@ async def test_the_standard_library_is_counted_through_a_reload_in_the_middle(op
     after = int((await page.text("#files")).split()[0])
     assert before <= after < FILES["stdlib"]
     await check_completed(page, run_id, demo.observer, "stdlib")
+    assert await waits.count() == 0
     assert len(page.sockets) == 2  # one before the reload, one after
 
 

@@ -27,6 +27,12 @@ LUMINANCE = """() => {
   return [getComputedStyle(words).color, getComputedStyle(ground).backgroundColor].map(luminance);
 }"""
 
+# Tables and the like; code is meant to.
+SCROLLING = """() => [...document.querySelectorAll('.rt-TableRoot *, .rt-Card, .rt-Card > *')]
+  .filter(e => getComputedStyle(e).overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1
+    && getComputedStyle(e).textOverflow !== 'ellipsis')
+  .map(e => e.className + ': ' + e.scrollWidth + ' in ' + e.clientWidth)"""
+
 
 async def test_no_page_scrolls_sideways_wide_or_narrow_light_or_dark(open_page):
     page = await open_page()
@@ -60,4 +66,6 @@ async def test_no_page_scrolls_sideways_wide_or_narrow_light_or_dark(open_page):
                     "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame("
                     "() => done(document.documentElement.scrollWidth))))"
                 )
+                boxes = await page.page.evaluate(SCROLLING)
+                assert boxes == [], f"{path}: {boxes} scroll sideways on {width} px ({scheme})"
                 assert wide <= width, f"{path} is {wide} px wide on {width} px ({scheme})"

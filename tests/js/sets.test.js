@@ -39,6 +39,8 @@ const changes = (page, ...data) => {
   page.clock.advance(20);
 };
 
+const many = (count) => Array.from({ length: count }, (_, i) => `run_5${String(count - i).padStart(5, "0")}`);
+
 const idsOf = (component) => component.snapshot.runs.map((each) => each.id);
 
 test("asks for the set it is told, and for nothing while its name is awaited", () => {
@@ -113,11 +115,30 @@ test("more is loaded as one longer list, and what was shown stays until it is th
   assert.equal(component.snapshot.hasMore, false);
 });
 
-test("no more than a thousand runs are asked for", () => {
-  const { page, component } = liveSet({ limit: 600 }, ["run_1"], true);
+test("no more than a thousand runs are asked for, and a list that has them says that it is full", () => {
+  const { page, component } = liveSet({ limit: 600 }, ["run_1"].concat(many(599)), true);
+  assert.equal(component.snapshot.isFull, false);
   component.snapshot.loadMore();
   assert.equal(page.socket.taken().at(-1).limit, 1_000);
-  page.socket.receive(snapshot(2, ["run_1"], true));
+  assert.equal(component.snapshot.isFull, false); // not before it is so
+  page.socket.receive(snapshot(2, many(1_000), true));
+  assert.equal(component.snapshot.isFull, true);
+  component.snapshot.loadMore();
+  assert.deepEqual(page.socket.taken(), []);
+});
+
+test("a list of a thousand with nothing older is not full until one more comes", () => {
+  const { page, component } = liveSet({ limit: 1_000 }, many(1_000), false);
+  assert.deepEqual([component.snapshot.hasMore, component.snapshot.isFull], [false, false]);
+  changes(page, { id: "run_9", version: 0, run: run("run_9") });
+  assert.deepEqual([component.snapshot.hasMore, component.snapshot.isFull], [true, true]);
+  assert.equal(component.snapshot.runs.length, 1_000);
+});
+
+test("a list that its bytes cut short is full, for a longer one would be cut as well", () => {
+  const { page, component } = liveSet({ limit: 50 }, ["run_3", "run_2"], true);
+  assert.equal(component.snapshot.isFull, true);
+  page.socket.taken();
   component.snapshot.loadMore();
   assert.deepEqual(page.socket.taken(), []);
 });

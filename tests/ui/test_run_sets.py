@@ -100,6 +100,8 @@ def test_runs_are_typed_also_as_a_loop_variable() -> None:
     assert isinstance(mine.runs, ArrayVar)
     assert isinstance(mine.count, NumberVar)
     assert isinstance(mine.has_more, BooleanVar)
+    assert isinstance(mine.is_full, BooleanVar)
+    assert str(mine.is_full).endswith(".isFull")
     assert isinstance(mine.status, StringVar)
     assert isinstance(mine.error, StringVar)
     seen = []

@@ -5,7 +5,7 @@
 
 import { pageRun } from "./page_run.js";
 import { PartsAssembler, SourcesAssembler } from "./parts.js";
-import { mergePatch } from "./protocol.js";
+import { MAX_LIMIT, mergePatch } from "./protocol.js";
 import { newView, viewKey } from "./views.js";
 import { Window } from "./window.js";
 
@@ -118,6 +118,7 @@ export class SetFold {
   #held = new Map();
   #order = []; // ids, newest first
   #hasMore = false;
+  #isFull = false;
 
   /** @param {{runs: object, limit: number}} request whose limit may grow */
   constructor(request) {
@@ -130,6 +131,9 @@ export class SetFold {
     this.#held = new Map(runs.map((run) => [run.id, { raw: run, version: -1, run: pageRun(run) }]));
     this.#order = runs.map((run) => run.id);
     this.#hasMore = hasMore;
+    // A longer list cannot be asked for, or would not come: these are as many as one frame carries.
+    const { limit } = this.#request;
+    this.#isFull = limit >= MAX_LIMIT || (hasMore && runs.length < limit);
     return this.#shown();
   }
 
@@ -172,6 +176,7 @@ export class SetFold {
 
   #shown() {
     const runs = this.#order.map((id) => this.#held.get(id).run);
-    return { runs: Object.freeze(runs), hasMore: this.#hasMore };
+    const hasMore = this.#hasMore;
+    return { runs: Object.freeze(runs), hasMore, isFull: hasMore && this.#isFull };
   }
 }

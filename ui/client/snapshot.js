@@ -22,7 +22,10 @@ export class Snapshot {
   run = null;
   /** The runs, newest first, when it is to a set of runs. @type {object[]} */
   runs = NONE;
+  /** There are older ones. */
   hasMore = false;
+  /** There are older ones, and this list cannot show them. */
+  isFull = false;
   /** Show more runs of a set. */
   loadMore = () => {};
   /** See `parts.js`; empty unless someone asked for it. */

@@ -159,13 +159,13 @@ export class Store {
     const request = { run: runId, stream, runs, limit, skip, start, throttleMs, token };
     const entry = new Entry(request, this.#environment);
     this.#entries.set(user.key, entry);
-    if (runs) entry.offerMore(() => this.#loadMore(url, entry.subscription, limit));
+    if (runs) entry.offerMore(() => this.#loadMore(url, entry, limit));
     return entry;
   }
 
   // The longer list comes whole, as of one moment: what is there already may have changed meanwhile.
-  #loadMore(url, subscription, count) {
-    if (subscription.limit >= MAX_LIMIT || subscription.over) return;
+  #loadMore(url, { subscription, snapshot }, count) {
+    if (snapshot.isFull || subscription.limit >= MAX_LIMIT || subscription.over) return;
     subscription.limit = Math.min(MAX_LIMIT, subscription.limit + count);
     this.#connection(url).restart(subscription);
   }
