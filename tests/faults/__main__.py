@@ -22,10 +22,19 @@ Scenario = Callable[[Path, scenarios.Say], Awaitable[Verdict]]
 
 KILLS = 50
 STOPS = 10
+SLOW_S = 40.0
+RELOADS = 5
+MAX_SCENARIO_S = 240.0
 
 SCENARIOS: dict[str, Scenario] = {
     "kills": lambda folder, say: scenarios.kills(folder, times=KILLS, say=say),
     "stops": lambda folder, say: scenarios.stops(folder, times=STOPS, say=say),
+    "paused": lambda folder, say: scenarios.paused(folder, say=say),
+    "half open": lambda folder, say: scenarios.half_open(folder, say=say),
+    "dropped": lambda folder, say: scenarios.dropped(folder, say=say),
+    "slow": lambda folder, say: scenarios.slow(folder, for_s=SLOW_S, say=say),
+    "vanished": lambda folder, say: scenarios.vanished(folder, say=say),
+    "nginx": lambda folder, say: scenarios.proxied(folder, reloads=RELOADS, say=say),
 }
 
 
@@ -40,7 +49,8 @@ async def run(names: list[str]) -> list[tuple[str, Verdict]]:
 
         with tempfile.TemporaryDirectory(prefix="realtime-faults-") as folder:
             try:
-                verdict = await SCENARIOS[name](Path(folder), say)
+                async with asyncio.timeout(MAX_SCENARIO_S):
+                    verdict = await SCENARIOS[name](Path(folder), say)
             except Exception as error:
                 verdict = Verdict()
                 verdict.count("contradictions", f"{type(error).__name__}: {error}")

@@ -45,6 +45,7 @@ class Connected:
         self._chance = chance
         self._stall_s = stall_s
         self._heard_at_s = 0.0
+        self._socket: ClientConnection | None = None
 
     async def run(self) -> None:
         """Connect again and again until done."""
@@ -61,14 +62,26 @@ class Connected:
                     )
             except (OSError, TimeoutError, WebSocketException):
                 continue
+            self._socket = socket
             try:
                 if await self._serve(socket):
                     attempt = 0
             except (OSError, TimeoutError, WebSocketException):
                 pass
             finally:
+                self._socket = None
                 socket.transport.abort() if self.is_stalled() else await socket.close()
             self._judge(socket.close_code or 1006)
+
+    def vanish(self) -> None:
+        """Break the socket without a word, and do not come back."""
+        self.is_done = True
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    def be_patient(self) -> None:
+        """Wait long for frames: the way to here is slow."""
+        self._stall_s = 3600.0
 
     def is_stalled(self) -> bool:
         """Whether nothing was heard for too long."""
@@ -185,6 +198,7 @@ class Writer(Connected):
         name: str,
         *,
         pause_s: float = 0.02,
+        padding: int = 0,
         **more: Any,
     ) -> None:
         super().__init__(url, token, **more)
@@ -193,6 +207,7 @@ class Writer(Connected):
         self._key = key
         self._name = name
         self._pause_s = pause_s
+        self._padding = " " * padding  # which `int` of a value's number takes
         self._count = 0
         self._values: list[str] = []  # of the append under way
         self._acknowledged = 0
@@ -204,7 +219,7 @@ class Writer(Connected):
 
     def _choose(self) -> None:
         count = self._chance.randint(1, 5)
-        self._values = [f"{self._name}:{self._count + i}" for i in range(count)]
+        self._values = [f"{self._name}:{self._count + i}{self._padding}" for i in range(count)]
         self._count += count
 
     async def _append(self, socket: ClientConnection) -> None:

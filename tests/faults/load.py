@@ -13,7 +13,7 @@ from pathlib import Path
 from serving import new_run, worker_token
 
 from faults.clients import Reader, Writer
-from faults.history import History, Key, Verdict, check
+from faults.history import History, Key, Verdict, View, check
 from faults.process import Child
 from gateway.records import StreamKey
 from gateway.records import Writer as WriterId
@@ -35,7 +35,9 @@ class Load:
     readers: list[Reader] = field(default_factory=list)
     writers: list[Writer] = field(default_factory=list)
     sdk: Child | None = None
+    padding: int = 0
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _passers_by: dict[Reader, asyncio.Task[None]] = field(default_factory=dict)
 
     def add_reader(self, key: Key, *, url: str | None = None, throttle_ms: int = 0) -> Reader:
         """Start one more reader of a stream."""
@@ -57,7 +59,14 @@ class Load:
         name = f"raw{len(self.writers)}"
         chance = random.Random(self.chance.random())
         writer = Writer(
-            url or self.url, worker_token, self.history, key, name, chance=chance, pause_s=pause_s
+            url or self.url,
+            worker_token,
+            self.history,
+            key,
+            name,
+            chance=chance,
+            pause_s=pause_s,
+            padding=self.padding,
         )
         self.writers.append(writer)
         self.tasks.append(asyncio.create_task(writer.run(), name=name))
@@ -80,8 +89,27 @@ class Load:
                 task.result()
         assert self.sdk is None or self.sdk.process.poll() is None, "the SDK's writers have ended"
 
-    async def finish(self, *, direct_url: str | None = None) -> Verdict:
+    def add_passer_by(self, key: Key, *, url: str) -> Reader:
+        """Start a reader whose view will not be judged; `forget` it."""
+        reader = Reader(url, worker_token, View("passer-by", key), chance=random.Random(1))
+        self._passers_by[reader] = asyncio.create_task(reader.run(), name="passer-by")
+        return reader
+
+    async def forget(self, readers: list[Reader]) -> None:
+        """End readers without a word to the gateway."""
+        tasks = [self._passers_by.pop(reader) for reader in readers]
+        for reader, task in zip(readers, tasks, strict=True):
+            reader.vanish()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def finish(self) -> Verdict:
         """Stop the writers, end the streams, let the readers come to the end, and judge."""
+        await self.stop_writers()
+        return await self.judge()
+
+    async def stop_writers(self) -> None:
+        """Stop the writers and end the streams."""
         self.check_alive()
         for writer in self.writers:
             writer.stopping.set()
@@ -93,9 +121,12 @@ class Load:
         writing = [task for task in self.tasks if task.get_name().startswith("raw")]
         async with asyncio.timeout(CATCH_UP_S):
             await asyncio.gather(*writing)
-        async with store_at(direct_url or self.url) as store:
+        async with store_at(self.url) as store:
             for key in self.keys:
                 await _end(store, key)
+
+    async def judge(self) -> Verdict:
+        """Let the readers come to the end and compare what everyone was told."""
         await asyncio.wait(self.tasks, timeout=CATCH_UP_S)
         for task in self.tasks:
             if task.done():
@@ -129,6 +160,7 @@ async def load(
     readers: int = 50,
     pause_s: float = 0.02,
     seed: int = 1,
+    padding: int = 0,
     proxied_url: str | None = None,
 ) -> AsyncIterator[Load]:
     """Start writers and readers around a gateway.
@@ -142,6 +174,7 @@ async def load(
         readers: Over raw WebSockets, in this process, some throttled.
         pause_s: Of a raw writer between an answer and its next append, about.
         seed: Of all chance.
+        padding: Bytes that make a raw writer's records larger.
         proxied_url: What raw readers and writers connect to, if not the gateway itself.
     """
     keys: list[Key] = []
@@ -149,7 +182,7 @@ async def load(
         for _ in range((streams + 1) // 2):
             run = await store.create_run(new_run())
             keys += [(run.id, "first"), (run.id, "second")]
-    it = Load(url, keys[:streams], folder, random.Random(seed))
+    it = Load(url, keys[:streams], folder, random.Random(seed), padding=padding)
     try:
         for number in range(readers):
             throttle_ms = THROTTLES_MS[number % len(THROTTLES_MS)]
@@ -160,8 +193,9 @@ async def load(
             await it.add_sdk_writers(it.keys[:sdk_writers])
         yield it
     finally:
-        for task in it.tasks:
+        everyone = [*it.tasks, *it._passers_by.values()]
+        for task in everyone:
             task.cancel()
-        await asyncio.gather(*it.tasks, return_exceptions=True)
+        await asyncio.gather(*everyone, return_exceptions=True)
         if it.sdk is not None:
             it.sdk.close()

@@ -35,12 +35,13 @@ class Gateway(Process):
         stops: How often it was asked to stop, and did.
     """
 
-    def __init__(self, folder: Path, store: str = "sqlite:{}/faults.db", **more: str) -> None:
-        super().__init__(store.format(folder), folder)
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1", **more: str) -> None:
+        super().__init__(f"sqlite:{folder}/faults.db", folder)
         self.kills = 0
         self.stops = 0
         self._tasks_file = folder / "tasks"
         self._command[1:3] = [str(Path(__file__).parent / "served.py")]
+        self._command += ["--host", host]
         self._environment = environment(FAULTS_TASKS=str(self._tasks_file), **more)
 
     def start(self) -> None:
@@ -101,9 +102,11 @@ class Gateway(Process):
 
 
 @asynccontextmanager
-async def gateway_at(folder: Path, **more: str) -> AsyncIterator[Gateway]:
+async def gateway_at(
+    folder: Path, *, host: str = "127.0.0.1", **more: str
+) -> AsyncIterator[Gateway]:
     """Run a gateway over a SQLite file in a folder."""
-    gateway = Gateway(folder, **more)
+    gateway = Gateway(folder, host=host, **more)
     await asyncio.to_thread(gateway.start)
     try:
         yield gateway
@@ -116,10 +119,10 @@ async def gateway_at(folder: Path, **more: str) -> AsyncIterator[Gateway]:
 class Child:
     """Another process of the tests, which is always ended."""
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    def __init__(self, script: str, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         path = os.pathsep.join(entry for entry in sys.path if entry)
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / script), *arguments],
+            [*prefix, sys.executable, str(Path(__file__).parent / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -24,7 +24,7 @@ class Proxy:
         self._target = (host, port)
         self._forwarding = asyncio.Event()
         self._forwarding.set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def fall_silent(self) -> None:
@@ -35,10 +35,11 @@ class Proxy:
         """Forward again."""
         self._forwarding.set()
 
-    def cut(self) -> None:
-        """Break every connection at once."""
-        for writer in self._writers:
-            writer.transport.abort()
+    def cut(self, every: int = 1) -> None:
+        """Break every connection, or every second, third… of them, at once."""
+        for writers in list(self._pairs)[::every]:
+            for writer in writers:
+                writer.transport.abort()
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[str]:
@@ -55,6 +56,7 @@ class Proxy:
             await server.wait_closed()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._forwarding.wait()
         upstream = socket.socket()
         upstream.setblocking(False)
         if self.bytes_per_s is not None:  # or the kernel would take a lot for a slow client
@@ -67,7 +69,7 @@ class Proxy:
             upstream.close()
             writer.transport.abort()
             return
-        self._writers |= {writer, back}
+        self._pairs.append((writer, back))
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -79,7 +81,7 @@ class Proxy:
             pass
         finally:
             self._tasks.discard(task)
-            self._writers -= {writer, back}
+            self._pairs.remove((writer, back))
             writer.transport.abort()
             back.transport.abort()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults import scenarios
+from faults import network, nginx, scenarios
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -21,3 +21,35 @@ async def test_stops_under_load_lose_and_repeat_nothing(tmp_path):
     verdict = await scenarios.stops(tmp_path, times=2, **SMALL)
     assert verdict.is_clean, verdict.faults
     assert verdict.records > 100 and verdict.stops == 2
+
+
+async def test_a_client_that_is_paused_gets_everything_when_it_goes_on(tmp_path):
+    verdict = await scenarios.paused(tmp_path, **SMALL)
+    assert verdict.is_clean, verdict.faults
+
+
+async def test_a_half_open_connection_is_noticed_by_both_sides(tmp_path):
+    verdict = await scenarios.half_open(tmp_path, **SMALL)
+    assert verdict.is_clean, verdict.faults
+
+
+@pytest.mark.skipif(network.why_not() is not None, reason=str(network.why_not()))
+async def test_a_client_whose_packets_are_dropped_resumes_when_they_pass_again(tmp_path):
+    verdict = await scenarios.dropped(tmp_path, **SMALL)
+    assert verdict.is_clean, verdict.faults
+
+
+async def test_a_slow_client_holds_nobody_up_and_costs_a_bounded_amount(tmp_path):
+    verdict = await scenarios.slow(tmp_path, for_s=5)
+    assert verdict.is_clean, verdict.faults
+
+
+async def test_readers_that_vanish_leave_nothing_behind(tmp_path):
+    verdict = await scenarios.vanished(tmp_path, crowd=60)
+    assert verdict.is_clean, verdict.faults
+
+
+@pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))
+async def test_a_reload_of_nginx_loses_and_repeats_nothing(tmp_path):
+    verdict = await scenarios.proxied(tmp_path, reloads=2, **SMALL)
+    assert verdict.is_clean, verdict.faults

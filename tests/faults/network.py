@@ -1,0 +1,92 @@
+"""A network of its own for one process, whose packets can be dropped. Needs root and `ip`, `tc`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HOST, GUEST = "10.213.77.1", "10.213.77.2"
+# Each drops whatever leaves: a kernel has at least one of them.
+_DROPS = ("netem loss 100%", "tbf rate 8bit burst 1 limit 1")
+
+
+def why_not() -> str | None:
+    """Say why there can be no such network here; None if there can."""
+    if os.geteuid() != 0:
+        return "making a network namespace needs root"
+    missing = [name for name in ("ip", "tc") if shutil.which(name) is None]
+    if missing:
+        return f"there is no {' and no '.join(missing)} here"
+    name = f"rt{os.getpid()}try"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
+        return "this kernel or container makes no network namespaces"
+    _run("ip", "netns", "del", name)
+    return None
+
+
+class Network:
+    """A namespace, joined to this machine by a pair of interfaces.
+
+    Attributes:
+        prefix: Put before a command to run it inside.
+        host: This machine's address as seen from inside.
+    """
+
+    host = HOST
+
+    def __init__(self) -> None:
+        self.name = f"rt{os.getpid()}"
+        self.prefix = ("ip", "netns", "exec", self.name)
+        self._outer, self._inner = f"{self.name}o", f"{self.name}i"
+
+    def make(self) -> None:
+        """Make it; both ends are up afterwards."""
+        _run("ip", "netns", "add", self.name)
+        _run(
+            *("ip", "link", "add", self._outer, "type", "veth"),
+            *("peer", "name", self._inner, "netns", self.name),
+        )
+        _run("ip", "addr", "add", f"{HOST}/30", "dev", self._outer)
+        _run("ip", "link", "set", self._outer, "up")
+        _run(*self.prefix, "ip", "addr", "add", f"{GUEST}/30", "dev", self._inner)
+        _run(*self.prefix, "ip", "link", "set", self._inner, "up")
+
+    def drop_everything(self) -> None:
+        """Let no packet through any more, in neither direction; nobody is told."""
+        for prefix, device in (((), self._outer), (self.prefix, self._inner)):
+            for how in _DROPS:
+                command = [*prefix, "tc", "qdisc", "add", "dev", device, "root", *how.split()]
+                if subprocess.run(command, capture_output=True).returncode == 0:
+                    break
+            else:
+                raise OSError("this kernel has no qdisc that drops packets")
+
+    def pass_everything(self) -> None:
+        """Let packets through again."""
+        _run("tc", "qdisc", "del", "dev", self._outer, "root")
+        _run(*self.prefix, "tc", "qdisc", "del", "dev", self._inner, "root")
+
+    def remove(self) -> None:
+        """Take it away; the interfaces go with it."""
+        subprocess.run(["ip", "link", "del", self._outer], capture_output=True)
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+@contextmanager
+def network() -> Iterator[Network]:
+    """Have a network for a block."""
+    it = Network()
+    try:
+        it.make()
+        yield it
+    finally:
+        it.remove()

@@ -1,0 +1,120 @@
+"""A real nginx in front of a gateway, as docs/guide.md sets it up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from serving import DEADLINE_S, free_socket
+
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+
+CONFIGURATION = """
+{user}
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log warn;
+worker_processes 1;
+worker_shutdown_timeout 1s;  # of a reload: what is still open after it is cut
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://127.0.0.1:{gateway};
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_read_timeout 90s;
+        }}
+    }}
+    map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
+}}
+"""
+
+
+def why_not() -> str | None:
+    """Say why there is no nginx here; None if there is."""
+    if shutil.which("nginx", path=PATH) is None:
+        return "there is no nginx here; Debian's package is nginx-light"
+    return None
+
+
+class Nginx:
+    """One nginx.
+
+    Attributes:
+        url: For WebSocket clients.
+    """
+
+    def __init__(self, folder: Path, gateway_port: int) -> None:
+        with free_socket() as chosen:
+            port = chosen.getsockname()[1]
+        self.url = f"ws://127.0.0.1:{port}"
+        self.reloads = 0
+        self._health = f"http://127.0.0.1:{port}/healthz"
+        self._folder = folder
+        configuration = folder / "nginx.conf"
+        user = "user root;" if os.geteuid() == 0 else ""
+        configuration.write_text(
+            CONFIGURATION.format(folder=folder, port=port, gateway=gateway_port, user=user)
+        )
+        self._command = ["nginx", "-p", str(folder), "-c", str(configuration)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until the gateway answers through it."""
+        executable = shutil.which("nginx", path=PATH)
+        errors = subprocess.DEVNULL  # it says the same in its log
+        self._process = subprocess.Popen(self._command, executable=executable, stderr=errors)
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, (self._folder / "nginx.log").read_text()
+            try:
+                if httpx.get(self._health).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError((self._folder / "nginx.log").read_text())
+
+    def reload(self) -> None:
+        """`nginx -s reload`: new workers; the old ones cut what stays open."""
+        subprocess.run(
+            [*self._command, "-s", "reload"],
+            executable=shutil.which("nginx", path=PATH),
+            check=True,
+            capture_output=True,
+        )
+        self.reloads += 1
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+@contextmanager
+def nginx_before(gateway_port: int, folder: Path) -> Iterator[Nginx]:
+    """Have an nginx in front of a gateway for a block."""
+    it = Nginx(folder, gateway_port)
+    try:
+        it.start()
+        yield it
+    finally:
+        it.stop()
