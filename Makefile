@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export REFLEX_USE_NPM := 1
 export REFLEX_TELEMETRY_ENABLED := false
 
-.PHONY: help demo test check faults bench setup browser clean
+.PHONY: help demo test check faults bench setup browser nginx clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,7 +16,7 @@ help:  ## Show this list
 demo: setup  ## Run the dashboard on http://localhost:3000
 	$(BIN)/reflex run
 
-test: setup browser  ## Run all tests
+test: setup browser nginx  ## Run all tests
 	$(BIN)/pytest
 
 check: setup  ## Lint, check types and imports
@@ -25,7 +25,7 @@ check: setup  ## Lint, check types and imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-faults: setup  ## Kill, stop and starve real gateways under load (minutes)
+faults: setup nginx  ## Kill, stop and starve real gateways under load (minutes)
 	$(BIN)/python -m tests.faults
 
 bench: setup  ## Measure
@@ -41,6 +41,9 @@ $(BIN)/.installed: pyproject.toml
 
 browser:
 	@sh tests/browser/install.sh
+
+nginx:
+	@sh tests/faults/install.sh
 
 clean:  ## Remove what setup and runs have made
 	rm -rf .venv .web .realtime .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,6 +16,7 @@ from typing import Any
 from serving import DEADLINE_S, worker_token
 
 from faults import network, nginx
+from faults.clients import STALL_S
 from faults.history import Key, Seen, Verdict
 from faults.load import Load, load
 from faults.process import Child, Figures, Gateway, gateway_at
@@ -24,7 +25,7 @@ from faults.proxy import Proxy
 Say = Callable[[str], None]
 
 # The gateway asks for a sign of life this often, and waits for three, so that silence is short.
-PING_MS = 1000
+PING_MS = 500
 SILENCE_S = 3 * PING_MS / 1000
 SLOW_BYTES_PER_S = 1024
 PADDING_BYTES = 4000  # of records for the slow: far more than it can take
@@ -80,7 +81,7 @@ async def paused(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
         child = Child(*_lone_reader(gateway.url, it.keys[0], folder))
         stack.callback(child.close)
         await asyncio.sleep(1.5)  # Python has started and reads
-        for pause_s in (SILENCE_S / 2, SILENCE_S * 2):
+        for pause_s in (SILENCE_S / 2, SILENCE_S * 3):
             child.signal(signal.SIGSTOP)
             await asyncio.sleep(pause_s)
             child.signal(signal.SIGCONT)
@@ -154,7 +155,7 @@ async def dropped(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
         say("every packet is dropped")
         await _until(gateway, lambda now: now.descriptors < before.descriptors)
         say("the gateway has let go of the client")
-        await asyncio.sleep(6)  # what the client waits for a sign of life
+        await asyncio.sleep(STALL_S)  # so that the client notices too
         net.pass_everything()
         say("packets pass again")
         await asyncio.sleep(2)
