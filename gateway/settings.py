@@ -1,11 +1,14 @@
 """Environment to frozen settings, units in the names.
 
 REALTIME_STORE
-    Where streams live: `sqlite:PATH`, `sqlite:PATH?durability=normal` or `memory:`.
+    Where streams live: `sqlite:PATH`, `sqlite:PATH?durability=normal`, `memory:`, or for more than
+    one gateway Redis or Valkey, `redis://HOST:PORT/0`, `redis+sentinel://HOSTS/MASTER`,
+    `redis+cluster://HOSTS`, with TLS `rediss…`; `?prefix=` of its keys, `?wait=1` to acknowledge
+    only what a replica has. Needs the extra `redis`; `gateway.stores.redis` says what it promises.
     Default `sqlite:.realtime/realtime.db`.
 REALTIME_SECRET_KEY
     Signs tokens, 32 bytes or more. Default: one is made and kept beside the store; required when
-    `REALTIME_ENV=production`.
+    `REALTIME_ENV=production`, and with a Redis store, whose processes have no file in common.
 REALTIME_OLD_SECRET_KEYS
     Secrets that sign no more but still verify, separated by spaces. To rotate, make the former
     REALTIME_SECRET_KEY one of these, and take it out when its last token has expired, or at once to
@@ -168,10 +171,28 @@ def open_store(url: str, retention: Retention = KEEP_ALL) -> Store:
         path, options = _sqlite_path(rest)
         durability = options.get("durability", "full")
         return SqliteStore(path, durability=durability, retention=retention)  # type: ignore[arg-type]
+    if is_redis(url):
+        return _redis_store(url, retention)
     raise ConfigurationError(
-        f"the store {url!r} is not known: use sqlite:PATH or memory: "
+        f"the store {scheme + ':'!r} is not known: use sqlite:PATH, memory: or redis://HOST:PORT/0 "
         "(a worker names a gateway elsewhere by REALTIME_URL)"
     )
+
+
+def is_redis(url: str) -> bool:
+    """Whether a store's URL names Redis or Valkey servers."""
+    return url.partition(":")[0].partition("+")[0] in ("redis", "rediss")
+
+
+def _redis_store(url: str, retention: Retention) -> Store:
+    try:
+        from gateway.stores.redis import RedisStore
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the store redis: needs the package {error.name}: "
+            "pip install 'realtime-streams[redis]'"
+        ) from None
+    return RedisStore(url, retention=retention)
 
 
 def _sqlite_path(rest: str) -> tuple[Path, dict[str, str]]:
@@ -211,6 +232,11 @@ def resolve_secret(settings: Settings) -> str:
             "REALTIME_SECRET_KEY is not set and REALTIME_ENV is production; make one with "
             'python -c "import secrets; print(secrets.token_urlsafe(48))" '
             "and give the same to every gateway and worker"
+        )
+    if is_redis(settings.store) and settings.url is None:
+        raise ConfigurationError(
+            "REALTIME_SECRET_KEY is not set; every gateway and worker of a Redis store needs the "
+            "same one"
         )
     path = _secret_path(settings)
     if settings.url is not None and (path is None or not path.exists()):

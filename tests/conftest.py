@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from redis_serving import stop_shared_server
 
 from gateway.sdk import tasks
 
@@ -13,3 +14,10 @@ def _tasks_of_this_test_only(monkeypatch):
     monkeypatch.setattr(tasks, "_tasks", {})
     for name in [name for name in os.environ if name.startswith("REALTIME_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_redis_server():
+    """Stop the server that tests share, if one of them has started it."""
+    yield
+    stop_shared_server()

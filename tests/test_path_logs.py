@@ -14,7 +14,7 @@ from tests.test_store_contract import data_of, read_all, store_of
 KEY = path_data("docs/a", "g1")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 async def store(request, tmp_path):
     async with store_of(request.param, tmp_path) as store:
         assert isinstance(store, PathStore)

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+from redis_serving import fresh_url
 from serving import new_run, serving, token_for, until, worker_token
 
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable
@@ -15,6 +16,7 @@ from gateway.sdk.session import opened
 from gateway.stores import sqlite_sweep
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.memory import MemoryStore
+from gateway.stores.redis import RedisStore
 from gateway.stores.retention import EMPTY_SET_S, Retention, Swept
 from gateway.stores.sqlite import SqliteStore
 from gateway.web import sweeper
@@ -39,6 +41,8 @@ async def world_of(kind, folder, retention):
     clock = Clock()
     if kind == "memory":
         store = MemoryStore(clock_ms=clock, retention=retention)
+    elif kind == "redis":
+        store = RedisStore(fresh_url(), clock_ms=clock, retention=retention)
     else:
         store = SqliteStore(
             folder / "test.db", durability="normal", clock_ms=clock, retention=retention
@@ -53,7 +57,7 @@ async def world_of(kind, folder, retention):
             yield SimpleNamespace(store=store, swept=it.store, clock=clock)
 
 
-@pytest.fixture(params=["memory", "sqlite", "remote"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "remote"])
 def make(request, tmp_path):
     return lambda **retention: world_of(request.param, tmp_path, Retention(**retention))
 

@@ -3,6 +3,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from redis.asyncio.connection import SSLConnection
 
 from gateway.errors import ConfigurationError
 from gateway.limits import Limits
@@ -94,8 +95,15 @@ def test_the_memory_store_has_no_path():
     ("url", "message"),
     [
         ("", "not known"),
-        ("redis://localhost", "not known"),
-        ("postgres:x", "not known: use sqlite:PATH or memory:"),
+        ("redis://localhost?speed=high", "no option speed"),
+        ("redis://:hidden@localhost?wait=some", "wait is 'some'; it is a number of replicas"),
+        ("redis://localhost?prefix={a}", "prefix '{a}' is empty or has a brace"),
+        ("redis://a:1,b:2/0", "more than one address"),
+        ("redis://localhost:port/0", "a URL that is wrong"),
+        ("redis+sentinel://a,b", "the name of the master"),
+        ("redis+cluster://a,b/0?db=1", "a cluster has no db but 0"),
+        ("redis+other://a", "redis\\+other:// is not known"),
+        ("postgres:x", "not known: use sqlite:PATH, memory: or redis://HOST:PORT/0"),
         ("ws://gateway:8400", "REALTIME_URL"),
         ("realtime.db", "not known"),
         ("sqlite:", "needs a path"),
@@ -105,8 +113,39 @@ def test_the_memory_store_has_no_path():
     ],
 )
 def test_a_store_that_is_none_is_refused_with_what_it_may_be(url, message):
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(ConfigurationError, match=message) as refused:
         open_store(url)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "addresses"),
+    [
+        ("redis://localhost", "server", (("localhost", 6379),)),
+        ("rediss://u:p@a:7000/3?prefix=x&wait=2&ssl_cert_reqs=none", "server", (("a", 7000),)),
+        ("redis+sentinel://a,b:7000/mine", "sentinel", (("a", 26379), ("b", 7000))),
+        ("rediss+cluster://:hidden@a,b:7000", "cluster", (("a", 6379), ("b", 7000))),
+    ],
+)
+def test_a_store_may_be_redis_servers(url, kind, addresses):
+    store = open_store(url)
+    parsed = store._servers.url
+    assert (parsed.kind, parsed.addresses) == (kind, addresses)
+    assert (parsed.connection is SSLConnection) == url.startswith("rediss")
+    assert "hidden" not in f"{parsed} {parsed!r}"
+    if "prefix" in url:
+        assert (parsed.prefix, parsed.wait) == ("x", 2)
+        assert parsed.options == {
+            "username": "u",
+            "password": "p",
+            "db": 3,
+            "ssl_cert_reqs": "none",
+        }
+
+
+def test_a_redis_store_needs_a_secret_that_its_processes_share():
+    with pytest.raises(ConfigurationError, match="every gateway and worker of a Redis store"):
+        resolve_secret(Settings(store="redis://localhost"))
 
 
 def test_a_secret_that_is_set_is_taken():

@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_serving import fresh_url
 from serving import new_run, serving, until
 
 from gateway import protocol
@@ -26,6 +27,7 @@ from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Wr
 from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
 from gateway.stores.base import PAGE_BYTES, SET_RECORDS, Head, RunQuery, SetState, run_log
 from gateway.stores.memory import MemoryStore
+from gateway.stores.redis import RedisStore
 from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
 
@@ -49,13 +51,16 @@ async def store_of(kind, folder):
     elif kind == "sqlite":
         async with opened(SqliteStore(folder / "test.db", durability="normal")) as store:
             yield store
+    elif kind == "redis":
+        async with opened(RedisStore(fresh_url())) as store:
+            yield store
     else:
         url = f"sqlite:{folder}/test.db?durability=normal"
         async with serving(url) as gateway, gateway.remote() as store:
             yield store
 
 
-@pytest.fixture(params=["memory", "sqlite", "remote"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "remote"])
 async def store(request, tmp_path):
     async with store_of(request.param, tmp_path) as store:
         yield store
@@ -1096,7 +1101,7 @@ ops = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

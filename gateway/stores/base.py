@@ -132,6 +132,18 @@ class RunQuery:
     limit: int = 100
 
 
+def matches(run: Run, query: RunQuery) -> bool:
+    """Whether all conditions of a query hold for a run."""
+    return (
+        (not query.status or run.status in query.status)
+        and (query.tag is None or query.tag in run.tags)
+        and (query.parent_id is None or query.parent_id == run.parent_id)
+        and (query.batch_id is None or query.batch_id == run.batch_id)
+        and (query.owner is None or query.owner == run.owner)
+        and (query.before is None or run.id < query.before)
+    )
+
+
 class Store(Protocol):
     """Keeps streams and runs.
 

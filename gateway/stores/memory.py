@@ -41,6 +41,7 @@ from gateway.stores.base import (
     is_repeated_end,
     is_set_log,
     kept_records,
+    matches,
     new_epoch,
     page_of,
     place,
@@ -366,7 +367,7 @@ class MemoryStore:
         """See `Store.list_runs`."""
         self._check_open()
         runs = (self._runs[run_id] for run_id in sorted(self._runs, reverse=True))
-        return [run for run in runs if _matches(run, query)][: query.limit]
+        return [run for run in runs if matches(run, query)][: query.limit]
 
     async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
         """See `Store.get_set`."""
@@ -379,14 +380,3 @@ class MemoryStore:
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreUnavailable("the memory store is not open")
-
-
-def _matches(run: Run, query: RunQuery) -> bool:
-    return (
-        (not query.status or run.status in query.status)
-        and (query.tag is None or query.tag in run.tags)
-        and (query.parent_id is None or query.parent_id == run.parent_id)
-        and (query.batch_id is None or query.batch_id == run.batch_id)
-        and (query.owner is None or query.owner == run.owner)
-        and (query.before is None or run.id < query.before)
-    )

@@ -1,0 +1,312 @@
+"""How a process hears that streams have grown, whoever appended: one connection for all follows.
+
+Every append publishes a hint, `stream epoch next`, on the channel of its run; the process is
+subscribed to the runs that it follows. A hint only wakes: what it is about is read from the log.
+One blocking XREAD over all followed streams would do too, but costs the server 3.5 ms at each wake
+of each process with 2,000 streams, and 20 ms with 10,000 (measured, Valkey 9.1 and Redis 6.2); a
+hint costs 1 µs, and only the processes that follow the run hear it.
+
+A hint may be lost, and then nobody may be deaf for long:
+
+- when the connection is made again, or a server turned out to be another one, every follower reads;
+- the process publishes a beat through every server each `BEAT_S` and has to hear it. Not heard for
+  `DEAF_S`, the bell is not ready and is hung up again, on a new connection;
+- besides, every follower looks by itself each `AUDIT_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from gateway.errors import RealtimeError, RunNotFound, StoreUnavailable
+from gateway.records import ORIGIN, Position, StreamKey
+from gateway.stores.base import Page
+from gateway.stores.redis_lane import CONNECT_S, pack
+from gateway.stores.redis_servers import Servers
+
+BEAT_S = 1.0
+DEAF_S = 5.0  # a beat older than this: the bell is taken for deaf
+AUDIT_S = 30.0  # how long a lost hint may go unnoticed
+RETRY_S = 0.25  # between two attempts to connect, or to read when the store cannot be reached
+
+Read = Callable[[StreamKey, Position | None], Awaitable[tuple[Page, Position]]]
+"""Reads a page; gives with it where the stream ended at that moment."""
+
+
+class Watch:
+    """One follower of one stream."""
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        self._woken = asyncio.Event()
+
+    def ring(self, epoch: str = "", next_offset: int = 0) -> None:
+        """Wake the follower, unless a hint tells nothing that it has not read."""
+        at = self.position
+        if at is None or not epoch or epoch != at.epoch or next_offset > at.offset:
+            self._woken.set()
+
+    async def wait(self) -> None:
+        """Return when there may be something to read."""
+        await self._woken.wait()
+
+    def rest(self) -> None:
+        """Be woken by what happens from now on."""
+        self._woken.clear()
+
+
+class Bell:
+    """Wakes the followers of a process. Used on the store's event loop only.
+
+    Args:
+        servers: Where the streams are.
+        clock_s: Monotonic seconds.
+    """
+
+    def __init__(self, servers: Servers, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self.follows: dict[str, dict[StreamKey, set[Watch]]] = {}
+        self._servers = servers
+        self._clock_s = clock_s
+        prefix = servers.url.prefix
+        self._channel = f"{prefix}:bell:"
+        self._beat_channel = f"{prefix}:beat:{secrets.token_hex(8)}"
+        self._heard: dict[int, float] = {}  # when a server's last beat came, by one of its buckets
+        self._connection: AbstractConnection | None = None
+        self._wanted: dict[str, bool] = {}  # what to say about a run: (un)subscribe
+        self._saying: asyncio.Task[None] | None = None
+        self._connected_at = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Hang up the bell; returns once it has heard its own beat.
+
+        Raises:
+            StoreUnavailable: it did not in time.
+        """
+        loop = asyncio.get_running_loop()
+        self._heard = dict.fromkeys(self._servers.one_bucket_each(), self._clock_s() - DEAF_S)
+        ready = loop.create_future()
+        self._tasks = [
+            loop.create_task(self._listen(ready), name="redis bell"),
+            loop.create_task(self._beat(), name="redis beat"),
+        ]
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await ready
+        except TimeoutError:
+            await self.close()
+            raise StoreUnavailable(f"{self._servers.url}: published hints do not arrive") from None
+
+    async def close(self) -> None:
+        """Take it down."""
+        tasks, self._tasks = self._tasks, []
+        if self._saying is not None:
+            tasks.append(self._saying)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.ring_all()  # who follows finds the store closed
+
+    @property
+    def lag_s(self) -> float:
+        """How long ago the oldest of the servers' last beats was heard; about `BEAT_S` is well."""
+        return max(0.0, self._clock_s() - min(self._heard.values(), default=self._clock_s()))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the bell hears what every server publishes."""
+        return bool(self._tasks) and self.lag_s < DEAF_S
+
+    # ---- followers ----
+
+    async def follow(
+        self, key: StreamKey, after: Position | None, read: Read
+    ) -> AsyncGenerator[Page, None]:
+        """Be `Store.follow`. While the store cannot be reached a follower that has begun waits."""
+        watch = self._join(key)
+        try:
+            is_first = True
+            while True:
+                watch.rest()
+                try:
+                    page, tail = await read(key, after)
+                except RunNotFound:
+                    if is_first:
+                        raise
+                    yield Page([], watch.position or ORIGIN, "deleted")
+                    return
+                except StoreUnavailable:
+                    if is_first or not self._tasks:
+                        raise
+                    await asyncio.sleep(RETRY_S)
+                    watch.ring()
+                    continue
+                is_first = False
+                after = watch.position = page.position
+                if not page.is_empty:
+                    yield page
+                if page.end is not None:
+                    return
+                if after == tail:
+                    await watch.wait()
+        finally:
+            self._leave(key, watch)
+
+    def _join(self, key: StreamKey) -> Watch:
+        if key.run_id not in self.follows:
+            self.follows[key.run_id] = {}
+            self._say(key.run_id, True)
+        watch = Watch()
+        self.follows[key.run_id].setdefault(key, set()).add(watch)
+        return watch
+
+    def _leave(self, key: StreamKey, watch: Watch) -> None:
+        streams = self.follows[key.run_id]
+        streams[key].discard(watch)
+        if not streams[key]:
+            del streams[key]
+        if not streams:
+            del self.follows[key.run_id]
+            self._say(key.run_id, False)
+
+    def ring_all(self) -> None:
+        """Let every follower look."""
+        for run_id in self.follows:
+            self._ring(run_id)
+
+    def _ring(self, run_id: str) -> None:
+        for watches in self.follows.get(run_id, {}).values():
+            for watch in watches:
+                watch.ring()
+
+    # ---- the connection ----
+
+    def _say(self, run_id: str, is_followed: bool) -> None:
+        """Subscribe or unsubscribe; all that changes in one turn of the event loop goes at once."""
+        self._wanted[run_id] = is_followed
+        if self._saying is None:
+            self._saying = asyncio.get_running_loop().create_task(self._say_all())
+
+    async def _say_all(self) -> None:
+        try:
+            while self._wanted:
+                wanted, self._wanted = self._wanted, {}
+                connection = self._connection
+                if connection is not None and connection.is_connected:
+                    await connection.send_packed_command(self._said(wanted), check_health=False)
+        except (RedisError, OSError):
+            pass  # once connected again, all is said from the beginning
+        finally:
+            self._saying = None
+
+    def _said(self, wanted: dict[str, bool]) -> list[bytes]:
+        packed = []
+        for command, is_followed in (("SUBSCRIBE", True), ("UNSUBSCRIBE", False)):
+            runs = [self._channel + run for run, value in wanted.items() if value is is_followed]
+            if runs:
+                packed.append(pack(command, *runs))
+        return packed
+
+    async def _listen(self, ready: asyncio.Future[None]) -> None:
+        while True:
+            try:
+                await self._hear(ready)
+            except (RedisError, OSError, TimeoutError, RealtimeError):
+                await asyncio.sleep(RETRY_S)
+
+    async def _hear(self, ready: asyncio.Future[None]) -> None:
+        connection = await self._connected()
+        try:
+            while True:
+                kind, channel, text = await self._next(connection)
+                self._take(kind, channel.decode(), text, ready)
+        finally:
+            self._connection = None
+            await connection.disconnect(nowait=True)
+
+    async def _connected(self) -> AbstractConnection:
+        connection = await self._servers.connection()
+        async with asyncio.timeout(CONNECT_S):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            channels = [self._beat_channel, *(self._channel + run for run in self.follows)]
+            command = pack("SUBSCRIBE", *channels)
+            await connection.send_packed_command([command], check_health=False)
+        self._connection = connection
+        self._connected_at = self._clock_s()
+        return connection
+
+    async def _next(self, connection: AbstractConnection) -> list[Any]:
+        """Take the next message; a silent connection is a dead one, for beats are messages too."""
+        async with asyncio.timeout(DEAF_S):
+            return await connection.read_response(disable_decoding=True)  # type: ignore[no-any-return]
+
+    def _take(
+        self, kind: bytes, channel: str, text: bytes | int, ready: asyncio.Future[None]
+    ) -> None:
+        if channel == self._beat_channel:
+            self._take_beat(text, ready)
+        elif kind == b"subscribe":
+            self._ring(channel.removeprefix(self._channel))  # what came before was not heard
+        elif kind == b"message" and isinstance(text, bytes):
+            self._hint(channel.removeprefix(self._channel), text.decode())
+
+    def _take_beat(self, text: bytes | int, ready: asyncio.Future[None]) -> None:
+        if isinstance(text, int):  # subscribed: now beats are heard
+            self._send_beats()
+        elif (bucket := int(text)) in self._heard:
+            self._heard[bucket] = self._clock_s()
+            if self.is_ready and not ready.done():
+                ready.set_result(None)
+
+    def _hint(self, run_id: str, text: str) -> None:
+        if not text:
+            return self._ring(run_id)
+        stream_id, *place = text.split(" ")
+        for watch in self.follows.get(run_id, {}).get(StreamKey(run_id, stream_id), ()):
+            watch.ring(place[0], int(place[1])) if place else watch.ring()
+        return None
+
+    # ---- the watchdog ----
+
+    async def _beat(self) -> None:
+        beats = 0
+        while True:
+            self._send_beats()
+            await asyncio.sleep(BEAT_S)
+            beats += 1
+            self._audit(beats)
+            since_s = self._clock_s() - self._connected_at
+            if self._connection is not None and min(since_s, self.lag_s) >= DEAF_S:
+                await self._connection.disconnect(nowait=True)  # and is made again
+
+    def _send_beats(self) -> None:
+        for bucket in self._tended():
+            beat = self._servers.command(bucket, "PUBLISH", self._beat_channel, bucket)
+            beat.add_done_callback(_forget)
+
+    def _tended(self) -> list[int]:
+        """Return one bucket of every server there is now."""
+        buckets = self._servers.one_bucket_each()
+        if self._heard.keys() != set(buckets):
+            lag_s = self.lag_s
+            before = self._clock_s() - min(lag_s, DEAF_S)
+            self._heard = {bucket: self._heard.get(bucket, before) for bucket in buckets}
+        return buckets
+
+    def _audit(self, beats: int) -> None:
+        turns = int(AUDIT_S / BEAT_S)
+        for run_id in [run for at, run in enumerate(self.follows) if (at + beats) % turns == 0]:
+            self._ring(run_id)
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    """A beat that could not be sent is one that is not heard."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,330 @@
+"""Runs in Redis: made, changed, listed and deleted, with their idempotency keys."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import orjson
+
+from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
+from gateway.patches import Operation
+from gateway.records import Position, RunSet, StreamKey, Writer
+from gateway.runs import STATUSES, Run, change, iso_time, time_ms
+from gateway.stores.base import (
+    Page,
+    RunQuery,
+    WriterState,
+    encode_json,
+    end_of,
+    matches,
+    new_epoch,
+    records_to_skip,
+    run_log,
+    system_clock_ms,
+)
+from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
+from gateway.stores.redis_sets import (
+    LoadedRun,
+    RedisSets,
+    fold,
+    newest_ids,
+    outbox_deletion,
+    outbox_entry,
+)
+
+CHANGE_ATTEMPTS = 100  # of a run that other processes change at the same time
+CLAIM_S = 2.0  # how long a run may take from its idempotency key being taken to being made
+VOID_MS = 3_600_000  # how long the id of a run that was given up stays refused
+
+Read = Callable[[StreamKey, Position | None], Awaitable[Page]]
+
+
+class RedisRuns:
+    """The part of the store that knows runs.
+
+    Attributes:
+        sets: The part that knows sets of them.
+
+    Args:
+        servers: Where they are.
+        read: Reads a page of a stream.
+        clock_ms: Gives the time of records; None: the server's.
+    """
+
+    def __init__(self, servers: Servers, read: Read, clock_ms: Callable[[], int] | None) -> None:
+        self.sets = RedisSets(
+            servers, self.load, lambda id, count: fold(read, id, count), self._now
+        )
+        self._servers = servers
+        self._clock_ms = clock_ms
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def _now(self) -> int:
+        return self._clock_ms() if self._clock_ms else 0
+
+    # ---- making ----
+
+    async def create(self, run: Run) -> Run:
+        """See `Store.create_run`."""
+        data = encode_json(run.to_wire(), f"run {run.id}")
+        if run.idempotency_key is None:
+            if not await self._make(run, data):
+                raise StoreUnavailable(f"run {run.id}: its id was given up; use another")
+            return run
+        if await self._exists(run.id):
+            raise RunExists(f"run {run.id} exists already")
+        holder, given_up = await self._claim(run, ""), ""
+        while True:
+            if holder == run.id and await self._make(run, data):
+                return run
+            if holder != run.id and (first := await self._made(holder)) is not None:
+                return first
+            given_up = holder
+            holder = await self._claim(run, given_up)
+            if holder == run.id == given_up:
+                raise StoreUnavailable(f"run {run.id}: its idempotency key was taken meanwhile")
+
+    async def _make(self, run: Run, data: bytes) -> bool:
+        """Keep a run; gives False if its id was given up meanwhile."""
+        entry = outbox_entry(None, run, 0, data, data)
+        what, *outbox_id = await self._servers.write(
+            "create",
+            bucket_of(run.id),
+            (f"{run.id}:run",),
+            run.id,
+            self._now(),
+            new_epoch(system_clock_ms()),
+            data,
+            run.status,
+            run.owner,
+            end_of(run) or "",
+            entry,
+            _finished_ms(run),
+            repeatable=False,
+        )
+        if what == b"exists":
+            raise RunExists(f"run {run.id} exists already")
+        if entry and outbox_id:
+            await self.sets.tell(outbox_id[0], entry)
+        return bool(what == b"ok")
+
+    # An idempotency key and the run that it makes lie in different slots. The key is claimed for a
+    # run's id first; the run is made next. Whoever finds a claim without its run waits a moment for
+    # it, then voids the id, so that a claimant that was only slow cannot make the run any more, and
+    # takes the claim over.
+
+    async def _claim(self, run: Run, void: str) -> str:
+        name = _claim_name(run)
+        expires_at = run.idempotency_key_expires_at
+        now_ms = self._now() or system_clock_ms()
+        holder = await self._servers.write(
+            "claim",
+            bucket_of(name),
+            (f"key:{name}",),
+            name,
+            run.id,
+            expires_at or "",
+            time_ms(expires_at) if expires_at else "",
+            iso_time(now_ms),
+            void,
+            repeatable=True,
+        )
+        return str(holder.decode())
+
+    async def _made(self, run_id: str) -> Run | None:
+        """Return the run that holds a claim; None once it is certain that it will not be made."""
+        deadline = time.monotonic() + CLAIM_S
+        while True:
+            try:
+                return (await self.load(run_id)).run
+            except RunNotFound:
+                if time.monotonic() >= deadline:
+                    break
+            await asyncio.sleep(0.01)
+        is_there = await self._servers.write(
+            "void", bucket_of(run_id), (f"{run_id}:run",), run_id, VOID_MS, repeatable=True
+        )
+        return (await self.load(run_id)).run if is_there else None
+
+    async def _exists(self, run_id: str) -> bool:
+        try:
+            await self.load(run_id)
+        except RunNotFound:
+            return False
+        return True
+
+    # ---- changing ----
+
+    async def load(self, run_id: str) -> LoadedRun:
+        """Load a run as it is now.
+
+        Raises:
+            RunNotFound: there is none.
+        """
+        return (await self._load(run_id, None))[0]
+
+    async def _load(
+        self, run_id: str, writer: Writer | None
+    ) -> tuple[LoadedRun, WriterState | None]:
+        answer = await self._servers.read(
+            "load",
+            bucket_of(run_id),
+            (f"{run_id}:run", f"{run_id}/$run:meta"),
+            run_id,
+            writer.id if writer is not None else "",
+        )
+        if answer is None:
+            raise RunNotFound(f"there is no run {run_id}")
+        data, version, epoch, state = answer
+        loaded = LoadedRun(data, version, Position(epoch.decode(), version))
+        return loaded, WriterState(*state) if state else None
+
+    async def patch(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        operations: Sequence[Operation],
+        writer: Writer | None,
+    ) -> Run:
+        """See `Store.patch_run`."""
+        lock = self._locks.setdefault(run_id, asyncio.Lock())
+        async with lock:  # those of this process one after the other: only others can be in the way
+            for attempt in range(CHANGE_ATTEMPTS):
+                run = await self._try_patch(run_id, patch, operations, writer)
+                if run is not None:
+                    return run
+                await asyncio.sleep(random.random() * 0.002 * min(attempt, 10))
+        raise StoreUnavailable(
+            f"run {run_id}: others changed it {CHANGE_ATTEMPTS} times before this change came in"
+        )
+
+    async def _try_patch(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        operations: Sequence[Operation],
+        writer: Writer | None,
+    ) -> Run | None:
+        loaded, state = await self._load(run_id, writer)
+        before, version = loaded.run, loaded.version
+        if writer is not None and records_to_skip(state, writer, 1):
+            return before
+        run, patch = change(before, patch, operations)
+        data = encode_json(patch, f"the patch of run {run_id}")
+        snapshot = encode_json(run.to_wire(), f"run {run_id}")
+        entry = outbox_entry(before, run, version, data, snapshot)
+        what, *rest = await self._servers.write(
+            "commit",
+            bucket_of(run_id),
+            (f"{run_id}:run", f"{run_id}/$run:meta", f"{run_id}/$run:log"),
+            run_id,
+            self._now(),
+            new_epoch(system_clock_ms()),
+            version,
+            snapshot,
+            data,
+            run.status,
+            run.owner,
+            end_of(run) or "",
+            entry,
+            *(writer[:3] if writer is not None else ("", 0, 0)),
+            _finished_ms(run),
+            repeatable=writer is not None,
+        )
+        if what == b"ok":
+            if entry:
+                await self.sets.tell(rest[0], entry)
+            return run
+        if what == b"ended":
+            raise StreamEnded(f"stream {run_log(run_id)} has ended ({rest[0].decode()})")
+        return None  # it has changed, or is gone: the next attempt tells
+
+    async def delete(self, run_id: str) -> bool:
+        """See `Store.delete_run`."""
+        lock = self._locks.setdefault(run_id, asyncio.Lock())
+        async with lock:
+            for _ in range(CHANGE_ATTEMPTS):
+                try:
+                    loaded = await self.load(run_id)
+                except RunNotFound:
+                    return False
+                if (is_deleted := await self._try_delete(loaded)) is not None:
+                    return is_deleted
+        raise StoreUnavailable(f"run {run_id} changes all the time and was not deleted")
+
+    async def _try_delete(self, loaded: LoadedRun) -> bool | None:
+        run = loaded.run
+        entry = outbox_deletion(run, loaded.version)
+        what, *outbox_id = await self._servers.write(
+            "remove",
+            bucket_of(run.id),
+            (f"{run.id}:run", f"{run.id}/$run:meta", f"{run.id}/$run:log"),
+            run.id,
+            loaded.version,
+            entry,
+            repeatable=False,
+        )
+        if what != b"ok":
+            return False if what == b"absent" else None
+        if run.idempotency_key is not None:
+            name = _claim_name(run)
+            await self._servers.write(
+                "unclaim", bucket_of(name), (f"key:{name}",), name, run.id, repeatable=True
+            )
+        if entry:
+            await self.sets.tell(outbox_id[0], entry)
+        return True
+
+    # ---- listing ----
+
+    async def list(self, query: RunQuery) -> list[Run]:
+        """See `Store.list_runs`."""
+        found: list[Run] = []
+        before = query.before
+        while len(found) < query.limit:
+            ids = await self._candidates(query, before)
+            runs = await asyncio.gather(*(self._found(id) for id in ids))
+            found += [run for run in runs if run is not None and matches(run, query)]
+            if len(ids) < query.limit:
+                break
+            before = ids[-1]
+        return found[: query.limit]
+
+    async def _candidates(self, query: RunQuery, before: str | None) -> Sequence[str]:
+        """Return the next runs that some condition holds for."""
+        if (runs := _set_of(query)) is not None:
+            return await self.sets.ids(runs, before, query.limit)
+        names = ["runs"]
+        if query.owner is not None:
+            names = [f"owned:{status}:{query.owner}" for status in query.status or STATUSES]
+        elif query.status:
+            names = [f"status:{status}" for status in query.status]
+        indexes = ((bucket, name) for bucket in range(BUCKETS) for name in names)
+        return await newest_ids(self._servers, indexes, before, query.limit)
+
+    async def _found(self, run_id: str) -> Run | None:
+        try:
+            return (await self.load(run_id)).run
+        except RunNotFound:  # deleted since
+            return None
+
+
+def _set_of(query: RunQuery) -> RunSet | None:
+    if query.tag is not None:
+        return RunSet("tag", query.tag)
+    if query.batch_id is not None:
+        return RunSet("batch", query.batch_id)
+    return RunSet("parent", query.parent_id) if query.parent_id is not None else None
+
+
+def _finished_ms(run: Run) -> int | str:
+    return (time_ms(run.finished_at) or "") if run.finished_at and run.is_final else ""
+
+
+def _claim_name(run: Run) -> str:
+    return orjson.dumps([run.task, run.idempotency_key]).decode()

@@ -1,0 +1,329 @@
+"""The logs of sets of runs in Redis: told of every change, though they lie in other slots.
+
+A run and what belongs to it lie in one bucket, a set in another, and no script reaches both. So
+the script that changes a run also puts what its sets are to be told into its bucket's *outbox*, as
+one unit with the change. Whoever made the change then tells the sets and takes it out of the
+outbox; if it dies before, the sweeper of any process does (`SWEEP_S`). A set remembers for each run
+the version that it was told last: telling twice is harmless, and a change is told only after the
+one before it.
+
+A set's log, its members and those versions are in one bucket: what `get_set` returns is what the
+log says at the position that comes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+
+from gateway.errors import RealtimeError, RunNotFound
+from gateway.patches import merge_patch
+from gateway.records import ORIGIN, Position, RunSet, StreamKey
+from gateway.runs import Run
+from gateway.stores.base import (
+    SET_RECORDS,
+    SetState,
+    deletion_records,
+    new_epoch,
+    run_log,
+    set_records,
+    sets_of,
+    system_clock_ms,
+)
+from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
+
+SWEEP_S = 2.0  # what is in an outbox at two looks in a row was left behind
+SWEPT = 100  # taken out of one outbox at a time
+
+_log = logging.getLogger(__name__)
+
+
+class Telling(NamedTuple):
+    """What one set is to be told of a change.
+
+    Attributes:
+        set: Its name.
+        is_whole: The record holds the whole run.
+        after: What the run is to the set after it: `member`, `left` or `gone` for good.
+        record: JSON.
+    """
+
+    set: str
+    is_whole: bool
+    after: str
+    record: bytes
+
+
+class Change(NamedTuple):
+    """An entry of an outbox: what the sets of a run are to be told of one version of it."""
+
+    run_id: str
+    version: int
+    tellings: list[Telling]
+
+
+class LoadedRun(NamedTuple):
+    """A run as its bucket has it.
+
+    Attributes:
+        data: The snapshot as JSON.
+        version: How many records its log has.
+        position: The same as a position.
+    """
+
+    data: bytes
+    version: int
+    position: Position
+
+    @property
+    def run(self) -> Run:
+        """The snapshot, read."""
+        return Run.from_wire(orjson.loads(self.data))
+
+
+_decoder = msgspec.msgpack.Decoder(Change)
+Load = Callable[[str], Awaitable[LoadedRun]]
+
+
+def outbox_entry(
+    before: Run | None, run: Run, version: int, patch: bytes, snapshot: bytes
+) -> bytes:
+    """Write down what a change's sets are to be told; nothing if the run is in none."""
+    known = {each.log for each in sets_of(before)} if before is not None else set()
+    members = {each.log for each in sets_of(run)}
+    tellings = [
+        Telling(log.run_id, log not in known, "member" if log in members else "left", record)
+        for log, record in set_records(before, run, version, patch, snapshot)
+    ]
+    return msgspec.msgpack.encode(Change(run.id, version, tellings)) if tellings else b""
+
+
+def outbox_deletion(run: Run, version: int) -> bytes:
+    """Write down what the sets of a deleted run are to be told; nothing if it was in none."""
+    tellings = [
+        Telling(log.run_id, False, "gone", record) for log, record in deletion_records(run, version)
+    ]
+    return msgspec.msgpack.encode(Change(run.id, version, tellings)) if tellings else b""
+
+
+class RedisSets:
+    """Tells sets of runs what changes, and reads them.
+
+    Args:
+        servers: Where they are.
+        load: Loads a run; `RunNotFound` if there is none.
+        fold: Gives a run's snapshot as it was when its log had so many records.
+        now_ms: Gives the time of records; 0 for that of the server.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        load: Load,
+        fold: Callable[[str, int], Awaitable[Run]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._now_ms = now_ms
+        self._servers = servers
+        self._load = load
+        self._fold = fold
+        self._left: list[set[bytes]] = [set() for _ in range(BUCKETS)]
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to sweep."""
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="redis outbox")
+
+    async def close(self) -> None:
+        """Stop sweeping."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    # ---- telling ----
+
+    async def tell(self, outbox_id: bytes, entry: bytes) -> None:
+        """Tell the sets what is in an outbox's entry, and take it out."""
+        change = _decoder.decode(entry)
+        try:
+            await self._tell(change)
+            await self._done(change.run_id, outbox_id)
+        except RealtimeError as error:  # it is in the outbox: whoever sweeps it will tell them
+            _log.warning("sets of run %s will be told later: %s", change.run_id, error)
+
+    async def _tell(self, change: Change) -> None:
+        if await self._deliver(change):
+            return
+        bucket = bucket_of(change.run_id)
+        for outbox_id, entry in await self._outbox(bucket):
+            earlier = _decoder.decode(entry)
+            if earlier.run_id == change.run_id and earlier.version < change.version:
+                await self._deliver(earlier)
+                await self._done(earlier.run_id, outbox_id)
+        if not await self._deliver(change):
+            await self._repair(change)
+
+    async def _deliver(self, change: Change) -> bool:
+        """Tell every set; gives whether none of them misses an earlier change."""
+        answers = await asyncio.gather(
+            *(self._put(change.run_id, change.version, telling) for telling in change.tellings)
+        )
+        return b"gap" not in answers
+
+    def _put(self, run_id: str, version: int, telling: Telling) -> asyncio.Future[bytes]:
+        name = telling.set
+        return self._servers.write(
+            "deliver",
+            bucket_of(name),
+            (f"{name}/$runs:meta", f"{name}/$runs:log", f"{name}:seen", f"{name}:members"),
+            name,
+            self._now_ms(),
+            new_epoch(system_clock_ms()),
+            run_id,
+            version,
+            int(telling.is_whole),
+            telling.after,
+            telling.record,
+            SET_RECORDS,
+            repeatable=True,
+        )
+
+    async def _repair(self, change: Change) -> None:
+        """Tell a set that has lost what it was told (a failover) the whole run as it is now."""
+        try:
+            loaded = await self._load(change.run_id)
+        except RunNotFound:  # deleted: only that is left to be told
+            gone = [telling for telling in change.tellings if telling.after == "gone"]
+            for telling in gone:
+                await self._put(change.run_id, change.version, telling._replace(is_whole=True))
+            return
+        run, version = loaded.run, loaded.version - 1
+        members = {each.log.run_id for each in sets_of(run)}
+        record = b'{"id":"%b","version":%d,"run":%b}' % (run.id.encode(), version, loaded.data)
+        for telling in change.tellings:
+            after = "member" if telling.set in members else "left"
+            await self._put(
+                run.id, version, telling._replace(is_whole=True, after=after, record=record)
+            )
+
+    async def _outbox(self, bucket: int) -> list[tuple[bytes, bytes]]:
+        key = f"{self._servers.base(bucket)}outbox"
+        arguments = (key, "-", "+", "COUNT", SWEPT)
+        found = await self._servers.command(bucket, "XRANGE", *arguments, kind="read")
+        return [(id, fields[1]) for id, fields in found]
+
+    async def _done(self, run_id: str, outbox_id: bytes) -> None:
+        bucket = bucket_of(run_id)
+        key = f"{self._servers.base(bucket)}outbox"
+        await self._servers.command(bucket, "XDEL", key, outbox_id)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                await self.sweep()
+            except RealtimeError as error:
+                _log.warning("outboxes could not be swept: %s", error)
+
+    async def sweep(self) -> None:
+        """Tell sets what was in an outbox at the last look too: who was to tell them is gone."""
+        found = await asyncio.gather(*(self._outbox(bucket) for bucket in range(BUCKETS)))
+        for bucket, entries in enumerate(found):
+            left, self._left[bucket] = self._left[bucket], {id for id, _ in entries}
+            for outbox_id, entry in entries:
+                if outbox_id in left:
+                    await self.tell(outbox_id, entry)
+
+    # ---- reading ----
+
+    async def get(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.get_set`."""
+        states = await asyncio.gather(*(self._members(each, limit + 1) for each in sets))
+        versions: dict[str, int] = {}
+        for _, members in states:
+            for run_id, version in members.items():
+                # What another set's log has not come to yet, it will tell.
+                versions[run_id] = min(version, versions.get(run_id, version))
+        newest = sorted(versions, reverse=True)
+        runs = await asyncio.gather(*(self._at(id, versions[id]) for id in newest[:limit]))
+        positions = tuple(position for position, _ in states)
+        return SetState([run for run in runs if run is not None], len(newest) > limit, positions)
+
+    async def _members(self, runs: RunSet, limit: int) -> tuple[Position, dict[str, int]]:
+        name = str(runs)
+        epoch, next_offset, ids, versions = await self._servers.read(
+            "members", bucket_of(name), (f"{name}/$runs:meta",), name, limit
+        )
+        position = Position(epoch.decode(), next_offset) if epoch else ORIGIN
+        return position, {
+            id.decode(): int(version) for id, version in zip(ids, versions, strict=True)
+        }
+
+    async def _at(self, run_id: str, version: int) -> Run | None:
+        """Return a run as it was at a version; None if it is gone."""
+        try:
+            loaded = await self._load(run_id)
+            if loaded.version - 1 <= version:
+                return loaded.run
+            return await self._fold(run_id, version + 1)  # it changes at this very moment
+        except RunNotFound:
+            return None
+
+    async def ids(self, runs: RunSet, before: str | None, limit: int) -> list[str]:
+        """Return the newest members of a set, below an id if one is given."""
+        bucket = bucket_of(str(runs))
+        return await newest_ids(self._servers, [(bucket, f"{runs}:members")], before, limit)
+
+
+async def newest_ids(
+    servers: Servers, indexes: Iterable[tuple[int, str]], before: str | None, limit: int
+) -> list[str]:
+    """Return the newest ids of some indexes together.
+
+    Args:
+        servers: Where they are.
+        indexes: Bucket and name of each.
+        before: They sort before this one.
+        limit: At most so many.
+    """
+    lot = (f"({before}" if before is not None else "+", "-", "LIMIT", 0, limit)
+    found: list[list[bytes]] = await asyncio.gather(
+        *(
+            servers.command(
+                bucket, "ZREVRANGEBYLEX", servers.base(bucket) + name, *lot, kind="read"
+            )
+            for bucket, name in indexes
+        )
+    )
+    return sorted({id.decode() for ids in found for id in ids}, reverse=True)[:limit]
+
+
+async def first_names(servers: Servers, index: str, after: str, limit: int) -> list[str]:
+    """Return the first names of an index over all buckets, those after one, in their order."""
+    lot = (f"({after}" if after else "-", "+", "LIMIT", 0, limit)
+    found: list[list[bytes]] = await asyncio.gather(
+        *(
+            servers.command(bucket, "ZRANGEBYLEX", servers.base(bucket) + index, *lot, kind="read")
+            for bucket in range(BUCKETS)
+        )
+    )
+    return [name.decode() for name in sorted(name for names in found for name in names)[:limit]]
+
+
+async def fold(
+    read: Callable[[StreamKey, Position | None], Awaitable[Any]], run_id: str, count: int
+) -> Run:
+    """Return a run as the first `count` records of its log make it."""
+    wire: Any = None
+    after, taken = None, 0
+    while taken < count and (page := await read(run_log(run_id), after)).records:
+        for record in page.records[: count - taken]:
+            change = orjson.loads(record.data)
+            wire = change if wire is None else merge_patch(wire, change)
+        taken, after = taken + len(page.records), page.position
+    return Run.from_wire(wire or {})
