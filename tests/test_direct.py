@@ -81,6 +81,8 @@ async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_rea
             while len(offsets) < appended + 20:
                 offsets += [r["offset"] for r in (await client.receive())["records"]]
             assert offsets == list(range(appended + 20))
+            await gateway.store.append(key, [b'"last"'])
+            assert (await client.receive())["records"][0]["data"] == "last"
             await until(lambda: tail._cohorts)  # and is handed its frames again
 
 

@@ -240,12 +240,12 @@ async def test_requests_of_many_bytes_wait_for_each_other():
             carrier = await the_carrier(gateway)
             perform, performing = carrier._perform, []
 
-            async def watched(request, skip, cost):
+            async def watched(command, cost):
                 nonlocal most
                 performing.append(cost)
                 most = max(most, sum(performing))
                 await asyncio.sleep(0.001)
-                await perform(request, skip, cost)
+                await perform(command, cost)
                 performing.remove(cost)
 
             carrier._perform = watched

@@ -8,7 +8,6 @@ from serving import SECRET, new_run, serving, token_for, worker_token
 from gateway import tokens
 from gateway.records import StreamKey
 from gateway.runs import merge_patch
-from gateway.stores import memory
 
 
 @pytest.fixture(params=["memory:", "sqlite:{folder}/sets.db?durability=normal"])
@@ -202,7 +201,7 @@ async def test_a_new_token_that_leaves_more_out_holds_from_then_on(gateway):
 
 
 async def test_a_laggard_whose_changes_are_gone_gets_a_fresh_snapshot(monkeypatch):
-    monkeypatch.setattr(memory, "SET_RECORDS", 5)
+    monkeypatch.setattr("gateway.stores.base.SET_RECORDS", 5)
     monkeypatch.setattr("gateway.hub.RING_BYTES", 1)
     async with serving() as gateway, gateway.client(token=token_for("read:tags:x")) as client:
         run = await gateway.store.create_run(new_run(tags=["x"]))
