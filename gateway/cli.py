@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from gateway import tokens
-from gateway.errors import RealtimeError
+from gateway.errors import InvalidValue, RealtimeError
 from gateway.key_files import resolve_keys
+from gateway.sdk.session import connected
 from gateway.settings import Settings, sqlite_file
 from gateway.stores import sqlite_backup
+
+LOCAL_URL = "ws://127.0.0.1:8400"
 
 app = typer.Typer(
     name="realtime",
@@ -47,8 +53,25 @@ def serve(
     run_server(settings, host=host, port=port, log_level=log_level)
 
 
-@app.command()
-def token(
+class _MintsByDefault(TyperGroup):
+    """`realtime token SCOPE…` mints; any other command has to be named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_named = not args or args[0] in self.commands or args[0] in ctx.help_option_names
+        rest: list[str] = super().parse_args(ctx, args if is_named else ["mint", *args])
+        return rest
+
+
+token = typer.Typer(
+    cls=_MintsByDefault,
+    help="Mint an access token (`realtime token SCOPE…`), or revoke some.",
+    no_args_is_help=True,
+)
+app.add_typer(token, name="token")
+
+
+@token.command()
+def mint(
     scopes: Annotated[list[str], typer.Argument(help="For example read:runs:run_1")],
     ttl_s: Annotated[float, typer.Option(help="Life in seconds.")] = tokens.DEFAULT_TTL_S,
     subject: Annotated[str, typer.Option(help="Who it is for.")] = "",
@@ -105,6 +128,51 @@ def _progress(label: str) -> Iterator[sqlite_backup.Progress]:
             bar.update(done - bar.pos)
 
         yield show
+
+
+@token.command()
+def revoke(
+    token_id: Annotated[str | None, typer.Argument(help="One token, or its `jti`.")] = None,
+    subject: Annotated[str | None, typer.Option(help="All tokens of this subject.")] = None,
+    issued_before: Annotated[
+        str | None,
+        typer.Option(help="Of a subject: only those up to this time, 2026-11-22T12:56:14Z."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help=f"The running gateway; default REALTIME_URL or {LOCAL_URL}")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The store beside which the secret lies.")
+    ] = None,
+) -> None:
+    """Make tokens good no more, at once and for ever, through a gateway that runs."""
+    settings = _settings(store)
+    moment = _time(issued_before) if issued_before is not None else None
+    settings = replace(settings, url=url or settings.url or LOCAL_URL)
+    done = asyncio.run(_revoke(settings, token_id, subject, moment))
+    what = f"token {done.token_id}"
+    if done.issued_before_s is not None:
+        until = datetime.fromtimestamp(done.issued_before_s, UTC).isoformat(" ", "milliseconds")
+        what = f"the tokens of {done.subject} that were issued up to {until}"
+    typer.echo(f"revoked: {what}")
+
+
+async def _revoke(
+    settings: Settings, token_id: str | None, subject: str | None, moment: datetime | None
+) -> tokens.Revocation:
+    async with connected(settings):
+        if token_id is not None and token_id.count(".") == 2:
+            token_id = tokens.id_of(token_id)
+        return await tokens.revoke(token_id=token_id, subject=subject, issued_before=moment)
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidValue(
+            f"--issued-before is {text!r}; it looks like 2026-11-22T12:56:14Z"
+        ) from None
 
 
 def _settings(store: str | None) -> Settings:

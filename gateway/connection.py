@@ -46,6 +46,7 @@ from gateway.errors import (
     RunNotFound,
     Silent,
     TokenExpired,
+    TokenRevoked,
     TooManySubscriptions,
     UnknownSubscription,
 )
@@ -472,6 +473,20 @@ class Connection:
         if now_s >= self._idle_at_s():
             return Idle(f"nothing was subscribed or asked for in {limits.idle_s:g} s")
         return None
+
+    def revoked(self, is_revoked: Callable[[Access], bool]) -> list[Command]:
+        """End what goes on with a token that is good no more.
+
+        Args:
+            is_revoked: Says whether a token is one of those.
+        """
+        if self.state == "closed":
+            return []
+        error = TokenRevoked("the token was revoked; another one is needed")
+        if self._access is not None and is_revoked(self._access):
+            return self._close(error)
+        gone = [id for id, sub in self._subscriptions.items() if is_revoked(sub.access)]
+        return [command for id in gone for command in self.failed(id, error)]
 
     def deaf(self, now_s: float) -> None:
         """Take note that the client is not being read now, so that its silence says nothing."""

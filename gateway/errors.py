@@ -12,6 +12,7 @@
     ├── TooManyConnections    429  close 4429, retryable
     ├── InvalidToken          401  close 4401
     ├── TokenExpired          401  close 4401
+    ├── TokenRevoked          401  close 4401
     ├── Forbidden             403  no scope allows it
     ├── InvalidId             422  a run, stream, tag or token id outside its rule
     ├── InvalidPosition       422
@@ -159,6 +160,14 @@ class TokenExpired(RealtimeError):
     """The token's `exp` has passed."""
 
     code = "token_expired"
+    http_status = 401
+    close_code = 4401
+
+
+class TokenRevoked(RealtimeError):
+    """The token, or one that it was made from, was revoked."""
+
+    code = "token_revoked"
     http_status = 401
     close_code = 4401
 

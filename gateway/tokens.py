@@ -18,6 +18,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+import jwt
+
 from gateway.access import (
     DEFAULT_PAYLOAD_BYTES,
     MAX_TTL_S,
@@ -46,6 +48,7 @@ __all__ = [
     "attenuate",
     "check_scope",
     "check_secret",
+    "id_of",
     "key_id",
     "mint",
     "mint_trigger",
@@ -320,6 +323,21 @@ def _ring(secret_key: str | None, keys: KeyRing | None) -> KeyRing:
     return KeyRing.of_secret(secret_key)
 
 
+def id_of(token: str) -> str:
+    """Read a token's `jti`, to revoke it by, whether or not the token is good.
+
+    Raises:
+        InvalidValue: it is no token, or has none.
+    """
+    try:
+        id = jwt.decode(token, options={"verify_signature": False}).get("jti")
+    except jwt.PyJWTError:
+        id = None
+    if not isinstance(id, str) or not id:
+        raise InvalidValue("this is no token with a jti")
+    return id
+
+
 async def revoke(
     *,
     token_id: str | None = None,
@@ -332,7 +350,7 @@ async def revoke(
     tokens.
 
     Args:
-        token_id: One token's `jti` claim.
+        token_id: One token's `jti` claim; see `id_of`.
         subject: In its place: all tokens of this subject,
         issued_before: that were issued up to this time (a datetime with a zone, or Unix time in
             seconds); None: up to now. Of a token that was minted elsewhere with an `iat` in whole

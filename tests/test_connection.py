@@ -912,3 +912,36 @@ def test_a_token_with_skip_says_so_to_every_request_and_subscription():
     assert opening.skip == {"payload", "output"}
     (performing,) = say(connection, type="run_get", id=2, run="run_a", token=text)
     assert performing.skip == {"output"}
+
+
+# Revoked tokens.
+
+
+def test_what_a_revoked_token_holds_ends_and_the_rest_goes_on():
+    connection = ready("read:runs:*")
+    bad = token("read:runs:run_a")
+    live(connection, 1, token=bad)
+    live(connection, 2, token=token("read:runs:run_a"))
+    live(connection, 3)
+    id = tokens.id_of(bad)
+    commands = connection.revoked(lambda access: access.id == id)
+    assert error_of(commands) == ("token_revoked", 1)
+    assert others(commands) == [Stop(1)]
+    assert [connection.is_live(id) for id in (1, 2, 3)] == [False, True, True]
+    assert connection.revoked(lambda access: access.id == id) == []
+
+
+def test_one_that_opens_while_its_token_is_revoked_never_lives():
+    connection = ready()
+    subscribe(connection, 1, token=token("read:runs:run_a"))
+    assert error_of(connection.revoked(lambda _: True)) == ("token_revoked", 1)
+    assert connection.opened(1, AT, run_state()) == []
+
+
+def test_a_connection_ends_with_its_own_token_and_only_once():
+    connection = ready("read:runs:*")
+    live(connection, 1)
+    commands = connection.revoked(lambda _: True)
+    assert error_of(commands) == ("token_revoked", None)
+    assert others(commands) == [Close(4401, "token_revoked")]
+    assert connection.revoked(lambda _: True) == []

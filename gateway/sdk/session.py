@@ -86,6 +86,13 @@ async def connect(
         store=store or settings.store,
         secret_key=secret_key or settings.secret_key,
     )
+    async with connected(settings) as runtime:
+        yield runtime
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Runtime]:
+    """Be `connect` with settings that are made already."""
     keys = resolve_keys(settings)
     owner = f"worker_{secrets.token_hex(8)}" if settings.url else EMBEDDED_OWNER
     async with AsyncExitStack() as stack:

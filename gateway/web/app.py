@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway import tokens
-from gateway.errors import RealtimeError, ShuttingDown
+from gateway.errors import RealtimeError, ShuttingDown, TokenRevoked
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
@@ -32,6 +32,7 @@ from gateway.stores.base import Store
 from gateway.web.draining import farewells
 from gateway.web.leases import Leases
 from gateway.web.openapi import document
+from gateway.web.revoking import Revocations
 from gateway.web.runs import RunsApi, error_answer
 from gateway.web.sweeper import sweeping
 from gateway.web.websocket import Carrier
@@ -54,6 +55,7 @@ class Gateway:
         self._hub: Hub | None = None
         self._secret_key = ""
         self._keys: KeyRing | None = None
+        self._revocations: Revocations | None = None
         self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
 
     @asynccontextmanager
@@ -72,6 +74,9 @@ class Gateway:
                     concurrency=self.settings.concurrency,
                 )
             )
+            self._revocations = revocations = Revocations(store, self._on_revoked)
+            await revocations.start()
+            stack.push_async_callback(revocations.stop)
             self._leases = Leases(store)
             await self._leases.start()
             await stack.enter_async_context(sweeping(store))
@@ -136,11 +141,24 @@ class Gateway:
         return time.time() + max_age_s * random.uniform(0.9, 1) if max_age_s else math.inf
 
     def _verify(self, token: object, now_s: float) -> tokens.Access:
-        return tokens.verify(token, keys=self._keys, now_s=now_s)
+        access = tokens.verify(token, keys=self._keys, now_s=now_s)
+        if self._revocations is not None and self._revocations.is_revoked(access):
+            raise TokenRevoked("the token was revoked; another one is needed")
+        return access
+
+    def _hears_revocations(self) -> bool:
+        return self._revocations is not None and self._revocations.is_hearing
+
+    def _on_revoked(self, is_revoked: Callable[[tokens.Access], bool]) -> None:
+        for carrier in tuple(self._carriers):
+            carrier.revoked(is_revoked)
 
     async def health(self, _: Request) -> JSONResponse:
-        """Say whether the gateway serves: 200, or 503 while it does not."""
-        is_up = self._store is not None
+        """Say whether the gateway serves: 200, or 503 while it does not.
+
+        It does not either while it may not hear which tokens are revoked.
+        """
+        is_up = self._store is not None and self._hears_revocations()
         return JSONResponse({"status": "ok" if is_up else "down"}, 200 if is_up else 503)
 
     @property

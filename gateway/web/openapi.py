@@ -8,10 +8,18 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from gateway.runs import STATUSES, Run
-from gateway.web.runs import Handle, RunPage, TokenAnswer, TokenBody, TriggerBody
+from gateway.web.runs import (
+    Handle,
+    RevokeAnswer,
+    RevokeBody,
+    RunPage,
+    TokenAnswer,
+    TokenBody,
+    TriggerBody,
+)
 
 _ERRORS = {
-    "401": "The token is missing, malformed, expired, or not this gateway's.",
+    "401": "The token is missing, malformed, expired, revoked, or not this gateway's.",
     "403": "No scope of the token allows it, or it has been spent.",
     "404": "There is no such run or task.",
     "413": "The body is over the limit.",
@@ -38,7 +46,16 @@ def document(version: str) -> dict[str, Any]:
     Returns:
         OpenAPI 3.1, as JSON-able values.
     """
-    models = (TriggerBody, Handle, TokenBody, TokenAnswer, RunPage, ErrorBody)
+    models = (
+        TriggerBody,
+        Handle,
+        TokenBody,
+        TokenAnswer,
+        RevokeBody,
+        RevokeAnswer,
+        RunPage,
+        ErrorBody,
+    )
     schemas = {model.__name__: _schema(model) for model in models}
     schemas["Run"] = _schema(Run)
     return {
@@ -81,6 +98,15 @@ def _paths() -> dict[str, Any]:
                 "TokenAnswer",
                 [],
                 "TokenBody",
+            )
+        },
+        "/v1/tokens/revoke": {
+            "post": _operation(
+                "Revoke tokens, with the secret key as bearer",
+                "200",
+                "RevokeAnswer",
+                [],
+                "RevokeBody",
             )
         },
     }

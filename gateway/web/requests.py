@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from gateway import protocol
+from gateway.errors import InvalidValue
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.records import (
     REVOCATIONS,
@@ -19,6 +21,7 @@ from gateway.records import (
     Writer,
     check_stream_id,
 )
+from gateway.revocations import Revocation
 from gateway.runs import Run, check_metadata
 from gateway.sdk import schemas
 from gateway.stores.base import Page, RunQuery, Store
@@ -52,7 +55,16 @@ async def perform(
     return Result(request.id, await _value(store, request, skip))
 
 
+def _check_revocations(request: protocol.Append) -> None:
+    if request.end is not None or request.source is not None:
+        raise InvalidValue("the log of revoked tokens has no end, and no run writes to it")
+    for record in request.records:
+        Revocation.decode(bytes(record)).check(time.time())
+
+
 async def _append(store: Store, request: protocol.Append) -> Appended:
+    if StreamKey(request.run, request.stream) == REVOCATIONS:
+        _check_revocations(request)
     for record in request.records:
         schemas.check(request.stream, bytes(record))
     done = await store.append(

@@ -75,6 +75,25 @@ class TokenAnswer(BaseModel):
     """A new token."""
 
     token: str
+    id: str = Field(description="Its `jti`, by which it can be revoked.")
+
+
+class RevokeBody(_Body):
+    """Which tokens are good no more: one, or those that a subject was given up to a time."""
+
+    token_id: str | None = Field(default=None, description="The token's `jti`.")
+    subject: str | None = Field(default=None, description="The tokens' `sub`, in its place.")
+    issued_before_s: float | None = Field(
+        default=None, description="With `subject`: Unix time; left out, it is now."
+    )
+
+
+class RevokeAnswer(BaseModel):
+    """What was revoked, once it is kept."""
+
+    token_id: str | None
+    subject: str | None
+    issued_before_s: float | None
 
 
 class RunPage(BaseModel):
@@ -109,6 +128,7 @@ class RunsApi:
             Route("/v1/runs/{run}", self.retrieve, methods=["GET"]),
             Route("/v1/runs", self.list, methods=["GET"]),
             Route("/v1/tokens", self.mint, methods=["POST"]),
+            Route("/v1/tokens/revoke", self.revoke, methods=["POST"]),
         ]
 
     async def trigger(self, request: Request) -> Response:
@@ -182,8 +202,7 @@ class RunsApi:
 
     async def mint(self, request: Request) -> Response:
         """Mint a token; needs the secret key itself."""
-        if not self._is_secret(_bearer(request)):
-            raise InvalidToken("minting needs the secret key as the bearer")
+        self._require_secret(request, "minting")
         body = _parse(TokenBody, await _read(request, MAX_BODY_BYTES))
         token = tokens.mint(
             body.scopes,
@@ -192,7 +211,26 @@ class RunsApi:
             skip=body.skip,
             now_s=self.clock_s(),
         )
-        return _json(TokenAnswer(token=token), 201)
+        return _json(TokenAnswer(token=token, id=tokens.id_of(token)), 201)
+
+    async def revoke(self, request: Request) -> Response:
+        """Make tokens good no more; needs the secret key itself."""
+        self._require_secret(request, "revoking")
+        body = _parse(RevokeBody, await _read(request, MAX_BODY_BYTES))
+        done = await tokens.revoke(
+            token_id=body.token_id, subject=body.subject, issued_before=body.issued_before_s
+        )
+        return _json(
+            RevokeAnswer(
+                token_id=done.token_id,
+                subject=done.subject,
+                issued_before_s=done.issued_before_s,
+            )
+        )
+
+    def _require_secret(self, request: Request, what: str) -> None:
+        if not self._is_secret(_bearer(request)):
+            raise InvalidToken(f"{what} needs the secret key as the bearer")
 
     def _access(self, request: Request) -> Access:
         bearer = _bearer(request)

@@ -158,6 +158,10 @@ class Carrier:
         if self._writer is not None:
             self._writer.cancel()
 
+    def revoked(self, is_revoked: Callable[[Access], bool]) -> None:
+        """Tell the client which of its tokens are good no more."""
+        self._carry(self._machine.revoked(is_revoked))
+
     @property
     def _name(self) -> str:
         return f"{self._owner or 'a client'} ({self._machine.id})"
