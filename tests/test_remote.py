@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from serving import (
@@ -32,8 +33,9 @@ from gateway.errors import (
     RunExists,
     StoreUnavailable,
 )
+from gateway.limits import DEFAULT_LIMITS
 from gateway.records import StreamKey, Writer
-from gateway.stores import remote
+from gateway.stores import link, remote
 from gateway.stores.remote import RemoteStore, gateway_url
 
 numbers = streams.define("numbers", int)
@@ -101,7 +103,7 @@ async def test_a_gateway_that_is_killed_under_appends_loses_and_repeats_nothing(
 
 
 async def test_the_sdk_of_a_worker_goes_on_over_a_restart_of_its_gateway(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "MAX_BACKOFF_S", 0.2)
+    monkeypatch.setattr(link, "MAX_BACKOFF_S", 0.2)
     url = f"sqlite:{tmp_path}/a.db?durability=normal"
 
     @task
@@ -346,7 +348,7 @@ async def test_a_follow_goes_on_where_the_connection_broke():
 
 
 async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(monkeypatch):
-    monkeypatch.setattr(remote, "FOLLOW_BYTES", 100_000)
+    monkeypatch.setattr(link, "FOLLOW_BYTES", 100_000)
     async with serving() as gateway, opened(gateway.url) as store:
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -354,7 +356,7 @@ async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(m
             big = b'"' + b"x" * 20_000 + b'"'
             await store.append(key, [big])
             records = list((await anext(pages)).records)
-            (state,) = store._follows.values()
+            (state,) = store._main._follows.values()
             for _ in range(50):
                 await store.append(key, [big])
             await until(lambda: state.is_paused)
@@ -367,6 +369,44 @@ async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(m
                 assert page.reset is None
                 records += page.records
         assert [record.offset for record in records] == list(range(52))
+
+
+async def test_more_streams_than_one_connection_may_follow_are_followed_over_several(monkeypatch):
+    monkeypatch.setattr(remote, "IDLE_S", 0.01)
+    limits = replace(DEFAULT_LIMITS, subscriptions=8)
+    async with serving(limits=limits) as gateway, opened(gateway.url) as store:
+        run = await store.create_run(new_run())
+        keys = [StreamKey(run.id, f"s{i}") for i in range(30)]
+        seen = {key: [] for key in keys}
+        following = [asyncio.create_task(follow(store, key, seen[key])) for key in keys]
+        await until(lambda: gateway.hub.live_streams == 30)
+        assert len(gateway.gateway._carriers) == 4
+        await asyncio.gather(*(gateway.store.append(key, [b"1"]) for key in keys))
+        await until(lambda: all(seen.values()))
+        for carrier in list(gateway.gateway._carriers):  # each comes back by itself
+            await carrier._websocket.close(1012)
+        ending = (gateway.store.append(key, [b"2"], end="completed") for key in keys)
+        await asyncio.gather(*ending)
+        await asyncio.wait_for(asyncio.gather(*following), 20)
+        assert all([record.data for record in seen[key]] == [b"1", b"2"] for key in keys)
+        await until(lambda: len(gateway.gateway._carriers) == 1)  # the others were of no more use
+        again = []
+        await asyncio.wait_for(follow(store, keys[0], again), 20)
+        assert len(again) == 2
+
+
+async def test_closing_with_streams_followed_over_several_connections_leaves_none(monkeypatch):
+    async with serving(limits=replace(DEFAULT_LIMITS, subscriptions=2)) as gateway:
+        async with opened(gateway.url) as store:
+            run = await store.create_run(new_run())
+            following = [
+                asyncio.create_task(follow(store, StreamKey(run.id, f"s{i}"), [])) for i in range(5)
+            ]
+            await until(lambda: gateway.hub.live_streams == 5)
+        outcomes = await asyncio.gather(*following, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 5
+        await until(lambda: not gateway.gateway._carriers)
+        assert gateway.hub.live_streams == 0
 
 
 async def test_hundreds_of_calls_at_once_are_all_answered():

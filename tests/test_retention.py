@@ -265,7 +265,7 @@ async def test_followers_of_a_deleted_run_are_told_so(make, stream):
             ending = asyncio.ensure_future(anext(pages))
             if world.store is not world.swept:
                 # The gateway must have taken the subscription before the run goes.
-                await until(lambda: any(f.is_known for f in world.store._follows.values()))
+                await until(lambda: any(f.is_known for f in world.store._main._follows.values()))
             await asyncio.sleep(0)
             await world.swept.read(key)
             await world.store.delete_run(key.run_id)

@@ -500,7 +500,7 @@ async def test_a_closed_follower_leaves_nothing_behind(store, key):
     if hasattr(store, "_growth"):
         assert store._growth._watches == {}
     else:
-        assert store._follows == {}
+        assert store._main._follows == {}
 
 
 # Writers.

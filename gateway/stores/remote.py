@@ -1,8 +1,9 @@
-"""`ws:`: the store contract spoken over a WebSocket to a gateway, for workers in other processes.
+"""`ws:`: the store contract spoken over WebSockets to a gateway, for workers in other processes.
 
 While the gateway is away, calls wait: they are sent again after the reconnection, for up to
 `patience_s`. A repeat is harmless, because appends name their writer; an append without one is not
-sent twice.
+sent twice. All calls go over one connection, so that they keep their order; streams are followed
+over it too, and over further ones when these are more than the gateway gives one connection.
 
 Source:
     PROTOCOL.md, section 4 (requests of workers) and section 7.
@@ -12,48 +13,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import random
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidURI, WebSocketException
 
 from gateway import protocol
 from gateway.errors import (
     ConfigurationError,
     ConnectionLost,
     IllegalTransition,
-    InvalidToken,
-    MalformedFrame,
-    RealtimeError,
     RunExists,
-    RunNotFound,
     StoreUnavailable,
-    TokenExpired,
-    from_wire,
 )
+from gateway.limits import DEFAULT_LIMITS
 from gateway.patches import Operation
-from gateway.records import ORIGIN, EndReason, Gap, Position, RunSet, StreamKey, Writer
+from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
 from gateway.stores.base import PAGE_BYTES, Appended, Head, Page, RunQuery, RunState, SetState
+from gateway.stores.link import OPEN_TIMEOUT_S, Call, Follow, Link, Peer
 from gateway.stores.retention import Swept
 
 PATIENCE_S = 120.0  # how long a call waits for a gateway that is away
-OPEN_TIMEOUT_S = 10.0
-MAX_BACKOFF_S = 5.0
-FIRST_BACKOFF_S = 0.1
-FOLLOW_BYTES = (
-    4 << 20
-)  # per followed stream: received but not yet taken; over it the subscription pauses
-MAX_MESSAGE_BYTES = 8 << 20
-
-_log = logging.getLogger("realtime.remote")
+IDLE_S = 30.0  # how long a further connection stays when nothing is followed over it
 
 
 class RemoteStore:
@@ -79,41 +63,43 @@ class RemoteStore:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url = gateway_url(url)
-        self._token = token
+        self._patience_s = patience_s
+        self._ids = itertools.count()
+        self._peer = Peer(self.url, token, jitter, self._ids)
         self._owner = owner
         self._schemas = schemas
-        self._patience_s = patience_s
-        self._jitter = jitter
-        self._ids = itertools.count()
-        self._pending: dict[int, _Pending] = {}
-        self._follows: dict[int, _Follow] = {}
-        self._socket: ClientConnection | None = None
-        self._refused: RealtimeError | None = None
-        self._welcomed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._main = self._main_link()
+        self._further: list[Link] = []
+        self._idle: dict[Link, asyncio.TimerHandle] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def _main_link(self) -> Link:
+        return Link(self._peer, owner=self._owner, schemas=self._schemas)
 
     async def open(self) -> None:
         """See `Store.open`."""
-        self._task = asyncio.create_task(self._stay_connected(), name=f"gateway {self.url}")
+        self._main = self._main_link()
+        self._main.start()
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await self._welcomed.wait()
+                await self._main.welcomed.wait()
         except TimeoutError:
             await self.close()
             raise StoreUnavailable(
                 f"no gateway answered at {self.url} within {OPEN_TIMEOUT_S:g} s"
             ) from None
-        if self._refused is not None:
+        if self._main.refused is not None:
             await self.close()
-            raise self._refused
+            raise self._main.refused
 
     async def close(self) -> None:
         """See `Store.close`."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        self._fail_all(StoreUnavailable(f"the connection to {self.url} was closed"))
+        for timer in self._idle.values():
+            timer.cancel()
+        self._idle.clear()
+        links, self._further = [self._main, *self._further], []
+        closed = StoreUnavailable(f"the connection to {self.url} was closed")
+        await asyncio.gather(*(link.close(closed) for link in links), *self._closing)
 
     # ---- the contract ----
 
@@ -174,18 +160,18 @@ class RemoteStore:
         self, key: StreamKey, after: Position | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
-        follow = _Follow(next(self._ids), key, after)
-        self._follows[follow.id] = follow
+        follow = Follow(next(self._ids), key, after)
+        link = self._link_with_room()
         try:
-            await self._subscribe(follow)
+            await link.add(follow)
             while True:
-                page = await self._next_page(follow)
+                page = await link.next_page(follow)
                 yield page
                 if page.end is not None:
                     return
         finally:
-            if self._follows.pop(follow.id, None) is not None and not follow.is_over:
-                await self._try_send(protocol.Unsubscribe(follow.id))
+            await link.remove(follow)
+            self._close_if_idle_later(link)
 
     async def create_run(self, run: Run) -> Run:
         """See `Store.create_run`."""
@@ -216,12 +202,12 @@ class RemoteStore:
             writer=protocol.WriterFields(*writer) if writer else None,
         )
         # Without a writer operations could be carried out twice by a repeat.
-        pending = _Pending(frame, may_repeat=writer is not None or not operations)
+        call = Call(frame, may_repeat=writer is not None or not operations)
         try:
-            return Run.from_wire(msgspec.json.decode((await self._answer(pending)).value))
+            return Run.from_wire(msgspec.json.decode((await self._answer(call)).value))
         except IllegalTransition:
             stored = (await self.get_run(run_id)).run
-            if pending.was_repeated and stored.status == patch.get("status"):
+            if call.was_repeated and stored.status == patch.get("status"):
                 return stored  # the first try's answer was lost on the way
             raise
 
@@ -277,245 +263,48 @@ class RemoteStore:
         return msgspec.json.decode(answer.value, type=shape)
 
     async def _call(self, frame: protocol.Request, *, may_repeat: bool) -> Any:
-        return await self._answer(_Pending(frame, may_repeat))
+        return await self._answer(Call(frame, may_repeat))
 
-    async def _answer(self, pending: _Pending) -> Any:
-        if self._task is None:
+    async def _answer(self, call: Call) -> Any:
+        if not self._main.is_started:
             raise StoreUnavailable(f"the connection to {self.url} is not open")
-        if self._refused is not None:
-            raise self._refused
-        self._pending[pending.frame.id] = pending
+        if self._main.refused is not None:
+            raise self._main.refused
         try:
             async with asyncio.timeout(self._patience_s):
-                if self._socket is not None:
-                    pending.was_sent = True
-                    await self._try_send(pending.frame)
-                return await pending.answer
+                return await self._main.answer(call)
         except TimeoutError:
             raise ConnectionLost(
                 f"the gateway {self.url} did not answer within {self._patience_s:g} s"
             ) from None
-        finally:
-            self._pending.pop(pending.frame.id, None)
 
-    async def _try_send(self, frame: protocol.ClientFrame) -> None:
-        """Send if there is a connection; what is lost with it is sent again with the next."""
-        if self._socket is not None:
-            try:
-                await self._socket.send(protocol.encode(frame))
-            except WebSocketException:
-                pass
+    # ---- links ----
 
-    # ---- follows ----
+    def _link_with_room(self) -> Link:
+        """Find a connection that may follow one stream more, or make one."""
+        limit = self._main.subscription_limit or DEFAULT_LIMITS.subscriptions
+        for link in (self._main, *self._further):
+            if link.follow_count < limit:
+                if (timer := self._idle.pop(link, None)) is not None:
+                    timer.cancel()
+                return link
+        link = Link(self._peer)
+        link.start()
+        self._further.append(link)
+        return link
 
-    async def _subscribe(self, follow: _Follow) -> None:
-        await self._try_send(follow.frame())
+    def _close_if_idle_later(self, link: Link) -> None:
+        if link in self._further and link.follow_count == 0 and link not in self._idle:
+            loop = asyncio.get_running_loop()
+            self._idle[link] = loop.call_later(IDLE_S, self._close_idle, link)
 
-    async def _next_page(self, follow: _Follow) -> Page:
-        while not follow.pages:
-            if follow.is_paused:
-                await self._resume(follow)
-            follow.grown.clear()
-            if follow.error is not None:
-                raise follow.error
-            await follow.grown.wait()
-        page = follow.pages.popleft()
-        follow.bytes -= sum(len(record.data) for record in page.records)
-        return page
-
-    async def _resume(self, follow: _Follow) -> None:
-        # Under a new id, so that what is still on its way under the old one is not taken for it.
-        del self._follows[follow.id]
-        follow.id, follow.is_paused = next(self._ids), False
-        self._follows[follow.id] = follow
-        await self._subscribe(follow)
-
-    # ---- the connection ----
-
-    async def _stay_connected(self) -> None:
-        attempt = 0
-        while True:
-            try:
-                async with connect(
-                    self.url,
-                    max_size=MAX_MESSAGE_BYTES,
-                    compression=None,
-                    open_timeout=OPEN_TIMEOUT_S,
-                ) as socket:
-                    if await self._greet(socket):
-                        attempt = 0
-                        await self._receive(socket)
-            except InvalidURI as error:
-                self._refuse(ConfigurationError(f"REALTIME_URL: {error}"))
-            except (OSError, TimeoutError, WebSocketException, RealtimeError) as error:
-                _log.warning("gateway %s: %s; trying again", self.url, error)
-            self._disconnected()
-            if self._refused is not None:
-                return
-            limit_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
-            await asyncio.sleep(self._jitter() * limit_s)  # full jitter, also the first time
-            attempt = min(attempt + 1, 16)
-
-    async def _greet(self, socket: ClientConnection) -> bool:
-        await socket.send(
-            protocol.encode(protocol.Hello(protocol.VERSION, self._token(), self._owner))
-        )
-        frame = protocol.decode_gateway(await socket.recv())
-        if isinstance(frame, protocol.ErrorFrame):
-            error = from_wire(frame.code, f"gateway {self.url}: {frame.message}")
-            if isinstance(error, InvalidToken | TokenExpired) or not frame.retryable:
-                self._refuse(error)
-            return False
-        if not isinstance(frame, protocol.Welcome) or not await self._register(socket):
-            return False
-        self._socket = socket
-        self._ping_s = frame.ping_ms / 1000
-        self._welcomed.set()
-        await self._send_again()
-        return True
-
-    async def _register(self, socket: ClientConnection) -> bool:
-        """Make the gateway check the inputs that are defined here; false if it refuses."""
-        if not (schemas := self._schemas()):
-            return True
-        await socket.send(protocol.encode(protocol.Register(next(self._ids), schemas)))
-        answer = protocol.decode_gateway(await socket.recv())
-        if isinstance(answer, protocol.ErrorFrame) and not answer.retryable:
-            self._refuse(from_wire(answer.code, f"gateway {self.url}: {answer.message}"))
-        return isinstance(answer, protocol.ResultFrame)
-
-    async def _send_again(self) -> None:
-        # Both as they are now: what comes while these are sent is sent by itself.
-        follows, calls = list(self._follows.values()), list(self._pending.values())
-        for follow in follows:
-            if not follow.is_over and not follow.is_paused:
-                await self._subscribe(follow)
-        for pending in calls:
-            pending.was_repeated = pending.was_sent
-            pending.was_sent = True
-            await self._try_send(pending.frame)
-
-    async def _receive(self, socket: ClientConnection) -> None:
-        ping = asyncio.create_task(self._ping(socket))
-        try:
-            async for text in socket:
-                frame = protocol.decode_gateway(text)
-                if frame is not None:
-                    await self._take(frame)
-        finally:
-            ping.cancel()
-
-    async def _ping(self, socket: ClientConnection) -> None:
-        while True:
-            await asyncio.sleep(self._ping_s)
-            await socket.send(protocol.encode(protocol.Ping()))
-            await socket.send(protocol.encode(protocol.Token(self._token())))
-
-    async def _take(self, frame: Any) -> None:
-        id: Any = getattr(frame, "id", None)
-        if (follow := self._follows.get(id)) is not None:
-            if follow.take(frame):
-                await self._try_send(protocol.Unsubscribe(follow.id))
-        elif (pending := self._pending.get(id)) is not None and not pending.answer.done():
-            if isinstance(frame, protocol.ErrorFrame):
-                pending.answer.set_exception(from_wire(frame.code, frame.message))
-            else:
-                pending.answer.set_result(frame)
-
-    def _disconnected(self) -> None:
-        self._socket = None
-        for pending in self._pending.values():
-            if pending.was_sent and not pending.may_repeat and not pending.answer.done():
-                pending.answer.set_exception(
-                    ConnectionLost(
-                        "the connection broke before the answer; the append may have happened"
-                    )
-                )
-
-    def _refuse(self, error: RealtimeError) -> None:
-        self._refused = error
-        self._welcomed.set()
-        self._fail_all(error)
-
-    def _fail_all(self, error: RealtimeError) -> None:
-        for pending in self._pending.values():
-            if not pending.answer.done():
-                pending.answer.set_exception(error)
-        for follow in self._follows.values():
-            follow.fail(error)
-
-
-@dataclass(eq=False, slots=True)
-class _Pending:
-    frame: protocol.Request
-    may_repeat: bool
-    answer: asyncio.Future[Any] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    was_sent: bool = False
-    was_repeated: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Follow:
-    id: int
-    key: StreamKey
-    after: Position | None
-    pages: deque[Page] = field(default_factory=deque)
-    bytes: int = 0
-    grown: asyncio.Event = field(default_factory=asyncio.Event)
-    is_paused: bool = False
-    is_over: bool = False
-    is_known: bool = False  # the gateway has found it
-    error: RealtimeError | None = None
-
-    def frame(self) -> protocol.Subscribe:
-        start = {"position": str(self.after)} if self.after is not None else "beginning"
-        run_id, stream_id = self.key
-        return protocol.Subscribe(self.id, run_id, stream=stream_id, start=start)
-
-    def take(self, frame: Any) -> bool:
-        """Take a frame; true when so much waits that the subscription has to pause."""
-        if isinstance(frame, protocol.ErrorFrame):
-            if frame.code != RunNotFound.code or not self.is_known:
-                self.fail(from_wire(frame.code, frame.message))
-                return False
-            frame = protocol.End(self.id, "deleted", str(self.after or ORIGIN))  # meanwhile
-        self.is_known = True
-        page = self._page(frame)
-        if page is None or self.is_paused:
-            return False
-        expected = self.after.offset if self.after is not None else 0
-        if page.records and page.records[0].offset != expected:
-            raise MalformedFrame(
-                f"stream {self.key}: record {page.records[0].offset} came where {expected} was next"
-            )
-        self.pages.append(page)
-        self.after = page.position
-        self.is_over = page.end is not None
-        self.bytes += sum(len(record.data) for record in page.records)
-        self.is_paused = self.bytes > FOLLOW_BYTES and not self.is_over
-        self.grown.set()
-        return self.is_paused
-
-    def _page(self, frame: Any) -> Page | None:
-        match frame:
-            case protocol.RecordsFrame(records=records, position=position):
-                run_id = self.key.run_id
-                return Page([r.to_record(run_id) for r in records], Position.parse(position))
-            case protocol.End(reason=reason, position=position):
-                return Page([], Position.parse(position), reason)  # type: ignore[arg-type]
-            case protocol.GapFrame(start=start, stop=stop, reason=reason):
-                end = Position.parse(stop)
-                return Page([], end, gap=Gap(Position.parse(start), end, reason))  # type: ignore[arg-type]
-            case protocol.Reset(position=position, reason=reason):
-                return Page([], Position.parse(position), reset=reason)  # type: ignore[arg-type]
-        return None
-
-    def fail(self, error: RealtimeError) -> None:
-        """End the follow; what was received is still yielded before the error."""
-        self.error, self.is_over = error, True
-        self.grown.set()
+    def _close_idle(self, link: Link) -> None:
+        del self._idle[link]
+        self._further.remove(link)
+        closed = StoreUnavailable(f"the connection to {self.url} was closed")
+        task = asyncio.create_task(link.close(closed))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 def gateway_url(url: str) -> str:
