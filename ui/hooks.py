@@ -225,6 +225,7 @@ def use_realtime_run_with_streams(
     throttle_ms: int | Var[Any] = 50,
     max_records: int | Var[Any] | None = 1000,
     enabled: bool | Var[Any] = True,
+    skip: Sequence[str] = (),
     gateway_url: str | Var[Any] | None = None,
     on_complete: EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
@@ -242,6 +243,7 @@ def use_realtime_run_with_streams(
         throttle_ms: At most one update per this many milliseconds, of the run and of each stream.
         max_records: How many records each stream keeps; None: all.
         enabled: While false, the status is `idle`.
+        skip: Fields of the run to leave out: any of `payload`, `output`, `metadata`.
         gateway_url: See `use_realtime_stream`.
         on_complete: See `use_realtime_run`.
         on_end: Called with the reason when the run is over.
@@ -260,7 +262,7 @@ def use_realtime_run_with_streams(
         "gateway_url": gateway_url,
         "on_error": on_error,
     }
-    run = use_realtime_run(run_id, on_complete=on_complete, on_end=on_end, **shared)
+    run = use_realtime_run(run_id, skip=skip, on_complete=on_complete, on_end=on_end, **shared)
     options = use_realtime_stream(run_id, "", max_records=max_records, **shared)._hook.options
     named = None if streams is None else frozenset(stream.id for stream in streams)
     return RealtimeRunWithStreams(run._hook, options, named)

@@ -39,6 +39,7 @@ class PageRun:
         queued_at: When it began to wait for its turn.
         started_at: When it began.
         finished_at: When it was over.
+        cancel_requested_at: When someone asked for it to be canceled.
         duration_ms: From its start to its end; None before.
     """
 

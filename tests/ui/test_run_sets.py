@@ -95,6 +95,12 @@ def test_options_are_given_on() -> None:
     assert '["skip"]' not in line_of(use_realtime_runs_with_tag("x").status)
 
 
+def test_fields_of_a_run_with_its_streams_are_left_out_of_the_run_alone() -> None:
+    result = use_realtime_run_with_streams("run_a", access_token="t", skip=["payload", "output"])
+    assert '["skip"] : ["payload", "output"]' in line_of(result.is_completed)
+    assert '["skip"]' not in line_of(result.streams)
+
+
 def test_runs_are_typed_also_as_a_loop_variable() -> None:
     mine = use_realtime_runs_with_tag("x")
     assert isinstance(mine.runs, ArrayVar)
