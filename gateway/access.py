@@ -16,6 +16,7 @@ from gateway.errors import Forbidden, InvalidValue
 from gateway.records import RunSet, StreamKey
 
 MAX_TTL_S = 30 * 24 * 3600  # of a token; what is revoked has to be remembered for so long
+RENEWAL_AFTER = 0.8  # of a token's life
 DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
 
 Action = Literal["read", "write", "trigger"]
@@ -82,6 +83,11 @@ class Access:
     issued_at_s: float = 0.0
     ancestors: tuple[str, ...] = ()
     first_issued_at_s: float = 0.0
+
+    @property
+    def renewal_at_s(self) -> float:
+        """Unix time at which its bearer is asked for another one."""
+        return self.issued_at_s + RENEWAL_AFTER * (self.expires_at_s - self.issued_at_s)
 
     def is_expired(self, now_s: float) -> bool:
         """Whether it says nothing any more."""

@@ -75,6 +75,7 @@ class _Subscription:
     as_run: bool
     own_skip: frozenset[str]  # what the client does not want; the token may leave out more
     state: State = "opening"
+    is_told: bool = False  # that its own token is near its end
     run: RunState | None = None  # whose tags and batch decide, when a scope asks for them
 
     @property
@@ -123,6 +124,7 @@ class Connection:
     _subscriptions: dict[int, _Subscription] = field(default_factory=dict)
     _requests: set[int] = field(default_factory=set)
     _subjects: set[str] = field(default_factory=set)
+    _is_told: bool = False  # that the connection's own token is near its end
     _is_known: bool = False  # some token of this client was good
     _is_worker: bool = False
     _heard_at_s: float = 0.0
@@ -198,12 +200,14 @@ class Connection:
                 case _:
                     return self._request(frame, now_s)
         except RealtimeError as error:
-            return [self._refusal(error, getattr(frame, "id", None))]
+            is_token = isinstance(frame, protocol.Token)
+            return [self._refusal(error, getattr(frame, "id", None), is_token)]
 
-    def _refusal(self, error: RealtimeError, id: int | None) -> Send:
-        """Refuse a frame; an error never names what goes on, or it would be taken for over."""
-        is_in_use = id in self._subscriptions or id in self._requests
-        return _error(error, None if is_in_use else id)
+    def _refusal(self, error: RealtimeError, id: int | None, is_token: bool = False) -> Send:
+        """Refuse a frame; the `id` of an error never names what goes on: it would be over."""
+        if id not in self._subscriptions and id not in self._requests:
+            return _error(error, id)
+        return _error(error, None, id if is_token else None)
 
     def _hello(self, frame: protocol.Hello, now_s: float) -> list[Command]:
         if self.state == "ready":
@@ -280,14 +284,19 @@ class Connection:
         return [Stop(frame.id), Send(protocol.encode(protocol.Unsubscribed(frame.id)))]
 
     def _replace_token(self, frame: protocol.Token, now_s: float) -> list[Command]:
-        access = self._admitted(frame.token, now_s)
+        access = self.verify(frame.token, now_s)
+        held = self._access if frame.id is None else self._subscription(frame.id).access
+        if held is not None and held.subject != access.subject:
+            raise Forbidden("the new token is for another subject than the one that it replaces")
+        self._admit(access)
         expires_in_ms = round((access.expires_at_s - now_s) * 1000)
         if frame.id is None:
-            self._access = access
+            self._access, self._is_told = access, False
             accepted = protocol.TokenAccepted(expires_in_ms)
             mine = [id for id, sub in self._subscriptions.items() if not sub.has_own_token]
         else:
-            self._subscription(frame.id).has_own_token = True
+            subscription = self._subscription(frame.id)
+            subscription.has_own_token, subscription.is_told = True, False
             accepted = protocol.TokenAccepted(expires_in_ms, frame.id)
             mine = [frame.id]
         commands: list[Command] = [Send(protocol.encode(accepted))]
@@ -334,13 +343,16 @@ class Connection:
 
     def _admitted(self, token: str, now_s: float) -> Access:
         access = self.verify(token, now_s)
+        self._admit(access)
+        return access
+
+    def _admit(self, access: Access) -> None:
         if access.may_write_every_run():
             self._is_worker = True
         elif access.subject and access.subject not in self._subjects:
             self.admit(access.subject)
             self._subjects.add(access.subject)
         self._is_known = True
-        return access
 
     # ---- what came of the commands ----
 
@@ -436,8 +448,28 @@ class Connection:
             return
         yield self._silent_at_s()
         yield self._idle_at_s()
+        yield self._ends_at_s()
         for subscription in self._subscriptions.values():
             yield subscription.access.expires_at_s
+        for _, access in self._untold():
+            yield access.renewal_at_s
+
+    def _ends_at_s(self) -> float:
+        """When the connection's own token ends it: not while it holds something with another."""
+        if self._access is None or self._requests:
+            return math.inf
+        if any(subscription.has_own_token for subscription in self._subscriptions.values()):
+            return math.inf
+        return self._access.expires_at_s
+
+    def _untold(self) -> list[tuple[int | None, Access]]:
+        """Tokens of whose coming end nobody was told: the connection's, and subscriptions' own."""
+        own = [(None, self._access)] if self._access is not None and not self._is_told else []
+        return own + [
+            (id, sub.access)
+            for id, sub in self._subscriptions.items()
+            if sub.has_own_token and sub.state == "live" and not sub.is_told
+        ]
 
     def _silent_at_s(self) -> float:
         return self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS
@@ -454,7 +486,25 @@ class Connection:
             return self._close(overdue)
         expired = [id for id, sub in self._subscriptions.items() if sub.access.is_expired(now_s)]
         error = TokenExpired("the token has expired; subscribe again with a new one")
-        return [command for id in expired for command in self.failed(id, error)]
+        commands = [command for id in expired for command in self.failed(id, error)]
+        if now_s >= self._ends_at_s():
+            return commands + self._close(TokenExpired("the connection's token has expired"))
+        return commands + self._ask_for_renewal(now_s)
+
+    def _ask_for_renewal(self, now_s: float) -> list[Command]:
+        commands: list[Command] = []
+        for id, access in self._untold():
+            if now_s < access.renewal_at_s:
+                continue
+            if id is None:
+                self._is_told = True
+            else:
+                self._subscriptions[id].is_told = True
+            if not access.is_expired(now_s):
+                left_ms = round((access.expires_at_s - now_s) * 1000)
+                named = msgspec.UNSET if id is None else id
+                commands.append(Send(protocol.encode(protocol.TokenExpiring(left_ms, named))))
+        return commands
 
     def _overdue(self, now_s: float) -> RealtimeError | None:
         """Return why the connection has to end now, if it has to."""
@@ -504,8 +554,8 @@ class Connection:
         return [_error(error), Close(code, error.code)]
 
 
-def _error(error: RealtimeError, id: int | None = None) -> Send:
-    return Send(protocol.encode(ErrorFrame.of(error, id)))
+def _error(error: RealtimeError, id: int | None = None, subscription: int | None = None) -> Send:
+    return Send(protocol.encode(ErrorFrame.of(error, id, subscription)))
 
 
 def _start(frame: protocol.Subscribe) -> Literal["beginning", "latest"] | Position | FromLast:

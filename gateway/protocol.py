@@ -367,6 +367,13 @@ class TokenAccepted(_Out, frozen=True, tag="token_accepted"):
     id: int | UnsetType = UNSET
 
 
+class TokenExpiring(_Out, frozen=True, tag="token_expiring"):
+    """A token is near its end."""
+
+    expires_in_ms: int
+    id: int | UnsetType = UNSET
+
+
 class Pong(_Out, frozen=True, tag="pong"):
     """Answer to `ping`."""
 
@@ -379,10 +386,19 @@ class ErrorFrame(_Out, frozen=True, tag="error"):
     retryable: bool
     id: int | UnsetType = UNSET
     retry_after_ms: int | UnsetType = UNSET
+    subscription: int | UnsetType = UNSET
 
     @classmethod
-    def of(cls, error: RealtimeError, id: int | None = None) -> ErrorFrame:
-        """Make the frame that tells of an error."""
+    def of(
+        cls, error: RealtimeError, id: int | None = None, subscription: int | None = None
+    ) -> ErrorFrame:
+        """Make the frame that tells of an error.
+
+        Args:
+            error: What was refused, and why.
+            id: What is over with it.
+            subscription: Whose token was refused; it goes on.
+        """
         after_s = error.retry_after_s
         return cls(
             error.code,
@@ -390,6 +406,7 @@ class ErrorFrame(_Out, frozen=True, tag="error"):
             error.retryable,
             UNSET if id is None else id,
             UNSET if after_s is None else round(after_s * 1000),
+            UNSET if subscription is None else subscription,
         )
 
     def to_error(self) -> RealtimeError:
@@ -407,6 +424,7 @@ _Common = (
     | Unsubscribed
     | Appended
     | TokenAccepted
+    | TokenExpiring
     | Pong
     | ErrorFrame
 )

@@ -77,6 +77,10 @@ def error_of(commands):
     return frame["code"], frame.get("id")
 
 
+def types_of(commands):
+    return [frame["type"] for frame in frames(commands)]
+
+
 def others(commands):
     return [command for command in commands if not isinstance(command, Send)]
 
@@ -554,7 +558,8 @@ def test_a_refused_token_leaves_the_old_one_in_force(id, bad):
     assert frame["code"] in ("invalid_token", "token_expired")
     assert "id" not in frame
     assert connection.is_live(1)
-    assert connection.tick(NOW_S + 49) == []
+    assert types_of(connection.tick(NOW_S + 49)) == ["token_expiring"]
+    assert connection.is_live(1)
     assert isinstance(subscribe(connection, 2)[0], Open)
     assert error_of(connection.tick(NOW_S + 50)[:2]) == ("token_expired", 1)
 
@@ -743,7 +748,7 @@ def test_a_client_that_is_silent_for_three_pings_is_closed():
 
 @pytest.mark.parametrize("frame", ["ping", "nonsense", "binary"])
 def test_anything_that_comes_is_a_sign_of_life(frame):
-    connection = ready("read:runs:run_a")
+    connection = ready("read:runs:run_a", ttl_s=600)
     text = {"ping": '{"type":"ping"}', "nonsense": "x", "binary": b"x"}[frame]
     connection.receive(text, NOW_S + 50)
     assert connection.tick(NOW_S + 100) == []
@@ -753,12 +758,15 @@ def test_a_subscription_ends_with_its_token_and_the_others_go_on():
     connection = ready("read:runs:*", ttl_s=50)
     live(connection, 1, token=token("read:runs:run_a", ttl_s=10))
     live(connection, 2)
+    assert connection.deadline_s() == NOW_S + 8
+    assert types_of(connection.tick(NOW_S + 9)) == ["token_expiring"]
     assert connection.deadline_s() == NOW_S + 10
-    assert connection.tick(NOW_S + 9) == []
     commands = connection.tick(NOW_S + 10)
     assert commands[0] == Stop(1)
     assert error_of(commands) == ("token_expired", 1)
     assert connection.is_live(2)
+    assert connection.deadline_s() == NOW_S + 40
+    assert types_of(connection.tick(NOW_S + 40)) == ["token_expiring"]
     assert connection.deadline_s() == NOW_S + 50
     assert connection.state == "ready"
 
@@ -776,7 +784,7 @@ def test_an_expired_token_of_the_connection_opens_nothing_new():
 def test_one_whose_token_expires_while_it_opens_never_lives():
     connection = ready("read:runs:*", ttl_s=10)
     subscribe(connection)
-    assert error_of(connection.tick(NOW_S + 10)) == ("token_expired", 1)
+    assert error_of(connection.tick(NOW_S + 10)[:2]) == ("token_expired", 1)
     assert connection.opened(1, AT, run_state()) == []
 
 
@@ -880,8 +888,10 @@ def test_a_set_expires_with_its_token_and_can_be_unsubscribed():
     connection = ready("read:tags:x", ttl_s=30)
     follow_set(connection)
     connection.opened_set(1, set_state())
+    assert connection.deadline_s() == NOW_S + 24
+    assert types_of(connection.tick(NOW_S + 24)) == ["token_expiring"]
     assert connection.deadline_s() == NOW_S + 30
-    assert error_of(connection.tick(NOW_S + 30)) == ("token_expired", 1)
+    assert error_of(connection.tick(NOW_S + 30)[:2]) == ("token_expired", 1)
     connection = ready("read:tags:x")
     follow_set(connection)
     assert others(say(connection, type="unsubscribe", id=1)) == [Stop(1)]
@@ -945,3 +955,109 @@ def test_a_connection_ends_with_its_own_token_and_only_once():
     assert error_of(commands) == ("token_revoked", None)
     assert others(commands) == [Close(4401, "token_revoked")]
     assert connection.revoked(lambda _: True) == []
+
+
+# Tokens near their end, and after it.
+
+
+def test_a_token_near_its_end_is_told_of_once_and_in_time():
+    connection = ready("read:runs:*", ttl_s=100)
+    live(connection, 1, token=token("read:runs:run_a", ttl_s=50))
+    live(connection, 2)
+    assert connection.tick(NOW_S + 39.9) == []
+    assert connection.deadline_s() == NOW_S + 40
+    (frame,) = frames(connection.tick(NOW_S + 40))
+    assert frame == {"type": "token_expiring", "id": 1, "expires_in_ms": 10_000}
+    say(connection, NOW_S + 41, type="token", id=1, token=token("read:runs:run_a", ttl_s=300))
+    say(connection, NOW_S + 79, type="ping")
+    assert connection.tick(NOW_S + 79) == []
+    (frame,) = frames(connection.tick(NOW_S + 80))
+    assert frame == {"type": "token_expiring", "expires_in_ms": 20_000}
+    assert connection.tick(NOW_S + 81) == []
+
+
+def test_a_new_token_is_told_of_in_its_turn():
+    connection = ready("read:runs:*", ttl_s=50)
+    assert types_of(connection.tick(NOW_S + 40)) == ["token_expiring"]
+    say(connection, NOW_S + 41, type="token", token=token("read:runs:*", ttl_s=100))
+    assert connection.tick(NOW_S + 79) == []
+    assert types_of(connection.tick(NOW_S + 80)) == ["token_expiring"]
+
+
+def test_a_token_that_comes_late_is_told_of_at_once_but_not_before_its_subscription_lives():
+    connection = ready()
+    old = token("read:runs:run_a", ttl_s=100)
+    (opening,) = say(connection, NOW_S + 90, type="subscribe", id=1, run="run_a", token=old)
+    assert isinstance(opening, Open)
+    assert connection.tick(NOW_S + 90) == []
+    assert connection.deadline_s() > NOW_S + 90
+    connection.opened(1, AT, run_state())
+    assert connection.deadline_s() <= NOW_S + 90
+    assert types_of(connection.tick(NOW_S + 90)) == ["token_expiring"]
+
+
+def test_a_connection_ends_with_its_token_unless_it_holds_something_with_another():
+    connection = ready("read:runs:*", ttl_s=50)
+    live(connection, 1)
+    commands = connection.tick(NOW_S + 50)
+    assert [frame.get("id") for frame in frames(commands)] == [1, None]
+    assert {frame["code"] for frame in frames(commands)} == {"token_expired"}
+    assert others(commands) == [Stop(1), Close(4401, "token_expired")]
+
+    connection = ready("read:runs:*", ttl_s=50)
+    live(connection, 1, token=token("read:runs:run_a", ttl_s=70))
+    assert others(connection.tick(NOW_S + 50)) == []
+    assert connection.state == "ready"
+    say(connection, NOW_S + 50, type="ping")
+    commands = connection.tick(NOW_S + 70)
+    assert others(commands) == [Stop(1), Close(4401, "token_expired")]
+
+
+def test_a_request_that_is_under_way_is_answered_before_the_connection_ends():
+    connection = ready("read:runs:*", ttl_s=50)
+    say(connection, type="run_get", id=1, run="run_a")
+    assert others(connection.tick(NOW_S + 50)) == []
+    assert types_of(connection.answered(1, Pong())) == ["pong"]
+    assert connection.deadline_s() <= NOW_S + 50
+    assert others(connection.tick(NOW_S + 51)) == [Close(4401, "token_expired")]
+
+
+def test_one_that_came_without_a_token_has_none_to_end_with():
+    connection = ready()
+    live(connection, 1, token=token("read:runs:run_a", ttl_s=50))
+    assert others(connection.tick(NOW_S + 50)) == [Stop(1)]
+    assert connection.state == "ready"
+
+
+def subject_token(subject, ttl_s=50):
+    return tokens.mint(
+        ["read:runs:*"], subject=subject, ttl_s=ttl_s, secret_key=SECRET, now_s=NOW_S
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [("a", "b"), ("a", ""), ("", "a")])
+def test_a_refresh_may_not_widen_to_another_subject(before, after):
+    connection = new()
+    say(connection, type="hello", protocol=1, token=subject_token(before))
+    live(connection, 1)
+    live(connection, 2, token=subject_token(before))
+    (frame,) = frames(say(connection, type="token", token=subject_token(after, 300)))
+    assert (frame["code"], frame.get("id"), frame.get("subscription")) == ("forbidden", None, None)
+    (frame,) = frames(say(connection, type="token", id=2, token=subject_token(after, 300)))
+    assert (frame["code"], frame.get("id"), frame["subscription"]) == ("forbidden", None, 2)
+    assert connection.is_live(1) and connection.is_live(2)
+    assert connection.subjects <= {before}
+    assert others(connection.tick(NOW_S + 50)) == [Stop(1), Stop(2), Close(4401, "token_expired")]
+
+
+def test_a_refused_refresh_names_the_subscription_that_goes_on():
+    connection = ready("read:runs:*")
+    live(connection, 1)
+    for bad in ("nonsense", token("read:runs:*", ttl_s=1)):
+        (frame,) = frames(say(connection, NOW_S + 5, type="token", id=1, token=bad))
+        assert frame["code"] in ("invalid_token", "token_expired")
+        assert (frame.get("id"), frame["subscription"]) == (None, 1)
+    assert connection.is_live(1)
+    (frame,) = frames(say(connection, type="token", id=9, token=token("read:runs:*")))
+    assert (frame["code"], frame["id"]) == ("unknown_subscription", 9)
+    assert "subscription" not in frame

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from serving import SECRET, new_run, serving, token_for, until, worker_token
 
-from gateway import connect, runs, streams, task
+from gateway import connect, runs, streams, task, tokens
 from gateway.errors import NoParent, ReadTimeout, StreamEnded, StreamIncomplete
 from gateway.records import StreamKey
 
@@ -292,6 +292,29 @@ async def test_a_token_for_one_stream_reads_that_one_alone():
             for frame in ({"stream": "two"}, {"stream": "$run"}, {}):
                 error = await client.ask(type="subscribe", id=2, run=run.id, **frame)
                 assert error["code"] == "forbidden"
+
+
+async def test_one_stream_has_a_scope_and_does_not_outlive_its_token_nor_its_revocation():
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        scope = f"read:streams:{run.id}/one"
+        short = token_for(scope, ttl_s=100, age_s=98)  # has some two seconds to live
+        kept, revoked = token_for(scope), token_for(scope)
+        async with gateway.client() as client:
+            for id, token in ((1, kept), (3, revoked), (2, short)):
+                ask = {"type": "subscribe", "id": id, "run": run.id, "token": token}
+                assert (await client.ask(**ask, stream="two"))["code"] == "forbidden"
+                assert (await client.ask(**ask, stream="one"))["type"] == "subscribed"
+            await tokens.revoke(token_id=tokens.id_of(revoked))
+            frames = [await client.receive() for _ in range(3)]
+            assert {(frame["id"], frame.get("code", frame["type"])) for frame in frames} == {
+                (2, "token_expiring"),
+                (2, "token_expired"),
+                (3, "token_revoked"),
+            }
+            await append(gateway, run, "on", stream="one")
+            assert (await client.receive())["id"] == 1
+            assert await client.ask(type="ping") == {"type": "pong"}  # and nobody else was told
 
 
 async def test_a_position_is_there_before_the_first_value_and_resumes_from_there():

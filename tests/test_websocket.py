@@ -75,7 +75,10 @@ async def test_an_exchange_of_the_protocol(gateway, case):
     for id in case["runs"]:
         await gateway.store.create_run(new_run(id=id))
     scopes = case.get("scopes") or [f"read:runs:{id}" for id in case["runs"]]
-    captured = {"$token": token_for(*scopes)}
+    captured = {
+        "$token": token_for(*scopes),
+        "$ending": token_for(*scopes, ttl_s=100, age_s=90),
+    }
     client = socket_ = None
     for step in case["steps"]:
         ((kind, value),) = step.items()
@@ -447,6 +450,8 @@ async def test_a_subscription_ends_with_its_token_and_resumes_with_another(gatew
         await subscribed(client, run, token=short)
         await append(gateway, run, 1)
         position = (await client.receive())["position"]
+        expiring = await client.receive()
+        assert (expiring["type"], expiring["id"]) == ("token_expiring", 1)
         error = await client.receive()
         assert (error["code"], error["id"]) == ("token_expired", 1)
         await append(gateway, run, 2)

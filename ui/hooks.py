@@ -24,6 +24,8 @@ from ui.vars import Hook, RealtimeRun, RealtimeStream
 
 T = TypeVar("T")
 
+BESIDE = frozenset({"onComplete", "onEnd", "onTokenExpiring"})  # handlers of a run, not of a stream
+
 
 @overload
 def use_realtime_stream(
@@ -39,6 +41,7 @@ def use_realtime_stream(
     on_record: EventType[Any, Any] | EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeStream[T]: ...
 @overload
 def use_realtime_stream(
@@ -54,6 +57,7 @@ def use_realtime_stream(
     on_record: EventType[Any, Any] | EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeStream[Any]: ...
 def use_realtime_stream(
     run_id: str | Var[Any] | None,
@@ -68,6 +72,7 @@ def use_realtime_stream(
     on_record: EventType[Any, Any] | EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeStream[Any]:
     """Follow a stream of a run. Every argument may be a Var.
 
@@ -92,6 +97,10 @@ def use_realtime_stream(
         on_end: Called with the reason when the stream has ended.
         on_error: Called with `{code, message}` when the gateway refuses, for instance with
             `token_expired`.
+        on_token_expiring: Called once when four fifths of the token's life are over. Let it give
+            the Var of `access_token` a new value, which then replaces the old one in place. A new
+            one that is refused is seen in `error`, and what is shown goes on until the old one
+            expires.
 
     Returns:
         The stream's Vars: `latest`, `data`, `text`, `parts`, `status`, `error`, …
@@ -115,6 +124,7 @@ def use_realtime_stream(
         "onRecord": handler_of(on_record, {"value": type_, "meta": dict[str, Any]}),
         "onEnd": handler_of(on_end, {"reason": str}),
         "onError": handler_of(on_error, {"error": dict[str, str]}),
+        "onTokenExpiring": handler_of(on_token_expiring, {}),
     }
     return RealtimeStream(hook_of("useRealtimeStream", options), type_)
 
@@ -130,6 +140,7 @@ def use_realtime_run(
     on_complete: EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeRun:
     """Follow a run: its status, metadata, output and error. Every argument may be a Var.
 
@@ -146,6 +157,7 @@ def use_realtime_run(
             was over before the page was opened. A lost connection is not the end.
         on_end: Called with the reason when the run is over.
         on_error: Called with `{code, message}` when the gateway refuses.
+        on_token_expiring: See `use_realtime_stream`.
 
     Returns:
         The run's Vars: `run` (typed), `is_executing`, `is_completed`, `status`, `error`, …
@@ -166,6 +178,7 @@ def use_realtime_run(
         "onComplete": handler_of(on_complete, {"run": PageRun}, {"run": dict[str, Any]}),
         "onEnd": handler_of(on_end, {"reason": str}),
         "onError": handler_of(on_error, {"error": dict[str, str]}),
+        "onTokenExpiring": handler_of(on_token_expiring, {}),
     }
     return RealtimeRun(hook_of("useRealtimeRun", options))
 
@@ -179,8 +192,8 @@ class RealtimeRunWithStreams(RealtimeRun):
         super().__init__(hook)
         self._options = options  # of any of its streams
         self._streams = streams
-        # A page that shows streams only has to hear of the run's end all the same.
-        self._beside = hook if hook.options.keys() & {"onComplete", "onEnd"} else None
+        # A page that shows streams only has to hear of the run all the same.
+        self._beside = hook if hook.options.keys() & BESIDE else None
 
     @property
     def _all_streams(self) -> Hook:
@@ -230,6 +243,7 @@ def use_realtime_run_with_streams(
     on_complete: EventType[Any] | EventType[()] | None = None,
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeRunWithStreams:
     """Follow a run together with its streams, over the same connection.
 
@@ -248,6 +262,7 @@ def use_realtime_run_with_streams(
         on_complete: See `use_realtime_run`.
         on_end: Called with the reason when the run is over.
         on_error: Called with `{code, message}` when the gateway refuses the run or a stream.
+        on_token_expiring: Called once for the run and its streams; see `use_realtime_stream`.
 
     Returns:
         The run's Vars, and those of each stream.
@@ -262,7 +277,14 @@ def use_realtime_run_with_streams(
         "gateway_url": gateway_url,
         "on_error": on_error,
     }
-    run = use_realtime_run(run_id, skip=skip, on_complete=on_complete, on_end=on_end, **shared)
+    run = use_realtime_run(
+        run_id,
+        skip=skip,
+        on_complete=on_complete,
+        on_end=on_end,
+        on_token_expiring=on_token_expiring,
+        **shared,
+    )
     options = use_realtime_stream(run_id, "", max_records=max_records, **shared)._hook.options
     named = None if streams is None else frozenset(stream.id for stream in streams)
     return RealtimeRunWithStreams(run._hook, options, named)

@@ -8,7 +8,7 @@ rx.cond(mine.is_full, rx.text("Older runs are not shown."))
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from reflex.event import EventType
@@ -65,6 +65,7 @@ def use_realtime_runs_with_tag(
     enabled: bool | Var[Any] = True,
     gateway_url: str | Var[Any] | None = None,
     on_error: Handler = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeRuns:
     """Follow the runs with a tag, or with any of several. Every argument may be a Var.
 
@@ -78,6 +79,7 @@ def use_realtime_runs_with_tag(
         enabled: While false, the status is `idle`.
         gateway_url: See `use_realtime_stream`.
         on_error: Called with `{code, message}` when the gateway refuses.
+        on_token_expiring: See `use_realtime_stream`.
 
     Returns:
         The Vars `runs`, `count`, `has_more`, `is_full`, `load_more`, `status`, `error`, …
@@ -90,7 +92,8 @@ def use_realtime_runs_with_tag(
     """
     is_one = isinstance(tag, str) or (isinstance(tag, Var) and not isinstance(tag, ArrayVar))
     named = {"tag": tag} if is_one else {"tags": tag if isinstance(tag, Var) else list(tag)}
-    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, on_error)
+    handlers = _handlers(on_error, on_token_expiring)
+    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, handlers)
 
 
 def use_realtime_batch(
@@ -103,6 +106,7 @@ def use_realtime_batch(
     enabled: bool | Var[Any] = True,
     gateway_url: str | Var[Any] | None = None,
     on_error: Handler = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeRuns:
     """Follow the runs of a batch. Every argument may be a Var.
 
@@ -115,9 +119,11 @@ def use_realtime_batch(
         enabled: While false, the status is `idle`.
         gateway_url: See `use_realtime_stream`.
         on_error: Called with `{code, message}` when the gateway refuses.
+        on_token_expiring: See `use_realtime_stream`.
     """
     named = {"batch": batch_id}
-    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, on_error)
+    handlers = _handlers(on_error, on_token_expiring)
+    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, handlers)
 
 
 def use_realtime_children(
@@ -130,6 +136,7 @@ def use_realtime_children(
     enabled: bool | Var[Any] = True,
     gateway_url: str | Var[Any] | None = None,
     on_error: Handler = None,
+    on_token_expiring: EventType[()] | None = None,
 ) -> RealtimeRuns:
     """Follow the runs that a run has triggered. Every argument may be a Var.
 
@@ -143,9 +150,20 @@ def use_realtime_children(
         enabled: While false, the status is `idle`.
         gateway_url: See `use_realtime_stream`.
         on_error: Called with `{code, message}` when the gateway refuses.
+        on_token_expiring: See `use_realtime_stream`.
     """
     named = {"parent": run_id}
-    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, on_error)
+    handlers = _handlers(on_error, on_token_expiring)
+    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, handlers)
+
+
+def _handlers(
+    on_error: Handler, on_token_expiring: EventType[()] | None
+) -> dict[str, Var[Any] | None]:
+    return {
+        "onError": handler_of(on_error, {"error": dict[str, str]}),
+        "onTokenExpiring": handler_of(on_token_expiring, {}),
+    }
 
 
 def _runs(
@@ -156,7 +174,7 @@ def _runs(
     throttle_ms: int | Var[Any],
     enabled: bool | Var[Any],
     gateway_url: str | Var[Any] | None,
-    on_error: Handler,
+    handlers: Mapping[str, Var[Any] | None],
 ) -> RealtimeRuns:
     options = {
         "runs": named,
@@ -166,6 +184,6 @@ def _runs(
         "throttleMs": throttle_ms,
         "enabled": enabled,
         "gatewayUrl": gateway_url,
-        "onError": handler_of(on_error, {"error": dict[str, str]}),
+        **handlers,
     }
     return RealtimeRuns(hook_of("useRealtimeRuns", options))

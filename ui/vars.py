@@ -141,7 +141,10 @@ class Refusable:
 
     @property
     def error(self) -> StringVar[str]:
-        """What the gateway said when it refused; "" when it did not."""
+        """What the gateway said when it refused; "" when it did not.
+
+        Also of a new token, while what is shown goes on with the old one.
+        """
         return cast("StringVar[str]", self._hook.read('($.error?.message ?? "")', str))
 
     @property

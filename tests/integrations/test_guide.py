@@ -55,7 +55,7 @@ def chunk(**delta: str) -> dict[str, Any]:
 async def test_the_guide_runs_from_its_first_block_to_its_last(provider, tmp_path):
     provider.will_send(chunk(content="Hello"), chunk(content=", world"), chunk(), done=True)
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     script = tmp_path / "guide.py"
     script.write_text("\n".join([*blocks, EPILOGUE]))
     env = {**os.environ, "OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": "not a real one"}

@@ -3,13 +3,13 @@ import { test } from "node:test";
 
 import { Connection } from "../../ui/client/connection.js";
 import { Subscription } from "../../ui/client/subscription.js";
-import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
+import { FakePage, SINK_METHODS, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
 
 /** A sink that writes down what it hears. */
 function listener() {
   const heard = [];
   const sink = { heard };
-  for (const name of ["subscribed", "records", "gap", "reset", "end", "error", "lost"]) {
+  for (const name of SINK_METHODS) {
     sink[name] = (value) => heard.push([name, value]);
   }
   sink.values = () =>
@@ -276,14 +276,51 @@ test("fault 8: after the token's expiry a fresh one goes on from the position", 
   assert.deepEqual(sink.values(), ["a", "b"]);
 });
 
-test("a new token that is refused leaves the old one in force", (t) => {
-  const warn = t.mock.method(console, "warn", () => {});
+const refusal = (code) => ({ type: "error", code, message: "no", retryable: false, subscription: 1 });
+
+test("a new token that is refused leaves the old one in force, also over a reconnect", () => {
   const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
   connection.replaceToken(subscription, "bad");
-  page.socket.receive({ type: "error", code: "invalid_token", message: "", retryable: false });
+  page.socket.receive(refusal("invalid_token"));
   page.socket.receive(records(1, 0, "a"));
   assert.deepEqual(sink.values(), ["a"]);
-  assert.equal(warn.mock.callCount(), 1);
+  assert.deepEqual(sink.heard.slice(-2)[0], ["tokenRefused", { code: "invalid_token", message: "no" }]);
+  page.socket.drop();
+  page.reconnect();
+  assert.equal(page.socket.taken()[0].token, "t1");
+});
+
+test("of several new tokens the last that was accepted counts", () => {
+  const { page, connection, subscription } = livePage("progress", { token: "t1" });
+  for (const token of ["t2", "bad", "t3", "worse"]) connection.replaceToken(subscription, token);
+  const accepted = { type: "token_accepted", id: 1, expires_in_ms: 1 };
+  page.socket.receive(accepted, refusal("token_expired"), accepted, refusal("token_revoked"));
+  page.socket.drop();
+  page.reconnect();
+  assert.equal(page.socket.taken()[0].token, "t3");
+});
+
+test("a token for another subject is asked with anew, from the position reached", () => {
+  const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
+  page.socket.receive(records(1, 0, "a"));
+  connection.replaceToken(subscription, "of another");
+  page.socket.taken();
+  page.socket.receive(refusal("forbidden"));
+  assert.deepEqual(page.socket.taken(), [
+    { type: "unsubscribe", id: 1 },
+    { type: "subscribe", id: 2, run: "run_a", stream: "progress", start: { position: position(1) }, token: "of another" },
+  ]);
+  page.socket.receive({ type: "error", id: 2, code: "forbidden", message: "no", retryable: false });
+  assert.equal(sink.heard.at(-1)[0], "error");
+  assert.deepEqual(page.socket.taken(), []);
+});
+
+test("a refused token of what is over, or unknown, changes nothing", () => {
+  const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
+  connection.replaceToken(subscription, "bad");
+  page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(0) });
+  page.socket.receive(refusal("forbidden"), { ...refusal("invalid_token"), subscription: 9 });
+  assert.equal(sink.heard.at(-1)[0], "end");
 });
 
 test("a stream that has ended is not subscribed to again", () => {

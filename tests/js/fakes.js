@@ -112,6 +112,19 @@ export class FakePage {
   }
 }
 
+export const SINK_METHODS = [
+  "subscribed",
+  "records",
+  "gap",
+  "reset",
+  "end",
+  "error",
+  "lost",
+  "tokenExpiring",
+  "tokenAccepted",
+  "tokenRefused",
+];
+
 export const URL_OF_GATEWAY = "ws://gateway.test/v1/ws";
 
 export const position = (offset, epoch = "019aab37c2f1a3d4") =>

@@ -9,7 +9,7 @@ import { Connection } from "../../ui/client/connection.js";
 import { PartsAssembler } from "../../ui/client/parts.js";
 import { comparePositions, mayReconnect, mergePatch } from "../../ui/client/protocol.js";
 import { Subscription } from "../../ui/client/subscription.js";
-import { FakePage, URL_OF_GATEWAY } from "./fakes.js";
+import { FakePage, SINK_METHODS, URL_OF_GATEWAY } from "./fakes.js";
 
 const cases = JSON.parse(readFileSync(new URL("../protocol_cases.json", import.meta.url), "utf8"));
 
@@ -56,9 +56,7 @@ test("backoff is full jitter up to its cap", () => {
   assert.equal(backoffMs(50, () => 1), 30_000);
 });
 
-const silent = Object.fromEntries(
-  ["subscribed", "records", "gap", "reset", "end", "error", "lost"].map((name) => [name, () => {}]),
-);
+const silent = Object.fromEntries(SINK_METHODS.map((name) => [name, () => {}]));
 
 /** The client as an application drives it, told by an exchange what to want next. */
 class Driver {

@@ -279,3 +279,49 @@ test("parts are assembled when someone asks, also of values that came before", (
   page.clock.advance(50);
   assert.equal(component.snapshot.parts.text, "Hello");
 });
+
+test("a token near its end calls the handler once, and the new one goes in place", () => {
+  let asked = 0;
+  const onTokenExpiring = () => asked++;
+  const { page, store, component } = livePage({ onTokenExpiring, handlerKey: "h" });
+  new Component(store, { onTokenExpiring, handlerKey: "h" });
+  page.socket.receive(records(1, 0, "a"));
+  page.clock.advance(50);
+  page.socket.receive({ type: "token_expiring", id: 1, expires_in_ms: 1_000 });
+  assert.equal(asked, 1);
+  component.render({ token: "t2", onTokenExpiring, handlerKey: "h" });
+  assert.deepEqual(page.socket.taken(), [{ type: "token", id: 1, token: "t2" }]);
+  page.socket.receive({ type: "token_accepted", id: 1, expires_in_ms: 900_000 });
+  const { status, error, data } = component.snapshot;
+  assert.deepEqual({ status, error, data }, { status: "live", error: null, data: ["a"] });
+});
+
+test("a refresh that fails is shown, without losing data, until one is accepted", () => {
+  const errors = [];
+  const { page, component } = livePage({ onError: (error) => errors.push(error) });
+  page.socket.receive(records(1, 0, "a"));
+  component.render({ token: "bad" });
+  const refusal = { code: "token_expired", message: "the token has expired" };
+  page.socket.receive({ type: "error", ...refusal, retryable: false, subscription: 1 });
+  page.socket.receive(records(1, 1, "b"));
+  page.clock.advance(50);
+  const { status, error, data } = component.snapshot;
+  assert.deepEqual({ status, error, data }, { status: "live", error: refusal, data: ["a", "b"] });
+  component.render({ token: "t2" });
+  page.socket.receive({ type: "token_accepted", id: 1, expires_in_ms: 900_000 });
+  assert.equal(component.snapshot.error, null);
+  assert.deepEqual(component.snapshot.data, ["a", "b"]);
+});
+
+test("a revoked token shows its error and another one goes on", () => {
+  const { page, component } = livePage();
+  page.socket.receive(records(1, 0, "a"));
+  page.clock.advance(50);
+  page.socket.receive({ type: "error", id: 1, code: "token_revoked", message: "", retryable: false });
+  assert.equal(component.snapshot.status, "error");
+  assert.deepEqual(component.snapshot.data, ["a"]);
+  page.socket.taken();
+  component.render({ token: "t2" });
+  const [frame] = page.socket.taken();
+  assert.deepEqual([frame.token, frame.start], ["t2", { position: position(1) }]);
+});

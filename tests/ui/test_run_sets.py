@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import reflex as rx
-from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, Var
-from reflex_base.utils.exceptions import VarAttributeError
+from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, Var, VarData
+from reflex_base.utils.exceptions import EventFnArgMismatchError, VarAttributeError
 
 from gateway.sdk.definitions import StreamDefinition
 from ui import (
@@ -227,3 +227,33 @@ def test_views_have_the_types_of_the_stream() -> None:
     assert isinstance(groups, ObjectVar)
     assert isinstance(groups["run_b"][0].text, StringVar)
     assert '["view"]' not in line_of(stream.data)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda handler: use_realtime_stream("run_a", LINES, on_token_expiring=handler),
+        lambda handler: use_realtime_run("run_a", on_token_expiring=handler),
+        lambda handler: use_realtime_run_with_streams("run_a", on_token_expiring=handler),
+        lambda handler: use_realtime_runs_with_tag("x", on_token_expiring=handler),
+        lambda handler: use_realtime_batch("b", on_token_expiring=handler),
+        lambda handler: use_realtime_children("run_a", on_token_expiring=handler),
+    ],
+)
+def test_a_token_near_its_end_calls_a_handler_without_arguments(hook: Any) -> None:
+    line = line_of(hook(SetState.done_without).status)
+    assert '["onTokenExpiring"] : ((...args) => ' in line
+    assert "onTokenExpiring" not in line_of(hook(None).status)
+    with pytest.raises(EventFnArgMismatchError):
+        hook(SetState.done)
+
+
+def test_one_notice_serves_a_run_and_its_streams() -> None:
+    result = use_realtime_run_with_streams(
+        "run_a", [LINES], on_token_expiring=SetState.done_without
+    )
+    data = VarData.merge(
+        *(var._get_all_var_data() for var in (result.status, result.streams, result[LINES].latest))
+    )
+    assert data is not None
+    assert sum("onTokenExpiring" in line for line in data.hooks) == 1

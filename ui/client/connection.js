@@ -11,7 +11,7 @@
 
 import { backoffMs } from "./backoff.js";
 import { Timer } from "./environment.js";
-import { helloFrame, mayReconnect, pingFrame, tokenFrame, unsubscribeFrame } from "./protocol.js";
+import { helloFrame, mayReconnect, pingFrame, unsubscribeFrame } from "./protocol.js";
 
 const ANSWER_MS = 10_000; // silence this long after a ping or a `hello` means a dead connection
 const WAKE_ANSWER_MS = 3_000; // shorter when the page wakes: somebody is looking
@@ -77,7 +77,7 @@ export class Connection {
   replaceToken(subscription, token) {
     subscription.token = token;
     if (subscription.outcome === "failed") this.restart(subscription);
-    else if (token && this.#isSent(subscription)) this.#send(tokenFrame(subscription.id, token));
+    else if (token && this.#isSent(subscription)) this.#send(subscription.tokenFrame());
   }
 
   /**
@@ -180,13 +180,28 @@ export class Connection {
     this.#deadline.stop(); // whatever it is, the other side is alive
     if (frame.type === "welcome") this.#welcomed(frame);
     else if (frame.id !== undefined) this.#deliver(frame);
-    else if (frame.type === "error") this.#complain(frame);
+    else if (frame.type !== "error") return;
+    else if (frame.subscription !== undefined) this.#tokenRefused(frame);
+    else this.#complain(frame);
   }
 
-  // An error that names no subscription ends none: a refused token, or the reason for a close.
+  // An error that names no subscription ends none; it may be the reason for a close.
   #complain(frame) {
     this.#complaint = frame;
     console.warn(`Realtime Streams: ${frame.message} (${frame.code})`);
+  }
+
+  #tokenRefused({ subscription: id, code, message }) {
+    const subscription = this.#subscriptions.get(id);
+    if (subscription === undefined || subscription.over) return;
+    const refused = subscription.refuseToken();
+    if (code !== "forbidden") {
+      subscription.sink.tokenRefused({ code, message });
+      return;
+    }
+    // It is for another subject: whether that one may read is asked anew.
+    subscription.token = refused;
+    this.restart(subscription);
   }
 
   #welcomed({ ping_ms: pingMs }) {

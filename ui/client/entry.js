@@ -88,6 +88,21 @@ export class Entry {
     this.#tellHandlers("onError", [[error]]);
   }
 
+  tokenExpiring() {
+    this.#tellHandlers("onTokenExpiring", [[]]);
+  }
+
+  tokenAccepted() {
+    if (this.snapshot.error !== null) this.#change({ error: null });
+  }
+
+  /** What is shown stays, and goes on until the old token expires. */
+  tokenRefused({ code, message }) {
+    const error = Object.freeze({ code, message });
+    this.#change({ error });
+    this.#tellHandlers("onError", [[error]]);
+  }
+
   lost() {
     this.#change({ status: this.#wasLive ? "reconnecting" : "connecting" });
   }

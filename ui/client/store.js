@@ -35,6 +35,7 @@ const LINGER_MS = 1_000; // an entry without a component stays this long, so tha
  * @property {(reason: string) => void} [onEnd]
  * @property {(run: object) => void} [onComplete] of a run: it is over, however it went
  * @property {(error: {code: string, message: string}) => void} [onError]
+ * @property {() => void} [onTokenExpiring] the token is near its end: give another one
  */
 
 const DEFAULTS = {

@@ -4,7 +4,7 @@
  * It decides and never touches a socket; `connection.js` carries its frames.
  */
 
-import { DEFAULT_LIMIT, subscribeFrame } from "./protocol.js";
+import { DEFAULT_LIMIT, subscribeFrame, tokenFrame } from "./protocol.js";
 
 /**
  * Where a subscription reports to.
@@ -17,6 +17,10 @@ import { DEFAULT_LIMIT, subscribeFrame } from "./protocol.js";
  * @property {(reason: string) => void} reset everything seen so far is void
  * @property {(reason: string) => void} end
  * @property {(error: {code: string, message: string}) => void} error
+ * @property {() => void} tokenExpiring the token is near its end
+ * @property {() => void} tokenAccepted a new one is in force
+ * @property {(error: {code: string, message: string}) => void} tokenRefused the old one stays in
+ *   force
  * @property {() => void} lost the connection is gone; the subscription is not
  */
 
@@ -41,6 +45,9 @@ export class Subscription {
   /** Failed tries in a row, for the backoff. */
   attempt = 0;
   #nextOffset = null;
+  #tokenInForce = null;
+  /** Tokens that were sent and not answered yet; they are answered in order. */
+  #offered = [];
 
   /**
    * @param {{run?: string|null, stream?: string|null, runs?: object|null, limit?: number,
@@ -71,9 +78,29 @@ export class Subscription {
 
   /** The frame that subscribes, or resumes from the position that was reached. */
   frame() {
+    this.#tokenInForce = this.token;
+    this.#offered = [];
     const { id, run, stream, runs, limit, skip, throttleMs, token } = this;
     const start = this.#startNow();
     return subscribeFrame({ id, run, stream, runs, limit, skip, start, throttleMs, token });
+  }
+
+  /** The frame that replaces the token in place. */
+  tokenFrame() {
+    this.#offered.push(this.token);
+    return tokenFrame(this.id, this.token);
+  }
+
+  /** A token was refused. @returns {string} which; unless it is replaced, the old one counts */
+  refuseToken() {
+    const refused = this.#offered.shift();
+    if (this.token === refused) this.token = this.#tokenInForce;
+    return refused;
+  }
+
+  #acceptToken() {
+    this.#tokenInForce = this.#offered.shift();
+    this.sink.tokenAccepted();
   }
 
   // Runs need no position: the snapshot in `subscribed` is always the newest.
@@ -104,6 +131,10 @@ export class Subscription {
         return this.#reset(frame);
       case "end":
         return this.#end(frame);
+      case "token_expiring":
+        return this.sink.tokenExpiring();
+      case "token_accepted":
+        return this.#acceptToken();
       case "error":
         return this.#error(frame);
     }
