@@ -33,6 +33,12 @@ REALTIME_RUN_TTL_S
     price: set it in production.
 REALTIME_CONCURRENCY
     Runs that execute at the same time in one process. Default 20.
+REALTIME_ORIGINS
+    Origins whose pages may connect besides the gateway's own, separated by spaces, for example
+    `https://app.example`; `*` is any. Default: none, and in a Reflex app those that Reflex allows.
+REALTIME_TRUSTED_PROXIES
+    Addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by spaces.
+    Default: those of this machine. Else all that come through a proxy count as one address.
 REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
     What a client must stay below: `gateway.limits` has them all, with their defaults.
 """
@@ -54,6 +60,7 @@ from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.retention import KEEP_ALL, Retention
 from gateway.stores.sqlite import SqliteStore
+from gateway.visitors import LOOPBACK, parse_origins, parse_proxies
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
@@ -75,6 +82,8 @@ class Settings:
         old_secret_keys: Former secrets, which still verify.
         signing_key_file: A private key that signs in place of the secret.
         verify_key_files: Public keys that verify.
+        origins: Whose pages may connect, besides the gateway's own; `*` is any.
+        trusted_proxies: Who may say on whose behalf they come.
     """
 
     store: str = DEFAULT_STORE
@@ -87,6 +96,8 @@ class Settings:
     old_secret_keys: tuple[str, ...] = field(default=(), repr=False)
     signing_key_file: Path | None = None
     verify_key_files: tuple[Path, ...] = ()
+    origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = LOOPBACK
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -108,6 +119,8 @@ class Settings:
             url=env.get("REALTIME_URL") or None,
             concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),
             limits=_limits(env),
+            origins=parse_origins(env.get("REALTIME_ORIGINS", "")),
+            trusted_proxies=parse_proxies(env.get("REALTIME_TRUSTED_PROXIES", "")) or LOOPBACK,
             retention=Retention(
                 age_s=_limit(env, "REALTIME_RETENTION_AGE_S"),
                 records=_limit(env, "REALTIME_RETENTION_RECORDS"),

@@ -205,15 +205,37 @@ async def test_the_description_names_every_endpoint_and_describes_the_run(http, 
     jsonschema.validate(stored, document["components"]["schemas"]["Run"])
 
 
-async def test_a_page_of_another_origin_may_ask(http):
-    headers = {
-        "Origin": "https://app.example",
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type",
-    }
-    answer = await http.options("/v1/tasks/add/trigger", headers=headers)
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert "access-control-allow-credentials" not in answer.headers
+PREFLIGHT = {
+    "Origin": "https://app.example",
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type",
+}
+
+
+@pytest.mark.parametrize(
+    ("origins", "answered"),
+    [
+        ((), None),
+        (("https://other.example",), None),
+        (("https://app.example",), "https://app.example"),
+        (("*",), "*"),
+    ],
+)
+async def test_which_pages_may_ask(origins, answered):
+    async with serving(origins=origins) as gateway, httpx.AsyncClient() as http:
+        url = f"http://127.0.0.1:{gateway.port}/v1/tasks/add/trigger"
+        answer = await http.options(url, headers=PREFLIGHT)
+        assert answer.headers.get("access-control-allow-origin") == answered
+        assert answer.is_success == (answered is not None)
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["token", "access_token", "x-api-key", "jwt", "other"])
+async def test_a_token_in_a_url_is_refused_though_it_is_good(http, name):
+    token = token_for("read:runs:*")
+    answer = await http.get("/v1/runs", params={name: token}, headers=bearer(token))
+    assert (answer.status_code, answer.json()["code"]) == (400, "token_in_url")
+    assert token not in answer.text
 
 
 def test_a_trigger_token_without_a_use_cannot_be_minted():

@@ -181,7 +181,7 @@ async def test_a_token_without_the_scopes_is_said_so():
 
 
 async def test_a_gateway_that_was_never_there_is_said_so(monkeypatch):
-    monkeypatch.setattr(remote, "OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(link, "OPEN_TIMEOUT_S", 0.3)
     with free_socket() as unused:
         port = unused.getsockname()[1]
     store = RemoteStore(f"ws://127.0.0.1:{port}", worker_token)
@@ -246,10 +246,12 @@ class Relay:
         self._gateway = gateway
         self._ping_ms = ping_ms
         self.drop_answer_of = None
+        self.is_mute = False
         self.dropped = self.connections = 0
 
     async def run(self, client):
         self.connections += 1
+        self.is_mute = False
         async with connect_socket(f"{self._gateway.url}/v1/ws", compression=None) as onward:
             up = asyncio.create_task(self._pass(client, onward))
             down = asyncio.create_task(self._answers(onward, client))
@@ -264,6 +266,8 @@ class Relay:
 
     async def _answers(self, source, sink):
         async for message in source:
+            if self.is_mute:
+                continue
             if self.drop_answer_of and json.loads(message)["type"] == self.drop_answer_of:
                 self.drop_answer_of = None
                 self.dropped += 1
@@ -437,3 +441,79 @@ async def test_a_worker_that_keeps_its_connection_for_long_renews_its_token():
         assert len(followed) == 1
         assert len(made) > 5
         assert relay.connections == 1
+
+
+WELCOME = {
+    "type": "welcome",
+    "protocol": 1,
+    "connection": "c_1",
+    "ping_ms": 20_000,
+    "limits": dict.fromkeys(
+        ("frame_bytes", "data_frame_bytes", "record_bytes", "subscriptions"), 9
+    ),
+}
+
+
+async def test_a_worker_stays_away_for_as_long_as_the_gateway_asked():
+    async with serving() as gateway, opened(gateway.url) as store:
+        run = await store.create_run(new_run())
+        (carrier,) = gateway.gateway._carriers
+        left_at_s = time.monotonic()
+        carrier.shut_down(0.7)
+        assert (await store.get_run(run.id)).run == run
+        assert 0.7 <= time.monotonic() - left_at_s < 5
+
+
+async def test_a_connection_on_which_nothing_comes_any_more_is_given_up():
+    async with relayed(ping_ms=100) as (relay, _, store):
+        run = await store.create_run(new_run())
+        relay.is_mute = True  # and stays open
+        reading = asyncio.create_task(store.get_run(run.id))
+        assert (await asyncio.wait_for(reading, 20)).run == run
+        assert relay.connections == 2
+
+
+async def test_a_gateway_that_never_welcomes_is_tried_again(monkeypatch):
+    monkeypatch.setattr(link, "OPEN_TIMEOUT_S", 0.3)
+    greeted = 0
+
+    async def silent_at_first(client):
+        nonlocal greeted
+        greeted += 1
+        await client.recv()
+        if greeted > 1:
+            await client.send(json.dumps(WELCOME))
+        await client.wait_closed()
+
+    async with serve(silent_at_first, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = RemoteStore(f"ws://127.0.0.1:{port}", worker_token, jitter=lambda: 0.0)
+        store._main.start()
+        await until(store._main.welcomed.is_set)
+        assert greeted == 2
+        assert store._main.refused is None
+        await store.close()
+
+
+async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_down():
+    async with serving() as gateway, opened(gateway.url) as store:
+        run = await store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        append, goes_on = gateway.store.append, asyncio.Event()
+
+        async def slowly(*args, **options):
+            await goes_on.wait()
+            return await append(*args, **options)
+
+        gateway.store.append = slowly
+        under_way = asyncio.create_task(store.append(key, [b"1"]))
+        (carrier,) = gateway.gateway._carriers
+        await until(lambda: carrier._flight.requests == 1)
+        carrier.shut_down()
+        await until(lambda: store._main._socket is None)  # it heard of it, and sends no more there
+        spent = asyncio.create_task(store.spend("token_1", 1, 2**52))
+        await asyncio.sleep(0)
+        goes_on.set()
+        assert (await under_way).offset == 0  # answered before the goodbye
+        assert await spent
+        assert len((await store.read(key)).records) == 1

@@ -7,9 +7,23 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from urllib.parse import quote
 
+import httpx
 import pytest
-from serving import (
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from gateway import tokens
+from gateway.errors import ConfigurationError
+from gateway.limits import Limits
+from gateway.records import StreamKey
+from gateway.stores.remote import RemoteStore
+from gateway.web.direct import HIGH_WATER_BYTES
+from gateway.web.listening import SEND_BUFFER_BYTES, UNACKNOWLEDGED_MS, is_loopback, listen
+from tests.serving import (
+    SECRET,
     environment,
     free_socket,
     gateway_process,
@@ -19,13 +33,6 @@ from serving import (
     until,
     worker_token,
 )
-from websockets.exceptions import ConnectionClosed
-
-from gateway.errors import ConfigurationError
-from gateway.limits import Limits
-from gateway.records import StreamKey
-from gateway.web.direct import HIGH_WATER_BYTES
-from gateway.web.listening import SEND_BUFFER_BYTES, UNACKNOWLEDGED_MS, is_loopback, listen
 
 BIG = "x" * 60_000  # of a record: one a frame
 
@@ -311,3 +318,168 @@ def test_serving_beyond_this_machine_without_tls_is_told(tmp_path):
     with gateway_process("memory:", tmp_path, "--host", "0.0.0.0") as process:
         process.stop()
         assert "let a proxy with TLS stand before the gateway" in process.log
+
+
+# Who may come.
+
+
+async def refusal(gateway, path="/v1/ws", **options):
+    """Connect, and give what is said before the close: the error, the code, the reason."""
+    async with connect(gateway.url + path, compression=None, **options) as opened:
+        error = json.loads(await asyncio.wait_for(opened.recv(), 20))
+        await opened.wait_closed()
+        return error, opened.close_code
+
+
+async def is_let_in(gateway, **options):
+    async with connect(f"{gateway.url}/v1/ws", compression=None, **options) as opened:
+        await opened.send(json.dumps({"type": "hello", "protocol": 1}))
+        return json.loads(await opened.recv())["type"] == "welcome"
+
+
+async def test_only_pages_of_the_gateways_own_origin_may_connect():
+    async with serving() as gateway:
+        own = f"http://127.0.0.1:{gateway.port}"
+        assert await is_let_in(gateway)
+        assert await is_let_in(gateway, origin=own)
+        for other in ("http://127.0.0.1:1", "https://evil.example", "null"):
+            error, code = await refusal(gateway, origin=other)
+            assert (error["code"], code) == ("origin_forbidden", 4403)
+            assert other in error["message"]
+            assert "REALTIME_ORIGINS" in error["message"]
+        assert not gateway.gateway._carriers
+        assert gateway.gateway._admission.is_empty
+
+
+async def test_pages_of_origins_that_are_named_may_connect():
+    async with serving(origins=("https://app.example",)) as gateway:
+        assert await is_let_in(gateway, origin="https://app.example")
+        assert (await refusal(gateway, origin="https://evil.example"))[1] == 4403
+    async with serving(origins=("*",)) as gateway:
+        assert await is_let_in(gateway, origin="https://evil.example")
+
+
+async def test_a_page_of_the_name_that_a_proxy_was_asked_for_may_connect():
+    headers = {"X-Forwarded-Host": "app.example"}
+    async with serving() as gateway:
+        assert await is_let_in(gateway, origin="https://app.example", additional_headers=headers)
+    async with serving(trusted_proxies=("10.0.0.0/8",)) as gateway:
+        options = {"origin": "https://app.example", "additional_headers": headers}
+        assert (await refusal(gateway, **options))[1] == 4403
+
+
+@pytest.mark.parametrize("query", ["token=x", "a=1&access_token=", "key=eyJhb.eyJh.c2ln"])
+async def test_a_token_in_the_url_is_refused(query):
+    async with serving() as gateway:
+        error, code = await refusal(gateway, f"/v1/ws?{query}")
+        assert (error["code"], code) == ("token_in_url", 4400)
+        assert "eyJ" not in error["message"]
+
+
+async def test_an_address_has_so_many_connections():
+    def behind(address):
+        return {"additional_headers": {"X-Forwarded-For": address}}
+
+    async with serving(limits=Limits(address_connections=2)) as gateway:
+        url = f"{gateway.url}/v1/ws"
+        async with connect(url, **behind("198.51.100.1")), connect(url, **behind("198.51.100.1")):
+            error, code = await refusal(gateway, **behind("198.51.100.1"))
+            assert (error["code"], code) == ("too_many_connections", 4429)
+            assert error["retry_after_ms"] > 0
+            assert "198.51.100.1 has 2 connections; the limit is 2" in error["message"]
+            assert await is_let_in(gateway, **behind("198.51.100.2"))
+        await until(lambda: gateway.gateway._admission.is_empty)
+        assert await is_let_in(gateway, **behind("198.51.100.1"))
+
+
+async def test_a_subject_has_so_many_connections():
+    token = tokens.mint(["read:runs:*"], subject="ann", secret_key=SECRET)
+    async with serving(limits=Limits(subject_connections=1)) as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=token):
+            async with gateway.client(greet=False) as second:
+                error = await second.ask(type="hello", protocol=1, token=token)
+                assert (error["code"], error["retryable"]) == ("too_many_connections", True)
+                assert error["retry_after_ms"] > 0
+                assert await second.close_code() == 4429
+            async with gateway.client() as third:
+                error = await third.ask(type="subscribe", id=1, run=run.id, token=token)
+                assert (error["code"], error["id"]) == ("too_many_connections", 1)
+        await until(lambda: gateway.gateway._admission.is_empty)
+        async with gateway.client(token=token):
+            pass
+
+
+async def test_connections_come_at_a_rate_and_those_refused_are_told_different_times():
+    async with serving(limits=Limits(accepts_per_s=2)) as gateway:
+        for _ in range(4):  # the burst
+            assert await is_let_in(gateway)
+        told = [await refusal(gateway) for _ in range(5)]
+        assert {code for _, code in told} == {4429}
+        times = [error["retry_after_ms"] for error, _ in told]
+        assert times == sorted(times)
+        assert times[-1] - times[0] > 1000
+
+
+async def test_a_gateway_that_is_not_running_sends_away():
+    async with serving() as gateway:
+        await gateway.gateway.drain()
+        error, code = await refusal(gateway)
+        assert (error["code"], code) == ("shutting_down", 4503)
+        assert error["retry_after_ms"] > 0
+
+
+# Its log.
+
+
+async def test_nothing_secret_is_in_a_log_however_much_is_logged(tmp_path):
+    good, bad = worker_token(), token_for("read:runs:*", age_s=100_000)
+    forged = tokens.mint(["read:runs:*"], secret_key="another secret that is long enough, too")
+    run = new_run()
+    with gateway_process("memory:", tmp_path, "--log-level", "debug") as process:
+        async with httpx.AsyncClient(base_url=process.url.replace("ws", "http", 1)) as http:
+            for secret in (good, bad, forged, SECRET):
+                await http.get("/v1/runs", headers={"Authorization": f"Bearer {secret}"})
+                await http.get("/v1/runs", params={"token": secret})
+                await http.get("/nowhere", params={"token": secret, "tag": "kept-apart"})
+                await http.post("/v1/tokens", headers={"Authorization": f"Bearer {secret}"})
+                for query in (f"?token={quote(secret)}", f"?x={quote(secret)}"):
+                    async with connect(f"{process.url}/v1/ws{query}") as opened:
+                        hello = {"type": "hello", "protocol": 1, "token": secret}
+                        with suppress(ConnectionClosed):
+                            await opened.send(json.dumps(hello))
+                            await opened.recv()
+                            await opened.recv()
+                async with connect(f"{process.url}/v1/ws") as opened:
+                    await opened.send(json.dumps({"type": "hello", "protocol": 1}))
+                    await opened.recv()
+                    for type_ in ("subscribe", "append", "run_get", "nonsense"):
+                        frame = {"type": type_, "id": 1, "run": run.id, "token": secret}
+                        await opened.send(json.dumps(frame))
+                        await opened.recv()
+                    await opened.send(json.dumps({"type": "token", "token": secret}))
+                    await opened.recv()
+        store = RemoteStore(process.url, lambda: good)
+        await store.open()
+        await store.create_run(run)
+        await store.close()
+        await asyncio.to_thread(process.stop)
+        log = process.log
+    assert '"WebSocket /v1/ws" [accepted]' in log
+    assert "GET /nowhere HTTP" in log
+    for secret in (good, bad, forged, SECRET):
+        assert secret not in log
+        assert quote(secret) not in log
+        assert secret.rpartition(".")[2] not in log  # nor its signature
+    assert "eyJ" not in log
+
+
+async def test_a_worker_logs_nothing_secret_however_much_is_logged(caplog):
+    caplog.set_level("DEBUG")
+    token = worker_token()
+    async with serving() as gateway:
+        store = RemoteStore(gateway.url, lambda: token)
+        await store.open()
+        await store.create_run(new_run())
+        await store.close()
+    assert "eyJ" not in caplog.text

@@ -243,3 +243,21 @@ def test_a_connection_may_be_asked_never_to_come_back_anew():
 def test_a_record_has_to_fit_into_a_frame():
     with pytest.raises(ConfigurationError, match=r"REALTIME_RECORD_BYTES is 3000000; .* 2097152"):
         Settings.from_env({"REALTIME_RECORD_BYTES": "3000000"})
+
+
+# Who may come.
+
+
+def test_origins_and_proxies_are_read():
+    settings = Settings.from_env(
+        {"REALTIME_ORIGINS": "https://a.example *", "REALTIME_TRUSTED_PROXIES": "10.0.0.0/8"}
+    )
+    assert settings.origins == ("https://a.example", "*")
+    assert settings.trusted_proxies == ("10.0.0.0/8",)
+
+
+def test_only_this_machines_proxies_are_trusted_unless_others_are_named():
+    settings = Settings.from_env({"REALTIME_TRUSTED_PROXIES": "", "REALTIME_ORIGINS": ""})
+    assert settings == Settings()
+    assert settings.trusted_proxies == ("127.0.0.0/8", "::1/128")
+    assert settings.origins == ()

@@ -661,15 +661,6 @@ async def test_the_health_of_a_gateway_that_serves(gateway):
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_a_token_in_the_address_is_of_no_use(gateway, run):
-    url = f"{gateway.url}/v1/ws?token={worker_token()}"
-    async with connect(url) as socket_:
-        await socket_.send(json.dumps({"type": "hello", "protocol": 1}))
-        await socket_.recv()
-        await socket_.send(json.dumps({"type": "subscribe", "id": 1, "run": run.id}))
-        assert json.loads(await socket_.recv())["code"] == "invalid_token"
-
-
 @pytest.mark.parametrize("busy", [False, True])
 async def test_going_down_is_told_to_every_client(tmp_path, busy):
     with gateway_process("memory:", tmp_path) as process:

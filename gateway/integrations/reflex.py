@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import reflex as rx
+from reflex.config import get_config
 
 from gateway.sdk.session import connect
 from gateway.settings import Settings
@@ -17,6 +19,8 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> None:
     """Mount a gateway in a Reflex app, and start and stop it with the app.
 
     Its WebSocket is then at the Reflex backend's own address, which is where pages look for it.
+    Pages of the origins that Reflex allows (`cors_allowed_origins`) may connect, unless the
+    settings name others (`REALTIME_ORIGINS`).
     With `REALTIME_URL` set, nothing is mounted: tasks of this app work through the gateway at that
     address, and pages have to be told it (`gateway_url`).
 
@@ -28,8 +32,11 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> None:
     if settings.url is not None:
         app.register_lifespan_task(_connected(settings.url))
         return
-    gateway = Gateway(settings)
-    app.api_transformer = [make_app(gateway, any_origin=False), *_transformers(app)]
+    # In development pages come from another port than the gateway's: whoever may open Reflex's own
+    # socket may open this one.
+    origins = settings.origins or tuple(get_config().cors_allowed_origins)
+    gateway = Gateway(replace(settings, origins=origins))
+    app.api_transformer = [make_app(gateway, cors=False), *_transformers(app)]
     # Reflex never runs the lifespan of a mounted app, so its own has to.
     app.register_lifespan_task(gateway.run)
 

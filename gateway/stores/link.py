@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidURI, WebSocketException
 
 from gateway import protocol
 from gateway.errors import (
     ConfigurationError,
+    ConnectionAged,
     ConnectionLost,
     InvalidToken,
     MalformedFrame,
     RealtimeError,
     RunNotFound,
+    ShuttingDown,
     TokenExpired,
     from_wire,
 )
@@ -36,8 +39,14 @@ FIRST_BACKOFF_S = 0.1
 # Per followed stream: received but not yet taken; over it the subscription pauses.
 FOLLOW_BYTES = 4 << 20
 MAX_MESSAGE_BYTES = 8 << 20
+MAX_ADVICE_S = 60.0  # nobody may send a worker away for longer
+
+_LEAVING = (ShuttingDown.code, ConnectionAged.code)
 
 _log = logging.getLogger("realtime.remote")
+# The library writes every frame, tokens and all, into a log at debug level.
+_socket_log = logging.getLogger("realtime.remote.socket")
+_socket_log.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,8 @@ class Link:
         self._socket: ClientConnection | None = None
         self._limit: int | None = None  # of subscriptions; None before the first welcome
         self._ping_s = 0.0
+        self._retry_after_s = 0.0  # what the gateway asked for when it closed
+        self._is_heard = False  # something came since the last ping
         self._task: asyncio.Task[None] | None = None
         self.refused: RealtimeError | None = None
         self.welcomed = asyncio.Event()  # or refused
@@ -177,6 +188,7 @@ class Link:
                     self._peer.url,
                     max_size=MAX_MESSAGE_BYTES,
                     compression=None,
+                    logger=_socket_log,
                     open_timeout=OPEN_TIMEOUT_S,
                 ) as socket:
                     if await self._greet(socket):
@@ -190,15 +202,17 @@ class Link:
             if self.refused is not None:
                 return
             limit_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
-            await asyncio.sleep(self._peer.jitter() * limit_s)  # full jitter, also the first time
+            # Full jitter, also the first time, after what the gateway asked for.
+            await asyncio.sleep(self._take_advice() + self._peer.jitter() * limit_s)
             attempt = min(attempt + 1, 16)
 
     async def _greet(self, socket: ClientConnection) -> bool:
         await socket.send(
             protocol.encode(protocol.Hello(protocol.VERSION, self._peer.token(), self._owner))
         )
-        frame = protocol.decode_gateway(await socket.recv())
+        frame = await self._hear(socket)
         if isinstance(frame, protocol.ErrorFrame):
+            self._heed(frame)
             error = from_wire(frame.code, f"gateway {self._peer.url}: {frame.message}")
             if isinstance(error, InvalidToken | TokenExpired) or not frame.retryable:
                 self._refuse(error)
@@ -207,17 +221,32 @@ class Link:
             return False
         self._socket = socket
         self._ping_s = frame.ping_ms / 1000
+        self._is_heard = True
         self._limit = frame.limits.subscriptions
         self.welcomed.set()
         await self._send_again()
         return True
+
+    async def _hear(self, socket: ClientConnection) -> Any:
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            return protocol.decode_gateway(await socket.recv())
+
+    def _heed(self, frame: protocol.ErrorFrame) -> None:
+        """Take note of an error that concerns the connection as a whole."""
+        self._retry_after_s = frame.to_error().retry_after_s or 0.0
+        if frame.code in _LEAVING:
+            self._socket = None  # what is sent now would be lost; answers still come
+
+    def _take_advice(self) -> float:
+        advice_s, self._retry_after_s = self._retry_after_s, 0.0
+        return min(advice_s, MAX_ADVICE_S)
 
     async def _register(self, socket: ClientConnection) -> bool:
         """Make the gateway check the inputs that are defined here; false if it refuses."""
         if not (schemas := self._schemas()):
             return True
         await socket.send(protocol.encode(protocol.Register(next(self._peer.ids), schemas)))
-        answer = protocol.decode_gateway(await socket.recv())
+        answer = await self._hear(socket)
         if isinstance(answer, protocol.ErrorFrame) and not answer.retryable:
             self._refuse(from_wire(answer.code, f"gateway {self._peer.url}: {answer.message}"))
         return isinstance(answer, protocol.ResultFrame)
@@ -237,6 +266,7 @@ class Link:
         ping = asyncio.create_task(self._ping(socket))
         try:
             async for text in socket:
+                self._is_heard = True
                 frame = protocol.decode_gateway(text)
                 if frame is not None:
                     await self._take(frame)
@@ -246,11 +276,19 @@ class Link:
     async def _ping(self, socket: ClientConnection) -> None:
         while True:
             await asyncio.sleep(self._ping_s)
+            if not self._is_heard:
+                _log.warning("gateway %s: nothing was heard since the last ping", self._peer.url)
+                socket.transport.abort()  # a goodbye would be waited for, and nobody is there
+                return
+            self._is_heard = False
             await socket.send(protocol.encode(protocol.Ping()))
             await socket.send(protocol.encode(protocol.Token(self._peer.token())))
 
     async def _take(self, frame: Any) -> None:
         id: Any = getattr(frame, "id", None)
+        if isinstance(frame, protocol.ErrorFrame) and frame.id is msgspec.UNSET:
+            self._heed(frame)
+            return
         if (follow := self._follows.get(id)) is not None:
             if follow.take(frame):
                 await self._try_send(protocol.Unsubscribe(follow.id))

@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway import tokens
+from gateway.admission import Admission
 from gateway.errors import RealtimeError, ShuttingDown, TokenRevoked
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
@@ -29,6 +30,8 @@ from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import Store
+from gateway.visitors import Proxies
+from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells
 from gateway.web.leases import Leases
 from gateway.web.openapi import document
@@ -57,6 +60,8 @@ class Gateway:
         self._keys: KeyRing | None = None
         self._revocations: Revocations | None = None
         self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
+        self._proxies = Proxies(settings.trusted_proxies)
+        self._admission = Admission(settings.limits, time.monotonic())
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -114,26 +119,43 @@ class Gateway:
 
     async def serve_websocket(self, websocket: WebSocket) -> None:
         """Serve one WebSocket until it closes."""
-        if self._store is None or self._hub is None:
-            await websocket.close(1013, "the gateway is not running")
+        address = address_of(websocket, self._proxies)
+        try:
+            refuse_secret_url(websocket.scope)
+            require_origin(websocket, self._proxies, self.settings)
+            store = self._open_store()
+            self._admission.accept(address, time.monotonic())
+        except RealtimeError as error:
+            await refuse(websocket, error)
             return
-        await websocket.accept()
+        subjects: frozenset[str] = frozenset()
+        try:
+            await websocket.accept()
+            carrier = self._carrier(websocket, store)
+            try:
+                await carrier.run()
+            finally:
+                subjects = carrier.subjects
+                del self._carriers[carrier]
+        finally:
+            self._admission.leave(address, subjects)
+
+    def _carrier(self, websocket: WebSocket, store: Store) -> Carrier:
+        task = asyncio.current_task()
+        assert task is not None
+        assert self._hub is not None
         carrier = Carrier(
             websocket,
-            store=self._store,
+            store=store,
             hub=self._hub,
             verify=self._verify,
             limits=self.settings.limits,
             leases=self._leases,
+            admit=self._admission.admit,
             ages_at_s=self._ages_at_s(),
         )
-        task = asyncio.current_task()
-        assert task is not None
         self._carriers[carrier] = task
-        try:
-            await carrier.run()
-        finally:
-            del self._carriers[carrier]
+        return carrier
 
     def _ages_at_s(self) -> float:
         # Not all at once: those that came together after a restart would also leave together.
@@ -174,7 +196,7 @@ class Gateway:
 
     def _open_store(self) -> Store:
         if self._store is None:
-            raise ShuttingDown("the gateway is not running")
+            raise ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
         return self._store
 
 
@@ -187,26 +209,25 @@ async def _describe(_: Request) -> JSONResponse:
     return JSONResponse(document(version("realtime-streams")))
 
 
-def make_app(gateway: Gateway, *, any_origin: bool = True) -> Starlette:
+def make_app(gateway: Gateway, *, cors: bool = True) -> Starlette:
     """Make an application of a gateway that someone else runs.
 
     Args:
         gateway: Run by the caller.
-        any_origin: Let pages of any origin use HTTP; otherwise the application around it decides.
+        cors: Let pages of the settings' origins use HTTP; otherwise the application around this
+            one decides.
     """
+    origins = list(gateway.settings.origins) if cors else []
+    across = Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type"],
+        expose_headers=["retry-after"],
+    )
     return Starlette(
         routes=gateway.routes,
-        # A page may come from anywhere: what counts is its token, which no cookie carries.
-        middleware=[]
-        if not any_origin
-        else [
-            Middleware(
-                CORSMiddleware,
-                allow_origins=["*"],
-                allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type"],
-            )
-        ],
+        middleware=[across] if origins else [],
         exception_handlers={RealtimeError: _on_error},
     )
 

@@ -7,6 +7,7 @@ Source:
 from __future__ import annotations
 
 import hmac
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from gateway.sdk import runs as sdk_runs
 from gateway.sdk.definitions import describe
 from gateway.sdk.tasks import MAX_PAYLOAD_BYTES, find_task
 from gateway.stores.base import RunQuery, Store
+from gateway.web.arriving import refuse_secret_url
 
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
 MAX_PAGE = 1000
@@ -158,8 +160,8 @@ class RunsApi:
 
     async def cancel(self, request: Request) -> Response:
         """Ask for a run, and the runs below it, to be canceled."""
-        run_id = check_run_id(request.path_params["run"])
         access = self._access(request)
+        run_id = check_run_id(request.path_params["run"])
         require(access.may_write(StreamKey(run_id, RUN_STREAM)), f"change run {run_id}")
         return JSONResponse(_shown(await sdk_runs.cancel(run_id), access))
 
@@ -248,6 +250,7 @@ def _shown(run: Run, access: Access) -> dict[str, Any]:
 
 
 def _bearer(request: Request) -> str:
+    refuse_secret_url(request.scope)
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not value:
         raise InvalidToken("send `Authorization: Bearer TOKEN`; a token never travels in a URL")
@@ -291,4 +294,6 @@ def error_answer(error: RealtimeError) -> JSONResponse:
     """Answer a request with an error: its code, message and whether to try again."""
     body = {"code": error.code, "message": error.message, "retryable": error.retryable}
     headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return JSONResponse(body, error.http_status, headers)

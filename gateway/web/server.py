@@ -35,6 +35,8 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
     """
     gateway = Gateway(settings)
     config = configure(make_app(gateway), settings, log_level=log_level, lifespan="off")
+    for name in ("uvicorn.access", "uvicorn.error"):
+        logging.getLogger(name).addFilter(_without_queries)
     sockets = listen(host, port)
     _log.info("Realtime gateway on http://%s:%d", host, sockets[0].getsockname()[1])
     if not is_loopback(host):
@@ -63,9 +65,20 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
         # Clients ping in frames of their own. The server's ping would end those that are alive
         # but do not read, and would not free a send that is blocked.
         ws_ping_interval=None,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=max(1, round(HTTP_SHARE * limits.drain_s)),
         **options,
     )
+
+
+def _without_queries(record: logging.LogRecord) -> bool:
+    """Take queries out of the paths that uvicorn logs: somebody may have put a token there."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each
+            for each in record.args
+        )
+    return True
 
 
 class _Server(uvicorn.Server):

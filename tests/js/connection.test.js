@@ -117,6 +117,44 @@ test("a socket that was given up is no longer heard", () => {
   assert.equal(page.sockets.length, 2);
 });
 
+test("stays away for as long as the gateway asked, and its own jitter", () => {
+  const { page } = livePage();
+  page.chance = 0.5;
+  const told = { type: "error", code: "shutting_down", message: "bye", retryable: true };
+  page.socket.receive({ ...told, retry_after_ms: 3_000 });
+  page.socket.drop(4503);
+  page.clock.advance(3_249);
+  assert.equal(page.sockets.length, 1);
+  page.clock.advance(2);
+  assert.equal(page.sockets.length, 2);
+  page.socket.drop(1006); // nobody asked for anything this time
+  page.clock.advance(501);
+  assert.equal(page.sockets.length, 3);
+});
+
+test("no gateway sends a page away for longer than a minute", () => {
+  const { page } = livePage();
+  page.chance = 0;
+  const told = { type: "error", code: "too_many_connections", message: "full", retryable: true };
+  page.socket.receive({ ...told, retry_after_ms: 9e9 });
+  page.socket.drop(4429);
+  page.clock.advance(59_999);
+  assert.equal(page.sockets.length, 1);
+  page.clock.advance(1);
+  assert.equal(page.sockets.length, 2);
+});
+
+test("a subscription that is refused for now waits as long as the gateway asked", () => {
+  const { page } = livePage();
+  page.chance = 0;
+  const told = { type: "error", id: 1, code: "too_many_connections", message: "full" };
+  page.socket.receive({ ...told, retryable: true, retry_after_ms: 2_000 });
+  page.clock.advance(1_999);
+  assert.deepEqual(page.socket.taken(), []);
+  page.clock.advance(1);
+  assert.equal(page.socket.taken()[0].type, "subscribe");
+});
+
 test("waits with full jitter, also before the first retry", () => {
   const { page } = livePage();
   page.chance = 0.99;

@@ -16,6 +16,7 @@ import { helloFrame, mayReconnect, pingFrame, unsubscribeFrame } from "./protoco
 const ANSWER_MS = 10_000; // silence this long after a ping or a `hello` means a dead connection
 const WAKE_ANSWER_MS = 3_000; // shorter when the page wakes: somebody is looking
 const LINGER_MS = 1_000; // an unused socket stays this long, so that a remount finds it
+const MAX_ADVICE_MS = 60_000; // no gateway sends a page away for longer
 const STABLE_MS = 5_000; // a connection that lived this long starts the backoff afresh
 
 export class Connection {
@@ -242,11 +243,11 @@ export class Connection {
     this.#lingerIfUnused();
   }
 
-  #retryLater(subscription, { type }) {
+  #retryLater(subscription, { type, retry_after_ms: retryAfterMs }) {
     if (type !== "error") this.#forget(subscription);
     const timer = new Timer(this.#environment);
     this.#retries.set(subscription, timer);
-    timer.start(backoffMs(subscription.attempt++, this.#environment.random), () =>
+    timer.start(this.#waitMs(subscription.attempt++, retryAfterMs), () =>
       this.restart(subscription),
     );
     subscription.sink.lost();
@@ -289,9 +290,14 @@ export class Connection {
     this.#requests.clear();
   }
 
+  // Not before the gateway said, and then not in step with all those it said the same to.
+  #waitMs(attempt, retryAfterMs = 0) {
+    return Math.min(retryAfterMs, MAX_ADVICE_MS) + backoffMs(attempt, this.#environment.random);
+  }
+
   #reconnectLater() {
     this.state = "reconnecting";
-    const waitMs = backoffMs(this.#attempt++, this.#environment.random);
+    const waitMs = this.#waitMs(this.#attempt++, this.#complaint?.retry_after_ms);
     this.#reconnect.start(waitMs, () => this.#open());
     for (const subscription of this.#active()) subscription.sink.lost();
   }

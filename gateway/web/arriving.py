@@ -1,0 +1,68 @@
+"""What is checked of a request before anything else: its origin, its address, its URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gateway import protocol
+from gateway.errors import OriginForbidden, RealtimeError, TokenInUrl
+from gateway.protocol import ErrorFrame
+from gateway.settings import Settings
+from gateway.visitors import Proxies, may_connect
+
+_SECRETS = re.compile(r"token|jwt|secret|password|authorization|bearer|api[-_]?key", re.IGNORECASE)
+
+
+def address_of(request: HTTPConnection, proxies: Proxies) -> str:
+    """Return the address that a request comes from; "" where there is none."""
+    if request.client is None:
+        return ""
+    return proxies.client(request.client.host, ",".join(request.headers.getlist("x-forwarded-for")))
+
+
+def require_origin(request: HTTPConnection, proxies: Proxies, settings: Settings) -> None:
+    """Refuse pages of other origins than the gateway's own and those of the settings.
+
+    Raises:
+        OriginForbidden: names the origin and the setting.
+    """
+    origin = request.headers.get("origin")
+    hosts = [request.headers.get("host", "")]
+    if request.client is not None and proxies.trusts(request.client.host):
+        hosts += request.headers.getlist("x-forwarded-host")
+    if not may_connect(origin, hosts, settings.origins):
+        raise OriginForbidden(
+            f"pages of {(origin or '')[:200]} may not connect; REALTIME_ORIGINS has to name it"
+        )
+
+
+def refuse_secret_url(scope: MutableMapping[str, Any]) -> None:
+    """Refuse a URL with a token in it, and take the query away before a server logs it.
+
+    Raises:
+        TokenInUrl: names the parameter.
+    """
+    query = scope.get("query_string", b"").decode("latin-1")
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if _SECRETS.search(name) or (value.startswith("eyJ") and value.count(".") == 2):
+            scope["query_string"] = b""
+            raise TokenInUrl(
+                f"the URL has a parameter {name[:40]!r}; a token never travels in a URL, which "
+                "logs and histories keep: send it in a frame, or in `Authorization`"
+            )
+
+
+async def refuse(websocket: WebSocket, error: RealtimeError) -> None:
+    """Accept a connection only to say why there is none; a browser shows nothing else."""
+    try:
+        await websocket.accept()
+        await websocket.send_text(protocol.encode(ErrorFrame.of(error)))
+        await websocket.close(error.close_code or 1008, error.code)
+    except (WebSocketDisconnect, RuntimeError, OSError):
+        pass  # it did not wait for the answer

@@ -1,0 +1,83 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.admission import MAX_RETRY_S, Admission, Bucket
+from gateway.errors import TooManyConnections
+from gateway.limits import Limits
+from gateway.web.draining import BATCH, MAX_BACK_S, farewells
+
+
+def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second():
+    bucket = Bucket(5, 100.0)
+    assert [bucket.take(100.0) for _ in range(10)] == [0.0] * 10
+    assert bucket.take(100.0) > 0
+    assert [bucket.take(101.0) for _ in range(5)] == [0.0] * 5
+    assert bucket.take(101.0) > 0
+
+
+def test_those_who_come_too_early_are_told_different_times():
+    bucket = Bucket(10, 0.0)
+    for _ in range(20):
+        bucket.take(0.0)
+    waits = [bucket.take(0.0) for _ in range(30)]
+    assert waits == pytest.approx([(i + 1) / 10 for i in range(30)])
+    assert max(bucket.take(0.0) for _ in range(1000)) == MAX_RETRY_S
+
+
+@given(st.lists(st.floats(0, 3), max_size=200))
+def test_a_bucket_never_lets_more_in_than_its_rate(pauses):
+    bucket, now_s, let_in = Bucket(4, 0.0), 0.0, 0
+    for pause_s in pauses:
+        now_s += pause_s
+        let_in += bucket.take(now_s) == 0
+    assert let_in <= 8 + 4 * now_s + 1e-6
+
+
+def test_an_address_has_a_number_of_connections():
+    admission = Admission(Limits(address_connections=2), 0.0)
+    admission.accept("198.51.100.1", 0.0)
+    admission.accept("198.51.100.1", 0.0)
+    with pytest.raises(TooManyConnections, match=r"198\.51\.100\.1 has 2 .*limit is 2") as caught:
+        admission.accept("198.51.100.1", 0.0)
+    assert caught.value.retry_after_s
+    admission.accept("198.51.100.2", 0.0)
+    admission.leave("198.51.100.1", [])
+    admission.accept("198.51.100.1", 0.0)
+
+
+def test_what_has_no_address_is_not_counted():
+    admission = Admission(Limits(address_connections=1), 0.0)
+    for _ in range(5):
+        admission.accept("", 0.0)
+    admission.leave("", [])
+    assert admission.is_empty
+
+
+def test_a_subject_has_a_number_of_connections():
+    admission = Admission(Limits(subject_connections=1), 0.0)
+    admission.admit("ann")
+    admission.admit("bob")
+    with pytest.raises(TooManyConnections, match="subject 'ann' has 1 connections; the limit is 1"):
+        admission.admit("ann")
+    admission.leave("", ["ann", "bob"])
+    assert admission.is_empty
+
+
+@pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 5000])
+def test_everyone_is_told_once_in_batches_and_in_time(count):
+    plan = list(farewells(count, within_s=2.0, accepts_per_s=500, random=lambda: 0.5))
+    assert sum(len(each.retry_after_s) for each in plan) == count
+    assert all(0 < len(each.retry_after_s) <= BATCH for each in plan)
+    assert sum(each.pause_s for each in plan) <= 2.0
+    assert [each.pause_s for each in plan[:1]] == [0.0] * bool(count)
+
+
+def test_few_come_back_at_once_and_many_over_a_time():
+    def latest_s(count):
+        plan = farewells(count, within_s=2.0, accepts_per_s=500, random=lambda: 1.0)
+        return max(after_s for each in plan for after_s in each.retry_after_s)
+
+    assert latest_s(5) == 0.02
+    assert latest_s(5000) == 20
+    assert latest_s(100_000) == MAX_BACK_S
