@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export REFLEX_USE_NPM := 1
 export REFLEX_TELEMETRY_ENABLED := false
 
-.PHONY: help demo test check faults bench setup browser nginx clean
+.PHONY: help demo test check faults bench bench-quick setup browser nginx clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ faults: setup nginx  ## Kill, stop and starve real gateways under load (minutes)
 
 bench: setup  ## Measure
 	$(BIN)/python -m benchmarks
+
+bench-quick: setup  ## Measure what this gateway has to reach, beside other servers (3 minutes)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.quick
 
 setup: $(BIN)/.installed  ## Make .venv and install everything
 

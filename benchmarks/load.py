@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 MARKER = b"@"
 SAMPLED = 50  # connections whose latencies are taken
+PUBLISHED_AT_ONCE = 500  # records
 CONNECTING = 200  # handshakes under way at once
 _STAMP = re.compile(rb"@(\d{10}\.\d{6})")
 
@@ -238,7 +239,7 @@ class Load:
         sent = 0
         heard_at, heard = began, 0
         while self.received < expected:
-            count = min(due(sent), records - sent)
+            count = min(due(sent), records - sent, PUBLISHED_AT_ONCE)
             if count > 0:
                 self.publish(sent, count)
                 sent += count

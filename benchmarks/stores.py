@@ -1,0 +1,145 @@
+"""Append and read, side by side over the stores."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import gateway
+from gateway import streams, task
+from gateway.records import StreamKey
+from gateway.runs import Run
+from gateway.settings import open_store
+from gateway.stores.base import Store
+
+RECORD = b'{"current":12345,"total":100000,"status":"a record of about one hundred bytes, in all"}'
+STORES = {
+    "memory": "memory:",
+    "sqlite normal": "sqlite:{folder}/n.db?durability=normal",
+    "sqlite full": "sqlite:{folder}/f.db",
+}
+KEY = StreamKey("run_1", "progress")
+
+lines = streams.define("lines", str)
+
+
+@task
+async def append_many(count: int) -> int:
+    """Append without awaiting, as a task does."""
+    for number in range(count):
+        lines.append(f"record {number} of about one hundred bytes: {'x' * 60}")
+        if number % 1000 == 0:
+            await asyncio.sleep(0)
+    return count
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Store]:
+    """Open a fresh store with one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(url.format(folder=folder))
+        await store.open()
+        await store.create_run(Run(KEY.run_id, "bench", "queued", KEY.run_id, "now"))
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+async def append_one_at_a_time(url: str, count: int = 1000) -> float:
+    """Records a second when each waits for the one before."""
+    async with opened(url) as store:
+        began = time.perf_counter()
+        for _ in range(count):
+            await store.append(KEY, [RECORD])
+        return count / (time.perf_counter() - began)
+
+
+async def append_pipelined(url: str, count: int = 20_000, under_way: int = 1000) -> float:
+    """Records a second with 1,000 appends of one record under way."""
+    async with opened(url) as store:
+        began = time.perf_counter()
+        for _ in range(count // under_way):
+            await asyncio.gather(*(store.append(KEY, [RECORD]) for _ in range(under_way)))
+        return count / (time.perf_counter() - began)
+
+
+async def append_through_sdk(url: str, count: int = 50_000) -> float:
+    """Records a second from a task's `append` to durable."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with gateway.connect(store=url.format(folder=folder)):
+            began = time.perf_counter()
+            result = await append_many.trigger_and_wait(count)
+            assert result.output == count
+            return count / (time.perf_counter() - began)
+
+
+async def read_back(url: str, count: int = 50_000) -> float:
+    """Records a second of one reader catching up."""
+    async with opened(url) as store:
+        for _ in range(count // 1000):
+            await store.append(KEY, [RECORD] * 1000)
+        began, got, after = time.perf_counter(), 0, None
+        while not (page := await store.read(KEY, after)).is_empty:
+            got, after = got + len(page.records), page.position
+        assert got == count
+        return count / (time.perf_counter() - began)
+
+
+async def live_through_runs(url: str, count: int = 400, under_way: int = 50) -> float:
+    """Changes of runs a second: each run has a tag and a parent, is made, changed and ended."""
+    patches = ({"status": "executing"}, {"metadata": {"step": 1}}, {"status": "completed"})
+
+    async def live(store: Store, number: int) -> None:
+        id = f"run_child{number}"
+        await store.create_run(
+            Run(id, "bench", "queued", KEY.run_id, "now", ["nightly"], parent_id=KEY.run_id)
+        )
+        for patch in patches:
+            await store.patch_run(id, patch)
+
+    async with opened(url) as store:
+        began = time.perf_counter()
+        for start in range(0, count, under_way):
+            await asyncio.gather(*(live(store, start + i) for i in range(under_way)))
+        return count * (1 + len(patches)) / (time.perf_counter() - began)
+
+
+async def append_many_streams(url: str, streams: int = 10_000, rounds: int = 3) -> float:
+    """Records a second with one append under way on each of many streams."""
+    async with opened(url) as store:
+        keys = [StreamKey(KEY.run_id, f"s{number}") for number in range(streams)]
+        await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))  # makes them
+        began = time.perf_counter()
+        for _ in range(rounds):
+            await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))
+        return streams * rounds / (time.perf_counter() - began)
+
+
+SCENARIOS: dict[str, Callable[[str], Awaitable[float]]] = {
+    "append, one at a time": append_one_at_a_time,
+    "append, 1,000 under way": append_pipelined,
+    "append, one on each of 10,000 streams": append_many_streams,
+    "append through the SDK": append_through_sdk,
+    "read back": read_back,
+    "changes of runs with a tag": live_through_runs,
+}
+
+
+def measure_stores(runs: int) -> None:
+    """Print records a second of every scenario over every store."""
+    print("| records a second | " + " | ".join(STORES) + " | full / memory |")
+    print("|---|" + "---|" * (len(STORES) + 1))
+    for name, scenario in SCENARIOS.items():
+        taken: dict[str, list[float]] = {store: [] for store in STORES}
+        for _ in range(runs):
+            for store, url in STORES.items():
+                taken[store].append(asyncio.run(scenario(url)))  # type: ignore[arg-type]
+        medians = {store: statistics.median(values) for store, values in taken.items()}
+        ratio = medians["sqlite full"] / medians["memory"]
+        row = " | ".join(f"{value:,.0f}" for value in medians.values())
+        print(f"| {name} | {row} | {ratio:.2f} |", flush=True)
