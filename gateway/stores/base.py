@@ -178,6 +178,10 @@ class Store(Protocol):
     async def close(self) -> None:
         """Finish what was accepted and let go. Safe to call twice."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be read and written, as far as it knows without trying."""
+
     async def append(
         self,
         key: StreamKey,

@@ -106,6 +106,11 @@ class MemoryStore:
         """See `Store.close`."""
         self._is_open = False
 
+    @property
+    def is_ready(self) -> bool:
+        """See `Store.is_ready`."""
+        return self._is_open
+
     async def append(
         self,
         key: StreamKey,

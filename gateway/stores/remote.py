@@ -103,6 +103,11 @@ class RemoteStore:
 
     # ---- the contract ----
 
+    @property
+    def is_ready(self) -> bool:
+        """See `Store.is_ready`: whether the gateway is there."""
+        return self._socket is not None
+
     async def append(
         self,
         key: StreamKey,

@@ -23,7 +23,7 @@ from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, Store
 from gateway.patches import Operation
 from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
-from gateway.stores import sqlite_sweep, sqlite_tables
+from gateway.stores import sqlite_faults, sqlite_sweep, sqlite_tables
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -37,6 +37,7 @@ from gateway.stores.base import (
 )
 from gateway.stores.growth import Growth
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
+from gateway.stores.sqlite_faults import DAMAGED, explained, is_the_files
 from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_tables import Transactions
 
@@ -47,7 +48,7 @@ T = TypeVar("T")
 MAX_GROUP = 2000  # operations in one commit: bounds how long the first of them waits
 READ_THREADS = 2
 LOCK_WAIT_S = 5.0  # a restarted process finds its predecessor still closing
-BUSY_TIMEOUT_S = 5.0  # an outside tool may hold the file for a moment
+PROBE_S = 1.0  # between two tries to write while the file refuses it
 
 Durability = Literal["full", "normal"]
 Work = Callable[[Transactions], Any]
@@ -81,6 +82,7 @@ class SqliteStore:
         self._lock_wait_s = lock_wait_s
         self._retention = retention
         self._incarnation = Incarnation(self.path)
+        self._probe: asyncio.Task[None] | None = None
         self._swept_no = 0  # the stream that the last step of sweeping came to
         self._lock: FileLock | None = None
         self._growth = Growth()
@@ -93,11 +95,14 @@ class SqliteStore:
         try:
             self._readers = _Readers(self._connect)
             self._writer = _WriterThread(
-                await asyncio.to_thread(self._prepare), asyncio.get_running_loop(), self._tell
+                await asyncio.to_thread(self._prepare),
+                self.path,
+                asyncio.get_running_loop(),
+                self._tell,
             )
         except (sqlite3.Error, OSError) as error:
             self._release_file()
-            raise StoreUnavailable(f"the store {self.path} cannot be opened: {error}") from error
+            raise explained(self.path, error, "opened") from error
 
     def _take_file(self) -> None:
         try:
@@ -110,12 +115,15 @@ class SqliteStore:
                 "Set REALTIME_URL to that process's gateway (ws://host:port) to work through it"
             ) from None
         except OSError as error:
-            raise StoreUnavailable(f"the store {self.path} cannot be opened: {error}") from error
+            raise explained(self.path, error, "opened") from error
         self._lock = lock
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            self.path,
+            timeout=sqlite_faults.BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
 
     def _prepare(self) -> sqlite3.Connection:
@@ -137,6 +145,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
+        if self._probe is not None:
+            self._probe.cancel()
         try:
             await self._rename()
         except StoreUnavailable as error:
@@ -153,6 +163,21 @@ class SqliteStore:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    @property
+    def is_ready(self) -> bool:
+        """See `Store.is_ready`."""
+        return self._writer is not None and not self._writer.is_refused
+
+    async def _try_to_write(self) -> None:
+        """Find out when the file takes something again, also while nobody appends."""
+        while self._writer is not None and self._writer.is_refused:
+            await asyncio.sleep(PROBE_S)
+            try:
+                await self._write(lambda tx: tx.probe())
+            except StoreUnavailable as error:
+                _log.warning("%s", error)
+        self._probe = None
 
     async def append(
         self,
@@ -253,7 +278,12 @@ class SqliteStore:
     async def _write(self, work: Callable[[Transactions], T]) -> T:
         if self._writer is None:
             raise StoreUnavailable(f"the store {self.path} is not open")
-        result: T = await self._writer.submit(work)
+        try:
+            result: T = await self._writer.submit(work)
+        except StoreUnavailable:
+            if self._probe is None:
+                self._probe = asyncio.create_task(self._try_to_write(), name=f"probe {self.path}")
+            raise
         return result
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -261,8 +291,8 @@ class SqliteStore:
             raise StoreUnavailable(f"the store {self.path} is not open")
         try:
             return await self._readers.submit(work)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the store {self.path} cannot be read: {error}") from error
+        except (sqlite3.Error, *DAMAGED) as error:
+            raise explained(self.path, error, "read") from error
 
     def _tell(
         self, grown: Mapping[StreamKey, Page], changed: set[StreamKey], ended: set[str]
@@ -308,10 +338,13 @@ class _WriterThread:
     def __init__(
         self,
         connection: sqlite3.Connection,
+        path: Path,
         loop: asyncio.AbstractEventLoop,
         tell: Callable[[Mapping[StreamKey, Page], set[StreamKey], set[str]], None],
     ) -> None:
+        self.is_refused = False  # the last commit failed
         self._db = connection
+        self._path = path
         self._loop = loop
         self._tell = tell
         self._transactions = Transactions(connection)
@@ -365,13 +398,15 @@ class _WriterThread:
             transactions.commit()
         except Exception as error:
             self._roll_back()
-            if len(group) > 1:  # what one of them broke must not cost the others
-                for item in group:
+            if len(group) > 1 and not is_the_files(error):
+                for item in group:  # what one of them broke must not cost the others
                     self._commit([item])
                 return
-            failure = StoreUnavailable(f"the store could not be written: {error}")
+            self.is_refused = isinstance(error, sqlite3.Error)
+            failure = explained(self._path, error, "written")
             self._answer([(future, failure) for _, future in group], lambda: None)
             return
+        self.is_refused = False
         grown, changed, ended = transactions.grown, transactions.changed, transactions.ended_runs
         answers = [(future, outcome) for (_, future), outcome in zip(group, outcomes, strict=True)]
         self._answer(answers, lambda: self._tell(grown, changed, ended))

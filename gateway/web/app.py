@@ -176,12 +176,15 @@ class Gateway:
             carrier.revoked(is_revoked)
 
     async def health(self, _: Request) -> JSONResponse:
-        """Say whether the gateway serves: 200, or 503 while it does not.
+        """Say whether the gateway serves: 200, or 503 while it, or its store, does not.
 
         It does not either while it may not hear which tokens are revoked.
         """
-        is_up = self._store is not None and self._hears_revocations()
-        return JSONResponse({"status": "ok" if is_up else "down"}, 200 if is_up else 503)
+        if self._store is None or not self._hears_revocations():
+            return JSONResponse({"status": "down"}, 503)
+        if not self._store.is_ready:  # why is in the log: whoever asks here is a stranger
+            return JSONResponse({"status": "store unavailable"}, 503)
+        return JSONResponse({"status": "ok"})
 
     @property
     def routes(self) -> list[BaseRoute]:
