@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from serving import SECRET, Time, environment, new_run, working
+from serving import SECRET, Time, environment, new_run, until, working
 
 import gateway
 from gateway import Retry, current_run, runs, task
@@ -219,3 +219,84 @@ def test_after_a_kill_queued_runs_start_and_executing_ones_are_crashed(tmp_path)
     executing, queued = asyncio.run(look())
     assert (executing.status, executing.error.type) == ("crashed", "ProcessDied")
     assert (queued.status, queued.output) == ("completed", 1)
+
+
+async def fill(store, *, full):
+    """Let the file grow no more, as on a full disk; or again."""
+
+    def set_limit(tx):
+        (pages,) = tx._db.execute("PRAGMA page_count").fetchone()
+        tx._db.execute(f"PRAGMA max_page_count = {pages if full else 1_000_000}")
+
+    await store._write(set_limit)
+
+
+LARGE = "x" * 100_000
+
+
+async def test_the_end_of_a_run_that_could_not_be_kept_is_kept_when_there_is_room(file):
+    time, release = Time(), asyncio.Event()
+
+    @task
+    async def work() -> str:
+        await release.wait()
+        return LARGE
+
+    async with working(store_at(file), time=time, random=lambda: 1.0) as it:
+        handle = await work.trigger()
+        await until_status(handle.id, "executing")
+        await fill(it.store, full=True)
+        release.set()
+        for rest_s in (0.5, 1, 2, 4, 8, 10, 10):
+            await until(lambda rest_s=rest_s: time.sleeping == [rest_s])
+            assert (await runs.retrieve(handle.id)).status == "executing"
+            time.let_pass(rest_s)
+        await until(lambda: time.sleeping == [10])
+        await fill(it.store, full=False)
+        time.let_pass(10)
+        result = await work.wait(handle.id)
+        assert (result.status, result.output) == ("completed", LARGE)
+
+
+async def test_a_process_that_stops_does_not_wait_for_room(file, caplog):
+    time, release = Time(), asyncio.Event()
+
+    @task
+    async def work() -> str:
+        await release.wait()
+        return LARGE
+
+    async with working(store_at(file), time=time, random=lambda: 1.0) as it:
+        handle = await work.trigger()
+        await until_status(handle.id, "executing")
+        await fill(it.store, full=True)
+        release.set()
+        await until(lambda: time.sleeping == [0.5])
+    assert "its end could not be kept" in caplog.text
+    async with working(store_at(file), time=time):
+        assert (await runs.retrieve(handle.id)).status == "crashed"
+
+
+async def test_a_run_that_is_deleted_while_it_executes_is_stopped(file, caplog):
+    stopped = asyncio.Event()
+
+    @task
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with working(store_at(file)) as it:
+        handle = await work.trigger()
+        await until_status(handle.id, "executing")
+        assert await it.store.delete_run(handle.id)
+        await asyncio.wait_for(stopped.wait(), 20)
+        await until(lambda: not it.runner._executions)
+    assert "ERROR" not in {record.levelname for record in caplog.records}
+
+
+async def until_status(run_id, status):
+    async for run in runs.subscribe(run_id):
+        if run.status == status:
+            return

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
 
-from gateway.errors import AbortTask, IllegalTransition, RealtimeError, RunCanceled
+from gateway.errors import (
+    AbortTask,
+    ConnectionLost,
+    IllegalTransition,
+    RealtimeError,
+    RunCanceled,
+    RunNotFound,
+    StoreUnavailable,
+)
 from gateway.records import Position
 from gateway.runs import Run, end_patch, iso_time, time_ms
 from gateway.sdk.canceling import cancel_children
@@ -25,10 +33,13 @@ from gateway.sdk.runtime import Context, Runtime, executing
 from gateway.stores.base import run_log
 
 MAX_ERROR_CHARACTERS = 2000
+FIRST_REST_S = 0.5  # before a change of the run is tried again; twice as long each time,
+MAX_REST_S = 10.0  # up to this; the run of a full disk ends so soon after there is room
 WATCH_AGAIN_S = 5.0  # after the run's own log could not be followed
 
 _log = logging.getLogger("realtime.runner")
 
+T = TypeVar("T")
 Body = Callable[[Run], Coroutine[Any, Any, Any]]
 StopReason = Literal["canceled", "timed_out", "stopped"]
 
@@ -49,6 +60,7 @@ class Surroundings:
         stop_grace_s: The same, when the process stops.
         keeps_queued: Runs that have not begun are left in the store for the next process.
         left_behind: Functions that did not end in their time.
+        closing: Set when the process stops: what cannot be kept by then is left to the next.
     """
 
     runtime: Runtime
@@ -58,6 +70,7 @@ class Surroundings:
     stop_grace_s: float
     keeps_queued: bool
     left_behind: set[asyncio.Task[Any]] = field(default_factory=set)
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Execution:
@@ -110,7 +123,7 @@ class Execution:
                 await self._around.slots.acquire()
                 self._holds_slot = True
                 self._run_clock()
-                await self._store.patch_run(self.run.id, {"status": "executing"})
+                await self._change(status="executing")
 
     # ---- before and between attempts ----
 
@@ -318,23 +331,50 @@ class Execution:
 
     async def _end_canceled(self) -> None:
         # Those that it triggered after the cancellation was asked for were not reached by it.
-        await cancel_children(self._around.runtime, self.run.id)
+        await self._until_kept(lambda: cancel_children(self._around.runtime, self.run.id))
         await self._end("canceled")
 
     async def _end(self, status: str, **fields: Any) -> None:
-        patch = end_patch(self.run, status, self._now_ms(), **fields)
-        try:
-            await asyncio.shield(self._store.patch_run(self.run.id, patch))
-        except IllegalTransition:
-            _log.info("run %s had ended already; it stays so", self.run.id)
+        if not await self._change(**end_patch(self.run, status, self._now_ms(), **fields)):
+            _log.info("run %s had ended already, or was deleted", self.run.id)
 
     async def _change(self, **patch: Any) -> bool:
-        """Change the run; false if it has ended meanwhile."""
+        """Change the run; false if it has ended, or was deleted, meanwhile."""
         try:
-            self.run = await self._store.patch_run(self.run.id, patch)
-        except IllegalTransition:
+            self.run = await self._until_kept(
+                lambda: asyncio.shield(self._store.patch_run(self.run.id, patch))
+            )
+        except (IllegalTransition, RunNotFound):
             return False
         return True
+
+    async def _until_kept(self, keep: Callable[[], Awaitable[T]]) -> T:
+        """Try for as long as it takes, or until the process stops: a full disk gets room again.
+
+        Raises:
+            RealtimeError: trying again would not help, or the process stops.
+        """
+        most_s = FIRST_REST_S
+        while True:
+            try:
+                return await keep()
+            except (StoreUnavailable, ConnectionLost) as error:
+                if not error.retryable or self._around.closing.is_set():
+                    raise
+                _log.warning("run %s cannot be kept; trying again: %s", self.run.id, error)
+            await self._rest_or_close(self._around.random() * most_s)
+            most_s = min(MAX_REST_S, most_s * 2)
+
+    async def _rest_or_close(self, rest_s: float) -> None:
+        ways = [
+            asyncio.ensure_future(self._around.runtime.sleep(rest_s)),
+            asyncio.ensure_future(self._around.closing.wait()),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
 
     def _now_ms(self) -> int:
         return self._around.runtime.clock_ms()

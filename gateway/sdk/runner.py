@@ -130,6 +130,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Stop what executes and wait until it has ended."""
+        self._around.closing.set()
         executions = list(self._executions.values())
         for execution in executions:
             execution.stop("stopped")
