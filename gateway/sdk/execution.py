@@ -251,6 +251,9 @@ class Execution:
                             self.stop("canceled")
                             return
                         after = page.position
+            except RunNotFound:  # deleted before it was followed
+                self.stop("canceled")
+                return
             except RealtimeError as error:
                 _log.warning("run %s: its log cannot be followed: %s", self.run.id, error)
             await asyncio.sleep(WATCH_AGAIN_S)
