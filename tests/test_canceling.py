@@ -10,6 +10,7 @@ from serving import gateway_process, until, worker_token, working
 from gateway import current_run, metadata, runs, streams, task
 from gateway.errors import RunCanceled, StreamIncomplete
 from gateway.sdk.runtime import run_in_loop
+from gateway.stores.base import RunQuery
 from gateway.stores.remote import RemoteStore
 
 progress = streams.define("progress", str)
@@ -308,3 +309,35 @@ async def test_a_run_that_someone_else_has_ended_is_stopped():
         await asyncio.wait_for(stopped.wait(), 20)
         await until(lambda: not active.runner._executions)
         assert (await runs.retrieve(handle.id)).status == "crashed"
+
+
+async def test_a_wait_that_ends_with_the_cancellation_does_not_run_on():
+    """The child, still queued, is over at once; the parent would go on before it is stopped."""
+    reached = []
+
+    @task
+    async def child(): ...
+
+    @task
+    async def parent():
+        await child.trigger_and_wait()
+        reached.append("the end")
+
+    @task
+    async def other():
+        await asyncio.Event().wait()
+
+    async with working(concurrency=1) as it:
+        handle = await parent.trigger()
+        async for run in runs.subscribe(handle.id):
+            if run.status == "executing":
+                break
+        occupant = await other.trigger()  # takes the slot that the parent gives away
+        async for run in runs.subscribe(handle.id):
+            if run.status == "waiting":
+                break
+        (waiting,) = await it.store.list_runs(RunQuery(parent_id=handle.id))
+        await runs.cancel(handle.id)
+        assert (await asyncio.wait_for(handle.wait(), 20)).status == "canceled"
+        assert (reached, (await runs.retrieve(waiting.id)).status) == ([], "canceled")
+        await runs.cancel(occupant.id)

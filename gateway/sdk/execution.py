@@ -124,6 +124,14 @@ class Execution:
                 self._holds_slot = True
                 self._run_clock()
                 await self._change(status="executing")
+        if self._reason is not None:
+            await self._be_stopped()
+
+    async def _be_stopped(self) -> None:
+        """Let a function whose wait ended just when it was stopped not run on to its end."""
+        if asyncio.current_task() is not self._work:
+            raise RunCanceled(f"run {self.run.id} is being ended ({self._reason})")
+        await asyncio.get_running_loop().create_future()  # until it is canceled, in a moment
 
     # ---- before and between attempts ----
 
