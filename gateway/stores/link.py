@@ -109,6 +109,11 @@ class Link:
         self._fail_all(error)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether what is sent now goes to the gateway at once."""
+        return self._socket is not None
+
+    @property
     def is_started(self) -> bool:
         """Whether it is, or tries to be, connected."""
         return self._task is not None

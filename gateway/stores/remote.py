@@ -106,7 +106,7 @@ class RemoteStore:
     @property
     def is_ready(self) -> bool:
         """See `Store.is_ready`: whether the gateway is there."""
-        return self._socket is not None
+        return self._main.is_connected
 
     async def append(
         self,
