@@ -83,6 +83,10 @@ class _Subscription:
         return self.own_skip | self.access.skip
 
     @property
+    def is_to_be_told(self) -> bool:
+        return self.has_own_token and self.state == "live" and not self.is_told
+
+    @property
     def run_id(self) -> str:
         return self.what.run_id if isinstance(self.what, StreamKey) else ""
 
@@ -125,6 +129,7 @@ class Connection:
     _requests: set[int] = field(default_factory=set)
     _subjects: set[str] = field(default_factory=set)
     _is_told: bool = False  # that the connection's own token is near its end
+    _kept_outlook: tuple[float, bool] | None = None
     _is_known: bool = False  # some token of this client was good
     _is_worker: bool = False
     _heard_at_s: float = 0.0
@@ -273,6 +278,7 @@ class Connection:
         self, frame: protocol.Subscribe, what: StreamKey | tuple[RunSet, ...], access: Access
     ) -> _Subscription:
         as_run = isinstance(what, StreamKey) and frame.stream is None
+        self._kept_outlook = None
         subscription = self._subscriptions[frame.id] = _Subscription(
             what, access, frame.token is not None, as_run, frozenset(frame.skip)
         )
@@ -281,6 +287,7 @@ class Connection:
     def _unsubscribe(self, frame: protocol.Unsubscribe) -> list[Command]:
         self._subscription(frame.id)
         del self._subscriptions[frame.id]
+        self._kept_outlook = None
         return [Stop(frame.id), Send(protocol.encode(protocol.Unsubscribed(frame.id)))]
 
     def _replace_token(self, frame: protocol.Token, now_s: float) -> list[Command]:
@@ -299,6 +306,7 @@ class Connection:
             subscription.has_own_token, subscription.is_told = True, False
             accepted = protocol.TokenAccepted(expires_in_ms, frame.id)
             mine = [frame.id]
+        self._kept_outlook = None
         commands: list[Command] = [Send(protocol.encode(accepted))]
         for id in mine:
             commands += self._judge_again(id, access)
@@ -377,7 +385,7 @@ class Connection:
                 raise RunNotFound(f"there is no run {subscription.run_id}")
         except RealtimeError as error:
             return self.failed(id, error)
-        subscription.state = "live"
+        subscription.state, self._kept_outlook = "live", None
         subscribed = protocol.Subscribed(id, str(position))
         if subscription.as_run and run is not None:
             wire = protocol.without(run.run.to_wire(), subscription.skip)
@@ -403,7 +411,7 @@ class Connection:
             subscription.check()
         except RealtimeError as error:
             return self.failed(id, error)
-        subscription.state = "live"
+        subscription.state, self._kept_outlook = "live", None
         runs = protocol.encode_runs(found.runs, subscription.skip, SNAPSHOT_BYTES)
         has_more = found.has_more or len(runs) < len(found.runs)
         frame: protocol.GatewayFrame
@@ -420,6 +428,7 @@ class Connection:
 
     def ended(self, id: int) -> None:
         """Take note that a subscription's stream has ended and its client was told."""
+        self._kept_outlook = None
         self._subscriptions.pop(id, None)
 
     def answered(self, id: int, frame: protocol.GatewayFrame) -> list[Command]:
@@ -431,6 +440,7 @@ class Connection:
         """Take note that a subscription or request could not go on; all others do."""
         self._requests.discard(id)
         was_subscription = self._subscriptions.pop(id, None) is not None
+        self._kept_outlook = None
         stop: list[Command] = [Stop(id)] if was_subscription else []
         return [*stop, _error(error, id)]
 
@@ -449,26 +459,37 @@ class Connection:
         yield self._silent_at_s()
         yield self._idle_at_s()
         yield self._ends_at_s()
-        for subscription in self._subscriptions.values():
-            yield subscription.access.expires_at_s
-        for _, access in self._untold():
-            yield access.renewal_at_s
+        yield self._outlook()[0]
+        if self._access is not None and not self._is_told:
+            yield self._access.renewal_at_s
+
+    def _outlook(self) -> tuple[float, bool]:
+        """When a subscription's token next asks for something, and whether any has its own.
+
+        Kept until a subscription changes: it is asked for at every frame, and there may be many.
+        """
+        if self._kept_outlook is None:
+            at_s, has_own = math.inf, False
+            for subscription in self._subscriptions.values():
+                at_s = min(at_s, subscription.access.expires_at_s)
+                if subscription.has_own_token:
+                    has_own = True
+                    if subscription.is_to_be_told:
+                        at_s = min(at_s, subscription.access.renewal_at_s)
+            self._kept_outlook = at_s, has_own
+        return self._kept_outlook
 
     def _ends_at_s(self) -> float:
         """When the connection's own token ends it: not while it holds something with another."""
         if self._access is None or self._requests:
             return math.inf
-        if any(subscription.has_own_token for subscription in self._subscriptions.values()):
-            return math.inf
-        return self._access.expires_at_s
+        return math.inf if self._outlook()[1] else self._access.expires_at_s
 
     def _untold(self) -> list[tuple[int | None, Access]]:
         """Tokens of whose coming end nobody was told: the connection's, and subscriptions' own."""
         own = [(None, self._access)] if self._access is not None and not self._is_told else []
         return own + [
-            (id, sub.access)
-            for id, sub in self._subscriptions.items()
-            if sub.has_own_token and sub.state == "live" and not sub.is_told
+            (id, sub.access) for id, sub in self._subscriptions.items() if sub.is_to_be_told
         ]
 
     def _silent_at_s(self) -> float:
@@ -500,6 +521,7 @@ class Connection:
                 self._is_told = True
             else:
                 self._subscriptions[id].is_told = True
+                self._kept_outlook = None
             if not access.is_expired(now_s):
                 left_ms = round((access.expires_at_s - now_s) * 1000)
                 named = msgspec.UNSET if id is None else id

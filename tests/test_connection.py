@@ -1,9 +1,10 @@
 """The state machine of a connection, without a socket, a clock or a store."""
 
+import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import tokens
@@ -891,6 +892,11 @@ def test_a_set_expires_with_its_token_and_can_be_unsubscribed():
     assert connection.deadline_s() == NOW_S + 24
     assert types_of(connection.tick(NOW_S + 24)) == ["token_expiring"]
     assert connection.deadline_s() == NOW_S + 30
+    follow_set(connection, 2, token=token("read:tags:x", ttl_s=20))
+    assert connection.deadline_s() == NOW_S + 20
+    connection.opened_set(2, set_state())
+    assert connection.deadline_s() == NOW_S + 16
+    say(connection, type="unsubscribe", id=2)
     assert error_of(connection.tick(NOW_S + 30)[:2]) == ("token_expired", 1)
     connection = ready("read:tags:x")
     follow_set(connection)
@@ -1061,3 +1067,41 @@ def test_a_refused_refresh_names_the_subscription_that_goes_on():
     (frame,) = frames(say(connection, type="token", id=9, token=token("read:runs:*")))
     assert (frame["code"], frame["id"]) == ("unknown_subscription", 9)
     assert "subscription" not in frame
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["subscribe", "opened", "token", "unsubscribe", "ended", "failed", "tick"]),
+        st.sampled_from([1, None]),
+        st.sampled_from([None, 10, 30]),
+    ),
+    min_size=5,
+    max_size=20,
+)
+
+
+@given(STEPS)
+@settings(max_examples=300)
+def test_the_next_deadline_is_known_after_whatever_happens(steps):
+    connection = ready("read:runs:*", ttl_s=45)
+    for at_s, (step, id, ttl_s) in zip(itertools.count(int(NOW_S), 2), steps, strict=False):
+        own = {"token": token("read:runs:*", ttl_s=ttl_s)} if ttl_s else {}
+        match step:
+            case "subscribe":
+                say(connection, at_s, type="subscribe", id=id or 1, run="run_a", **own)
+            case "token" if own:
+                named = {"id": id} if id else {}
+                say(connection, at_s, type="token", **named, **own)
+            case "unsubscribe":
+                say(connection, at_s, type="unsubscribe", id=id or 1)
+            case "opened":
+                connection.opened(id or 1, AT, run_state())
+            case "ended":
+                connection.ended(id or 1)
+            case "failed":
+                connection.failed(id or 1, Internal("the tail was closed"))
+            case "tick":
+                connection.tick(at_s)
+        known = connection.deadline_s()
+        connection._kept_outlook = None
+        assert known == connection.deadline_s(), step
