@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from gateway import protocol
+from gateway.budget import Budget
 from gateway.cohorts import Cohort, Kind, Pack, Sink
 from gateway.errors import Internal, RealtimeError, RunNotFound
+from gateway.limits import DEFAULT_LIMITS
 from gateway.records import (
     ORIGIN,
     RUN_STREAM,
@@ -66,9 +68,12 @@ class Tail:
         key: Which stream.
         store: Where it lives.
         on_idle: Called when the last cursor has left or the tail has failed.
+        budget: Of the memory of all tails; told by whoever makes the tail when it is gone.
     """
 
-    def __init__(self, key: StreamKey, store: Store, on_idle: Callable[[Tail], None]) -> None:
+    def __init__(
+        self, key: StreamKey, store: Store, on_idle: Callable[[Tail], None], budget: Budget
+    ) -> None:
         self.key = key
         self.store = store
         self.position = self._earliest = ORIGIN
@@ -77,6 +82,8 @@ class Tail:
         self.ring_bytes = 0
         self._ring: deque[bytes] = deque()  # encoded records; the last is right before `position`
         self._frames: dict[tuple[int, int, int, frozenset[str]], str] = {}
+        self._frame_bytes = 0
+        self._budget = budget
         self._alone: set[Cursor] = set()  # woken one by one
         self._cohorts: dict[Kind, Cohort] = {}
         self._on_idle = on_idle
@@ -166,14 +173,26 @@ class Tail:
         self.position, self.end = page.position, page.end
         while self.ring_bytes > RING_BYTES and len(self._ring) > 1:
             self.ring_bytes -= len(self._ring.popleft())
-        if len(self._frames) > SHARED_FRAMES:
-            self._frames.clear()
+        if len(self._frames) > SHARED_FRAMES or self._frame_bytes > RING_BYTES:
+            self._drop_frames()
+        self._note_size()
         self._wake()
+
+    def _note_size(self) -> None:
+        self._budget.note(self, self.ring_bytes + self._frame_bytes)
 
     def _drop_ring(self) -> None:
         self._ring.clear()
-        self._frames.clear()
+        self._drop_frames()
         self.ring_bytes = 0
+
+    def _drop_frames(self) -> None:
+        self._frames.clear()
+        self._frame_bytes = 0
+
+    def shed(self) -> None:
+        """Keep nothing of the past; readers that lag read the store."""
+        self._drop_ring()
 
     def _fail(self, error: RealtimeError) -> None:
         self.error = error
@@ -224,6 +243,8 @@ class Tail:
                 encoded = (protocol.strip_run_record(record, skip) for record in encoded)
             text = protocol.encode_records(id, encoded, str(position))
             self._frames[offset, end_offset, id, skip] = text
+            self._frame_bytes += len(text)
+            self._note_size()
         return text, position
 
 
@@ -384,10 +405,12 @@ class Hub:
 
     Args:
         store: Where the streams live.
+        ring_bytes: Of the recent records of all streams together.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ring_bytes: int = DEFAULT_LIMITS.ring_bytes) -> None:
         self._store = store
+        self._budget = Budget(ring_bytes)
         self._tails: dict[StreamKey, Tail] = {}
 
     @property
@@ -414,7 +437,7 @@ class Hub:
         """
         tail = self._tails.get(key)
         if tail is None:
-            tail = self._tails[key] = Tail(key, self._store, self._drop)
+            tail = self._tails[key] = Tail(key, self._store, self._drop, self._budget)
         cursor = Cursor(tail, id, wake)  # joined before the wait, so that the tail stays
         try:
             await tail.ready()
@@ -439,6 +462,7 @@ class Hub:
         return Cursors(cursors)
 
     def _drop(self, tail: Tail) -> None:
+        self._budget.forget(tail)
         if self._tails.get(tail.key) is tail:
             del self._tails[tail.key]
 

@@ -219,6 +219,38 @@ async def test_who_falls_out_of_the_ring_catches_up_without_gap_or_repeat(world,
     assert store.reads == before  # it is back on the ring
 
 
+async def test_all_rings_together_are_bounded_and_who_lags_reads_the_store():
+    async with opened() as (store, _):
+        hub = Hub(store, ring_bytes=20_000)
+        keys = [StreamKey((await store.create_run(new_run())).id, "s") for _ in range(10)]
+        fast = [await Reader.open(hub, key) for key in keys]
+        slow = [await Reader.open(hub, key) for key in keys]
+        for i in range(30):
+            for key, reader in zip(keys, fast, strict=True):
+                await store.append(key, [b'"%03d%s"' % (i, b"x" * 300)])
+                await reader.until(i + 1)
+            held = sum(tail.ring_bytes + tail._frame_bytes for tail in hub._tails.values())
+            assert held == hub._budget.used <= 20_000
+        for reader in slow:
+            await reader.until(30)
+            assert [value[:3] for value in reader.values()] == [f"{i:03}" for i in range(30)]
+        for reader in (*fast, *slow):
+            reader.cursor.close()
+        assert hub._budget.used == 0
+
+
+async def test_frames_that_are_shared_count_as_memory_of_the_ring(world, monkeypatch):
+    monkeypatch.setattr(module, "RING_BYTES", 50_000)
+    store, key, hub = world
+    readers = [await Reader.open(hub, key) for _ in range(3)]
+    for i in range(40):
+        await store.append(key, [b'"' + b"x" * 10_000 + b'"'])
+        for reader in readers:
+            await reader.until(i + 1)
+        (tail,) = hub._tails.values()
+        assert sum(map(len, tail._frames.values())) == tail._frame_bytes <= 50_000 + 10_100
+
+
 async def test_a_frame_is_bounded_but_holds_at_least_one_record(world):
     store, key, hub = world
     reader = await Reader.open(hub, key)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from urllib.parse import quote
 
 import httpx
@@ -483,3 +483,81 @@ async def test_a_worker_logs_nothing_secret_however_much_is_logged(caplog):
         await store.create_run(new_run())
         await store.close()
     assert "eyJ" not in caplog.text
+
+
+# Going down.
+
+
+async def test_many_clients_are_sent_away_to_come_back_at_different_times(tmp_path):
+    count = 120
+    with gateway_process("memory:", tmp_path, REALTIME_ACCEPTS_PER_S="100") as process:
+        async with AsyncExitStack() as stack:
+            clients = []
+            for _ in range(count):
+                url = f"{process.url}/v1/ws"
+                clients.append(await stack.enter_async_context(connect(url, compression=None)))
+                hello = {"type": "hello", "protocol": 1, "token": worker_token()}
+                await clients[-1].send(json.dumps(hello))
+                await clients[-1].recv()
+            stopping = asyncio.create_task(asyncio.to_thread(process.stop))
+
+            async def farewell(client):
+                error = json.loads(await client.recv())
+                await client.wait_closed()
+                return error["code"], client.close_code, error["retry_after_ms"]
+
+            told = await asyncio.gather(*(farewell(client) for client in clients))
+            assert {each[:2] for each in told} == {("shutting_down", 4503)}
+            times = [each[2] for each in told]
+            assert max(times) - min(times) > 1000
+            assert max(times) <= 2 * 1000 * count / 100
+            assert len(set(times)) > count / 2
+            with pytest.raises(OSError):
+                await connect(f"{process.url}/v1/ws")
+        assert await stopping < 8
+
+
+STUCK = """
+import sys, time
+from gateway import task
+from gateway.settings import Settings
+from gateway.web.server import serve
+
+@task
+def stuck() -> None:
+    time.sleep(60)
+
+serve(Settings.from_env(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+"""
+
+
+def test_the_process_ends_in_the_stated_time_whatever_is_stuck(tmp_path):
+    with free_socket() as chosen:
+        port = chosen.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    env = environment(REALTIME_STORE="memory:", REALTIME_DRAIN_S="1.5")
+    command = [sys.executable, "-c", STUCK, str(port)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            with httpx.Client(transport=httpx.HTTPTransport(retries=0)) as http:
+                until_s = time.monotonic() + 20
+                while time.monotonic() < until_s:
+                    try:
+                        http.get(f"{url}/healthz")
+                        break
+                    except httpx.TransportError:
+                        time.sleep(0.05)
+                bearer = {"Authorization": f"Bearer {SECRET}"}
+                answer = http.post(f"{url}/v1/tasks/stuck/trigger", headers=bearer, json={})
+                assert answer.status_code == 201
+                while http.get(f"{url}/v1/runs", headers=bearer).json()["runs"][0]["status"] != (
+                    "executing"
+                ):
+                    time.sleep(0.05)
+            began_s = time.monotonic()
+            process.terminate()
+            assert process.wait(20) == 1
+            assert time.monotonic() - began_s < 3
+            assert "has ended within 1.5 s; the process ends" in process.stderr.read()
+        finally:
+            process.kill()

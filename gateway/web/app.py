@@ -85,7 +85,7 @@ class Gateway:
             self._leases = Leases(store)
             await self._leases.start()
             await stack.enter_async_context(sweeping(store))
-            self._store, self._hub = store, Hub(store)
+            self._store, self._hub = store, Hub(store, self.settings.limits.ring_bytes)
             try:
                 yield
             finally:
