@@ -33,6 +33,7 @@
     ├── StoreUnavailable      503  retryable
     ├── StoreLocked           503  another process owns the store's file
     ├── ConnectionLost        503  retryable; the gateway did not answer in time
+    ├── QueueUnavailable      503  retryable; the task queue took no run
     ├── ShuttingDown          503  close 4503, retryable
     ├── Silent                408  close 4508, retryable; nothing heard from the client
     ├── Idle                  408  close 4509, retryable; nothing subscribed or asked for
@@ -323,6 +324,14 @@ class ConnectionLost(RealtimeError):
     """The gateway did not answer in time."""
 
     code = "connection_lost"
+    http_status = 503
+    retryable = True
+
+
+class QueueUnavailable(RealtimeError):
+    """The task queue that should bring a run to its workers cannot be reached."""
+
+    code = "queue_unavailable"
     http_status = 503
     retryable = True
 

@@ -31,6 +31,9 @@ REALTIME_RUN_TTL_S
     Runs that finished so long ago are deleted with all that they own: 2592000 is 30 days. Default:
     never, since nothing is deleted that nobody has asked to delete. A disk that fills up is the
     price: set it in production.
+REALTIME_RUNNER
+    Who executes runs of tasks that name no runner: `process` (default: the one that triggers them),
+    `celery` or `taskiq`, which the program then has to set up.
 REALTIME_CONCURRENCY
     Runs that execute at the same time in one process. Default 20.
 REALTIME_ORIGINS
@@ -77,6 +80,7 @@ class Settings:
         env: `production` refuses what is only for trying out.
         url: A worker's gateway; None for a process with a store of its own.
         concurrency: Runs that execute at the same time.
+        runner: Who executes runs of tasks that name none.
         limits: What clients must stay below.
         retention: What the store may forget.
         old_secret_keys: Former secrets, which still verify.
@@ -91,6 +95,7 @@ class Settings:
     env: Literal["development", "production"] = "development"
     url: str | None = None
     concurrency: int = DEFAULT_CONCURRENCY
+    runner: str = "process"
     limits: Limits = DEFAULT_LIMITS
     retention: Retention = KEEP_ALL
     old_secret_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -117,6 +122,7 @@ class Settings:
             verify_key_files=_paths(env, "REALTIME_VERIFY_KEY_FILES"),
             env=name,  # type: ignore[arg-type]
             url=env.get("REALTIME_URL") or None,
+            runner=env.get("REALTIME_RUNNER") or "process",
             concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),
             limits=_limits(env),
             origins=parse_origins(env.get("REALTIME_ORIGINS", "")),

@@ -59,6 +59,7 @@ class Surroundings:
         cancel_grace_s: How long a canceled or timed out function has for its `finally` blocks.
         stop_grace_s: The same, when the process stops.
         keeps_queued: Runs that have not begun are left in the store for the next process.
+        owner: Name under which runs are executed.
         left_behind: Functions that did not end in their time.
         closing: Set when the process stops: what cannot be kept by then is left to the next.
     """
@@ -69,6 +70,7 @@ class Surroundings:
     cancel_grace_s: float
     stop_grace_s: float
     keeps_queued: bool
+    owner: str
     left_behind: set[asyncio.Task[Any]] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -81,10 +83,20 @@ class Execution:
         body: Calls the task's function with the run's payload and returns the output.
         retry: How long to rest between attempts.
         around: What it shares with others.
+        rests_with: Owner who keeps the run between two attempts and has the next one made; None:
+            it is made here.
     """
 
-    def __init__(self, run: Run, body: Body, retry: Retry, around: Surroundings) -> None:
+    def __init__(
+        self,
+        run: Run,
+        body: Body,
+        retry: Retry,
+        around: Surroundings,
+        rests_with: str | None = None,
+    ) -> None:
         self.run = run
+        self._rests_with = rests_with
         self._body = body
         self._retry = retry
         self._around = around
@@ -141,7 +153,7 @@ class Execution:
             while self._reason is None:
                 if not (await self._become_due() and await self._take_slot()):
                     return
-                if not await self._attempt():
+                if not await self._attempt() or self._rests_with is not None:
                     return
                 self._let_go()
             await self._not_begun()
@@ -190,7 +202,10 @@ class Execution:
     async def _attempt(self) -> bool:
         """Execute once; true if another attempt follows."""
         started_at = self.run.started_at or self._now()
-        if not await self._change(status="executing", started_at=started_at):
+        patch = {"status": "executing", "started_at": started_at}
+        if self.run.owner != self._around.owner:
+            patch["owner"] = self._around.owner  # brought here by a queue
+        if not await self._change(**patch):
             return False  # canceled while it was queued
         context = Context.of(self.run)
         work = self._work = asyncio.create_task(self._call(context), name=f"task {self.run.id}")
@@ -324,6 +339,8 @@ class Execution:
             patch |= {"status": "delayed", "delay_until": due_at}
         else:
             patch |= {"status": "queued", "queued_at": self._now()}
+        if self._rests_with is not None:
+            patch["owner"] = self._rests_with
         if not await self._change(**patch):
             return False
         if self.run.cancel_requested_at is not None:  # asked for just before
@@ -333,7 +350,9 @@ class Execution:
 
     async def _end_stopped(self) -> None:
         if self._reason == "timed_out":
-            why = f"it executed for more than {self.run.max_duration_s:g} s"
+            limit_s = self.run.max_duration_s
+            limit = "its worker allows" if limit_s is None else f"{limit_s:g} s"
+            why = f"it executed for more than {limit}"
             await self._end("timed_out", error=_error("TimedOut", why))
         elif self._reason == "stopped":
             await self._end("crashed", error=_STOPPED)

@@ -82,6 +82,7 @@ class Options:
     ttl_s: float | None = None
     max_duration_s: float | None = None
     retry: Retry = ONCE
+    runner: str | None = None
 
     def __post_init__(self) -> None:
         check_tags(self.tags)

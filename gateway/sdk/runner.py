@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -57,7 +59,10 @@ class Runner:
             cancel_grace_s,
             stop_grace_s,
             keeps_queued=owner == EMBEDDED_OWNER,
+            owner=owner,
         )
+        # The queue's worker bounds how many it takes.
+        self._around_brought = replace(self._around, slots=asyncio.Semaphore(sys.maxsize))
         self._executions: dict[str, Execution] = {}
 
     async def recover(self, resume: Callable[[Run], bool]) -> int:
@@ -93,6 +98,40 @@ class Runner:
         """
         execution = self._executions[run.id] = Execution(run, body, retry, self._around)
         execution.task.add_done_callback(lambda _: self._executions.pop(run.id, None))
+
+    async def carry_out(
+        self, run: Run, body: Body, retry: Retry, rests_with: str | None = None
+    ) -> Run:
+        """Execute a run that a queue brought here, and wait for it.
+
+        Args:
+            run: Unfinished in the store, and executed by nobody who is alive.
+            body: As in `start`.
+            retry: As in `start`.
+            rests_with: Owner who keeps the run between two attempts and brings it again; None: it
+                is tried again here.
+
+        Returns:
+            The run as it is then: ended, or back in the queue.
+        """
+        if run.status == "delayed":  # kept here until then
+            run = await self._runtime.store.patch_run(run.id, {"owner": self.owner})
+        execution = Execution(run, body, retry, self._around_brought, rests_with)
+        self._executions[run.id] = execution
+        try:
+            await asyncio.shield(execution.task)
+        except asyncio.CancelledError:
+            execution.stop("stopped")
+            await asyncio.gather(execution.task, return_exceptions=True)
+            raise
+        finally:
+            self._executions.pop(run.id, None)
+        return execution.run
+
+    def time_out(self, run_id: str) -> None:
+        """End a run that executes here, because its worker lets it execute no longer."""
+        if (execution := self._executions.get(run_id)) is not None:
+            execution.stop("timed_out")
 
     def forget(self, run_id: str) -> None:
         """Take note that a run was canceled before it began, or between two attempts."""

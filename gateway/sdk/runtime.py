@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCan
 from gateway.records import StreamKey, check_run_id
 from gateway.runs import Run, RunIds
 from gateway.sdk.metadata_writer import MetadataWriter
+from gateway.sdk.queues import HERE
 from gateway.sdk.writer import StreamWriter
 from gateway.stores.base import Store, system_clock_ms
 
@@ -108,6 +109,7 @@ class Runtime:
         clock_ms: Gives the time.
         monotonic_s: Gives a time that nobody sets, for durations.
         sleep: Lets so many seconds pass.
+        default_runner: Who executes the runs of tasks that name no runner.
     """
 
     def __init__(
@@ -118,12 +120,14 @@ class Runtime:
         *,
         monotonic_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        default_runner: str = HERE,
     ) -> None:
         self.store = store
         self.loop = loop
         self.clock_ms = clock_ms
         self.monotonic_s = monotonic_s
         self.sleep = sleep
+        self.default_runner = default_runner
         self.run_ids = RunIds()
         self.runner: Runner | None = None  # executes what this process triggers
         self._writers: dict[tuple[StreamKey, str | None], StreamWriter] = {}
@@ -319,6 +323,28 @@ async def installed(new: Runtime) -> AsyncIterator[Runtime]:
             await new.flush_all()
         finally:
             _runtime = None
+
+
+def forget_runtime() -> None:
+    """Let go of what a process inherited by a fork: the threads that served it are not there."""
+    global _runtime
+    _runtime = None
+    _context.set(None)
+
+
+def has_runtime() -> bool:
+    """Whether this process has a runtime."""
+    return _runtime is not None
+
+
+def enter_run(context: Context) -> Token[Context | None]:
+    """Make a run the current one from here on, where no block holds it; see `executing`."""
+    return _context.set(context)
+
+
+def leave_run(token: Token[Context | None]) -> None:
+    """Undo `enter_run`."""
+    _context.reset(token)
 
 
 @asynccontextmanager

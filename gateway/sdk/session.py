@@ -13,6 +13,7 @@ from gateway import tokens
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
 from gateway.sdk import schemas, tasks
+from gateway.sdk.queues import HERE
 from gateway.sdk.revoking import keep_revocation
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
@@ -26,7 +27,7 @@ WORKER_SCOPES = ("read:runs:*", "write:runs:*")
 
 @asynccontextmanager
 async def serve_runtime(
-    store: Store, keys: KeyRing, *, owner: str, concurrency: int
+    store: Store, keys: KeyRing, *, owner: str, concurrency: int, runner: str = HERE
 ) -> AsyncIterator[Runtime]:
     """Give this process a runtime and a runner over an open store while the block runs.
 
@@ -35,16 +36,18 @@ async def serve_runtime(
         keys: Sign the tokens of handles.
         owner: Name under which this process executes runs.
         concurrency: Runs that execute at the same time.
+        runner: Who executes runs of tasks that name none.
     """
-    async with installed(Runtime(store, asyncio.get_running_loop())) as runtime:
-        runner = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
+    new = Runtime(store, asyncio.get_running_loop(), default_runner=runner)
+    async with installed(new) as runtime:
+        here = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
         tokens.use(keys, partial(keep_revocation, store))
         try:
             if owner == EMBEDDED_OWNER:
-                await runner.recover(tasks.resume)
+                await here.recover(tasks.resume)
             yield runtime
         finally:
-            await runner.stop()
+            await here.stop()
             tokens.use(None)
 
 
@@ -103,7 +106,13 @@ async def connected(settings: Settings) -> AsyncIterator[Runtime]:
         )
         await stack.enter_async_context(opened(chosen))
         yield await stack.enter_async_context(
-            serve_runtime(chosen, keys, owner=owner, concurrency=settings.concurrency)
+            serve_runtime(
+                chosen,
+                keys,
+                owner=owner,
+                concurrency=settings.concurrency,
+                runner=settings.runner,
+            )
         )
 
 

@@ -33,9 +33,10 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError, to_json
 
 from gateway import tokens
-from gateway.errors import InvalidValue, RunFailed, TaskNotFound
+from gateway.errors import InvalidValue, QueueUnavailable, RunFailed, TaskNotFound
 from gateway.records import check_stream_id
 from gateway.runs import Run, RunError, check_metadata
+from gateway.sdk import queues
 from gateway.sdk.definitions import describe
 from gateway.sdk.execution import InvalidPayload
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
@@ -134,6 +135,7 @@ class Task(Generic[P, R]):
         delay_until: datetime | None = None,
         ttl_s: float | None = None,
         max_duration_s: float | None = None,
+        runner: str | None = None,
     ) -> Task[P, R]:
         """Return the task with options for what it triggers; those not given stay as they are.
 
@@ -149,6 +151,7 @@ class Task(Generic[P, R]):
                 ends as `expired`.
             max_duration_s: How long it may execute, all attempts together; waits do not count.
                 After that it ends as `timed_out`.
+            runner: Who executes; see `task`.
 
         Raises:
             InvalidValue: a value is outside its rule.
@@ -163,6 +166,7 @@ class Task(Generic[P, R]):
             "delay_until": delay_until,
             "ttl_s": ttl_s,
             "max_duration_s": max_duration_s,
+            "runner": runner,
         }
         given = {name: value for name, value in given.items() if value is not None}
         return self.with_options(replace(self._options, **given))
@@ -270,7 +274,7 @@ class Task(Generic[P, R]):
 
     async def _create(self, payload: Any, batch_id: str | None = None) -> Run:
         active = runtime()
-        runner = _runner(active)
+        queue = queues.find(self._options.runner or active.default_runner)
         now_ms = active.clock_ms()
         id = active.run_ids.new(now_ms)
         parent = current_run()
@@ -281,14 +285,24 @@ class Task(Generic[P, R]):
             parent_id=parent.id if parent else None,
             batch_id=batch_id,
             payload=payload,
-            owner=runner.owner,
+            owner=_runner(active).owner if queue is None else queues.owner_of(queue.name),
             **self._options.fields(now_ms),
         )
         check_metadata(run)
         kept = await active.store.create_run(run)
-        if kept.id == id:  # else the idempotency key was used before
+        if kept.id != id:  # the idempotency key was used before
+            return kept
+        if queue is None:
             self.start(kept)
+        else:
+            await _put(active, queue, kept)
         return kept
+
+    async def carry_out(self, run: Run, rests_with: str | None = None) -> Run:
+        """Execute a run of this task that a queue brought; see `Runner.carry_out`."""
+        runner = _runner(runtime())
+        body = partial(self._execute, runner)
+        return await runner.carry_out(run, body, self._options.retry, rests_with)
 
     def start(self, run: Run) -> None:
         """Execute a run of this task that the store keeps and nobody executes."""
@@ -379,6 +393,14 @@ def _runner(active: Runtime) -> Runner:
     return active.runner
 
 
+async def _put(active: Runtime, queue: queues.TaskQueue, run: Run) -> None:
+    try:
+        await queue.put(run)
+    except QueueUnavailable:
+        await active.store.delete_run(run.id)  # with its idempotency key: nobody will execute it
+        raise
+
+
 def find_task(task_id: str) -> Task[..., Any]:
     """Return the task with an id.
 
@@ -401,7 +423,11 @@ def task(function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def task(
-    *, id: str | None = None, retry: Retry = ONCE, max_duration_s: float | None = None
+    *,
+    id: str | None = None,
+    retry: Retry = ONCE,
+    max_duration_s: float | None = None,
+    runner: str | None = None,
 ) -> _Decorator: ...
 
 
@@ -412,6 +438,7 @@ def task(
     id: str | None = None,
     retry: Retry = ONCE,
     max_duration_s: float | None = None,
+    runner: str | None = None,
 ) -> Any:
     """Make a function a task.
 
@@ -422,6 +449,8 @@ def task(
         retry: How often and when a run that fails is tried again; default: not at all. `AbortTask`
             and `RunCanceled` are not tried again, nor is what timed out.
         max_duration_s: How long a run may execute; see `Task.options`.
+        runner: Who executes its runs: `process` (the one that triggers them), `celery`, `taskiq`;
+            default: REALTIME_RUNNER.
 
     Returns:
         The task; without a function, a decorator.
@@ -430,7 +459,7 @@ def task(
         InvalidId: the id is outside its rule.
         InvalidValue: another task has this id.
     """
-    decorate = _Decorator(id, Options(retry=retry, max_duration_s=max_duration_s))
+    decorate = _Decorator(id, Options(retry=retry, max_duration_s=max_duration_s, runner=runner))
     return decorate if function is None else decorate(function)
 
 
@@ -446,6 +475,29 @@ class _Decorator:
 
     def __call__(self, function: Any, /) -> Any:
         return _register(function, self._id or _id_of(function), self._options)
+
+
+def defined() -> list[Task[..., Any]]:
+    """Return the tasks that are defined in this process."""
+    return list(_tasks.values())
+
+
+async def carry_out(run_id: str, rests_with: str | None = None) -> Run:
+    """Execute a run that a queue brought here, unless it has ended meanwhile.
+
+    Args:
+        run_id: Which run.
+        rests_with: As in `Runner.carry_out`.
+
+    Returns:
+        The run as it is then.
+
+    Raises:
+        RunNotFound: there is no such run.
+        TaskNotFound: its task is not defined here.
+    """
+    run = (await runtime().store.get_run(run_id)).run
+    return run if run.is_final else await find_task(run.task).carry_out(run, rests_with)
 
 
 def resume(run: Run) -> bool:

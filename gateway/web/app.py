@@ -77,6 +77,7 @@ class Gateway:
                     self._keys,
                     owner=EMBEDDED_OWNER,
                     concurrency=self.settings.concurrency,
+                    runner=self.settings.runner,
                 )
             )
             self._revocations = revocations = Revocations(store, self._on_revoked)

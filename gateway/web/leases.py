@@ -13,6 +13,7 @@ from collections import Counter
 
 from gateway.errors import RealtimeError
 from gateway.sdk.canceling import UNFINISHED
+from gateway.sdk.queues import is_waiting_in_queue
 from gateway.sdk.runner import EMBEDDED_OWNER, mark_crashed
 from gateway.stores.base import RunQuery, Store
 
@@ -46,7 +47,8 @@ class Leases:
             owners.update(run.owner for run in page)
             before = page[-1].id
         for owner in owners - {EMBEDDED_OWNER}:
-            self._start_timer(owner)
+            if not is_waiting_in_queue(owner):
+                self._start_timer(owner)
 
     def acquire(self, owner: str) -> None:
         """Take note that a worker has a connection."""

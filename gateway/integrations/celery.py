@@ -1,0 +1,99 @@
+"""Celery's tasks as runs, and this library's tasks on Celery's workers.
+
+    app = Celery("shop", broker="redis://…")
+    install(app)                        # that is all: workers and senders have runs from now on
+
+A function that Celery calls by itself (`@app.task`) gets a run with each message: its status
+follows Celery's signals, its parent is the run that sent it, and `append`, `metadata` and
+`current_run` work inside, also in the plain functions of a prefork worker. What was appended is
+durable before Celery is told that the task has succeeded. A run has no payload and no output unless
+`with_payloads` is set, because a page that may read the run would see them.
+
+`@task(runner="celery")` puts a task of this library on Celery's workers: `trigger`, waits, retries
+and cancellation are those of every other task (`gateway.integrations.celery_tasks`).
+
+Workers reach the gateway at `REALTIME_URL`. While it is away Celery goes on working: what became of
+the runs is told when it is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from celery import Celery, signals
+from celery.result import AsyncResult
+
+from gateway import tokens
+from gateway.errors import RunNotFound
+from gateway.integrations import celery_tasks
+from gateway.integrations.celery_sender import Sender
+from gateway.integrations.celery_tasks import PREFIX, CeleryQueue
+from gateway.integrations.celery_worker import Worker
+from gateway.sdk import queues
+from gateway.sdk.tasks import HANDLE_TTL_S
+
+_installed: dict[Celery, Sender] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """The run of a message that this process sent.
+
+    Attributes:
+        id: The run's id.
+        access_token: Reads this run and its streams, and nothing else; for a page.
+    """
+
+    id: str
+    access_token: str
+
+
+def install(
+    app: Celery,
+    *,
+    with_payloads: bool = False,
+    tracks: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Give an application's tasks runs, and make `runner="celery"` mean this application.
+
+    Call it where the application is made, so that every process that sends or works has it.
+    Celery's signals are one for all applications of a process: install one application.
+
+    Args:
+        app: The application.
+        with_payloads: Show arguments and results in the runs, to all who may read them.
+        tracks: Whether the tasks of a name get runs; Celery's own (`celery.…`) never do.
+    """
+    queues.use(CeleryQueue(app))
+    if app in _installed:
+        return
+
+    def is_tracked(name: str) -> bool:
+        return not name.startswith(("celery.", PREFIX)) and tracks(name)
+
+    sender = _installed[app] = Sender(is_tracked, with_payloads)
+    worker = Worker(app, is_tracked, with_payloads)
+    for signal, receiver in {**sender.receivers, **worker.receivers}.items():
+        getattr(signals, signal).connect(receiver, weak=False)
+    app.on_after_finalize.connect(lambda **_: worker.wrap_all(), weak=False)
+
+
+def handle_of(result: AsyncResult) -> Handle:
+    """Return the run of a task that this process has sent, and a token for a page.
+
+    Args:
+        result: What `delay` or `apply_async` returned.
+
+    Raises:
+        RunNotFound: it was sent by another process, too long ago, or is not tracked.
+    """
+    if celery_tasks.is_own(result):
+        run_id = str(result.id)
+    else:
+        known = (sender.runs.get(str(result.id)) for sender in _installed.values())
+        found = next((id for id in known if id is not None), None)
+        if found is None:
+            raise RunNotFound(f"this process knows of no run of the Celery task {result.id}")
+        run_id = found
+    return Handle(run_id, tokens.mint([f"read:runs:{run_id}"], ttl_s=HANDLE_TTL_S))
