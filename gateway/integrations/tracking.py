@@ -192,6 +192,7 @@ async def claim(active: Runtime, run: Run, attempt: int) -> Run:
     patch = {
         "status": "executing",
         "attempt": attempt,
+        "max_attempts": run.max_attempts,  # who sent it may not know
         "owner": active.runner.owner if active.runner is not None else "",
         "started_at": kept.started_at or now,
     }

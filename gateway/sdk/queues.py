@@ -13,6 +13,7 @@ from gateway.runs import Run
 
 HERE = "process"  # the name of no queue: this process executes
 OWNER_PREFIX = "queue:"  # of runs that wait for a worker
+DIRECT_PREFIX = "direct:"  # of processes that share a store and no gateway sees
 
 _queues: dict[str, TaskQueue] = {}
 
@@ -64,6 +65,6 @@ def owner_of(queue: str) -> str:
     return OWNER_PREFIX + queue
 
 
-def is_waiting_in_queue(owner: str) -> bool:
-    """Whether an owner is a queue, and no process that can die."""
-    return owner.startswith(OWNER_PREFIX)
+def has_lease(owner: str) -> bool:
+    """Whether a gateway can tell that an owner is gone: it is a worker that connects to one."""
+    return not owner.startswith((OWNER_PREFIX, DIRECT_PREFIX))

@@ -13,11 +13,11 @@ from gateway import tokens
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
 from gateway.sdk import schemas, tasks
-from gateway.sdk.queues import HERE
+from gateway.sdk.queues import DIRECT_PREFIX, HERE
 from gateway.sdk.revoking import keep_revocation
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
-from gateway.settings import Settings, open_store
+from gateway.settings import Settings, is_redis, open_store
 from gateway.stores.base import Store
 from gateway.stores.remote import RemoteStore
 
@@ -97,7 +97,7 @@ async def connect(
 async def connected(settings: Settings) -> AsyncIterator[Runtime]:
     """Be `connect` with settings that are made already."""
     keys = resolve_keys(settings)
-    owner = f"worker_{secrets.token_hex(8)}" if settings.url else EMBEDDED_OWNER
+    owner = _owner(settings)
     async with AsyncExitStack() as stack:
         chosen = (
             _worker_store(settings.url, keys, owner)
@@ -114,6 +114,13 @@ async def connected(settings: Settings) -> AsyncIterator[Runtime]:
                 runner=settings.runner,
             )
         )
+
+
+def _owner(settings: Settings) -> str:
+    if settings.url is None and not is_redis(settings.store):
+        return EMBEDDED_OWNER
+    name = f"worker_{secrets.token_hex(8)}"
+    return name if settings.url else f"{DIRECT_PREFIX}{name}"
 
 
 def _worker_store(url: str, keys: KeyRing, owner: str) -> RemoteStore:

@@ -13,7 +13,7 @@ from collections import Counter
 
 from gateway.errors import RealtimeError
 from gateway.sdk.canceling import UNFINISHED
-from gateway.sdk.queues import is_waiting_in_queue
+from gateway.sdk.queues import has_lease
 from gateway.sdk.runner import EMBEDDED_OWNER, mark_crashed
 from gateway.stores.base import RunQuery, Store
 
@@ -47,7 +47,7 @@ class Leases:
             owners.update(run.owner for run in page)
             before = page[-1].id
         for owner in owners - {EMBEDDED_OWNER}:
-            if not is_waiting_in_queue(owner):
+            if has_lease(owner):
                 self._start_timer(owner)
 
     def acquire(self, owner: str) -> None:

@@ -1,0 +1,129 @@
+"""Real workers in processes of their own, on a real Valkey, with a real gateway; and a page."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+
+from redis_serving import RedisServer
+from websockets.asyncio.client import connect
+
+import gateway
+from gateway import runs
+from gateway.stores.base import run_log
+from tests.serving import DEADLINE_S, SECRET, Client, Process, environment, gateway_process
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Shop:
+    """A broker, a gateway and workers.
+
+    Attributes:
+        broker: URL of the broker.
+        gateway: The gateway's process.
+        env: Environment of whatever takes part.
+    """
+
+    def __init__(self, folder: Path, broker: RedisServer, gateway: Process) -> None:
+        self.folder = folder
+        self.broker = broker.url
+        self.gateway = gateway
+        self.env = environment(
+            REALTIME_URL=gateway.url,
+            BROKER=broker.url,
+            PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'integrations'}",
+        )
+
+    @contextmanager
+    def worker(self, *command: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a worker, and end it as its operator would."""
+        log = self.folder / "worker.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=self.env | env,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise AssertionError(f"the worker did not end:\n{log.read_text()}") from None
+
+    def connected(self):
+        """Work with the SDK in the test, as a backend that sends tasks does."""
+        return gateway.connect(self.gateway.url, secret_key=SECRET)
+
+
+@contextmanager
+def shop(folder: Path) -> Iterator[Shop]:
+    """Start a broker and a gateway."""
+    broker = RedisServer().start()
+    try:
+        with gateway_process(f"sqlite:{folder}/realtime.db", folder) as process:
+            yield Shop(folder, broker, process)
+    finally:
+        broker.kill()
+
+
+async def ended(run_id: str) -> gateway.Run:
+    """Wait until a run has ended."""
+    async with asyncio.timeout(DEADLINE_S):
+        async for run in runs.subscribe(run_id):
+            last = run
+    return last
+
+
+async def until_status(run_id: str, *statuses: str) -> gateway.Run:
+    """Wait until a run has one of these statuses."""
+    async with asyncio.timeout(DEADLINE_S), aclosing(runs.subscribe(run_id).__aiter__()) as each:
+        async for run in each:
+            if run.status in statuses:
+                return run
+    raise AssertionError(f"run {run_id} was never {statuses}: {run}")
+
+
+async def statuses(run_id: str) -> list[str]:
+    """Return all that a run has been, in order, as its log has it."""
+    from gateway.sdk.runtime import runtime
+
+    page = await runtime().store.read(run_log(run_id))
+    import orjson
+
+    patches = [orjson.loads(record.data) for record in page.records]
+    return [patch["status"] for patch in patches if "status" in patch]
+
+
+async def first(stream, run_id: str):
+    """Wait for the first record of a stream."""
+    async with aclosing(stream.read(run_id, timeout_s=DEADLINE_S)) as values:
+        return await anext(values)
+
+
+async def seen_by_a_page(url: str, token: str, run_id: str, stream: str) -> list[dict]:
+    """Follow a stream as a page does, to its end; return its records."""
+    records = []
+    async with asyncio.timeout(DEADLINE_S), connect(f"{url}/v1/ws", compression=None) as opened:
+        page = Client(opened)
+        await page.send(type="hello", protocol=1, token=token)
+        await page.send(type="subscribe", id=1, run=run_id, stream=stream, start="beginning")
+        while True:
+            frame = await page.receive()
+            assert frame["type"] != "error", frame
+            records += frame.get("records", [])
+            if frame["type"] == "end":
+                return records
