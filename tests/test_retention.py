@@ -10,7 +10,7 @@ from redis_serving import fresh_url
 from serving import new_run, serving, token_for, until, worker_token
 
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable
-from gateway.records import ORIGIN, Position, RunSet, StreamKey, Writer
+from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
 from gateway.runs import end_patch, iso_time
 from gateway.sdk.session import opened
 from gateway.stores import sqlite_sweep
@@ -528,3 +528,13 @@ async def test_a_gateway_sweeps_by_itself(monkeypatch):
 def test_a_limit_is_above_zero(field):
     with pytest.raises(ConfigurationError, match=f"{field} is 0; it is above 0"):
         Retention(**{field: 0})
+
+
+async def test_revoked_tokens_are_not_forgotten_with_old_records(make):
+    async with make(age_s=1, records=1, bytes=1, run_ttl_s=1) as world:
+        for n in range(5):
+            await world.store.append(REVOCATIONS, [b'{"token_id":"t_%d"}' % n])
+            world.clock.pass_s(20 * 24 * 3600 / 5)
+        await sweep(world)
+        page = await world.store.read(REVOCATIONS)
+        assert (len(page.records), page.gap) == (5, None)

@@ -13,9 +13,11 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis_serving import fresh_url
 from serving import (
     DEADLINE_S,
     SECRET,
+    Client,
     environment,
     gateway_process,
     new_run,
@@ -24,6 +26,7 @@ from serving import (
     until,
     worker_token,
 )
+from websockets.asyncio.client import connect as open_socket
 
 from gateway import connect, tokens
 from gateway.access import Access
@@ -424,6 +427,29 @@ async def test_a_second_gateway_of_the_store_hears_within_five_seconds():
     assert all(each and each[-1](access("t")) for each in told)
     for each in gateways:
         await each.stop()
+
+
+async def test_a_second_gateway_ends_what_goes_on_within_five_seconds(tmp_path):
+    store = fresh_url()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with (
+        gateway_process(store, tmp_path / "a") as first,
+        gateway_process(store, tmp_path / "b") as second,
+    ):
+        bad = token_for("read:runs:*")
+        async with open_socket(f"{second.url}/v1/ws") as opened:
+            client = Client(opened)
+            await client.ask(type="hello", protocol=1, token=bad)
+            began_s = time.monotonic()
+            answer = await post(first, "/v1/tokens/revoke", SECRET, token_id=tokens.id_of(bad))
+            assert answer.status_code == 200
+            assert (await client.receive())["code"] == "token_revoked"
+            assert await client.close_code() == 4401
+            assert time.monotonic() - began_s < 5
+        for gateway in (first, second):
+            assert (await get(gateway, "/v1/runs", bad)).json()["code"] == "token_revoked"
+            assert (await get(gateway, "/healthz", "none")).status_code == 200
 
 
 async def test_a_worker_revokes_through_its_gateway(tmp_path):
