@@ -21,8 +21,8 @@ DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
 
 Action = Literal["read", "write", "trigger"]
 _RESOURCES: dict[str, frozenset[str]] = {
-    "read": frozenset({"runs", "streams", "tags", "batches"}),
-    "write": frozenset({"runs", "streams"}),
+    "read": frozenset({"runs", "streams", "tags", "batches", "paths"}),
+    "write": frozenset({"runs", "streams", "paths"}),
     "trigger": frozenset({"tasks"}),
 }
 
@@ -107,6 +107,14 @@ class Access:
         """Whether it allows to append to a stream (the reserved one: to change the run)."""
         return self._may_touch("write", key)
 
+    def may_read_path(self, path: str) -> bool:
+        """Whether it allows to read the stream of a path, which belongs to no run."""
+        return self._allows("read", "paths", path)
+
+    def may_write_path(self, path: str) -> bool:
+        """Whether it allows to create, append to and delete the stream of a path."""
+        return self._allows("write", "paths", path)
+
     def may_read_set(self, runs: RunSet) -> bool:
         """Whether it allows to follow a set of runs: their fields, not their streams."""
         if self.may_read_every_run():
@@ -168,7 +176,8 @@ def check_scope(scope: str) -> str:
 def covers(held: Iterable[str], scope: str) -> bool:
     """Whether all that a scope allows is allowed already by one of those that are held.
 
-    A run's scope covers its streams', `read:runs:*` everything that can be read.
+    A run's scope covers its streams', `read:runs:*` everything of runs that
+    can be read.
     """
     return any(_covers(each, scope) for each in held)
 
@@ -183,7 +192,7 @@ def _covers(held: str, scope: str) -> bool:
     if action != asked_action:
         return False
     if held == "read:runs:*":
-        return True
+        return asked_resource != "paths"  # which belong to no run
     if resource == asked_resource:
         return id.endswith("*") and asked_id.startswith(id[:-1])
     if (resource, asked_resource) != ("runs", "streams"):

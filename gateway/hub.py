@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from gateway import protocol
 from gateway.budget import Budget
@@ -229,13 +229,8 @@ class Tail:
 
         Readers at the same place whose subscriptions have the same id share one text.
         """
-        start = offset - self.ring_start
-        stop, size = start, 0
-        while stop < len(self._ring) and (stop == start or size < FRAME_BYTES):
-            size += len(self._ring[stop])
-            stop += 1
-        end_offset = self.ring_start + stop
-        position = Position(self.position.epoch, end_offset)
+        start, stop, position = self._span(offset)
+        end_offset = position.offset
         text = self._frames.get((offset, end_offset, id, skip))
         if text is None:
             encoded = (self._ring[i] for i in range(start, stop))
@@ -246,6 +241,19 @@ class Tail:
             self._frame_bytes += len(text)
             self._note_size()
         return text, position
+
+    def data_after(self, offset: int) -> tuple[list[bytes], Position]:
+        """Return the data of what follows an offset that the ring holds, and where it ends."""
+        start, stop, position = self._span(offset)
+        return [protocol.record_data(self._ring[i]) for i in range(start, stop)], position
+
+    def _span(self, offset: int) -> tuple[int, int, Position]:
+        start = offset - self.ring_start
+        stop, size = start, 0
+        while stop < len(self._ring) and (stop == start or size < FRAME_BYTES):
+            size += len(self._ring[stop])
+            stop += 1
+        return start, stop, Position(self.position.epoch, self.ring_start + stop)
 
 
 class Cursor:
@@ -398,6 +406,7 @@ class Cursors:
 
 
 Place = Callable[[Head], Position]
+C = TypeVar("C", bound=Cursor)
 
 
 class Hub:
@@ -421,9 +430,16 @@ class Hub:
     async def cursor(
         self, key: StreamKey, place: Place, id: int, wake: Callable[[], None]
     ) -> Cursor:
-        """Open a cursor on a stream.
+        """Open a cursor on a stream; see `open`."""
+        return await self.open(Cursor, key, place, id, wake)
+
+    async def open(
+        self, kind: type[C], key: StreamKey, place: Place, id: int, wake: Callable[[], None]
+    ) -> C:
+        """Open a cursor of some kind on a stream.
 
         Args:
+            kind: What it gives in each step.
             key: Which stream.
             place: Chooses where to stand, from the stream's head.
             id: What `records` frames will carry as their id.
@@ -438,7 +454,7 @@ class Hub:
         tail = self._tails.get(key)
         if tail is None:
             tail = self._tails[key] = Tail(key, self._store, self._drop, self._budget)
-        cursor = Cursor(tail, id, wake)  # joined before the wait, so that the tail stays
+        cursor = kind(tail, id, wake)  # joined before the wait, so that the tail stays
         try:
             await tail.ready()
             cursor.position = place(tail.head())

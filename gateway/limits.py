@@ -41,6 +41,11 @@ class Limits:
         max_age_s: After which a connection is asked to come back anew (from 0.9 to 1 of it, at
             random); 0: never. Spreads clients over gateways that were added.
         drain_s: From SIGTERM to the process's end.
+        long_poll_s: For something to be appended, of a request over HTTP that waits for it. Below
+            what proxies allow, commonly 60.
+        events_s: Of an answer of server-sent events (from 0.8 to 1 of it, at random), after which
+            its reader comes back where it was: spreads readers over gateways, and lets caches
+            collapse them.
     """
 
     frame_bytes: int = 64 << 10
@@ -58,6 +63,8 @@ class Limits:
     ring_bytes: int = 256 << 20
     max_age_s: float = 0.0
     drain_s: float = 10.0
+    long_poll_s: float = 20.0
+    events_s: float = 60.0
 
     def check(self) -> Limits:
         """Return the limits if they fit each other.

@@ -569,6 +569,11 @@ def strip_run_data(data: bytes, skip: Collection[str]) -> bytes:
     return _encoder.encode(change)
 
 
+def record_data(encoded: bytes) -> bytes:
+    """Return the data of an encoded record."""
+    return encoded.partition(b'"data":')[2][:-1]  # what is before it are numbers and an id
+
+
 def strip_run_record(encoded: bytes, skip: Collection[str]) -> bytes:
     """Leave fields out of an encoded record of such a log."""
     head, _, data = encoded.partition(b'"data":')  # what is before it are numbers and an id

@@ -42,6 +42,9 @@ REALTIME_ORIGINS
 REALTIME_TRUSTED_PROXIES
     Addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by spaces.
     Default: those of this machine. Else all that come through a proxy count as one address.
+REALTIME_HTTP_OPEN
+    `1` lets anybody who reaches the gateway read and write every stream over HTTP, without a token:
+    for one's own machine only, and refused when `REALTIME_ENV=production`. Default `0`.
 REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
     What a client must stay below: `gateway.limits` has them all, with their defaults.
 """
@@ -88,6 +91,7 @@ class Settings:
         verify_key_files: Public keys that verify.
         origins: Whose pages may connect, besides the gateway's own; `*` is any.
         trusted_proxies: Who may say on whose behalf they come.
+        http_open: Streams over HTTP need no token.
     """
 
     store: str = DEFAULT_STORE
@@ -103,6 +107,13 @@ class Settings:
     verify_key_files: tuple[Path, ...] = ()
     origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = LOOPBACK
+    http_open: bool = False
+
+    def __post_init__(self) -> None:
+        if self.http_open and self.env == "production":
+            raise ConfigurationError(
+                "REALTIME_HTTP_OPEN is 1 and REALTIME_ENV is production; give readers tokens"
+            )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -123,6 +134,7 @@ class Settings:
             env=name,  # type: ignore[arg-type]
             url=env.get("REALTIME_URL") or None,
             runner=env.get("REALTIME_RUNNER") or "process",
+            http_open=_flag(env, "REALTIME_HTTP_OPEN"),
             concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),
             limits=_limits(env),
             origins=parse_origins(env.get("REALTIME_ORIGINS", "")),
@@ -142,6 +154,13 @@ def _limit(env: Mapping[str, str], name: str) -> int | None:
 
 def _paths(env: Mapping[str, str], name: str) -> tuple[Path, ...]:
     return tuple(Path(part) for part in env.get(name, "").split(os.pathsep) if part)
+
+
+def _flag(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name) or "0"
+    if text not in ("0", "1"):
+        raise ConfigurationError(f"{name} is {text!r}; it is 0 or 1")
+    return text == "1"
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -22,17 +23,23 @@ from starlette.websockets import WebSocket
 
 from gateway import tokens
 from gateway.admission import Admission
-from gateway.errors import RealtimeError, ShuttingDown, TokenRevoked
+from gateway.errors import RealtimeError, ShuttingDown, StoreUnavailable, TokenRevoked
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
-from gateway.stores.base import Store
+from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.visitors import Proxies
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells
+from gateway.web.durable_streams import DurableStreams
+from gateway.web.durable_streams.endpoints import OF_ANYBODY, Options
+from gateway.web.durable_streams.headers import ANSWER_HEADERS, REQUEST_HEADERS
+from gateway.web.durable_streams.paths import Paths
+from gateway.web.durable_streams.reading import Times
+from gateway.web.durable_streams.sweeping import sweeping_paths
 from gateway.web.leases import Leases
 from gateway.web.openapi import document
 from gateway.web.revoking import Revocations
@@ -43,6 +50,8 @@ from gateway.web.websocket import Carrier
 CLIENTS_SHARE = 0.5  # of the time to go down: for clients to be told and seen off
 WEBSOCKET_PATH = "/v1/ws"
 HEALTH_PATH = "/healthz"
+
+_log = logging.getLogger("uvicorn.error")  # where those who look for the server's words find them
 
 
 class Gateway:
@@ -62,6 +71,15 @@ class Gateway:
         self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
         self._proxies = Proxies(settings.trusted_proxies)
         self._admission = Admission(settings.limits, time.monotonic())
+        self._paths: Paths | None = None
+        self._runs = RunsApi(self._open_store, self._verify, lambda: self._secret_key)
+        self._streams = DurableStreams(
+            self._open_store,
+            self._open_hub,
+            self._open_paths,
+            self._access_of_stream,
+            _options(settings),
+        )
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -87,6 +105,11 @@ class Gateway:
             await self._leases.start()
             await stack.enter_async_context(sweeping(store))
             self._store, self._hub = store, Hub(store, self.settings.limits.ring_bytes)
+            if isinstance(store, PathStore):
+                self._paths = Paths(store, system_clock_ms)
+                await stack.enter_async_context(sweeping_paths(self._paths))
+            if self.settings.http_open:
+                _log.warning("Streams over HTTP are open to anybody: REALTIME_HTTP_OPEN is 1")
             try:
                 yield
             finally:
@@ -96,6 +119,7 @@ class Gateway:
     async def drain(self) -> None:
         """Take no more connections, tell those that are open to come back, and see them off."""
         self._store = None
+        self._streams.shut_down()
         limits = self.settings.limits
         ends_at_s = self._monotonic_s() + CLIENTS_SHARE * limits.drain_s
         carriers = list(self._carriers)
@@ -175,6 +199,7 @@ class Gateway:
     def _on_revoked(self, is_revoked: Callable[[tokens.Access], bool]) -> None:
         for carrier in tuple(self._carriers):
             carrier.revoked(is_revoked)
+        self._streams.recheck()
 
     async def health(self, _: Request) -> JSONResponse:
         """Say whether the gateway serves: 200, or 503 while it, or its store, does not.
@@ -190,18 +215,41 @@ class Gateway:
     @property
     def routes(self) -> list[BaseRoute]:
         """The gateway's paths, for any Starlette application."""
-        api = RunsApi(self._open_store, self._verify, lambda: self._secret_key)
         return [
             WebSocketRoute(WEBSOCKET_PATH, self.serve_websocket),
             Route(HEALTH_PATH, self.health),
             Route("/v1/openapi.json", _describe),
-            *api.routes,
+            *self._runs.routes,
+            *self._streams.routes,
         ]
 
     def _open_store(self) -> Store:
         if self._store is None:
             raise ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
         return self._store
+
+    def _access_of_stream(self, request: Request) -> tokens.Access:
+        if not self.settings.http_open:
+            return self._runs.access(request)
+        # Without a token nothing else tells a page of the user's own from any that he visits.
+        require_origin(request, self._proxies, self.settings)
+        return OF_ANYBODY
+
+    def _open_hub(self) -> Hub:
+        if self._hub is None:
+            raise ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
+        return self._hub
+
+    def _open_paths(self) -> Paths:
+        if self._paths is None:
+            raise StoreUnavailable("this gateway's store keeps streams of runs only")
+        return self._paths
+
+
+def _options(settings: Settings) -> Options:
+    limits = settings.limits
+    times = Times(limits.long_poll_s, limits.events_s, limits.send_s)
+    return Options(limits.record_bytes, times, settings.http_open)
 
 
 async def _on_error(_: Request, error: Exception) -> JSONResponse:
@@ -225,9 +273,9 @@ def make_app(gateway: Gateway, *, cors: bool = True) -> Starlette:
     across = Middleware(
         CORSMiddleware,
         allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type"],
-        expose_headers=["retry-after"],
+        allow_methods=["GET", "HEAD", "PUT", "POST", "DELETE"],
+        allow_headers=["authorization", "content-type", *REQUEST_HEADERS],
+        expose_headers=["retry-after", *ANSWER_HEADERS],
     )
     return Starlette(
         routes=gateway.routes,

@@ -109,7 +109,59 @@ def _paths() -> dict[str, Any]:
                 "RevokeBody",
             )
         },
+        "/v1/stream/{name}": _stream(),
     }
+
+
+def _stream() -> dict[str, Any]:
+    """Describe streams over HTTP as far as a page of tools needs it; the protocol has the rest."""
+    name = _parameter("name", "path", "`{run}/{stream}`, or the path of a stream without a run.")
+    where = _parameter("offset", "query", "Where to read on: one that was handed out, -1 or now.")
+    live = _parameter("live", "query", "Wait for records.", {"enum": ["long-poll", "sse"]})
+    body: dict[str, Any] = {"content": {"*/*": {}}}
+    found = {
+        "200": "Records, or events as they come.",
+        "204": "Nothing came in time.",
+        "304": "Nothing is new.",
+    }
+    return {
+        "get": _exchange("Read a stream", [name, where, live], found),
+        "put": _exchange(
+            "Create a stream", [name], {"200": "It was there.", "201": "Created."}, body
+        ),
+        "post": _exchange(
+            "Append to a stream", [name], {"200": "Appended.", "204": "Appended or known."}, body
+        ),
+        "delete": _exchange("Delete a stream", [name], {"204": "Deleted."}),
+        "head": _exchange("Look at a stream", [name], {"200": "It is there."}),
+    }
+
+
+def _exchange(
+    summary: str,
+    parameters: list[dict[str, Any]],
+    found: dict[str, str],
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    refused = _ERRORS | {
+        "400": "A header, a parameter or the body is outside its rule.",
+        "409": "It is closed, otherwise than asked for, or the append does not follow.",
+        "410": "It was deleted, or has nothing at this offset any more.",
+    }
+    del refused["422"]
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "operationId": summary.lower().replace(" ", "_"),
+        "parameters": parameters,
+        "responses": {
+            **{code: {"description": meaning} for code, meaning in found.items()},
+            **{
+                code: {"description": meaning, "content": _content("ErrorBody")}
+                for code, meaning in refused.items()
+            },
+        },
+    }
+    return operation if body is None else operation | {"requestBody": body}
 
 
 def _operation(

@@ -40,6 +40,10 @@ from gateway.web.arriving import refuse_secret_url
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
 MAX_PAGE = 1000
 
+EVERYTHING = frozenset(
+    {"read:runs:*", "write:runs:*", "trigger:tasks:*", "read:paths:*", "write:paths:*"}
+)
+
 B = TypeVar("B", bound=BaseModel)
 
 
@@ -135,7 +139,7 @@ class RunsApi:
 
     async def trigger(self, request: Request) -> Response:
         """Start a run of a task that is defined in the gateway's process."""
-        access = self._access(request)
+        access = self.access(request)
         task_id = request.path_params["task"]
         require(access.may_trigger(task_id), f"trigger task {task_id}")
         data = await _read(request, MAX_BODY_BYTES)
@@ -160,14 +164,14 @@ class RunsApi:
 
     async def cancel(self, request: Request) -> Response:
         """Ask for a run, and the runs below it, to be canceled."""
-        access = self._access(request)
+        access = self.access(request)
         run_id = check_run_id(request.path_params["run"])
         require(access.may_write(StreamKey(run_id, RUN_STREAM)), f"change run {run_id}")
         return JSONResponse(_shown(await sdk_runs.cancel(run_id), access))
 
     async def retrieve(self, request: Request) -> Response:
         """Return a run as it is now."""
-        access = self._access(request)
+        access = self.access(request)
         run_id = check_run_id(request.path_params["run"])
         key = StreamKey(run_id, RUN_STREAM)
         # Who may not read a run is not told whether there is one.
@@ -183,7 +187,7 @@ class RunsApi:
 
     async def list(self, request: Request) -> Response:
         """Return runs with a tag, or all, newest first."""
-        access = self._access(request)
+        access = self.access(request)
         query = request.query_params
         tag = query.get("tag")
         if tag is None:
@@ -234,11 +238,15 @@ class RunsApi:
         if not self._is_secret(_bearer(request)):
             raise InvalidToken(f"{what} needs the secret key as the bearer")
 
-    def _access(self, request: Request) -> Access:
+    def access(self, request: Request) -> Access:
+        """Say what a request's bearer may do; with the secret key, everything.
+
+        Raises:
+            InvalidToken, TokenExpired, TokenRevoked: the token is not good.
+        """
         bearer = _bearer(request)
         if self._is_secret(bearer):
-            everything = frozenset({"read:runs:*", "write:runs:*", "trigger:tasks:*"})
-            return Access(everything, float("inf"), "secret")
+            return Access(EVERYTHING, float("inf"), "secret")
         return self.verify(bearer, self.clock_s())
 
     def _is_secret(self, bearer: str) -> bool:

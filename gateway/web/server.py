@@ -13,6 +13,7 @@ import uvicorn
 
 from gateway.settings import Settings
 from gateway.web.app import Gateway, make_app
+from gateway.web.cutting import CuttingProtocol
 from gateway.web.direct import DirectProtocol
 from gateway.web.listening import is_loopback, listen
 
@@ -56,6 +57,7 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """
     limits = settings.limits
     options.setdefault("ws", DirectProtocol)
+    options.setdefault("http", CuttingProtocol)
     return uvicorn.Config(
         app,
         # The gateway refuses what is over its own limit with an error that says so; this is only

@@ -1,0 +1,63 @@
+"""A cursor that gives records as they are, for those who write no frames."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.errors import RunNotFound
+from gateway.hub import FRAME_BYTES, Cursor
+from gateway.records import EndReason, Position
+
+
+class Records(NamedTuple):
+    """What a record cursor takes in one step.
+
+    Attributes:
+        data: JSON bytes of each record, in order.
+        position: Where the cursor stands after them.
+        end: Why the stream ended, when nothing follows.
+        is_void: The cursor's position said nothing any more, or records before these are gone.
+    """
+
+    data: list[bytes]
+    position: Position
+    end: EndReason | None = None
+    is_void: bool = False
+
+
+class RecordCursor(Cursor):
+    """A reader's place on a tail. Made by `Hub.open`."""
+
+    async def next_records(self) -> Records | None:
+        """Take the next step, as `Cursor.next` does.
+
+        Returns:
+            None when the cursor is at the tail of an open stream: `wake` will be called.
+
+        Raises:
+            RealtimeError: the stream cannot be read.
+        """
+        taken = self._taken() if self._is_on_tail() else await self._read()
+        if taken is not None:
+            self.position = taken.position
+        elif self._tail.error is not None:
+            raise self._tail.error
+        return taken
+
+    def _taken(self) -> Records | None:
+        tail = self._tail
+        if tail.holds(self.position):
+            data, position = tail.data_after(self.position.offset)
+            return Records(data, position, tail.end if position == tail.position else None)
+        return Records([], tail.position, tail.end) if tail.end is not None else None
+
+    async def _read(self) -> Records | None:
+        tail = self._tail
+        try:
+            page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
+        except RunNotFound:  # the run was deleted before this reader had caught up
+            return Records([], self.position, "deleted")
+        if page.is_empty:
+            return None
+        is_void = page.reset is not None or page.gap is not None
+        return Records([record.data for record in page.records], page.position, page.end, is_void)

@@ -1,0 +1,276 @@
+"""The routes: who may do what, and the headers of every answer.
+
+Source:
+    PROTOCOL.md, sections 10 and 12.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.access import Access, require
+from gateway.authorization import require_read
+from gateway.errors import RealtimeError, RunNotFound
+from gateway.hub import Hub
+from gateway.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
+from gateway.stores.base import RunState, Store
+from gateway.web.durable_streams import headers
+from gateway.web.durable_streams.live import Opening, Readers
+from gateway.web.durable_streams.paths import Paths
+from gateway.web.durable_streams.reading import Chances, Reader, Reading, Times
+from gateway.web.durable_streams.refusals import Refused, malformed, not_found
+from gateway.web.durable_streams.streams import OF_A_RUN, HttpStream
+from gateway.web.durable_streams.writing import (
+    Writing,
+    delete_of_run,
+    delete_path,
+    read_body,
+)
+
+PREFIX = "/v1/stream/"
+MAX_PATH = 512  # characters
+MAX_SEGMENT = 128
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._~@:=+-]{1,128}\Z")
+OF_ANYBODY = Access(
+    frozenset({"read:runs:*", "write:runs:*", "read:paths:*", "write:paths:*"}), float("inf")
+)
+
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "cross-origin",  # what counts is the token
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the endpoints run with.
+
+    Attributes:
+        record_bytes: Of one record, at most.
+        times: How long answers that wait go on.
+        is_open: Anybody may read: caches may share the answers.
+    """
+
+    record_bytes: int
+    times: Times
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request, whose stream it names, and what its bearer may do."""
+
+    request: Request
+    name: str
+    run: StreamKey | None
+    access: Access
+    may_go_on: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class DurableStreams:
+    """The endpoints, over an open store.
+
+    Args:
+        store: Gives the store, or raises while there is none.
+        hub: Gives the hub likewise.
+        paths: Gives the streams of paths likewise; raises if the store has none.
+        access: Says what a request's bearer may do, or raises.
+        options: What they run with.
+        chances: Time and randomness.
+    """
+
+    store: Callable[[], Store]
+    hub: Callable[[], Hub]
+    paths: Callable[[], Paths]
+    access: Callable[[Request], Access]
+    options: Options
+    chances: Chances = field(default_factory=lambda: Chances(time.time, random.random))
+    _readers: Readers = field(default_factory=Readers)
+
+    @property
+    def live_readers(self) -> int:
+        """How many requests wait for records."""
+        return len(self._readers)
+
+    def shut_down(self) -> None:
+        """End what goes on; its readers come back where they were."""
+        self._readers.call_off()
+
+    def recheck(self) -> None:
+        """Have everyone who reads ask again whether he may."""
+        self._readers.recheck()
+
+    @property
+    def routes(self) -> list[Route]:
+        """The endpoints' paths."""
+        methods = ["GET", "HEAD", "PUT", "POST", "DELETE"]
+        return [Route(PREFIX + "{name:path}", self.serve, methods=methods)]
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one request; an error is an answer too."""
+        try:
+            response = await self._answer(request)
+        except Refused as refused:
+            response = _refusal(refused.status, refused.code, refused.message, refused.headers)
+        except RunNotFound as error:
+            response = _refusal(404, error.code, error.message, {})
+        except RealtimeError as error:
+            status = 400 if error.http_status == 422 else error.http_status
+            more = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+            response = _refusal(status, error.code, error.message, more)
+        for name, value in _SECURITY.items():
+            response.headers[name] = value
+        response.headers.setdefault("Cache-Control", "no-store")
+        if not self.options.is_open:
+            response.headers["Vary"] = "Authorization"
+        return response
+
+    async def _answer(self, request: Request) -> Response:
+        call = await self._call(request)
+        by_method: dict[str, Callable[[_Call], Awaitable[Response]]] = {
+            "GET": self._get,
+            "HEAD": self._head,
+            "PUT": self._put,
+            "POST": self._post,
+            "DELETE": self._delete,
+        }
+        return await by_method[request.method](call)
+
+    async def _get(self, call: _Call) -> Response:
+        stream = await self._readable(call)
+        return await self._reader().get(Reading(call.request, stream, call.may_go_on))
+
+    async def _head(self, call: _Call) -> Response:
+        return await self._reader().head(await self._readable(call))
+
+    async def _put(self, call: _Call) -> Response:
+        self._require_write(call)
+        creation = headers.read_creation(call.request.headers)
+        if creation.fork is not None:
+            source = self._source(creation.fork.source)
+            may = call.access.may_read_path(source)
+            require(may, f"read path {source}")
+            creation = creation._replace(fork=creation.fork._replace(source=source))
+        body = await read_body(call.request)
+        if call.run is not None:
+            return await self._writing().find(self._of_run(call.name, call.run), creation, body)
+        url = str(call.request.url.replace(query="", fragment=""))
+        return await self._writing().create(call.name, creation, url, body)
+
+    async def _post(self, call: _Call) -> Response:
+        self._require_write(call)
+        stream = await self._open(call)
+        addition = headers.read_addition(call.request.headers)
+        return await self._writing().append(stream, addition, await read_body(call.request))
+
+    async def _delete(self, call: _Call) -> Response:
+        if call.run is None:
+            self._require_write(call)
+            return await delete_path(self.paths(), call.name)
+        log = StreamKey(call.run.run_id, RUN_STREAM)
+        require(call.access.may_write(log), f"change run {log.run_id}")
+        return await delete_of_run(self._of_run(call.name, call.run))
+
+    # ---- which stream, and who ----
+
+    async def _call(self, request: Request) -> _Call:
+        access = self.access(request)
+        name = check_name(request.path_params["name"])
+        return _Call(request, name, _key_of_run(name), access, lambda: self._may_go_on(request))
+
+    def _may_go_on(self, request: Request) -> bool:
+        try:
+            self.access(request)
+        except RealtimeError:
+            return False
+        return True
+
+    async def _readable(self, call: _Call) -> HttpStream:
+        if call.run is None:
+            require(call.access.may_read_path(call.name), f"read path {call.name}")
+        else:
+            await self._require_read_of_run(call.access, call.run)
+        return await self._open(call)
+
+    async def _require_read_of_run(self, access: Access, key: StreamKey) -> None:
+        run: RunState | None = None
+        if access.depends_on_run():
+            try:
+                run = await self.store().get_run(key.run_id)
+            except RunNotFound:
+                pass  # who may not read a run is not told whether there is one
+        require_read(access, key, run)
+
+    def _require_write(self, call: _Call) -> None:
+        if call.run is None:
+            require(call.access.may_write_path(call.name), f"write path {call.name}")
+        else:
+            require(call.access.may_write(call.run), f"append to stream {call.run}")
+
+    async def _open(self, call: _Call) -> HttpStream:
+        if call.run is not None:
+            return self._of_run(call.name, call.run)
+        return await self.paths().open(call.name)
+
+    def _of_run(self, name: str, key: StreamKey) -> HttpStream:
+        return HttpStream(name, key, OF_A_RUN, self.store(), None)
+
+    def _source(self, url_path: str) -> str:
+        path = unquote(url_path).partition("?")[0]
+        if PREFIX not in path:
+            raise malformed(f"{headers.FORKED_FROM} is {path[:80]!r}; it begins with {PREFIX}")
+        name = check_name(path.partition(PREFIX)[2])
+        if _key_of_run(name) is not None:
+            raise Refused(409, "stream_conflict", f"{name} belongs to a run, which has no forks")
+        return name
+
+    # ---- what answers ----
+
+    def _reader(self) -> Reader:
+        opening = Opening(self.hub(), self.paths(), self._readers)
+        return Reader(opening, self.options.times, self.chances, self.options.is_open)
+
+    def _writing(self) -> Writing:
+        return Writing(self.paths(), self.options.record_bytes)
+
+
+def check_name(name: str) -> str:
+    """Return what follows the prefix in a URL if a stream may be called so.
+
+    Raises:
+        Refused: 400, it is outside the rule; 404, it is reserved.
+    """
+    segments = name.split("/")
+    if len(name) > MAX_PATH or not all(_SEGMENT.match(each) for each in segments):
+        raise malformed(
+            f"the path {name[:80]!r} is not allowed: up to {MAX_PATH} characters, in segments of 1 "
+            f"to {MAX_SEGMENT} of A-Z a-z 0-9 . _ ~ @ : = + -"
+        )
+    if any(each in (".", "..") for each in segments):
+        raise malformed(f"the path {name[:80]!r} has a segment of dots")
+    if segments[0].startswith("__"):
+        raise not_found(name[:80])  # where the protocol has interfaces that are not offered here
+    return name
+
+
+def _key_of_run(name: str) -> StreamKey | None:
+    run_id, _, stream_id = name.partition("/")
+    if not run_id.startswith("run_"):
+        return None
+    return StreamKey(check_run_id(run_id), check_stream_id(stream_id))
+
+
+def _refusal(status: int, code: str, message: str, more: dict[str, str]) -> Response:
+    body = {"code": code, "message": message, "retryable": status in (429, 503)}
+    return JSONResponse(body, status, more)

@@ -1,0 +1,76 @@
+"""Carries server-sent events to one reader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.web.cutting import cut
+
+
+class EventStream(Response):
+    """An answer of events that goes on until its source ends, or its reader leaves or stalls.
+
+    One event is made when the one before is on its way: a slow reader costs one event and what the
+    server's and the kernel's buffers hold.
+
+    Args:
+        events: Makes the body; closed with the answer.
+        headers: Of the answer.
+        on_gone: Called when the reader has left, so that `events` ends.
+        send_s: A reader that takes nothing for so long is cut off.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        on_gone: Callable[[], None],
+        send_s: float,
+    ) -> None:
+        super().__init__(status_code=200, headers=dict(headers))
+        del self.headers["content-length"]
+        self._events = events
+        self._on_gone = on_gone
+        self._send_s = send_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        watching = asyncio.create_task(_until_gone(receive), name="reader of events")
+        watching.add_done_callback(lambda _: self._on_gone())
+        try:
+            async with contextlib.aclosing(self._events) as events:
+                await self._carry(events, watching, scope, send)
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    async def _carry(
+        self,
+        events: AsyncGenerator[bytes, None],
+        watching: asyncio.Task[None],
+        scope: Scope,
+        send: Send,
+    ) -> None:
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for event in events:
+            if watching.done():
+                return
+            try:
+                async with asyncio.timeout(self._send_s):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            except TimeoutError:
+                cut(scope)
+                return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,197 @@
+"""PUT, POST and DELETE.
+
+Source:
+    The Durable Streams Protocol 1.0, sections 5.1 to 5.4.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.errors import OutOfOrder, StreamEnded, WriterFenced, WriterGap
+from gateway.records import EndReason, Writer
+from gateway.sdk import schemas
+from gateway.stores.base import Appended
+from gateway.web.durable_streams import bodies, headers
+from gateway.web.durable_streams.configuration import to_logical
+from gateway.web.durable_streams.headers import Addition, Creation
+from gateway.web.durable_streams.paths import Paths
+from gateway.web.durable_streams.refusals import Refused, conflict, malformed
+from gateway.web.durable_streams.streams import JSON, HttpStream
+
+
+async def read_body(request: Request) -> bytes:
+    """Read a request's body.
+
+    Raises:
+        Refused: 413, it is over the limit.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > bodies.MAX_BODY_BYTES:
+            raise Refused(
+                413,
+                "body_too_large",
+                f"the body is over the limit of {bodies.MAX_BODY_BYTES} bytes",
+                {"Connection": "close"},  # nobody reads the rest of it
+            )
+    return bytes(body)
+
+
+class Writing:
+    """Answers the requests that write.
+
+    Args:
+        paths: The streams of paths.
+        max_bytes: Of one record.
+    """
+
+    def __init__(self, paths: Paths, max_bytes: int) -> None:
+        self._paths = paths
+        self._max_bytes = max_bytes
+
+    async def create(self, path: str, creation: Creation, url: str, body: bytes) -> Response:
+        """Create the stream of a path, or find it there as it is asked for."""
+        stream, is_new = await self._paths.create(path, creation, body, self._max_bytes)
+        if not is_new:
+            await self._paths.touch(path)
+        position, end = await stream.tail()
+        found = {
+            "Content-Type": stream.configuration.content_type,
+            headers.NEXT_OFFSET: str(position),
+        }
+        if is_new:
+            found["Location"] = url
+        if end is not None:
+            found[headers.CLOSED] = "true"
+        return Response(None, 201 if is_new else 200, found)
+
+    async def find(self, stream: HttpStream, creation: Creation, body: bytes) -> Response:
+        """Say that a run's stream is there, as it always is."""
+        _check_of_run(creation, body)
+        position, end = await stream.tail()
+        if creation.closes != (end is not None):
+            raise conflict(f"{stream.name} is {'closed' if end is not None else 'open'}")
+        found = {"Content-Type": JSON, headers.NEXT_OFFSET: str(position)}
+        if end is not None:
+            found[headers.CLOSED] = "true"
+        return Response(None, 200, found)
+
+    async def append(self, stream: HttpStream, addition: Addition, body: bytes) -> Response:
+        """Append to a stream, close it, or both in one."""
+        records = await self._records(stream, addition, body)
+        end: EndReason | None = "completed" if addition.closes else None
+        try:
+            done = await stream.store.append(
+                stream.key, records, writer=addition.producer, end=end, order=addition.order
+            )
+        except StreamEnded:
+            return await _closed(stream, addition, is_empty=not records)
+        except (WriterFenced, WriterGap) as error:
+            raise _refused_producer(error, addition.producer) from None
+        except OutOfOrder as error:
+            raise Refused(409, error.code, error.message) from None
+        if stream.path is not None:
+            await self._paths.touch(stream.path)
+        return await _appended(stream, addition, done, is_empty=not records)
+
+    async def _records(self, stream: HttpStream, addition: Addition, body: bytes) -> list[bytes]:
+        if not body:
+            if not addition.closes:
+                raise malformed(f"the body is empty; only {headers.CLOSED}: true may come alone")
+            return []
+        if addition.content_type is None:
+            raise malformed("a body needs a Content-Type")
+        there = stream.configuration.content_type
+        if headers.media_type(addition.content_type) != headers.media_type(there):
+            await _check_open(stream)
+            raise conflict(f"{stream.name} has content type {there}, not {addition.content_type}")
+        records = bodies.split(stream.form, body, self._max_bytes)
+        if not records:
+            raise malformed("the body is an empty array, which appends nothing")
+        if stream.path is None:
+            for record in records:
+                schemas.check(stream.key.stream_id, record)
+        return records
+
+
+async def delete_path(paths: Paths, path: str) -> Response:
+    """Delete the stream of a path."""
+    await paths.delete(path)
+    return Response(None, 204)
+
+
+async def delete_of_run(stream: HttpStream) -> Response:
+    """Delete a run's stream: its records go, and it stays ended."""
+    await stream.tail()  # says if it was deleted before
+    await stream.store.delete(stream.key)
+    return Response(None, 204)
+
+
+def _check_of_run(creation: Creation, body: bytes) -> None:
+    """Refuse what a run's stream cannot be: it is JSON and lives as long as its run."""
+    if creation.content_type and headers.media_type(creation.content_type) != JSON:
+        raise conflict(f"streams of runs are {JSON}, not {creation.content_type}")
+    if creation.ttl_s is not None or creation.expires_at is not None or creation.fork is not None:
+        raise conflict("streams of runs live as long as their run, and begin empty")
+    if body:
+        raise malformed("streams of runs are always there; append to them with POST")
+
+
+async def _check_open(stream: HttpStream) -> None:
+    position, end = await stream.tail()
+    if end is not None:
+        raise _closed_refusal(stream, str(position))
+
+
+async def _closed(stream: HttpStream, addition: Addition, *, is_empty: bool) -> Response:
+    position, _ = await stream.tail()
+    if is_empty and addition.producer is None:  # closing it again does no harm
+        return Response(None, 204, {headers.NEXT_OFFSET: str(position), headers.CLOSED: "true"})
+    raise _closed_refusal(stream, str(position))
+
+
+def _closed_refusal(stream: HttpStream, position: str) -> Refused:
+    return Refused(
+        409,
+        StreamEnded.code,
+        f"the stream {stream.name} is closed; nothing can be appended",
+        {headers.CLOSED: "true", headers.NEXT_OFFSET: position},
+    )
+
+
+def _refused_producer(error: WriterFenced | WriterGap, producer: Writer | None) -> Refused:
+    if isinstance(error, WriterFenced):
+        return Refused(403, error.code, error.message, {headers.PRODUCER_EPOCH: str(error.epoch)})
+    if error.is_new_epoch:
+        return Refused(400, error.code, f"a new epoch begins with 0: {error.message}")
+    assert producer is not None
+    return Refused(
+        409,
+        error.code,
+        error.message,
+        {
+            headers.EXPECTED_SEQUENCE: str(error.expected),
+            headers.RECEIVED_SEQUENCE: str(producer.sequence),
+        },
+    )
+
+
+async def _appended(
+    stream: HttpStream, addition: Addition, done: Appended, *, is_empty: bool
+) -> Response:
+    position, is_closed = to_logical(done.position, stream.start), addition.closes
+    if done.position.offset == 0 or done.duplicate:
+        position, end = await stream.tail()
+        is_closed = end is not None
+    found = {headers.NEXT_OFFSET: str(position)}
+    if is_closed:
+        found[headers.CLOSED] = "true"
+    if addition.producer is None:
+        return Response(None, 204, found)
+    found[headers.PRODUCER_EPOCH] = str(addition.producer.epoch)
+    if done.next_sequence is not None:
+        found[headers.PRODUCER_SEQUENCE] = str(done.next_sequence - 1)
+    return Response(None, 204 if done.duplicate or is_empty else 200, found)

@@ -1,0 +1,65 @@
+"""The packages that others publish for the protocol, installed once, and how they are run."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+INSTALL_S = 300
+
+
+def tool(name: str) -> str:
+    """Return the path of `node` or `npm`; a test that needs it is skipped where there is none."""
+    found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"no {name} found: `make setup` installs it into .venv")
+    return found
+
+
+@functools.cache
+def install() -> None:
+    """Install the packages of `package-lock.json` beside it, unless that was done."""
+    done, lock = HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"
+    if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
+        return
+    command = [tool("npm"), "ci", "--no-audit", "--no-fund"]
+    finished = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    done.touch()
+
+
+def start_suite(url: str, report: Path) -> subprocess.Popen[str]:
+    """Start the conformance tests against a gateway; they write their report when they are done."""
+    install()
+    vitest = HERE / "node_modules" / "vitest" / "vitest.mjs"
+    return subprocess.Popen(
+        [tool("node"), str(vitest), "run", "--reporter=json", f"--outputFile={report}"],
+        cwd=HERE,
+        env={"CONFORMANCE_URL": url, "PATH": str(Path(tool("node")).parent), "CI": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcomes(report: Path) -> list[tuple[str, str, str]]:
+    """Return area (core, forks or subscriptions), outcome and name of each test of a report."""
+    tests = [
+        test
+        for file in json.loads(report.read_text())["testResults"]
+        for test in file["assertionResults"]
+    ]
+    return [(_area(test["ancestorTitles"][0]), test["status"], test["fullName"]) for test in tests]
+
+
+def _area(title: str) -> str:
+    if title.startswith("Fork - "):
+        return "forks"
+    return "subscriptions" if title == "Reserved subscription APIs" else "core"
