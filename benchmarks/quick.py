@@ -6,7 +6,6 @@ Every figure is the median of interleaved runs on this machine; what is quoted a
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import platform
 import resource
@@ -17,7 +16,12 @@ from importlib.metadata import version
 
 from benchmarks.load import Load, Measured, median, resident_kib
 from benchmarks.peers.servers import SERVERS, running
-from benchmarks.stores import append_many_streams, append_pipelined, append_through_sdk
+from benchmarks.stores import (
+    append_many_streams,
+    append_pipelined,
+    append_through_sdk,
+    run_as_server,
+)
 
 LOAD_CPU = 1
 HERE, PLAIN, NCHAN = "here, sqlite full", "Starlette + uvicorn, a queue each", "nchan (C)"
@@ -155,7 +159,7 @@ def _appends(runs: int) -> list[list[str]]:
         ("10,000 streams, full", append_many_streams, "sqlite:{folder}/b.db", "50 k"),
         ("through the SDK, full", append_through_sdk, "sqlite:{folder}/b.db", "50 k"),
     ):
-        found = median([asyncio.run(scenario(url)) for _ in range(runs)])
+        found = median([run_as_server(scenario(url)) for _ in range(runs)])
         rows.append([f"durable appends a second, {what}", f"{found:,.0f}", "", "", least])
     return rows
 

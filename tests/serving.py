@@ -29,7 +29,7 @@ from gateway.stores.remote import RemoteStore
 from gateway.web.app import create_app
 from gateway.web.direct import DirectProtocol
 from gateway.web.listening import listen
-from gateway.web.server import configure
+from gateway.web.server import configure, straight
 
 SECRET = "a secret of the tests that is long enough"
 DEADLINE_S = 20  # for what has to happen; far more than it takes
@@ -208,8 +208,13 @@ async def serving(
     settings = {"secret_key": SECRET} | settings
     app = create_app(Settings(store=store, **settings))
     listening = free_socket()
+    is_ours = protocol is DirectProtocol
     config = configure(
-        app, app.state.gateway.settings, log_level="error", lifespan="on", ws=protocol
+        straight(app, app.state.gateway) if is_ours else app,
+        app.state.gateway.settings,
+        log_level="error",
+        lifespan="on",
+        ws=protocol,
     )
     server = _Server(config)
     task = asyncio.create_task(server._serve([listening]))  # `serve` would take the signals over

@@ -58,6 +58,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if type_ == "websocket.accept" and not self.transport.is_closing():
             self._is_accepted = True
+            self._forget_greeting()
             self.is_open = self.writable.is_set()
 
     def abort(self) -> None:
@@ -67,6 +68,11 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     def abort_later(self) -> None:
         """Cut it, if it is still there, when the client has had time to answer the goodbye."""
         self.loop.call_later(GOODBYE_S, self.transport.abort)
+
+    def _forget_greeting(self) -> None:
+        """Let go of what only the greeting needed: 3 KB for as long as the connection lives."""
+        self.scope["headers"] = []
+        del self.request, self.response
 
     def _shut(self) -> None:
         self.is_open = self._is_accepted = False

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-
 from gateway import protocol
 from gateway.limits import Limits
 from gateway.protocol import Request
+from gateway.web.signals import Signal
 
 MAX_ANSWERS = 256  # that wait to be taken, however small they are
 ANSWER_BYTES = 4096  # what an answer is taken for as long as it is not there
@@ -30,9 +28,9 @@ class Flight:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._answers: deque[str] = deque()
+        self._answers: list[str] = []  # few: `is_full` sees to it
         self._bytes = 0
-        self._changed = asyncio.Event()
+        self._changed = Signal()
         self.requests = 0
 
     @property
@@ -58,7 +56,6 @@ class Flight:
     async def room(self) -> None:
         """Wait until it is not full."""
         while self.is_full:
-            self._changed.clear()
             await self._changed.wait()
 
     def begin(self, cost: int) -> None:
@@ -85,7 +82,7 @@ class Flight:
         Raises:
             IndexError: there is none.
         """
-        answer = self._answers.popleft()
+        answer = self._answers.pop(0)
         self._bytes -= len(answer)
         self._changed.set()
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -10,9 +11,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from gateway.settings import Settings
-from gateway.web.app import Gateway, make_app
+from gateway.web.app import WEBSOCKET_PATH, Gateway, make_app
 from gateway.web.cutting import CuttingProtocol
 from gateway.web.direct import DirectProtocol
 from gateway.web.listening import is_loopback, listen
@@ -35,7 +39,8 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
         ConfigurationError: the gateway cannot listen there.
     """
     gateway = Gateway(settings)
-    config = configure(make_app(gateway), settings, log_level=log_level, lifespan="off")
+    app = straight(make_app(gateway), gateway)
+    config = configure(app, settings, log_level=log_level, lifespan="off")
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(_without_queries)
     sockets = listen(host, port)
@@ -45,6 +50,33 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
             "Tokens travel unencrypted to %s: let a proxy with TLS stand before the gateway", host
         )
     _Server(config, gateway).run(sockets)
+
+
+def straight(app: Starlette, gateway: Gateway) -> ASGIApp:
+    """Lead WebSockets to the gateway past the application's layers: 4 KB less for each.
+
+    Args:
+        app: The gateway's application, which serves everything else.
+        gateway: Serves them.
+    """
+
+    async def serve_straight(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and scope["path"] == WEBSOCKET_PATH:
+            await gateway.serve_websocket(WebSocket(scope, receive, send))
+        else:
+            await app(scope, receive, send)
+
+    return serve_straight
+
+
+def calm_collector() -> None:
+    """Have the garbage collector pass over what stays, and look less often at what comes.
+
+    With thousands of connections each of its full passes would be a pause of its own.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
@@ -95,6 +127,7 @@ class _Server(uvicorn.Server):
         await self._running.enter_async_context(self._gateway.run())
         try:
             await super().startup(sockets)
+            calm_collector()
         except BaseException:  # also SystemExit
             await self._running.aclose()
             raise

@@ -1,7 +1,7 @@
 """Carries one WebSocket: frames to the state machine, its commands to the store and the socket.
 
-No rule of the protocol lives here. One task reads, one writes, one timer; requests have a task
-each.
+No rule of the protocol lives here. One task reads; another writes while there is something to
+write; there is one timer; requests have a task each. An idle connection is one task.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import math
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -113,27 +112,38 @@ class Carrier:
         self._flight = Flight(limits)
         self._subscriptions: dict[int, _Subscription] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
-        self._ready: deque[int] = deque()  # subscriptions that may have something to take
+        self._ready: dict[int, None] = {}  # subscriptions that may have something to take
         self._sets_turn = asyncio.Lock()  # snapshots of sets are large: one after the other
         self._is_deaf = False  # the client is not being read
         self._close: Close | None = None
         self._cut_at_s = math.inf  # unless it is closed by then
-        self._woken = asyncio.Event()
+        self._reader: asyncio.Task[Any] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._is_ended = False  # from this side
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at_s = math.inf
+        self._is_closed = False  # the goodbye was sent
         self._is_over = False
 
     async def run(self) -> None:
         """Serve until either side closes."""
-        reader = asyncio.create_task(self._read(), name="realtime reader")
-        writer = self._writer = asyncio.create_task(self._write(), name="realtime writer")
+        self._reader = reader = asyncio.current_task()
+        assert reader is not None
         try:
             self._arm()
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await self._read()
+        except asyncio.CancelledError:
+            if not self._is_ended:
+                raise
+            reader.uncancel()
         finally:
-            await self._finish([reader, writer])
+            await self._finish()
+
+    def _end(self) -> None:
+        if self._reader is not None and not (self._is_ended or self._is_over):
+            self._is_ended = True
+            self._reader.cancel()
 
     @property
     def subjects(self) -> frozenset[str]:
@@ -155,8 +165,7 @@ class Carrier:
         """End the connection without waiting for the client."""
         _log.info("connection %s is cut: %s", self._machine.id, why)
         self._wire.abort()
-        if self._writer is not None:
-            self._writer.cancel()
+        self._end()
 
     def revoked(self, is_revoked: Callable[[Access], bool]) -> None:
         """Tell the client which of its tokens are good no more."""
@@ -166,7 +175,7 @@ class Carrier:
     def _name(self) -> str:
         return f"{self._owner or 'a client'} ({self._machine.id})"
 
-    async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _finish(self) -> None:
         self._is_over = True
         if self._alarm is not None:
             self._alarm.cancel()
@@ -176,7 +185,7 @@ class Carrier:
         for subscription in self._subscriptions.values():
             subscription.close()
         self._subscriptions.clear()
-        everyone = [*tasks, *self._tasks]
+        everyone = [*self._tasks, *([self._writer] if self._writer is not None else [])]
         for task in everyone:
             task.cancel()
         for outcome in await asyncio.gather(*everyone, return_exceptions=True):
@@ -220,7 +229,7 @@ class Carrier:
                 case Close():
                     self._close = command
                     self._cut_at_s = self._clock_s() + CLOSE_S
-        self._woken.set()
+        self._wake_writer()
         self._arm()
 
     def _spawn(self, work: Work, id: int) -> asyncio.Task[None]:
@@ -291,7 +300,7 @@ class Carrier:
             subscription.close()
         else:
             self._subscriptions[id] = subscription
-            self._ready.append(id)
+            self._ready[id] = None
         self._carry(commands)
 
     async def _renew_set(self, command: OpenSet, reason: str) -> None:
@@ -342,23 +351,42 @@ class Carrier:
         self._make_ready(subscription.id)
 
     def _make_ready(self, id: int) -> None:
-        if id not in self._ready:
-            self._ready.append(id)
-        self._woken.set()
+        self._ready[id] = None
+        self._wake_writer()
 
     # ---- out ----
 
+    def _wake_writer(self) -> None:
+        if self._writer is None and not self._is_over:
+            self._writer = asyncio.create_task(self._write(), name="realtime writer")
+            self._writer.add_done_callback(self._written)
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        if self._is_over or writer.cancelled():
+            return
+        if writer.exception() is not None or self._is_closed:
+            self._end()  # `_finish` looks at what it came to
+            return
+        self._writer = None
+        if self._has_work():  # came since it looked for the last time
+            self._wake_writer()
+
     async def _write(self) -> None:
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while self._flight.answers or (self._ready and self._close is None):
-                await self._send_answers()
-                if self._ready and self._close is None:
-                    await self._step(self._ready.popleft())
-            if self._close is not None and not self._is_finishing():
+        while self._has_work():
+            await self._send_answers()
+            if self._ready and self._close is None:
+                id = next(iter(self._ready))
+                del self._ready[id]
+                await self._step(id)
+            elif self._close is not None and not self._is_finishing():
                 await self._wire.close(self._close)
+                self._is_closed = True
                 return
+
+    def _has_work(self) -> bool:
+        if self._close is None:
+            return bool(self._flight.answers or self._ready)
+        return bool(self._flight.answers) or not (self._is_finishing() or self._is_closed)
 
     def _is_finishing(self) -> bool:
         """Whether requests of a client that is asked to come back are still to be answered."""
