@@ -58,6 +58,13 @@ class _Subscription:
         end, at = self.burst_end, self.cursor.position
         return self.throttle_s > 0 and end is not None and at.offset >= end.offset
 
+    def is_handed_frames(self) -> bool:
+        """Whether its cursor is moved by others, so that a step here would repeat what they send.
+
+        It may have been woken before it joined them.
+        """
+        return isinstance(self.cursor, Cursor) and self.cursor.is_member
+
     def close(self) -> None:
         self.cursor.close()
         if self.timer is not None:
@@ -399,7 +406,7 @@ class Carrier:
     async def _step(self, id: int) -> None:
         """Send a subscription's next frame; then it goes to the back of the row."""
         subscription = self._subscriptions.get(id)
-        if subscription is None:
+        if subscription is None or subscription.is_handed_frames():
             return
         if subscription.burst_end is None:
             subscription.burst_end = subscription.cursor.tail_position

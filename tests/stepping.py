@@ -1,0 +1,212 @@
+"""An event loop whose time stands still while there is something to do, and a client to watch.
+
+What runs in it is real: store, hub, connection, carrier. Only the clock and the client's side of
+the socket are the test's, so that every order of events can be had again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from gateway.access import Access
+from gateway.hub import Hub
+from gateway.limits import Limits
+from gateway.stores.sqlite import SqliteStore
+from gateway.web.direct import EXTENSION
+from gateway.web.leases import Leases
+from gateway.web.websocket import Carrier
+
+BEGINNING_S = 1_795_352_174.0
+HIGH_WATER_BYTES = 300  # of a client's buffer; small, so that a stalled client is soon left behind
+
+
+class _Selector:
+    """Lets time jump to the next timer instead of waiting for it, unless a thread is at work."""
+
+    def __init__(self, loop: SteppedLoop, selector: selectors.BaseSelector) -> None:
+        self._loop = loop
+        self._selector = selector
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._selector, name)
+
+    def select(self, timeout: float | None = None) -> Any:
+        events = self._selector.select(0)
+        if events or timeout == 0:
+            return events
+        if self._loop.is_busy():
+            return self._selector.select(10)
+        assert timeout is not None, "nothing can ever happen any more: a deadlock"
+        self._loop.now_s += timeout
+        return []
+
+
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """See the module.
+
+    Attributes:
+        now_s: Its time.
+        is_busy: Whether a thread is still to answer.
+    """
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.is_busy: Callable[[], bool] = lambda: False
+        selector: Any = _Selector(self, selectors.DefaultSelector())
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now_s
+
+    def clock_s(self) -> float:
+        """Unix time as the loop has it."""
+        return BEGINNING_S + self.now_s
+
+    def pass_time(self, seconds: float = 1e-6) -> None:
+        """Let everything happen that is due until then; by default, what needs no time at all."""
+        self.run_until_complete(asyncio.sleep(seconds))
+
+
+class CountedSqlite(SqliteStore):
+    """Knows how much its threads still have to do."""
+
+    under_way = 0
+
+    async def _write(self, work: Any) -> Any:
+        return await self._counted(super()._write(work))
+
+    async def _read(self, work: Any) -> Any:
+        return await self._counted(super()._read(work))
+
+    async def open(self) -> None:
+        await self._counted(super().open())
+
+    async def close(self) -> None:
+        await self._counted(super().close())
+
+    async def _counted(self, work: Any) -> Any:
+        self.under_way += 1
+        try:
+            return await work
+        finally:
+            self.under_way -= 1
+
+
+class Sink:
+    """A client's socket as the server's transport has it: a buffer that may be full.
+
+    Attributes:
+        frames: What the client has taken.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.is_stalled = False
+        self._buffer = b""
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def is_open(self) -> bool:
+        return self._room.is_set()
+
+    def write(self, data: bytes) -> None:
+        self._buffer += data
+        self._look()
+
+    async def put(self, text: str) -> None:
+        """Send as ASGI does."""
+        await self._room.wait()
+        payload = text.encode()
+        self.write(struct.pack("!BBQ", 0x81, 127, len(payload)) + payload)
+
+    def stall(self) -> None:
+        """Take nothing any more."""
+        self.is_stalled = True
+
+    def go_on(self) -> None:
+        """Take everything again."""
+        self.is_stalled = False
+        self._look()
+
+    def abort(self) -> None:
+        raise AssertionError("the connection was cut")
+
+    def abort_later(self) -> None:
+        raise AssertionError("the connection was closed")
+
+    def _look(self) -> None:
+        while self._buffer and not self.is_stalled:
+            short = self._buffer[1]
+            start = {126: 4, 127: 10}.get(short, 2)
+            size = int.from_bytes(self._buffer[2:start]) if start > 2 else short
+            self.frames.append(json.loads(self._buffer[start : start + size]))
+            self._buffer = self._buffer[start + size :]
+        if len(self._buffer) > HIGH_WATER_BYTES:
+            self._room.clear()
+        else:
+            self._room.set()
+
+
+class Wired:
+    """A client on a real carrier.
+
+    Args:
+        loop: Runs it.
+        store: The gateway's.
+        hub: The gateway's.
+        is_direct: The server lends its transport, as the project's own does; else plain ASGI.
+    """
+
+    def __init__(self, loop: SteppedLoop, store: Any, hub: Hub, *, is_direct: bool) -> None:
+        self.sink = Sink()
+        self._loop = loop
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        extensions = {EXTENSION: self.sink} if is_direct else {}
+        scope = {"type": "websocket", "path": "/v1/ws", "headers": [], "extensions": extensions}
+        websocket = WebSocket(scope, self._incoming.get, self._send)
+        self._task = loop.create_task(self._serve(websocket, store, hub))
+        self._incoming.put_nowait({"type": "websocket.connect"})
+        self.send(type="hello", protocol=1, token="anything")
+        loop.pass_time()
+        assert self.sink.frames.pop(0)["type"] == "welcome"
+
+    async def _serve(self, websocket: WebSocket, store: Any, hub: Hub) -> None:
+        await websocket.accept()
+        carrier = Carrier(
+            websocket,
+            store=store,
+            hub=hub,
+            verify=_verify,
+            limits=Limits(send_s=1e9),  # a stalled client of these tests comes back
+            leases=Leases(store),
+            clock_s=self._loop.clock_s,
+        )
+        await carrier.run()
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "websocket.send":
+            await self.sink.put(message["text"])
+        else:
+            assert message["type"] == "websocket.accept", message
+
+    def send(self, **frame: Any) -> None:
+        """Send a frame."""
+        self._incoming.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
+
+    def leave(self) -> None:
+        """Go without a word."""
+        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        self._loop.run_until_complete(self._task)
+
+
+def _verify(_token: object, _now_s: float) -> Access:
+    scopes = frozenset({"read:runs:*", "write:runs:*"})
+    return Access(scopes, expires_at_s=float("inf"), subject="", id="t")
