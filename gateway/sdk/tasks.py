@@ -21,7 +21,7 @@ from datetime import datetime
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
 
-import orjson
+import msgspec
 from pydantic import (
     ConfigDict,
     Field,
@@ -42,7 +42,7 @@ from gateway.sdk.execution import InvalidPayload
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
 from gateway.sdk.runner import Runner, waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
-from gateway.stores.base import run_log
+from gateway.stores.base import encode_json, run_log
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -334,7 +334,7 @@ class Task(Generic[P, R]):
                 f"task {self.id!r}: the payload is {len(data)} bytes; "
                 f"the limit is {MAX_PAYLOAD_BYTES}"
             )
-        return orjson.loads(data)
+        return _exact(data, f"task {self.id!r}: the payload")
 
     # ---- executing ----
 
@@ -349,9 +349,10 @@ class Task(Generic[P, R]):
         else:
             output = await runner.call_in_thread(partial(self._function, **arguments))
         try:
-            return orjson.loads(self._output.dump_json(self._output.validate_python(output)))
+            data = self._output.dump_json(self._output.validate_python(output))
         except (ValidationError, PydanticSerializationError) as error:
             raise InvalidValue(f"task {self.id!r}: the output: {describe(error)}") from None
+        return _exact(data, f"task {self.id!r}: the output")
 
     @cached_property
     def _parameters(self) -> dict[str, Any]:
@@ -506,6 +507,13 @@ def resume(run: Run) -> bool:
         return False
     find_task(run.task).start(run)
     return True
+
+
+def _exact(data: bytes, what: str) -> Any:
+    """Read JSON whose numbers stay what they are; one that cannot be kept so is refused here."""
+    value = msgspec.json.decode(data)  # unlike orjson, which makes large integers floats
+    encode_json(value, what)
+    return value
 
 
 def _register(function: Callable[..., Any], id: str, options: Options) -> Task[..., Any]:

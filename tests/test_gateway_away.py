@@ -1,0 +1,112 @@
+"""A worker whose gateway is away: appends wait, bounded, then arrive once and in order."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+import serving
+from serving import DEADLINE_S, SECRET, gateway_process, new_run, until, worker_token
+
+from gateway import connect, streams, task
+from gateway.errors import ConnectionLost, WriterFull
+from gateway.records import StreamKey
+from gateway.sdk import writer
+from gateway.sdk.session import opened
+from gateway.sdk.writer import StreamWriter
+from gateway.stores import link
+from gateway.stores.remote import RemoteStore
+
+numbers = streams.define("numbers", int)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(link, "MAX_BACKOFF_S", 0.2)
+    monkeypatch.setattr(serving, "DEADLINE_S", 60)  # processes start slowly on a busy machine
+
+
+@pytest.fixture
+def process(tmp_path):
+    with gateway_process(f"sqlite:{tmp_path}/test.db?durability=normal", tmp_path) as process:
+        yield process
+
+
+async def values_of(store, key):
+    values, after = [], None
+    while (page := await store.read(key, after)).records:
+        values += [json.loads(record.data) for record in page.records]
+        after = page.position
+    return values
+
+
+async def until_nothing_moves(counts):
+    before = None
+    while before != counts:
+        before = dict(counts)
+        await asyncio.sleep(0.3)
+    return before
+
+
+async def test_appends_of_threads_block_at_the_bound_and_arrive_once_and_in_order(
+    process, monkeypatch
+):
+    monkeypatch.setattr(writer, "MAX_WAITING_RECORDS", 100)
+    done = dict.fromkeys(range(4), 0)
+    may_stop = threading.Event()
+
+    @task
+    def work(who: int) -> int:
+        while not (may_stop.is_set() and done[who] % 100 == 0):
+            numbers.append(done[who])
+            done[who] += 1
+        return done[who]
+
+    async with connect(process.url, secret_key=SECRET) as it:
+        handles = [await work.trigger(who) for who in done]
+        await until(lambda: all(count > 200 for count in done.values()))
+        await asyncio.to_thread(process.kill)
+        blocked = await until_nothing_moves(done)
+        await asyncio.to_thread(process.start)
+        await until(lambda: all(done[who] > blocked[who] + 200 for who in done))
+        may_stop.set()
+        for handle in handles:
+            result = await asyncio.wait_for(handle.wait(), 3 * DEADLINE_S)
+            assert result.ok, result.error
+            key = StreamKey(handle.id, "numbers")
+            assert await values_of(it.store, key) == list(range(result.output))
+
+
+async def test_on_the_event_loop_the_bound_is_an_error_and_what_was_accepted_arrives(
+    process, monkeypatch
+):
+    monkeypatch.setattr(writer, "MAX_WAITING_RECORDS", 300)
+    async with opened(RemoteStore(process.url, worker_token)) as store:
+        key = StreamKey((await store.create_run(new_run())).id, "s")
+        appending = StreamWriter(store, key, None, "w", asyncio.get_running_loop())
+        await appending.put(b"0")
+        await asyncio.to_thread(process.kill)
+        receipts = [appending.put(b"%d" % i) for i in range(1, 301)]
+        with pytest.raises(WriterFull, match=r"300 records.*the limit is 300"):
+            appending.put(b"301")
+        await asyncio.to_thread(process.start)
+        assert [await receipt for receipt in receipts] == list(range(1, 301))
+        assert await appending.put(b"301") == 301
+        assert await values_of(store, key) == list(range(302))
+
+
+async def test_after_its_patience_an_append_fails_aloud_and_the_next_go_on(process):
+    async with opened(RemoteStore(process.url, worker_token, patience_s=0.5)) as store:
+        key = StreamKey((await store.create_run(new_run())).id, "s")
+        appending = StreamWriter(store, key, None, "w", asyncio.get_running_loop())
+        await appending.put(b"0")
+        await asyncio.to_thread(process.kill)
+        lost = appending.put(b"1")
+        with pytest.raises(ConnectionLost, match=r"did not answer within 0\.5 s"):
+            await asyncio.wait_for(appending.flush(), DEADLINE_S)
+        with pytest.raises(ConnectionLost):
+            await lost
+        await asyncio.to_thread(process.start)
+        await until(lambda: store.is_ready)
+        assert await appending.put(b"2") == 1
+        assert await values_of(store, key) == [0, 2]
