@@ -29,12 +29,12 @@ class Limits:
         flight_bytes: Of one connection's requests under way and of answers that wait to be taken.
             Above it the connection is not read: what it may cost at once, and a frame.
         subject_connections: Open with tokens of one subject (workers and tokens without a subject
-            are not counted); about 36 KB each.
-        address_connections: Open from one address (of IPv6: from one /64); about 36 KB each.
+            are not counted); about 24 KB each.
+        address_connections: Open from one address (of IPv6: from one /64); about 24 KB each.
         accepts_per_s: New connections of the whole gateway, after a burst of two seconds' worth.
             A greeting costs about 0.5 ms of CPU.
         hello_s: For `hello`, and for a token that is good; a stranger holds a socket so long.
-        idle_s: Without a subscription or a request; workers may rest. A socket and 36 KB.
+        idle_s: Without a subscription or a request; workers may rest. A socket and 24 KB.
         send_s: A client that takes nothing and says nothing for so long is cut off.
         ring_bytes: Of all rings of recent records together; a reader that lags further behind
             than they reach reads the store.

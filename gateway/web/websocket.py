@@ -130,7 +130,7 @@ class Carrier:
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at_s = math.inf
-        self._is_closed = False  # the goodbye was sent
+        self._is_closed = False  # nothing is sent any more but the goodbye
         self._is_over = False
 
     async def run(self) -> None:
@@ -144,8 +144,20 @@ class Carrier:
             if not self._is_ended:
                 raise
             reader.uncancel()
+            await self._say_goodbye()
         finally:
             await self._finish()
+
+    async def _say_goodbye(self) -> None:
+        # Not by the writer: granian drops the close frame of a connection that is still being read.
+        if self._close is None or not self._is_closed:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._wire.close(self._close)
+        except Exception as error:
+            if not _is_gone(error):
+                raise
 
     def _end(self) -> None:
         if self._reader is not None and not (self._is_ended or self._is_over):
@@ -386,7 +398,6 @@ class Carrier:
                 del self._ready[id]
                 await self._step(id)
             elif self._close is not None and not self._is_finishing():
-                await self._wire.close(self._close)
                 self._is_closed = True
                 return
 
