@@ -1,11 +1,9 @@
 """Real Redis and Valkey servers for tests: processes of their own, on free ports."""
 
-import asyncio
 import functools
 import itertools
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sysconfig
@@ -52,16 +50,20 @@ class RedisServer:
 
     def start(self):
         """Start it, again if need be, and wait until it answers."""
-        options = {"port": self.port, "dir": self.folder, "bind": "127.0.0.1"} | self.options
-        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         with open(self.folder / "log", "a") as log:
-            self.process = subprocess.Popen([self.binary, *arguments], stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
         deadline = time.monotonic() + DEADLINE_S
         while not self._answers():
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return self
+
+    def command(self):
+        """Return the command line that starts it."""
+        options = {"port": self.port, "dir": self.folder, "bind": "127.0.0.1"} | self.options
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        return [self.binary, *arguments]
 
     def _answers(self):
         try:
@@ -73,6 +75,10 @@ class RedisServer:
     def client(self):
         return redis.Redis(port=self.port, password=self.password, decode_responses=True)
 
+    def info(self, section):
+        with self.client() as client:
+            return client.info(section)
+
     def signal(self, number):
         os.kill(self.process.pid, number)
 
@@ -82,9 +88,7 @@ class RedisServer:
         self.process.wait()
 
     def stop(self):
-        self.signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -99,8 +103,13 @@ def redis_server(**options):
 
 @functools.cache
 def shared_server():
-    """Start the server that all tests share, the first time that one asks."""
-    _shared.append(RedisServer().start())
+    """Start the server that all tests share, the first time that one asks.
+
+    `REDIS_SERVER` names another binary than Valkey's, or is `6.2` for the oldest that is supported.
+    """
+    chosen = os.environ.get("REDIS_SERVER", VALKEY)
+    binary = redis_62() if chosen == "6.2" else chosen
+    _shared.append(RedisServer(binary=binary).start())
     return _shared[0]
 
 
@@ -113,7 +122,3 @@ def stop_shared_server():
 def fresh_url(server=None):
     """Return the URL of a store with nothing in it."""
     return f"{(server or shared_server()).url}?prefix=t{next(_prefixes)}"
-
-
-async def in_thread(function, *arguments):
-    return await asyncio.to_thread(function, *arguments)

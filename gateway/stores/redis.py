@@ -59,7 +59,7 @@ from gateway.stores.base import (
     records_to_skip,
     system_clock_ms,
 )
-from gateway.stores.redis_bell import Bell
+from gateway.stores.redis_bell import DEAF_S, Bell
 from gateway.stores.redis_lane import PATIENCE_S
 from gateway.stores.redis_runs import RedisRuns
 from gateway.stores.redis_servers import Servers, bucket_of
@@ -81,6 +81,7 @@ class RedisStore:
         retention: What may be forgotten.
         clock_ms: Gives the time of records; None: the server's own clock, one for all processes.
         patience_s: How long a call waits for servers that cannot be reached.
+        deaf_s: Without a sign of life for so long, followers are taken for deaf.
     """
 
     def __init__(
@@ -90,10 +91,11 @@ class RedisStore:
         retention: Retention = KEEP_ALL,
         clock_ms: Callable[[], int] | None = None,
         patience_s: float = PATIENCE_S,
+        deaf_s: float = DEAF_S,
     ) -> None:
         self._clock_ms = clock_ms
         self._servers = Servers(RedisUrl.parse(url), self._connected, patience_s)
-        self._bell = Bell(self._servers)
+        self._bell = Bell(self._servers, deaf_s)
         self._follows = self._bell.follows
         self._runs = RedisRuns(self._servers, self.read, clock_ms)
         self._sweep = RedisSweep(self._servers, self._runs, retention, clock_ms or system_clock_ms)

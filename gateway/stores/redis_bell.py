@@ -9,7 +9,7 @@ hint costs 1 µs, and only the processes that follow the run hear it.
 A hint may be lost, and then nobody may be deaf for long:
 
 - when the connection is made again, or a server turned out to be another one, every follower reads;
-- the process publishes a beat through every server each `BEAT_S` and has to hear it. Not heard for
+- the process publishes a beat through every server each second and has to hear it. Not heard for
   `DEAF_S`, the bell is not ready and is hung up again, on a new connection;
 - besides, every follower looks by itself each `AUDIT_S`.
 """
@@ -31,8 +31,8 @@ from gateway.stores.base import Page
 from gateway.stores.redis_lane import CONNECT_S, pack
 from gateway.stores.redis_servers import Servers
 
-BEAT_S = 1.0
-DEAF_S = 5.0  # a beat older than this: the bell is taken for deaf
+DEAF_S = 5.0  # no beat for so long: the bell is taken for deaf
+BEATS = 5  # in that time
 AUDIT_S = 30.0  # how long a lost hint may go unnoticed
 RETRY_S = 0.25  # between two attempts to connect, or to read when the store cannot be reached
 
@@ -67,12 +67,19 @@ class Bell:
 
     Args:
         servers: Where the streams are.
+        deaf_s: Without a beat for so long it is taken for deaf.
         clock_s: Monotonic seconds.
     """
 
-    def __init__(self, servers: Servers, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        deaf_s: float = DEAF_S,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.follows: dict[str, dict[StreamKey, set[Watch]]] = {}
         self._servers = servers
+        self._deaf_s = deaf_s
         self._clock_s = clock_s
         prefix = servers.url.prefix
         self._channel = f"{prefix}:bell:"
@@ -91,7 +98,7 @@ class Bell:
             StoreUnavailable: it did not in time.
         """
         loop = asyncio.get_running_loop()
-        self._heard = dict.fromkeys(self._servers.one_bucket_each(), self._clock_s() - DEAF_S)
+        self._heard = dict.fromkeys(self._servers.one_bucket_each(), self._clock_s() - self._deaf_s)
         ready = loop.create_future()
         self._tasks = [
             loop.create_task(self._listen(ready), name="redis bell"),
@@ -116,13 +123,13 @@ class Bell:
 
     @property
     def lag_s(self) -> float:
-        """How long ago the oldest of the servers' last beats was heard; about `BEAT_S` is well."""
+        """How long ago the oldest of the servers' last beats was heard; about a second is well."""
         return max(0.0, self._clock_s() - min(self._heard.values(), default=self._clock_s()))
 
     @property
     def is_ready(self) -> bool:
         """Whether the bell hears what every server publishes."""
-        return bool(self._tasks) and self.lag_s < DEAF_S
+        return bool(self._tasks) and self.lag_s < self._deaf_s
 
     # ---- followers ----
 
@@ -244,7 +251,7 @@ class Bell:
 
     async def _next(self, connection: AbstractConnection) -> list[Any]:
         """Take the next message; a silent connection is a dead one, for beats are messages too."""
-        async with asyncio.timeout(DEAF_S):
+        async with asyncio.timeout(self._deaf_s):
             return await connection.read_response(disable_decoding=True)  # type: ignore[no-any-return]
 
     def _take(
@@ -279,16 +286,16 @@ class Bell:
         beats = 0
         while True:
             self._send_beats()
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(self._deaf_s / BEATS)
             beats += 1
             self._audit(beats)
             since_s = self._clock_s() - self._connected_at
-            if self._connection is not None and min(since_s, self.lag_s) >= DEAF_S:
+            if self._connection is not None and min(since_s, self.lag_s) >= self._deaf_s:
                 await self._connection.disconnect(nowait=True)  # and is made again
 
     def _send_beats(self) -> None:
         for bucket in self._tended():
-            beat = self._servers.command(bucket, "PUBLISH", self._beat_channel, bucket)
+            beat = self._servers.command(bucket, "PUBLISH", self._beat_channel, bucket, kind="read")
             beat.add_done_callback(_forget)
 
     def _tended(self) -> list[int]:
@@ -296,12 +303,12 @@ class Bell:
         buckets = self._servers.one_bucket_each()
         if self._heard.keys() != set(buckets):
             lag_s = self.lag_s
-            before = self._clock_s() - min(lag_s, DEAF_S)
+            before = self._clock_s() - min(lag_s, self._deaf_s)
             self._heard = {bucket: self._heard.get(bucket, before) for bucket in buckets}
         return buckets
 
     def _audit(self, beats: int) -> None:
-        turns = int(AUDIT_S / BEAT_S)
+        turns = max(1, int(AUDIT_S * BEATS / self._deaf_s))
         for run_id in [run for at, run in enumerate(self.follows) if (at + beats) % turns == 0]:
             self._ring(run_id)
 

@@ -134,6 +134,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
         self._is_stale = False
+        self._wait_ms = int(ANSWER_S * 500)
 
     def submit(self, call: Call) -> None:
         """Carry a call out after those before it."""
@@ -243,7 +244,7 @@ class Lane:
                 packed.append(pack("ASKING"))
             packed.append(call.pack(self._server))
         if self._wait:
-            packed.append(pack("WAIT", self._wait, int(ANSWER_S * 500)))
+            packed.append(pack("WAIT", self._wait, self._wait_ms))
         await connection.send_packed_command([b"".join(packed)], check_health=False)
 
     async def _answer(self, connection: AbstractConnection, call: Call) -> Any:
@@ -266,6 +267,8 @@ class Lane:
                 f"{self._name}: maxmemory is reached and nothing was written; raise it, "
                 "or let retention keep less"
             )
+        elif "non local key" in str(error):  # one that the slot's move has not brought here yet
+            return TryAgainError(str(error))
         return error if isinstance(error, _NOT_CARRIED_OUT) else self._failure(error)
 
     def _check_replicas(self, count: int) -> None:

@@ -95,7 +95,7 @@ class RedisRuns:
         what, *outbox_id = await self._servers.write(
             "create",
             bucket_of(run.id),
-            (f"{run.id}:run",),
+            (f"{run.id}:run", f"{run.id}/$run:meta", f"{run.id}/$run:log"),
             run.id,
             self._now(),
             new_epoch(system_clock_ms()),

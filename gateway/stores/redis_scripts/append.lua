@@ -51,6 +51,8 @@ if last and not is_after(order, last) then
   return { 'order', last }
 end
 if not stream then
+  reach(key_of(owner, '$streams', 'meta'), key_of(owner, '$streams', 'log'),
+    base .. owner .. ':streams', list ~= '' and base .. list or base .. 'incarnation')
   if announcement ~= '' then
     local names = writable(owner, '$streams', load(owner, '$streams'), ARGV[6])
     add(owner, '$streams', names, owner, now, { announcement }, 1, '')

@@ -14,6 +14,9 @@ end
 if log.ended ~= '' then
   return { 'ended', log.ended }
 end
+local old_status, old_owner = indexes(was[1], was[2])
+reach(base .. 'outbox', base .. 'finished', key_of(run, '$run', 'writers'), old_status, old_owner,
+  indexes(status, owner))
 log = writable(run, '$run', log, ARGV[4])
 add(run, '$run', log, run, now_ms(ARGV[3]), { ARGV[7] }, 1, ended)
 call('HSET', run_key(run), 'snapshot', ARGV[6], 'end', ended, 'status', status, 'owner', owner)

@@ -2,6 +2,8 @@
 -- ARGV: server, run, now, epoch, snapshot, status, owner, end, outbox, when it finished in ms or ''
 -- Gives {'ok', outbox id}, {'exists'}, or {'void'} if the id was given up meanwhile.
 local run = ARGV[2]
+reach(base .. run .. ':streams', base .. 'void:' .. run, base .. 'runs', base .. 'finished',
+  base .. 'outbox', indexes(ARGV[6], ARGV[7]))
 if call('EXISTS', run_key(run)) == 1 then
   return { 'exists' }
 end

@@ -10,6 +10,7 @@ end
 if not is_whole and seen ~= version - 1 then
   return 'gap'
 end
+reach(base .. 'sets')
 local log = writable(set, '$runs', load(set, '$runs'), ARGV[4])
 add(set, '$runs', log, set, now_ms(ARGV[3]), { ARGV[9] }, 1, '')
 local keep = tonumber(ARGV[10])

@@ -9,7 +9,18 @@ end
 if load(run, '$run').next ~= tonumber(ARGV[3]) then
   return { 'changed' }
 end
-for _, id in ipairs(call('SMEMBERS', base .. run .. ':streams')) do
+local keys = { base .. 'outbox', base .. 'runs', base .. 'finished', base .. 'streams' }
+local ids = call('SMEMBERS', base .. run .. ':streams')
+for _, id in ipairs(ids) do
+  keys[#keys + 1] = key_of(run, id, 'meta')
+  keys[#keys + 1] = key_of(run, id, 'log')
+  keys[#keys + 1] = key_of(run, id, 'writers')
+end
+for at = 1, #keys, 500 do
+  reach(unpack(keys, at, math.min(at + 499, #keys)))
+end
+reach(indexes(was[1], was[2]))
+for _, id in ipairs(ids) do
   forget(run, id)
   call('ZREM', base .. 'streams', run .. '\0' .. id)
 end

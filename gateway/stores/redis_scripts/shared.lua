@@ -2,7 +2,8 @@
 --
 -- Every key begins with the base of a bucket ("rt:{17}:"), so that all of a script lie in one slot.
 -- KEYS are those that a script cannot do without: while a cluster moves a slot, it runs the script
--- only where all of them are. The names of the others are made here, from the ids in ARGV.
+-- only where all of them are. The names of the others are made here, from the ids in ARGV; `reach`
+-- finds out before anything is written whether they are here too.
 -- ARGV[1] is the id of the server process at the other end of the caller's connection.
 --
 -- A stream is three keys: `meta` (a hash: epoch, next, earliest, end, bytes, time, incarnation), `log` (a
@@ -22,6 +23,11 @@ end
 
 local function run_key(run)
   return base .. run .. ':run'
+end
+
+-- Fail now, and not when half is written, if a key is on its way to another server.
+local function reach(...)
+  call('EXISTS', base .. 'incarnation', ...)
 end
 
 local function now_ms(given)
@@ -158,13 +164,19 @@ local function forget(owner, id)
   call('UNLINK', key_of(owner, id, 'meta'), key_of(owner, id, 'log'), key_of(owner, id, 'writers'))
 end
 
--- Put a run where lists look for it.
+-- Where lists look for a run.
+local function indexes(status, owner)
+  return base .. 'status:' .. status, base .. 'owned:' .. status .. ':' .. owner
+end
+
 local function index(run, status, owner)
-  call('ZADD', base .. 'status:' .. status, 0, run)
-  call('ZADD', base .. 'owned:' .. status .. ':' .. owner, 0, run)
+  for _, key in ipairs({ indexes(status, owner) }) do
+    call('ZADD', key, 0, run)
+  end
 end
 
 local function unindex(run, status, owner)
-  call('ZREM', base .. 'status:' .. status, run)
-  call('ZREM', base .. 'owned:' .. status .. ':' .. owner, run)
+  for _, key in ipairs({ indexes(status, owner) }) do
+    call('ZREM', key, run)
+  end
 end
