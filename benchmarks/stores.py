@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import uvloop
 
 import gateway
+from benchmarks.redis_servers import fresh, redis_server
 from gateway import streams, task
 from gateway.records import StreamKey
 from gateway.runs import Run
@@ -24,6 +25,8 @@ STORES = {
     "memory": "memory:",
     "sqlite normal": "sqlite:{folder}/n.db?durability=normal",
     "sqlite full": "sqlite:{folder}/f.db",
+    "redis everysec": "everysec",  # a server of its own, with this appendfsync
+    "redis always": "always",
 }
 KEY = StreamKey("run_1", "progress")
 
@@ -123,10 +126,34 @@ async def append_many_streams(url: str, streams: int = 10_000, rounds: int = 3) 
         return streams * rounds / (time.perf_counter() - began)
 
 
+async def hear_many_streams(url: str, streams: int = 10_000, under_way: int = 500) -> float:
+    """Records a second from append to a follower, one on each of many streams that are followed."""
+    async with opened(url) as store:
+        keys = [StreamKey(KEY.run_id, f"s{number}") for number in range(streams)]
+        for start in range(0, streams, under_way):
+            lot = keys[start : start + under_way]
+            await asyncio.gather(*(store.append(key, [RECORD]) for key in lot))
+        following = [store.follow(key) for key in keys]
+        for start in range(0, streams, under_way):
+            await asyncio.gather(*(anext(pages) for pages in following[start : start + under_way]))
+        hearing = [asyncio.ensure_future(anext(pages)) for pages in following]
+        await asyncio.sleep(0.1)
+        began = time.perf_counter()
+        for start in range(0, streams, under_way):
+            lot = keys[start : start + under_way]
+            await asyncio.gather(*(store.append(key, [RECORD]) for key in lot))
+        await asyncio.gather(*hearing)
+        taken = time.perf_counter() - began
+        for pages in following:
+            await pages.aclose()
+        return streams / taken
+
+
 SCENARIOS: dict[str, Callable[[str], Awaitable[float]]] = {
     "append, one at a time": append_one_at_a_time,
     "append, 1,000 under way": append_pipelined,
     "append, one on each of 10,000 streams": append_many_streams,
+    "heard on each of 10,000 followed streams": hear_many_streams,
     "append through the SDK": append_through_sdk,
     "read back": read_back,
     "changes of runs with a tag": live_through_runs,
@@ -145,13 +172,19 @@ def run_as_server(work: Awaitable[float]) -> float:
 
 def measure_stores(runs: int) -> None:
     """Print records a second of every scenario over every store."""
+    with redis_server("everysec") as everysec, redis_server("always") as always:
+        servers = {"everysec": everysec, "always": always}
+        _measure({name: servers.get(url, url) for name, url in STORES.items()}, runs)
+
+
+def _measure(stores: dict[str, str], runs: int) -> None:
     print("| records a second | " + " | ".join(STORES) + " | full / memory |")
     print("|---|" + "---|" * (len(STORES) + 1))
     for name, scenario in SCENARIOS.items():
         taken: dict[str, list[float]] = {store: [] for store in STORES}
         for _ in range(runs):
-            for store, url in STORES.items():
-                taken[store].append(run_as_server(scenario(url)))
+            for store, url in stores.items():
+                taken[store].append(run_as_server(scenario(fresh(url))))
         medians = {store: statistics.median(values) for store, values in taken.items()}
         ratio = medians["sqlite full"] / medians["memory"]
         row = " | ".join(f"{value:,.0f}" for value in medians.values())

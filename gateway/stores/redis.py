@@ -151,7 +151,6 @@ class RedisStore:
     ) -> Appended:
         """See `Store.append`."""
         in_run = not belongs_to_no_run(key)
-        now_ms = system_clock_ms()
         keys = _keys(key, in_run, with_writers=writer is not None)
         answer = await self._servers.write(
             "append",
@@ -160,8 +159,7 @@ class RedisStore:
             key.run_id,
             key.stream_id,
             self._clock_ms() if self._clock_ms else 0,
-            new_epoch(now_ms),
-            new_epoch(now_ms),
+            new_epoch(system_clock_ms()),
             source or "",
             end or "",
             int(in_run),

@@ -1,19 +1,18 @@
 -- Append to a stream: offset, idempotency, order, end and the announcement of a new stream as one.
--- ARGV: server, owner, stream, now, epoch, epoch of `$streams`, source, end, whether it belongs to
---       a run, announcement or '', index of new streams or '', how many records to keep at least
---       or -1, '1' and an order or '0' and '', writer or '', its epoch, its sequence, what it
---       counts, records...
+-- ARGV: server, owner, stream, now, epoch, source, end, whether it belongs to a run, announcement
+--       or '', index of new streams or '', how many records to keep at least or -1, '1' and an
+--       order or '0' and '', writer or '', its epoch, its sequence, what it counts, records...
 -- Gives {'ok', epoch, next, first}, {'repeat', epoch, next, first or '', writer's next sequence},
 --       {'absent'}, {'ended', why}, {'order', last} or {'writer', epoch, sequence, offset} (of one
 --       that is to be refused).
 local owner, id, now = ARGV[2], ARGV[3], now_ms(ARGV[4])
-local source, ended, in_run, announcement, list = ARGV[7], ARGV[8], ARGV[9] == '1', ARGV[10], ARGV[11]
-local keep, has_order, order = tonumber(ARGV[12]), ARGV[13] == '1', ARGV[14]
-local writer, epoch, sequence = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
-local counts_appends = ARGV[18] == 'appends'
+local source, ended, in_run, announcement, list = ARGV[6], ARGV[7], ARGV[8] == '1', ARGV[9], ARGV[10]
+local keep, has_order, order = tonumber(ARGV[11]), ARGV[12] == '1', ARGV[13]
+local writer, epoch, sequence = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16])
+local counts_appends = ARGV[17] == 'appends'
 local records = {}
-for at = 19, #ARGV do
-  records[at - 18] = ARGV[at]
+for at = 18, #ARGV do
+  records[at - 17] = ARGV[at]
 end
 local stream, count, skip = load(owner, id), #records, 0
 if writer ~= '' then
@@ -54,7 +53,8 @@ if not stream then
   reach(key_of(owner, '$streams', 'meta'), key_of(owner, '$streams', 'log'),
     base .. owner .. ':streams', list ~= '' and base .. list or base .. 'incarnation')
   if announcement ~= '' then
-    local names = writable(owner, '$streams', load(owner, '$streams'), ARGV[6])
+    local other = ARGV[5]:sub(1, -2) .. (ARGV[5]:sub(-1) == '0' and '1' or '0')
+    local names = writable(owner, '$streams', load(owner, '$streams'), other)
     add(owner, '$streams', names, owner, now, { announcement }, 1, '')
     enlist(owner, '$streams')
   end
