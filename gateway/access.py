@@ -21,7 +21,7 @@ DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
 
 Action = Literal["read", "write", "trigger"]
 _RESOURCES: dict[str, frozenset[str]] = {
-    "read": frozenset({"runs", "streams", "tags", "batches", "paths"}),
+    "read": frozenset({"runs", "streams", "tags", "batches", "paths", "metrics"}),
     "write": frozenset({"runs", "streams", "paths"}),
     "trigger": frozenset({"tasks"}),
 }
@@ -126,6 +126,10 @@ class Access:
         """Whether it allows to list runs of any kind."""
         return "read:runs:*" in self.scopes
 
+    def may_read_metrics(self) -> bool:
+        """Whether it allows to read what the gateway counts."""
+        return self._allows("read", "metrics", "*")
+
     def may_write_every_run(self) -> bool:
         """Whether it allows to change runs of any kind, as a worker has to."""
         return "write:runs:*" in self.scopes
@@ -192,7 +196,7 @@ def _covers(held: str, scope: str) -> bool:
     if action != asked_action:
         return False
     if held == "read:runs:*":
-        return asked_resource != "paths"  # which belong to no run
+        return asked_resource not in ("paths", "metrics")  # which belong to no run
     if resource == asked_resource:
         return id.endswith("*") and asked_id.startswith(id[:-1])
     if (resource, asked_resource) != ("runs", "streams"):

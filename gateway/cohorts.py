@@ -63,6 +63,9 @@ class Frames(Protocol):
     def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
         """Make the frame of what follows an offset that the ring holds, and say where it ends."""
 
+    def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
+        """Take note that so many readers were given the same bytes; see `gateway.hub.Tail`."""
+
 
 class Cohort:
     """The readers of one kind at one tail.
@@ -171,12 +174,20 @@ class Cohort:
         return (frames[0] if len(frames) == 1 else b"".join(frames)), start
 
     def _hand_out(self, frames: bytes, before: Position) -> None:
+        readers = len(self._members)
         full = []
         for member, sink in self._members.items():
             if sink.is_open:
                 sink.write(frames)
             else:
                 full.append(member)
+        self._tail.handed_over(
+            before.offset,
+            self._position.offset,
+            readers - len(full),
+            len(frames),
+            at_once=not self._kind.throttle_s,
+        )
         for member in full:
             self._put_out(member, before)
 
@@ -191,6 +202,8 @@ class Cohort:
             if at != self._position and not_before <= now:
                 frames, member.position = self._frames_between(at, self._position)
                 sink.write(frames)
+                stop = member.position.offset
+                self._tail.handed_over(at.offset, stop, 1, len(frames), at_once=False)
             if member.position == self._position and not_before <= max(now, self._quiet_until):
                 del self._joining[member]
                 self._members[member] = sink

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.access import Access
@@ -16,6 +16,7 @@ class Send:
     """Send this text."""
 
     text: str
+    refused: str | None = field(default=None, compare=False)  # the error's code, to be counted
 
 
 @dataclass(frozen=True, slots=True)

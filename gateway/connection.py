@@ -577,7 +577,7 @@ class Connection:
 
 
 def _error(error: RealtimeError, id: int | None = None, subscription: int | None = None) -> Send:
-    return Send(protocol.encode(ErrorFrame.of(error, id, subscription)))
+    return Send(protocol.encode(ErrorFrame.of(error, id, subscription)), error.code)
 
 
 def _start(frame: protocol.Subscribe) -> Literal["beginning", "latest"] | Position | FromLast:

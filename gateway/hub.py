@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from gateway import protocol
 from gateway.budget import Budget
 from gateway.cohorts import Cohort, Kind, Pack, Sink
+from gateway.counters import Counters
 from gateway.errors import Internal, RealtimeError, RunNotFound
 from gateway.limits import DEFAULT_LIMITS
 from gateway.records import (
@@ -52,6 +53,7 @@ class Batch(NamedTuple):
         end: Why the stream ended, when nothing follows.
         gap: Records before these that are gone.
         reset: The cursor's position said nothing any more.
+        record_count: In `text`.
     """
 
     text: str | None
@@ -59,6 +61,7 @@ class Batch(NamedTuple):
     end: EndReason | None = None
     gap: Gap | None = None
     reset: ResetReason | None = None
+    record_count: int = 0
 
 
 class Tail:
@@ -69,13 +72,20 @@ class Tail:
         store: Where it lives.
         on_idle: Called when the last cursor has left or the tail has failed.
         budget: Of the memory of all tails; told by whoever makes the tail when it is gone.
+        counters: Of what is handed over.
     """
 
     def __init__(
-        self, key: StreamKey, store: Store, on_idle: Callable[[Tail], None], budget: Budget
+        self,
+        key: StreamKey,
+        store: Store,
+        on_idle: Callable[[Tail], None],
+        budget: Budget,
+        counters: Counters,
     ) -> None:
         self.key = key
         self.store = store
+        self.counters = counters
         self.position = self._earliest = ORIGIN
         self.end: EndReason | None = None
         self.error: RealtimeError | None = None
@@ -86,6 +96,7 @@ class Tail:
         self._budget = budget
         self._alone: set[Cursor] = set()  # woken one by one
         self._cohorts: dict[Kind, Cohort] = {}
+        self._measured = 0  # offset up to which hand-overs were measured
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
@@ -184,7 +195,7 @@ class Tail:
     def _drop_ring(self) -> None:
         self._ring.clear()
         self._drop_frames()
-        self.ring_bytes = 0
+        self.ring_bytes = self._measured = 0
 
     def _drop_frames(self) -> None:
         self._frames.clear()
@@ -222,7 +233,39 @@ class Tail:
     def take(self, offset: int, id: int, skip: frozenset[str]) -> Batch:
         """Take what follows an offset that the ring holds."""
         text, position = self.text_after(offset, id, skip)
-        return Batch(text, position, self.end if position == self.position else None)
+        end = self.end if position == self.position else None
+        return Batch(text, position, end, record_count=position.offset - offset)
+
+    def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
+        """Count what readers that stood together were given.
+
+        Args:
+            start: Offset of the first record, which the ring still holds.
+            stop: Offset after the last.
+            readers: How many.
+            size: Of the bytes that each was given.
+            at_once: They had caught up, and had asked for no throttle.
+        """
+        self.counters.records_sent += (stop - start) * readers
+        self.counters.bytes_sent += size * readers
+        if at_once and readers:
+            self.measure(start)
+
+    def measure(self, offset: int) -> None:
+        """Take the time since a record was accepted, unless that of a later one was taken."""
+        if offset >= self._measured:
+            self._measured = self.position.offset
+            self.counters.delivered(protocol.time_of(self._ring[offset - self.ring_start]))
+
+    @property
+    def readers(self) -> int:
+        """How many cursors stand on it."""
+        return len(self._alone) + sum(map(len, self._cohorts.values()))
+
+    def lags(self) -> Iterator[int]:
+        """Say how many records each reader that is woken by itself has yet to take."""
+        for cursor in self._alone:
+            yield max(0, self.position.offset - cursor.position.offset)
 
     def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
         """Make the frame of what follows an offset that the ring holds, and say where it ends.
@@ -261,10 +304,13 @@ class Cursor:
 
     Attributes:
         position: Where it stands.
+        is_prompt: It takes what is new at once, so that the time that this takes says something.
     """
 
     def __init__(self, tail: Tail, id: int, wake: Callable[[], None]) -> None:
         self.position = tail.position
+        self.is_prompt = False
+        self._has_caught_up = False
         self._skip: frozenset[str] = frozenset()
         self.wake = wake
         self._tail = tail
@@ -311,6 +357,7 @@ class Cursor:
     def put_out(self) -> None:
         """Go on alone from `position`."""
         self._cohort = None
+        self._has_caught_up = False
         self._tail.join(self)
         self.wake()
 
@@ -339,6 +386,8 @@ class Cursor:
             self.position = batch.position
         elif self._tail.error is not None:
             raise self._tail.error
+        else:
+            self._has_caught_up = True
         return batch
 
     def _is_on_tail(self) -> bool:
@@ -349,11 +398,15 @@ class Cursor:
     def _from_tail(self) -> Batch | None:
         tail = self._tail
         if tail.holds(self.position):
+            if self.is_prompt and self._has_caught_up:
+                tail.measure(self.position.offset)
             return tail.take(self.position.offset, self._id, self._skip)
         return Batch(None, tail.position, tail.end) if tail.end is not None else None
 
     async def _from_store(self) -> Batch | None:
         tail = self._tail
+        tail.counters.catch_up_reads += 1
+        self._has_caught_up = False
         try:
             page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
         except RunNotFound:  # the run was deleted before this reader had caught up
@@ -362,7 +415,7 @@ class Cursor:
         if self._skip:
             records = [protocol.strip_run_record(record, self._skip) for record in records]
         text = protocol.encode_records(self._id, records, str(page.position)) if records else None
-        return None if page.is_empty else Batch(text, *page[1:])
+        return None if page.is_empty else Batch(text, *page[1:], len(records))
 
 
 class Cursors:
@@ -415,10 +468,18 @@ class Hub:
     Args:
         store: Where the streams live.
         ring_bytes: Of the recent records of all streams together.
+        counters: Of what its readers are given.
     """
 
-    def __init__(self, store: Store, ring_bytes: int = DEFAULT_LIMITS.ring_bytes) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ring_bytes: int = DEFAULT_LIMITS.ring_bytes,
+        *,
+        counters: Counters | None = None,
+    ) -> None:
         self._store = store
+        self._counters = counters or Counters()
         self._budget = Budget(ring_bytes)
         self._tails: dict[StreamKey, Tail] = {}
 
@@ -426,6 +487,11 @@ class Hub:
     def live_streams(self) -> int:
         """How many streams are followed here."""
         return len(self._tails)
+
+    @property
+    def tails(self) -> Iterable[Tail]:
+        """The streams that are followed here."""
+        return self._tails.values()
 
     async def cursor(
         self, key: StreamKey, place: Place, id: int, wake: Callable[[], None]
@@ -453,7 +519,9 @@ class Hub:
         """
         tail = self._tails.get(key)
         if tail is None:
-            tail = self._tails[key] = Tail(key, self._store, self._drop, self._budget)
+            budget, counters = self._budget, self._counters
+            tail = Tail(key, self._store, self._drop, budget, counters)
+            self._tails[key] = tail
         cursor = kind(tail, id, wake)  # joined before the wait, so that the tail stays
         try:
             await tail.ready()

@@ -542,6 +542,12 @@ def encode_record(record: Record, run_id: str) -> bytes:
     )
 
 
+def time_of(encoded: bytes) -> int:
+    """Read when a record was accepted from how it was encoded, ms since 1970 UTC."""
+    start = encoded.index(b'"time_ms":') + 10
+    return int(encoded[start : encoded.index(b",", start)])
+
+
 def without(wire: dict[str, Any], skip: Collection[str]) -> dict[str, Any]:
     """Leave fields out of a run or of a patch of one."""
     return {name: value for name, value in wire.items() if name not in skip}

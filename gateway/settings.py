@@ -45,6 +45,11 @@ REALTIME_TRUSTED_PROXIES
 REALTIME_HTTP_OPEN
     `1` lets anybody who reaches the gateway read and write every stream over HTTP, without a token:
     for one's own machine only, and refused when `REALTIME_ENV=production`. Default `0`.
+REALTIME_METRICS
+    Who may read `/metrics` without a token: `local` (default) is this machine, `token` nobody,
+    `open` everybody. With the secret key, or a token with `read:metrics:*`, one always may. A proxy
+    on this machine that adds no `X-Forwarded-For` looks like this machine: have it add that, or
+    set `token`.
 REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
     What a client must stay below: `gateway.limits` has them all, with their defaults.
 """
@@ -56,7 +61,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from gateway.errors import ConfigurationError
@@ -70,6 +75,7 @@ from gateway.visitors import LOOPBACK, parse_origins, parse_proxies
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
+MetricsAccess = Literal["local", "token", "open"]
 MAY_BE_ZERO = {"max_age_s"}  # of the limits: never
 
 
@@ -92,6 +98,7 @@ class Settings:
         origins: Whose pages may connect, besides the gateway's own; `*` is any.
         trusted_proxies: Who may say on whose behalf they come.
         http_open: Streams over HTTP need no token.
+        metrics: Who may read `/metrics` without a token.
     """
 
     store: str = DEFAULT_STORE
@@ -115,6 +122,8 @@ class Settings:
                 "REALTIME_HTTP_OPEN is 1 and REALTIME_ENV is production; give readers tokens"
             )
 
+    metrics: MetricsAccess = "local"
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
         """Read the environment.
@@ -125,6 +134,9 @@ class Settings:
         name = env.get("REALTIME_ENV", "development")
         if name not in ("development", "production"):
             raise ConfigurationError(f"REALTIME_ENV is {name!r}; it is development or production")
+        metrics = env.get("REALTIME_METRICS") or "local"
+        if metrics not in get_args(MetricsAccess):
+            raise ConfigurationError(f"REALTIME_METRICS is {metrics!r}; it is local, token or open")
         return cls(
             store=env.get("REALTIME_STORE") or DEFAULT_STORE,
             secret_key=env.get("REALTIME_SECRET_KEY", ""),
@@ -132,6 +144,7 @@ class Settings:
             signing_key_file=next(iter(_paths(env, "REALTIME_SIGNING_KEY_FILE")), None),
             verify_key_files=_paths(env, "REALTIME_VERIFY_KEY_FILES"),
             env=name,  # type: ignore[arg-type]
+            metrics=metrics,  # type: ignore[arg-type]
             url=env.get("REALTIME_URL") or None,
             runner=env.get("REALTIME_RUNNER") or "process",
             http_open=_flag(env, "REALTIME_HTTP_OPEN"),

@@ -122,6 +122,18 @@ class Proxies:
         return address
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an address is one of this machine's own, which no other can reach."""
+    parsed = _address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def is_local_host(host: str) -> bool:
+    """Whether a `Host` header names this machine as only itself can: localhost, 127.0.0.1."""
+    split = _host(host, "http")
+    return split is not None and (split[0] == "localhost" or is_loopback(split[0]))
+
+
 def counted_as(address: str) -> str:
     """Return what connections are counted by: of IPv6 the /64, which one customer has whole."""
     parsed = _address(address)

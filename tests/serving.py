@@ -116,7 +116,7 @@ class Serving:
 
     @property
     def store(self):
-        return self.gateway._store
+        return self.gateway._store.inner  # without the counters around it
 
     @property
     def hub(self):

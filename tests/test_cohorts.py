@@ -60,6 +60,7 @@ class Tail:
 
     def __init__(self, ring=1000, per_frame=3):
         self.offset = 0
+        self.given = 0
         self._ring = ring
         self._per_frame = per_frame
 
@@ -73,6 +74,9 @@ class Tail:
     def text_after(self, offset, id, skip):
         stop = min(offset + self._per_frame, self.offset)
         return " ".join(str(i) for i in range(offset, stop)), at(stop)
+
+    def handed_over(self, start, stop, readers, size, *, at_once):
+        self.given += (stop - start) * readers
 
 
 class Reader:

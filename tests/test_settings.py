@@ -261,3 +261,10 @@ def test_only_this_machines_proxies_are_trusted_unless_others_are_named():
     assert settings == Settings()
     assert settings.trusted_proxies == ("127.0.0.0/8", "::1/128")
     assert settings.origins == ()
+
+
+def test_who_may_read_metrics_without_a_token():
+    assert Settings.from_env({}).metrics == "local"
+    assert Settings.from_env({"REALTIME_METRICS": "token"}).metrics == "token"
+    with pytest.raises(ConfigurationError, match="REALTIME_METRICS is 'all'; it is local, token"):
+        Settings.from_env({"REALTIME_METRICS": "all"})

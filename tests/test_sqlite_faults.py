@@ -73,9 +73,9 @@ async def append_until_refused(store, key):
     raise AssertionError("nothing was refused")
 
 
-async def health(process):
+async def readiness(process):
     async with httpx.AsyncClient() as client:
-        answer = await client.get(f"http://127.0.0.1:{process.port}/healthz")
+        answer = await client.get(f"http://127.0.0.1:{process.port}/readyz")
         return answer.status_code, answer.json()["status"]
 
 
@@ -87,11 +87,11 @@ async def check_survival(folder, logs, make_full, make_room, message):
         assert count > 5
         assert f"the store {folder}/test.db cannot be written" in error.message
         assert message in error.message
-        assert await health(process) == (503, "store unavailable")
+        assert await readiness(process) == (503, "store unavailable")
         assert len(await read_all(store, key)) == count  # reading goes on
         await make_room(process)
         async with asyncio.timeout(20):
-            while await health(process) != (200, "ok"):  # noqa: ASYNC110 - another process
+            while await readiness(process) != (200, "ready"):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
         # The writer tries again what was refused, and goes on.
         for sequence in range(count, count + 3):

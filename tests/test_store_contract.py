@@ -11,6 +11,7 @@ from redis_serving import fresh_url
 from serving import new_run, serving, until
 
 from gateway import protocol
+from gateway.counters import Counters
 from gateway.errors import (
     IllegalTransition,
     InvalidValue,
@@ -26,6 +27,7 @@ from gateway.patches import Operation
 from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
 from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
 from gateway.stores.base import PAGE_BYTES, SET_RECORDS, Head, RunQuery, SetState, run_log
+from gateway.stores.counted import counted
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore
 from gateway.stores.remote import RemoteStore
@@ -48,6 +50,9 @@ async def store_of(kind, folder):
     if kind == "memory":
         async with opened(MemoryStore()) as store:
             yield store
+    elif kind == "counted":
+        async with opened(counted(MemoryStore(), Counters())) as store:
+            yield store
     elif kind == "sqlite":
         async with opened(SqliteStore(folder / "test.db", durability="normal")) as store:
             yield store
@@ -60,7 +65,7 @@ async def store_of(kind, folder):
             yield store
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "remote"])
+@pytest.fixture(params=["memory", "counted", "sqlite", "redis", "remote"])
 async def store(request, tmp_path):
     async with store_of(request.param, tmp_path) as store:
         yield store
@@ -497,12 +502,13 @@ async def test_a_closed_follower_leaves_nothing_behind(store, key):
     await store.head(key)
     canceled.cancel()
     await asyncio.gather(canceled, return_exceptions=True)
-    if hasattr(store, "_growth"):
-        assert store._growth._watches == {}
-    elif isinstance(store, RedisStore):
-        assert store._follows == {}
+    inner = getattr(store, "inner", store)
+    if hasattr(inner, "_growth"):
+        assert inner._growth._watches == {}
+    elif isinstance(inner, RedisStore):
+        assert inner._follows == {}
     else:
-        assert store._main._follows == {}
+        assert inner._main._follows == {}
 
 
 # Writers.

@@ -5,6 +5,8 @@ from gateway.visitors import (
     LOOPBACK,
     Proxies,
     counted_as,
+    is_local_host,
+    is_loopback,
     may_connect,
     parse_origins,
     parse_proxies,
@@ -91,3 +93,40 @@ def test_addresses_of_ipv6_are_counted_by_the_network_that_one_customer_has():
     assert counted_as("2001:db8:1:3::4") != counted_as("2001:db8:1:2::4")
     assert counted_as("::ffff:1.2.3.4") == "1.2.3.4"
     assert counted_as("a socket") == "a socket"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_own"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("10.0.0.1", False),
+        ("::2", False),
+        ("localhost", False),
+        ("", False),
+    ],
+)
+def test_which_addresses_are_this_machines_own(address, is_own):
+    assert is_loopback(address) == is_own
+
+
+@pytest.mark.parametrize(
+    ("host", "is_own"),
+    [
+        ("localhost", True),
+        ("localhost:8400", True),
+        ("LOCALHOST:8400", True),
+        ("127.0.0.1:8400", True),
+        ("[::1]:8400", True),
+        ("localhost.evil.example", False),
+        ("evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("10.0.0.1:8400", False),
+        ("localhost:port", False),
+        ("", False),
+    ],
+)
+def test_which_hosts_name_this_machine(host, is_own):
+    assert is_local_host(host) == is_own

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 
 from gateway import tokens
 from gateway.admission import Admission
+from gateway.counters import Counters
 from gateway.errors import RealtimeError, ShuttingDown, StoreUnavailable, TokenRevoked
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
@@ -31,6 +32,7 @@ from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
+from gateway.stores.counted import counted
 from gateway.visitors import Proxies
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells
@@ -40,7 +42,10 @@ from gateway.web.durable_streams.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from gateway.web.durable_streams.paths import Paths
 from gateway.web.durable_streams.reading import Times
 from gateway.web.durable_streams.sweeping import sweeping_paths
+from gateway.web.inside import InsideApi
 from gateway.web.leases import Leases
+from gateway.web.loop_lag import measuring_lag
+from gateway.web.metrics import GatewayCollector, Metrics
 from gateway.web.openapi import document
 from gateway.web.revoking import Revocations
 from gateway.web.runs import RunsApi, error_answer
@@ -49,7 +54,6 @@ from gateway.web.websocket import Carrier
 
 CLIENTS_SHARE = 0.5  # of the time to go down: for clients to be told and seen off
 WEBSOCKET_PATH = "/v1/ws"
-HEALTH_PATH = "/healthz"
 
 _log = logging.getLogger("uvicorn.error")  # where those who look for the server's words find them
 
@@ -63,7 +67,8 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._store: Store | None = None
+        self._store: Store | None = None  # None: takes nothing new
+        self._kept: Store | None = None  # without the counters around it
         self._hub: Hub | None = None
         self._secret_key = ""
         self._keys: KeyRing | None = None
@@ -72,6 +77,12 @@ class Gateway:
         self._proxies = Proxies(settings.trusted_proxies)
         self._admission = Admission(settings.limits, time.monotonic())
         self._paths: Paths | None = None
+        self.counters = Counters()
+        self._metrics = Metrics(
+            GatewayCollector(
+                self.counters, self._carriers.keys(), lambda: self._hub, lambda: self._kept
+            )
+        )
         self._runs = RunsApi(self._open_store, self._verify, lambda: self._secret_key)
         self._streams = DurableStreams(
             self._open_store,
@@ -87,8 +98,8 @@ class Gateway:
         self._secret_key = resolve_secret(self.settings)
         self._keys = resolve_keys(replace(self.settings, secret_key=self._secret_key))
         async with AsyncExitStack() as stack:
-            opening = open_store(self.settings.store, self.settings.retention)
-            store = await stack.enter_async_context(opened(opening))
+            kept = open_store(self.settings.store, self.settings.retention)
+            store = await stack.enter_async_context(opened(counted(kept, self.counters)))
             await stack.enter_async_context(
                 serve_runtime(
                     store,
@@ -104,7 +115,9 @@ class Gateway:
             self._leases = Leases(store)
             await self._leases.start()
             await stack.enter_async_context(sweeping(store))
-            self._store, self._hub = store, Hub(store, self.settings.limits.ring_bytes)
+            await stack.enter_async_context(measuring_lag(self.counters.loop_lag_s))
+            self._hub = Hub(store, self.settings.limits.ring_bytes, counters=self.counters)
+            self._store, self._kept = store, kept
             if isinstance(store, PathStore):
                 self._paths = Paths(store, system_clock_ms)
                 await stack.enter_async_context(sweeping_paths(self._paths))
@@ -151,6 +164,7 @@ class Gateway:
             store = self._open_store()
             self._admission.accept(address, time.monotonic())
         except RealtimeError as error:
+            self.counters.refusals[error.code] += 1
             await refuse(websocket, error)
             return
         subjects: frozenset[str] = frozenset()
@@ -176,10 +190,12 @@ class Gateway:
             verify=self._verify,
             limits=self.settings.limits,
             leases=self._leases,
+            counters=self.counters,
             admit=self._admission.admit,
             ages_at_s=self._ages_at_s(),
         )
         self._carriers[carrier] = task
+        self.counters.connections_opened += 1
         return carrier
 
     def _ages_at_s(self) -> float:
@@ -201,27 +217,39 @@ class Gateway:
             carrier.revoked(is_revoked)
         self._streams.recheck()
 
-    async def health(self, _: Request) -> JSONResponse:
-        """Say whether the gateway serves: 200, or 503 while it, or its store, does not.
+    @property
+    def is_running(self) -> bool:
+        """Whether it has begun, and is not going down."""
+        return self._store is not None
 
-        It does not either while it may not hear which tokens are revoked.
-        """
-        if self._store is None or not self._hears_revocations():
-            return JSONResponse({"status": "down"}, 503)
-        if not self._store.is_ready:  # why is in the log: whoever asks here is a stranger
-            return JSONResponse({"status": "store unavailable"}, 503)
-        return JSONResponse({"status": "ok"})
+    @property
+    def unready(self) -> str | None:
+        """Why it is not ready for clients, in words that a stranger may read; None: it is."""
+        if self._store is None:
+            return "down"
+        if not self._store.is_ready:
+            return "store unavailable"
+        if not self._hears_revocations():  # nor is ready who reads no answer from the store
+            return "revocations unheard"
+        return None
 
     @property
     def routes(self) -> list[BaseRoute]:
         """The gateway's paths, for any Starlette application."""
+        inside = InsideApi(self, self._metrics, self.settings.metrics, self._runs.access)
         return [
             WebSocketRoute(WEBSOCKET_PATH, self.serve_websocket),
-            Route(HEALTH_PATH, self.health),
+            *inside.routes,
             Route("/v1/openapi.json", _describe),
             *self._runs.routes,
             *self._streams.routes,
         ]
+
+    async def on_error(self, _: Request, error: Exception) -> JSONResponse:
+        """Answer a request that was refused."""
+        assert isinstance(error, RealtimeError)
+        self.counters.refusals[error.code] += 1
+        return error_answer(error)
 
     def _open_store(self) -> Store:
         if self._store is None:
@@ -252,11 +280,6 @@ def _options(settings: Settings) -> Options:
     return Options(limits.record_bytes, times, settings.http_open)
 
 
-async def _on_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RealtimeError)
-    return error_answer(error)
-
-
 async def _describe(_: Request) -> JSONResponse:
     return JSONResponse(document(version("realtime-streams")))
 
@@ -280,7 +303,7 @@ def make_app(gateway: Gateway, *, cors: bool = True) -> Starlette:
     return Starlette(
         routes=gateway.routes,
         middleware=[across] if origins else [],
-        exception_handlers={RealtimeError: _on_error},
+        exception_handlers={RealtimeError: gateway.on_error},
     )
 
 

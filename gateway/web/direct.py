@@ -119,6 +119,12 @@ def sink_of(websocket: WebSocket) -> DirectProtocol | None:
     return sink
 
 
+def frame_size(text: str) -> int:
+    """How many bytes a text takes as a frame, as `frame_of` makes it."""
+    size = len(text) if text.isascii() else len(text.encode())
+    return size + (2 if size < 126 else 4 if size < 1 << 16 else 10)
+
+
 def frame_of(text: str) -> bytes:
     """Frame a text as a server does: final, not masked.
 

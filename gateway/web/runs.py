@@ -41,7 +41,14 @@ MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around 
 MAX_PAGE = 1000
 
 EVERYTHING = frozenset(
-    {"read:runs:*", "write:runs:*", "trigger:tasks:*", "read:paths:*", "write:paths:*"}
+    {
+        "read:runs:*",
+        "write:runs:*",
+        "trigger:tasks:*",
+        "read:paths:*",
+        "write:paths:*",
+        "read:metrics:*",
+    }
 )
 
 B = TypeVar("B", bound=BaseModel)

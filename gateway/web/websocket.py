@@ -23,6 +23,7 @@ from gateway.access import Access
 from gateway.authorization import read_key, require_read
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Admit, Connection, Verify
+from gateway.counters import Counters
 from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
 from gateway.hub import Batch, Cursor, Cursors, Hub
 from gateway.limits import Limits
@@ -81,6 +82,7 @@ class Carrier:
         verify: Checks tokens.
         limits: What the client must stay below.
         leases: Told which worker is connected.
+        counters: Of what happens here.
         admit: Lets the subjects of its tokens in.
         ages_at_s: Unix time at which it has to come back anew.
         clock_s: Unix time.
@@ -95,6 +97,7 @@ class Carrier:
         verify: Verify,
         limits: Limits,
         leases: Leases,
+        counters: Counters,
         admit: Admit = lambda _: None,
         ages_at_s: float = math.inf,
         clock_s: Callable[[], float] = time.time,
@@ -103,6 +106,8 @@ class Carrier:
         self._store = store
         self._hub = hub
         self._leases = leases
+        self._counters = counters
+        self._ended_by = "client"
         self._owner: str | None = None
         self._clock_s = clock_s
         self._loop = asyncio.get_running_loop()
@@ -115,7 +120,7 @@ class Carrier:
             ages_at_s=ages_at_s,
             admit=admit,
         )
-        self._wire = Wire(websocket, clock_s)
+        self._wire = Wire(websocket, clock_s, counters)
         self._flight = Flight(limits)
         self._subscriptions: dict[int, _Subscription] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
@@ -183,6 +188,7 @@ class Carrier:
     def cut(self, why: str) -> None:
         """End the connection without waiting for the client."""
         _log.info("connection %s is cut: %s", self._machine.id, why)
+        self._ended_by = "cut"
         self._wire.abort()
         self._end()
 
@@ -194,8 +200,14 @@ class Carrier:
     def _name(self) -> str:
         return f"{self._owner or 'a client'} ({self._machine.id})"
 
+    @property
+    def subscriptions(self) -> int:
+        """How many go on."""
+        return len(self._subscriptions)
+
     async def _finish(self) -> None:
         self._is_over = True
+        self._counters.connections_closed[self._ended_by] += 1
         if self._alarm is not None:
             self._alarm.cancel()
         if self._owner is not None:
@@ -220,6 +232,7 @@ class Carrier:
                 return
             text = message.get("text")
             frame = message["bytes"] if text is None else text
+            self._counters.bytes_received += len(frame)
             self._carry(self._machine.receive(frame, self._clock_s()), len(frame))
             self._is_deaf = self._flight.is_full
             await self._flight.room()
@@ -228,8 +241,10 @@ class Carrier:
     def _carry(self, commands: Iterable[Command], frame_size: int = 0) -> None:
         for command in commands:
             match command:
-                case Send(text):
+                case Send(text, refused):
                     self._flight.put(text)
+                    if refused is not None:
+                        self._counters.refusals[refused] += 1
                 case Open(id):
                     self._opening[id] = self._spawn(partial(self._open, command), id)
                 case OpenSet(id):
@@ -247,6 +262,7 @@ class Carrier:
                     self._leases.acquire(owner)
                 case Close():
                     self._close = command
+                    self._ended_by = command.reason
                     self._cut_at_s = self._clock_s() + CLOSE_S
         self._wake_writer()
         self._arm()
@@ -296,6 +312,7 @@ class Carrier:
         cursor = await self._hub.cursor(
             command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
         )
+        cursor.is_prompt = not command.throttle_s
         del self._opening[command.id]
         commands = self._machine.opened(command.id, cursor.position, run)
         self._start(_Subscription(command.id, cursor, command.throttle_s), commands)
@@ -437,6 +454,7 @@ class Carrier:
             subscription.burst_end = None
             self._join(subscription)
             return
+        self._counters.records_sent += batch.record_count
         for text in _texts(id, batch):
             await self._wire.send(text)
         self._after(subscription, batch)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from starlette.websockets import WebSocket
 
 from gateway.commands import Close
-from gateway.web.direct import sink_of
+from gateway.counters import Counters
+from gateway.web.direct import frame_size, sink_of
 
 
 class Wire:
@@ -16,15 +17,19 @@ class Wire:
     Args:
         websocket: Accepted.
         clock_s: Unix time.
+        counters: Of what is sent.
 
     Attributes:
         sink: Takes frames at once, and cuts the connection; None on a server that lends none.
         blocked_since_s: Unix time at which the send began that is going on; None between sends.
     """
 
-    def __init__(self, websocket: WebSocket, clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self, websocket: WebSocket, clock_s: Callable[[], float], counters: Counters
+    ) -> None:
         self._websocket = websocket
         self._clock_s = clock_s
+        self._counters = counters
         self.sink = sink_of(websocket)
         self.blocked_since_s: float | None = None
 
@@ -32,6 +37,7 @@ class Wire:
         """Send a text frame; waits while the client takes nothing."""
         self.blocked_since_s = self._clock_s()
         try:
+            self._counters.bytes_sent += frame_size(text)
             await self._websocket.send_text(text)
         finally:
             self.blocked_since_s = None

@@ -1,0 +1,198 @@
+"""A store that counts what is asked of another: records, bytes, times, faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from gateway.counters import Counters
+from gateway.errors import ConnectionLost, Internal, RealtimeError, StoreLocked, StoreUnavailable
+from gateway.patches import Operation
+from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
+from gateway.runs import Run
+from gateway.stores.base import (
+    PAGE_BYTES,
+    Appended,
+    Head,
+    Page,
+    PathStore,
+    RunQuery,
+    RunState,
+    SetState,
+    Store,
+)
+from gateway.stores.retention import Swept
+
+_FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's
+
+
+class CountedStore:
+    """A store with counters around it. Its methods are `Store`'s, and do what the other's do.
+
+    Args:
+        inner: Does the work.
+        counters: Are added to.
+        monotonic_s: A time that nobody sets.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        counters: Counters,
+        monotonic_s: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.inner = inner
+        self._counters = counters
+        self._monotonic_s = monotonic_s
+
+    @contextmanager
+    def _faults(self, method: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._note(error, method)
+            raise
+
+    def _note(self, error: Exception, method: str) -> None:
+        if isinstance(error, _FAULTS) or not isinstance(error, RealtimeError):
+            self._counters.store_errors[method] += 1
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        with self._faults("open"):
+            await self.inner.open()
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self.inner.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """See `Store.is_ready`."""
+        return self.inner.is_ready
+
+    async def append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+        order: str | None = None,
+    ) -> Appended:
+        """See `Store.append`."""
+        counters = self._counters
+        began_s = self._monotonic_s()
+        try:
+            done = await self.inner.append(
+                key, records, source=source, writer=writer, end=end, order=order
+            )
+        except Exception as error:
+            self._note(error, "append")
+            raise
+        counters.append_s.observe(self._monotonic_s() - began_s)
+        if not done.duplicate:
+            counters.records_appended += len(records)
+            counters.bytes_appended += sum(map(len, records))
+        return done
+
+    async def read(
+        self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
+    ) -> Page:
+        """See `Store.read`."""
+        with self._faults("read"):
+            return await self.inner.read(key, after, max_bytes)
+
+    async def head(self, key: StreamKey) -> Head:
+        """See `Store.head`."""
+        with self._faults("head"):
+            return await self.inner.head(key)
+
+    async def delete(self, key: StreamKey) -> None:
+        """See `Store.delete`."""
+        with self._faults("delete"):
+            await self.inner.delete(key)
+
+    async def follow(
+        self, key: StreamKey, after: Position | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """See `Store.follow`."""
+        with self._faults("follow"):
+            async with aclosing(self.inner.follow(key, after)) as pages:
+                async for page in pages:
+                    yield page
+
+    async def create_run(self, run: Run) -> Run:
+        """See `Store.create_run`."""
+        with self._faults("create_run"):
+            return await self.inner.create_run(run)
+
+    async def patch_run(
+        self,
+        run_id: str,
+        patch: Mapping[str, Any],
+        *,
+        operations: Sequence[Operation] = (),
+        writer: Writer | None = None,
+    ) -> Run:
+        """See `Store.patch_run`."""
+        with self._faults("patch_run"):
+            return await self.inner.patch_run(run_id, patch, operations=operations, writer=writer)
+
+    async def get_run(self, run_id: str) -> RunState:
+        """See `Store.get_run`."""
+        with self._faults("get_run"):
+            return await self.inner.get_run(run_id)
+
+    async def delete_run(self, run_id: str) -> bool:
+        """See `Store.delete_run`."""
+        with self._faults("delete_run"):
+            return await self.inner.delete_run(run_id)
+
+    async def sweep(self) -> Swept:
+        """See `Store.sweep`."""
+        with self._faults("sweep"):
+            return await self.inner.sweep()
+
+    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.spend`."""
+        with self._faults("spend"):
+            return await self.inner.spend(token_id, uses, expires_at_ms)
+
+    async def list_runs(self, query: RunQuery) -> list[Run]:
+        """See `Store.list_runs`."""
+        with self._faults("list_runs"):
+            return await self.inner.list_runs(query)
+
+    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.get_set`."""
+        with self._faults("get_set"):
+            return await self.inner.get_set(sets, limit)
+
+
+class CountedPathStore(CountedStore):
+    """The same around a store that keeps streams of paths too."""
+
+    def __init__(self, inner: PathStore, counters: Counters) -> None:
+        super().__init__(inner, counters)
+        self._paths = inner
+
+    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """See `PathStore.path_logs`."""
+        with self._faults("path_logs"):
+            return await self._paths.path_logs(after, limit)
+
+    async def drop(self, key: StreamKey, at: Position) -> bool:
+        """See `PathStore.drop`."""
+        with self._faults("drop"):
+            return await self._paths.drop(key, at)
+
+
+def counted(inner: Store, counters: Counters) -> CountedStore:
+    """Put counters around a store."""
+    if isinstance(inner, PathStore):
+        return CountedPathStore(inner, counters)
+    return CountedStore(inner, counters)
