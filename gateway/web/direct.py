@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 EXTENSION = "realtime.direct"
 HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
@@ -101,6 +102,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         """Answer the client's close."""
         self._shut()
         super().handle_close(event)
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on; one that is no UTF-8 while the client is already closing ends it."""
+        try:
+            super().send_receive_event_to_app()
+        except InvalidState:
+            self.transport.abort()
 
     def handle_parser_exception(self) -> None:
         """Close on what is no WebSocket."""
