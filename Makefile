@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export REFLEX_USE_NPM := 1
 export REFLEX_TELEMETRY_ENABLED := false
 
-.PHONY: help demo test check faults bench bench-quick setup browser nginx clean
+.PHONY: help demo test check faults soak audit bench bench-quick setup browser nginx clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,12 @@ check: setup  ## Lint, check types and imports
 
 faults: setup nginx  ## Kill, stop and starve real gateways under load (minutes)
 	$(BIN)/python -m tests.faults
+
+soak: setup  ## Ten minutes of moderate load; memory has to stay flat
+	$(BIN)/python -m tests.faults.soak
+
+audit: setup  ## Look the dependencies up among known vulnerabilities
+	$(BIN)/python -m tests.audit
 
 bench: setup  ## Measure
 	$(BIN)/python -m benchmarks
