@@ -408,7 +408,7 @@ class InSqlite(Streams):
 
 
 QUICK = settings(
-    max_examples=int(os.environ.get("STATEFUL_EXAMPLES", "200")),
+    max_examples=int(os.environ.get("STATEFUL_EXAMPLES", "500")),
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
