@@ -152,7 +152,7 @@ class Tail:
             self._fail(Internal("the tail was closed"))
             raise
         except Exception:
-            _log.exception("the tail of %s failed", self.key)
+            _log.exception("the tail of %s failed", self.key, extra=self.key.named())
             self._fail(
                 Internal(f"stream {self.key} cannot be followed; the gateway's log has more")
             )

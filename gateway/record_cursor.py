@@ -53,6 +53,7 @@ class RecordCursor(Cursor):
 
     async def _read(self) -> Records | None:
         tail = self._tail
+        tail.counters.catch_up_reads += 1
         try:
             page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
         except RunNotFound:  # the run was deleted before this reader had caught up

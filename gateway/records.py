@@ -77,6 +77,10 @@ class StreamKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.run_id}/{self.stream_id}"
 
+    def named(self) -> dict[str, str]:
+        """Name its parts, for the log."""
+        return {"run": self.run_id, "stream": self.stream_id}
+
 
 REVOCATIONS = StreamKey("gateway", "$revocations")
 """The log of revoked tokens, which every gateway follows; like a set's log it belongs to no run."""

@@ -50,6 +50,9 @@ REALTIME_METRICS
     `open` everybody. With the secret key, or a token with `read:metrics:*`, one always may. A proxy
     on this machine that adds no `X-Forwarded-For` looks like this machine: have it add that, or
     set `token`.
+REALTIME_LOG_FORMAT
+    How `realtime serve` logs: `text` (default), or `json`, one object a line with the connection,
+    run and stream that it is about.
 REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
     What a client must stay below: `gateway.limits` has them all, with their defaults.
 """
@@ -76,6 +79,7 @@ from gateway.visitors import LOOPBACK, parse_origins, parse_proxies
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
 MetricsAccess = Literal["local", "token", "open"]
+LogFormat = Literal["text", "json"]
 MAY_BE_ZERO = {"max_age_s"}  # of the limits: never
 
 
@@ -99,6 +103,7 @@ class Settings:
         trusted_proxies: Who may say on whose behalf they come.
         http_open: Streams over HTTP need no token.
         metrics: Who may read `/metrics` without a token.
+        log_format: How `realtime serve` writes its log.
     """
 
     store: str = DEFAULT_STORE
@@ -123,6 +128,7 @@ class Settings:
             )
 
     metrics: MetricsAccess = "local"
+    log_format: LogFormat = "text"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -134,9 +140,8 @@ class Settings:
         name = env.get("REALTIME_ENV", "development")
         if name not in ("development", "production"):
             raise ConfigurationError(f"REALTIME_ENV is {name!r}; it is development or production")
-        metrics = env.get("REALTIME_METRICS") or "local"
-        if metrics not in get_args(MetricsAccess):
-            raise ConfigurationError(f"REALTIME_METRICS is {metrics!r}; it is local, token or open")
+        metrics = _one_of(env, "REALTIME_METRICS", get_args(MetricsAccess))
+        log_format = _one_of(env, "REALTIME_LOG_FORMAT", get_args(LogFormat))
         return cls(
             store=env.get("REALTIME_STORE") or DEFAULT_STORE,
             secret_key=env.get("REALTIME_SECRET_KEY", ""),
@@ -145,6 +150,7 @@ class Settings:
             verify_key_files=_paths(env, "REALTIME_VERIFY_KEY_FILES"),
             env=name,  # type: ignore[arg-type]
             metrics=metrics,  # type: ignore[arg-type]
+            log_format=log_format,  # type: ignore[arg-type]
             url=env.get("REALTIME_URL") or None,
             runner=env.get("REALTIME_RUNNER") or "process",
             http_open=_flag(env, "REALTIME_HTTP_OPEN"),
@@ -167,6 +173,16 @@ def _limit(env: Mapping[str, str], name: str) -> int | None:
 
 def _paths(env: Mapping[str, str], name: str) -> tuple[Path, ...]:
     return tuple(Path(part) for part in env.get(name, "").split(os.pathsep) if part)
+
+
+def _one_of(env: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
+    """Read one of some words; the first is the default."""
+    text = env.get(name) or known[0]
+    if text not in known:
+        raise ConfigurationError(
+            f"{name} is {text!r}; it is {', '.join(known[:-1])} or {known[-1]}"
+        )
+    return text
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:

@@ -268,3 +268,12 @@ def test_who_may_read_metrics_without_a_token():
     assert Settings.from_env({"REALTIME_METRICS": "token"}).metrics == "token"
     with pytest.raises(ConfigurationError, match="REALTIME_METRICS is 'all'; it is local, token"):
         Settings.from_env({"REALTIME_METRICS": "all"})
+
+
+def test_how_the_log_is_written():
+    assert Settings.from_env({}).log_format == "text"
+    assert Settings.from_env({"REALTIME_LOG_FORMAT": "json"}).log_format == "json"
+    with pytest.raises(
+        ConfigurationError, match="REALTIME_LOG_FORMAT is 'xml'; it is text or json"
+    ):
+        Settings.from_env({"REALTIME_LOG_FORMAT": "xml"})

@@ -96,6 +96,7 @@ class Execution:
         rests_with: str | None = None,
     ) -> None:
         self.run = run
+        self._log = logging.LoggerAdapter(_log, {"run": run.id, "task": run.task})
         self._rests_with = rests_with
         self._body = body
         self._retry = retry
@@ -160,7 +161,9 @@ class Execution:
         except asyncio.CancelledError:
             await self._not_begun()
         except Exception:
-            _log.exception("run %s (%s): its end could not be kept", self.run.id, self.run.task)
+            self._log.exception(
+                "run %s (%s): its end could not be kept", self.run.id, self.run.task
+            )
         finally:
             self._let_go()
 
@@ -250,7 +253,7 @@ class Execution:
         return True
 
     def _leave_behind(self, work: asyncio.Task[Any], grace_s: float) -> None:
-        _log.warning(
+        self._log.warning(
             "run %s (%s) did not end within %g s of being %s; it is left behind",
             self.run.id,
             self.run.task,
@@ -278,7 +281,7 @@ class Execution:
                 self.stop("canceled")
                 return
             except RealtimeError as error:
-                _log.warning("run %s: its log cannot be followed: %s", self.run.id, error)
+                self._log.warning("run %s: its log cannot be followed: %s", self.run.id, error)
             await asyncio.sleep(WATCH_AGAIN_S)
 
     def _run_clock(self) -> None:
@@ -316,7 +319,7 @@ class Execution:
         elif self.run.attempt < self.run.max_attempts and not isinstance(failure, AbortTask):
             return await self._rest(failure)
         else:
-            _log.error("run %s (%s) failed", self.run.id, self.run.task, exc_info=failure)
+            self._log.error("run %s (%s) failed", self.run.id, self.run.task, exc_info=failure)
             await self._end("failed", error=_error_of(failure))
         return False
 
@@ -324,7 +327,7 @@ class Execution:
         """Go back to wait for the next attempt."""
         attempt = self.run.attempt
         rest_s = self._retry.rest_s(attempt, self._around.random)
-        _log.warning(
+        self._log.warning(
             "run %s (%s): attempt %d of %d failed; the next comes in %.1f s",
             self.run.id,
             self.run.task,
@@ -366,7 +369,7 @@ class Execution:
 
     async def _end(self, status: str, **fields: Any) -> None:
         if not await self._change(**end_patch(self.run, status, self._now_ms(), **fields)):
-            _log.info("run %s had ended already, or was deleted", self.run.id)
+            self._log.info("run %s had ended already, or was deleted", self.run.id)
 
     async def _change(self, **patch: Any) -> bool:
         """Change the run; false if it has ended, or was deleted, meanwhile."""
@@ -391,7 +394,7 @@ class Execution:
             except (StoreUnavailable, ConnectionLost) as error:
                 if not error.retryable or self._around.closing.is_set():
                     raise
-                _log.warning("run %s cannot be kept; trying again: %s", self.run.id, error)
+                self._log.warning("run %s cannot be kept; trying again: %s", self.run.id, error)
             await self._rest_or_close(self._around.random() * most_s)
             most_s = min(MAX_REST_S, most_s * 2)
 

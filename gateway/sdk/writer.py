@@ -219,7 +219,7 @@ class StreamWriter:
             self._epoch, self._sequence = self._epoch + 1, 0
             return None, error
         except Exception:
-            _log.exception("stream %s: an append failed", self._key)
+            _log.exception("stream %s: an append failed", self._key, extra=self._key.named())
             self._epoch, self._sequence = self._epoch + 1, 0
             return None, Internal(f"stream {self._key}: an append failed; the log has more")
         self._sequence += len(batch)

@@ -87,8 +87,11 @@ class Leases:
         try:
             marked = await mark_crashed(self._store, owner, "the worker was lost")
         except RealtimeError as error:
-            _log.error("the runs of %s could not be marked: %s", owner, error)
+            _log.error(
+                "the runs of %s could not be marked: %s", owner, error, extra={"worker": owner}
+            )
             self._start_timer(owner)
             return
         if marked:
-            _log.warning("worker %s is gone; %d of its runs were marked crashed", owner, marked)
+            words = "worker %s is gone; %d of its runs were marked crashed"
+            _log.warning(words, owner, marked, extra={"worker": owner})

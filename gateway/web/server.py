@@ -20,6 +20,7 @@ from gateway.web.app import WEBSOCKET_PATH, Gateway, make_app
 from gateway.web.cutting import CuttingProtocol
 from gateway.web.direct import DirectProtocol
 from gateway.web.listening import is_loopback, listen
+from gateway.web.logs import log_config
 
 HTTP_SHARE = 0.2  # of the time to go down: for requests over HTTP, after the clients were told
 
@@ -40,7 +41,8 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
     """
     gateway = Gateway(settings)
     app = straight(make_app(gateway), gateway)
-    config = configure(app, settings, log_level=log_level, lifespan="off")
+    logs = log_config(settings.log_format, log_level)
+    config = configure(app, settings, log_config=logs, log_level=log_level, lifespan="off")
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(_without_queries)
     sockets = listen(host, port)

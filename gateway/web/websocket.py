@@ -187,7 +187,7 @@ class Carrier:
 
     def cut(self, why: str) -> None:
         """End the connection without waiting for the client."""
-        _log.info("connection %s is cut: %s", self._machine.id, why)
+        _log.info("connection %s is cut: %s", self._machine.id, why, extra=self._named())
         self._ended_by = "cut"
         self._wire.abort()
         self._end()
@@ -199,6 +199,10 @@ class Carrier:
     @property
     def _name(self) -> str:
         return f"{self._owner or 'a client'} ({self._machine.id})"
+
+    def _named(self) -> dict[str, str]:
+        """Name it, for the log."""
+        return {"connection": self._machine.id, "worker": self._owner or ""}
 
     @property
     def subscriptions(self) -> int:
@@ -221,7 +225,8 @@ class Carrier:
             task.cancel()
         for outcome in await asyncio.gather(*everyone, return_exceptions=True):
             if isinstance(outcome, Exception) and not _is_gone(outcome):
-                _log.error("connection %s failed", self._machine.id, exc_info=outcome)
+                id = self._machine.id
+                _log.error("connection %s failed", id, exc_info=outcome, extra=self._named())
 
     # ---- in ----
 
@@ -280,7 +285,8 @@ class Carrier:
         except RealtimeError as error:
             self._carry(self._machine.failed(id, error))
         except Exception:
-            _log.exception("connection %s: request %s failed", self._machine.id, id)
+            named = self._named()
+            _log.exception("connection %s: request %s failed", self._machine.id, id, extra=named)
             self._carry(self._machine.failed(id, Internal("the gateway failed; its log has more")))
 
     async def _perform(self, command: Perform, cost: int) -> None:
