@@ -264,11 +264,12 @@ class Gateway:
         return OF_ANYBODY
 
     def _open_hub(self) -> Hub:
-        if self._hub is None:
-            raise ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
+        self._open_store()
+        assert self._hub is not None
         return self._hub
 
     def _open_paths(self) -> Paths:
+        self._open_store()
         if self._paths is None:
             raise StoreUnavailable("this gateway's store keeps streams of runs only")
         return self._paths

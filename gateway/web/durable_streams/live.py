@@ -22,8 +22,7 @@ class Readers(set["LiveReader"]):
     def call_off(self) -> None:
         """Tell all of them to end."""
         for reader in tuple(self):
-            reader.is_called_off = True
-            reader.wake()
+            reader.call_off()
 
     def recheck(self) -> None:
         """Tell all of them to ask whether they may go on."""
@@ -104,6 +103,11 @@ class LiveReader:
 
     def wake(self) -> None:
         """Make `wait` return."""
+        self._woken.set()
+
+    def call_off(self) -> None:
+        """Have it end."""
+        self.is_called_off = True
         self._woken.set()
 
     async def wait(self, timeout_s: float) -> bool:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.errors import WriterGap
+from gateway.errors import StoreUnavailable, WriterGap
 from gateway.records import ORIGIN, EndReason, Position, StreamKey, Writer, path_config, path_data
 from gateway.stores.base import PathStore
 from gateway.web.durable_streams import bodies
@@ -36,6 +36,7 @@ from gateway.web.durable_streams.streams import HttpStream
 MAX_FORKS = 256  # of one stream: each costs about 60 bytes of every change of its configuration
 MAX_PARTS = 32  # a stream may inherit from: how deep forks of forks go
 UNPUBLISHED_MS = 60_000  # what is being created counts as there for so long
+MAX_TRIES = 100  # at a change that others make at the same time; each time one of them succeeds
 CACHED_PATHS = 10_000  # about 1 KB each
 EPOCH_WAIT_S = 0.001
 EPOCH_WAITS = 50
@@ -79,12 +80,13 @@ class Paths:
 
     async def find(self, path: str) -> Entry:
         """Return a path's configuration as it is now; what has expired is deleted by this."""
-        while True:
+        for _ in range(MAX_TRIES):
             entry = await self.read(path)
             configuration = entry.configuration
             if configuration.state != "live" or not configuration.is_expired(self._clock_ms()):
                 return entry
             await self._remove(entry)
+        raise _contended(path)
 
     async def open(self, path: str) -> HttpStream:
         """Return the stream of a path.
@@ -123,7 +125,7 @@ class Paths:
             Refused: 400 or 413, it cannot be so; 404, the source of the fork is not there; 409, it
                 is there and otherwise.
         """
-        while True:
+        for _ in range(MAX_TRIES):
             entry = await self.find(path)
             if entry.configuration.state == "gone":
                 raise conflict(f"the stream {path} was deleted, but its forks need it")
@@ -134,6 +136,7 @@ class Paths:
             created = await self._create(entry, creation, body, max_bytes)
             if created is not None:
                 return created, True
+        raise _contended(path)
 
     async def delete(self, path: str) -> None:
         """Delete the stream of a path; what forks of it inherit is kept for them.
@@ -141,10 +144,11 @@ class Paths:
         Raises:
             Refused: 404, there is none; 410, that was done already.
         """
-        while True:
+        for _ in range(MAX_TRIES):
             entry = _live(await self.find(path))
             if await self._remove(entry):
                 return
+        raise _contended(path)
 
     async def tidy(self, path: str) -> Entry:
         """Return a path's configuration, without what has expired or nobody inherits any more."""
@@ -352,7 +356,7 @@ class Paths:
             )
 
     async def _release(self, path: str, generation: str, fork: str, fork_generation: str) -> None:
-        while True:
+        for _ in range(MAX_TRIES):
             entry = await self.read(path)
             configuration = entry.configuration
             if configuration.state == "absent" or configuration.generation != generation:
@@ -365,6 +369,11 @@ class Paths:
                 if is_over:
                     await self._clear(path, configuration)
                 return
+        raise _contended(path)
+
+
+def _contended(path: str) -> StoreUnavailable:
+    return StoreUnavailable(f"the stream {path} was changed by others {MAX_TRIES} times at once")
 
 
 def _live(entry: Entry) -> Entry:

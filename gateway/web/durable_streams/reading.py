@@ -173,9 +173,9 @@ class Reader:
         gone = asyncio.create_task(_until_gone(reading.request), name="long poll")
         try:
             async with LiveReader(reading.stream, at.position, self._opening) as reader:
-                gone.add_done_callback(lambda _: reader.wake())
+                gone.add_done_callback(lambda _: reader.call_off())
                 ends_at_s = self._time() + self._times.long_poll_s
-                while not gone.done() and not reader.is_called_off:
+                while not reader.is_called_off:
                     chunk = await reader.next()
                     if chunk is not None and (chunk.records or chunk.is_closed):
                         return chunk
@@ -204,7 +204,7 @@ class Reader:
             found[headers.DATA_ENCODING] = "base64"
         reader = LiveReader(stream, position, self._opening)
         events = self._made_of(reading, reader)
-        return EventStream(events, found, reader.wake, self._times.send_s)
+        return EventStream(events, found, reader.call_off, self._times.send_s)
 
     async def _made_of(self, reading: Reading, reader: LiveReader) -> AsyncGenerator[bytes, None]:
         ends_at_s = self._time() + self._times.events_s * (1 - 0.2 * self._chances.random())
