@@ -52,7 +52,7 @@ def test_the_public_names_are_these():
 
 
 def test_a_worker_that_only_appends_loads_no_web_server():
-    heavy = "('starlette', 'uvicorn', 'reflex', 'httpx', 'typer', 'hypothesis')"
+    heavy = "('starlette', 'uvicorn', 'reflex', 'httpx', 'typer', 'hypothesis', 'celery', 'taskiq')"
     code = f"import sys, gateway; print([n for n in {heavy} if n in sys.modules])"
     done = run(sys.executable, "-c", code)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

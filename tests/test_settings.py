@@ -37,6 +37,11 @@ def test_the_environment_is_read():
     assert settings == Settings("memory:", SECRET, "production", "ws://gateway:8400", 7)
 
 
+def test_who_executes_is_a_setting():
+    assert Settings.from_env({}).runner == "process"
+    assert Settings.from_env({"REALTIME_RUNNER": "celery"}).runner == "celery"
+
+
 def test_what_is_kept_is_read_and_everything_is_kept_by_default():
     assert Settings.from_env({}).retention == Retention(None, None, None, None)
     env = {

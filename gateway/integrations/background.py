@@ -50,7 +50,7 @@ def submit(work: Work[T], order: str | None = None) -> Future[T]:
         active = runtime()
 
         async def do() -> T:
-            async with _in_order(order):
+            async with in_order(order):
                 return await work(active)
 
         return asyncio.run_coroutine_threadsafe(do(), active.loop)
@@ -118,7 +118,7 @@ class Background:
         assert task is not None
         self._works.add(task)
         try:
-            async with _in_order(order):
+            async with in_order(order):
                 return await work(await asyncio.shield(self._ready))
         finally:
             self._works.discard(task)
@@ -164,7 +164,8 @@ class Background:
             backoff_s = min(MAX_BACKOFF_S, 2 * backoff_s)
 
 
-def _in_order(order: str | None) -> AbstractAsyncContextManager[Any]:
+def in_order(order: str | None) -> AbstractAsyncContextManager[Any]:
+    """Do a block after those that were entered before with the same order."""
     # Locks are fair: those who wait have it in the order in which they came.
     if order is None:
         return nullcontext()

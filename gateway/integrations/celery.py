@@ -19,34 +19,18 @@ the runs is told when it is back.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from celery import Celery, signals
 from celery.result import AsyncResult
 
-from gateway import tokens
 from gateway.errors import RunNotFound
-from gateway.integrations import celery_tasks
 from gateway.integrations.celery_sender import Sender
 from gateway.integrations.celery_tasks import PREFIX, CeleryQueue
 from gateway.integrations.celery_worker import Worker
+from gateway.integrations.handles import Handle
 from gateway.sdk import queues
-from gateway.sdk.tasks import HANDLE_TTL_S
 
 _installed: dict[Celery, Sender] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """The run of a message that this process sent.
-
-    Attributes:
-        id: The run's id.
-        access_token: Reads this run and its streams, and nothing else; for a page.
-    """
-
-    id: str
-    access_token: str
 
 
 def install(
@@ -88,12 +72,7 @@ def handle_of(result: AsyncResult) -> Handle:
     Raises:
         RunNotFound: it was sent by another process, too long ago, or is not tracked.
     """
-    if celery_tasks.is_own(result):
-        run_id = str(result.id)
-    else:
-        known = (sender.runs.get(str(result.id)) for sender in _installed.values())
-        found = next((id for id in known if id is not None), None)
-        if found is None:
-            raise RunNotFound(f"this process knows of no run of the Celery task {result.id}")
-        run_id = found
-    return Handle(run_id, tokens.mint([f"read:runs:{run_id}"], ttl_s=HANDLE_TTL_S))
+    sender = _installed.get(result.app)
+    if sender is None:
+        raise RunNotFound("this application's tasks have no runs: call install(app) first")
+    return sender.sent.handle(str(result.id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -11,11 +10,11 @@ from typing import Any
 
 from gateway.errors import RealtimeError
 from gateway.integrations import background
+from gateway.integrations.handles import SentRuns
 from gateway.integrations.tracking import HEADER, TAGS_HEADER, Ticket, as_json, keep, rest
 from gateway.runs import iso_time
 
 QUEUE = "celery"
-REMEMBERED = 10_000  # tasks sent by this process whose run `handle_of` can name; 200 bytes each
 PATIENCE_S = 5.0  # for a gateway to hear of a change; the queue goes on without it
 
 _log = logging.getLogger("realtime.queues")
@@ -32,7 +31,7 @@ class Sender:
     def __init__(self, is_tracked: Callable[[str], bool], with_payloads: bool) -> None:
         self._is_tracked = is_tracked
         self._with_payloads = with_payloads
-        self.runs: OrderedDict[str, str] = OrderedDict()  # run ids by task ids, the newest last
+        self.sent = SentRuns()
 
     @property
     def receivers(self) -> dict[str, Callable[..., None]]:
@@ -73,11 +72,9 @@ class Sender:
             sender,
             due_ms=_due_ms(headers),
             expires_at=_expires_at(headers),
-            payload=_payload(body) if self._with_payloads else None,
+            payload=payload_of(body) if self._with_payloads else None,
         )
-        self.runs[ticket.message_id] = run.id
-        while len(self.runs) > REMEMBERED:
-            self.runs.popitem(last=False)
+        self.sent.add(ticket)
         tell(lambda active: keep(active, run), order=run.id)
 
 
@@ -144,6 +141,7 @@ def _moment_ms(moment: object) -> int | None:
     return round(moment.timestamp() * 1000)
 
 
-def _payload(body: Any) -> Any:
+def payload_of(body: Any) -> Any:
+    """Return a message's arguments as a run's payload."""
     args, kwargs = body[0], body[1]
     return as_json({"args": args, "kwargs": kwargs})

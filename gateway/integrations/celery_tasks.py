@@ -14,7 +14,6 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from celery.exceptions import Ignore, Retry
-from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from gateway.errors import QueueUnavailable, RunFailed
@@ -60,14 +59,9 @@ def register(app: Celery, task_id: str) -> Any:
     """Return the Celery task that executes a task, and make it if there is none yet."""
     name = PREFIX + task_id
     if name not in app.tasks:
-        # Celery does not count the attempts; the run does.
-        app.task(name=name, bind=True, max_retries=None)(_execute)
+        # The run counts the attempts and has the output; Celery need not.
+        app.task(name=name, bind=True, max_retries=None, ignore_result=True)(_execute)
     return app.tasks[name]
-
-
-def is_own(result: AsyncResult) -> bool:
-    """Whether a result is that of a run's message."""
-    return str(result.id).startswith("run_")
 
 
 def _execute(self: Any, run_id: str) -> Any:
@@ -76,7 +70,6 @@ def _execute(self: Any, run_id: str) -> Any:
     if run.is_queued:
         _send_again(self, run)
     if run.is_canceled:
-        self.backend.mark_as_revoked(run_id, "the run was canceled", request=self.request)
         raise Ignore
     if not run.is_success:
         why = f"{run.error.type}: {run.error.message}" if run.error else run.status

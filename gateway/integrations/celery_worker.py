@@ -24,9 +24,10 @@ from celery.exceptions import Ignore
 
 from gateway.errors import RealtimeError, RunCanceled
 from gateway.integrations import background, tracking
-from gateway.integrations.celery_sender import QUEUE, tell
+from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all
 from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket, error_of
+from gateway.runs import Run
 from gateway.sdk.runtime import Context, Runtime, enter_run, has_runtime, leave_run, runtime
 
 _TRACKED = "_realtime_run"  # attribute of the request that is executed
@@ -118,14 +119,14 @@ class Worker:
 
     # ---- one execution ----
 
-    def begin(self, sender: Any, task_id: str, **_: Any) -> None:
+    def begin(self, sender: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
         """Claim the run of a message, and make it the current one."""
         if not self._is_tracked(sender.name):
             return
         request = sender.request
         ticket = _ticket_of(request, task_id)
         attempt = request.retries + 1
-        fields = {} if sender.max_retries is None else {"max_attempts": sender.max_retries + 1}
+        fields = self._fields(sender, (args, kwargs))
         run = ticket.run(QUEUE, sender.name, **fields)
         kept = tell(lambda active: tracking.claim(active, run, attempt), order=run.id)
         if kept is not None and kept.is_final and kept.status not in NOT_AGAIN:
@@ -133,8 +134,8 @@ class Worker:
             ticket = ticket.again()
             again = ticket.run(QUEUE, sender.name, **fields)
             kept = tell(lambda active: tracking.claim(active, again, attempt), order=again.id)
-        elif kept is not None and kept.id != ticket.run_id:  # it was kept for the same message
-            ticket = Ticket(ticket.message_id, kept.id, 0, kept.parent_id, kept.root_id)
+        elif kept is not None:
+            ticket = ticket.of(kept)
         context = ticket.context(sender.name, attempt)
         is_refused = kept is not None and kept.is_final
         watching = None if is_refused else _watch(context)
@@ -153,8 +154,8 @@ class Worker:
         fields = {} if error is None else {"error": error}
         if (tracked := _tracked(sender)) is not None:
             self._end(tracked, status, **fields)
-        elif (run_id := self._run_of(sender.name, self._requests.get(task_id))) is not None:
-            tell(lambda active: tracking.end(active, run_id, status, **fields), order=run_id)
+        else:
+            self._end_elsewhere(sender, self._requests.get(task_id), status, fields)
 
     def retry(self, sender: Any, reason: Any, **_: Any) -> None:
         """Say why a run is tried again; that it is was said when its message was sent."""
@@ -196,20 +197,30 @@ class Worker:
 
     def revoke(self, sender: Any, request: Any, expired: bool, **_: Any) -> None:
         """End a run that Celery does not execute, or no longer."""
-        if (run_id := self._run_of(sender.name, request)) is None:
-            return
         status = "expired" if expired else "canceled"
         fields = {"error": error_of("it had not started in time", "Expired")} if expired else {}
-        tell(lambda active: tracking.end(active, run_id, status, **fields), order=run_id)
+        self._end_elsewhere(sender, request, status, fields)
 
-    def _run_of(self, name: str, request: Any) -> str | None:
+    def _end_elsewhere(
+        self, sender: Any, request: Any, status: str, fields: dict[str, Any]
+    ) -> None:
+        """End the run of a message that no process executes; it may be faster than its sender."""
         if request is None:
-            return None
-        if name.startswith(PREFIX):
-            return str(request.id)
-        headers = getattr(request, "request_dict", None) or vars(request)
-        ticket = Ticket.from_header(headers.get(HEADER), request.id)
-        return ticket.run_id if ticket is not None else None
+            return
+        run: str | Run = str(request.id)
+        if not sender.name.startswith(PREFIX):
+            headers = getattr(request, "request_dict", None) or vars(request)
+            ticket = Ticket.from_header(headers.get(HEADER), request.id)
+            if ticket is None:
+                return
+            body = (request.args, request.kwargs)
+            run = ticket.run(QUEUE, sender.name, **self._fields(sender, body))
+        order = run if isinstance(run, str) else run.id
+        tell(lambda active: tracking.end(active, run, status, **fields), order=order)
+
+    def _fields(self, task: Any, body: tuple[Any, Any]) -> dict[str, Any]:
+        fields = {} if task.max_retries is None else {"max_attempts": task.max_retries + 1}
+        return fields | ({"payload": payload_of(body)} if self._with_payloads else {})
 
 
 def _ticket_of(request: Any, task_id: str) -> Ticket:

@@ -90,6 +90,19 @@ class Ticket:
         root_id = self.root_id if self.parent_id else id
         return replace(self, run_id=id, root_id=root_id, created_ms=now_ms, is_guess=False)
 
+    def of(self, kept: Run) -> Ticket:
+        """Return it with the run that is kept: of a message without a ticket it may be another."""
+        if kept.id == self.run_id:
+            return self
+        return replace(
+            self,
+            run_id=kept.id,
+            parent_id=kept.parent_id,
+            root_id=kept.root_id,
+            batch_id=kept.batch_id,
+            tags=tuple(kept.tags),
+        )
+
     def to_header(self) -> dict[str, Any]:
         """Return it as JSON-able fields."""
         return {
@@ -230,10 +243,20 @@ async def note_error(active: Runtime, run_id: str, error: dict[str, str]) -> Non
     await _patch(active, run_id, {"last_error": error})
 
 
-async def end(active: Runtime, run_id: str, status: str, **fields: Any) -> None:
-    """Say how a run ended, unless it has ended before."""
-    run = (await active.store.get_run(run_id)).run
-    await _patch(active, run_id, end_patch(run, status, active.clock_ms(), **fields))
+async def end(active: Runtime, run: str | Run, status: str, **fields: Any) -> None:
+    """Say how a run ended, unless it has ended before.
+
+    Args:
+        active: The runtime.
+        run: Its id, or the run itself where it may not be kept yet.
+        status: A final one.
+        fields: Further fields: the output or the error.
+    """
+    if isinstance(run, Run):
+        run = await keep(active, run)
+    else:
+        run = (await active.store.get_run(run)).run
+    await _patch(active, run.id, end_patch(run, status, active.clock_ms(), **fields))
 
 
 async def _patch(active: Runtime, run_id: str, patch: Mapping[str, Any]) -> None:

@@ -114,8 +114,6 @@ class Runner:
         Returns:
             The run as it is then: ended, or back in the queue.
         """
-        if run.status == "delayed":  # kept here until then
-            run = await self._runtime.store.patch_run(run.id, {"owner": self.owner})
         execution = Execution(run, body, retry, self._around_brought, rests_with)
         self._executions[run.id] = execution
         try:

@@ -15,6 +15,10 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
     broker_transport_options={"polling_interval": 0.02},
+    task_annotations={
+        "realtime.limited": {"soft_time_limit": 0.2},
+        "realtime.limited-plain": {"soft_time_limit": 0.2},
+    },
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 install(app)
@@ -135,3 +139,16 @@ async def nap(flag: str) -> None:
     numbers.append(os.getpid())
     while Path(flag).exists():  # noqa: ASYNC110, ASYNC240 - for a signal from another process
         await asyncio.sleep(0.02)
+
+
+@task(runner="celery")
+async def limited() -> None:
+    import asyncio
+
+    await asyncio.Event().wait()
+
+
+@task(runner="celery")
+def limited_plain() -> None:
+    while True:
+        numbers.append(1).wait()

@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from queue_workers import shop
+
+from gateway.integrations import background
 
 
 class Provider:
@@ -92,3 +96,14 @@ def collect():
         return collected
 
     return read
+
+
+@pytest.fixture(scope="session")
+def celery_place(tmp_path_factory):
+    """A broker, a gateway and a Celery worker with two child processes, for all tests of Celery."""
+    worker = ("celery", "-A", "celery_shop", "worker", "-c", "2", "-l", "info")
+    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    with shop(tmp_path_factory.mktemp("celery")) as place, place.worker(*worker, *quiet):
+        os.environ["BROKER"] = place.broker  # before celery_shop is imported here
+        yield place
+        background.stop()

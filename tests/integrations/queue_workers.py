@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 
 from redis_serving import RedisServer
@@ -19,6 +22,7 @@ from gateway import runs
 from gateway.stores.base import run_log
 from tests.serving import DEADLINE_S, SECRET, Client, Process, environment, gateway_process
 
+_thread = ThreadPoolExecutor(1, "celery")  # Celery keeps its connections thread by thread
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -33,7 +37,7 @@ class Shop:
 
     def __init__(self, folder: Path, broker: RedisServer, gateway: Process) -> None:
         self.folder = folder
-        self.broker = broker.url
+        self.server, self.broker = broker, broker.url
         self.gateway = gateway
         self.env = environment(
             REALTIME_URL=gateway.url,
@@ -62,11 +66,31 @@ class Shop:
                 process.wait(DEADLINE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
                 raise AssertionError(f"the worker did not end:\n{log.read_text()}") from None
 
     def connected(self):
         """Work with the SDK in the test, as a backend that sends tasks does."""
         return gateway.connect(self.gateway.url, secret_key=SECRET)
+
+
+async def on_thread(function, *args, **kwargs):
+    """Call what blocks as a plain program would, in a thread of its own."""
+    work = copy_context().run
+    call = partial(work, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_thread, call)
+
+
+async def let_go(app) -> None:
+    """Close the connections that an application has opened in this process."""
+
+    def close() -> None:
+        if hasattr(app.backend, "result_consumer"):
+            app.backend.result_consumer.stop()
+            app.backend.client.connection_pool.disconnect()
+        app.close()
+
+    await on_thread(close)
 
 
 @contextmanager

@@ -5,46 +5,42 @@ import os
 import signal
 
 import pytest
-from queue_workers import ended, first, seen_by_a_page, shop, statuses, until_status
+from celery.exceptions import TaskRevokedError
+from queue_workers import (
+    ended,
+    first,
+    let_go,
+    on_thread,
+    seen_by_a_page,
+    statuses,
+    until_status,
+)
 
 from gateway import runs
 from gateway.errors import RunNotFound
-from gateway.integrations import background
 from gateway.runs import iso_time
-from tests.serving import until
-
-WORKER = ("celery", "-A", "celery_shop", "worker", "-c", "2", "-l", "info")
-QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    with shop(tmp_path_factory.mktemp("celery")) as place, place.worker(*WORKER, *QUIET):
-        os.environ["BROKER"] = place.broker
-        yield place
-        background.stop()
 
 
 @pytest.fixture
-async def celery(place):
+async def celery(celery_place):
     import celery_shop
 
-    async with place.connected():
+    async with celery_place.connected():
         yield celery_shop
-    celery_shop.app.close()
+    await let_go(celery_shop.app)
 
 
 async def send(task, *args, **options):
     """Send a task as a plain program does; returns its result and its run."""
     from gateway.integrations.celery import handle_of
 
-    result = await asyncio.to_thread(task.apply_async, args, **options)
+    result = await on_thread(task.apply_async, args, **options)
     return result, handle_of(result)
 
 
-async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(place, celery):
+async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(celery_place, celery):
     result, run = await send(celery.greet, "ann")
-    records = await seen_by_a_page(place.gateway.url, run.access_token, run.id, "lines")
+    records = await seen_by_a_page(celery_place.gateway.url, run.access_token, run.id, "lines")
     assert [(each["offset"], each["data"]) for each in records] == [
         (0, "hello ann"),
         (1, "attempt 1"),
@@ -52,14 +48,14 @@ async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(place, celery)
     kept = await ended(run.id)
     assert (kept.task, kept.status, kept.attempt) == ("celery_shop.greet", "completed", 1)
     assert await statuses(run.id) == ["queued", "executing", "completed"]
-    assert await asyncio.to_thread(result.get, timeout=10) == "ANN"
+    assert await on_thread(result.get, timeout=10) == "ANN"
     assert kept.payload is None and kept.output is None  # not shown unless it is asked for
     assert kept.owner.startswith("worker_") and kept.duration_ms is not None
 
 
 async def test_what_was_appended_is_durable_before_celery_says_that_the_task_succeeded(celery):
     result, run = await send(celery.greet, "bob")
-    await asyncio.to_thread(result.get, timeout=10)
+    await on_thread(result.get, timeout=10)
     values = [record.value async for record in _now(celery.lines, run.id)]
     assert values == ["hello bob", "attempt 1"]
 
@@ -87,7 +83,7 @@ async def test_the_tasks_of_a_group_are_a_batch(celery):
     from celery import group
 
     made = group(celery.silent.s(name) for name in "abc")
-    result = await asyncio.to_thread(made.apply_async)
+    result = await on_thread(made.apply_async)
     batch = await runs.list(batch_id=f"batch_{result.id.replace('-', '')}")
     assert len(batch) == 3
     assert {(await ended(run.id)).status for run in batch} == {"completed"}
@@ -95,8 +91,8 @@ async def test_the_tasks_of_a_group_are_a_batch(celery):
 
 async def test_the_next_of_a_chain_is_a_child_of_the_one_before(celery):
     made = celery.silent.s("ann") | celery.greet.s()
-    result = await asyncio.to_thread(made.apply_async)
-    assert await asyncio.to_thread(result.get, timeout=10) == "ANN"
+    result = await on_thread(made.apply_async)
+    assert await on_thread(result.get, timeout=10) == "ANN"
     [child] = [run for run in await runs.list(limit=3) if run.task == "celery_shop.greet"][:1]
     assert child.parent_id is not None
     assert (await runs.retrieve(child.parent_id)).task == "celery_shop.silent"
@@ -104,7 +100,7 @@ async def test_the_next_of_a_chain_is_a_child_of_the_one_before(celery):
 
 async def test_a_retry_is_another_attempt_of_the_same_run(celery):
     result, run = await send(celery.flaky, 2)
-    assert await asyncio.to_thread(result.get, timeout=10) == "done"
+    assert await on_thread(result.get, timeout=10) == "done"
     kept = await ended(run.id)
     assert (kept.status, kept.attempt, kept.max_attempts) == ("completed", 3, 4)
     assert kept.last_error is not None and kept.last_error.type == "ConnectionError"
@@ -131,7 +127,8 @@ async def test_a_run_that_is_canceled_while_it_waits_is_never_executed(celery):
     result, run = await send(celery.greet, "ann", countdown=1)
     assert (await runs.retrieve(run.id)).status == "delayed"
     assert (await runs.cancel(run.id)).status == "canceled"
-    await until(lambda: result.state == "REVOKED")
+    with pytest.raises(TaskRevokedError):
+        await on_thread(result.get, timeout=20)
     assert [line async for line in _now(celery.lines, run.id)] == []
 
 
@@ -149,7 +146,8 @@ async def test_what_celery_revokes_before_it_begins_is_canceled(celery):
     from celery import uuid
 
     id = uuid()
-    await asyncio.to_thread(celery.app.control.revoke, id, reply=True)
+    revoke = celery.app.control.revoke
+    assert await on_thread(revoke, id, reply=True, timeout=20, limit=1)
     _, run = await send(celery.greet, "ann", task_id=id)
     assert (await ended(run.id)).status == "canceled"
 
@@ -159,7 +157,7 @@ async def test_what_celery_terminates_is_canceled(celery, tmp_path):
     flag.touch()
     result, run = await send(celery.linger, str(flag))
     await first(celery.lines, run.id)
-    await asyncio.to_thread(celery.app.control.revoke, result.id, terminate=True, signal="SIGKILL")
+    await on_thread(celery.app.control.revoke, result.id, terminate=True, signal="SIGKILL")
     assert (await ended(run.id)).status == "canceled"
 
 
@@ -196,7 +194,7 @@ async def test_a_task_that_celery_brings_again_after_that_goes_on_as_the_same_ru
     assert kept.status == "completed" and not flag.exists()
     assert kept.owner != began.owner
     assert [line async for line in celery.lines.read(run.id)] == ["began", "began"]
-    assert await asyncio.to_thread(result.get, timeout=10) == "survived"
+    assert await on_thread(result.get, timeout=10) == "survived"
 
 
 async def test_a_message_without_a_ticket_is_one_run_all_the_same(celery, monkeypatch):
@@ -204,8 +202,8 @@ async def test_a_message_without_a_ticket_is_one_run_all_the_same(celery, monkey
     from celery.signals import before_task_publish
 
     monkeypatch.setattr(before_task_publish, "receivers", [])
-    result = await asyncio.to_thread(celery.greet.delay, "ann")
-    assert await asyncio.to_thread(result.get, timeout=10) == "ANN"
+    result = await on_thread(celery.greet.delay, "ann")
+    assert await on_thread(result.get, timeout=10) == "ANN"
     [run] = [run for run in await runs.list(limit=1) if run.task == "celery_shop.greet"]
     assert run.idempotency_key == f"celery:{result.id}"
     assert (await ended(run.id)).status == "completed"
@@ -213,24 +211,26 @@ async def test_a_message_without_a_ticket_is_one_run_all_the_same(celery, monkey
 
 async def test_a_task_executed_at_once_is_a_run_too(celery, monkeypatch):
     monkeypatch.setitem(celery.app.conf, "task_always_eager", True)
-    result = await asyncio.to_thread(celery.flaky.delay, 1)
+    result = await on_thread(celery.flaky.delay, 1)
     assert result.get() == "done"
     [run] = await runs.list(limit=1)
     assert (run.task, run.status, run.attempt) == ("celery_shop.flaky", "completed", 2)
     assert [line async for line in celery.lines.read(run.id)] == ["try 1", "try 2"]
 
 
-async def test_a_gateway_that_is_away_keeps_no_task_from_being_executed(place, celery, tmp_path):
+async def test_a_gateway_that_is_away_keeps_no_task_from_being_executed(
+    celery_place, celery, tmp_path
+):
     flag = tmp_path / "flag"
     flag.touch()
     result, run = await send(celery.linger, str(flag))
     await first(celery.lines, run.id)
-    place.gateway.kill()
+    celery_place.gateway.kill()
     flag.unlink()
-    await asyncio.to_thread(place.gateway.start)
+    await asyncio.to_thread(celery_place.gateway.start)
     kept = await ended(run.id)
     assert kept.status == "completed"
-    await asyncio.to_thread(result.get, timeout=10)
+    await on_thread(result.get, timeout=10)
     assert [line async for line in celery.lines.read(run.id)][1] == "still here"
 
 

@@ -1,0 +1,51 @@
+"""Which runs the messages have that this process sent: for a program that shows them on a page."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from gateway import tokens
+from gateway.errors import RunNotFound
+from gateway.integrations.tracking import Ticket
+from gateway.sdk.tasks import HANDLE_TTL_S
+
+REMEMBERED = 10_000  # messages, the newest; 200 bytes each
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """The run of a message that this process sent.
+
+    Attributes:
+        id: The run's id.
+        access_token: Reads this run and its streams, and nothing else; for a page.
+    """
+
+    id: str
+    access_token: str
+
+
+class SentRuns:
+    """The runs of the messages that this process has sent to one queue."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, str] = OrderedDict()  # by message, the newest last
+
+    def add(self, ticket: Ticket) -> None:
+        """Remember a message's run."""
+        self._runs[ticket.message_id] = ticket.run_id
+        while len(self._runs) > REMEMBERED:
+            self._runs.popitem(last=False)
+
+    def handle(self, message_id: str) -> Handle:
+        """Return the handle of a message's run; of a run's own message its id is the run's.
+
+        Raises:
+            RunNotFound: it was sent by another process, too long ago, or has no run.
+        """
+        is_own = message_id.startswith("run_")
+        run_id = message_id if is_own else self._runs.get(message_id)
+        if run_id is None:
+            raise RunNotFound(f"this process knows of no run of the message {message_id}")
+        return Handle(run_id, tokens.mint([f"read:runs:{run_id}"], ttl_s=HANDLE_TTL_S))

@@ -1,0 +1,103 @@
+"""Taskiq's functions as runs that can be canceled: before they begin, and in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from functools import update_wrapper, wraps
+from typing import Any
+
+from gateway.errors import RunCanceled
+from gateway.sdk.runtime import Context
+
+_GUARDED = "_realtime_guarded"  # attribute of what `guarded` returns
+
+
+@dataclass(eq=False, slots=True)
+class Tracked:
+    """One execution of a message.
+
+    Attributes:
+        context: Of its run.
+        is_refused: The run was canceled before it began.
+        token: Undoes that the run is the current one.
+        task: The async function, while it is executed.
+        watching: Follows the run's own log, for its cancellation.
+        error: How the function failed.
+        is_sent_again: Its message was sent again, for the next attempt.
+    """
+
+    context: Context
+    is_refused: bool
+    token: Token[Context | None]
+    task: asyncio.Task[Any] | None = None
+    watching: asyncio.Task[None] | None = None
+    error: BaseException | None = None
+    is_sent_again: bool = False
+
+    @property
+    def id(self) -> str:
+        """Its run's."""
+        return self.context.id
+
+    def refuse(self) -> None:
+        """Raise RunCanceled if the run was canceled before it began."""
+        if self.is_refused:
+            raise RunCanceled(f"run {self.id} was canceled before it began")
+
+
+executed: ContextVar[Tracked | None] = ContextVar("realtime_taskiq", default=None)
+"""What the calling function is executed as."""
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that does not begin when its run is canceled, and, async, stops then."""
+    if hasattr(function, _GUARDED):
+        return function
+    made = _async(function) if inspect.iscoroutinefunction(function) else _Plain(function)
+    setattr(made, _GUARDED, True)
+    return made
+
+
+def _async(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        tracked, task = executed.get(), asyncio.current_task()
+        if tracked is None or task is None:
+            return await function(*args, **kwargs)
+        tracked.refuse()
+        tracked.task = task
+        try:
+            return await function(*args, **kwargs)
+        except asyncio.CancelledError:
+            if not tracked.context.is_canceled:
+                raise
+            task.uncancel()  # it was the run that was canceled, not Taskiq's worker
+            raise RunCanceled(f"run {tracked.id} was canceled") from None
+        finally:
+            tracked.task = None
+
+    return run
+
+
+class _Plain:
+    """A class, so that another process of Taskiq's can be given the function itself."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if (tracked := executed.get()) is not None:
+            tracked.refuse()
+        return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _same, (self._function,)
+
+
+def _same(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function

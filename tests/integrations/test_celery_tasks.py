@@ -1,0 +1,167 @@
+"""Tasks of this library on real prefork workers of Celery."""
+
+import os
+import signal
+
+import orjson
+import pytest
+from celery import Celery
+from queue_workers import ended, first, let_go, on_thread, seen_by_a_page, statuses
+
+from gateway import runs
+from gateway.errors import ConfigurationError, QueueUnavailable
+from gateway.integrations.celery_tasks import CeleryQueue
+from gateway.sdk import queues
+from gateway.sdk.runtime import runtime
+from gateway.stores.base import run_log
+
+
+@pytest.fixture
+async def celery(celery_place):
+    import celery_shop
+
+    queues.use(CeleryQueue(celery_shop.app))
+    async with celery_place.connected():
+        yield celery_shop
+    await let_go(celery_shop.app)
+
+
+async def test_a_task_is_executed_by_a_worker_and_a_page_sees_its_records(celery_place, celery):
+    handle = await celery.add.trigger(a=1, b=2)
+    result = await handle.wait()
+    assert (result.ok, result.output) == (True, 3)
+    records = await seen_by_a_page(
+        celery_place.gateway.url, handle.access_token, handle.id, "numbers"
+    )
+    assert [each["data"] for each in records] == [1, 2]
+    run = await runs.retrieve(handle.id)
+    assert run.owner.startswith("worker_") and run.owner != runtime().runner.owner
+    assert await statuses(run.id) == ["queued", "executing", "completed"]
+
+
+async def test_children_are_executed_elsewhere_while_their_parent_waits(celery):
+    result = await celery.add_all.trigger_and_wait(pairs=[[1, 2], [3, 4], [5, 6]])
+    assert result.output == 21
+    children = await runs.list(parent_id=result.run_id)
+    assert len(children) == 3 and len({child.batch_id for child in children}) == 1
+    parent = await runs.retrieve(result.run_id)
+    assert {child.owner for child in children} != {parent.owner}
+    assert await statuses(result.run_id) == [
+        "queued",
+        "executing",
+        "waiting",
+        "executing",
+        "completed",
+    ]
+    assert [number async for number in celery.numbers.read(result.run_id)] == [3, 7, 11]
+
+
+async def test_between_two_attempts_a_run_belongs_to_the_queue(celery):
+    result = await celery.sometimes.trigger_and_wait(fails=2)
+    assert result.output == 3
+    run = await runs.retrieve(result.run_id)
+    assert (run.attempt, run.max_attempts) == (3, 3)
+    assert set(run.metadata) == {"attempt 1", "attempt 2", "attempt 3"}
+    page = await runtime().store.read(run_log(run.id))
+    owners = [orjson.loads(record.data).get("owner") for record in page.records]
+    assert owners.count("queue:celery") == 3  # when it was made, and after two failures
+
+
+async def test_a_task_that_failed_for_good_says_why(celery):
+    result = await celery.sometimes.trigger_and_wait(fails=9)
+    assert (result.status, result.error.type) == ("failed", "ConnectionError")
+    aborted = await celery.sometimes.trigger_and_wait(fails=0, abort=True)
+    assert (aborted.status, aborted.error.type) == ("failed", "AbortTask")
+    assert (await runs.retrieve(aborted.run_id)).attempt == 1
+
+
+@pytest.mark.parametrize("kind", ["count", "nap"])
+async def test_a_run_is_canceled_while_it_executes(celery, tmp_path, kind):
+    flag = tmp_path / "flag"
+    flag.touch()
+    handle = await getattr(celery, kind).trigger(flag=str(flag))
+    await first(celery.numbers, handle.id)
+    await runs.cancel(handle.id)
+    assert (await ended(handle.id)).status == "canceled"
+
+
+async def test_a_run_that_is_canceled_before_its_time_is_not_executed(celery):
+    handle = await celery.add.options(delay_s=1).trigger(a=1, b=2)
+    assert (await runs.retrieve(handle.id)).status == "delayed"
+    await runs.cancel(handle.id)
+    assert (await celery.add.options(delay_s=1.1).trigger_and_wait(a=3, b=4)).ok  # later
+    assert await statuses(handle.id) == ["delayed", "canceled"]
+
+
+async def test_a_delayed_run_is_executed_when_it_is_due(celery):
+    result = await celery.add.options(delay_s=0.3).trigger_and_wait(a=1, b=2)
+    assert result.output == 3
+    run = await runs.retrieve(result.run_id)
+    assert await statuses(run.id) == ["delayed", "queued", "executing", "completed"]
+    assert run.started_at >= run.delay_until
+
+
+async def test_the_same_key_makes_one_run(celery):
+    task = celery.add.options(idempotency_key="once")
+    one, two = await task.trigger(a=1, b=2), await task.trigger(a=1, b=2)
+    assert one.id == two.id
+    assert (await one.wait()).output == 3
+
+
+@pytest.mark.parametrize("kind", ["count", "nap"])
+async def test_a_worker_killed_in_the_middle_leaves_its_run_crashed(celery, tmp_path, kind):
+    flag = tmp_path / "flag"
+    flag.touch()
+    handle = await getattr(celery, kind).trigger(flag=str(flag))
+    os.kill(await first(celery.numbers, handle.id), signal.SIGKILL)
+    run = await ended(handle.id)
+    assert run.status == "crashed"
+    assert run.error is not None and run.error.type == "ProcessDied"
+
+
+async def test_what_celery_terminates_is_canceled(celery, tmp_path):
+    flag = tmp_path / "flag"
+    flag.touch()
+    handle = await celery.nap.trigger(flag=str(flag))
+    await first(celery.numbers, handle.id)
+    revoke = celery.app.control.revoke
+    await on_thread(revoke, handle.id, terminate=True, signal="SIGKILL")
+    assert (await ended(handle.id)).status == "canceled"
+
+
+@pytest.mark.parametrize("kind", ["limited", "limited-plain"])
+async def test_a_limit_of_celery_times_a_run_out(celery, kind):
+    """Celery's settings know a task by the name `realtime.<id>`."""
+    result = await getattr(celery, kind.replace("-", "_")).trigger_and_wait()
+    assert result.status == "timed_out"
+    assert "its worker allows" in result.error.message
+
+
+async def test_a_run_that_no_broker_takes_is_not_left_behind(celery):
+    app = Celery("nowhere", broker="redis://127.0.0.1:1/0")
+    app.conf.broker_transport_options = {"socket_connect_timeout": 1}
+    app.conf.task_publish_retry = False
+    queues.use(CeleryQueue(app))
+    before = await runs.list(limit=1)
+    with pytest.raises(QueueUnavailable, match="took no run of add"):
+        await celery.add.options(idempotency_key="lost").trigger(a=1, b=2)
+    assert await runs.list(limit=1) == before
+    queues.use(CeleryQueue(celery.app))
+    assert (await celery.add.options(idempotency_key="lost").trigger_and_wait(a=1, b=2)).ok
+    await let_go(app)
+
+
+async def test_the_default_runner_is_a_setting(celery_place, celery, monkeypatch):
+    monkeypatch.setattr(runtime(), "default_runner", "celery")
+    handle = await celery.add.options(runner="process").trigger(a=1, b=2)
+    assert (await handle.wait()).output == 3
+    assert (await runs.retrieve(handle.id)).owner == runtime().runner.owner
+    monkeypatch.setattr(celery.add, "_options", celery.add.options(runner="").defaults)
+    handle = await celery.add.trigger(a=1, b=2)
+    assert (await handle.wait()).output == 3
+    assert (await runs.retrieve(handle.id)).owner != runtime().runner.owner
+
+
+async def test_a_runner_that_was_not_set_up_is_named(celery):
+    with pytest.raises(ConfigurationError, match="'rq' is not set up"):
+        await celery.add.options(runner="rq").trigger(a=1, b=2)

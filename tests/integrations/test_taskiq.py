@@ -1,0 +1,240 @@
+"""Taskiq's tasks as runs, and this library's on its workers: real ones, on a real broker."""
+
+import os
+import signal
+
+import pytest
+from queue_workers import Shop, ended, first, seen_by_a_page, shop, statuses
+from taskiq import InMemoryBroker
+from taskiq_lists import ListBroker
+
+from gateway import connect, runs, streams, task
+from gateway.errors import QueueUnavailable, RunNotFound
+from gateway.integrations.taskiq import TaskiqQueue, handle_of, install
+from gateway.sdk import queues
+from gateway.sdk.runtime import runtime
+from tests.serving import SECRET, serving
+
+WORKER = ("taskiq", "worker", "taskiq_shop:broker", "--workers", "2", "--log-level", "INFO")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with shop(tmp_path_factory.mktemp("taskiq")) as place, place.worker(*WORKER):
+        os.environ["BROKER"] = place.broker
+        yield place
+
+
+@pytest.fixture
+async def taskiq(place):
+    import taskiq_shop
+
+    queues.use(TaskiqQueue(taskiq_shop.broker))
+    async with place.connected():
+        await taskiq_shop.broker.startup()
+        yield taskiq_shop
+
+
+async def send(taskiq, task, *args):
+    """Send a task; returns what Taskiq gives, and its run."""
+    sent = await task.kiq(*args)
+    return sent, handle_of(sent, taskiq.broker)
+
+
+async def values(stream, run_id):
+    return [value async for value in stream.read(run_id)]
+
+
+async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(place, taskiq):
+    sent, run = await send(taskiq, taskiq.greet, "ann")
+    records = await seen_by_a_page(place.gateway.url, run.access_token, run.id, "lines")
+    assert [each["data"] for each in records] == ["hello ann", "attempt 1"]
+    kept = await ended(run.id)
+    assert (kept.task, kept.status, kept.output) == ("taskiq_shop:greet", "completed", None)
+    assert await statuses(run.id) == ["queued", "executing", "completed"]
+    assert (await sent.wait_result(timeout=10)).return_value == "ANN"
+    assert kept.owner.startswith("worker_") and kept.owner != runtime().runner.owner
+
+
+async def test_plain_functions_append_too(taskiq):
+    _, run = await send(taskiq, taskiq.greet_plainly, "bob")
+    assert (await ended(run.id)).status == "completed"
+    assert await values(taskiq.lines, run.id) == ["hello bob"]
+
+
+async def test_what_a_task_sends_are_its_children_with_their_tags(taskiq):
+    _, run = await send(taskiq, taskiq.order, ["ann", "bob"])
+    assert (await ended(run.id)).metadata == {"sent": 2}
+    children = await runs.list(parent_id=run.id)
+    assert [child.tags for child in children] == [["to-bob", "greeting"], ["to-ann", "greeting"]]
+    assert {(await ended(child.id)).status for child in children} == {"completed"}
+    assert {child.root_id for child in children} == {run.id}
+
+
+async def test_a_retry_is_another_attempt_of_the_same_run(taskiq):
+    sent, run = await send(taskiq, taskiq.flaky, 2)
+    assert (await ended(run.id)).status == "completed"
+    kept = await runs.retrieve(run.id)
+    assert (kept.attempt, kept.last_error.type) == (3, "ConnectionError")
+    assert await statuses(run.id) == ["queued", "executing"] * 3 + ["completed"]
+    assert await values(taskiq.lines, run.id) == ["try 1", "try 2", "try 3"]
+    assert (await sent.wait_result(timeout=10)).return_value == "done"
+
+
+async def test_what_fails_for_good_has_failed(taskiq):
+    _, run = await send(taskiq, taskiq.flaky, 9)
+    kept = await ended(run.id)
+    assert (kept.status, kept.attempt, kept.error.message) == ("failed", 3, "attempt 3")
+    _, run = await send(taskiq, taskiq.fail, "no stock")
+    kept = await ended(run.id)
+    assert (kept.status, kept.error.type, kept.error.message) == (
+        "failed",
+        "ValueError",
+        "no stock",
+    )
+    assert await first(taskiq.lines, run.id) == "before"
+
+
+@pytest.mark.parametrize("name", ["linger", "linger_plainly"])
+async def test_a_run_that_is_canceled_while_it_executes_stops(taskiq, tmp_path, name):
+    flag = tmp_path / "flag"
+    flag.touch()
+    sent, run = await send(taskiq, getattr(taskiq, name), str(flag))
+    await first(taskiq.lines, run.id)
+    await runs.cancel(run.id)
+    assert (await ended(run.id)).status == "canceled"
+    assert (await sent.wait_result(timeout=10)).is_err
+
+
+async def test_a_limit_of_taskiq_times_a_run_out(taskiq):
+    _, run = await send(taskiq, taskiq.dawdle)
+    assert (await ended(run.id)).status == "timed_out"
+
+
+async def test_another_process_has_no_handle(taskiq):
+    sent = await taskiq.greet.kiq("ann")
+    sent.task_id = "another"
+    with pytest.raises(RunNotFound, match="knows of no run"):
+        handle_of(sent, taskiq.broker)
+
+
+# ---- tasks of this library ----
+
+
+async def test_a_task_is_executed_by_a_worker_and_a_page_sees_its_records(place, taskiq):
+    handle = await taskiq.add.trigger(a=1, b=2)
+    assert (await handle.wait()).output == 3
+    records = await seen_by_a_page(place.gateway.url, handle.access_token, handle.id, "numbers")
+    assert [each["data"] for each in records] == [1, 2]
+    assert (await runs.retrieve(handle.id)).owner != runtime().runner.owner
+
+
+async def test_children_are_executed_while_their_parent_waits(taskiq):
+    pairs = [[number, number] for number in range(20)]  # far more than there are workers
+    result = await taskiq.add_all.trigger_and_wait(pairs=pairs)
+    assert result.output == 2 * sum(range(20))
+    assert len(await runs.list(parent_id=result.run_id)) == 20
+    assert await values(taskiq.numbers, result.run_id) == [2 * number for number in range(20)]
+
+
+async def test_retries_delays_and_keys_are_those_of_every_task(taskiq):
+    result = await taskiq.sometimes.trigger_and_wait(fails=2)
+    run = await runs.retrieve(result.run_id)
+    assert (result.output, run.attempt, run.last_error.type) == (3, 3, "ConnectionError")
+    failed = await taskiq.sometimes.trigger_and_wait(fails=3)
+    assert (failed.status, failed.error.message) == ("failed", "attempt 3")
+    delayed = await taskiq.add.options(delay_s=0.2).trigger_and_wait(a=1, b=2)
+    assert await statuses(delayed.run_id) == ["delayed", "queued", "executing", "completed"]
+    task = taskiq.add.options(idempotency_key="once")
+    assert (await task.trigger(a=1, b=2)).id == (await task.trigger(a=1, b=2)).id
+
+
+async def test_runs_are_canceled_before_and_while_they_execute(taskiq, tmp_path):
+    waiting = await taskiq.add.options(delay_s=60).trigger(a=1, b=2)
+    await runs.cancel(waiting.id)
+    assert (await ended(waiting.id)).status == "canceled"
+    flag = tmp_path / "flag"
+    flag.touch()
+    handle = await taskiq.nap.trigger(flag=str(flag))
+    await first(taskiq.numbers, handle.id)
+    await runs.cancel(handle.id)
+    assert (await ended(handle.id)).status == "canceled"
+
+
+async def test_a_worker_that_stops_gives_back_what_it_holds(place, taskiq, tmp_path, monkeypatch):
+    monkeypatch.setattr(taskiq.broker, "queue", "of one worker after the other")
+    own = Shop(tmp_path, place.server, place.gateway)
+    one = (*WORKER[:3], "--workers", "1")
+    owners = set()
+    with own.worker(*one, QUEUE=taskiq.broker.queue):
+        handle = await taskiq.add.options(delay_s=3600).trigger(a=1, b=2)
+        async for run in runs.subscribe(handle.id):
+            owners.add(run.owner)
+            if run.owner.startswith("worker_"):
+                break
+    assert (await runs.retrieve(handle.id)).owner == "queue:taskiq"
+    with own.worker(*one, QUEUE=taskiq.broker.queue):
+        async for run in runs.subscribe(handle.id):
+            if run.owner not in owners:
+                break
+        await runs.cancel(handle.id)
+    assert (await ended(handle.id)).status == "canceled"
+
+
+async def test_a_worker_killed_in_the_middle_leaves_its_runs_crashed(place, tmp_path, monkeypatch):
+    """The gateway notices that its connection is gone; here at once, else after a minute."""
+    import taskiq_shop
+
+    flag = tmp_path / "flag"
+    flag.touch()
+    async with serving() as here:
+        here.gateway._leases._lease_s = 0.0
+        monkeypatch.setattr(taskiq_shop.broker, "queue", "of one worker")
+        own = Shop(tmp_path, place.server, here)
+        with own.worker(*WORKER[:3], "--workers", "1", QUEUE="of one worker"):
+            queues.use(TaskiqQueue(taskiq_shop.broker))
+            await taskiq_shop.broker.startup()
+            handle = await taskiq_shop.nap.trigger(flag=str(flag))
+            pid = await first(taskiq_shop.numbers, handle.id)
+            os.kill(pid, signal.SIGKILL)
+            run = await ended(handle.id)
+            assert (run.status, run.error.type) == ("crashed", "ProcessDied")
+            flag.unlink()
+
+
+async def test_a_broker_that_executes_here_needs_no_worker():
+    broker = InMemoryBroker()
+    install(broker, with_payloads=True)
+    lines = streams.define("lines")
+
+    @broker.task
+    async def greet(name: str) -> str:
+        lines.append(f"hello {name}")
+        return name
+
+    @task(runner="taskiq")
+    async def double(number: int) -> int:
+        return 2 * number
+
+    async with connect(store="memory:", secret_key=SECRET):
+        await broker.startup()
+        sent = await greet.kiq("ann")
+        run = await ended(handle_of(sent, broker).id)
+        assert run.status == "completed"
+        assert (run.payload, run.output) == ({"args": ["ann"], "kwargs": {}}, "ann")
+        assert [line async for line in lines.read(run.id)] == ["hello ann"]
+        assert (await double.trigger_and_wait(21)).output == 42
+        await broker.shutdown()
+
+
+async def test_a_run_that_no_broker_takes_is_not_left_behind():
+    broker = ListBroker("redis://127.0.0.1:1/0")
+    install(broker)
+
+    @task(runner="taskiq")
+    async def lost() -> None: ...
+
+    async with connect(store="memory:", secret_key=SECRET):
+        with pytest.raises(QueueUnavailable, match="took no run of lost"):
+            await lost.trigger()
+        assert await runs.list() == []
