@@ -77,7 +77,9 @@ async def append_pipelined(url: str, count: int = 20_000, under_way: int = 1000)
 async def append_through_sdk(url: str, count: int = 50_000) -> float:
     """Records a second from a task's `append` to durable."""
     with tempfile.TemporaryDirectory() as folder:
-        async with gateway.connect(store=url.format(folder=folder)):
+        async with gateway.connect(
+            store=url.format(folder=folder), secret_key="benchmark-secret-" * 3
+        ):
             began = time.perf_counter()
             result = await append_many.trigger_and_wait(count)
             assert result.output == count

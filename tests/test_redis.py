@@ -383,6 +383,48 @@ async def test_the_password_of_the_url_is_used_and_a_wrong_one_is_said():
         assert "secret" not in str(no.value)
 
 
+async def test_a_user_who_may_do_no_more_than_the_store_needs_is_enough():
+    with redis_server() as server:
+        with server.client() as client:
+            rule = "on >pw ~rt:* &rt:* +@all -@dangerous +info"
+            client.execute_command("ACL", "SETUSER", "app", *rule.split())
+        async with opened(f"redis://app:pw@127.0.0.1:{server.port}/0") as store:
+            key = await new_key(store, tags=["x"], idempotency_key="k")
+            following = asyncio.create_task(take(store.follow(key), 1))
+            await store.append(key, [b"1"])
+            assert await following == [1]
+            assert len(await store.list_runs(RunQuery(tag="x"))) == 1
+            await store.sweep()
+            assert await store.delete_run(key.run_id)
+
+
+async def test_closing_twice_is_safe_and_finishes_what_was_accepted():
+    url = fresh_url()
+    async with opened(url) as store, opened(url) as other:
+        key = await new_key(store)
+        hanging = asyncio.create_task(_follow(store, key))
+        await until(lambda: store._follows)
+        calls = [asyncio.create_task(store.append(key, [b"%d" % i])) for i in range(1000)]
+        await asyncio.sleep(0)
+        await store.close()
+        await store.close()
+        assert [done.offset for done in await asyncio.gather(*calls)] == list(range(1000))
+        with pytest.raises(StoreUnavailable, match=r"closed|not open"):
+            await asyncio.wait_for(hanging, DEADLINE_S)
+        with pytest.raises(StoreUnavailable, match="not open"):
+            await store.append(key, [b"1"])
+        assert len(await whole(other, key)) == 1000
+
+
+async def test_large_appends_at_once_go_in_several_writes():
+    async with opened(fresh_url()) as store:
+        key = await new_key(store)
+        big = b'"' + b"x" * 1_000_000 + b'"'
+        done = await asyncio.gather(*(store.append(key, [big]) for _ in range(20)))
+        assert [each.offset for each in done] == list(range(20))
+        assert len(await whole(store, key)) == 20
+
+
 async def test_when_memory_is_full_an_append_says_so_and_reading_goes_on():
     with redis_server() as server:
         async with opened(server.url) as store:

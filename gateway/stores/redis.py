@@ -24,6 +24,9 @@ next append to a stream gives it another epoch. Readers who had seen more than i
 `reset` (`tail_lost` before that append, `epoch_changed` after it), never other records under the
 offsets that they know. The price: a planned restart begins streams that are still written anew too.
 
+An ACL user needs the keys and channels of the prefix, and INFO: `~rt:* &rt:* +@all -@dangerous
++info` will do.
+
 `maxmemory`: the server must not evict keys. A policy that evicts any key is refused at `open`; when
 memory is full an append fails with `StoreUnavailable`, which says so, and reading goes on.
 """

@@ -17,6 +17,7 @@ A hint may be lost, and then nobody may be deaf for long:
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -35,6 +36,8 @@ DEAF_S = 5.0  # no beat for so long: the bell is taken for deaf
 BEATS = 5  # in that time
 AUDIT_S = 30.0  # how long a lost hint may go unnoticed
 RETRY_S = 0.25  # between two attempts to connect, or to read when the store cannot be reached
+
+_log = logging.getLogger("realtime.redis")
 
 Read = Callable[[StreamKey, Position | None], Awaitable[tuple[Page, Position]]]
 """Reads a page; gives with it where the stream ended at that moment."""
@@ -163,8 +166,13 @@ class Bell:
                     return
                 if after == tail:
                     await watch.wait()
+                    self._check_open()
         finally:
             self._leave(key, watch)
+
+    def _check_open(self) -> None:
+        if not self._tasks:
+            raise StoreUnavailable(f"{self._servers.url}: the store was closed")
 
     def _join(self, key: StreamKey) -> Watch:
         if key.run_id not in self.follows:
@@ -225,7 +233,9 @@ class Bell:
         while True:
             try:
                 await self._hear(ready)
-            except (RedisError, OSError, TimeoutError, RealtimeError):
+            except (RedisError, OSError, TimeoutError, RealtimeError) as error:
+                if self.is_ready:  # said once, not at each attempt
+                    _log.warning("%s: nothing is heard (%s)", self._servers.url, error or "silence")
                 await asyncio.sleep(RETRY_S)
 
     async def _hear(self, ready: asyncio.Future[None]) -> None:

@@ -40,6 +40,7 @@ from gateway.errors import StoreUnavailable
 from gateway.stores.redis_scripts import SCRIPTS
 
 MAX_BATCH = 500  # calls in one write: bounds how long the first of them waits
+MAX_BATCH_BYTES = 4 << 20  # likewise, and what is held twice while it is written
 ANSWER_S = 10.0  # a batch that was not answered by then is lost
 CONNECT_S = 5.0
 PATIENCE_S = 10.0  # a restart or a failover is waited out for this long
@@ -84,6 +85,11 @@ class Call:
     future: asyncio.Future[Any]
     deadline: float
     asked: tuple[str, int] | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return sum(len(part) for part in self.arguments if isinstance(part, bytes))
 
     def pack(self, server: bytes) -> bytes:
         """Write it as the server reads it."""
@@ -173,7 +179,7 @@ class Lane:
 
     async def _work(self) -> None:
         while self.queue:
-            batch = [self.queue.popleft() for _ in range(min(MAX_BATCH, len(self.queue)))]
+            batch = self._next_batch()
             try:
                 again = await self._carry_out(batch)
             except BaseException:
@@ -183,6 +189,14 @@ class Lane:
                 await self._again(again)
             else:
                 self._failures = 0
+
+    def _next_batch(self) -> list[Call]:
+        batch: list[Call] = []
+        size = 0
+        while self.queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            batch.append(self.queue.popleft())
+            size += batch[-1].size
+        return batch
 
     async def _again(self, calls: list[Call]) -> None:
         """Put calls back in their place, and find out where they belong."""

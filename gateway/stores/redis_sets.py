@@ -40,7 +40,7 @@ from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
 SWEEP_S = 2.0  # what is in an outbox at two looks in a row was left behind
 SWEPT = 100  # taken out of one outbox at a time
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("realtime.redis")
 
 
 class Telling(NamedTuple):
