@@ -12,9 +12,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from gateway import protocol
+from gateway import protocol, tracing
 from gateway.budget import Budget
 from gateway.cohorts import Cohort, Kind, Pack, Sink
 from gateway.counters import Counters
@@ -31,7 +31,7 @@ from gateway.records import (
     RunSet,
     StreamKey,
 )
-from gateway.stores.base import Head, Page, SetState, Store
+from gateway.stores.base import Head, Page, SetState, Store, belongs_to_no_run
 
 RING_BYTES = (
     1 << 20
@@ -96,6 +96,7 @@ class Tail:
         self._budget = budget
         self._alone: set[Cursor] = set()  # woken one by one
         self._cohorts: dict[Kind, Cohort] = {}
+        self._trace: Any = None  # what the run is part of
         self._measured = 0  # offset up to which hand-overs were measured
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
@@ -142,6 +143,7 @@ class Tail:
 
     async def _feed(self) -> None:
         try:
+            self._trace = await self._find_trace()
             head = await self.store.head(self.key)
             self._begin(head)
             if head.end is None:
@@ -156,6 +158,12 @@ class Tail:
             self._fail(
                 Internal(f"stream {self.key} cannot be followed; the gateway's log has more")
             )
+
+    async def _find_trace(self) -> Any:
+        if not tracing.is_on() or belongs_to_no_run(self.key):
+            return None
+        run = (await self.store.get_run(self.key.run_id)).run
+        return tracing.context_of(run.metadata.get(tracing.TRACE_KEY))
 
     async def _follow(self, after: Position) -> None:
         try:
@@ -253,9 +261,19 @@ class Tail:
 
     def measure(self, offset: int) -> None:
         """Take the time since a record was accepted, unless that of a later one was taken."""
-        if offset >= self._measured:
-            self._measured = self.position.offset
-            self.counters.delivered(protocol.time_of(self._ring[offset - self.ring_start]))
+        if offset < self._measured:
+            return
+        self._measured = self.position.offset
+        accepted_ms = protocol.time_of(self._ring[offset - self.ring_start])
+        self.counters.delivered(accepted_ms)
+        if self._trace is not None:
+            tracing.past(
+                f"send {self.key.stream_id}",
+                parent=self._trace,
+                began_ms=accepted_ms,
+                offset=offset,
+                **self.key.named(),
+            )
 
     @property
     def readers(self) -> int:

@@ -1,6 +1,6 @@
 import json
 import logging
-import logging.config
+import subprocess
 import sys
 
 import httpx
@@ -9,7 +9,7 @@ from serving import gateway_process, token_for, until, working
 from websockets.asyncio.client import connect
 
 from gateway import task
-from gateway.web.logs import JsonFormatter, log_config, without_secrets
+from gateway.web.logs import JsonFormatter, without_secrets
 
 
 def record_of(message, *args, name="realtime.test", level=logging.INFO, exc_info=None, **extra):
@@ -133,20 +133,19 @@ async def test_each_line_of_a_gateway_is_json_and_none_has_a_token(tmp_path):
     assert token.split(".")[2] not in process.log
 
 
-def test_text_is_as_uvicorn_writes_it_with_the_gateways_own_lines(capsys):
-    logging.config.dictConfig(log_config("text", "info"))
-    try:
-        logging.getLogger("realtime.sweeper").info("swept %d", 3)
-        logging.getLogger("realtime.sweeper").debug("not this")
-        logging.getLogger("another").info("nor this")
-        logging.getLogger("uvicorn.access").info(
-            '%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", "/x", "1.1", 404
-        )
-    finally:
-        for name in ("realtime", "uvicorn", "uvicorn.access"):
-            logging.getLogger(name).handlers.clear()
-            logging.getLogger(name).propagate = True
-        logging.getLogger().handlers.clear()
-    out, err = capsys.readouterr()
-    assert err == "INFO:     swept 3\n"
-    assert out == 'INFO:     1.2.3.4:5 - "GET /x HTTP/1.1" 404 Not Found\n'
+TEXT = """
+import logging.config
+from gateway.web.logs import log_config
+logging.config.dictConfig(log_config("text", "info"))
+logging.getLogger("realtime.sweeper").info("swept %d", 3)
+logging.getLogger("realtime.sweeper").debug("not this")
+logging.getLogger("another").info("nor this")
+access = '%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", "/x", "1.1", 404
+logging.getLogger("uvicorn.access").info(*access)
+"""
+
+
+def test_text_is_as_uvicorn_writes_it_with_the_gateways_own_lines():
+    done = subprocess.run([sys.executable, "-c", TEXT], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "INFO:     swept 3\n"
+    assert done.stdout == 'INFO:     1.2.3.4:5 - "GET /x HTTP/1.1" 404 Not Found\n'

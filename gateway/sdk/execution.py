@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
+from gateway import tracing
 from gateway.errors import (
     AbortTask,
     ConnectionLost,
@@ -224,9 +225,15 @@ class Execution:
             self._work = None  # only now: what is being kept must not be canceled
 
     async def _call(self, context: Context) -> Any:
+        run = self.run
+        parent = tracing.context_of(run.metadata.get(tracing.TRACE_KEY))
+        span = tracing.span(
+            f"run {run.task}", kind="consumer", parent=parent, run=run.id, task=run.task
+        )
         try:
             async with executing(context):
-                output = await self._body(self.run)
+                with span:
+                    output = await self._body(run)
         except SystemExit as error:  # meant for a script; here it would end the whole process
             raise RuntimeError(f"the task called sys.exit({error.code!r})") from error
         await self._around.runtime.flush(self.run.id)

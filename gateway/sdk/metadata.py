@@ -223,6 +223,7 @@ class _Model:
         return {name: TypeAdapter(hint) for name, hint in self._fields.items()}
 
     def read(self, metadata: dict[str, Any]) -> Any:
+        metadata = {key: value for key, value in metadata.items() if not key.startswith("$")}
         try:
             return self._whole.validate_python(metadata)
         except ValidationError as error:

@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticSerializationError, to_json
 
-from gateway import tokens
+from gateway import tokens, tracing
 from gateway.errors import InvalidValue, QueueUnavailable, RunFailed, TaskNotFound
 from gateway.records import check_stream_id
 from gateway.runs import Run, RunError, check_metadata
@@ -273,6 +273,10 @@ class Task(Generic[P, R]):
         return list(await asyncio.gather(*(self._create(one, batch_id) for one in bound)))
 
     async def _create(self, payload: Any, batch_id: str | None = None) -> Run:
+        with tracing.span(f"trigger {self.id}", kind="producer", task=self.id):
+            return await self._create_traced(payload, batch_id)
+
+    async def _create_traced(self, payload: Any, batch_id: str | None) -> Run:
         active = runtime()
         queue = queues.find(self._options.runner or active.default_runner)
         now_ms = active.clock_ms()
@@ -288,6 +292,7 @@ class Task(Generic[P, R]):
             owner=_runner(active).owner if queue is None else queues.owner_of(queue.name),
             **self._options.fields(now_ms),
         )
+        run.metadata.update(tracing.carried())
         check_metadata(run)
         kept = await active.store.create_run(run)
         if kept.id != id:  # the idempotency key was used before

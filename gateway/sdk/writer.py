@@ -15,6 +15,7 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from gateway import tracing
 from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull
 from gateway.records import StreamKey, Writer
 from gateway.stores.base import Store
@@ -111,6 +112,7 @@ class StreamWriter:
         self._waiting_bytes = 0
         self._epoch = self._sequence = 0
         self._is_draining = False
+        self._trace: Any = None  # what the last of these is part of
         self._futures: dict[Receipt, Future[None]] = {}
         self._error: RealtimeError | None = None  # the first that nobody has seen yet
 
@@ -134,6 +136,7 @@ class StreamWriter:
         with self._space:
             self._wait_for_room(len(data))
             self._waiting.append(_Item(data, receipt))
+            self._trace = tracing.here()
             self._waiting_bytes += len(data)
             is_first = not self._is_draining
             self._is_draining = True
@@ -209,10 +212,18 @@ class StreamWriter:
 
     async def _append(self, batch: list[_Item]) -> tuple[int | None, RealtimeError | None]:
         writer = Writer(self._id, self._epoch, self._sequence)
+        span = tracing.span(
+            f"append {self._key.stream_id}",
+            kind="producer",
+            parent=self._trace,
+            records=len(batch),
+            **self._key.named(),
+        )
         try:
-            done = await self._store.append(
-                self._key, [item.data for item in batch], source=self._source, writer=writer
-            )
+            with span:
+                done = await self._store.append(
+                    self._key, [item.data for item in batch], source=self._source, writer=writer
+                )
         except RealtimeError as error:
             # Whether it happened may be unknown. Under a new epoch the next append cannot be taken
             # for a repeat of this one, which would lose it.

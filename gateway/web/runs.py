@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway import tokens
+from gateway import tokens, tracing
 from gateway.access import Access, Share, TriggerGrant, require
 from gateway.errors import (
     FrameTooLarge,
@@ -159,7 +159,9 @@ class RunsApi:
         task = find_task(task_id).options(tags=_tags(grant, body))
         task.check_payload(body.payload)  # a mistake does not cost the token's use
         await self._spend(access, grant)
-        handle = await task.trigger_payload(body.payload)
+        parent = tracing.context_of(request.headers)
+        with tracing.span("POST trigger", kind="consumer", parent=parent, task=task_id):
+            handle = await task.trigger_payload(body.payload)
         return _json(Handle(id=handle.id, access_token=handle.access_token), 201)
 
     async def _spend(self, access: Access, grant: TriggerGrant) -> None:
