@@ -16,6 +16,7 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from gateway.access import Access
+from gateway.counters import Counters
 from gateway.hub import Hub
 from gateway.limits import Limits
 from gateway.stores.sqlite import SqliteStore
@@ -187,6 +188,7 @@ class Wired:
             verify=_verify,
             limits=Limits(send_s=1e9),  # a stalled client of these tests comes back
             leases=Leases(store),
+            counters=Counters(),
             clock_s=self._loop.clock_s,
         )
         await carrier.run()
