@@ -17,6 +17,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     hub          Tail, Cursor, Hub: how readers share a live stream
     authorization  which scope a frame needs
     commands     what a connection asks its carrier to do
+    subscriptions  what a connection follows, with which tokens, and when these run out
     connection   one connection's state machine
     settings     environment to frozen settings
     key_files    settings to a key ring

@@ -48,7 +48,6 @@ from gateway.errors import (
     TokenExpired,
     TokenRevoked,
     TooManySubscriptions,
-    UnknownSubscription,
 )
 from gateway.limits import Limits
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
@@ -57,48 +56,14 @@ from gateway.records import (
     RunSet,
     StreamKey,
 )
-from gateway.stores.base import RunState, SetState, belongs_to_no_run
+from gateway.stores.base import RunState, SetState
+from gateway.subscriptions import Subscription, Subscriptions
 
 SILENT_AFTER_PINGS = 3
 SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always comes
 
 Verify = Callable[[object, float], Access]
 Admit = Callable[[str], None]
-State = Literal["opening", "live"]
-
-
-@dataclass(slots=True)
-class _Subscription:
-    what: StreamKey | tuple[RunSet, ...]
-    access: Access
-    has_own_token: bool
-    as_run: bool
-    own_skip: frozenset[str]  # what the client does not want; the token may leave out more
-    state: State = "opening"
-    is_told: bool = False  # that its own token is near its end
-    run: RunState | None = None  # whose tags and batch decide, when a scope asks for them
-
-    @property
-    def skip(self) -> frozenset[str]:
-        return self.own_skip | self.access.skip
-
-    @property
-    def is_to_be_told(self) -> bool:
-        return self.has_own_token and self.state == "live" and not self.is_told
-
-    @property
-    def run_id(self) -> str:
-        return self.what.run_id if isinstance(self.what, StreamKey) else ""
-
-    @property
-    def has_no_run(self) -> bool:
-        return isinstance(self.what, StreamKey) and belongs_to_no_run(self.what)
-
-    def check(self) -> None:
-        if isinstance(self.what, StreamKey):
-            require_read(self.access, self.what, self.run)
-        else:
-            require_sets(self.access, self.what)
 
 
 @dataclass(slots=True)
@@ -125,11 +90,10 @@ class Connection:
     admit: Admit = lambda _: None
     state: Literal["new", "ready", "closed"] = "new"
     _access: Access | None = None
-    _subscriptions: dict[int, _Subscription] = field(default_factory=dict)
+    _subscriptions: Subscriptions = field(default_factory=Subscriptions)
     _requests: set[int] = field(default_factory=set)
     _subjects: set[str] = field(default_factory=set)
     _is_told: bool = False  # that the connection's own token is near its end
-    _kept_outlook: tuple[float, bool] | None = None
     _is_known: bool = False  # some token of this client was good
     _is_worker: bool = False
     _heard_at_s: float = 0.0
@@ -276,23 +240,20 @@ class Connection:
 
     def _keep(
         self, frame: protocol.Subscribe, what: StreamKey | tuple[RunSet, ...], access: Access
-    ) -> _Subscription:
+    ) -> Subscription:
         as_run = isinstance(what, StreamKey) and frame.stream is None
-        self._kept_outlook = None
-        subscription = self._subscriptions[frame.id] = _Subscription(
+        subscription = self._subscriptions[frame.id] = Subscription(
             what, access, frame.token is not None, as_run, frozenset(frame.skip)
         )
         return subscription
 
     def _unsubscribe(self, frame: protocol.Unsubscribe) -> list[Command]:
-        self._subscription(frame.id)
-        del self._subscriptions[frame.id]
-        self._kept_outlook = None
+        self._subscriptions.remove(frame.id)
         return [Stop(frame.id), Send(protocol.encode(protocol.Unsubscribed(frame.id)))]
 
     def _replace_token(self, frame: protocol.Token, now_s: float) -> list[Command]:
         access = self.verify(frame.token, now_s)
-        held = self._access if frame.id is None else self._subscription(frame.id).access
+        held = self._access if frame.id is None else self._subscriptions[frame.id].access
         if held is not None and held.subject != access.subject:
             raise Forbidden("the new token is for another subject than the one that it replaces")
         self._admit(access)
@@ -300,13 +261,13 @@ class Connection:
         if frame.id is None:
             self._access, self._is_told = access, False
             accepted = protocol.TokenAccepted(expires_in_ms)
-            mine = [id for id, sub in self._subscriptions.items() if not sub.has_own_token]
+            mine = self._subscriptions.where(lambda each: not each.has_own_token)
         else:
-            subscription = self._subscription(frame.id)
+            subscription = self._subscriptions[frame.id]
             subscription.has_own_token, subscription.is_told = True, False
             accepted = protocol.TokenAccepted(expires_in_ms, frame.id)
             mine = [frame.id]
-        self._kept_outlook = None
+        self._subscriptions.changed()
         commands: list[Command] = [Send(protocol.encode(accepted))]
         for id in mine:
             commands += self._judge_again(id, access)
@@ -315,6 +276,7 @@ class Connection:
     def _judge_again(self, id: int, access: Access) -> list[Command]:
         subscription = self._subscriptions[id]
         before, subscription.access = subscription.skip, access
+        self._subscriptions.changed()
         if subscription.state == "opening":
             return []  # judged when it is opened
         try:
@@ -333,12 +295,6 @@ class Connection:
     def _check_new_id(self, id: int) -> None:
         if id in self._subscriptions or id in self._requests:
             raise DuplicateId(f"id {id} is in use on this connection")
-
-    def _subscription(self, id: int) -> _Subscription:
-        try:
-            return self._subscriptions[id]
-        except KeyError:
-            raise UnknownSubscription(f"there is no subscription {id} on this connection") from None
 
     def _access_for(self, token: str | None, now_s: float) -> Access:
         if token is not None:
@@ -385,7 +341,8 @@ class Connection:
                 raise RunNotFound(f"there is no run {subscription.run_id}")
         except RealtimeError as error:
             return self.failed(id, error)
-        subscription.state, self._kept_outlook = "live", None
+        subscription.state = "live"
+        self._subscriptions.changed()
         subscribed = protocol.Subscribed(id, str(position))
         if subscription.as_run and run is not None:
             wire = protocol.without(run.run.to_wire(), subscription.skip)
@@ -411,7 +368,8 @@ class Connection:
             subscription.check()
         except RealtimeError as error:
             return self.failed(id, error)
-        subscription.state, self._kept_outlook = "live", None
+        subscription.state = "live"
+        self._subscriptions.changed()
         runs = protocol.encode_runs(found.runs, subscription.skip, SNAPSHOT_BYTES)
         has_more = found.has_more or len(runs) < len(found.runs)
         frame: protocol.GatewayFrame
@@ -428,8 +386,7 @@ class Connection:
 
     def ended(self, id: int) -> None:
         """Take note that a subscription's stream has ended and its client was told."""
-        self._kept_outlook = None
-        self._subscriptions.pop(id, None)
+        self._subscriptions.pop(id)
 
     def answered(self, id: int, frame: protocol.GatewayFrame) -> list[Command]:
         """Take note that a request was carried out."""
@@ -439,8 +396,7 @@ class Connection:
     def failed(self, id: int, error: RealtimeError) -> list[Command]:
         """Take note that a subscription or request could not go on; all others do."""
         self._requests.discard(id)
-        was_subscription = self._subscriptions.pop(id, None) is not None
-        self._kept_outlook = None
+        was_subscription = self._subscriptions.pop(id) is not None
         stop: list[Command] = [Stop(id)] if was_subscription else []
         return [*stop, _error(error, id)]
 
@@ -459,38 +415,22 @@ class Connection:
         yield self._silent_at_s()
         yield self._idle_at_s()
         yield self._ends_at_s()
-        yield self._outlook()[0]
+        yield self._subscriptions.outlook().at_s
         if self._access is not None and not self._is_told:
             yield self._access.renewal_at_s
-
-    def _outlook(self) -> tuple[float, bool]:
-        """When a subscription's token next asks for something, and whether any has its own.
-
-        Kept until a subscription changes: it is asked for at every frame, and there may be many.
-        """
-        if self._kept_outlook is None:
-            at_s, has_own = math.inf, False
-            for subscription in self._subscriptions.values():
-                at_s = min(at_s, subscription.access.expires_at_s)
-                if subscription.has_own_token:
-                    has_own = True
-                    if subscription.is_to_be_told:
-                        at_s = min(at_s, subscription.access.renewal_at_s)
-            self._kept_outlook = at_s, has_own
-        return self._kept_outlook
 
     def _ends_at_s(self) -> float:
         """When the connection's own token ends it: not while it holds something with another."""
         if self._access is None or self._requests:
             return math.inf
-        return math.inf if self._outlook()[1] else self._access.expires_at_s
+        return (
+            math.inf if self._subscriptions.outlook().has_own_token else self._access.expires_at_s
+        )
 
     def _untold(self) -> list[tuple[int | None, Access]]:
         """Tokens of whose coming end nobody was told: the connection's, and subscriptions' own."""
         own = [(None, self._access)] if self._access is not None and not self._is_told else []
-        return own + [
-            (id, sub.access) for id, sub in self._subscriptions.items() if sub.is_to_be_told
-        ]
+        return [*own, *self._subscriptions.to_be_told()]
 
     def _silent_at_s(self) -> float:
         return self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS
@@ -505,7 +445,7 @@ class Connection:
         overdue = self._overdue(now_s)
         if overdue is not None:
             return self._close(overdue)
-        expired = [id for id, sub in self._subscriptions.items() if sub.access.is_expired(now_s)]
+        expired = self._subscriptions.where(lambda each: each.access.is_expired(now_s))
         error = TokenExpired("the token has expired; subscribe again with a new one")
         commands = [command for id in expired for command in self.failed(id, error)]
         if now_s >= self._ends_at_s():
@@ -521,7 +461,7 @@ class Connection:
                 self._is_told = True
             else:
                 self._subscriptions[id].is_told = True
-                self._kept_outlook = None
+                self._subscriptions.changed()
             if not access.is_expired(now_s):
                 left_ms = round((access.expires_at_s - now_s) * 1000)
                 named = msgspec.UNSET if id is None else id
@@ -557,7 +497,7 @@ class Connection:
         error = TokenRevoked("the token was revoked; another one is needed")
         if self._access is not None and is_revoked(self._access):
             return self._close(error)
-        gone = [id for id, sub in self._subscriptions.items() if is_revoked(sub.access)]
+        gone = self._subscriptions.where(lambda each: is_revoked(each.access))
         return [command for id in gone for command in self.failed(id, error)]
 
     def deaf(self, now_s: float) -> None:

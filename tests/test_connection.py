@@ -1103,5 +1103,5 @@ def test_the_next_deadline_is_known_after_whatever_happens(steps):
             case "tick":
                 connection.tick(at_s)
         known = connection.deadline_s()
-        connection._kept_outlook = None
+        connection._subscriptions.changed()
         assert known == connection.deadline_s(), step
