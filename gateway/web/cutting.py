@@ -1,27 +1,54 @@
-"""uvicorn's HTTP protocol with a way to cut a connection off.
+"""uvicorn's HTTP protocol with a way to cut a connection off, and a deadline for its first request.
 
-A reader that takes nothing holds what was sent to it until the system gives up, for closing a
+A connection that sends nothing, or a header now and then, would stay for as long as it likes. A
+reader that takes nothing holds what was sent to it until the system gives up, for closing a
 connection waits for what is in its buffer. Under another server there is no way: there its own
 deadlines have to do.
 """
 
 from __future__ import annotations
 
+import asyncio
+from asyncio.transports import BaseTransport
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 EXTENSION = "realtime.cut"
+REQUEST_S = 10.0  # for the headers of a connection's first request
 
 
 class CuttingProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """The protocol; puts `transport.abort` into the scope of every request."""
+    """The protocol; puts `transport.abort` into the scope of every request.
+
+    Attributes:
+        request_s: For the headers of the first request.
+    """
+
+    request_s = REQUEST_S
+    _deadline: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._loaded_app: ASGIApp = self.app
         self.app: ASGIApp = self._run
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """See asyncio."""
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self.request_s, self._cut_if_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _cut_if_silent(self) -> None:
+        is_mine = self.transport.get_protocol() is self  # else it has become a WebSocket
+        if is_mine and self.cycle is None and not self.transport.is_closing():
+            self.transport.abort()
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["extensions"] = {**scope.get("extensions", {}), EXTENSION: self.transport.abort}
