@@ -2,6 +2,7 @@
 conformance tests (`tests/conformance`) do not look at."""
 
 import asyncio
+import contextlib
 import json
 import time
 from contextlib import asynccontextmanager
@@ -612,3 +613,29 @@ async def test_what_is_kept_of_a_path_is_two_logs_and_nothing_after_it_is_swept(
     config, data = await gateway.store.path_logs(None, 9)
     assert config == path_config("a")
     assert data == path_data("a", data.stream_id.removeprefix("$data-"))
+
+
+async def test_who_waits_over_http_is_counted_by_address_and_subject_and_forgotten_again():
+    limits = Settings.from_env(
+        {"REALTIME_SUBJECT_CONNECTIONS": "2", "REALTIME_ADDRESS_CONNECTIONS": "4"}
+    ).limits
+    async with serving(limits=limits) as gateway, visitor(gateway, *EVERYTHING) as http:
+        await http.put("a", headers=TEXT)
+        query = {"offset": "-1", "live": "sse"}
+        subject = tokens.mint(["read:paths:a"], subject="user_7", secret_key=SECRET)
+        of_subject = {"Authorization": f"Bearer {subject}"}
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def watch(**options):
+                request = http.stream("GET", "a", params=query, **options)
+                return await stack.enter_async_context(request)
+
+            found = [(await watch(headers=of_subject)).status_code for _ in range(3)]
+            assert found == [200, 200, 429]
+            found = [await watch() for _ in range(3)]
+            assert [each.status_code for each in found] == [200, 200, 429]
+            assert found[-1].headers["Retry-After"] == "10"
+            waiting = await http.get("a", params=query | {"live": "long-poll"})
+            assert waiting.json()["code"] == "too_many_connections"
+            assert (await http.get("a")).status_code == 200, "what does not wait is not counted"
+        await until(lambda: gateway.gateway._readers.is_empty)

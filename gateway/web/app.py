@@ -76,6 +76,10 @@ class Gateway:
         self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
         self._proxies = Proxies(settings.trusted_proxies)
         self._admission = Admission(settings.limits, time.monotonic())
+        # Requests over HTTP that wait are counted like connections, but may come as often as there
+        # is something to be had.
+        often = replace(settings.limits, accepts_per_s=1e9)
+        self._readers = Admission(often, time.monotonic())
         self._paths: Paths | None = None
         self.counters = Counters()
         self._metrics = Metrics(
@@ -89,6 +93,7 @@ class Gateway:
             self._open_hub,
             self._open_paths,
             self._access_of_stream,
+            self._admit_reader,
             _options(settings),
         )
 
@@ -262,6 +267,18 @@ class Gateway:
         # Without a token nothing else tells a page of the user's own from any that he visits.
         require_origin(request, self._proxies, self.settings)
         return OF_ANYBODY
+
+    def _admit_reader(self, request: Request, access: tokens.Access) -> Callable[[], None]:
+        address, subjects = address_of(request, self._proxies), list[str]()
+        self._readers.accept(address, time.monotonic())
+        try:
+            if access.subject and not access.may_write_every_run():
+                self._readers.admit(access.subject)
+                subjects.append(access.subject)
+        except RealtimeError:
+            self._readers.leave(address, ())
+            raise
+        return lambda: self._readers.leave(address, subjects)
 
     def _open_hub(self) -> Hub:
         self._open_store()

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
@@ -86,6 +87,7 @@ class DurableStreams:
         hub: Gives the hub likewise.
         paths: Gives the streams of paths likewise; raises if the store has none.
         access: Says what a request's bearer may do, or raises.
+        admit: Counts a request that waits for records, or raises; gives what takes it off again.
         options: What they run with.
         chances: Time and randomness.
     """
@@ -94,6 +96,7 @@ class DurableStreams:
     hub: Callable[[], Hub]
     paths: Callable[[], Paths]
     access: Callable[[Request], Access]
+    admit: Callable[[Request, Access], Callable[[], None]]
     options: Options
     chances: Chances = field(default_factory=lambda: Chances(time.time, random.random))
     _readers: Readers = field(default_factory=Readers)
@@ -128,6 +131,8 @@ class DurableStreams:
         except RealtimeError as error:
             status = 400 if error.http_status == 422 else error.http_status
             more = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+            if error.retry_after_s is not None:
+                more["Retry-After"] = str(math.ceil(error.retry_after_s))
             response = _refusal(status, error.code, error.message, more)
         for name, value in _SECURITY.items():
             response.headers[name] = value
@@ -149,7 +154,13 @@ class DurableStreams:
 
     async def _get(self, call: _Call) -> Response:
         stream = await self._readable(call)
-        return await self._reader().get(Reading(call.request, stream, call.may_go_on))
+        reading = Reading(
+            call.request,
+            stream,
+            call.may_go_on,
+            lambda: self.admit(call.request, call.access),
+        )
+        return await self._reader().get(reading)
 
     async def _head(self, call: _Call) -> Response:
         return await self._reader().head(await self._readable(call))

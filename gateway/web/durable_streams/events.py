@@ -22,6 +22,7 @@ class EventStream(Response):
         events: Makes the body; closed with the answer.
         headers: Of the answer.
         on_gone: Called when the reader has left, so that `events` ends.
+        on_end: Called when the answer is over.
         send_s: A reader that takes nothing for so long is cut off.
     """
 
@@ -30,12 +31,14 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
         on_gone: Callable[[], None],
+        on_end: Callable[[], None],
         send_s: float,
     ) -> None:
         super().__init__(status_code=200, headers=dict(headers))
         del self.headers["content-length"]
         self._events = events
         self._on_gone = on_gone
+        self._on_end = on_end
         self._send_s = send_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +49,7 @@ class EventStream(Response):
             async with contextlib.aclosing(self._events) as events:
                 await self._carry(events, watching, scope, send)
         finally:
+            self._on_end()
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching

@@ -71,11 +71,13 @@ class Reading(NamedTuple):
         request: It.
         stream: What it reads.
         may_go_on: Whether its token still allows it.
+        admit: Counts it as one that waits, or raises; gives what takes it off again.
     """
 
     request: Request
     stream: HttpStream
     may_go_on: Callable[[], bool]
+    admit: Callable[[], Callable[[], None]]
 
 
 class Reader:
@@ -170,6 +172,7 @@ class Reader:
         return self._page(stream, chunk, more | {"ETag": tag})
 
     async def _wait(self, reading: Reading, at: Chunk) -> Chunk:
+        leave = reading.admit()
         gone = asyncio.create_task(_until_gone(reading.request), name="long poll")
         try:
             async with LiveReader(reading.stream, at.position, self._opening) as reader:
@@ -185,6 +188,7 @@ class Reader:
                     await self._keep(reading)
         finally:
             gone.cancel()
+            leave()
         return at
 
     # ---- server-sent events ----
@@ -202,9 +206,10 @@ class Reader:
         }
         if stream.form == "binary":
             found[headers.DATA_ENCODING] = "base64"
+        leave = reading.admit()  # taken off by the answer, whatever becomes of it
         reader = LiveReader(stream, position, self._opening)
         events = self._made_of(reading, reader)
-        return EventStream(events, found, reader.call_off, self._times.send_s)
+        return EventStream(events, found, reader.call_off, leave, self._times.send_s)
 
     async def _made_of(self, reading: Reading, reader: LiveReader) -> AsyncGenerator[bytes, None]:
         ends_at_s = self._time() + self._times.events_s * (1 - 0.2 * self._chances.random())
