@@ -15,6 +15,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     stores/      base (the contract), memory, sqlite, remote
     cohorts      readers at one tail that are handed the same bytes
     hub          Tail, Cursor, Hub: how readers share a live stream
+    record_cursor  a cursor that gives records instead of frames
     authorization  which scope a frame needs
     commands     what a connection asks its carrier to do
     subscriptions  what a connection follows, with which tokens, and when these run out

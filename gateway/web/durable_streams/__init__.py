@@ -9,6 +9,7 @@ Its `message` is our record, its `chunk` our page, its `producer` our writer, it
     bodies         bodies and events, by content type (pure)
     offsets        offsets, entity tags and the cursor that keeps caches from looping (pure)
     configuration  how a path's stream is kept: a frozen value, and what forks inherit (pure)
+    matching       whether a stream that is there is the one that a request would create
     paths          the streams of paths: create, find, delete, expire, fork
     sources        what a request reads: a run's stream or a path's, page by page and live
     reading        GET and HEAD: catch-up, long-poll, server-sent events

@@ -29,7 +29,8 @@ from gateway.web.durable_streams.configuration import (
     decode,
     encode,
 )
-from gateway.web.durable_streams.headers import DEFAULT_TYPE, Creation, ForkOf, media_type
+from gateway.web.durable_streams.headers import DEFAULT_TYPE, Creation, ForkOf
+from gateway.web.durable_streams.matching import check_same, same_type
 from gateway.web.durable_streams.refusals import conflict, gone, malformed, not_found
 from gateway.web.durable_streams.streams import HttpStream
 
@@ -131,7 +132,7 @@ class Paths:
                 raise conflict(f"the stream {path} was deleted, but its forks need it")
             if entry.configuration.state == "live":
                 stream = self._stream(entry)
-                await _check_same(stream, creation)
+                await check_same(stream, creation)
                 return stream, False
             created = await self._create(entry, creation, body, max_bytes)
             if created is not None:
@@ -258,7 +259,7 @@ class Paths:
     ) -> tuple[Configuration, list[bytes]]:
         fork, given = creation.fork, source.configuration
         assert fork is not None
-        if creation.content_type and not _same_type(creation.content_type, given.content_type):
+        if creation.content_type and not same_type(creation.content_type, given.content_type):
             raise conflict(
                 f"the stream {source.path} has content type {given.content_type}, which its forks "
                 f"share; this asks for {creation.content_type}"
@@ -382,33 +383,3 @@ def _live(entry: Entry) -> Entry:
     if entry.configuration.state == "gone":
         raise gone(entry.path)
     return entry
-
-
-def _same_type(a: str, b: str) -> bool:
-    return media_type(a) == media_type(b)
-
-
-async def _check_same(stream: HttpStream, creation: Creation) -> None:
-    there, fork = stream.configuration, creation.fork
-    asked = creation.content_type or (there.content_type if fork is not None else DEFAULT_TYPE)
-    if not _same_type(asked, there.content_type):
-        raise conflict(f"{stream.name} is there with content type {there.content_type}")
-    has_life = creation.ttl_s is not None or creation.expires_at is not None
-    if (has_life or fork is None) and (creation.ttl_s, creation.expires_ms) != (
-        there.ttl_s,
-        there.expires_ms,
-    ):
-        raise conflict(f"{stream.name} is there with another time to live")
-    if not _same_fork(there, fork):
-        raise conflict(f"{stream.name} is there with another beginning")
-    _, end = await stream.tail()
-    if (end is not None) != creation.closes:
-        raise conflict(f"{stream.name} is there and {'closed' if end is not None else 'open'}")
-
-
-def _same_fork(there: Configuration, fork: ForkOf | None) -> bool:
-    if fork is None:
-        return there.source is None
-    at = there.forked_at if fork.at is None else there.fork_position
-    asked = None if fork.at is None else str(fork.at)
-    return (there.source, at, there.forked_more) == (fork.source, asked, fork.more)
