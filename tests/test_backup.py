@@ -11,8 +11,9 @@ import sys
 from contextlib import aclosing, closing
 
 import pytest
-from serving import environment, gateway_process, new_run, worker_token
+from serving import SECRET, environment, gateway_process, new_run, worker_token
 
+from gateway import connect, runs
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable, WriterGap
 from gateway.records import Position, RunSet, StreamKey, Writer
 from gateway.sdk.session import opened
@@ -309,3 +310,21 @@ async def test_a_store_that_is_in_use_is_not_replaced(path, tmp_path):
     async with opened(store_at(path)):
         with pytest.raises(StoreLocked, match="stop it first"):
             restore(tmp_path / "copy.db", path, force=True)
+
+
+async def test_who_watches_a_run_that_was_put_back_sees_it_as_it_is_now(path, tmp_path):
+    with gateway_process(f"sqlite:{path}", tmp_path) as gateway:
+        async with connect(gateway.url, secret_key=SECRET) as active:
+            run = await active.store.create_run(new_run(status="executing"))
+            async with aclosing(aiter(runs.subscribe(run.id))) as changes:
+                assert (await anext(changes)).metadata == {}
+                backup(path, tmp_path / "copy.db")
+                for done in (1, 2):
+                    await active.store.patch_run(run.id, {"metadata": {"done": done}})
+                    assert (await anext(changes)).metadata == {"done": done}
+                gateway.kill()
+                restore(tmp_path / "copy.db", path, force=True)
+                gateway.start()
+                assert (await anext(changes)).metadata == {}
+                await active.store.patch_run(run.id, {"metadata": {"done": 9}})
+                assert (await anext(changes)).metadata == {"done": 9}

@@ -94,16 +94,21 @@ class RunSubscription:
 
 
 async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
-    state = await active.store.get_run(run_id)
-    yield state.run
-    if state.run.is_final:
-        return
-    wire = state.run.to_wire()
-    async with aclosing(active.store.follow(run_log(run_id), state.position)) as pages:
-        async for page in pages:
-            for record in page.records:
-                wire = merge_patch(wire, orjson.loads(record.data))
-                yield Run.from_wire(wire)
+    while True:
+        state = await active.store.get_run(run_id)
+        yield state.run
+        if state.run.is_final:
+            return
+        wire = state.run.to_wire()
+        async with aclosing(active.store.follow(run_log(run_id), state.position)) as pages:
+            async for page in pages:
+                if page.reset or page.gap:
+                    break  # its changes are of a log that is gone: begin with the run as it is now
+                for record in page.records:
+                    wire = merge_patch(wire, orjson.loads(record.data))
+                    yield Run.from_wire(wire)
+            else:
+                return
 
 
 async def _records(
