@@ -16,6 +16,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_transport_options={"polling_interval": 0.02},
     task_annotations={
+        "realtime.die": {"acks_late": True, "reject_on_worker_lost": True},
         "realtime.limited": {"soft_time_limit": 0.2},
         "realtime.limited-plain": {"soft_time_limit": 0.2},
     },
@@ -152,3 +153,13 @@ async def limited() -> None:
 def limited_plain() -> None:
     while True:
         numbers.append(1).wait()
+
+
+@task(runner="celery")
+def die(flag: str) -> str:
+    """Kill this process in the middle, the first time; Celery's settings bring it again."""
+    numbers.append(os.getpid()).wait()
+    if Path(flag).exists():
+        Path(flag).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"

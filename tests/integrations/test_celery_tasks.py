@@ -119,6 +119,17 @@ async def test_a_worker_killed_in_the_middle_leaves_its_run_crashed(celery, tmp_
     assert run.error is not None and run.error.type == "ProcessDied"
 
 
+async def test_a_task_that_celery_brings_again_goes_on_as_the_same_run(celery, tmp_path):
+    flag = tmp_path / "flag"
+    flag.touch()
+    result = await celery.die.trigger_and_wait(flag=str(flag))
+    assert (result.status, result.output) == ("completed", "survived")
+    run = await runs.retrieve(result.run_id)
+    assert run.attempt == 1 and not flag.exists()
+    pids = [pid async for pid in celery.numbers.read(run.id)]
+    assert len(set(pids)) == 2
+
+
 async def test_what_celery_terminates_is_canceled(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()

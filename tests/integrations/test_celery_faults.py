@@ -1,0 +1,131 @@
+"""What becomes of runs when a whole Celery worker dies, no gateway is there, or none is needed."""
+
+import os
+import signal
+import time
+
+import pytest
+from queue_workers import Shop, ended, first, let_go, on_thread
+
+import gateway
+from gateway import runs
+from gateway.integrations import background, celery_sender
+from tests.serving import SECRET, Process, environment, gateway_process, serving
+
+WORKER = ("celery", "-A", "celery_shop", "worker", "-c", "2", "-l", "info")
+QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+@pytest.fixture
+async def celery(celery_place):
+    import celery_shop
+
+    yield celery_shop
+    await let_go(celery_shop.app)
+
+
+async def test_a_worker_that_dies_with_all_its_children_leaves_its_runs_crashed(
+    celery_place, celery, tmp_path
+):
+    """The gateway notices that their connections are gone; here at once, else after a minute."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    async with serving() as here:
+        here.gateway._leases._lease_s = 0.0
+        own = Shop(tmp_path, celery_place.server, here)
+        with own.worker(*WORKER, *QUIET, "-Q", "dies") as worker:
+            from gateway.integrations.celery import handle_of
+
+            sent = await on_thread(celery.linger.apply_async, (str(flag),), queue="dies")
+            run = handle_of(sent)
+            await first(celery.lines, run.id)
+            os.killpg(worker.pid, signal.SIGKILL)
+            kept = await ended(run.id)
+    assert (kept.status, kept.error.type) == ("crashed", "ProcessDied")
+
+
+async def test_workers_may_share_the_gateways_redis(celery_place, celery, tmp_path):
+    store = celery_place.broker.removesuffix("/0") + "/4"
+    with gateway_process(store, tmp_path) as process:
+        own = Shop(tmp_path, celery_place.server, process)
+        del own.env["REALTIME_URL"]
+        async with gateway.connect(process.url, secret_key=SECRET):
+            with own.worker(*WORKER, *QUIET, "-Q", "direct", REALTIME_STORE=store):
+                from gateway.integrations.celery import handle_of
+
+                sent = await on_thread(celery.greet.apply_async, ("ann",), queue="direct")
+                run = await ended(handle_of(sent).id)
+                assert run.status == "completed" and run.owner.startswith("direct:worker_")
+                lines = [line async for line in celery.lines.read(run.id)]
+                assert lines == ["hello ann", "attempt 1"]
+
+
+async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_later(
+    celery_place, celery, tmp_path, monkeypatch
+):
+    process = Process("memory:", tmp_path)
+    for name, value in environment(REALTIME_URL=process.url).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(celery_sender, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(celery_sender, "_is_late", False)
+    began_s = time.monotonic()
+    sent = [
+        await on_thread(celery.greet.apply_async, (name,), queue="nobody") for name in "abcdefgh"
+    ]
+    assert time.monotonic() - began_s < len(sent), "each waited, not only the first"
+    process.start()
+    try:
+        kept = [await on_thread(_kept, result) for result in sent]
+        assert [run.status for run in kept] == ["queued"] * len(sent)
+        assert celery_sender._is_late is False
+    finally:
+        await on_thread(background.stop)
+        process.kill()
+
+
+def _kept(result):
+    """Wait until a run is kept: work of the same order is done after what waits already."""
+    from gateway.integrations.celery import handle_of
+
+    async def nothing(active):
+        return None
+
+    background.submit(nothing).result(20)  # connected
+    id = handle_of(result).id
+
+    async def get(active):
+        return await runs.retrieve(id)
+
+    return background.submit(get, order=id).result(20)
+
+
+def test_too_much_that_waits_is_refused_and_not_kept(monkeypatch, tmp_path):
+    process = Process("memory:", tmp_path)  # never started
+    for name, value in environment(REALTIME_URL=process.url).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(background, "MAX_WAITING", 2)
+
+    async def nothing(active):
+        return None
+
+    try:
+        waiting = [background.submit(nothing) for _ in range(2)]
+        with pytest.raises(gateway.errors.StoreUnavailable, match="2 changes wait"):
+            background.submit(nothing)
+    finally:
+        background.stop()
+    assert all(future.cancelled() for future in waiting)
+
+
+def test_a_setting_that_cannot_work_is_told_to_all_that_waits(monkeypatch):
+    monkeypatch.setenv("REALTIME_URL", "no address")
+    monkeypatch.setenv("REALTIME_SECRET_KEY", SECRET)
+
+    async def nothing(active):
+        return None
+
+    try:
+        with pytest.raises(gateway.errors.ConfigurationError, match="no gateway's address"):
+            background.submit(nothing).result(20)
+    finally:
+        background.stop()
