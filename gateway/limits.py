@@ -41,6 +41,8 @@ class Limits:
         max_age_s: After which a connection is asked to come back anew (from 0.9 to 1 of it, at
             random); 0: never. Spreads clients over gateways that were added.
         drain_s: From SIGTERM to the process's end.
+        lease_s: A worker that is away for so long, or a gateway of a Redis store, is taken for dead
+            and its runs are marked crashed.
         long_poll_s: For something to be appended, of a request over HTTP that waits for it. Below
             what proxies allow, commonly 60.
         events_s: Of an answer of server-sent events (from 0.8 to 1 of it, at random), after which
@@ -63,6 +65,7 @@ class Limits:
     ring_bytes: int = 256 << 20
     max_age_s: float = 0.0
     drain_s: float = 10.0
+    lease_s: float = 60.0
     long_poll_s: float = 20.0
     events_s: float = 60.0
 

@@ -32,6 +32,7 @@ from gateway.sdk.canceling import cancel_children
 from gateway.sdk.options import Retry
 from gateway.sdk.runtime import Context, Runtime, executing
 from gateway.stores.base import run_log
+from gateway.stores.shared import SharedStore
 
 MAX_ERROR_CHARACTERS = 2000
 FIRST_REST_S = 0.5  # before a change of the run is tried again; twice as long each time,
@@ -62,6 +63,8 @@ class Surroundings:
         keeps_queued: Runs that have not begun are left in the store for the next process.
         owner: Name under which runs are executed.
         left_behind: Functions that did not end in their time.
+        taken_from: A store in which others take over what this process has queued, should they
+            take it for dead.
         closing: Set when the process stops: what cannot be kept by then is left to the next.
     """
 
@@ -72,6 +75,7 @@ class Surroundings:
     stop_grace_s: float
     keeps_queued: bool
     owner: str
+    taken_from: SharedStore | None = None
     left_behind: set[asyncio.Task[Any]] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -127,7 +131,7 @@ class Execution:
         if not self._holds_slot:
             yield  # waits already: two waits at once
             return
-        await self._store.patch_run(self.run.id, {"status": "waiting"})
+        await self._patch({"status": "waiting"})
         self._pause_clock()
         self._let_go()
         try:
@@ -381,12 +385,19 @@ class Execution:
     async def _change(self, **patch: Any) -> bool:
         """Change the run; false if it has ended, or was deleted, meanwhile."""
         try:
-            self.run = await self._until_kept(
-                lambda: asyncio.shield(self._store.patch_run(self.run.id, patch))
-            )
+            self.run = await self._until_kept(lambda: asyncio.shield(self._patch(patch)))
         except (IllegalTransition, RunNotFound):
             return False
         return True
+
+    async def _patch(self, patch: dict[str, Any]) -> Run:
+        shared = self._around.taken_from
+        if shared is None or self.run.owner != self._around.owner:
+            return await self._store.patch_run(self.run.id, patch)
+        run = await shared.patch_own_run(self.run.id, patch, self.run.owner)
+        if run is None:
+            raise IllegalTransition(f"run {self.run.id} was taken over by another gateway")
+        return run
 
     async def _until_kept(self, keep: Callable[[], Awaitable[T]]) -> T:
         """Try for as long as it takes, or until the process stops: a full disk gets room again.

@@ -13,7 +13,6 @@ from gateway.runs import Run
 
 HERE = "process"  # the name of no queue: this process executes
 OWNER_PREFIX = "queue:"  # of runs that wait for a worker
-DIRECT_PREFIX = "direct:"  # of processes that share a store and no gateway sees
 
 _queues: dict[str, TaskQueue] = {}
 
@@ -66,5 +65,5 @@ def owner_of(queue: str) -> str:
 
 
 def has_lease(owner: str) -> bool:
-    """Whether a gateway can tell that an owner is gone: it is a worker that connects to one."""
-    return not owner.startswith((OWNER_PREFIX, DIRECT_PREFIX))
+    """Whether it can be told that an owner is gone: it is a process, and not a queue."""
+    return not owner.startswith(OWNER_PREFIX)

@@ -17,9 +17,11 @@ from gateway.errors import IllegalTransition
 from gateway.runs import Run, end_patch
 from gateway.sdk.canceling import UNFINISHED
 from gateway.sdk.execution import Body, Execution, Surroundings
+from gateway.sdk.keeper import is_node
 from gateway.sdk.options import ONCE, Retry
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
 from gateway.stores.base import RunQuery, Store, system_clock_ms
+from gateway.stores.shared import SharedStore
 
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store
 CANCEL_GRACE_S = 10.0  # for the `finally` blocks of a canceled function
@@ -58,8 +60,11 @@ class Runner:
             random,
             cancel_grace_s,
             stop_grace_s,
-            keeps_queued=owner == EMBEDDED_OWNER,
+            keeps_queued=owner == EMBEDDED_OWNER or is_node(owner),
             owner=owner,
+            taken_from=runtime.store
+            if is_node(owner) and isinstance(runtime.store, SharedStore)
+            else None,
         )
         # The queue's worker bounds how many it takes.
         self._around_brought = replace(self._around, slots=asyncio.Semaphore(sys.maxsize))
@@ -225,9 +230,13 @@ async def mark_crashed(
 
 
 async def _mark(store: Store, run: Run, message: str, clock_ms: Callable[[], int]) -> bool:
-    error = {"type": "ProcessDied", "message": message}
     try:
-        await store.patch_run(run.id, end_patch(run, "crashed", clock_ms(), error=error))
+        await store.patch_run(run.id, end_patch(run, "crashed", clock_ms(), error=died(message)))
     except IllegalTransition:
         return False  # it has ended meanwhile
     return True
+
+
+def died(message: str) -> dict[str, str]:
+    """Return the error of a run whose process is no more."""
+    return {"type": "ProcessDied", "message": message}

@@ -25,6 +25,7 @@ from gateway.sdk.writer import StreamWriter
 from gateway.stores.base import Store, system_clock_ms
 
 if TYPE_CHECKING:
+    from gateway.sdk.keeper import Keeper
     from gateway.sdk.runner import Runner
 
 MAX_SLEEP_S = 60.0  # the wall clock may be set, or the machine may rest: look again
@@ -130,6 +131,7 @@ class Runtime:
         self.default_runner = default_runner
         self.run_ids = RunIds()
         self.runner: Runner | None = None  # executes what this process triggers
+        self.keeper: Keeper | None = None  # of leases, where others share the store
         self._writers: dict[tuple[StreamKey, str | None], StreamWriter] = {}
         self._metadata_writers: dict[tuple[str, str], MetadataWriter] = {}  # by run and source
         self._lock = threading.Lock()

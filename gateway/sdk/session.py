@@ -12,14 +12,17 @@ from functools import partial
 from gateway import tokens
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
+from gateway.limits import DEFAULT_LIMITS
 from gateway.sdk import schemas, tasks
-from gateway.sdk.queues import DIRECT_PREFIX, HERE
+from gateway.sdk.keeper import Keeper, new_node
+from gateway.sdk.queues import HERE
 from gateway.sdk.revoking import keep_revocation
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.settings import Settings, is_redis, open_store
 from gateway.stores.base import Store
 from gateway.stores.remote import RemoteStore
+from gateway.stores.shared import SharedStore
 
 WORKER_TOKEN_TTL_S = 3600.0
 WORKER_SCOPES = ("read:runs:*", "write:runs:*")
@@ -27,7 +30,13 @@ WORKER_SCOPES = ("read:runs:*", "write:runs:*")
 
 @asynccontextmanager
 async def serve_runtime(
-    store: Store, keys: KeyRing, *, owner: str, concurrency: int, runner: str = HERE
+    store: Store,
+    keys: KeyRing,
+    *,
+    owner: str,
+    concurrency: int,
+    runner: str = HERE,
+    lease_s: float = DEFAULT_LIMITS.lease_s,
 ) -> AsyncIterator[Runtime]:
     """Give this process a runtime and a runner over an open store while the block runs.
 
@@ -37,6 +46,7 @@ async def serve_runtime(
         owner: Name under which this process executes runs.
         concurrency: Runs that execute at the same time.
         runner: Who executes runs of tasks that name none.
+        lease_s: Where others share the store: not heard of for so long, it is taken for dead.
     """
     new = Runtime(store, asyncio.get_running_loop(), default_runner=runner)
     async with installed(new) as runtime:
@@ -45,10 +55,20 @@ async def serve_runtime(
         try:
             if owner == EMBEDDED_OWNER:
                 await here.recover(tasks.resume)
+            elif isinstance(store, SharedStore):
+                runtime.keeper = Keeper(store, owner, lease_s)
+                await runtime.keeper.start()
             yield runtime
         finally:
             await here.stop()
+            if runtime.keeper is not None:
+                await runtime.keeper.stop()
             tokens.use(None)
+
+
+def owner_of_gateway(store: Store) -> str:
+    """Name a gateway as the owner of runs: the only one of its store, or one of several."""
+    return new_node() if isinstance(store, SharedStore) else EMBEDDED_OWNER
 
 
 @asynccontextmanager
@@ -112,6 +132,7 @@ async def connected(settings: Settings) -> AsyncIterator[Runtime]:
                 owner=owner,
                 concurrency=settings.concurrency,
                 runner=settings.runner,
+                lease_s=settings.limits.lease_s,
             )
         )
 
@@ -119,8 +140,7 @@ async def connected(settings: Settings) -> AsyncIterator[Runtime]:
 def _owner(settings: Settings) -> str:
     if settings.url is None and not is_redis(settings.store):
         return EMBEDDED_OWNER
-    name = f"worker_{secrets.token_hex(8)}"
-    return name if settings.url else f"{DIRECT_PREFIX}{name}"
+    return f"worker_{secrets.token_hex(8)}"
 
 
 def _worker_store(url: str, keys: KeyRing, owner: str) -> RemoteStore:

@@ -506,6 +506,11 @@ async def carry_out(run_id: str, rests_with: str | None = None) -> Run:
     return run if run.is_final else await find_task(run.task).carry_out(run, rests_with)
 
 
+def is_known(task_id: str) -> bool:
+    """Whether a task with this id is defined in this process."""
+    return task_id in _tasks
+
+
 def resume(run: Run) -> bool:
     """Start a run that an earlier process left queued; false if its task is not known here."""
     if run.task not in _tasks:

@@ -24,6 +24,7 @@ from gateway.stores.base import (
     Store,
 )
 from gateway.stores.retention import Swept
+from gateway.stores.shared import Lapsed, SharedStore
 
 _FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's
 
@@ -191,8 +192,43 @@ class CountedPathStore(CountedStore):
             return await self._paths.drop(key, at)
 
 
+class CountedSharedStore(CountedPathStore):
+    """The same around a store that several processes open at once."""
+
+    def __init__(self, inner: SharedStore, counters: Counters) -> None:
+        super().__init__(inner, counters)
+        self._shared = inner
+
+    async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
+        """See `SharedStore.hold`."""
+        with self._faults("hold"):
+            await self._shared.hold(owners, lease_s, only_new=only_new)
+
+    async def let_go(self, owner: str) -> None:
+        """See `SharedStore.let_go`."""
+        with self._faults("let_go"):
+            await self._shared.let_go(owner)
+
+    async def lapsed(self) -> list[Lapsed]:
+        """See `SharedStore.lapsed`."""
+        with self._faults("lapsed"):
+            return await self._shared.lapsed()
+
+    async def forget_lease(self, owner: str) -> None:
+        """See `SharedStore.forget_lease`."""
+        with self._faults("forget_lease"):
+            await self._shared.forget_lease(owner)
+
+    async def patch_own_run(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
+        """See `SharedStore.patch_own_run`."""
+        with self._faults("patch_own_run"):
+            return await self._shared.patch_own_run(run_id, patch, owner)
+
+
 def counted(inner: Store, counters: Counters) -> CountedStore:
     """Put counters around a store."""
+    if isinstance(inner, SharedStore):
+        return CountedSharedStore(inner, counters)
     if isinstance(inner, PathStore):
         return CountedPathStore(inner, counters)
     return CountedStore(inner, counters)

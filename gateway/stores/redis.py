@@ -64,12 +64,14 @@ from gateway.stores.base import (
 )
 from gateway.stores.redis_bell import DEAF_S, Bell
 from gateway.stores.redis_lane import PATIENCE_S
+from gateway.stores.redis_leases import RedisLeases
 from gateway.stores.redis_runs import RedisRuns
 from gateway.stores.redis_servers import Servers, bucket_of
 from gateway.stores.redis_sets import first_names
 from gateway.stores.redis_sweep import RedisSweep
 from gateway.stores.redis_url import RedisUrl
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
+from gateway.stores.shared import Lapsed
 
 T = TypeVar("T")
 
@@ -101,6 +103,7 @@ class RedisStore:
         self._bell = Bell(self._servers, deaf_s)
         self._follows = self._bell.follows
         self._runs = RedisRuns(self._servers, self.read, clock_ms)
+        self._leases = RedisLeases(self._servers)
         self._sweep = RedisSweep(self._servers, self._runs, retention, clock_ms or system_clock_ms)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._is_open = False
@@ -259,6 +262,26 @@ class RedisStore:
     ) -> Run:
         """See `Store.patch_run`."""
         return await self._whole(self._runs.patch(run_id, patch, operations, writer))
+
+    async def patch_own_run(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
+        """See `SharedStore.patch_own_run`."""
+        return await self._whole(self._runs.patch_own(run_id, patch, owner))
+
+    async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
+        """See `SharedStore.hold`."""
+        await self._leases.hold(owners, lease_s, only_new)
+
+    async def let_go(self, owner: str) -> None:
+        """See `SharedStore.let_go`."""
+        await self._leases.let_go(owner)
+
+    async def lapsed(self) -> list[Lapsed]:
+        """See `SharedStore.lapsed`."""
+        return await self._leases.lapsed()
+
+    async def forget_lease(self, owner: str) -> None:
+        """See `SharedStore.forget_lease`."""
+        await self._leases.forget(owner)
 
     async def get_run(self, run_id: str) -> RunState:
         """See `Store.get_run`."""

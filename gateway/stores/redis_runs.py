@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -192,10 +193,24 @@ class RedisRuns:
         writer: Writer | None,
     ) -> Run:
         """See `Store.patch_run`."""
+        return await self._patch(
+            run_id, partial(self._try_patch, run_id, patch, operations, writer)
+        )
+
+    async def patch_own(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
+        """See `SharedStore.patch_own_run`."""
+        try:
+            return await self._patch(
+                run_id, partial(self._try_patch, run_id, patch, (), None, owner)
+            )
+        except _NotOwned:
+            return None
+
+    async def _patch(self, run_id: str, attempt_once: Callable[[], Awaitable[Run | None]]) -> Run:
         lock = self._locks.setdefault(run_id, asyncio.Lock())
         async with lock:  # those of this process one after the other: only others can be in the way
             for attempt in range(CHANGE_ATTEMPTS):
-                run = await self._try_patch(run_id, patch, operations, writer)
+                run = await attempt_once()
                 if run is not None:
                     return run
                 await asyncio.sleep(random.random() * 0.002 * min(attempt, 10))
@@ -209,9 +224,12 @@ class RedisRuns:
         patch: Mapping[str, Any],
         operations: Sequence[Operation],
         writer: Writer | None,
+        owner: str | None = None,
     ) -> Run | None:
         loaded, state = await self._load(run_id, writer)
         before, version = loaded.run, loaded.version
+        if owner is not None and before.owner != owner:
+            raise _NotOwned
         if writer is not None and records_to_skip(state, writer, 1):
             return before
         run, patch = change(before, patch, operations)
@@ -312,6 +330,10 @@ class RedisRuns:
             return (await self.load(run_id)).run
         except RunNotFound:  # deleted since
             return None
+
+
+class _NotOwned(Exception):
+    """The run belongs to another owner than the caller says."""
 
 
 def _set_of(query: RunQuery) -> RunSet | None:

@@ -28,8 +28,8 @@ from gateway.errors import RealtimeError, ShuttingDown, StoreUnavailable, TokenR
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
-from gateway.sdk.runner import EMBEDDED_OWNER
-from gateway.sdk.session import opened, serve_runtime
+from gateway.sdk import tasks
+from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.counted import counted
@@ -49,6 +49,7 @@ from gateway.web.metrics import GatewayCollector, Metrics
 from gateway.web.openapi import document
 from gateway.web.revoking import Revocations
 from gateway.web.runs import RunsApi, error_answer
+from gateway.web.shared_leases import SharedLeases
 from gateway.web.sweeper import sweeping
 from gateway.web.websocket import Carrier
 
@@ -105,19 +106,25 @@ class Gateway:
         async with AsyncExitStack() as stack:
             kept = open_store(self.settings.store, self.settings.retention)
             store = await stack.enter_async_context(opened(counted(kept, self.counters)))
-            await stack.enter_async_context(
+            lease_s = self.settings.limits.lease_s
+            runtime = await stack.enter_async_context(
                 serve_runtime(
                     store,
                     self._keys,
-                    owner=EMBEDDED_OWNER,
+                    owner=owner_of_gateway(store),
                     concurrency=self.settings.concurrency,
                     runner=self.settings.runner,
+                    lease_s=lease_s,
                 )
             )
             self._revocations = revocations = Revocations(store, self._on_revoked)
             await revocations.start()
             stack.push_async_callback(revocations.stop)
-            self._leases = Leases(store)
+            self._leases: Leases | SharedLeases = (
+                Leases(store, lease_s)
+                if runtime.keeper is None
+                else SharedLeases(runtime.keeper, tasks)
+            )
             await self._leases.start()
             await stack.enter_async_context(sweeping(store))
             await stack.enter_async_context(measuring_lag(self.counters.loop_lag_s))

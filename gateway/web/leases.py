@@ -2,7 +2,7 @@
 
 A worker names itself in `hello`. While one of its connections is open its runs are its own; when
 the last has been closed for the lease's time, the worker is taken for dead and its runs are
-marked crashed.
+marked crashed. This is for the only gateway of its store; `shared_leases` is for one of several.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import logging
 from collections import Counter
 
 from gateway.errors import RealtimeError
+from gateway.limits import DEFAULT_LIMITS
 from gateway.sdk.canceling import UNFINISHED
 from gateway.sdk.queues import has_lease
 from gateway.sdk.runner import EMBEDDED_OWNER, mark_crashed
 from gateway.stores.base import RunQuery, Store
-
-LEASE_S = 60.0  # a worker that lost its connection has this long to come back
 
 _log = logging.getLogger("realtime.leases")
 
@@ -30,7 +29,7 @@ class Leases:
         lease_s: How long a worker may be away.
     """
 
-    def __init__(self, store: Store, lease_s: float = LEASE_S) -> None:
+    def __init__(self, store: Store, lease_s: float = DEFAULT_LIMITS.lease_s) -> None:
         self._store = store
         self._lease_s = lease_s
         self._connections: Counter[str] = Counter()

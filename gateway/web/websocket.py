@@ -35,6 +35,7 @@ from gateway.web.direct import frame_of
 from gateway.web.flight import Flight, cost_of
 from gateway.web.leases import Leases
 from gateway.web.requests import perform
+from gateway.web.shared_leases import SharedLeases
 from gateway.web.wire import Wire
 
 CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
@@ -96,7 +97,7 @@ class Carrier:
         hub: Hub,
         verify: Verify,
         limits: Limits,
-        leases: Leases,
+        leases: Leases | SharedLeases,
         counters: Counters,
         admit: Admit = lambda _: None,
         ages_at_s: float = math.inf,

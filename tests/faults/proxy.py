@@ -27,6 +27,10 @@ class Proxy:
         self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def lead_to(self, port: int) -> None:
+        """Lead connections that are made from now on to another port of this machine."""
+        self._target = (self._target[0], port)
+
     def fall_silent(self) -> None:
         """Forward nothing any more, neither bytes nor closes, and keep every socket open."""
         self._forwarding.clear()
