@@ -8,6 +8,8 @@ from gateway.records import Record, StreamKey, Writer
 from gateway.stores.base import PathStore
 from gateway.stores.counted import counted
 from gateway.stores.memory import MemoryStore
+from gateway.stores.redis import RedisStore
+from gateway.stores.shared import SharedStore
 
 
 def test_a_value_is_counted_in_the_first_bucket_that_holds_it():
@@ -84,6 +86,8 @@ async def test_faults_of_the_store_are_counted_and_mistakes_of_callers_are_not()
 
 async def test_what_a_store_has_beyond_the_contract_is_there_with_counters_too():
     assert isinstance(counted(MemoryStore(), Counters()), PathStore)
+    assert not isinstance(counted(MemoryStore(), Counters()), SharedStore)
+    assert isinstance(counted(RedisStore("redis://127.0.0.1/0"), Counters()), SharedStore)
 
 
 async def test_closing_a_follow_frees_what_it_held():
