@@ -208,9 +208,7 @@ async def test_a_worker_whose_gateway_dies_goes_on_through_another(cluster, stor
     assert "worker" in (await until_status(store, lost, "crashed")).error.message
 
 
-async def test_a_worker_straight_on_the_store_is_seen_by_all_and_missed_when_it_dies(
-    cluster, store
-):
+async def test_a_worker_straight_on_the_store_is_seen_and_missed_when_it_dies(pair, store):
     node = pair.nodes[0]
     process, id = await asyncio.to_thread(pair.worker, 100_000, REALTIME_STORE=pair.server.url)
     async with page(node, id) as client:
