@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from faults import scenarios
+from faults import cluster, scenarios
 from faults.history import Verdict
 
 Scenario = Callable[[Path, scenarios.Say], Awaitable[Verdict]]
@@ -34,6 +34,15 @@ SCENARIOS: dict[str, Scenario] = {
     "dropped": lambda folder, say: scenarios.dropped(folder, say=say),
     "slow": lambda folder, say: scenarios.slow(folder, for_s=SLOW_S, say=say),
     "vanished": lambda folder, say: scenarios.vanished(folder, say=say),
+    "redis kills": lambda folder, say: cluster.over_redis(
+        scenarios.kills, folder, times=STOPS, say=say
+    ),
+    "redis stops": lambda folder, say: cluster.over_redis(
+        scenarios.stops, folder, times=STOPS, say=say
+    ),
+    "one of two": lambda folder, say: cluster.kills(folder, times=STOPS, say=say),
+    "affinity": lambda folder, say: cluster.kills(folder, times=STOPS, has_affinity=True, say=say),
+    "rolling": lambda folder, say: cluster.rolling(folder, rounds=RELOADS, say=say),
     "nginx": lambda folder, say: scenarios.proxied(folder, reloads=RELOADS, say=say),
 }
 

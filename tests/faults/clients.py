@@ -41,6 +41,8 @@ class Connected:
         self.closes: list[int] = []
         self.error: dict[str, Any] = {}  # the last error frame that concerns the connection
         self.is_done = False
+        self.outages_s: list[float] = []  # from the loss of a connection to being back
+        self._lost_s: float | None = None
         self._token = token
         self._chance = chance
         self._stall_s = stall_s
@@ -70,6 +72,8 @@ class Connected:
                 pass
             finally:
                 self._socket = None
+                if self._lost_s is None:
+                    self._lost_s = asyncio.get_running_loop().time()
                 socket.transport.abort() if self.is_stalled() else await socket.close()
             self._judge(socket.close_code or 1006)
 
@@ -82,6 +86,12 @@ class Connected:
     def be_patient(self) -> None:
         """Wait long for frames: the way to here is slow."""
         self._stall_s = 3600.0
+
+    def is_back(self) -> None:
+        """Take note that everything is as it was before the connection was lost."""
+        if self._lost_s is not None:
+            self.outages_s.append(asyncio.get_running_loop().time() - self._lost_s)
+            self._lost_s = None
 
     def is_stalled(self) -> bool:
         """Whether nothing was heard for too long."""
@@ -161,6 +171,7 @@ class Reader(Connected):
             return
         match frame["type"]:
             case "subscribed":
+                self.is_back()
                 self.position = frame["position"]
             case "records":
                 # The history judges whether offsets are contiguous; a client would reconnect.

@@ -1,4 +1,4 @@
-"""A real nginx in front of a gateway, as docs/guide.md sets it up."""
+"""A real nginx in front of gateways, as docs/deploy.md sets it up."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    upstream gateways {{
+        {affinity}
+        {servers}
+    }}
     server {{
         listen 127.0.0.1:{port};
         location / {{
-            proxy_pass http://127.0.0.1:{gateway};
+            proxy_pass http://gateways;
+            proxy_connect_timeout 1s;
             proxy_http_version 1.1;
             proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
@@ -61,7 +66,7 @@ class Nginx:
         url: For WebSocket clients.
     """
 
-    def __init__(self, folder: Path, gateway_port: int) -> None:
+    def __init__(self, folder: Path, *gateway_ports: int, has_affinity: bool = False) -> None:
         with free_socket() as chosen:
             port = chosen.getsockname()[1]
         self.url = f"ws://127.0.0.1:{port}"
@@ -70,8 +75,14 @@ class Nginx:
         self._folder = folder
         configuration = folder / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
+        # Without max_fails=0 a node that was down and is back gets one connection in fail_timeout:
+        # nginx forgets its failure only when a request to it has ended, and a WebSocket goes on.
+        servers = [f"server 127.0.0.1:{each} max_fails=0;" for each in gateway_ports]
+        affinity = "ip_hash;" if has_affinity else ""
         configuration.write_text(
-            CONFIGURATION.format(folder=folder, port=port, gateway=gateway_port, user=user)
+            CONFIGURATION.format(
+                folder=folder, port=port, servers=" ".join(servers), affinity=affinity, user=user
+            )
         )
         self._command = ["nginx", "-p", str(folder), "-c", str(configuration)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -110,9 +121,9 @@ class Nginx:
 
 
 @contextmanager
-def nginx_before(gateway_port: int, folder: Path) -> Iterator[Nginx]:
-    """Have an nginx in front of a gateway for a block."""
-    it = Nginx(folder, gateway_port)
+def nginx_before(*gateway_ports: int, folder: Path, has_affinity: bool = False) -> Iterator[Nginx]:
+    """Have an nginx in front of gateways for a block; with affinity an address stays at one."""
+    it = Nginx(folder, *gateway_ports, has_affinity=has_affinity)
     try:
         it.start()
         yield it

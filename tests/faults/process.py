@@ -35,8 +35,10 @@ class Gateway(Process):
         stops: How often it was asked to stop, and did.
     """
 
-    def __init__(self, folder: Path, *, host: str = "127.0.0.1", **more: str) -> None:
-        super().__init__(f"sqlite:{folder}/faults.db", folder)
+    def __init__(
+        self, folder: Path, *, store: str | None = None, host: str = "127.0.0.1", **more: str
+    ) -> None:
+        super().__init__(store or f"sqlite:{folder}/faults.db", folder)
         self.kills = 0
         self.stops = 0
         self._tasks_file = folder / "tasks"
@@ -103,10 +105,10 @@ class Gateway(Process):
 
 @asynccontextmanager
 async def gateway_at(
-    folder: Path, *, host: str = "127.0.0.1", **more: str
+    folder: Path, *, store: str | None = None, host: str = "127.0.0.1", **more: str
 ) -> AsyncIterator[Gateway]:
-    """Run a gateway over a SQLite file in a folder."""
-    gateway = Gateway(folder, host=host, **more)
+    """Run a gateway over a store; by default, a SQLite file in the folder."""
+    gateway = Gateway(folder, store=store, host=host, **more)
     await asyncio.to_thread(gateway.start)
     try:
         yield gateway

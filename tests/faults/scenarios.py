@@ -45,10 +45,12 @@ def _counted(verdict: Verdict, gateway: Gateway) -> Verdict:
     return verdict
 
 
-async def kills(folder: Path, *, times: int, say: Say = quiet, **shape: int) -> Verdict:
+async def kills(
+    folder: Path, *, times: int, store: str | None = None, say: Say = quiet, **shape: int
+) -> Verdict:
     """`kill -9` the gateway again and again under load."""
     chance = random.Random(9)
-    async with gateway_at(folder) as gateway, load(gateway.url, folder, **shape) as it:
+    async with gateway_at(folder, store=store) as gateway, load(gateway.url, folder, **shape) as it:
         for number in range(1, times + 1):
             await asyncio.sleep(0.2 + chance.random() * 1.2)
             gateway.kill()
@@ -59,10 +61,12 @@ async def kills(folder: Path, *, times: int, say: Say = quiet, **shape: int) -> 
         return _counted(await it.finish(), gateway)
 
 
-async def stops(folder: Path, *, times: int, say: Say = quiet, **shape: int) -> Verdict:
+async def stops(
+    folder: Path, *, times: int, store: str | None = None, say: Say = quiet, **shape: int
+) -> Verdict:
     """SIGTERM it under load: it ends by itself, within its stated time."""
     chance = random.Random(15)
-    async with gateway_at(folder) as gateway, load(gateway.url, folder, **shape) as it:
+    async with gateway_at(folder, store=store) as gateway, load(gateway.url, folder, **shape) as it:
         for number in range(1, times + 1):
             await asyncio.sleep(0.5 + chance.random())
             took_s = await asyncio.to_thread(gateway.stop)
@@ -281,7 +285,7 @@ async def proxied(folder: Path, *, reloads: int, say: Say = quiet, **shape: int)
     """Through a real nginx that is reloaded under load."""
     async with AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(gateway_at(folder))
-        server = stack.enter_context(nginx.nginx_before(gateway.port, folder))
+        server = stack.enter_context(nginx.nginx_before(gateway.port, folder=folder))
         it = await stack.enter_async_context(
             load(gateway.url, folder, proxied_url=server.url, **({"sdk_writers": 2} | shape))
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults import network, nginx, scenarios
+from faults import cluster, network, nginx, scenarios
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -21,6 +21,30 @@ async def test_stops_under_load_lose_and_repeat_nothing(tmp_path):
     verdict = await scenarios.stops(tmp_path, times=1, **SMALL)
     assert verdict.is_clean, verdict.faults
     assert verdict.records > 100 and verdict.stops == 1
+
+
+async def test_kills_and_stops_over_redis_lose_and_repeat_nothing(tmp_path):
+    for number, scenario in enumerate((scenarios.kills, scenarios.stops)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        verdict = await cluster.over_redis(scenario, folder, times=1, **SMALL)
+        assert verdict.is_clean, verdict.faults
+        assert verdict.records > 100
+
+
+@pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))
+@pytest.mark.parametrize("has_affinity", [False, True], ids=["anywhere", "affinity"])
+async def test_the_clients_of_a_killed_gateway_are_soon_at_the_other(tmp_path, has_affinity):
+    verdict = await cluster.kills(tmp_path, times=2, has_affinity=has_affinity, **SMALL)
+    assert verdict.is_clean, verdict.faults
+    assert verdict.records > 100 and verdict.kills == 2
+
+
+@pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))
+async def test_a_rolling_restart_under_load_loses_and_repeats_nothing(tmp_path):
+    verdict = await cluster.rolling(tmp_path, rounds=1, **SMALL)
+    assert verdict.is_clean, verdict.faults
+    assert verdict.records > 100 and verdict.stops == 2
 
 
 async def test_a_client_that_is_paused_gets_everything_when_it_goes_on(tmp_path):

@@ -1,0 +1,115 @@
+"""Two gateways on one Valkey, behind a real nginx, and what is done to them under load."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from redis_serving import redis_server
+
+from faults.history import Verdict
+from faults.load import Load, load
+from faults.nginx import Nginx, nginx_before
+from faults.process import Gateway, gateway_at
+from faults.scenarios import Say, quiet
+
+MAX_OUTAGE_S = 2.0  # p99: so soon the clients of a gateway that was killed are at the other
+SETTLE_S = 2.0  # until everyone is back
+
+
+async def over_redis(
+    scenario: Callable[..., Awaitable[Verdict]], folder: Path, **more: Any
+) -> Verdict:
+    """Do to a gateway over a Redis store what a scenario does."""
+    with redis_server() as server:
+        return await scenario(folder, store=server.url, **more)
+
+
+@asynccontextmanager
+async def two_behind_nginx(
+    folder: Path, has_affinity: bool
+) -> AsyncIterator[tuple[list[Gateway], Nginx]]:
+    """Run two gateways on one Valkey and an nginx before them."""
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(redis_server())
+        nodes = []
+        for name in ("a", "b"):
+            own = folder / name
+            own.mkdir()
+            nodes.append(await stack.enter_async_context(gateway_at(own, store=server.url)))
+        ports = [node.port for node in nodes]
+        proxy = stack.enter_context(nginx_before(*ports, folder=folder, has_affinity=has_affinity))
+        yield nodes, proxy
+
+
+async def kills(
+    folder: Path, *, times: int, has_affinity: bool = False, say: Say = quiet, **shape: int
+) -> Verdict:
+    """`kill -9` one of them, in turn; its clients are soon at the other."""
+    chance = random.Random(5)
+    async with (
+        two_behind_nginx(folder, has_affinity) as (nodes, proxy),
+        load(proxy.url, folder, **({"sdk_writers": 4} | shape)) as it,
+    ):
+        for number in range(times):
+            await asyncio.sleep(0.5 + chance.random())
+            node = nodes[number % 2]
+            node.kill()
+            await asyncio.sleep(SETTLE_S)
+            await asyncio.to_thread(node.start)
+            it.check_alive()
+            say(f"kill {number + 1}/{times}: {_shown(it)}")
+        verdict = await it.finish()
+        verdict.kills = sum(node.kills for node in nodes)
+        return _judged(verdict, it)
+
+
+async def rolling(folder: Path, *, rounds: int, say: Say = quiet, **shape: int) -> Verdict:
+    """Ask one after the other to stop, and start it again, as a deploy does."""
+    async with (
+        two_behind_nginx(folder, False) as (nodes, proxy),
+        load(proxy.url, folder, **({"sdk_writers": 4} | shape)) as it,
+    ):
+        for number in range(rounds):
+            for node in nodes:
+                await asyncio.sleep(1)
+                took_s = await asyncio.to_thread(node.stop)
+                await asyncio.to_thread(node.start)
+                it.check_alive()
+                say(f"round {number + 1}/{rounds}: stopped in {took_s:.2f} s; {_shown(it)}")
+        await asyncio.sleep(SETTLE_S)
+        verdict = await it.finish()
+        verdict.stops = sum(node.stops for node in nodes)
+        return _judged(verdict, it)
+
+
+def _outages_s(it: Load) -> list[float]:
+    return sorted(outage for reader in it.readers for outage in reader.outages_s)
+
+
+def _p99_s(outages_s: list[float]) -> float:
+    return statistics.quantiles(outages_s, n=100, method="inclusive")[98]
+
+
+def _shown(it: Load) -> str:
+    outages_s = _outages_s(it)
+    if len(outages_s) < 2:
+        return f"{len(outages_s)} readers had to come back"
+    return (
+        f"{it.acknowledged()} records acknowledged; readers came back {len(outages_s)} times, "
+        f"p50 {statistics.median(outages_s):.2f} s, p99 {_p99_s(outages_s):.2f} s"
+    )
+
+
+def _judged(verdict: Verdict, it: Load) -> Verdict:
+    outages_s = _outages_s(it)
+    if len(outages_s) < 2:
+        verdict.count("contradictions", "no reader had to come back: nothing was done to them")
+    elif (p99_s := _p99_s(outages_s)) > MAX_OUTAGE_S:
+        verdict.count("contradictions", f"readers were away for {p99_s:.2f} s (p99)")
+    return verdict
