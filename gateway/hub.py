@@ -118,6 +118,11 @@ class Tail:
         """Offset of the ring's first record."""
         return self.position.offset - len(self._ring)
 
+    @property
+    def reader_count(self) -> int:
+        """How many cursors stand on it."""
+        return len(self._alone) + sum(len(cohort) for cohort in self._cohorts.values())
+
     def join(self, cursor: Cursor) -> None:
         """Wake this cursor from now on."""
         self._alone.add(cursor)
@@ -510,6 +515,11 @@ class Hub:
     def tails(self) -> Iterable[Tail]:
         """The streams that are followed here."""
         return self._tails.values()
+
+    def readers(self, run_id: str) -> dict[str, int]:
+        """Say how many cursors each stream of a run has here; those without any are left out."""
+        tails = (tail for key, tail in self._tails.items() if key.run_id == run_id)
+        return {tail.key.stream_id: tail.reader_count for tail in tails}
 
     async def cursor(
         self, key: StreamKey, place: Place, id: int, wake: Callable[[], None]

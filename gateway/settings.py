@@ -305,7 +305,7 @@ def resolve_secret(settings: Settings) -> str:
             "REALTIME_SECRET_KEY is not set; every gateway and worker of a Redis store needs the "
             "same one"
         )
-    path = _secret_path(settings)
+    path = secret_path(settings)
     if settings.url is not None and (path is None or not path.exists()):
         raise ConfigurationError(
             f"REALTIME_SECRET_KEY is not set; a worker needs that of its gateway {settings.url}"
@@ -313,7 +313,8 @@ def resolve_secret(settings: Settings) -> str:
     return _kept_secret(path)
 
 
-def _secret_path(settings: Settings) -> Path | None:
+def secret_path(settings: Settings) -> Path | None:
+    """Return where the secret is kept that nobody has set; None for a store without a folder."""
     scheme, _, rest = settings.store.partition(":")
     return _sqlite_path(rest)[0].with_name("secret_key") if scheme == "sqlite" else None
 

@@ -88,7 +88,9 @@ class Gateway:
                 self.counters, self._carriers.keys(), lambda: self._hub, lambda: self._kept
             )
         )
-        self._runs = RunsApi(self._open_store, self._verify, lambda: self._secret_key)
+        self._runs = RunsApi(
+            self._open_store, self._verify, lambda: self._secret_key, self._readers
+        )
         self._streams = DurableStreams(
             self._open_store,
             self._open_hub,
@@ -291,6 +293,9 @@ class Gateway:
         self._open_store()
         assert self._hub is not None
         return self._hub
+
+    def _readers(self, run_id: str) -> dict[str, int]:
+        return self._open_hub().readers(run_id)
 
     def _open_paths(self) -> Paths:
         self._open_store()

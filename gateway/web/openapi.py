@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from gateway.runs import STATUSES, Run
 from gateway.web.runs import (
     Handle,
+    Readers,
     RevokeAnswer,
     RevokeBody,
     RunPage,
@@ -54,6 +55,7 @@ def document(version: str) -> dict[str, Any]:
         RevokeBody,
         RevokeAnswer,
         RunPage,
+        Readers,
         ErrorBody,
     )
     schemas = {model.__name__: _schema(model) for model in models}
@@ -88,6 +90,11 @@ def _paths() -> dict[str, Any]:
         },
         "/v1/runs": {"get": _operation("List runs, newest first", "200", "RunPage", query)},
         "/v1/runs/{run}": {"get": _operation("Look at a run", "200", "Run", [run])},
+        "/v1/runs/{run}/readers": {
+            "get": _operation(
+                "Count the readers of a run's streams at this gateway", "200", "Readers", [run]
+            )
+        },
         "/v1/runs/{run}/cancel": {
             "post": _operation("Cancel a run and the runs below it", "200", "Run", [run])
         },

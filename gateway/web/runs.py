@@ -116,6 +116,12 @@ class RunPage(BaseModel):
     next_before: str | None = Field(description="Give it as `before` for the next page, if any.")
 
 
+class Readers(BaseModel):
+    """How many read the streams of a run at this gateway."""
+
+    streams: dict[str, int] = Field(description="By stream id; those without a reader are absent.")
+
+
 @dataclass(frozen=True, slots=True)
 class RunsApi:
     """The endpoints, over an open store.
@@ -124,12 +130,14 @@ class RunsApi:
         store: Gives the store, or raises while there is none.
         verify: Checks a token at a time.
         secret_key: Gives the secret, with which a backend may do anything.
+        readers: Says how many read each stream of a run here.
         clock_s: Unix time.
     """
 
     store: Callable[[], Store]
     verify: Callable[[object, float], Access]
     secret_key: Callable[[], str]
+    readers: Callable[[str], dict[str, int]]
     clock_s: Callable[[], float] = time.time
 
     @property
@@ -138,6 +146,7 @@ class RunsApi:
         return [
             Route("/v1/tasks/{task}/trigger", self.trigger, methods=["POST"]),
             Route("/v1/runs/{run}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/runs/{run}/readers", self.count_readers, methods=["GET"]),
             Route("/v1/runs/{run}", self.retrieve, methods=["GET"]),
             Route("/v1/runs", self.list, methods=["GET"]),
             Route("/v1/tokens", self.mint, methods=["POST"]),
@@ -181,6 +190,14 @@ class RunsApi:
     async def retrieve(self, request: Request) -> Response:
         """Return a run as it is now."""
         access = self.access(request)
+        return JSONResponse(_shown(await self._readable(request, access), access))
+
+    async def count_readers(self, request: Request) -> Response:
+        """Say how many read each stream of a run at this gateway."""
+        run = await self._readable(request, self.access(request))
+        return _json(Readers(streams=self.readers(run.id)))
+
+    async def _readable(self, request: Request, access: Access) -> Run:
         run_id = check_run_id(request.path_params["run"])
         key = StreamKey(run_id, RUN_STREAM)
         # Who may not read a run is not told whether there is one.
@@ -192,7 +209,7 @@ class RunsApi:
             require(access.may_read(key), f"read run {run_id}")
             raise
         require(access.may_read(key, run.tags, run.batch_id), f"read run {run_id}")
-        return JSONResponse(_shown(run, access))
+        return run
 
     async def list(self, request: Request) -> Response:
         """Return runs with a tag, or all, newest first."""

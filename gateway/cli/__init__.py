@@ -1,0 +1,52 @@
+"""The command line: `realtime`, or `python -m gateway`.
+
+reaching   how a command reaches streams: through a gateway, or the store itself
+output     what a command prints: for people, for scripts
+serving    serve
+tokens     token mint, show, revoke
+streams    tail, append, streams
+runs       runs list, show, cancel, watch; trigger
+files      backup, restore
+"""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from gateway.cli import files, runs, serving, streams, tokens
+from gateway.cli.output import note
+from gateway.errors import RealtimeError
+
+app = typer.Typer(
+    name="realtime",
+    help="Realtime Streams: durable, typed streams from Python tasks to any frontend.",
+    epilog=(
+        "Exit codes: 0 done; 1 something is wrong, as the line on stderr says; 2 the command line"
+        " itself is wrong; 130 Ctrl-C. `tail` and `trigger --follow` end as what they follow did:"
+        " 0 completed, 10 failed, 11 canceled, 12 crashed, 13 expired, 14 timed_out, 15 deleted."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serving.serve)
+app.command()(streams.tail)
+app.command()(streams.append)
+app.command("streams")(streams.list_streams)
+app.add_typer(runs.app, name="runs")
+app.command()(runs.trigger)
+app.add_typer(tokens.app, name="token")
+app.command()(files.backup)
+app.command()(files.restore)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line and exit code 1."""
+    logging.basicConfig(format="realtime: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except RealtimeError as error:
+        note(error.message)
+        raise SystemExit(1) from None

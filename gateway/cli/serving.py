@@ -1,0 +1,24 @@
+"""`realtime serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.cli.reaching import StoreOption, settings_of
+from gateway.key_files import resolve_keys
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8400,
+    store: StoreOption = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run a gateway until Ctrl-C."""
+    from gateway.web.server import serve as run_server
+
+    settings = settings_of(store)
+    resolve_keys(settings)  # say what is wrong with it before anything is started
+    run_server(settings, host=host, port=port, log_level=log_level)
