@@ -25,7 +25,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     sdk/         streams, tasks, metadata, wait, runs: what tasks and backends call
     web/         the Starlette application
     integrations/  one file a library, imported only when used
-    cli          the `realtime` command
+    cli/         the `realtime` command
 """
 
 from __future__ import annotations

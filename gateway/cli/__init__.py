@@ -11,8 +11,6 @@ files      backup, restore
 
 from __future__ import annotations
 
-import logging
-
 import typer
 
 from gateway.cli import files, runs, serving, streams, tokens
@@ -44,7 +42,6 @@ app.command()(files.restore)
 
 def main() -> None:
     """Run the command line; an error of ours is one line and exit code 1."""
-    logging.basicConfig(format="realtime: %(message)s", level=logging.WARNING)
     try:
         app()
     except RealtimeError as error:

@@ -8,6 +8,7 @@ command that opens a store executes nothing: what was queued there stays so.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,6 +74,7 @@ class Reach:
         Raises:
             ConfigurationError: they do not fit each other.
         """
+        logging.basicConfig(format="realtime: %(message)s")  # a connection that is lost, and so on
         settings = settings_of(store)
         settings = replace(settings, url=url or (None if store else settings.url))
         token = token or os.environ.get("REALTIME_TOKEN")
