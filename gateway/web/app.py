@@ -89,7 +89,7 @@ class Gateway:
             )
         )
         self._runs = RunsApi(
-            self._open_store, self._verify, lambda: self._secret_key, self._readers
+            self._open_store, self._verify, lambda: self._secret_key, self._count_readers
         )
         self._streams = DurableStreams(
             self._open_store,
@@ -294,7 +294,7 @@ class Gateway:
         assert self._hub is not None
         return self._hub
 
-    def _readers(self, run_id: str) -> dict[str, int]:
+    def _count_readers(self, run_id: str) -> dict[str, int]:
         return self._open_hub().readers(run_id)
 
     def _open_paths(self) -> Paths:
