@@ -7,10 +7,11 @@ import asyncio
 import reflex as rx
 
 from demo_app import census as sources
-from demo_app import library
+from demo_app import library, operating
 from demo_app.ask_page import ask
 from demo_app.census_page import census
 from demo_app.home_page import home, my_runs
+from demo_app.operator_page import Operator, operator
 from demo_app.run_page import run_detail
 from demo_app.state import Census, Recent, Shown
 from gateway.integrations.reflex import add_gateway
@@ -21,7 +22,8 @@ app.add_page(my_runs, route="/runs", title="My runs", on_load=Recent.load)
 app.add_page(census, route="/census/[run]", title="Code census", on_load=Shown.load)
 app.add_page(ask, route="/ask/[run]", title="Ask the standard library", on_load=Shown.load)
 app.add_page(run_detail, route="/runs/[run]", title="A run", on_load=Shown.load)
-add_gateway(app)
+app.add_page(operator, route="/operator", title="Operator", on_load=Operator.load)
+operating.attend(add_gateway(app))
 
 
 @app.register_lifespan_task

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from gateway.records import Position
 
 FLUSH_BYTES = 256 << 10  # handed to a connection in one tick; the next tick goes on
+PROMPT_S = 0.05  # throttles up to this, which pages have by default, are timed like none
 
 Pack = Callable[[str], bytes]
 """Makes a frame's bytes as they go over the wire from its text."""
@@ -186,7 +187,7 @@ class Cohort:
             self._position.offset,
             readers - len(full),
             len(frames),
-            at_once=not self._kind.throttle_s,
+            at_once=self._kind.throttle_s <= PROMPT_S,
         )
         for member in full:
             self._put_out(member, before)

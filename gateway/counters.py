@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from math import inf
 
 # Seconds. A commit with fsync takes about 1 ms, a hand-over to 1,000 readers about 10.
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -41,6 +43,24 @@ class Histogram:
         """How many values there were."""
         return sum(self.counts)
 
+    def quantile(self, q: float, before: Sequence[int] = ()) -> float | None:
+        """Say below which bound a share of the values lies.
+
+        Args:
+            q: The share, 0 to 1.
+            before: `counts` at an earlier time; only what came since is looked at.
+
+        Returns:
+            A bound, of which the last is infinity; None if there was no value.
+        """
+        counts = [now - then for now, then in zip_longest(self.counts, before, fillvalue=0)]
+        wanted, total = q * sum(counts), 0
+        for bound, count in zip((*self.bounds, inf), counts, strict=True):
+            total += count
+            if total and total >= wanted:
+                return bound
+        return None
+
     def up_to(self) -> list[int]:
         """How many values were at most each bound, and at last how many there were."""
         total, sums = 0, []
@@ -68,7 +88,7 @@ class Counters:
         store_errors: Calls of the store that failed by no fault of the caller, by method.
         append_s: From a call of the store to its answer.
         delivery_s: From a record's acceptance to its hand-over to readers that had caught up and
-            asked for no throttle; one value for what is handed over at once.
+            asked for hardly any throttle; one value for what is handed over at once.
         loop_lag_s: How much later than asked for the event loop came back.
     """
 

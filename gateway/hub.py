@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from gateway import protocol, tracing
@@ -257,7 +257,7 @@ class Tail:
             stop: Offset after the last.
             readers: How many.
             size: Of the bytes that each was given.
-            at_once: They had caught up, and had asked for no throttle.
+            at_once: They had caught up, and were not to wait for longer than `PROMPT_S`.
         """
         self.counters.records_sent += (stop - start) * readers
         self.counters.bytes_sent += size * readers
@@ -284,11 +284,6 @@ class Tail:
     def readers(self) -> int:
         """How many cursors stand on it."""
         return len(self._alone) + sum(map(len, self._cohorts.values()))
-
-    def lags(self) -> Iterator[int]:
-        """Say how many records each reader that is woken by itself has yet to take."""
-        for cursor in self._alone:
-            yield max(0, self.position.offset - cursor.position.offset)
 
     def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
         """Make the frame of what follows an offset that the ring holds, and say where it ends.
@@ -340,6 +335,17 @@ class Cursor:
         self._id = id
         self._cohort: Cohort | None = None
         tail.join(self)
+
+    @property
+    def key(self) -> StreamKey:
+        """Which stream it is on."""
+        return self._tail.key
+
+    @property
+    def lag(self) -> int:
+        """How many records it has yet to take; as a member it has what the others have."""
+        behind = self._tail.position.offset - self.position.offset
+        return 0 if self.is_member else max(0, behind)
 
     @property
     def tail_position(self) -> Position:

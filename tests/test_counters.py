@@ -100,3 +100,16 @@ async def test_closing_a_follow_frees_what_it_held():
     assert len((await anext(pages)).records) == 1
     await pages.aclose()
     assert inner._growth._watches == {}
+
+
+def test_a_quantile_is_the_bound_below_which_a_share_lies():
+    histogram = Histogram((1.0, 2.0))
+    assert histogram.quantile(0.99) is None
+    for value in (0.5,) * 98 + (1.5,) * 2:
+        histogram.observe(value)
+    assert (histogram.quantile(0.5), histogram.quantile(0.98)) == (1.0, 1.0)
+    assert histogram.quantile(0.99) == 2.0
+    before = list(histogram.counts)
+    assert histogram.quantile(0.5, before) is None
+    histogram.observe(100.0)
+    assert histogram.quantile(0.5, before) == float("inf")

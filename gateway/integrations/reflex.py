@@ -15,7 +15,7 @@ from gateway.settings import Settings
 from gateway.web.app import Gateway, make_app
 
 
-def add_gateway(app: rx.App, settings: Settings | None = None) -> None:
+def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None:
     """Mount a gateway in a Reflex app, and start and stop it with the app.
 
     Its WebSocket is then at the Reflex backend's own address, which is where pages look for it.
@@ -27,11 +27,14 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> None:
     Args:
         app: The Reflex app, before it is run.
         settings: What the gateway runs with; default: the environment's.
+
+    Returns:
+        The gateway; None where this app works through one elsewhere.
     """
     settings = settings or Settings.from_env()
     if settings.url is not None:
         app.register_lifespan_task(_connected(settings.url))
-        return
+        return None
     # In development pages come from another port than the gateway's: whoever may open Reflex's own
     # socket may open this one.
     origins = settings.origins or tuple(get_config().cors_allowed_origins)
@@ -39,6 +42,7 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> None:
     app.api_transformer = [make_app(gateway, cors=False), *_transformers(app)]
     # Reflex never runs the lifespan of a mounted app, so its own has to.
     app.register_lifespan_task(gateway.run)
+    return gateway
 
 
 def _transformers(app: rx.App) -> list[Any]:

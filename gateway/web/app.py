@@ -42,6 +42,7 @@ from gateway.web.durable_streams.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from gateway.web.durable_streams.paths import Paths
 from gateway.web.durable_streams.reading import Times
 from gateway.web.durable_streams.sweeping import sweeping_paths
+from gateway.web.figures import Figures, look
 from gateway.web.inside import InsideApi
 from gateway.web.leases import Leases
 from gateway.web.loop_lag import measuring_lag
@@ -230,6 +231,18 @@ class Gateway:
         for carrier in tuple(self._carriers):
             carrier.revoked(is_revoked)
         self._streams.recheck()
+
+    def figures(self) -> Figures:
+        """Look at what it does at this moment."""
+        memory = self._metrics.registry.get_sample_value("process_resident_memory_bytes")
+        return look(self.counters, self._hub, self._carriers, memory, self.unready)
+
+    def may_operate(self, bearer: str) -> bool:
+        """Whether a secret key, or a token, is good for seeing inside the gateway."""
+        try:
+            return self._runs.access_of(bearer).may_read_metrics()
+        except RealtimeError:
+            return False
 
     @property
     def is_running(self) -> bool:

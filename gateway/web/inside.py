@@ -90,7 +90,8 @@ class InsideApi:
         has_token = "authorization" in request.headers
         if self._allowed == "open":
             return not has_token  # a token that is not good is told so, also here
-        return self._allowed == "local" and not has_token and is_from_here(request)
+        address = request.client.host if request.client is not None else ""
+        return self._allowed == "local" and not has_token and is_local(address, request.headers)
 
     def _require(self, request: Request) -> None:
         if "authorization" not in request.headers:
@@ -101,15 +102,15 @@ class InsideApi:
         require(self._access(request).may_read_metrics(), "read metrics")
 
 
-def is_from_here(request: Request) -> bool:
+def is_local(address: str, headers: Mapping[str, str]) -> bool:
     """Whether a request was made on this machine, to this machine, as far as can be told.
 
     A proxy on this machine gives itself away by what it adds. A page that was led here by a name
     of its own (DNS rebinding) does by that name.
+
+    Args:
+        address: Of the socket's other end.
+        headers: The request's, their names in small letters.
     """
-    headers: Mapping[str, str] = request.headers
-    if request.client is None or not is_loopback(request.client.host):
-        return False
-    return is_local_host(headers.get("host", "")) and not any(
-        each in headers for each in _FORWARDED
-    )
+    is_forwarded = any(each in headers for each in _FORWARDED)
+    return is_loopback(address) and is_local_host(headers.get("host", "")) and not is_forwarded

@@ -28,16 +28,9 @@ from gateway.counters import Counters, Histogram
 from gateway.errors import BY_CODE
 from gateway.hub import Hub
 from gateway.stores.base import Store
+from gateway.web.figures import Connected
 
 METRICS_PATH = "/metrics"
-
-
-class HasSubscriptions(Protocol):
-    """A connection, as far as it is looked at here."""
-
-    @property
-    def subscriptions(self) -> int:
-        """How many go on."""
 
 
 @runtime_checkable
@@ -62,7 +55,7 @@ class GatewayCollector(Collector):
     def __init__(
         self,
         counters: Counters,
-        connections: Collection[HasSubscriptions],
+        connections: Collection[Connected],
         hub: Callable[[], Hub | None],
         store: Callable[[], Store | None],
     ) -> None:
@@ -143,7 +136,7 @@ class GatewayCollector(Collector):
     def _of_readers(self) -> Iterator[Metric]:
         hub = self._hub()
         tails = list(hub.tails) if hub is not None else []
-        lags = [lag for tail in tails for lag in tail.lags()]
+        lags = [reader.lag for each in self._connections for reader in each.lagging()]
         yield _gauge("realtime_live_streams", "Streams that have readers here.", len(tails))
         yield _gauge(
             "realtime_ring_bytes",
@@ -158,7 +151,7 @@ class GatewayCollector(Collector):
         yield _gauge(
             "realtime_lagging_readers",
             "Readers that have records yet to take.",
-            sum(lag > 0 for lag in lags),
+            len(lags),
         )
         yield _counter(
             "realtime_catch_up_reads",

@@ -270,7 +270,10 @@ class RunsApi:
         Raises:
             InvalidToken, TokenExpired, TokenRevoked: the token is not good.
         """
-        bearer = _bearer(request)
+        return self.access_of(_bearer(request))
+
+    def access_of(self, bearer: str) -> Access:
+        """Say what a bearer may do; see `access`."""
         if self._is_secret(bearer):
             return Access(EVERYTHING, float("inf"), "secret")
         return self.verify(bearer, self.clock_s())

@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway import protocol
 from gateway.access import Access
 from gateway.authorization import read_key, require_read
+from gateway.cohorts import PROMPT_S
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Admit, Connection, Verify
 from gateway.counters import Counters
@@ -32,6 +33,7 @@ from gateway.records import ORIGIN, Position
 from gateway.sdk import schemas
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
 from gateway.web.direct import frame_of
+from gateway.web.figures import LaggingReader
 from gateway.web.flight import Flight, cost_of
 from gateway.web.leases import Leases
 from gateway.web.requests import perform
@@ -210,6 +212,13 @@ class Carrier:
         """How many go on."""
         return len(self._subscriptions)
 
+    def lagging(self) -> Iterator[LaggingReader]:
+        """Yield those subscriptions to streams that have records yet to take."""
+        for subscription in self._subscriptions.values():
+            cursor, is_resting = subscription.cursor, subscription.timer is not None
+            if isinstance(cursor, Cursor) and cursor.lag and not is_resting:
+                yield LaggingReader(self._machine.id, cursor.key, cursor.lag)
+
     async def _finish(self) -> None:
         self._is_over = True
         self._counters.connections_closed[self._ended_by] += 1
@@ -319,7 +328,7 @@ class Carrier:
         cursor = await self._hub.cursor(
             command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
         )
-        cursor.is_prompt = not command.throttle_s
+        cursor.is_prompt = command.throttle_s <= PROMPT_S
         del self._opening[command.id]
         commands = self._machine.opened(command.id, cursor.position, run)
         self._start(_Subscription(command.id, cursor, command.throttle_s), commands)

@@ -125,7 +125,7 @@ async def _visit_all(browser: Browser, demo: Demo) -> None:
     """See each page once: Vite bundles what a page needs at its first visit, then reloads it."""
     async with await browser.new_context() as context:
         page = await context.new_page()
-        for path in ("/", "/runs", "/runs/run_x", "/census/run_x", "/ask/run_x"):
+        for path in ("/", "/runs", "/operator", "/runs/run_x", "/census/run_x", "/ask/run_x"):
             await page.goto(demo.url + path)
             await page.wait_for_load_state("networkidle")
 

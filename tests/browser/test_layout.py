@@ -43,6 +43,7 @@ async def test_no_page_scrolls_sideways_wide_or_narrow_light_or_dark(open_page):
     paths = {
         "/": "#start",
         "/runs": "table",
+        "/operator": ".live-stream",
         f"/census/{census_id}": ".module",
         f"/runs/{census_id}": "#stream-summary",
         f"/ask/{ask_id}": "#answer",

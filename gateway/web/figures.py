@@ -1,0 +1,99 @@
+"""What one gateway does at this moment, for a page that an operator looks at.
+
+Unlike the metrics these name streams and connections: they are for whoever may see everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.counters import Counters
+from gateway.hub import Hub
+from gateway.records import StreamKey
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStream:
+    """A stream that has readers here.
+
+    Attributes:
+        key: Which.
+        records: How many it has.
+        readers: How many read it here.
+    """
+
+    key: StreamKey
+    records: int
+    readers: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaggingReader:
+    """A reader that has records yet to take.
+
+    Attributes:
+        connection: Its name in the log.
+        key: What it reads.
+        lag: How many records.
+    """
+
+    connection: str
+    key: StreamKey
+    lag: int
+
+
+class Connected(Protocol):
+    """An open connection, as far as it is looked at here."""
+
+    @property
+    def subscriptions(self) -> int:
+        """How many go on."""
+
+    def lagging(self) -> Iterator[LaggingReader]:
+        """Yield those that lag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One look at a gateway.
+
+    Attributes:
+        counters: Those of the gateway, which go on counting.
+        connections: How many are open.
+        subscriptions: Of all of them.
+        streams: Those that have readers here.
+        lagging: Readers that have records yet to take.
+        memory_bytes: Of the process; 0 where the system does not say.
+        unready: Why it is not ready for clients; None: it is.
+    """
+
+    counters: Counters
+    connections: int
+    subscriptions: int
+    streams: list[LiveStream]
+    lagging: list[LaggingReader]
+    memory_bytes: int
+    unready: str | None
+
+
+def look(
+    counters: Counters,
+    hub: Hub | None,
+    connections: Iterable[Connected],
+    memory_bytes: float | None,
+    unready: str | None,
+) -> Figures:
+    """Look at a gateway's parts."""
+    connected = list(connections)
+    tails = list(hub.tails) if hub is not None else []
+    return Figures(
+        counters=counters,
+        connections=len(connected),
+        subscriptions=sum(each.subscriptions for each in connected),
+        streams=[LiveStream(tail.key, tail.position.offset, tail.readers) for tail in tails],
+        lagging=[reader for each in connected for reader in each.lagging()],
+        memory_bytes=int(memory_bytes or 0),
+        unready=unready,
+    )
