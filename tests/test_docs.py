@@ -59,7 +59,7 @@ def test_the_readme_names_only_make_targets_that_exist() -> None:
 
 def test_every_link_in_the_documents_leads_somewhere() -> None:
     named = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
-    for name in (*named, "docs/operating.md", "SECURITY.md"):
+    for name in (*named, "docs/clients.md", "docs/operating.md", "SECURITY.md"):
         path = ROOT / name
         for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             if not link.startswith("http"):

@@ -7,37 +7,19 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 from reflex_app import ROOT, ReflexProcess, environment, free_port
 from watching import Observer, Watched
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Nothing but the page may use the network, and a container has neither a sandbox nor a GPU.
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.chromium import chromium
+
 shared = pytest_asyncio.fixture(scope="package", loop_scope="session")
 
 
 @shared
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
-        path = found or playwright.chromium.executable_path
-        if not os.path.exists(path):  # noqa: ASYNC240 - nobody else waits
-            pytest.skip(
-                f"no Chromium: none of {', '.join(CHROMIUM_NAMES)} is on PATH, and "
-                "`playwright install chromium` was not run"
-            )
-        browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+    async with chromium() as browser:
         yield browser
-        await browser.close()
 
 
 class Demo:

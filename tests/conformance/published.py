@@ -24,13 +24,15 @@ def tool(name: str) -> str:
 
 
 @functools.cache
-def install() -> None:
-    """Install the packages of `package-lock.json` beside it, unless that was done."""
-    done, lock = HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"
+def install(folder: Path = HERE) -> None:
+    """Install the packages of a folder's `package-lock.json`, unless that was done."""
+    done, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
     if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
         return
     command = [tool("npm"), "ci", "--no-audit", "--no-fund"]
-    finished = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S)
+    finished = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S
+    )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     done.touch()
 

@@ -12,7 +12,7 @@
  *   slept or lost its network: its timers and its socket can no longer be believed
  */
 
-/** @returns {Environment} the environment of a page in a browser */
+/** @returns {Environment} the environment of a page in a browser, or of Node */
 export function browserEnvironment() {
   return {
     WebSocket: globalThis.WebSocket,
@@ -25,6 +25,7 @@ export function browserEnvironment() {
 }
 
 function onWake(listener) {
+  if (typeof document === "undefined") return; // Node, or a worker: nobody hides it
   for (const type of ["focus", "online", "pageshow"]) window.addEventListener(type, listener);
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "visible") listener();

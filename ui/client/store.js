@@ -191,6 +191,21 @@ export class Store {
     return this.#connection(url).request((id) => appendFrame({ id, writer, ...request }));
   }
 
+  /** Carry a subscription that has a sink of its own. */
+  carry(url, subscription) {
+    this.#connection(url).add(subscription);
+  }
+
+  /** Carry it no more; it keeps its position. */
+  drop(url, subscription) {
+    this.#connection(url).remove(subscription);
+  }
+
+  /** Replace its token in place. */
+  replaceToken(url, subscription, token) {
+    this.#connection(url).replaceToken(subscription, token);
+  }
+
   #connection(url) {
     const known = this.#connections.get(url);
     if (known) return known;

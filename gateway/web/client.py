@@ -1,0 +1,76 @@
+"""Serves the browser's client: one ES module, and its types.
+
+They are public code: no token is asked for, and a page of any origin may import them. What a page
+may do with them is for its token and for `REALTIME_ORIGINS` to say.
+
+Source:
+    PROTOCOL.md, section 12.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.web.durable_streams.offsets import matches
+from gateway.web.javascript import bundle
+
+FOLDER = Path(__file__).parent.parent.parent / "ui" / "client"
+"""The same files that Reflex gets. Found by their place: importing `ui` would import Reflex."""
+
+PATH = "/v1/client.js"
+TYPES_PATH = "/v1/client.d.ts"
+
+
+class _File(NamedTuple):
+    body: bytes
+    content_type: str
+    tag: str
+
+
+@cache
+def client_module() -> str:
+    """Return the client as the text of one ES module."""
+    head = f"/* Realtime Streams {version('realtime-streams')}, MIT license */\n\n"
+    return head + bundle("client.js", lambda name: (FOLDER / name).read_text("utf-8"))
+
+
+@cache
+def client_types() -> str:
+    """Return the TypeScript declarations of that module."""
+    return (FOLDER / "client.d.ts").read_text("utf-8")
+
+
+@cache
+def _file(path: str) -> _File:
+    is_types = path == TYPES_PATH
+    body = (client_types() if is_types else client_module()).encode()
+    kind = "application/typescript" if is_types else "text/javascript"
+    return _File(body, f"{kind}; charset=utf-8", f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+
+async def _serve(request: Request) -> Response:
+    body, content_type, tag = _file(PATH if request.url.path.endswith(".js") else TYPES_PATH)
+    headers = {
+        "Content-Type": content_type,
+        "ETag": tag,
+        "Cache-Control": "no-cache",  # kept, and asked for by its tag: it comes with the gateway
+        "X-Content-Type-Options": "nosniff",
+        "Access-Control-Allow-Origin": "*",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+        "X-TypeScript-Types": "./client.d.ts",
+    }
+    if matches(request.headers.get("if-none-match"), tag):
+        return Response(None, 304, headers)
+    return Response(body, 200, headers)
+
+
+ROUTES = [Route(path, _serve, methods=["GET"]) for path in (PATH, TYPES_PATH)]
+"""The files' paths; `HEAD` comes with `GET`."""

@@ -1,0 +1,39 @@
+"""The client's types, by TypeScript's own compiler."""
+
+import re
+import shutil
+from pathlib import Path
+
+from clients.typescript import check
+
+from gateway.runs import STATUSES, Run
+from gateway.web.client import FOLDER, client_types
+
+HERE = Path(__file__).parent
+
+
+def with_types(folder: Path, name: str) -> Path:
+    shutil.copy(FOLDER / "client.d.ts", folder)
+    shutil.copy(HERE / "types" / name, folder)
+    return folder
+
+
+def test_a_program_that_uses_everything_compiles(tmp_path):
+    assert check(with_types(tmp_path, "page.ts"), "page.ts") == ""
+
+
+def test_what_is_not_promised_does_not_compile(tmp_path):
+    with_types(tmp_path, "page.ts")
+    wrong = 'import { connect } from "./client.js";\nconnect().stream("run_1");\n'
+    (tmp_path / "wrong.ts").write_text(wrong)
+    assert "wrong.ts(2," in check(tmp_path, "wrong.ts")
+
+
+def test_the_types_name_every_field_and_status_of_a_run():
+    types = client_types()
+    (run,) = re.findall(r"export interface Run<.*?\{(.*?)\n\}", types, flags=re.S)
+    fields = set(re.findall(r"readonly (\w+):", run))
+    wire = set(Run(id="run_1", task="t", status="queued", root_id="run_1", created_at="").to_wire())
+    assert wire - fields == set()
+    (statuses,) = re.findall(r"type RunStatus =(.*?);", types, flags=re.S)
+    assert set(re.findall(r'"(\w+)"', statuses)) == set(STATUSES)

@@ -1,0 +1,220 @@
+/** Types of `/v1/client.js`: the browser's client of Realtime Streams. */
+
+/** A JSON value; give the type of a stream's records where it is known. */
+export type Json = unknown;
+
+/** One token, or a function that fetches one, and another when it comes to its end. */
+export type TokenSource = string | null | (() => string | Promise<string>);
+
+export interface ConnectOptions {
+  /** The gateway's address, `https://live.example.com`; left out: where this module came from. */
+  url?: string | URL;
+  token?: TokenSource;
+}
+
+/** Reach a gateway. Nothing is sent before something is asked for. */
+export function connect(options?: ConnectOptions): Gateway;
+
+export type Start = "beginning" | "latest" | { position: string } | { last: number };
+export type RunField = "payload" | "output" | "metadata";
+export type RunSet = { tag: string } | { tags: string[] } | { batch: string } | { parent: string };
+
+export type EndReason =
+  | "completed"
+  | "failed"
+  | "canceled"
+  | "crashed"
+  | "expired"
+  | "timed_out"
+  | "deleted";
+
+export interface Problem {
+  code: string;
+  message: string;
+}
+
+export interface RecordMeta {
+  offset: number;
+  time_ms: number;
+  /** The run that wrote it, if that is not the stream's own; null for a client from outside. */
+  source: string | null;
+}
+
+export interface FollowOptions {
+  /** In place of the gateway's own token. */
+  token?: TokenSource;
+  /** At most one update in so many milliseconds; 50. */
+  throttleMs?: number;
+  onError?: (error: Problem) => void;
+  onTokenExpiring?: () => void;
+}
+
+export interface StreamOptions<T = Json> extends FollowOptions {
+  start?: Start;
+  /** The newest records that are kept; null: all. 1000. */
+  maxRecords?: number | null;
+  onRecord?: (value: T, meta: RecordMeta) => void;
+  onEnd?: (reason: EndReason) => void;
+}
+
+export interface RunOptions extends FollowOptions {
+  /** Fields that are left out. */
+  skip?: RunField[];
+  onEnd?: (reason: EndReason) => void;
+  onComplete?: (run: Run) => void;
+}
+
+export interface RunsOptions extends FollowOptions {
+  skip?: RunField[];
+  /** How many runs, and how many more at a time; 50. */
+  limit?: number;
+}
+
+export interface Gateway {
+  /** Of its WebSocket. */
+  readonly url: string;
+  setToken(token: string): void;
+  stream<T = Json>(runId: string, stream: string, options?: StreamOptions<T>): StreamSource<T>;
+  run<P = Json, O = Json>(runId: string, options?: RunOptions): Source<RunSnapshot<P, O>>;
+  runs(runs: RunSet, options?: RunsOptions): Source<RunsSnapshot>;
+  /** All streams of a run, as they appear. */
+  streams(runId: string, options?: FollowOptions): Source<RunStreamsSnapshot>;
+  /** Append one value to a stream, or send it to an input; once, also over a lost connection. */
+  append(runId: string, stream: string, value: Json): Promise<Appended>;
+  trigger(task: string, payload?: Record<string, Json>): Promise<RunHandle>;
+}
+
+export interface Appended {
+  offset: number | null;
+  position: string;
+}
+
+export interface RunHandle {
+  id: string;
+  access_token: string;
+}
+
+export interface Source<S> {
+  /** Follow it: called with what is known now, and at each change. Call the result to stop. */
+  subscribe(listener: (snapshot: S) => void): () => void;
+}
+
+export interface StreamSource<T> extends Source<StreamSnapshot<T>>, AsyncIterable<T> {
+  /** Each record once, in order; the loop ends when the stream is completed. */
+  records(): AsyncGenerator<StreamRecord<T>, void, void>;
+}
+
+export interface StreamRecord<T> {
+  offset: number;
+  time_ms: number;
+  data: T;
+  source?: string | null;
+}
+
+export type Status = "idle" | "connecting" | "live" | "reconnecting" | "ended" | "error";
+
+export interface Snapshot {
+  readonly status: Status;
+  readonly endReason: EndReason | null;
+  readonly error: Problem | null;
+}
+
+export interface StreamSnapshot<T> extends Snapshot {
+  readonly data: readonly T[];
+  readonly records: readonly StreamRecord<T>[];
+  readonly latest: T | null;
+  /** All strings, joined. */
+  readonly text: string;
+  /** How many records were seen, and how many of them are no longer kept. */
+  readonly count: number;
+  readonly dropped: number;
+  readonly gaps: readonly { from: string; to: string; reason: string }[];
+  readonly position: string | null;
+  last(count: number): T[];
+}
+
+export interface RunSnapshot<P = Json, O = Json> extends Snapshot {
+  readonly run: Run<P, O> | null;
+}
+
+export interface RunsSnapshot extends Snapshot {
+  readonly runs: readonly Run[];
+  readonly hasMore: boolean;
+  readonly isFull: boolean;
+  readonly loadMore: () => void;
+}
+
+export interface RunStreamsSnapshot extends Snapshot {
+  readonly streams: Readonly<Record<string, RunStream>>;
+}
+
+export interface RunStream {
+  readonly id: string;
+  readonly data: readonly Json[];
+  readonly latest: Json;
+  readonly text: string;
+  readonly count: number;
+  readonly status: Status;
+  readonly end_reason: EndReason | "";
+  readonly error: string;
+}
+
+export type RunStatus =
+  | "delayed"
+  | "queued"
+  | "executing"
+  | "waiting"
+  | "completed"
+  | "failed"
+  | "canceled"
+  | "crashed"
+  | "expired"
+  | "timed_out";
+
+export interface RunError {
+  type: string;
+  message: string;
+}
+
+export interface Run<P = Json, O = Json> {
+  readonly id: string;
+  readonly task: string;
+  readonly status: RunStatus;
+  readonly tags: readonly string[];
+  readonly metadata: Readonly<Record<string, Json>>;
+  readonly payload: P | null;
+  readonly output: O | null;
+  readonly error: RunError | null;
+  readonly last_error: RunError | null;
+  readonly attempt: number;
+  readonly max_attempts: number;
+  readonly parent_id: string | null;
+  readonly root_id: string;
+  readonly batch_id: string | null;
+  readonly created_at: string;
+  readonly queued_at: string | null;
+  readonly started_at: string | null;
+  readonly finished_at: string | null;
+  readonly cancel_requested_at: string | null;
+  readonly delay_until: string | null;
+  readonly expires_at: string | null;
+  readonly max_duration_s: number | null;
+  readonly idempotency_key: string | null;
+  readonly idempotency_key_expires_at: string | null;
+  readonly owner: string | null;
+  readonly duration_ms: number | null;
+  readonly is_queued: boolean;
+  readonly is_executing: boolean;
+  readonly is_waiting: boolean;
+  /** It is over, however it went. */
+  readonly is_completed: boolean;
+  readonly is_success: boolean;
+  readonly is_failed: boolean;
+  readonly is_canceled: boolean;
+}
+
+/** What the gateway refused, and why. */
+export class RealtimeError extends Error {
+  readonly code: string;
+  constructor(problem: Problem);
+}

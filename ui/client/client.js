@@ -1,0 +1,217 @@
+/**
+ * The client for a page without a build step, or for Node:
+ *
+ *     import { connect } from "https://live.example.com/v1/client.js";
+ *
+ *     const gateway = connect({ token });
+ *     gateway.stream(run, "progress").subscribe(({ latest, status }) => …);
+ *     for await (const value of gateway.stream(run, "answer")) …
+ *
+ * All that a page connects to one gateway shares one connection, and each stream that is followed
+ * more than once is one subscription.
+ */
+
+import { Refusal, trigger } from "./actions.js";
+import { Bearer } from "./bearer.js";
+import { browserEnvironment } from "./environment.js";
+import { Reading } from "./reading.js";
+import { RunStreams, listKeyOf } from "./run_streams.js";
+import { Store, User, keyOf } from "./store.js";
+
+/** @typedef {Omit<import("./store.js").Options, "url"|"runId"|"stream"|"runs"|"token"> & {token?: import("./bearer.js").TokenSource}} Options */
+
+const environment = browserEnvironment();
+const store = new Store(environment);
+
+/**
+ * Reach a gateway. Nothing is sent before something is asked for.
+ *
+ * @param {{url?: string|URL, token?: import("./bearer.js").TokenSource}} [options] `url`: the
+ *   gateway's address, `https://live.example.com`; left out, it is the one that this module came
+ *   from. `token`: one, or a function that fetches one, and another when it comes to its end
+ * @returns {Gateway}
+ */
+export function connect({ url, token } = {}) {
+  return new Gateway(socketUrl(url), new Bearer(token, environment.now));
+}
+
+function socketUrl(base) {
+  const text = base === undefined ? null : String(base);
+  const folder = text === null ? new URL("./ws", import.meta.url) : underFolder(text);
+  if (!/^(http|ws)s?:$/.test(folder.protocol)) {
+    throw new TypeError(`${folder.href} is no address of a gateway: connect({ url: "https://…" })`);
+  }
+  folder.protocol = folder.protocol.replace(/^http/, "ws");
+  return folder.href;
+}
+
+// On a page an address may be a path of its own host.
+function underFolder(text) {
+  const folder = text.endsWith("/") ? text : `${text}/`;
+  return new URL("v1/ws", new URL(folder, globalThis.location?.href));
+}
+
+class Gateway {
+  #bearer;
+
+  constructor(url, bearer) {
+    /** Of its WebSocket. */
+    this.url = url;
+    this.#bearer = bearer;
+  }
+
+  /** Put another token in the place of the one in use. @param {string} token */
+  setToken(token) {
+    this.#bearer.replace(token);
+  }
+
+  /** A stream of a run. @param {string} runId @param {string} stream @param {Options} [options] */
+  stream(runId, stream, options = {}) {
+    return new StreamSource(...this.#asked(options, { runId, stream }));
+  }
+
+  /** A run: its status, metadata and output. @param {string} runId @param {Options} [options] */
+  run(runId, options = {}) {
+    return new Source(...this.#asked(options, { runId, stream: null }));
+  }
+
+  /**
+   * A set of runs, newest first.
+   *
+   * @param {{tag: string}|{tags: string[]}|{batch: string}|{parent: string}} runs
+   * @param {Options} [options]
+   */
+  runs(runs, options = {}) {
+    return new Source(...this.#asked(options, { runId: null, stream: null, runs }));
+  }
+
+  /** All streams of a run, as they appear. @param {string} runId @param {Options} [options] */
+  streams(runId, options = {}) {
+    return new RunStreamsSource(...this.#asked(options, { runId, stream: null }));
+  }
+
+  /**
+   * Append one value to a stream, or send it to an input; once, also when the connection is lost
+   * meanwhile.
+   *
+   * @returns {Promise<{offset: number|null, position: string}>}
+   * @throws {Refusal}
+   */
+  async append(runId, stream, value) {
+    const token = await this.#bearer.get();
+    const request = { url: this.url, run: runId, stream, value, token };
+    const { offset, position } = await store.append(request).catch((error) => {
+      throw new Refusal(error);
+    });
+    return { offset, position };
+  }
+
+  /**
+   * Trigger a task.
+   *
+   * @returns {Promise<{id: string, access_token: string}>} the run, and a token that reads it
+   * @throws {Refusal}
+   */
+  async trigger(task, payload = {}) {
+    return trigger(fetch, this.url, { task, payload, token: await this.#bearer.get() });
+  }
+
+  #asked({ token, ...options }, what) {
+    const bearer = token === undefined ? this.#bearer : new Bearer(token, environment.now);
+    return [bearer, { ...options, ...what, url: this.url }];
+  }
+}
+
+/** What can be followed: each change is a snapshot of all that is known. */
+class Source {
+  #bearer;
+  #options;
+
+  constructor(bearer, options) {
+    this.#bearer = bearer;
+    this.#options = options;
+  }
+
+  /**
+   * Follow it: the listener is called with what is known now, and at each change.
+   *
+   * @param {(snapshot: import("./snapshot.js").Snapshot) => void} listener
+   * @returns {() => void} call it to follow no more
+   */
+  subscribe(listener) {
+    let following = null;
+    // A user's key is there once the token is; from then on the token is replaced in place.
+    const configure = () => {
+      following ??= this.join(this.#withToken(), listener);
+      following?.configure(this.#withToken());
+    };
+    const unwatch = this.#bearer.watch(configure);
+    configure();
+    return () => {
+      unwatch();
+      following?.leave();
+    };
+  }
+
+  #withToken() {
+    const bearer = this.#bearer;
+    const { onTokenExpiring, onError } = this.#options;
+    return {
+      ...this.#options,
+      ...(bearer.current !== undefined && { token: bearer.current }),
+      onTokenExpiring: () => (onTokenExpiring ?? (() => bearer.renew()))(),
+      onError: (error) => {
+        const renewal = bearer.refused(error.code);
+        if (renewal === null) onError?.(error);
+        else renewal.catch(() => onError?.(error));
+      },
+      handlerKey: (this.handlerKey ??= `source ${++sources}`),
+    };
+  }
+
+  join(options, listener) {
+    return follow(new User(store, keyOf(options)), options, listener);
+  }
+
+  /** What `Reading` needs. */
+  reading() {
+    const { url, runId: run, stream, start } = this.#options;
+    return new Reading(store, url, this.#bearer, { run, stream, start });
+  }
+}
+
+let sources = 0;
+
+class StreamSource extends Source {
+  /**
+   * Each value once, in order; the loop ends when the stream is completed.
+   *
+   * @throws {Refusal} it ended otherwise, records are gone, or the gateway refused
+   */
+  async *[Symbol.asyncIterator]() {
+    for await (const { data } of this.records()) yield data;
+  }
+
+  /** The same, with offset, time and source. */
+  records() {
+    return this.reading().read();
+  }
+}
+
+class RunStreamsSource extends Source {
+  join(options, listener) {
+    return follow(new RunStreams(store, listKeyOf(options)), options, listener);
+  }
+}
+
+// Null while there is nothing to ask for: the token is awaited.
+function follow(user, options, listener) {
+  if (keyOf({ ...options, stream: options.stream ?? null }) === null) return null;
+  user.configure(options);
+  const leave = user.subscribe(() => listener(user.getSnapshot()));
+  listener(user.getSnapshot());
+  return { leave, configure: (changed) => user.configure(changed) };
+}
+
+/** What the gateway refused, and why: `code` and `message`. */
+export const RealtimeError = Refusal;
