@@ -34,7 +34,7 @@ from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.counted import counted
 from gateway.visitors import Proxies
-from gateway.web import client
+from gateway.web import client, frames_over_http
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells
 from gateway.web.durable_streams import DurableStreams
@@ -270,6 +270,7 @@ class Gateway:
             *inside.routes,
             Route("/v1/openapi.json", _describe),
             *client.ROUTES,
+            frames_over_http.route(self.serve_websocket, self.settings.limits),
             *self._runs.routes,
             *self._streams.routes,
         ]

@@ -1,5 +1,6 @@
 /**
- * One WebSocket to one gateway, and the subscriptions it carries.
+ * One connection to one gateway, by WebSocket unless these are blocked, and the subscriptions it
+ * carries.
  *
  *     idle → connecting → live → reconnecting → live …
  *                      ↘ closed (the gateway refused; a new token or subscription tries again)
@@ -12,6 +13,7 @@
 import { backoffMs } from "./backoff.js";
 import { Timer } from "./environment.js";
 import { helloFrame, mayReconnect, pingFrame, unsubscribeFrame } from "./protocol.js";
+import { Transport } from "./transport.js";
 
 const ANSWER_MS = 10_000; // silence this long after a ping or a `hello` means a dead connection
 const WAKE_ANSWER_MS = 3_000; // shorter when the page wakes: somebody is looking
@@ -22,8 +24,8 @@ const STABLE_MS = 5_000; // a connection that lived this long starts the backoff
 export class Connection {
   /** @type {"idle"|"connecting"|"live"|"reconnecting"|"closed"} */
   state = "idle";
-  #url;
   #environment;
+  #transport;
   /** By id. @type {Map<number, import("./subscription.js").Subscription>} */
   #subscriptions = new Map();
   /** Unanswered requests by id. @type {Map<number, {frame: object, resolve: Function, reject: Function}>} */
@@ -31,6 +33,7 @@ export class Connection {
   /** Those that wait to subscribe again. @type {Map<import("./subscription.js").Subscription, Timer>} */
   #retries = new Map();
   #socket = null;
+  #isHeard = false;
   #nextId = 1;
   #attempt = 0;
   #liveSince = null;
@@ -42,8 +45,8 @@ export class Connection {
 
   /** @param {string} url @param {import("./environment.js").Environment} environment */
   constructor(url, environment) {
-    this.#url = url;
     this.#environment = environment;
+    this.#transport = new Transport(url, environment);
     this.#reconnect = new Timer(environment);
     this.#ping = new Timer(environment);
     this.#deadline = new Timer(environment);
@@ -143,7 +146,7 @@ export class Connection {
     this.#reconnect.stop();
     this.state = this.state === "reconnecting" ? "reconnecting" : "connecting";
     try {
-      this.#listen(new this.#environment.WebSocket(this.#url));
+      this.#listen(this.#transport.open());
     } catch (error) {
       this.#refused({ code: "invalid_gateway_url", message: error.message });
     }
@@ -151,6 +154,7 @@ export class Connection {
 
   #listen(socket) {
     this.#socket = socket;
+    this.#isHeard = false;
     this.#complaint = null;
     this.#expectAnswer(ANSWER_MS);
     // A socket that was given up may still speak; only the present one is heard.
@@ -179,6 +183,7 @@ export class Connection {
 
   #receive(frame) {
     this.#deadline.stop(); // whatever it is, the other side is alive
+    this.#isHeard = true;
     if (frame.type === "welcome") this.#welcomed(frame);
     else if (frame.id !== undefined) this.#deliver(frame);
     else if (frame.type !== "error") return;
@@ -208,11 +213,19 @@ export class Connection {
   #welcomed({ ping_ms: pingMs }) {
     this.state = "live";
     this.#liveSince = this.#environment.now();
+    this.#transport.worked((socket, welcome) => this.#adopt(socket, welcome));
     this.#pingEvery(pingMs);
     for (const subscription of this.#active()) {
       if (!this.#retries.has(subscription)) this.#send(subscription.frame());
     }
     for (const { frame } of this.#requests.values()) this.#send(frame);
+  }
+
+  // Each subscription goes on there from where it has come by HTTP.
+  #adopt(socket, welcome) {
+    this.#detach(1000);
+    this.#listen(socket);
+    socket.onmessage(welcome);
   }
 
   #pingEvery(ms) {
@@ -264,11 +277,13 @@ export class Connection {
     this.#socket = null;
     this.#ping.stop();
     this.#deadline.stop();
+    this.#transport.rest();
     socket?.close(code);
   }
 
   #closed(code, reason) {
     this.#detach();
+    if (!this.#isHeard) this.#transport.failed();
     this.#forgetOldFailures();
     if (!mayReconnect(code)) {
       const message = reason || `the gateway closed the connection with code ${code}`;

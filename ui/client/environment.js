@@ -4,6 +4,7 @@
  *
  * @typedef {object} Environment
  * @property {new (url: string) => WebSocket} WebSocket
+ * @property {typeof fetch} [fetch] for where WebSockets are blocked
  * @property {(action: () => void, ms: number) => unknown} setTimeout
  * @property {(handle: unknown) => void} clearTimeout
  * @property {() => number} now milliseconds that never run backwards
@@ -16,6 +17,7 @@
 export function browserEnvironment() {
   return {
     WebSocket: globalThis.WebSocket,
+    fetch: (url, options) => fetch(url, options),
     setTimeout: (action, ms) => setTimeout(action, ms),
     clearTimeout: (handle) => clearTimeout(handle),
     now: () => performance.now(),

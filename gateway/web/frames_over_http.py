@@ -1,0 +1,181 @@
+"""The protocol's frames over plain HTTP, for networks that block WebSockets.
+
+A request brings the client's frames, one a line; its answer brings the gateway's, as server-sent
+events. To the rest of the gateway it is a WebSocket: the same limits, the same tokens, the same
+state machine.
+
+Source:
+    PROTOCOL.md, section 12.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Awaitable, Callable
+from random import random
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from gateway import protocol
+from gateway.limits import Limits
+from gateway.web.cutting import cut
+
+PATH = "/v1/events"
+ALIVE_S = 10.0  # the client cannot ping; while it is there this is done for it
+GOING_AWAY = 1001  # the answer has gone on for long enough: ask again
+
+_PING = protocol.encode(protocol.Ping())
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+
+Serve = Callable[[WebSocket], Awaitable[None]]
+
+
+def route(serve: Serve, limits: Limits) -> Route:
+    """Make the endpoint.
+
+    Args:
+        serve: Serves one WebSocket until it closes.
+        limits: How large a frame may be, how long an answer goes on, and how long a client may
+            take nothing.
+    """
+
+    async def answer(_: Request) -> Response:
+        return _Answer(serve, limits)
+
+    return Route(PATH, answer, methods=["POST"])
+
+
+class _Answer(Response):
+    def __init__(self, serve: Serve, limits: Limits) -> None:
+        super().__init__(status_code=200, headers=_HEADERS)
+        del self.headers["content-length"]
+        self._serve = serve
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        channel = _Channel(scope, receive, send, self._limits)
+        # The extensions are those of an HTTP connection: nothing may be written past this one.
+        as_websocket = {**scope, "type": "websocket", "subprotocols": [], "extensions": {}}
+        try:
+            await self._serve(WebSocket(as_websocket, channel.receive, channel.send))
+        finally:
+            await channel.close()
+
+
+class _Channel:
+    """The two ends of a WebSocket, made of a request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._limits = limits
+        self._is_connected = False
+        self._is_closed = False
+        self._is_read = False  # the body has been
+        self._rest = b""
+        self._gone: asyncio.Task[None] | None = None
+        now_s = asyncio.get_running_loop().time()
+        self._ends_at_s = now_s + limits.events_s * (1 - 0.2 * random())
+
+    # ---- from the client ----
+
+    async def receive(self) -> Message:
+        """Give the next frame, in the form of ASGI's `websocket.receive`."""
+        if not self._is_connected:
+            self._is_connected = True
+            return {"type": "websocket.connect"}
+        while (line := await self._line()) is not None:
+            if line.strip():
+                return {"type": "websocket.receive", "bytes": None, "text": _text(line)}
+        return await self._stay()
+
+    async def _line(self) -> bytes | None:
+        """Give the body's next line; one that is too long is cut where that is certain."""
+        while b"\n" not in self._rest and not self._is_read:
+            if len(self._rest) > self._limits.data_frame_bytes:
+                self._is_read = True
+                break
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return None
+            self._rest += message.get("body", b"")
+            self._is_read = not message.get("more_body", False)
+        line, newline, self._rest = self._rest.partition(b"\n")
+        return line if line or newline else None
+
+    async def _stay(self) -> Message:
+        """Wait with the client: it is gone, its time is over, or it is there still."""
+        if self._gone is None:
+            self._gone = asyncio.create_task(_until_gone(self._receive), name="reader of frames")
+        left_s = self._ends_at_s - asyncio.get_running_loop().time()
+        if left_s > 0:
+            await asyncio.wait([self._gone], timeout=min(left_s, ALIVE_S))
+        if self._gone.done():
+            return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        if left_s <= ALIVE_S:
+            await self._say_goodbye(GOING_AWAY, "")
+            return {"type": "websocket.disconnect", "code": GOING_AWAY, "reason": ""}
+        return {"type": "websocket.receive", "bytes": None, "text": _PING}
+
+    # ---- to the client ----
+
+    async def send(self, message: Message) -> None:
+        """Take a message in the form of ASGI's `websocket.send`."""
+        if message["type"] == "websocket.send":
+            await self._event("", message["text"])
+        elif message["type"] == "websocket.close":
+            await self._say_goodbye(message.get("code", 1000), message.get("reason") or "")
+
+    async def _say_goodbye(self, code: int, reason: str) -> None:
+        await self._event("event: close\n", json.dumps({"code": code, "reason": reason}))
+        await self.close()
+
+    async def _event(self, head: str, text: str) -> None:
+        if self._is_closed:
+            return
+        lines = "".join(f"data: {line}\n" for line in _LINE_END.split(text))
+        await self._write(f"{head}{lines}\n".encode(), more=True)
+
+    async def close(self) -> None:
+        """End the answer. Safe to call twice."""
+        if not self._is_closed:
+            self._is_closed = True
+            with contextlib.suppress(OSError):
+                await self._write(b"", more=False)
+        if self._gone is not None:
+            self._gone.cancel()
+            await asyncio.wait([self._gone])
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
+        try:
+            async with asyncio.timeout(self._limits.send_s):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            self._is_closed = True
+            cut(self._scope)
+            raise OSError("the client takes nothing") from None
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace")
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,89 @@
+"""Pages in networks that block WebSockets, in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+from clients.pages import Written
+from clients.proxy import BlockingProxy
+
+from tests.serving import until
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.browser]
+
+PAGE = """<!doctype html>
+<script type="module">
+  import { connect } from "http://127.0.0.1:%d/v1/client.js";
+  const gateway = connect({ token: "%s" });
+  window.statuses = [];
+  gateway.stream("%s", "progress").subscribe(({ data, status }) => {
+    window.seen = data;
+    if (statuses.at(-1) !== status) statuses.push(status);
+  });
+  gateway.run("%s").subscribe(({ run }) => (window.run = run));
+  window.gateway = gateway;
+</script>
+"""
+
+
+async def opened(open_page, proxy, written):
+    return await open_page(PAGE % (proxy.port, written.token, written.id, written.id))
+
+
+async def test_a_page_shows_a_stream_and_a_run_where_websockets_are_blocked(gateway, open_page):
+    async with BlockingProxy(gateway.port).listen() as proxy:
+        written = await Written(gateway).create()
+        page = await opened(open_page, proxy, written)
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
+        await page.wait_for_function('statuses.at(-1) === "live"')
+        assert proxy.refused >= 1
+        await written.append(*range(3))
+        await page.wait_for_function("seen.length === 3")
+        await gateway.store.patch_run(written.id, {"status": "executing"})
+        await page.wait_for_function('run?.status === "executing"')
+        assert await page.evaluate(f'gateway.append("{written.id}", "approval", "yes")')
+        assert await written.records("approval") == ["yes"]
+        await written.append(end="completed")
+        await page.wait_for_function('statuses.at(-1) === "ended"')
+        # No token has travelled in a URL.
+        assert set(urls) == {f"http://127.0.0.1:{proxy.port}/v1/events"}
+
+
+async def test_a_page_goes_on_by_http_from_the_same_position(gateway, open_page):
+    """WebSockets are cut and blocked in the middle of a stream that goes on meanwhile."""
+    async with BlockingProxy(gateway.port).listen() as proxy:
+        proxy.is_blocking = False
+        written = await Written(gateway).create()
+        await written.append(*range(100))
+        page = await opened(open_page, proxy, written)
+        await page.wait_for_function("seen?.length === 100")
+        assert not [line for line in proxy.requests if "/v1/events" in line]
+        proxy.cut()
+        await written.append(*range(100, 200))
+        await until(lambda: [line for line in proxy.requests if "/v1/events" in line])
+        await page.wait_for_function("seen.length === 200")
+        await written.append(*range(200, 300), end="completed")
+        await page.wait_for_function('statuses.at(-1) === "ended"')
+        assert await page.evaluate("seen") == list(range(300))
+
+
+async def test_a_loop_goes_on_over_answers_that_end(open_page, site):
+    """Each answer of events ends after a moment; the page sees none of it."""
+    from gateway.limits import Limits
+    from tests.serving import serving
+
+    async with (
+        serving(origins=(site.origin,), limits=Limits(events_s=0.3)) as gateway,
+        BlockingProxy(gateway.port).listen() as proxy,
+    ):
+        written = await Written(gateway).create()
+        page = await opened(open_page, proxy, written)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.wait_for_function('statuses.at(-1) === "live"')
+        for value in range(40):
+            await written.append(value)
+            await page.wait_for_function(f"seen.length === {value + 1}")
+        await until(lambda: len(asked) > 5)
+        assert await page.evaluate("seen") == list(range(40))
+        assert await page.evaluate("statuses") == ["connecting", "live"]

@@ -1,0 +1,239 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { HttpSocket } from "../../ui/client/http_socket.js";
+import { Store } from "../../ui/client/store.js";
+import { eventsOf } from "../../ui/client/events.js";
+import { Component } from "./components.js";
+import { FakePage, position, records, subscribed } from "./fakes.js";
+
+const WELCOME = { type: "welcome", protocol: 1, connection: "c_1", ping_ms: 20_000, limits: {} };
+
+// Bodies are read in microtasks: a turn of the real loop lets all of them run.
+const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+
+/** A page whose WebSockets are the test's, and whose requests too. */
+class HttpPage extends FakePage {
+  requests = [];
+
+  get environment() {
+    return { ...super.environment, fetch: (url, options) => this.#answer(url, options) };
+  }
+
+  #answer(url, { body, signal }) {
+    const request = { url, frames: body.split("\n").map((line) => JSON.parse(line)), signal };
+    this.requests.push(request);
+    const stream = new ReadableStream({ start: (controller) => (request.controller = controller) });
+    signal.addEventListener("abort", () => {
+      try {
+        request.controller.error(signal.reason);
+      } catch {} // it has ended already
+    });
+    const headers = { "Content-Type": "text/event-stream" };
+    return Promise.resolve(new Response(stream, { headers }));
+  }
+
+  get request() {
+    return this.requests.at(-1);
+  }
+
+  async send(...frames) {
+    const text = frames.map((frame) => `data: ${JSON.stringify(frame)}\n\n`).join("");
+    this.request.controller.enqueue(new TextEncoder().encode(text));
+    await settled();
+  }
+
+  async close(code) {
+    const text = `event: close\ndata: {"code":${code},"reason":""}\n\n`;
+    this.request.controller.enqueue(new TextEncoder().encode(text));
+    this.request.controller.close();
+    await settled();
+  }
+
+  async pass(ms) {
+    this.clock.advance(ms);
+    await settled();
+  }
+}
+
+/** A page whose WebSocket is refused, so that it lives by HTTP. */
+async function httpPage() {
+  const page = new HttpPage();
+  const component = new Component(new Store(page.environment));
+  page.socket.drop(1006);
+  await page.pass(500);
+  await page.pass(0);
+  await page.send(WELCOME);
+  await page.pass(0);
+  return { page, component };
+}
+
+test("parses events however they are cut into pieces", async () => {
+  const text = 'data: {"a":"ü"}\n\n: comment\nevent: close\ndata: one\ndata: two\n\ndata: cut off';
+  const bytes = new TextEncoder().encode(text);
+  for (const size of [1, 2, 7, bytes.length]) {
+    const pieces = [];
+    for (let i = 0; i < bytes.length; i += size) pieces.push(bytes.slice(i, i + size));
+    const events = [];
+    for await (const event of eventsOf(ReadableStream.from(pieces))) events.push(event);
+    assert.deepEqual(events, [
+      { type: "message", data: '{"a":"ü"}' },
+      { type: "close", data: "one\ntwo" },
+    ]);
+  }
+});
+
+test("a page whose WebSocket is refused goes on by HTTP, with the token in no URL", async () => {
+  const { page, component } = await httpPage();
+  assert.equal(page.sockets.length, 1);
+  assert.equal(page.request.url, "http://gateway.test/v1/events");
+  const [hello, frame] = page.request.frames;
+  assert.equal(hello.type, "hello");
+  assert.deepEqual([frame.type, frame.token], ["subscribe", "t1"]);
+  await page.send(subscribed(frame.id), records(frame.id, 0, "a"));
+  await page.pass(50);
+  assert.deepEqual(component.snapshot.data, ["a"]);
+  assert.equal(component.snapshot.status, "live");
+});
+
+test("an answer that ends is asked for again from the position reached, unseen by the page", async () => {
+  const { page, component } = await httpPage();
+  const { id } = page.request.frames[1];
+  await page.send(WELCOME, subscribed(id), records(id, 0, "a", "b"));
+  await page.close(1001);
+  await page.pass(0);
+  assert.deepEqual(page.request.frames[1].start, { position: position(2) });
+  assert.equal(component.snapshot.status, "live");
+  await page.send(WELCOME, subscribed(id, 2), records(id, 2, "c"));
+  await page.pass(50);
+  assert.deepEqual(component.snapshot.data, ["a", "b", "c"]);
+});
+
+test("another subscription is one new request, and what the old answer says counts no more", async () => {
+  const { page, component } = await httpPage();
+  const { id } = page.request.frames[1];
+  await page.send(WELCOME, subscribed(id), records(id, 0, "a"));
+  const old = page.request;
+  component.render({ stream: "other" });
+  await page.pass(0);
+  assert.ok(old.signal.aborted);
+  assert.deepEqual(page.request.frames.slice(1).map((frame) => frame.stream).sort(), ["other", "progress"]);
+});
+
+test("a body that breaks off is a lost connection, and is tried anew by the same way", async () => {
+  const { page, component } = await httpPage();
+  const { id } = page.request.frames[1];
+  await page.send(WELCOME, subscribed(id), records(id, 0, "a"));
+  page.request.controller.close();
+  await settled();
+  assert.equal(component.snapshot.status, "reconnecting");
+  await page.pass(500);
+  await page.pass(0);
+  assert.equal(page.sockets.length, 1);
+  assert.equal(page.request.frames.length, 1); // hello, and the rest when it is answered
+  await page.send(WELCOME);
+  await page.pass(0);
+  assert.deepEqual(page.request.frames[1].start, { position: position(1) });
+});
+
+test("a token is replaced in place, and counts from when it is accepted", async () => {
+  const { page, component } = await httpPage();
+  const { id } = page.request.frames[1];
+  await page.send(WELCOME, subscribed(id));
+  component.render({ token: "t2" });
+  await page.pass(0);
+  assert.deepEqual(page.request.frames.map(({ type, token }) => [type, token]).slice(1), [
+    ["subscribe", "t1"],
+    ["token", "t2"],
+  ]);
+  await page.send(WELCOME, subscribed(id), { type: "token_accepted", id, expires_in_ms: 1 });
+  await page.close(1001);
+  await page.pass(0);
+  assert.deepEqual(page.request.frames.map(({ token }) => token).slice(1), ["t2"]);
+});
+
+test("an append is a request of its own that ends with its answer", async () => {
+  const { page } = await httpPage();
+  const store = new Store(page.environment);
+  const url = "ws://gateway.test/v1/ws";
+  const appended = store.append({ url, run: "run_a", stream: "notes", value: 1, token: "t1" });
+  page.socket.drop(1006);
+  await page.pass(500);
+  await page.pass(0);
+  await page.send(WELCOME);
+  await settled();
+  const [, frame] = page.request.frames;
+  assert.equal(frame.type, "append");
+  await page.send(WELCOME, { type: "appended", id: frame.id, offset: 0, position: position(1) });
+  assert.equal((await appended).offset, 0);
+  assert.ok(page.request.signal.aborted);
+});
+
+test("a page that hears nothing by HTTP gives it up", async () => {
+  const { page, component } = await httpPage();
+  const { id } = page.request.frames[1];
+  await page.send(WELCOME, subscribed(id));
+  await page.pass(20_000); // pinged: something was heard lately enough
+  assert.equal(component.snapshot.status, "live");
+  await page.pass(20_000);
+  await page.pass(10_000);
+  assert.equal(component.snapshot.status, "reconnecting");
+});
+
+test("from HTTP a WebSocket is tried again, and taken when it works", async () => {
+  const { page, component } = await httpPage();
+  const { id } = page.request.frames[1];
+  await page.send(WELCOME, subscribed(id), records(id, 0, "a"));
+  await page.pass(20_000);
+  await page.send({ type: "pong" });
+  await page.pass(10_000);
+  assert.equal(page.sockets.length, 2);
+  page.socket.drop(1006); // blocked still: nobody notices
+  assert.equal(component.snapshot.status, "live");
+  for (let s = 0; s < 60; s += 10) {
+    await page.send({ type: "pong" });
+    await page.pass(10_000);
+  }
+  assert.equal(page.sockets.length, 3);
+  const { request } = page;
+  page.socket.welcome();
+  assert.ok(request.signal.aborted);
+  const [hello, frame] = page.socket.taken();
+  assert.equal(hello.type, "hello");
+  assert.deepEqual(frame.start, { position: position(1) });
+});
+
+test("where WebSockets have worked, a restart of the gateway does not turn to HTTP at once", async () => {
+  const page = new HttpPage();
+  new Component(new Store(page.environment));
+  page.socket.welcome();
+  page.socket.drop(1006);
+  for (let tries = 2; tries <= 4; tries++) {
+    while (page.sockets.length < tries) await page.pass(500);
+    assert.equal(page.requests.length, 0);
+    page.socket.drop(1006);
+  }
+  while (page.requests.length === 0) await page.pass(500);
+  assert.equal(page.sockets.length, 4);
+});
+
+test("a gateway that refuses is not a network that blocks", async () => {
+  const page = new HttpPage();
+  const component = new Component(new Store(page.environment));
+  page.socket.open();
+  page.socket.receive({ type: "error", code: "protocol_version", message: "no", retryable: false });
+  page.socket.drop(4406);
+  await page.pass(60_000);
+  assert.equal(page.requests.length, 0);
+  assert.equal(component.snapshot.status, "error");
+});
+
+test("an answer that is no gateway's is none", async () => {
+  const page = new FakePage();
+  const fetch = () => Promise.resolve(new Response("<html>", { headers: { "Content-Type": "text/html" } }));
+  const socket = new HttpSocket("ws://gateway.test/v1/ws", { ...page.environment, fetch });
+  const closed = new Promise((resolve) => (socket.onclose = resolve));
+  socket.send('{"type":"hello","protocol":1}');
+  page.clock.advance(0);
+  assert.deepEqual(await closed, { code: 1006, reason: "" });
+});

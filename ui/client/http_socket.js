@@ -1,0 +1,176 @@
+/**
+ * What stands in for a WebSocket where these are blocked: the same frames over plain HTTP.
+ *
+ * Nothing can be said to the gateway while an answer comes. So each request brings all that there
+ * is to say, each subscription with the position it has reached: a new subscription, or the end of
+ * an answer, is a new request, and nothing is lost or repeated.
+ *
+ * Source: PROTOCOL.md 12.
+ */
+
+import { Timer } from "./environment.js";
+import { eventsOf } from "./events.js";
+
+const ALIVE_MS = 25_000; // the gateway sends something every 10 s
+const GOING_AWAY = 1001; // an answer that has gone on for long enough
+const LOST = 1006;
+
+/** Has what `connection.js` needs of a WebSocket. */
+export class HttpSocket {
+  onopen = () => {};
+  onmessage = () => {};
+  onclose = () => {};
+  #url;
+  #environment;
+  #hello = "";
+  /** Their frames by id, as they have to be sent next. @type {Map<number, object>} */
+  #subscriptions = new Map();
+  /** Tokens that were not answered yet. @type {object[]} */
+  #offers = [];
+  /** The answer that comes now. @type {AbortController|null} */
+  #answer = null;
+  /** Those of requests. @type {Set<AbortController>} */
+  #asking = new Set();
+  #isGreeted = false;
+  #isClosed = false;
+  #heardAt = -Infinity;
+  #soon;
+
+  /** @param {string} url of the WebSocket @param {import("./environment.js").Environment} environment */
+  constructor(url, environment) {
+    const address = new URL("events", url);
+    address.protocol = address.protocol.replace(/^ws/, "http");
+    this.#url = address.href;
+    this.#environment = environment;
+    this.#soon = new Timer(environment);
+    this.#soon.start(0, () => this.onopen({}));
+  }
+
+  /** @param {string} text of a frame */
+  send(text) {
+    const frame = JSON.parse(text);
+    switch (frame.type) {
+      case "hello":
+        this.#hello = text;
+        return this.#askSoon();
+      case "subscribe":
+        this.#subscriptions.set(frame.id, frame);
+        return this.#askSoon();
+      case "unsubscribe":
+        return this.#subscriptions.delete(frame.id) && this.#askSoon();
+      case "token":
+        this.#offers.push(frame);
+        return this.#askSoon();
+      case "ping":
+        return this.#pong();
+      default:
+        return this.#request(frame);
+    }
+  }
+
+  close() {
+    this.#isClosed = true;
+    this.#soon.stop();
+    for (const answer of [this.#answer, ...this.#asking]) answer?.abort();
+  }
+
+  // What a page subscribes to at the same moment is one request.
+  #askSoon() {
+    if (!this.#isClosed) this.#soon.start(0, () => this.#follow());
+  }
+
+  async #follow() {
+    this.#answer?.abort();
+    const answer = (this.#answer = new AbortController());
+    const isPresent = () => this.#answer === answer && !this.#isClosed;
+    const frames = [...this.#subscriptions.values(), ...this.#offers];
+    let end = { code: LOST, reason: "" };
+    try {
+      for await (const event of this.#events(frames, answer)) {
+        if (!isPresent()) return;
+        if (event.type === "close") end = JSON.parse(event.data);
+        else this.#receive(event.data);
+      }
+    } catch {
+      // As good as an answer that broke off.
+    }
+    if (!isPresent()) return;
+    if (end.code === GOING_AWAY && this.#isGreeted) this.#askSoon();
+    else this.#lost(end);
+  }
+
+  // One that is not answered is for the connection to send again.
+  async #request(frame) {
+    const asking = new AbortController();
+    this.#asking.add(asking);
+    try {
+      for await (const { type, data } of this.#events([frame], asking)) {
+        const received = JSON.parse(data);
+        if (type === "close") return this.#lost(received);
+        if (received.type === "welcome" || received.type === "pong") continue;
+        this.onmessage({ data });
+        if (received.id === frame.id) return;
+      }
+      this.#lost({ code: LOST, reason: "" });
+    } catch {
+      this.#lost({ code: LOST, reason: "" });
+    } finally {
+      this.#asking.delete(asking);
+      asking.abort();
+    }
+  }
+
+  async *#events(frames, { signal }) {
+    const lines = [this.#hello, ...frames.map((frame) => JSON.stringify(frame))];
+    const answer = await this.#environment.fetch(this.#url, {
+      method: "POST",
+      headers: { "Content-Type": "application/x-ndjson" },
+      body: lines.join("\n"),
+      cache: "no-store",
+      signal,
+    });
+    const type = answer.headers.get("Content-Type") ?? "";
+    if (!answer.ok || !type.startsWith("text/event-stream")) throw new Error("no gateway answered");
+    yield* eventsOf(answer.body);
+  }
+
+  #receive(data) {
+    const frame = JSON.parse(data);
+    this.#heardAt = this.#environment.now();
+    if (frame.type === "pong") return;
+    if (frame.type === "welcome") {
+      if (this.#isGreeted) return;
+      this.#isGreeted = true;
+    } else this.#remember(frame);
+    this.onmessage({ data });
+  }
+
+  // Where each subscription has come to is where the next request goes on.
+  #remember({ type, id, subscription, position }) {
+    const asked = this.#subscriptions.get(id);
+    if (type === "token_accepted") this.#offerAnswered(id, true);
+    else if (type === "error" && subscription !== undefined) this.#offerAnswered(subscription, false);
+    else if (type === "end" || type === "error") this.#subscriptions.delete(id);
+    else if (asked?.stream !== undefined && position !== undefined) asked.start = { position };
+  }
+
+  #offerAnswered(id, isAccepted) {
+    const index = this.#offers.findIndex((offer) => offer.id === id);
+    if (index === -1) return;
+    const [{ token }] = this.#offers.splice(index, 1);
+    if (isAccepted && this.#subscriptions.has(id)) this.#subscriptions.get(id).token = token;
+  }
+
+  #pong() {
+    if (this.#environment.now() - this.#heardAt > ALIVE_MS) return; // it will be given up
+    this.#environment.setTimeout(() => {
+      if (!this.#isClosed) this.onmessage({ data: '{"type":"pong"}' });
+    }, 0);
+  }
+
+  #lost({ code, reason }) {
+    if (this.#isClosed) return;
+    this.close();
+    this.onclose({ code, reason });
+  }
+}
