@@ -144,6 +144,13 @@ async def test_a_line_over_the_limit_is_refused_with_both_numbers(gateway):
         assert str(limits.frame_bytes) in error["message"]  # nothing says that it is an append
 
 
+async def test_a_request_without_a_frame_is_answered_at_once(gateway):
+    for body in ("", "\n \n"):
+        async with asking(gateway, body) as answer:
+            kind, data = await answer.event()
+            assert (kind, json.loads(data)["code"]) == ("close", 4400)
+
+
 async def test_a_client_that_stays_hears_that_the_gateway_is_there(gateway, monkeypatch):
     monkeypatch.setattr(frames_over_http, "ALIVE_S", 0.02)
     async with asking(gateway, HELLO) as answer:

@@ -34,7 +34,7 @@ from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.counted import counted
 from gateway.visitors import Proxies
-from gateway.web import client, frames_over_http
+from gateway.web import asyncapi, client, frames_over_http
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells
 from gateway.web.durable_streams import DurableStreams
@@ -269,6 +269,7 @@ class Gateway:
             WebSocketRoute(WEBSOCKET_PATH, self.serve_websocket),
             *inside.routes,
             Route("/v1/openapi.json", _describe),
+            Route("/v1/asyncapi.json", _describe_frames),
             *client.ROUTES,
             frames_over_http.route(self.serve_websocket, self.settings.limits),
             *self._runs.routes,
@@ -328,6 +329,10 @@ def _options(settings: Settings) -> Options:
 
 async def _describe(_: Request) -> JSONResponse:
     return JSONResponse(document(version("realtime-streams")))
+
+
+async def _describe_frames(_: Request) -> JSONResponse:
+    return JSONResponse(asyncapi.document(version("realtime-streams")))
 
 
 def make_app(gateway: Gateway, *, cors: bool = True) -> Starlette:

@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import protocol
+from gateway.errors import HelloExpected
 from gateway.limits import Limits
 from gateway.web.cutting import cut
 
@@ -88,6 +89,7 @@ class _Channel:
         self._is_connected = False
         self._is_closed = False
         self._is_read = False  # the body has been
+        self._has_spoken = False
         self._rest = b""
         self._gone: asyncio.Task[None] | None = None
         now_s = asyncio.get_running_loop().time()
@@ -102,6 +104,7 @@ class _Channel:
             return {"type": "websocket.connect"}
         while (line := await self._line()) is not None:
             if line.strip():
+                self._has_spoken = True
                 return {"type": "websocket.receive", "bytes": None, "text": _text(line)}
         return await self._stay()
 
@@ -121,6 +124,9 @@ class _Channel:
 
     async def _stay(self) -> Message:
         """Wait with the client: it is gone, its time is over, or it is there still."""
+        if not self._has_spoken:
+            error = HelloExpected
+            return await self._leave(error.close_code or GOING_AWAY, error.code)
         if self._gone is None:
             self._gone = asyncio.create_task(_until_gone(self._receive), name="reader of frames")
         left_s = self._ends_at_s - asyncio.get_running_loop().time()
@@ -129,8 +135,7 @@ class _Channel:
         if self._gone.done():
             return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
         if left_s <= ALIVE_S:
-            await self._say_goodbye(GOING_AWAY, "")
-            return {"type": "websocket.disconnect", "code": GOING_AWAY, "reason": ""}
+            return await self._leave(GOING_AWAY, "")
         return {"type": "websocket.receive", "bytes": None, "text": _PING}
 
     # ---- to the client ----
@@ -141,6 +146,10 @@ class _Channel:
             await self._event("", message["text"])
         elif message["type"] == "websocket.close":
             await self._say_goodbye(message.get("code", 1000), message.get("reason") or "")
+
+    async def _leave(self, code: int, reason: str) -> Message:
+        await self._say_goodbye(code, reason)
+        return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         await self._event("event: close\n", json.dumps({"code": code, "reason": reason}))

@@ -117,6 +117,41 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/v1/stream/{name}": _stream(),
+        "/v1/events": {"post": _events()},
+        "/v1/client.js": {"get": _file("Get the client for JavaScript", "text/javascript")},
+        "/v1/client.d.ts": {"get": _file("Get its types", "application/typescript")},
+        "/v1/asyncapi.json": {
+            "get": _file("Get the description of the WebSocket", "application/json")
+        },
+    }
+
+
+def _events() -> dict[str, Any]:
+    """Describe the WebSocket's frames over HTTP: `/v1/asyncapi.json` has the frames."""
+    return {
+        "summary": "Exchange frames of the WebSocket",
+        "description": "The body has the client's frames, one a line; the answer the gateway's.",
+        "operationId": "exchange_frames",
+        "security": [],  # the tokens are in the frames
+        "requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}},
+        "responses": {
+            "200": {
+                "description": "Frames as they come; the last event says why there are no more.",
+                "content": {"text/event-stream": {}},
+            }
+        },
+    }
+
+
+def _file(summary: str, content_type: str) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "operationId": summary.lower().replace(" ", "_"),
+        "security": [],  # public: any page may have it
+        "responses": {
+            "200": {"description": "Here it is.", "content": {content_type: {}}},
+            "304": {"description": "It is the one that the request has."},
+        },
     }
 
 
