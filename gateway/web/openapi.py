@@ -133,7 +133,7 @@ def _events() -> dict[str, Any]:
         "description": "The body has the client's frames, one a line; the answer the gateway's.",
         "operationId": "exchange_frames",
         "security": [],  # the tokens are in the frames
-        "requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}},
+        "requestBody": {"content": {"*/*": {}}},
         "responses": {
             "200": {
                 "description": "Frames as they come; the last event says why there are no more.",
