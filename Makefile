@@ -8,13 +8,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export REFLEX_USE_NPM := 1
 export REFLEX_TELEMETRY_ENABLED := false
 
-.PHONY: help demo test check faults soak audit bench bench-quick setup browser nginx clean
+.PHONY: help demo cluster-demo test check faults soak audit bench bench-quick setup browser nginx clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: setup  ## Run the dashboard on http://localhost:3000
 	$(BIN)/reflex run
+
+cluster-demo: setup nginx  ## Run two gateways on one Valkey, nginx, Celery and the dashboard
+	$(BIN)/python -m demo_app.cluster
 
 test: setup browser nginx  ## Run all tests
 	$(BIN)/pytest

@@ -20,6 +20,9 @@ REALTIME_SIGNING_KEY_FILE
 REALTIME_VERIFY_KEY_FILES
     Public keys (PEM, curve P-256), separated by the system's path separator (`:`): of others who
     mint tokens, or former ones. Their tokens name the key in `kid`, its RFC 7638 thumbprint.
+REALTIME_NAME
+    Of this gateway, where there are several: letters and digits, at most 20. The ids of its
+    connections, in `welcome` and in the log, then begin with it.
 REALTIME_ENV
     `development` (default) or `production`, which refuses what is only for trying out.
 REALTIME_URL
@@ -102,6 +105,7 @@ class Settings:
         origins: Whose pages may connect, besides the gateway's own; `*` is any.
         trusted_proxies: Who may say on whose behalf they come.
         http_open: Streams over HTTP need no token.
+        name: Of this gateway among several; "" for none.
         metrics: Who may read `/metrics` without a token.
         log_format: How `realtime serve` writes its log.
     """
@@ -120,8 +124,13 @@ class Settings:
     origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = LOOPBACK
     http_open: bool = False
+    name: str = ""
 
     def __post_init__(self) -> None:
+        if self.name and not (self.name.isalnum() and self.name.isascii() and len(self.name) <= 20):
+            raise ConfigurationError(
+                f"REALTIME_NAME is {self.name!r}; it is up to 20 letters and digits"
+            )
         if self.http_open and self.env == "production":
             raise ConfigurationError(
                 "REALTIME_HTTP_OPEN is 1 and REALTIME_ENV is production; give readers tokens"
@@ -152,6 +161,7 @@ class Settings:
             metrics=metrics,  # type: ignore[arg-type]
             log_format=log_format,  # type: ignore[arg-type]
             url=env.get("REALTIME_URL") or None,
+            name=env.get("REALTIME_NAME", ""),
             runner=env.get("REALTIME_RUNNER") or "process",
             http_open=_flag(env, "REALTIME_HTTP_OPEN"),
             concurrency=_whole_number(env, "REALTIME_CONCURRENCY", DEFAULT_CONCURRENCY),

@@ -282,3 +282,10 @@ def test_how_the_log_is_written():
         ConfigurationError, match="REALTIME_LOG_FORMAT is 'xml'; it is text or json"
     ):
         Settings.from_env({"REALTIME_LOG_FORMAT": "xml"})
+
+
+def test_the_name_of_a_gateway_is_letters_and_digits():
+    assert Settings.from_env({"REALTIME_NAME": "a1"}).name == "a1"
+    for name in ("a_1", "a b", "x" * 21, "ä"):
+        with pytest.raises(ConfigurationError, match="REALTIME_NAME"):
+            Settings.from_env({"REALTIME_NAME": name})

@@ -686,3 +686,10 @@ async def test_going_down_is_told_to_every_client(tmp_path, busy):
         assert await asyncio.to_thread(process._process.wait, 20) in (0, -signal.SIGTERM)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", process.port))
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("east1", "east1_"), ("", "c_")])
+async def test_ids_of_connections_begin_with_the_gateways_name(name, prefix):
+    async with serving(name=name) as gateway, gateway.client(greet=False) as client:
+        welcome = await client.ask(type="hello", protocol=1, token=worker_token())
+        assert welcome["connection"].startswith(prefix)

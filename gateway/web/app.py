@@ -206,6 +206,7 @@ class Gateway:
             verify=self._verify,
             limits=self.settings.limits,
             leases=self._leases,
+            name=self.settings.name,
             counters=self.counters,
             admit=self._admission.admit,
             ages_at_s=self._ages_at_s(),

@@ -85,6 +85,7 @@ class Carrier:
         verify: Checks tokens.
         limits: What the client must stay below.
         leases: Told which worker is connected.
+        name: Of the gateway; the connection's id begins with it.
         counters: Of what happens here.
         admit: Lets the subjects of its tokens in.
         ages_at_s: Unix time at which it has to come back anew.
@@ -101,6 +102,7 @@ class Carrier:
         limits: Limits,
         leases: Leases | SharedLeases,
         counters: Counters,
+        name: str = "",
         admit: Admit = lambda _: None,
         ages_at_s: float = math.inf,
         clock_s: Callable[[], float] = time.time,
@@ -116,7 +118,7 @@ class Carrier:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
         self._machine = Connection(
-            f"c_{secrets.token_hex(8)}",
+            f"{name or 'c'}_{secrets.token_hex(8)}",
             verify,
             limits,
             clock_s(),
