@@ -41,13 +41,22 @@ class CuttingProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._forget_deadline()
         super().connection_lost(exc)
 
+    def handle_websocket_upgrade(self, *args: Any) -> None:
+        """Hand the connection over to the other protocol; nothing keeps this one then."""
+        self._forget_deadline()
+        super().handle_websocket_upgrade(*args)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
     def _cut_if_silent(self) -> None:
-        is_mine = self.transport.get_protocol() is self  # else it has become a WebSocket
-        if is_mine and self.cycle is None and not self.transport.is_closing():
+        self._deadline = None
+        if self.cycle is None and not self.transport.is_closing():
             self.transport.abort()
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
