@@ -7,13 +7,14 @@ tokens     token mint, show, revoke
 streams    tail, append, streams
 runs       runs list, show, cancel, watch; trigger
 files      backup, restore
+types      types
 """
 
 from __future__ import annotations
 
 import typer
 
-from gateway.cli import files, runs, serving, streams, tokens
+from gateway.cli import files, runs, serving, streams, tokens, types
 from gateway.cli.output import note
 from gateway.errors import RealtimeError
 
@@ -38,6 +39,7 @@ app.command()(runs.trigger)
 app.add_typer(tokens.app, name="token")
 app.command()(files.backup)
 app.command()(files.restore)
+app.command()(types.types)
 
 
 def main() -> None:

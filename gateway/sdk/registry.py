@@ -70,3 +70,18 @@ def _place() -> str:
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("gateway."):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON Schemas of what the streams of this process carry, by stream id.
+
+    A stream with several types, or with one that has no JSON Schema, is left out.
+    """
+    found = {id: definition for id in _defined if (definition := find(id)) is not None}
+    schemas = {}
+    for id, definition in found.items():
+        try:
+            schemas[id] = definition.adapter.json_schema(mode="serialization")
+        except PydanticUserError:
+            continue
+    return schemas

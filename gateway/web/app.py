@@ -22,13 +22,14 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway import tokens
+from gateway.access import require
 from gateway.admission import Admission
 from gateway.counters import Counters
 from gateway.errors import RealtimeError, ShuttingDown, StoreUnavailable, TokenRevoked
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
-from gateway.sdk import tasks
+from gateway.sdk import registry, schemas, tasks
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
@@ -271,11 +272,18 @@ class Gateway:
             *inside.routes,
             Route("/v1/openapi.json", _describe),
             Route("/v1/asyncapi.json", _describe_frames),
+            Route("/v1/schemas", self.schemas),
             *client.ROUTES,
             frames_over_http.route(self.serve_websocket, self.settings.limits),
             *self._runs.routes,
             *self._streams.routes,
         ]
+
+    async def schemas(self, request: Request) -> JSONResponse:
+        """Tell the JSON Schemas of the streams that are defined here and by connected workers."""
+        may = self._runs.access(request).may_read_every_run()
+        require(may, "read the schemas of streams; read:runs:* has it")
+        return JSONResponse({"streams": registry.json_schemas() | schemas.registered()})
 
     async def on_error(self, _: Request, error: Exception) -> JSONResponse:
         """Answer a request that was refused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from gateway.runs import STATUSES, Run
 from gateway.web.runs import (
@@ -35,6 +35,12 @@ class ErrorBody(BaseModel):
     code: str
     message: str
     retryable: bool
+
+
+class SchemasAnswer(BaseModel):
+    """What the streams carry that are defined at this gateway and by its workers."""
+
+    streams: dict[str, dict[str, Any]] = Field(description="JSON Schemas by stream id.")
 
 
 @cache
@@ -118,6 +124,11 @@ def _paths() -> dict[str, Any]:
         },
         "/v1/stream/{name}": _stream(),
         "/v1/events": {"post": _events()},
+        "/v1/schemas": {
+            "get": _operation(
+                "List the JSON Schemas of streams, with read:runs:*", "200", "SchemasAnswer", []
+            )
+        },
         "/v1/client.js": {"get": _file("Get the client for JavaScript", "text/javascript")},
         "/v1/client.d.ts": {"get": _file("Get its types", "application/typescript")},
         "/v1/asyncapi.json": {

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 from clients.typescript import check
+from pydantic import BaseModel, TypeAdapter
 
 from gateway.runs import STATUSES, Run
+from gateway.sdk.typescript import declare
 from gateway.web.client import FOLDER, client_types
 
 HERE = Path(__file__).parent
@@ -27,6 +29,31 @@ def test_what_is_not_promised_does_not_compile(tmp_path):
     wrong = 'import { connect } from "./client.js";\nconnect().stream("run_1");\n'
     (tmp_path / "wrong.ts").write_text(wrong)
     assert "wrong.ts(2," in check(tmp_path, "wrong.ts")
+
+
+class Leaf(BaseModel):
+    """A place in a tree."""
+
+    name: str
+    children: list["Leaf"] = []
+    point: tuple[int, float] | None = None
+
+
+def test_types_of_streams_compile_and_hold(tmp_path):
+    with_types(tmp_path, "page.ts")
+    schemas = {"tree": TypeAdapter(Leaf).json_schema(mode="serialization"), "a b": {}}
+    (tmp_path / "streams.ts").write_text(declare(schemas))
+    (tmp_path / "uses.ts").write_text(
+        'import { connect } from "./client.js";\n'
+        'import type { Streams } from "./streams.js";\n'
+        'for await (const leaf of connect().stream<Streams["tree"]>("run_1", "tree")) {\n'
+        "  const x: number | undefined = leaf.children?.[0]?.point?.[1];\n"
+        "  // @ts-expect-error: no such field\n"
+        "  leaf.size;\n"
+        "  void x;\n"
+        "}\n"
+    )
+    assert check(tmp_path, "uses.ts") == ""
 
 
 def test_the_types_name_every_field_and_status_of_a_run():
