@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cli_docs
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -64,3 +65,8 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             if not link.startswith("http"):
                 assert (path.parent / link).exists(), f"{name}: {link}"
+
+
+def test_the_page_of_the_command_line_is_its_help() -> None:
+    """`python tests/cli_docs.py` writes it."""
+    assert cli_docs.PATH.read_text() == cli_docs.document()

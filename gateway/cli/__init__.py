@@ -1,20 +1,25 @@
 """The command line: `realtime`, or `python -m gateway`.
 
-reaching   how a command reaches streams: through a gateway, or the store itself
-output     what a command prints: for people, for scripts
-serving    serve
-tokens     token mint, show, revoke
-streams    tail, append, streams
-runs       runs list, show, cancel, watch; trigger
-files      backup, restore
-types      types
+A module a group of commands; what is in a longer one stands in a module beside it:
+
+    reaching   how a command reaches streams: through a gateway, or the store itself
+    output     what a command prints: for people, for scripts
+    serving    serve
+    tokens     token mint, show, revoke
+    streams    tail, append, streams
+    runs       runs list, show, cancel, watch; trigger
+    files      backup, restore
+    exchange   export, import
+    doctor     doctor; its checks are in checks and public
+    bench      bench
+    types      types
 """
 
 from __future__ import annotations
 
 import typer
 
-from gateway.cli import files, runs, serving, streams, tokens, types
+from gateway.cli import bench, doctor, exchange, files, runs, serving, streams, tokens, types
 from gateway.cli.output import note
 from gateway.errors import RealtimeError
 
@@ -40,6 +45,10 @@ app.add_typer(tokens.app, name="token")
 app.command()(files.backup)
 app.command()(files.restore)
 app.command()(types.types)
+app.command()(exchange.export)
+app.command("import")(exchange.import_run)
+app.command()(doctor.doctor)
+app.command()(bench.bench)
 
 
 def main() -> None:

@@ -114,14 +114,15 @@ class Reach:
             raise ConfigurationError(
                 f"{error.message}; or give a token, by REALTIME_TOKEN or --token"
             ) from None
-        return tokens.mint(scopes, ttl_s=TOKEN_TTL_S, subject="worker", keys=keys)
+        return tokens.mint(scopes, ttl_s=TOKEN_TTL_S, keys=keys)
 
     @asynccontextmanager
-    async def store(self, *, owner: str | None = None) -> AsyncIterator[Store]:
+    async def store(self, *, owner: str | None = None, make: bool = False) -> AsyncIterator[Store]:
         """Open the store, or the gateway's, for a block.
 
         Args:
             owner: Name under which runs are kept alive at the gateway.
+            make: Make a SQLite store that is not there.
 
         Raises:
             StoreUnavailable: nobody answers there, or the file is damaged.
@@ -130,7 +131,7 @@ class Reach:
         """
         url = self.settings.url
         if url is None:
-            _check_own_store(self.settings.store)
+            _check_own_store(self.settings.store, make)
             async with opened(open_store(self.settings.store, self.settings.retention)) as store:
                 yield store
             return
@@ -166,7 +167,7 @@ async def check_reachable(url: str) -> None:
         ) from None
 
 
-def _check_own_store(url: str) -> None:
+def _check_own_store(url: str, make: bool) -> None:
     if url.startswith("memory:"):
         raise ConfigurationError(
             "the store memory: is in its gateway's process: name that by --url or REALTIME_URL"
@@ -174,6 +175,8 @@ def _check_own_store(url: str) -> None:
     if not url.startswith("sqlite:"):
         return
     path = sqlite_file(url)
+    if make and not path.exists():
+        return
     if not path.exists():
         raise ConfigurationError(
             f"there is no store {path}: name one by --store, or a gateway by --url {LOCAL_URL}"

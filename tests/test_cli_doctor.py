@@ -1,0 +1,230 @@
+"""`realtime doctor` and `bench`, as processes."""
+
+import asyncio
+import time
+
+import pytest
+from commanding import going, realtime
+from serving import SECRET, gateway_process, serving
+
+from gateway.cli import public
+from gateway.cli.bench import Counted, percentiles
+from gateway.cli.public import check_clock
+from gateway.cli.reaching import Reach
+from gateway.records import StreamKey
+from gateway.settings import Settings
+from gateway.stores.base import RunQuery
+
+
+@pytest.fixture
+async def gateway():
+    async with serving() as gateway:
+        yield gateway
+
+
+def verdicts(done):
+    return {(check["subject"], check["verdict"]) for check in done.json}
+
+
+def wrong(done):
+    return [check for check in done.json if check["verdict"] == "wrong"]
+
+
+async def test_a_deployment_that_is_well_is_said_to_be_so(tmp_path):
+    path = tmp_path / "test.db"
+    with gateway_process(f"sqlite:{path}", tmp_path) as process:
+        # On the gateway's own machine, behind the address that browsers use.
+        address = process.url
+        done = await realtime("doctor", "--json", "--url", address, "--public", address)
+        assert (done.code, wrong(done)) == (0, []), done.err
+        assert {
+            *{("gateway", "ok"), ("tokens", "ok"), ("clock", "ok"), ("public", "ok")},
+            ("public", "note"),  # no TLS
+        } <= verdicts(done)
+        said = " ".join(check["what"] for check in done.json)
+        for part in ("a ping comes back", "come as WebSocket within", "server-sent events within"):
+            assert part in said
+        beside = await realtime("doctor", "--json", "--store", f"sqlite:{path}")
+        assert beside.code == 0
+        assert "only one may" in next(c["what"] for c in beside.json if c["subject"] == "store")
+        listed = await realtime("runs", "list", "--url", address)
+        assert listed.out == ""  # what it made for the check is gone
+    alone = await realtime("doctor", "--store", f"sqlite:{path}")
+    assert (alone.code, alone.lines[-1]) == (0, "nothing is wrong")
+    assert "opens and can be written" in alone.out
+
+
+async def test_a_store_that_is_not_there_yet_is_not_made(tmp_path):
+    done = await realtime("doctor", "--store", f"sqlite:{tmp_path}/sub/test.db")
+    assert (done.code, "will be made by the first gateway" in done.out) == (0, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_is_wrong_with_the_configuration_is_said(tmp_path):
+    store = ("--store", f"sqlite:{tmp_path}/test.db", "--json")
+    bad = await realtime("doctor", *store, REALTIME_RETENTION_AGE_S="soon")
+    assert (bad.code, "REALTIME_RETENTION_AGE_S" in wrong(bad)[0]["what"]) == (1, True)
+    short = await realtime("doctor", *store, REALTIME_SECRET_KEY="short")
+    assert (short.code, wrong(short)[0]["subject"]) == (1, "tokens")
+    none = await realtime(
+        *("doctor", *store), without=("REALTIME_SECRET_KEY",), REALTIME_ENV="production"
+    )
+    assert (none.code, "REALTIME_SECRET_KEY is not set" in wrong(none)[0]["what"]) == (1, True)
+    (tmp_path / "secret_key").write_text(SECRET)
+    (tmp_path / "secret_key").chmod(0o644)
+    read = await realtime("doctor", *store, without=("REALTIME_SECRET_KEY",))
+    assert (read.code, wrong(read)[0]["advice"]) == (1, "chmod 600 it")
+
+
+async def test_a_damaged_store_is_found(tmp_path):
+    path = tmp_path / "test.db"
+    path.write_bytes(b"this is no database at all" * 100)
+    done = await realtime("doctor", "--store", f"sqlite:{path}", "--json")
+    assert (done.code, wrong(done)[0]["subject"]) == (1, "store")
+
+
+async def test_another_secret_than_the_gateways_is_found(gateway):
+    done = await realtime("doctor", "--url", gateway.url, "--json", REALTIME_SECRET_KEY="o" * 40)
+    (found,) = wrong(done)
+    assert (done.code, found["subject"]) == (1, "tokens")
+    assert "same REALTIME_SECRET_KEY" in found["advice"]
+
+
+async def test_a_gateway_that_is_not_there_is_said_to_be_so():
+    done = await realtime("doctor", "--url", "ws://127.0.0.1:9", "--json")
+    assert (done.code, wrong(done)[0]["subject"]) == (1, "gateway")
+
+
+async def test_an_origin_that_may_not_connect_is_found(gateway):
+    where = ("--url", gateway.url, "--public", gateway.url, "--json")
+    done = await realtime("doctor", *where, "--origin", "https://evil.example")
+    (found,) = wrong(done)
+    assert "add https://evil.example to the gateway's REALTIME_ORIGINS" in found["advice"]
+
+
+async def proxy_that(answers):
+    """Serve on a free port; `answers` is given each connection."""
+
+    async def take(reader, writer):
+        try:
+            await answers(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    return server, f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "status, advice",
+    [
+        ("400 Bad Request", "proxy_set_header Upgrade"),
+        ("404 Not Found", "forward /v1/ to the gateway"),
+        ("502 Bad Gateway", "does not reach the gateway"),
+        ("401 Unauthorized", "asks for something of its own"),
+        ("301 Moved", "the address that it leads to"),
+    ],
+)
+async def test_a_proxy_that_does_not_pass_the_upgrade_is_found(gateway, status, advice):
+    async def refuse(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+
+    server, url = await proxy_that(refuse)
+    async with server:
+        done = await realtime("doctor", "--url", gateway.url, "--public", url, "--json")
+    assert (done.code, advice in wrong(done)[0]["advice"]) == (1, True), done.out
+
+
+async def test_a_proxy_that_gathers_events_is_found(gateway, monkeypatch):
+    monkeypatch.setattr(public, "TIMEOUT_S", 0.5)
+    port = gateway.port
+
+    async def gather(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
+        up_writer.write(head)
+        if b"upgrade: websocket" in head.lower():
+            to_gateway = asyncio.create_task(_pump(reader, up_writer))
+            await _pump(up_reader, writer)
+            to_gateway.cancel()
+        else:
+            await up_reader.read()  # all of it, before any of it
+        up_writer.close()
+
+    server, url = await proxy_that(gather)
+    settings = Settings(url=gateway.url, secret_key=SECRET)
+    checks = await public.check_public(Reach(settings), url, None)
+    (found,) = [check for check in checks if check.verdict == "wrong"]
+    assert "server-sent events" in found.what
+    assert "proxy_buffering off" in found.advice
+    assert [c for c in checks if "come as WebSocket within" in c.what]
+    assert await gateway.store.list_runs(RunQuery()) == []
+    server.close()
+
+
+async def _pump(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+async def test_a_clock_that_is_off_is_found(tmp_path):
+    with gateway_process("memory:", tmp_path) as process:
+        reach = Reach(Settings(url=process.url, secret_key=SECRET))
+        for skew_s, verdict in ((0, "ok"), (60, "note"), (-600, "wrong")):
+            (check,) = await check_clock(reach, lambda ahead_s=skew_s: time.time() + ahead_s)
+            assert check.verdict == verdict, check.what
+            assert skew_s == 0 or ("behind" if skew_s > 0 else "ahead") in check.what
+
+
+# Bench.
+
+
+async def test_bench_says_what_came_and_how_fast_and_leaves_nothing(gateway):
+    asked = ("--subscribers", 120, "--rate", 40, "--seconds", 0.5, "--json")
+    done = await realtime("bench", *asked, "--url", gateway.url)
+    assert done.code == 0, done.err
+    (found,) = done.json
+    assert (found["records"], found["deliveries"], found["missing"]) == (20, 2400, 0)
+    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"] < 20_000
+    assert await gateway.store.list_runs(RunQuery()) == []
+    assert gateway.hub.live_streams == 0
+
+
+async def test_bench_that_is_interrupted_leaves_nothing(gateway):
+    async with going("bench", "--seconds", 60, "--url", gateway.url) as bench:
+        async with asyncio.timeout(20):
+            while not (runs := await gateway.store.list_runs(RunQuery())):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            key = StreamKey(runs[0].id, "bench")
+            await anext(gateway.store.follow(key))
+        bench.interrupt()
+        assert (await bench.done()).code == 130
+    assert await gateway.store.list_runs(RunQuery()) == []
+
+
+async def test_bench_says_that_it_is_refused():
+    async with serving(limits=_few()) as gateway:
+        done = await realtime("bench", "--subscribers", 20, "--url", gateway.url)
+    assert done.code == 1
+    assert len(done.err.splitlines()) >= 1
+    assert "Traceback" not in done.err
+
+
+def _few():
+    from gateway.limits import Limits
+
+    return Limits(address_connections=5)
+
+
+def test_records_are_counted_however_many_are_in_a_frame():
+    counted = Counted()
+    counted.take('{"records":[{"data":["1000000","x"]},{"data":["2000000","x"]}]}', 5_000_000)
+    assert (counted.received, counted.latencies_ms) == (2, [4.0, 3.0])
+    assert percentiles(list(range(101)))["p99"] == 99
+    assert percentiles([7.0])["p50"] == 7.0
+    assert percentiles([])["max"] == 0.0
