@@ -122,10 +122,12 @@ class Load:
     Args:
         port: Of the server on this machine.
         speaking: How it is spoken to.
+        subscribers_port: Of the server of the subscribers, if it is another one.
     """
 
-    def __init__(self, port: int, speaking: Speaking) -> None:
+    def __init__(self, port: int, speaking: Speaking, subscribers_port: int | None = None) -> None:
         self._address = ("127.0.0.1", port)
+        self._subscribers_address = ("127.0.0.1", subscribers_port or port)
         self._speaking = speaking
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
@@ -149,7 +151,8 @@ class Load:
         self._poll.register(publisher.fileno(), select.EPOLLIN)
 
     def _open(self, path: str, is_subscriber: bool = True) -> socket.socket:
-        opened = socket.create_connection(self._address, timeout=30)
+        address = self._subscribers_address if is_subscriber else self._address
+        opened = socket.create_connection(address, timeout=30)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         key = base64.b64encode(os.urandom(16)).decode()
         protocol = self._speaking.protocol
