@@ -61,7 +61,7 @@ def test_the_client_is_made_of_the_files_that_reflex_gets(tmp_path):
         marker = (FOLDER / name).read_text().splitlines()[1]
         assert module.count(marker) == 1, name
     exported = evaluate(module, "Object.keys(it).sort()", tmp_path)
-    assert exported == '["RealtimeError","connect"]'
+    assert exported == '["RealtimeError","connect","createHooks"]'
 
 
 async def test_it_is_served_to_pages_of_any_origin_and_kept_by_its_tag():

@@ -24,6 +24,10 @@ def test_a_program_that_uses_everything_compiles(tmp_path):
     assert check(with_types(tmp_path, "page.ts"), "page.ts") == ""
 
 
+def test_the_hooks_compile_with_reacts_own_types(tmp_path):
+    assert check(with_types(tmp_path, "react.ts"), "react.ts") == ""
+
+
 def test_what_is_not_promised_does_not_compile(tmp_path):
     with_types(tmp_path, "page.ts")
     wrong = 'import { connect } from "./client.js";\nconnect().stream("run_1");\n'

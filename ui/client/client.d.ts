@@ -95,6 +95,8 @@ export interface RunHandle {
 }
 
 export interface Source<S> {
+  /** What is known now; what nobody follows is not known. */
+  readonly snapshot: S;
   /** Follow it: called with what is known now, and at each change. Call the result to stop. */
   subscribe(listener: (snapshot: S) => void): () => void;
 }
@@ -212,6 +214,42 @@ export interface Run<P = Json, O = Json> {
   readonly is_failed: boolean;
   readonly is_canceled: boolean;
 }
+
+/** What the hooks need of React. */
+export interface ReactLike {
+  useEffect(effect: () => void): void;
+  useMemo<V>(make: () => V, dependencies: readonly unknown[]): V;
+  useRef<V>(value: V): { current: V };
+  useSyncExternalStore<V>(
+    subscribe: (notify: () => void) => () => void,
+    getSnapshot: () => V,
+    getServerSnapshot?: () => V,
+  ): V;
+}
+
+/** Each follows for as long as its component is there; without a run yet, give null. */
+export interface Hooks {
+  useRealtimeStream<T = Json>(
+    gateway: Gateway,
+    runId: string | null,
+    stream: string,
+    options?: StreamOptions<T>,
+  ): StreamSnapshot<T>;
+  useRealtimeRun<P = Json, O = Json>(
+    gateway: Gateway,
+    runId: string | null,
+    options?: RunOptions,
+  ): RunSnapshot<P, O>;
+  useRealtimeRuns(gateway: Gateway, runs: RunSet, options?: RunsOptions): RunsSnapshot;
+  useRealtimeRunStreams(
+    gateway: Gateway,
+    runId: string | null,
+    options?: FollowOptions,
+  ): RunStreamsSnapshot;
+}
+
+/** Make React hooks with an application's own React: `createHooks(React)`. */
+export function createHooks(react: ReactLike): Hooks;
 
 /** What the gateway refused, and why. */
 export class RealtimeError extends Error {

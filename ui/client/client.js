@@ -15,7 +15,8 @@ import { Refusal, trigger } from "./actions.js";
 import { Bearer } from "./bearer.js";
 import { browserEnvironment } from "./environment.js";
 import { Reading } from "./reading.js";
-import { RunStreams, listKeyOf } from "./run_streams.js";
+import { createHooks as hooksOf } from "./react.js";
+import { NO_RUN, RunStreams, listKeyOf } from "./run_streams.js";
 import { Store, User, keyOf } from "./store.js";
 
 /** @typedef {Omit<import("./store.js").Options, "url"|"runId"|"stream"|"runs"|"token"> & {token?: import("./bearer.js").TokenSource}} Options */
@@ -153,6 +154,11 @@ class Source {
     };
   }
 
+  /** What is known now; what nobody follows is not known. */
+  get snapshot() {
+    return store.snapshotOf(keyOf(this.#withToken()));
+  }
+
   #withToken() {
     const bearer = this.#bearer;
     const { onTokenExpiring, onError } = this.#options;
@@ -199,6 +205,10 @@ class StreamSource extends Source {
 }
 
 class RunStreamsSource extends Source {
+  get snapshot() {
+    return NO_RUN;
+  }
+
   join(options, listener) {
     return follow(new RunStreams(store, listKeyOf(options)), options, listener);
   }
@@ -212,6 +222,9 @@ function follow(user, options, listener) {
   listener(user.getSnapshot());
   return { leave, configure: (changed) => user.configure(changed) };
 }
+
+/** React hooks for an application with its own React: `createHooks(React)`. */
+export const createHooks = hooksOf;
 
 /** What the gateway refused, and why: `code` and `message`. */
 export const RealtimeError = Refusal;

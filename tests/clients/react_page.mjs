@@ -1,0 +1,43 @@
+// A React application in a DOM: prints what it shows at each change, and does what it is told.
+import { createInterface } from "node:readline";
+import { Window } from "happy-dom";
+
+const window = new Window();
+Object.assign(globalThis, { window, document: window.document });
+const React = await import("react");
+const { createRoot } = await import("react-dom/client");
+const { connect, createHooks } = await import(process.argv[2]);
+
+const { useRealtimeRun, useRealtimeStream } = createHooks(React);
+const gateway = connect({ url: process.env.GATEWAY, token: process.env.TOKEN });
+const h = React.createElement;
+const heard = [];
+let renders = 0;
+
+function Stream({ run }) {
+  renders++;
+  const onRecord = (value) => heard.push(value); // another function at each render
+  const { data, status } = useRealtimeStream(gateway, run, "progress", { onRecord });
+  return h("i", null, `${run}:${status}:${data.join(",")}`);
+}
+
+function Run({ run }) {
+  return h("b", null, useRealtimeRun(gateway, run).run?.status);
+}
+
+function App({ run, count }) {
+  const streams = Array.from({ length: count }, (_, key) => h(Stream, { key, run }));
+  return h(React.StrictMode, null, streams, h(Run, { run }));
+}
+
+const element = document.createElement("main");
+const root = createRoot(element);
+const show = () => console.log(JSON.stringify({ shown: element.textContent, heard, renders }));
+new window.MutationObserver(show).observe(element, {
+  childList: true,
+  characterData: true,
+  subtree: true,
+});
+for await (const line of createInterface({ input: process.stdin })) root.render(h(App, JSON.parse(line)));
+root.unmount();
+process.exit();

@@ -1,0 +1,16 @@
+// Compiled, never run: the hooks with React's own types.
+import * as React from "react";
+import { connect, createHooks } from "./client.js";
+
+const { useRealtimeRun, useRealtimeStream } = createHooks(React);
+const gateway = connect();
+
+export function Progress({ run }: { run: string | null }) {
+  const { latest, status } = useRealtimeStream<{ current: number }>(gateway, run, "progress", {
+    onRecord: (value) => value.current.toFixed(),
+  });
+  const { run: shown } = useRealtimeRun<unknown, number>(gateway, run);
+  // @ts-expect-error: no such field
+  latest?.item;
+  return React.createElement("p", null, status, latest?.current, shown?.output?.toFixed());
+}
