@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +36,7 @@ NAMES = ("a", "b")
 TICKS = 14_400  # an hour of them
 AWAY_S = 8.0  # how long a gateway that was killed stays away
 LEASE_S = "10"
+END_S = 5.0  # for processes to end by themselves
 NGINX = """
 {user}
 daemon off;
@@ -110,7 +112,8 @@ class Cluster:
         self.gateways: dict[str, subprocess.Popen[bytes]] = {}
         self.store = f"redis://127.0.0.1:{self.store_port}/0"
         self.secret = secrets.token_urlsafe(48)
-        self._stack = stack
+        self._processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(_end, self._processes)
         # Pages come from nginx, or without it from a port of their own.
         self.env = os.environ | {
             "REALTIME_STORE": self.store,
@@ -125,9 +128,14 @@ class Cluster:
         """Start a process whose words go into a file of its own."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command, env=self.env | env, stdout=log, stderr=log, cwd=ROOT
+                command,
+                env=self.env | env,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                start_new_session=True,
             )
-        self._stack.callback(_end, process)
+        self._processes.append(process)
         return process
 
     def start_store(self) -> None:
@@ -182,13 +190,17 @@ class Cluster:
                     self.start_gateway(name)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End processes with all that they have started; the worker would wait for its task."""
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            try:
+                os.killpg(process.pid, ending)
+            except ProcessLookupError:
+                pass
+        deadline = time.monotonic() + END_S
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _serve_folder(folder: Path, port: int) -> None:
@@ -218,7 +230,8 @@ async def demonstrate(cluster: Cluster, *, has_dashboard: bool) -> None:
     by = "nginx" if cluster.serve_page(config) else "Python; there is no nginx here"
     say(f"  page:      http://127.0.0.1:{cluster.port} (served by {by})")
     if has_dashboard:
-        cluster.start("dashboard", sys.executable, "-m", "reflex", "run")
+        run = (sys.executable, "-m", "reflex", "run")
+        cluster.start("dashboard", *run, REALTIME_ORIGINS="")  # its own pages, as Reflex allows
         say("  dashboard: http://localhost:3000, in a moment; a gateway of the same store")
     say(f"  logs:      {cluster.folder}\nKill a gateway and look at the page. Ctrl-C ends it all.")
     await cluster.watch()
