@@ -75,8 +75,10 @@ from gateway.keys import check_secret
 from gateway.limits import DEFAULT_LIMITS, Limits
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
+from gateway.stores.moving import MovableStore
 from gateway.stores.retention import KEEP_ALL, Retention
 from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite_moving import MovableSqliteStore
 from gateway.visitors import LOOPBACK, parse_origins, parse_proxies
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
@@ -253,6 +255,29 @@ def open_store(url: str, retention: Retention = KEEP_ALL) -> Store:
     raise ConfigurationError(
         f"the store {scheme + ':'!r} is not known: use sqlite:PATH, memory: or redis://HOST:PORT/0 "
         "(a worker names a gateway elsewhere by REALTIME_URL)"
+    )
+
+
+def open_movable_store(url: str) -> MovableStore:
+    """Make a store that can be copied from and to; it still has to be opened, and forgets nothing.
+
+    Args:
+        url: As in `REALTIME_STORE`.
+
+    Raises:
+        ConfigurationError: the URL names none, or one that cannot be copied.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite":
+        path, options = _sqlite_path(rest)
+        return MovableSqliteStore(path, durability=options.get("durability", "full"))  # type: ignore[arg-type]
+    if is_redis(url):
+        _redis_store(url, KEEP_ALL)  # says what is not installed
+        from gateway.stores.redis_moving import MovableRedisStore
+
+        return MovableRedisStore(url)
+    raise ConfigurationError(
+        f"the store {scheme + ':'!r} cannot be copied: sqlite:PATH and redis://HOST:PORT/0 can"
     )
 
 

@@ -9,6 +9,7 @@ A module a group of commands; what is in a longer one stands in a module beside 
     streams    tail, append, streams
     runs       runs list, show, cancel, watch; trigger
     files      backup, restore
+    copying    copy
     exchange   export, import
     doctor     doctor; its checks are in checks and public
     bench      bench
@@ -19,7 +20,18 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import bench, doctor, exchange, files, runs, serving, streams, tokens, types
+from gateway.cli import (
+    bench,
+    copying,
+    doctor,
+    exchange,
+    files,
+    runs,
+    serving,
+    streams,
+    tokens,
+    types,
+)
 from gateway.cli.output import note
 from gateway.errors import RealtimeError
 
@@ -45,6 +57,7 @@ app.add_typer(tokens.app, name="token")
 app.command()(files.backup)
 app.command()(files.restore)
 app.command()(types.types)
+app.command()(copying.copy)
 app.command()(exchange.export)
 app.command("import")(exchange.import_run)
 app.command()(doctor.doctor)

@@ -22,7 +22,7 @@ def backup(
 ) -> None:
     """Copy a SQLite store, also while a gateway uses it."""
     path = sqlite_file(settings_of(store).store)
-    with _progress(f"Copying {path}") as progress:
+    with progress_bar(f"Copying {path}") as progress:
         copied = sqlite_backup.backup(path, file, force=force, progress=progress)
     typer.echo(f"{file}: {copied.runs} runs, {copied.bytes / 1e6:.1f} MB, checked")
 
@@ -39,14 +39,14 @@ def restore(
     Clients who hold positions of the lost store are told to start over.
     """
     path = sqlite_file(settings_of(store).store)
-    with _progress(f"Copying {file}") as progress:
+    with progress_bar(f"Copying {file}") as progress:
         copied = sqlite_backup.restore(file, path, force=force, progress=progress)
     typer.echo(f"{path}: {copied.runs} runs, {copied.bytes / 1e6:.1f} MB, checked")
 
 
 @contextmanager
-def _progress(label: str) -> Iterator[sqlite_backup.Progress]:
-    """Show a bar on a terminal, nothing elsewhere."""
+def progress_bar(label: str) -> Iterator[sqlite_backup.Progress]:
+    """Show how far something is, as a bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done, of: None
         return

@@ -131,7 +131,7 @@ class Reach:
         """
         url = self.settings.url
         if url is None:
-            _check_own_store(self.settings.store, make)
+            check_own_store(self.settings.store, make)
             async with opened(open_store(self.settings.store, self.settings.retention)) as store:
                 yield store
             return
@@ -167,7 +167,17 @@ async def check_reachable(url: str) -> None:
         ) from None
 
 
-def _check_own_store(url: str, make: bool) -> None:
+def check_own_store(url: str, make: bool = False) -> None:
+    """Find out whether a store can be opened here, before anything waits for it.
+
+    Args:
+        url: The store's.
+        make: A SQLite file that is not there will be made.
+
+    Raises:
+        StoreLocked: a gateway or worker has it open; says how to name that.
+        ConfigurationError: there is no such store.
+    """
     if url.startswith("memory:"):
         raise ConfigurationError(
             "the store memory: is in its gateway's process: name that by --url or REALTIME_URL"

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from gateway import tokens
 from gateway.key_files import resolve_keys
@@ -23,6 +24,8 @@ from gateway.settings import Settings, is_redis, open_store
 from gateway.stores.base import Store
 from gateway.stores.remote import RemoteStore
 from gateway.stores.shared import SharedStore
+
+S = TypeVar("S", bound=Store)
 
 WORKER_TOKEN_TTL_S = 3600.0
 WORKER_SCOPES = ("read:runs:*", "write:runs:*")
@@ -72,7 +75,7 @@ def owner_of_gateway(store: Store) -> str:
 
 
 @asynccontextmanager
-async def opened(store: Store) -> AsyncIterator[Store]:
+async def opened(store: S) -> AsyncIterator[S]:
     """Open a store for a block and close it after."""
     await store.open()
     try:

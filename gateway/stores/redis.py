@@ -341,9 +341,15 @@ def _keys(key: StreamKey, in_run: bool, *, with_writers: bool = False) -> tuple[
 
 def _listing(key: StreamKey) -> tuple[bytes, str]:
     """Return what announces a new stream and the index that it goes into."""
+    index = index_of(key)
+    return announcement(key)[1] if index == "streams" else b"", index
+
+
+def index_of(key: StreamKey) -> str:
+    """Return the list in which a stream is found, if it is in one; else ""."""
     if is_announced(key) and not belongs_to_no_run(key):
-        return announcement(key)[1], "streams"
-    return b"", "paths" if path_of(key) is not None else ""
+        return "streams"
+    return "paths" if path_of(key) is not None else ""
 
 
 def _appended(

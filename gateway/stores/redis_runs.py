@@ -152,6 +152,31 @@ class RedisRuns:
         )
         return (await self.load(run_id)).run if is_there else None
 
+    async def put(self, run: Run) -> None:
+        """Keep a run of another store as it is; see `MovableStore.put_run`."""
+        bucket = bucket_of(run.id)
+        log = f"{self._servers.base(bucket)}{run.id}/$run:meta"
+        count = int(await self._servers.command(bucket, "HGET", log, "next", kind="read"))
+        data = encode_json(run.to_wire(), f"run {run.id}")
+        entry = outbox_entry(None, run, count - 1, data, data)
+        outbox_id = await self._servers.write(
+            "put_run",
+            bucket,
+            (f"{run.id}:run", f"{run.id}/$run:meta"),
+            run.id,
+            data,
+            run.status,
+            run.owner,
+            end_of(run) or "",
+            entry,
+            _finished_ms(run),
+            repeatable=False,
+        )
+        if run.idempotency_key is not None:
+            await self._claim(run, "")
+        if entry:
+            await self.sets.tell(outbox_id, entry)
+
     async def _exists(self, run_id: str) -> bool:
         try:
             await self.load(run_id)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.errors import RunExists, RunNotFound, StreamEnded
+from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
 from gateway.patches import Operation
 from gateway.records import (
     ORIGIN,
@@ -236,7 +236,7 @@ class Transactions:
         if stream is not None and order is not None:
             check_order(key, self._order(stream), order)
         if stream is None:
-            stream = self._create(key, now_ms)
+            stream = self._create(key, new_epoch(now_ms))
             if is_announced(key):
                 log, data = announcement(key)
                 self.append(log, [data], key.run_id, None, None, now_ms)
@@ -285,7 +285,7 @@ class Transactions:
         if stream is None:
             if not belongs_to_no_run(key):
                 _load_run(self._db, key.run_id)  # refuses a run that is not there
-            stream = self._create(key, now_ms)
+            stream = self._create(key, new_epoch(now_ms))
         self._db.execute("DELETE FROM blocks WHERE stream = ?", (stream.no,))
         stream.added.clear()
         stream.bytes = 0
@@ -319,11 +319,7 @@ class Transactions:
             (run.id, run.status, run.parent_id, run.batch_id, run.owner, data),
         )
         self._tag(run)
-        if run.idempotency_key is not None:
-            self._db.execute(
-                "INSERT OR REPLACE INTO keys (task, key, run_id, expires_at) VALUES (?,?,?,?)",
-                (run.task, run.idempotency_key, run.id, run.idempotency_key_expires_at),
-            )
+        self._hold_key(run)
         self._tell_sets(set_records(None, run, 0, data, data), now_ms)
         return run
 
@@ -442,6 +438,60 @@ class Transactions:
             self._dirty[key] = stream
         return removed, len(rows) > count and earliest == ends[-1]
 
+    def put_records(
+        self,
+        key: StreamKey,
+        at: Position,
+        records: Sequence[Record],
+        end: EndReason | None,
+        order: str | None,
+        writers: Mapping[str, WriterState],
+    ) -> None:
+        """Add records of another store's stream as they are; see `MovableStore.put_records`."""
+        stream = self._find(key)
+        if stream is None:
+            stream = self._create(key, at.epoch, at.offset)
+        elif stream.head().position != at:
+            raise StoreUnavailable(f"stream {key} is at {stream.head().position}, and not at {at}")
+        stream.added.extend((each.time_ms, each.source, each.data) for each in records)
+        stream.next_offset += len(records)
+        stream.ended = end
+        stream.writers.update(writers)
+        stream.changed_writers.update(writers)
+        if order is not None:
+            self._db.execute("INSERT OR REPLACE INTO orders VALUES (?,?)", (stream.no, order))
+        self._dirty[key] = stream
+
+    def put_run(self, run: Run) -> None:
+        """Keep a run of another store as it is; see `MovableStore.put_run`."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO runs (id, status, parent_id, batch_id, owner, snapshot,"
+            " finished_at) VALUES (?,?,?,?,?,?,?)",
+            (
+                *(run.id, run.status, run.parent_id, run.batch_id, run.owner),
+                encode_json(run.to_wire(), f"run {run.id}"),
+                (run.finished_at or run.created_at) if run.is_final else None,
+            ),
+        )
+        self._db.execute("DELETE FROM tags WHERE run_id = ?", (run.id,))
+        self._tag(run)
+        self._hold_key(run)
+
+    def _hold_key(self, run: Run) -> None:
+        if run.idempotency_key is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO keys (task, key, run_id, expires_at) VALUES (?,?,?,?)",
+                (run.task, run.idempotency_key, run.id, run.idempotency_key_expires_at),
+            )
+
+    def put_spent(self, token_id: str, uses: int, expires_at_ms: int) -> None:
+        """Keep uses of a token, unless more are kept."""
+        self._db.execute(
+            "INSERT INTO spent (id, uses, expires_at_ms) VALUES (?,?,?)"
+            " ON CONFLICT (id) DO UPDATE SET uses = max(uses, excluded.uses)",
+            (token_id, uses, expires_at_ms),
+        )
+
     def spend(self, token_id: str, uses: int, expires_at_ms: int, now_ms: int) -> bool:
         """See `Store.spend`."""
         self._db.execute("DELETE FROM spent WHERE expires_at_ms <= ?", (now_ms,))
@@ -487,16 +537,16 @@ class Transactions:
             stream = self._streams[key] = _Stream(*row)
         return stream
 
-    def _create(self, key: StreamKey, now_ms: int) -> _Stream:
-        epoch = new_epoch(now_ms)
+    def _create(self, key: StreamKey, epoch: str, first: int = 0) -> _Stream:
         cursor = self._db.execute(
             # Never the number of one that is gone while its rows are still there.
             "INSERT INTO streams (no, run_id, stream_id, epoch, earliest, next) VALUES (1 + max("
             "coalesce((SELECT max(no) FROM streams), 0),"
-            " coalesce((SELECT max(stream) FROM garbage), 0)),?,?,?,0,0)",
-            (key.run_id, key.stream_id, epoch),
+            " coalesce((SELECT max(stream) FROM garbage), 0)),?,?,?,?,?)",
+            (key.run_id, key.stream_id, epoch, first, first),
         )
-        stream = self._streams[key] = _Stream(cursor.lastrowid or 0, epoch, 0, 0, None, 0)
+        stream = _Stream(cursor.lastrowid or 0, epoch, first, first, None, 0)
+        self._streams[key] = stream
         return stream
 
     def _writer(self, stream: _Stream, id: str) -> WriterState | None:

@@ -1,0 +1,277 @@
+"""What lets a store be copied into another with all positions kept, and the copying itself.
+
+A stream arrives under its epoch, with the offsets, times and writers that it has; a run after its
+streams. What a copy has done lies in the target alone: begun again, it goes on where it was. At the
+end each stream is read on both sides and compared by a hash.
+
+The logs of sets of runs are not carried over: no client holds positions in them, and the target
+makes its own. Uses of trigger tokens are: else a token that was used could be used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from gateway.errors import ConfigurationError, StoreUnavailable
+from gateway.records import REVOCATIONS, EndReason, Position, Record, StreamKey
+from gateway.runs import Run
+from gateway.stores.base import NO_RECORDS, Head, PathStore, RunQuery, WriterState
+
+PAGE_BYTES = 64 << 10  # carried at a time, and kept as one unit
+PAGE_RUNS = 500
+
+
+class Rest(NamedTuple):
+    """What a stream keeps besides its records.
+
+    Attributes:
+        end: Why it has ended, as readers are told.
+        order: Of the last append that had one.
+        writers: By id.
+    """
+
+    end: EndReason | None
+    order: str | None
+    writers: Mapping[str, WriterState]
+
+
+class Spent(NamedTuple):
+    """Uses of a token.
+
+    Attributes:
+        token_id: The token's `jti`.
+        uses: How many were taken.
+        expires_at_ms: When it may be forgotten.
+    """
+
+    token_id: str
+    uses: int
+    expires_at_ms: int
+
+
+@runtime_checkable
+class MovableStore(PathStore, Protocol):
+    """A store that can be copied from and to."""
+
+    async def stream_ids(self, run_id: str) -> list[str]:
+        """Return all streams of a run, the reserved ones included."""
+
+    async def stream_head(self, key: StreamKey) -> Head | None:
+        """Return a stream's head, whether or not its run is there; None: there is no stream.
+
+        Its `end` is what is kept with the stream; that of its run may stand for it.
+        """
+
+    async def rest_of(self, key: StreamKey) -> Rest:
+        """Return what a stream keeps besides its records; an absent one keeps nothing."""
+
+    async def put_records(
+        self, key: StreamKey, at: Position, records: Sequence[Record], rest: Rest | None
+    ) -> None:
+        """Add records at the end of a stream, as they are, as one atomic unit.
+
+        Neither the stream's end nor its run is looked at, nobody is told, nothing is announced.
+
+        Args:
+            key: Which stream; an absent one begins at `at`, under its epoch.
+            at: Where it ends now.
+            records: With offsets that follow on.
+            rest: With the last of them: what the stream keeps besides.
+
+        Raises:
+            StoreUnavailable: it does not end there.
+        """
+
+    async def put_run(self, run: Run) -> None:
+        """Keep a run as it is, after its streams; it takes the place of one with its id.
+
+        It enters its sets, and its idempotency key leads to it.
+        """
+
+    def spent_tokens(self) -> AsyncIterator[Spent]:
+        """Yield the uses of tokens that have not expired."""
+
+    async def put_spent(self, spent: Spent) -> None:
+        """Keep uses of a token; those that are kept already stay if they are more."""
+
+
+class Moved(NamedTuple):
+    """What a copy holds.
+
+    Attributes:
+        runs: How many.
+        streams: Of runs, of paths, and the log of revoked tokens.
+        records: That are kept of them.
+    """
+
+    runs: int
+    streams: int
+    records: int
+
+
+Progress = Callable[[int, int], None]
+
+
+async def copy_store(
+    source: MovableStore, target: MovableStore, progress: Progress = lambda done, of: None
+) -> Moved:
+    """Copy all streams and runs, and compare what arrived.
+
+    Args:
+        source: Open; nobody writes to it meanwhile.
+        target: Open; empty, or left by a copy of the same source that was cut off.
+        progress: Called with the runs and paths done, each twice (copied, compared), and how many
+            there are to do.
+
+    Raises:
+        ConfigurationError: the target holds something else.
+        StoreUnavailable: it could not be done, or what arrived differs; says where.
+    """
+    run_ids = await _run_ids(source)
+    loose = [REVOCATIONS, *[key async for key in _path_logs(source)]]
+    done, of = 0, 2 * (len(run_ids) + len(loose))
+    for run_id in run_ids:
+        for key in await _streams(source, run_id):
+            await _copy_stream(source, target, key)
+        await target.put_run((await source.get_run(run_id)).run)
+        progress(done := done + 1, of)
+    for key in loose:
+        await _copy_stream(source, target, key)
+        progress(done := done + 1, of)
+    async for spent in source.spent_tokens():
+        await target.put_spent(spent)
+    streams = records = 0
+    for run_id in run_ids:
+        await _compare_run(source, target, run_id)
+        of_run = await _streams(source, run_id)
+        records += await _compare_streams(source, target, of_run)
+        streams += len(of_run)
+        progress(done := done + 1, of)
+    for key in loose:
+        records += await _compare_streams(source, target, [key])
+        streams += await source.stream_head(key) is not None
+        progress(done := done + 1, of)
+    return Moved(len(run_ids), streams, records)
+
+
+async def _run_ids(store: MovableStore) -> list[str]:
+    """All runs, oldest first: as their sets would have been told of them."""
+    found: list[str] = []
+    before: str | None = None
+    while True:
+        runs = await store.list_runs(RunQuery(before=before, limit=PAGE_RUNS))
+        found += [run.id for run in runs]
+        if len(runs) < PAGE_RUNS:
+            return found[::-1]
+        before = runs[-1].id
+
+
+async def _path_logs(store: MovableStore) -> AsyncIterator[StreamKey]:
+    after: StreamKey | None = None
+    while keys := await store.path_logs(after, PAGE_RUNS):
+        for key in keys:
+            yield key
+        after = keys[-1]
+
+
+async def _streams(store: MovableStore, run_id: str) -> list[StreamKey]:
+    return [StreamKey(run_id, stream_id) for stream_id in sorted(await store.stream_ids(run_id))]
+
+
+async def _copy_stream(source: MovableStore, target: MovableStore, key: StreamKey) -> None:
+    head = await source.stream_head(key)
+    if head is None:
+        return
+    there = await target.stream_head(key)
+    at = _place(key, head, there)
+    rest = await source.rest_of(key)
+    if there is not None and at == head.position and await target.rest_of(key) == rest:
+        return  # by a copy that was cut off later
+    while True:
+        page = await source.read(key, at, PAGE_BYTES)
+        _check_page(key, at, page.reset or (page.gap and page.gap.reason))
+        is_last = page.position.offset >= head.position.offset
+        await target.put_records(key, at, page.records, rest if is_last else None)
+        if is_last:
+            return
+        at = page.position
+
+
+def _place(key: StreamKey, head: Head, there: Head | None) -> Position:
+    """Say where to go on with a stream."""
+    if there is None:
+        return head.earliest
+    is_part = there.position.epoch == head.position.epoch and (
+        head.earliest.offset <= there.position.offset <= head.position.offset
+    )
+    if not is_part:
+        raise ConfigurationError(
+            f"the target has another stream {key}, at {there.position}; the source is at "
+            f"{head.position}: copy into an empty store, or go on with a copy of this one"
+        )
+    return there.position
+
+
+def _check_page(key: StreamKey, at: Position, why: str | None) -> None:
+    if why is not None:
+        raise StoreUnavailable(f"stream {key} has changed at {at} ({why}): stop who writes to it")
+
+
+async def _compare_run(source: MovableStore, target: MovableStore, run_id: str) -> None:
+    ours, theirs = await source.get_run(run_id), await target.get_run(run_id)
+    if ours != theirs:
+        raise StoreUnavailable(f"run {run_id} differs in the target: did somebody change it?")
+
+
+async def _compare_streams(
+    source: MovableStore, target: MovableStore, keys: Sequence[StreamKey]
+) -> int:
+    """Compare streams, and return how many records they have."""
+    return sum([await _compare_stream(source, target, key) for key in keys])
+
+
+async def _compare_stream(source: MovableStore, target: MovableStore, key: StreamKey) -> int:
+    ours, theirs = await _digest(source, key), await _digest(target, key)
+    if ours != theirs:
+        raise StoreUnavailable(
+            f"stream {key} differs: {ours.records} records to {ours.head.position} in the source, "
+            f"{theirs.records} to {theirs.head.position} in the target; copy again"
+        )
+    return ours.records
+
+
+class _Digest(NamedTuple):
+    head: Head
+    rest: Rest
+    records: int
+    hash: bytes
+
+
+async def _digest(store: MovableStore, key: StreamKey) -> _Digest:
+    """Fold all that a stream keeps."""
+    if await store.stream_head(key) is None:
+        return _Digest(NO_RECORDS, Rest(None, None, {}), 0, b"")
+    digest, records = hashlib.sha256(), 0
+    head = await store.head(key)
+    at = head.earliest
+    while True:
+        page = await store.read(key, at)
+        for part in _parts(page.records):
+            digest.update(part)
+        records += len(page.records)
+        if page.position.offset >= head.position.offset:
+            return _Digest(head, await store.rest_of(key), records, digest.digest())
+        at = page.position
+
+
+def _parts(records: Sequence[Record]) -> Iterator[bytes]:
+    for record in records:
+        yield b"%d %d %b %d\n" % (
+            record.offset,
+            record.time_ms,
+            (record.source or "").encode(),
+            len(record.data),
+        )
+        yield record.data

@@ -1,0 +1,75 @@
+"""A SQLite store that can be copied from and to; see `gateway.stores.moving`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+
+from gateway.records import Position, Record, StreamKey
+from gateway.runs import Run
+from gateway.stores.base import Head, WriterState
+from gateway.stores.moving import Rest, Spent
+from gateway.stores.sqlite import SqliteStore
+
+_NOTHING = Rest(None, None, {})
+
+
+class MovableSqliteStore(SqliteStore):
+    """`SqliteStore`, with what `MovableStore` asks for besides."""
+
+    async def stream_ids(self, run_id: str) -> list[str]:
+        """See `MovableStore.stream_ids`."""
+        sql = "SELECT stream_id FROM streams WHERE run_id = ?"
+        return await self._read(lambda db: [id for (id,) in db.execute(sql, (run_id,))])
+
+    async def stream_head(self, key: StreamKey) -> Head | None:
+        """See `MovableStore.stream_head`."""
+        return await self._read(lambda db: _head(db, key))
+
+    async def rest_of(self, key: StreamKey) -> Rest:
+        """See `MovableStore.rest_of`."""
+        return await self._read(lambda db: _rest(db, key))
+
+    async def put_records(
+        self, key: StreamKey, at: Position, records: Sequence[Record], rest: Rest | None
+    ) -> None:
+        """See `MovableStore.put_records`."""
+        await self._write(lambda tx: tx.put_records(key, at, records, *(rest or _NOTHING)))
+
+    async def put_run(self, run: Run) -> None:
+        """See `MovableStore.put_run`."""
+        await self._write(lambda tx: tx.put_run(run))
+
+    async def spent_tokens(self) -> AsyncIterator[Spent]:
+        """See `MovableStore.spent_tokens`."""
+        sql = "SELECT id, uses, expires_at_ms FROM spent WHERE expires_at_ms > ?"
+        now_ms = self._clock_ms()
+        for row in await self._read(lambda db: db.execute(sql, (now_ms,)).fetchall()):
+            yield Spent(*row)
+
+    async def put_spent(self, spent: Spent) -> None:
+        """See `MovableStore.put_spent`."""
+        await self._write(lambda tx: tx.put_spent(*spent))
+
+
+def _head(db: sqlite3.Connection, key: StreamKey) -> Head | None:
+    sql = "SELECT epoch, next, earliest, ended FROM streams WHERE run_id = ? AND stream_id = ?"
+    row = db.execute(sql, key).fetchone()
+    if row is None:
+        return None
+    epoch, next_offset, earliest, ended = row
+    return Head(Position(epoch, next_offset), Position(epoch, earliest), ended)
+
+
+def _rest(db: sqlite3.Connection, key: StreamKey) -> Rest:
+    sql = "SELECT no, ended FROM streams WHERE run_id = ? AND stream_id = ?"
+    row = db.execute(sql, key).fetchone()
+    if row is None:
+        return _NOTHING
+    no, ended = row
+    order = db.execute("SELECT last FROM orders WHERE stream = ?", (no,)).fetchone()
+    writers = db.execute(
+        "SELECT id, epoch, next_sequence, last_offset FROM writers WHERE stream = ?", (no,)
+    )
+    states = {id: WriterState(*state) for id, *state in writers}
+    return Rest(ended, order[0] if order else None, states)
