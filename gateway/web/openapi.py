@@ -62,6 +62,7 @@ def document(version: str) -> dict[str, Any]:
         RevokeAnswer,
         RunPage,
         Readers,
+        SchemasAnswer,
         ErrorBody,
     )
     schemas = {model.__name__: _schema(model) for model in models}
