@@ -12,6 +12,7 @@ import { helloFrame } from "./protocol.js";
 const PATIENCE = 3; // tries in a row, where WebSockets have worked: more likely the gateway restarts
 const ANSWER_MS = 10_000;
 const PROBE_MS = 30_000; // the pause before the first try from HTTP; it doubles
+const SOON_MS = 2_000; // likewise, where WebSockets have worked: the gateway was only away
 const MAX_PROBE_MS = 600_000;
 
 export class Transport {
@@ -53,6 +54,7 @@ export class Transport {
     this.#failures++;
     const isBlocked = this.#failures >= (this.#hasWorked ? PATIENCE : 1);
     this.#isHttp = isBlocked && this.#environment.fetch !== undefined;
+    if (this.#isHttp && this.#hasWorked) this.#pauseMs = SOON_MS;
   }
 
   /**
