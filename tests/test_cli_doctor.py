@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 
 import pytest
 from commanding import going, realtime
@@ -102,10 +103,13 @@ async def test_an_origin_that_may_not_connect_is_found(gateway):
     assert "add https://evil.example to the gateway's REALTIME_ORIGINS" in found["advice"]
 
 
+@asynccontextmanager
 async def proxy_that(answers):
     """Serve on a free port; `answers` is given each connection."""
+    connections = set()
 
     async def take(reader, writer):
+        connections.add(asyncio.current_task())
         try:
             await answers(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -114,7 +118,11 @@ async def proxy_that(answers):
             writer.close()
 
     server = await asyncio.start_server(take, "127.0.0.1", 0)
-    return server, f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -133,43 +141,41 @@ async def test_a_proxy_that_does_not_pass_the_upgrade_is_found(gateway, status, 
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
         await writer.drain()
 
-    server, url = await proxy_that(refuse)
-    async with server:
+    async with proxy_that(refuse) as url:
         done = await realtime("doctor", "--url", gateway.url, "--public", url, "--json")
     assert (done.code, advice in wrong(done)[0]["advice"]) == (1, True), done.out
 
 
 async def test_a_proxy_that_gathers_events_is_found(gateway, monkeypatch):
     monkeypatch.setattr(public, "TIMEOUT_S", 0.5)
-    port = gateway.port
 
     async def gather(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
-        up_writer.write(head)
-        if b"upgrade: websocket" in head.lower():
-            to_gateway = asyncio.create_task(_pump(reader, up_writer))
-            await _pump(up_reader, writer)
-            to_gateway.cancel()
-        else:
-            await up_reader.read()  # all of it, before any of it
-        up_writer.close()
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        try:
+            up_writer.write(head)
+            if b"upgrade: websocket" in head.lower():
+                await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
+            else:
+                await up_reader.read()  # all of it, before any of it
+        finally:
+            up_writer.close()
 
-    server, url = await proxy_that(gather)
-    settings = Settings(url=gateway.url, secret_key=SECRET)
-    checks = await public.check_public(Reach(settings), url, None)
+    reach = Reach(Settings(url=gateway.url, secret_key=SECRET))
+    async with proxy_that(gather) as url:
+        checks = await public.check_public(reach, url, None)
     (found,) = [check for check in checks if check.verdict == "wrong"]
     assert "server-sent events" in found.what
     assert "proxy_buffering off" in found.advice
-    assert [c for c in checks if "come as WebSocket within" in c.what]
+    assert [check for check in checks if "come as WebSocket within" in check.what]
     assert await gateway.store.list_runs(RunQuery()) == []
-    server.close()
 
 
 async def _pump(reader, writer):
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
+    writer.close()
 
 
 async def test_a_clock_that_is_off_is_found(tmp_path):
