@@ -20,7 +20,8 @@ cluster-demo: setup nginx  ## Run two gateways on one Valkey, nginx, Celery and 
 	$(BIN)/python -m demo_app.cluster
 
 test: setup browser nginx  ## Run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/browser
+	$(BIN)/pytest tests/browser
 
 check: setup  ## Lint, check types and imports
 	$(BIN)/ruff check .
