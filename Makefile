@@ -20,8 +20,9 @@ cluster-demo: setup nginx  ## Run two gateways on one Valkey, nginx, Celery and 
 	$(BIN)/python -m demo_app.cluster
 
 test: setup browser nginx  ## Run all tests
-	$(BIN)/pytest --ignore=tests/browser
 	$(BIN)/pytest tests/browser
+	$(BIN)/pytest tests/clients
+	$(BIN)/pytest --ignore=tests/browser --ignore=tests/clients
 
 check: setup  ## Lint, check types and imports
 	$(BIN)/ruff check .

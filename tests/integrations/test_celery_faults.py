@@ -55,7 +55,7 @@ async def test_workers_may_share_the_gateways_redis(celery_place, celery, tmp_pa
 
                 sent = await on_thread(celery.greet.apply_async, ("ann",), queue="direct")
                 run = await ended(handle_of(sent).id)
-                assert run.status == "completed" and run.owner.startswith("direct:worker_")
+                assert run.status == "completed" and run.owner.startswith("worker_")
                 lines = [line async for line in celery.lines.read(run.id)]
                 assert lines == ["hello ann", "attempt 1"]
 
