@@ -17,8 +17,13 @@ from demo_app.state import Census, Recent, Shown
 from gateway.integrations.reflex import add_gateway
 
 app = rx.App(head_components=[rx.el.link(rel="icon", type="image/svg+xml", href="/favicon.svg")])
-app.add_page(home, route="/", title="Realtime Streams", on_load=[Census.load, Recent.load])
-app.add_page(my_runs, route="/runs", title="My runs", on_load=Recent.load)
+app.add_page(
+    home,
+    route="/",
+    title="Realtime Streams",
+    on_load=[Shown.leave, Census.load, Recent.load],
+)
+app.add_page(my_runs, route="/runs", title="My runs", on_load=[Shown.leave, Recent.load])
 app.add_page(census, route="/census/[run]", title="Code census", on_load=Shown.load)
 app.add_page(ask, route="/ask/[run]", title="Ask the standard library", on_load=Shown.load)
 app.add_page(run_detail, route="/runs/[run]", title="A run", on_load=Shown.load)

@@ -134,6 +134,11 @@ class Shown(rx.State):
         arguments = f"{run.id} {self.paste_token} {stream} {self._gateway_url()}"
         self.command = f".venv/bin/python docs/watch.py {arguments}"
 
+    @rx.event
+    def leave(self) -> None:
+        """Forget the run, so that the next one's page does not begin with this one's."""
+        self.reset()  # type: ignore[no-untyped-call]
+
     def _gateway_url(self) -> str:
         # As this visitor's browser reaches the backend, under whatever name and port.
         headers = self.router.headers
