@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def run(gateway, tmp_path):
     script.write_text(WORKER)
     environment = os.environ | {"REALTIME_URL": gateway.url, "REALTIME_SECRET_KEY": SECRET}
     worker = subprocess.Popen(
-        ["python", str(script)], env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert worker.stdout is not None
     run_id, token = worker.stdout.readline().split()
