@@ -19,6 +19,8 @@ from gateway.access import Access
 from gateway.counters import Counters
 from gateway.hub import Hub
 from gateway.limits import Limits
+from gateway.stores.redis import RedisStore
+from gateway.stores.redis_bell import DEAF_S, Bell
 from gateway.stores.sqlite import SqliteStore
 from gateway.web.direct import EXTENSION
 from gateway.web.leases import Leases
@@ -98,6 +100,67 @@ class CountedSqlite(SqliteStore):
             return await work
         finally:
             self.under_way -= 1
+
+
+class CountedRedis(RedisStore):
+    """Knows what a server has still to answer, and to publish.
+
+    What an append publishes comes over another connection than its answer. So a beat is sent after
+    each write: the server publishes in order, and with the beat all before it has been heard.
+    """
+
+    def __init__(self, url: str, loop: SteppedLoop, **options: Any) -> None:
+        super().__init__(url, clock_ms=lambda: round(loop.clock_s() * 1000), **options)
+        self._bell = _CountedBell(self._servers, DEAF_S, loop.time)
+        self._follows = self._bell.follows
+        self._unanswered = 0
+        self._call = self._servers._call
+        self._servers._call = self._counted  # type: ignore[method-assign]
+
+    @property
+    def under_way(self) -> int:
+        """How much is still to come."""
+        return self._unanswered + self._bell.unheard
+
+    def _counted(self, name: str, *arguments: Any) -> Any:
+        future = self._call(name, *arguments)
+        self._unanswered += 1
+        self._bell.unheard += name == "PUBLISH" and self._bell.is_subscribed
+        is_write = arguments[-1] == "write"
+        future.add_done_callback(lambda _: self._answered(is_write))
+        return future
+
+    def _answered(self, is_write: bool) -> None:
+        self._unanswered -= 1
+        if is_write:
+            self._bell.beat_once()
+
+
+class _CountedBell(Bell):
+    unheard = 0  # beats, and answers to what was subscribed and unsubscribed
+    is_subscribed = False  # what was published before is not heard
+
+    def beat_once(self) -> None:
+        if self._tasks:
+            self._send_beats()
+
+    async def close(self) -> None:
+        await super().close()
+        self.unheard = 0
+
+    async def _connected(self) -> Any:
+        self.is_subscribed, self.unheard = False, 1 + len(self.follows)
+        return await super()._connected()
+
+    def _said(self, wanted: dict[str, bool]) -> list[bytes]:
+        self.unheard += len(wanted)
+        return super()._said(wanted)
+
+    def _take(self, kind: bytes, channel: str, *message: Any) -> None:
+        if kind != b"message" or channel == self._beat_channel:
+            self.unheard -= 1
+            self.is_subscribed = True
+        super()._take(kind, channel, *message)
 
 
 class Sink:

@@ -26,8 +26,9 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from redis_serving import fresh_url
 from serving import new_run
-from stepping import CountedSqlite, SteppedLoop, Wired
+from stepping import CountedRedis, CountedSqlite, SteppedLoop, Wired
 
 from gateway import cohorts, hub
 from gateway.hub import Hub
@@ -213,7 +214,8 @@ class Streams(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.settle_appends()
-        self.do(self.store.sweep())
+        while self.do(self.store.sweep()).has_more:
+            pass
         for log in self.logs:
             head = self.do(self.store.head(log.key))
             if log.end != "deleted":
@@ -407,6 +409,13 @@ class InSqlite(Streams):
             self.folder.cleanup()
 
 
+class InRedis(Streams):
+    def make_store(self) -> Any:
+        store = CountedRedis(fresh_url(), self.loop, retention=Retention(records=KEPT_RECORDS))
+        self.loop.is_busy = lambda: store.under_way > 0
+        return store
+
+
 QUICK = settings(
     max_examples=int(os.environ.get("STATEFUL_EXAMPLES", "500")),
     stateful_step_count=40,
@@ -416,5 +425,7 @@ QUICK = settings(
 )
 InMemory.TestCase.settings = QUICK
 InSqlite.TestCase.settings = settings(QUICK, max_examples=60)
+InRedis.TestCase.settings = settings(QUICK, max_examples=60)
 TestInMemory = InMemory.TestCase
 TestInSqlite = InSqlite.TestCase
+TestInRedis = InRedis.TestCase
