@@ -21,7 +21,7 @@ from gateway.stores.base import RunQuery
 from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite_backup import backup, restore
-from gateway.stores.sqlite_tables import SCHEMA_VERSION
+from gateway.stores.sqlite_schema import SCHEMA_VERSION
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from serving import new_run
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
 from gateway.records import StreamKey, Writer
 from gateway.stores import sqlite as module
-from gateway.stores import sqlite_tables
+from gateway.stores import sqlite_schema
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.sqlite import SqliteStore
 
@@ -97,7 +97,7 @@ async def test_a_file_that_is_no_database_is_not_touched(tmp_path):
 async def test_a_file_of_a_newer_release_is_not_touched(tmp_path):
     path = tmp_path / "test.db"
     connection = sqlite3.connect(path)
-    known = sqlite_tables.SCHEMA_VERSION
+    known = sqlite_schema.SCHEMA_VERSION
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     with pytest.raises(StoreUnavailable, match=f"version 7; this release knows up to {known}"):
@@ -107,7 +107,7 @@ async def test_a_file_of_a_newer_release_is_not_touched(tmp_path):
 async def test_a_file_of_an_older_release_gets_what_it_lacks_and_keeps_its_runs(tmp_path):
     path = tmp_path / "test.db"
     connection = sqlite3.connect(path)
-    connection.executescript(f"{sqlite_tables._SCHEMA} PRAGMA user_version = 1;")
+    connection.executescript(f"{sqlite_schema._SCHEMA} PRAGMA user_version = 1;")
     connection.close()
     store = SqliteStore(path)
     await store.open()

@@ -58,6 +58,10 @@ class Growth:
     def __init__(self) -> None:
         self._watches: dict[str, dict[StreamKey, set[Watch]]] = {}
 
+    def is_followed(self, key: StreamKey) -> bool:
+        """Whether anybody would hear what is told of a stream."""
+        return key in self._watches.get(key.run_id, ())
+
     def tell(self, key: StreamKey, page: Page | None) -> None:
         """Tell the followers of a stream what was committed."""
         for watch in self._watches.get(key.run_id, {}).get(key, ()):

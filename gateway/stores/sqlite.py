@@ -23,7 +23,7 @@ from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, Store
 from gateway.patches import Operation
 from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
-from gateway.stores import sqlite_faults, sqlite_sweep, sqlite_tables
+from gateway.stores import sqlite_faults, sqlite_reads, sqlite_schema, sqlite_sweep
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -37,9 +37,10 @@ from gateway.stores.base import (
 )
 from gateway.stores.growth import Growth
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
+from gateway.stores.sqlite_blocks import Grown
 from gateway.stores.sqlite_faults import DAMAGED, explained, is_the_files
 from gateway.stores.sqlite_incarnation import Incarnation
-from gateway.stores.sqlite_tables import Transactions
+from gateway.stores.sqlite_transactions import Transactions
 
 _log = logging.getLogger("realtime.sqlite")
 
@@ -131,7 +132,7 @@ class SqliteStore:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._durability.upper()}")
-            sqlite_tables.create_tables(connection)
+            sqlite_schema.create_tables(connection)
             if self._incarnation.adopt(connection, self._clock_ms()):
                 _log.warning(
                     "the store %s was put back from a backup: what was appended after it is lost, "
@@ -198,11 +199,11 @@ class SqliteStore:
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
     ) -> Page:
         """See `Store.read`."""
-        return await self._read(lambda db: sqlite_tables.read_page(db, key, after, max_bytes))
+        return await self._read(lambda db: sqlite_reads.read_page(db, key, after, max_bytes))
 
     async def head(self, key: StreamKey) -> Head:
         """See `Store.head`."""
-        return (await self._read(lambda db: sqlite_tables.read_head(db, key)))[1]
+        return (await self._read(lambda db: sqlite_reads.read_head(db, key)))[1]
 
     async def delete(self, key: StreamKey) -> None:
         """See `Store.delete`."""
@@ -214,7 +215,7 @@ class SqliteStore:
 
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""
-        return await self._read(lambda db: sqlite_tables.read_path_logs(db, after, limit))
+        return await self._read(lambda db: sqlite_reads.read_path_logs(db, after, limit))
 
     async def drop(self, key: StreamKey, at: Position) -> bool:
         """See `PathStore.drop`."""
@@ -240,7 +241,7 @@ class SqliteStore:
 
     async def get_run(self, run_id: str) -> RunState:
         """See `Store.get_run`."""
-        return await self._read(lambda db: sqlite_tables.read_run(db, run_id))
+        return await self._read(lambda db: sqlite_reads.read_run(db, run_id))
 
     async def delete_run(self, run_id: str) -> bool:
         """See `Store.delete_run`."""
@@ -269,11 +270,11 @@ class SqliteStore:
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
-        return await self._read(lambda db: sqlite_tables.read_runs(db, query))
+        return await self._read(lambda db: sqlite_reads.read_runs(db, query))
 
     async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
         """See `Store.get_set`."""
-        return await self._read(lambda db: sqlite_tables.read_set(db, sets, limit))
+        return await self._read(lambda db: sqlite_reads.read_set(db, sets, limit))
 
     async def _write(self, work: Callable[[Transactions], T]) -> T:
         if self._writer is None:
@@ -295,10 +296,11 @@ class SqliteStore:
             raise explained(self.path, error, "read") from error
 
     def _tell(
-        self, grown: Mapping[StreamKey, Page], changed: set[StreamKey], ended: set[str]
+        self, grown: Mapping[StreamKey, Grown], changed: set[StreamKey], ended: set[str]
     ) -> None:
-        for key, page in grown.items():
-            self._growth.tell(key, None if key in changed else page)
+        for key, added in grown.items():
+            if self._growth.is_followed(key):
+                self._growth.tell(key, None if key in changed else added.page())
         for run_id in ended:
             self._growth.tell_run(run_id)
 
@@ -340,7 +342,7 @@ class _WriterThread:
         connection: sqlite3.Connection,
         path: Path,
         loop: asyncio.AbstractEventLoop,
-        tell: Callable[[Mapping[StreamKey, Page], set[StreamKey], set[str]], None],
+        tell: Callable[[Mapping[StreamKey, Grown], set[StreamKey], set[str]], None],
     ) -> None:
         self.is_refused = False  # the last commit failed
         self._db = connection

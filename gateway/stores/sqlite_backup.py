@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
 from gateway.stores.sqlite_incarnation import mark_as_backup
-from gateway.stores.sqlite_tables import SCHEMA_VERSION, create_tables
+from gateway.stores.sqlite_schema import SCHEMA_VERSION, create_tables
 
 STEP_PAGES = 1000  # 4 MB between two reports
 BUSY_TIMEOUT_S = 5.0

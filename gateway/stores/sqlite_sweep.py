@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from gateway.records import RUNS_STREAM, RunSet, StreamKey
 from gateway.stores.retention import EMPTY_SET_S, Retention, Swept
-from gateway.stores.sqlite_tables import MEMBERS, Transactions
+from gateway.stores.sqlite_reads import MEMBERS
+from gateway.stores.sqlite_transactions import Transactions
 
 STEP_STREAMS = 1000  # looked at in one step
 STEP_RUNS = 100  # deleted in one step

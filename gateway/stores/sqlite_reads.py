@@ -1,0 +1,148 @@
+"""What one read of the SQLite store does, on a connection that is given, inside one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from gateway.errors import RunNotFound
+from gateway.records import ORIGIN, Position, Record, RunSet, StreamKey
+from gateway.runs import Run
+from gateway.stores.base import (
+    NO_RECORDS,
+    Head,
+    Page,
+    RunQuery,
+    RunState,
+    SetState,
+    belongs_to_no_run,
+    end_of,
+    page_of,
+    place,
+    run_log,
+)
+from gateway.stores.sqlite_blocks import records_from
+
+
+def stream_row(db: sqlite3.Connection, key: StreamKey) -> tuple[Any, ...] | None:
+    """Return what `StreamState` begins with; None if nothing was appended yet."""
+    row: tuple[Any, ...] | None = db.execute(
+        "SELECT no, epoch, earliest, next, ended, bytes FROM streams"
+        " WHERE run_id = ? AND stream_id = ?",
+        key,
+    ).fetchone()
+    return row
+
+
+def snapshot_of(db: sqlite3.Connection, run_id: str) -> bytes | None:
+    """Return a run as it is kept."""
+    row = db.execute("SELECT snapshot FROM runs WHERE id = ?", (run_id,)).fetchone()
+    return row[0] if row else None
+
+
+def load_run(db: sqlite3.Connection, run_id: str) -> Run:
+    """Return a run.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    data = snapshot_of(db, run_id)
+    if data is None:
+        raise RunNotFound(f"there is no run {run_id}")
+    return Run.from_wire(orjson.loads(data))
+
+
+def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
+    """Return a stream's number and head."""
+    row = stream_row(db, key)
+    if row is None and belongs_to_no_run(key):
+        return 0, NO_RECORDS
+    if row is None:
+        return 0, Head(ORIGIN, ORIGIN, end_of(load_run(db, key.run_id)))
+    no, epoch, earliest, next_offset, ended, _ = row
+    return no, Head(Position(epoch, next_offset), Position(epoch, earliest), ended)
+
+
+def read_path_logs(db: sqlite3.Connection, after: StreamKey | None, limit: int) -> list[StreamKey]:
+    """See `PathStore.path_logs`."""
+    rows = db.execute(
+        "SELECT run_id, stream_id FROM streams WHERE (run_id, stream_id) > (?, ?)"
+        " AND run_id >= 'path:' AND run_id < 'path;' ORDER BY run_id, stream_id LIMIT ?",
+        (*(after or ("path:", "")), limit),
+    )
+    return [StreamKey(*row) for row in rows]
+
+
+def read_page(
+    db: sqlite3.Connection, key: StreamKey, after: Position | None, max_bytes: int
+) -> Page:
+    """See `Store.read`."""
+    no, head = read_head(db, key)
+    start, reset, gap = place(after, head)
+    records: list[Record] = []
+    size = 0
+    for record in records_from(db, no, start) if start < head.position.offset else ():
+        size += len(record.data)
+        if records and size > max_bytes:
+            break
+        records.append(record)
+    return page_of(records, start, head, reset=reset, gap=gap)
+
+
+def read_run(db: sqlite3.Connection, run_id: str) -> RunState:
+    """See `Store.get_run`."""
+    run = load_run(db, run_id)
+    _, head = read_head(db, run_log(run_id))
+    return RunState(run, head.position)
+
+
+def read_runs(db: sqlite3.Connection, query: RunQuery) -> list[Run]:
+    """See `Store.list_runs`."""
+    where, values = _conditions(query)
+    rows = db.execute(
+        f"SELECT snapshot FROM runs WHERE {where} ORDER BY id DESC LIMIT ?", (*values, query.limit)
+    )
+    return [Run.from_wire(orjson.loads(data)) for (data,) in rows]
+
+
+def read_set(db: sqlite3.Connection, sets: Sequence[RunSet], limit: int) -> SetState:
+    """See `Store.get_set`."""
+    count = limit + 1  # one more says that there are more
+    newest = (f"SELECT * FROM ({MEMBERS[each.kind]} DESC LIMIT {count:d})" for each in sets)
+    rows = db.execute(
+        f"SELECT snapshot FROM runs WHERE id IN ({' UNION '.join(newest)})"
+        f" ORDER BY id DESC LIMIT {count:d}",
+        [each.id for each in sets],
+    )
+    runs = [Run.from_wire(orjson.loads(data)) for (data,) in rows]
+    positions = tuple(read_head(db, each.log)[1].position for each in sets)
+    return SetState(runs[:limit], len(runs) > limit, positions)
+
+
+MEMBERS = {
+    "tag": "SELECT run_id FROM tags WHERE tag = ? ORDER BY run_id",
+    "batch": "SELECT id FROM runs WHERE batch_id = ? ORDER BY id",
+    "parent": "SELECT id FROM runs WHERE parent_id = ? ORDER BY id",
+}
+
+
+def _conditions(query: RunQuery) -> tuple[str, list[Any]]:
+    parts = ["1"]
+    values: list[Any] = []
+    if query.status:
+        parts.append(f"status IN ({','.join('?' * len(query.status))})")
+        values.extend(query.status)
+    if query.tag is not None:
+        parts.append("id IN (SELECT run_id FROM tags WHERE tag = ?)")
+        values.append(query.tag)
+    for column in ("parent_id", "batch_id", "owner"):
+        if (value := getattr(query, column)) is not None:
+            parts.append(f"{column} = ?")
+            values.append(value)
+    if query.before is not None:
+        parts.append("id < ?")
+        values.append(query.before)
+    return " AND ".join(parts), values

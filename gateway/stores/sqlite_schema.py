@@ -1,0 +1,72 @@
+"""The tables of the SQLite store, and how a file of an older version gets to this one's."""
+
+from __future__ import annotations
+
+import sqlite3
+
+SCHEMA_VERSION = 5
+
+_SCHEMA = """
+CREATE TABLE streams (
+    no INTEGER PRIMARY KEY, run_id TEXT NOT NULL, stream_id TEXT NOT NULL, epoch TEXT NOT NULL,
+    earliest INTEGER NOT NULL, next INTEGER NOT NULL, ended TEXT, UNIQUE (run_id, stream_id));
+CREATE TABLE blocks (
+    no INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX blocks_by_offset ON blocks (stream, first);
+CREATE TABLE writers (
+    stream INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL,
+    next_sequence INTEGER NOT NULL, last_offset INTEGER NOT NULL,
+    PRIMARY KEY (stream, id)) WITHOUT ROWID;
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, status TEXT NOT NULL, parent_id TEXT, batch_id TEXT, owner TEXT NOT NULL,
+    snapshot BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX runs_by_parent ON runs (parent_id, id) WHERE parent_id IS NOT NULL;
+CREATE INDEX runs_by_batch ON runs (batch_id, id) WHERE batch_id IS NOT NULL;
+CREATE INDEX runs_by_status ON runs (status, owner, id);
+CREATE TABLE tags (tag TEXT NOT NULL, run_id TEXT NOT NULL, PRIMARY KEY (tag, run_id)) WITHOUT
+ROWID; CREATE INDEX tags_by_run ON tags (run_id);
+"""
+_SPENT_AND_KEYS = """
+CREATE TABLE IF NOT EXISTS spent (
+    id TEXT PRIMARY KEY, uses INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS spent_by_expiry ON spent (expires_at_ms);
+CREATE TABLE keys (
+    task TEXT NOT NULL, key TEXT NOT NULL, run_id TEXT NOT NULL, expires_at TEXT,
+    PRIMARY KEY (task, key)) WITHOUT ROWID;
+"""
+_RETENTION = """
+ALTER TABLE streams ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE streams SET bytes =
+    (SELECT coalesce(sum(length(data)), 0) FROM blocks WHERE stream = streams.no);
+ALTER TABLE blocks ADD COLUMN last_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE blocks SET last_ms = CAST(strftime('%s', 'now') AS INTEGER) * 1000;
+ALTER TABLE runs ADD COLUMN finished_at TEXT;
+UPDATE runs SET finished_at = json_extract(CAST(snapshot AS TEXT), '$.finished_at');
+CREATE INDEX runs_by_end ON runs (finished_at) WHERE finished_at IS NOT NULL;
+CREATE TABLE garbage (stream INTEGER PRIMARY KEY);
+"""
+_INCARNATION = "CREATE TABLE incarnation (current TEXT NOT NULL, beside TEXT NOT NULL);"
+_ORDERS = "CREATE TABLE orders (stream INTEGER PRIMARY KEY, last TEXT NOT NULL);"
+_STEPS = (
+    _SCHEMA,
+    _SPENT_AND_KEYS,
+    _RETENTION,
+    _INCARNATION,
+    _ORDERS,
+)  # what each version adds to the one before
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables in a new file, or those that a file of an older version lacks.
+
+    Raises:
+        sqlite3.DatabaseError: the file was written by a newer version.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(
+            f"it has schema version {version}; this release knows up to {SCHEMA_VERSION}"
+        )
+    if version < SCHEMA_VERSION:
+        steps = "".join(_STEPS[version:])
+        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
