@@ -9,5 +9,6 @@ a short form of each scenario.
     proxy      a TCP proxy that can fall silent, slow down or cut
     load       writers and readers around one gateway, and the history of it all
     scenarios  what is done to them
+    valkey     what is done to the server of the store, and to the way there
     cluster    two gateways on one Valkey behind a real nginx, and what is done to those
 """

@@ -15,13 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from faults import cluster, scenarios
+from faults import cluster, scenarios, valkey
 from faults.history import Verdict
 
 Scenario = Callable[[Path, scenarios.Say], Awaitable[Verdict]]
 
 KILLS = 50
 STOPS = 10
+AGAIN = 5  # of what is done once more, over another store or another way
 SLOW_S = 40.0
 RELOADS = 5
 MAX_SCENARIO_S = 240.0
@@ -35,13 +36,23 @@ SCENARIOS: dict[str, Scenario] = {
     "slow": lambda folder, say: scenarios.slow(folder, for_s=SLOW_S, say=say),
     "vanished": lambda folder, say: scenarios.vanished(folder, say=say),
     "redis kills": lambda folder, say: cluster.over_redis(
-        scenarios.kills, folder, times=STOPS, say=say
+        scenarios.kills, folder, times=AGAIN, say=say
     ),
     "redis stops": lambda folder, say: cluster.over_redis(
-        scenarios.stops, folder, times=STOPS, say=say
+        scenarios.stops, folder, times=AGAIN, say=say
     ),
+    "redis paused": lambda folder, say: cluster.over_redis(scenarios.paused, folder, say=say),
+    "redis half open": lambda folder, say: cluster.over_redis(scenarios.half_open, folder, say=say),
+    "redis dropped": lambda folder, say: cluster.over_redis(scenarios.dropped, folder, say=say),
+    "redis slow": lambda folder, say: cluster.over_redis(
+        scenarios.slow, folder, for_s=SLOW_S / 4, say=say
+    ),
+    "redis vanished": lambda folder, say: cluster.over_redis(scenarios.vanished, folder, say=say),
+    "server killed": lambda folder, say: valkey.killed(folder, times=AGAIN, say=say),
+    "server still": lambda folder, say: valkey.still(folder, say=say),
+    "server cut off": lambda folder, say: valkey.cut_off(folder, say=say),
     "one of two": lambda folder, say: cluster.kills(folder, times=STOPS, say=say),
-    "affinity": lambda folder, say: cluster.kills(folder, times=STOPS, has_affinity=True, say=say),
+    "affinity": lambda folder, say: cluster.kills(folder, times=AGAIN, has_affinity=True, say=say),
     "rolling": lambda folder, say: cluster.rolling(folder, rounds=RELOADS, say=say),
     "nginx": lambda folder, say: scenarios.proxied(folder, reloads=RELOADS, say=say),
 }
@@ -54,7 +65,7 @@ async def run(names: list[str]) -> list[tuple[str, Verdict]]:
         began_s = time.monotonic()
 
         def say(text: str, name: str = name, began_s: float = began_s) -> None:
-            print(f"{name:<12}{time.monotonic() - began_s:6.1f} s  {text}", flush=True)
+            print(f"{name:<15}{time.monotonic() - began_s:6.1f} s  {text}", flush=True)
 
         with tempfile.TemporaryDirectory(prefix="realtime-faults-") as folder:
             try:

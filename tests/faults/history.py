@@ -80,11 +80,15 @@ class Verdict:
         self.faults.append(f"{kind}: {text}")
 
 
-def check(history: History) -> Verdict:
+def check(history: History, *, may_reset: bool = False) -> Verdict:
     """Compare what was acknowledged with what every reader saw.
 
     Every acknowledged record is there once, where the writer was told, in the writer's order; every
     reader saw the same log, without holes and repeats; and every reader was told the end.
+
+    Args:
+        history: Of a test.
+        may_reset: Readers may have been told to begin anew; what they saw since is judged.
     """
     verdict = Verdict(
         records=sum(map(len, history.acknowledged.values())), readers=len(history.views)
@@ -93,6 +97,8 @@ def check(history: History) -> Verdict:
     for view in history.views:
         verdict.deliveries += len(view.records)
         _check_sequence(view, verdict)
+        if view.resets and not may_reset:
+            verdict.count("contradictions", f"{view.reader} was told {view.resets} resets")
         _check_values(view, verdict)
         _check_against_acknowledged(view, history.acknowledged.get(view.key, {}), verdict)
         log = logs.setdefault(view.key, {})
@@ -122,8 +128,6 @@ def _check_sequence(view: View, verdict: Verdict) -> None:
             verdict.count("losses", f"{view.reader} got no {expected} to {offset - 1}")
         seen.add(offset)
         expected = max(expected, offset + 1)
-    if view.resets:
-        verdict.count("contradictions", f"{view.reader} was told {view.resets} resets")
     if view.end != "completed":
         verdict.count("losses", f"{view.reader} of {view.key} was not told the end: {view.end}")
 

@@ -25,7 +25,11 @@ CATCH_UP_S = 60.0  # for readers to come to the end once the writers have stoppe
 
 @dataclass
 class Load:
-    """What runs around a gateway."""
+    """What runs around a gateway.
+
+    Attributes:
+        may_reset: What is done may have readers begin anew.
+    """
 
     url: str
     keys: list[Key]
@@ -36,6 +40,7 @@ class Load:
     writers: list[Writer] = field(default_factory=list)
     sdk: Child | None = None
     padding: int = 0
+    may_reset: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _passers_by: dict[Reader, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -131,7 +136,7 @@ class Load:
         for task in self.tasks:
             if task.done():
                 task.result()
-        return check(self.history)
+        return check(self.history, may_reset=self.may_reset)
 
 
 async def _end(store: RemoteStore, key: Key) -> None:

@@ -18,7 +18,7 @@ from serving import DEADLINE_S, Process, environment
 
 
 class Figures(NamedTuple):
-    """What a process costs at one moment."""
+    """What a gateway's process costs at one moment; the connections are those of its clients."""
 
     cpu_s: float
     rss_mib: float
@@ -90,7 +90,13 @@ class Gateway(Process):
             times.user + times.system,
             seen.memory_info().rss / (1 << 20),
             seen.num_fds(),
-            len([one for one in seen.net_connections("tcp") if one.status != "LISTEN"]),
+            len(
+                [
+                    one
+                    for one in seen.net_connections("tcp")
+                    if one.status != "LISTEN" and one.laddr.port == self.port
+                ]
+            ),
             int(self._tasks_file.read_text()),
         )
 

@@ -9,7 +9,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ def _counted(verdict: Verdict, gateway: Gateway) -> Verdict:
     return verdict
 
 
+def _asking(
+    folder: Path, store: str | None, host: str = "127.0.0.1"
+) -> AbstractAsyncContextManager[Gateway]:
+    """Run a gateway that often asks for a sign of life."""
+    return gateway_at(folder, store=store, host=host, FAULTS_PING_MS=str(PING_MS))
+
+
 async def kills(
     folder: Path, *, times: int, store: str | None = None, say: Say = quiet, **shape: int
 ) -> Verdict:
@@ -77,10 +84,12 @@ async def stops(
         return _counted(await it.finish(), gateway)
 
 
-async def paused(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
+async def paused(
+    folder: Path, *, store: str | None = None, say: Say = quiet, **shape: int
+) -> Verdict:
     """Stop a client's process (SIGSTOP), for less and for more than the gateway waits."""
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(gateway_at(folder, FAULTS_PING_MS=str(PING_MS)))
+        gateway = await stack.enter_async_context(_asking(folder, store))
         it = await stack.enter_async_context(load(gateway.url, folder, **shape))
         child = Child(*_lone_reader(gateway.url, it.keys[0], folder))
         stack.callback(child.close)
@@ -117,10 +126,12 @@ def _load(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-async def half_open(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
+async def half_open(
+    folder: Path, *, store: str | None = None, say: Say = quiet, **shape: int
+) -> Verdict:
     """A proxy forwards nothing any more and closes nothing: both sides have to notice."""
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(gateway_at(folder, FAULTS_PING_MS=str(PING_MS)))
+        gateway = await stack.enter_async_context(_asking(folder, store))
         proxy = Proxy(gateway.port)
         url = await stack.enter_async_context(proxy.listen())
         it = await stack.enter_async_context(
@@ -142,13 +153,13 @@ async def half_open(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
         return verdict
 
 
-async def dropped(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
+async def dropped(
+    folder: Path, *, store: str | None = None, say: Say = quiet, **shape: int
+) -> Verdict:
     """Every packet of a client is dropped, in a network namespace, then passes again."""
     async with AsyncExitStack() as stack:
         net = stack.enter_context(network.network())
-        gateway = await stack.enter_async_context(
-            gateway_at(folder, host="0.0.0.0", FAULTS_PING_MS=str(PING_MS))
-        )
+        gateway = await stack.enter_async_context(_asking(folder, store, host="0.0.0.0"))
         it = await stack.enter_async_context(load(gateway.url, folder, **shape))
         url = f"ws://{net.host}:{gateway.port}"
         child = Child(*_lone_reader(url, it.keys[0], folder), prefix=net.prefix)
@@ -166,11 +177,13 @@ async def dropped(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
         return await _with_lone_reader(it, child, folder, connections=2)
 
 
-async def slow(folder: Path, *, for_s: float, say: Say = quiet, **shape: int) -> Verdict:
+async def slow(
+    folder: Path, *, for_s: float, store: str | None = None, say: Say = quiet, **shape: int
+) -> Verdict:
     """A client takes 1 KB/s of a stream that grows by far more; the others notice nothing."""
     shape = {"streams": 1, "raw_writers": 2, "sdk_writers": 0, "readers": 10} | shape
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(gateway_at(folder))
+        gateway = await stack.enter_async_context(gateway_at(folder, store=store))
         proxy = Proxy(gateway.port)
         url = await stack.enter_async_context(proxy.listen())
         it = await stack.enter_async_context(
@@ -218,11 +231,13 @@ def _watch_latency(it: Load) -> list[float]:
     return latencies
 
 
-async def vanished(folder: Path, *, crowd: int = CROWD, say: Say = quiet) -> Verdict:
+async def vanished(
+    folder: Path, *, crowd: int = CROWD, store: str | None = None, say: Say = quiet
+) -> Verdict:
     """A crowd of readers leaves without a word: everything goes back to where it was."""
     shape = {"streams": 2, "raw_writers": 2, "sdk_writers": 0, "readers": 2}
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(gateway_at(folder, FAULTS_PING_MS=str(PING_MS)))
+        gateway = await stack.enter_async_context(_asking(folder, store))
         it = await stack.enter_async_context(load(gateway.url, folder, **shape))
         await asyncio.sleep(1)
         empty = await gateway.figures()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults import cluster, network, nginx, scenarios
+from faults import cluster, network, nginx, scenarios, valkey
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -30,6 +30,12 @@ async def test_kills_and_stops_over_redis_lose_and_repeat_nothing(tmp_path):
         verdict = await cluster.over_redis(scenario, folder, times=1, **SMALL)
         assert verdict.is_clean, verdict.faults
         assert verdict.records > 100
+
+
+async def test_a_kill_of_the_stores_server_loses_nothing_that_was_acknowledged(tmp_path):
+    verdict = await valkey.killed(tmp_path, times=1, **SMALL)
+    assert verdict.is_clean, verdict.faults
+    assert verdict.records > 100
 
 
 @pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))

@@ -92,6 +92,13 @@ def test_a_reader_who_never_heard_the_end_is_found(history):
 def test_a_reset_that_nothing_explains_is_found(history):
     history.views[0].resets = 1
     assert check(history).contradictions == 1
+    assert check(history, may_reset=True).is_clean
+
+
+def test_a_reset_that_may_be_excuses_no_loss(history):
+    history.views[0].resets = 1
+    del history.views[0].records[4]
+    assert check(history, may_reset=True).losses == 2
 
 
 def test_a_gap_that_was_told_is_no_loss(history):
