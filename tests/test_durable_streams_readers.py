@@ -8,9 +8,11 @@ import os
 import re
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from gateway.records import StreamKey
@@ -18,13 +20,20 @@ from gateway.stores.remote import RemoteStore
 from tests.faults import nginx
 from tests.serving import gateway_process, new_run, serving, token_for, until, worker_token
 
-READ = token_for("read:runs:*", "read:paths:*", "write:paths:*")
-HEADERS = {"Authorization": f"Bearer {READ}"}
+
+def headers() -> dict[str, str]:
+    token = token_for("read:runs:*", "read:paths:*", "write:paths:*")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def connections(pid: int) -> int:
+    found = psutil.Process(pid).net_connections("tcp")
+    return sum(each.status != psutil.CONN_LISTEN for each in found)
 
 
 def open_files(pid: int) -> int:
@@ -40,7 +49,7 @@ def connect(port: int, path: str) -> socket.socket:
     it = socket.create_connection(("127.0.0.1", port))
     it.sendall(
         f"GET /v1/stream/{path}?offset=-1&live=sse HTTP/1.1\r\nHost: x\r\n"
-        f"Authorization: Bearer {READ}\r\n\r\n".encode()
+        f"Authorization: {headers()['Authorization']}\r\n\r\n".encode()
     )
     return it
 
@@ -49,17 +58,18 @@ def connect(port: int, path: str) -> socket.socket:
 async def test_two_hundred_readers_that_vanish_leave_the_process_as_it_was(tmp_path):
     with gateway_process(f"sqlite:{tmp_path}/test.db", tmp_path) as process:
         pid = process._process.pid
-        async with httpx.AsyncClient(headers=HEADERS) as http:
+        async with httpx.AsyncClient(headers=headers()) as http:
             url = f"http://127.0.0.1:{process.port}/v1/stream/a"
             await http.put(url, headers={"Content-Type": "text/plain"}, content=b"x")
             await http.post(url, headers={"Content-Type": "text/plain"}, content=b"y")
+        await until(lambda: connections(pid) == 0, "the server has seen the end of these")
         before = open_files(pid)
-        readers = [connect(process.port, "a") for _ in range(200)]
-        for reader in readers:
-            assert await asyncio.to_thread(reader.recv, 65536)
-        assert open_files(pid) >= before + 200
-        for reader in readers:
-            reader.close()
+        with ExitStack() as stack:
+            for _ in range(200):
+                reader = stack.enter_context(connect(process.port, "a"))
+                answer = await asyncio.to_thread(reader.recv, 65536)
+                assert answer.startswith(b"HTTP/1.1 200 "), answer
+            assert connections(pid) == 200
         await until(lambda: open_files(pid) <= before + 2, "the files are closed")
         used_s, began_s = cpu_s(pid), time.monotonic()
         await asyncio.sleep(2)  # what is measured is how much it does in a time
@@ -79,9 +89,9 @@ async def test_readers_that_stall_cost_a_bounded_amount_hold_nobody_up_and_are_c
         record = json.dumps("x" * 60_000).encode()
         for _ in range(5):
             await store.append(key, [record] * 20)
-        at_first = resident_kib(pid)
+        at_first, others = resident_kib(pid), connections(pid)
         stalled = [connect(process.port, str(key)) for _ in range(40)]
-        async with httpx.AsyncClient(headers=HEADERS, timeout=30) as http:
+        async with httpx.AsyncClient(headers=headers(), timeout=30) as http:
             url = f"http://127.0.0.1:{process.port}/v1/stream/{key}"
             page = await http.get(url)
             offset, gaps = page.headers["Stream-Next-Offset"], []
@@ -96,8 +106,7 @@ async def test_readers_that_stall_cost_a_bounded_amount_hold_nobody_up_and_are_c
         assert sorted(gaps)[10] < 1, "others are answered while these stall"
         grown_kib = resident_kib(pid) - at_first
         assert grown_kib / 40 < 600, f"{grown_kib / 40:.0f} KiB each of 6 MB that wait for it"
-        files = open_files(pid)
-        await until(lambda: open_files(pid) <= files - 40, "they are cut off")
+        await until(lambda: connections(pid) <= others, "they are cut off")
         for reader in stalled:
             reader.close()
         await store.close()
@@ -137,7 +146,7 @@ async def delays_of(url, gateway, key):
     query = {"offset": "-1", "live": "sse"}
     async with (
         asyncio.timeout(30),
-        httpx.AsyncClient(headers=HEADERS, timeout=30) as http,
+        httpx.AsyncClient(headers=headers(), timeout=30) as http,
         http.stream("GET", url, params=query) as response,
     ):
         assert response.headers["Content-Type"] == "text/event-stream"
