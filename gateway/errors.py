@@ -72,211 +72,141 @@ class RealtimeError(Exception):
     close_code: int | None = None
     retryable: bool = False
 
+    def __init_subclass__(
+        cls,
+        *,
+        code: str | None = None,
+        http_status: int | None = None,
+        close_code: int | None = None,
+        retryable: bool = False,
+        **more: object,
+    ) -> None:
+        super().__init_subclass__(**more)
+        if code is not None and http_status is not None:  # else it is a kind of one of these
+            cls.code, cls.http_status = code, http_status
+            cls.close_code, cls.retryable = close_code, retryable
+
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
 
 
-class MalformedFrame(RealtimeError):
+class MalformedFrame(RealtimeError, code="malformed_frame", http_status=400):
     """The frame is not one JSON object of a known shape."""
 
-    code = "malformed_frame"
-    http_status = 400
 
-
-class UnknownFrame(RealtimeError):
+class UnknownFrame(RealtimeError, code="unknown_frame", http_status=400):
     """No frame has this type."""
 
-    code = "unknown_frame"
-    http_status = 400
 
-
-class FrameTooLarge(RealtimeError):
+class FrameTooLarge(RealtimeError, code="frame_too_large", http_status=413):
     """The frame is over the limit of bytes."""
 
-    code = "frame_too_large"
-    http_status = 413
 
-
-class ProtocolVersion(RealtimeError):
+class ProtocolVersion(RealtimeError, code="protocol_version", http_status=400, close_code=4406):
     """The client speaks another version of the protocol."""
 
-    code = "protocol_version"
-    http_status = 400
-    close_code = 4406
 
-
-class HelloExpected(RealtimeError):
+class HelloExpected(RealtimeError, code="hello_expected", http_status=400, close_code=4400):
     """The first frame was not `hello`."""
 
-    code = "hello_expected"
-    http_status = 400
-    close_code = 4400
 
-
-class HelloTimeout(RealtimeError):
+class HelloTimeout(
+    RealtimeError, code="hello_timeout", http_status=408, close_code=4408, retryable=True
+):
     """No `hello`, or no token that is good, arrived in time."""
 
-    code = "hello_timeout"
-    http_status = 408
-    close_code = 4408
-    retryable = True
 
-
-class TokenInUrl(RealtimeError):
+class TokenInUrl(RealtimeError, code="token_in_url", http_status=400, close_code=4400):
     """A token came in the address, where logs and histories keep it."""
 
-    code = "token_in_url"
-    http_status = 400
-    close_code = 4400
 
-
-class OriginForbidden(RealtimeError):
+class OriginForbidden(RealtimeError, code="origin_forbidden", http_status=403, close_code=4403):
     """The page's origin is not one that may connect."""
 
-    code = "origin_forbidden"
-    http_status = 403
-    close_code = 4403
 
-
-class TooManyConnections(RealtimeError):
+class TooManyConnections(
+    RealtimeError, code="too_many_connections", http_status=429, close_code=4429, retryable=True
+):
     """The subject, the address or the gateway has as many connections as it may."""
 
-    code = "too_many_connections"
-    http_status = 429
-    close_code = 4429
-    retryable = True
 
-
-class InvalidToken(RealtimeError):
+class InvalidToken(RealtimeError, code="invalid_token", http_status=401, close_code=4401):
     """The token is missing, malformed, or not signed by this gateway."""
 
-    code = "invalid_token"
-    http_status = 401
-    close_code = 4401
 
-
-class TokenExpired(RealtimeError):
+class TokenExpired(RealtimeError, code="token_expired", http_status=401, close_code=4401):
     """The token's `exp` has passed."""
 
-    code = "token_expired"
-    http_status = 401
-    close_code = 4401
 
-
-class TokenRevoked(RealtimeError):
+class TokenRevoked(RealtimeError, code="token_revoked", http_status=401, close_code=4401):
     """The token, or one that it was made from, was revoked."""
 
-    code = "token_revoked"
-    http_status = 401
-    close_code = 4401
 
-
-class Forbidden(RealtimeError):
+class Forbidden(RealtimeError, code="forbidden", http_status=403):
     """No scope of the token allows it."""
 
-    code = "forbidden"
-    http_status = 403
 
-
-class InvalidId(RealtimeError):
+class InvalidId(RealtimeError, code="invalid_id", http_status=422):
     """A run, stream, tag, task or writer id is outside its rule."""
 
-    code = "invalid_id"
-    http_status = 422
 
-
-class InvalidPosition(RealtimeError):
+class InvalidPosition(RealtimeError, code="invalid_position", http_status=422):
     """The string is not a position."""
 
-    code = "invalid_position"
-    http_status = 422
 
-
-class InvalidValue(RealtimeError):
+class InvalidValue(RealtimeError, code="invalid_value", http_status=422):
     """A value or payload does not fit its type, or is no JSON."""
 
-    code = "invalid_value"
-    http_status = 422
 
-
-class RecordTooLarge(RealtimeError):
+class RecordTooLarge(RealtimeError, code="record_too_large", http_status=413):
     """One record is over the limit of bytes."""
 
-    code = "record_too_large"
-    http_status = 413
 
-
-class MetadataTooLarge(RealtimeError):
+class MetadataTooLarge(RealtimeError, code="metadata_too_large", http_status=413):
     """A run's metadata would be over the limit of bytes."""
 
-    code = "metadata_too_large"
-    http_status = 413
 
-
-class TooManySubscriptions(RealtimeError):
+class TooManySubscriptions(RealtimeError, code="too_many_subscriptions", http_status=429):
     """The connection holds as many subscriptions as it may."""
 
-    code = "too_many_subscriptions"
-    http_status = 429
 
-
-class DuplicateId(RealtimeError):
+class DuplicateId(RealtimeError, code="duplicate_id", http_status=409):
     """The connection uses this `id` for something else that is live."""
 
-    code = "duplicate_id"
-    http_status = 409
 
-
-class UnknownSubscription(RealtimeError):
+class UnknownSubscription(RealtimeError, code="unknown_subscription", http_status=404):
     """The connection has no subscription with this `id`."""
 
-    code = "unknown_subscription"
-    http_status = 404
 
-
-class RunNotFound(RealtimeError):
+class RunNotFound(RealtimeError, code="run_not_found", http_status=404):
     """There is no such run."""
 
-    code = "run_not_found"
-    http_status = 404
 
-
-class RunExists(RealtimeError):
+class RunExists(RealtimeError, code="run_exists", http_status=409):
     """A run with this id is there already."""
 
-    code = "run_exists"
-    http_status = 409
 
-
-class IllegalTransition(RealtimeError):
+class IllegalTransition(RealtimeError, code="illegal_transition", http_status=409):
     """A run's status does not go from where it is to where the patch wants it."""
 
-    code = "illegal_transition"
-    http_status = 409
 
-
-class StreamEnded(RealtimeError):
+class StreamEnded(RealtimeError, code="stream_ended", http_status=409):
     """The stream has ended; nothing can be appended any more."""
 
-    code = "stream_ended"
-    http_status = 409
 
-
-class WriterFenced(RealtimeError):
+class WriterFenced(RealtimeError, code="writer_fenced", http_status=409):
     """A newer epoch of this writer exists; this one must stop.
 
     Attributes:
         epoch: The newest seen; None if the error came over the wire.
     """
 
-    code = "writer_fenced"
-    http_status = 409
     epoch: int | None = None
 
 
-class WriterGap(RealtimeError):
+class WriterGap(RealtimeError, code="writer_gap", http_status=409):
     """An earlier append of this writer is missing.
 
     Attributes:
@@ -284,185 +214,104 @@ class WriterGap(RealtimeError):
         is_new_epoch: The writer is known and has named a newer epoch, which begins with 0.
     """
 
-    code = "writer_gap"
-    http_status = 409
     expected: int | None = None
     is_new_epoch: bool = False
 
 
-class OutOfOrder(RealtimeError):
+class OutOfOrder(RealtimeError, code="out_of_order", http_status=409):
     """The append's `order` is not after that of the last one that had one."""
 
-    code = "out_of_order"
-    http_status = 409
 
-
-class WriterFull(RealtimeError):
+class WriterFull(RealtimeError, code="writer_full", http_status=429, retryable=True):
     """Too much waits to be written; await a receipt first."""
 
-    code = "writer_full"
-    http_status = 429
-    retryable = True
 
-
-class StoreUnavailable(RealtimeError):
+class StoreUnavailable(RealtimeError, code="store_unavailable", http_status=503, retryable=True):
     """The store cannot be reached, read or written."""
 
-    code = "store_unavailable"
-    http_status = 503
-    retryable = True
 
-
-class StoreLocked(RealtimeError):
+class StoreLocked(RealtimeError, code="store_locked", http_status=503):
     """Another process owns the store's file."""
 
-    code = "store_locked"
-    http_status = 503
 
-
-class ConnectionLost(RealtimeError):
+class ConnectionLost(RealtimeError, code="connection_lost", http_status=503, retryable=True):
     """The gateway did not answer in time."""
 
-    code = "connection_lost"
-    http_status = 503
-    retryable = True
 
-
-class QueueUnavailable(RealtimeError):
+class QueueUnavailable(RealtimeError, code="queue_unavailable", http_status=503, retryable=True):
     """The task queue that should bring a run to its workers cannot be reached."""
 
-    code = "queue_unavailable"
-    http_status = 503
-    retryable = True
 
-
-class ShuttingDown(RealtimeError):
+class ShuttingDown(
+    RealtimeError, code="shutting_down", http_status=503, close_code=4503, retryable=True
+):
     """The gateway is going down; come back."""
 
-    code = "shutting_down"
-    http_status = 503
-    close_code = 4503
-    retryable = True
 
-
-class Silent(RealtimeError):
+class Silent(RealtimeError, code="silent", http_status=408, close_code=4508, retryable=True):
     """Nothing was heard from the client for too long."""
 
-    code = "silent"
-    http_status = 408
-    close_code = 4508
-    retryable = True
 
-
-class Idle(RealtimeError):
+class Idle(RealtimeError, code="idle", http_status=408, close_code=4509, retryable=True):
     """Nothing was subscribed or asked for, for too long."""
 
-    code = "idle"
-    http_status = 408
-    close_code = 4509
-    retryable = True
 
-
-class ConnectionAged(RealtimeError):
+class ConnectionAged(
+    RealtimeError, code="connection_aged", http_status=503, close_code=4510, retryable=True
+):
     """The connection has been open for as long as one may be; come back."""
 
-    code = "connection_aged"
-    http_status = 503
-    close_code = 4510
-    retryable = True
 
-
-class Internal(RealtimeError):
+class Internal(RealtimeError, code="internal", http_status=500, close_code=1011, retryable=True):
     """An error of the gateway's own; the log has more."""
 
-    code = "internal"
-    http_status = 500
-    close_code = 1011
-    retryable = True
 
-
-class ConfigurationError(RealtimeError):
+class ConfigurationError(RealtimeError, code="configuration_error", http_status=500):
     """A setting that cannot work."""
 
-    code = "configuration_error"
-    http_status = 500
 
-
-class NotStarted(RealtimeError):
+class NotStarted(RealtimeError, code="not_started", http_status=500):
     """The SDK has no store: use `async with connect():` or run inside an app."""
 
-    code = "not_started"
-    http_status = 500
 
-
-class TokenSpent(RealtimeError):
+class TokenSpent(RealtimeError, code="token_spent", http_status=403):
     """The trigger token has been used as often as it may be."""
 
-    code = "token_spent"
-    http_status = 403
 
-
-class NoParent(RealtimeError):
+class NoParent(RealtimeError, code="no_parent", http_status=422):
     """`target="parent"` or `"root"` outside a run, or in a run without a parent."""
 
-    code = "no_parent"
-    http_status = 422
 
-
-class NotInRun(RealtimeError):
+class NotInRun(RealtimeError, code="not_in_run", http_status=422):
     """What belongs to a run was called outside a task."""
 
-    code = "not_in_run"
-    http_status = 422
 
-
-class TaskNotFound(RealtimeError):
+class TaskNotFound(RealtimeError, code="task_not_found", http_status=404):
     """No task with this id is defined in this process."""
 
-    code = "task_not_found"
-    http_status = 404
 
-
-class RunCanceled(RealtimeError):
+class RunCanceled(RealtimeError, code="run_canceled", http_status=409):
     """Raised inside a task that is being canceled."""
 
-    code = "run_canceled"
-    http_status = 409
 
-
-class RunFailed(RealtimeError):
+class RunFailed(RealtimeError, code="run_failed", http_status=500):
     """A run that was waited for did not complete."""
 
-    code = "run_failed"
-    http_status = 500
 
-
-class StreamIncomplete(RealtimeError):
+class StreamIncomplete(RealtimeError, code="stream_incomplete", http_status=409):
     """The stream that was read has ended without completing."""
 
-    code = "stream_incomplete"
-    http_status = 409
 
-
-class ReadTimeout(RealtimeError):
+class ReadTimeout(RealtimeError, code="read_timeout", http_status=504):
     """No record came within the reader's time."""
 
-    code = "read_timeout"
-    http_status = 504
 
-
-class WaitTimeout(RealtimeError):
+class WaitTimeout(RealtimeError, code="wait_timeout", http_status=504):
     """A wait token was not completed in time."""
 
-    code = "wait_timeout"
-    http_status = 504
 
-
-class AbortTask(RealtimeError):
+class AbortTask(RealtimeError, code="abort_task", http_status=500):
     """Raise it in a task to fail the run at once: trying again will not help."""
-
-    code = "abort_task"
-    http_status = 500
 
 
 BY_CODE: dict[str, type[RealtimeError]] = {
