@@ -8,8 +8,8 @@ rx.cond(mine.is_full, rx.text("Older runs are not shown."))
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, TypedDict, Unpack, cast
 
 from reflex.event import EventType
 from reflex.vars import ArrayVar, BooleanVar, NumberVar, Var
@@ -55,31 +55,39 @@ class RealtimeRuns(Subscribed):
         return cast("FunctionVar[Any]", self._hook.read("$.loadMore", None).to(FunctionVar))
 
 
+class SetOptions(TypedDict, total=False):
+    """What every hook of a set of runs takes besides the set.
+
+    Attributes:
+        access_token: See `use_realtime_stream`; which scope it has, each hook says.
+        limit: How many runs are shown, the newest, and how many more `load_more` shows (50); 1,000
+            in all, and 4 MiB, after which the list `is_full`.
+        skip: Fields to leave out: any of `payload`, `output`, `metadata`.
+        throttle_ms: At most one update per this many milliseconds (50).
+        enabled: While false, the status is `idle`.
+        gateway_url: See `use_realtime_stream`.
+        on_error: Called with `{code, message}` when the gateway refuses.
+        on_token_expiring: See `use_realtime_stream`.
+    """
+
+    access_token: str | Var[Any] | None
+    limit: int | Var[Any]
+    skip: Sequence[str]
+    throttle_ms: int | Var[Any]
+    enabled: bool | Var[Any]
+    gateway_url: str | Var[Any] | None
+    on_error: Handler
+    on_token_expiring: EventType[()] | None
+
+
 def use_realtime_runs_with_tag(
-    tag: str | Sequence[str] | Var[Any],
-    *,
-    access_token: str | Var[Any] | None = None,
-    limit: int | Var[Any] = 50,
-    skip: Sequence[str] = (),
-    throttle_ms: int | Var[Any] = 50,
-    enabled: bool | Var[Any] = True,
-    gateway_url: str | Var[Any] | None = None,
-    on_error: Handler = None,
-    on_token_expiring: EventType[()] | None = None,
+    tag: str | Sequence[str] | Var[Any], **options: Unpack[SetOptions]
 ) -> RealtimeRuns:
     """Follow the runs with a tag, or with any of several. Every argument may be a Var.
 
     Args:
         tag: The tag, or up to 20; while it is "" or empty, the status is `idle`.
-        access_token: With the scope `read:tags:` of each of them; see `use_realtime_stream`.
-        limit: How many runs are shown, the newest, and how many more `load_more` shows; 1,000 in
-            all, and 4 MiB, after which the list `is_full`.
-        skip: Fields to leave out: any of `payload`, `output`, `metadata`.
-        throttle_ms: At most one update per this many milliseconds.
-        enabled: While false, the status is `idle`.
-        gateway_url: See `use_realtime_stream`.
-        on_error: Called with `{code, message}` when the gateway refuses.
-        on_token_expiring: See `use_realtime_stream`.
+        **options: See `SetOptions`. The token has the scope `read:tags:` of each tag.
 
     Returns:
         The Vars `runs`, `count`, `has_more`, `is_full`, `load_more`, `status`, `error`, …
@@ -92,42 +100,36 @@ def use_realtime_runs_with_tag(
     """
     is_one = isinstance(tag, str) or (isinstance(tag, Var) and not isinstance(tag, ArrayVar))
     named = {"tag": tag} if is_one else {"tags": tag if isinstance(tag, Var) else list(tag)}
-    handlers = _handlers(on_error, on_token_expiring)
-    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, handlers)
+    return _runs(named, **options)
 
 
 def use_realtime_batch(
-    batch_id: str | Var[Any] | None,
-    *,
-    access_token: str | Var[Any] | None = None,
-    limit: int | Var[Any] = 50,
-    skip: Sequence[str] = (),
-    throttle_ms: int | Var[Any] = 50,
-    enabled: bool | Var[Any] = True,
-    gateway_url: str | Var[Any] | None = None,
-    on_error: Handler = None,
-    on_token_expiring: EventType[()] | None = None,
+    batch_id: str | Var[Any] | None, **options: Unpack[SetOptions]
 ) -> RealtimeRuns:
     """Follow the runs of a batch. Every argument may be a Var.
 
     Args:
         batch_id: The batch; while it is None or "", the status is `idle`.
-        access_token: With the scope `read:batches:` of the batch.
-        limit: See `use_realtime_runs_with_tag`, as for all that follow.
-        skip: Fields to leave out.
-        throttle_ms: At most one update per this many milliseconds.
-        enabled: While false, the status is `idle`.
-        gateway_url: See `use_realtime_stream`.
-        on_error: Called with `{code, message}` when the gateway refuses.
-        on_token_expiring: See `use_realtime_stream`.
+        **options: See `SetOptions`. The token has the scope `read:batches:` of the batch.
     """
-    named = {"batch": batch_id}
-    handlers = _handlers(on_error, on_token_expiring)
-    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, handlers)
+    return _runs({"batch": batch_id}, **options)
 
 
 def use_realtime_children(
-    run_id: str | Var[Any] | None,
+    run_id: str | Var[Any] | None, **options: Unpack[SetOptions]
+) -> RealtimeRuns:
+    """Follow the runs that a run has triggered. Every argument may be a Var.
+
+    Args:
+        run_id: Their parent; while it is None or "", the status is `idle`.
+        **options: See `SetOptions`. The token has the scope `read:runs:` of the parent; the
+            children's own streams need a scope of their own, or that of a tag they carry.
+    """
+    return _runs({"parent": run_id}, **options)
+
+
+def _runs(
+    named: dict[str, Any],
     *,
     access_token: str | Var[Any] | None = None,
     limit: int | Var[Any] = 50,
@@ -137,44 +139,6 @@ def use_realtime_children(
     gateway_url: str | Var[Any] | None = None,
     on_error: Handler = None,
     on_token_expiring: EventType[()] | None = None,
-) -> RealtimeRuns:
-    """Follow the runs that a run has triggered. Every argument may be a Var.
-
-    Args:
-        run_id: Their parent; while it is None or "", the status is `idle`.
-        access_token: With the scope `read:runs:` of the parent. The children's own streams need a
-            scope of their own, or that of a tag they carry.
-        limit: See `use_realtime_runs_with_tag`, as for all that follow.
-        skip: Fields to leave out.
-        throttle_ms: At most one update per this many milliseconds.
-        enabled: While false, the status is `idle`.
-        gateway_url: See `use_realtime_stream`.
-        on_error: Called with `{code, message}` when the gateway refuses.
-        on_token_expiring: See `use_realtime_stream`.
-    """
-    named = {"parent": run_id}
-    handlers = _handlers(on_error, on_token_expiring)
-    return _runs(named, access_token, limit, skip, throttle_ms, enabled, gateway_url, handlers)
-
-
-def _handlers(
-    on_error: Handler, on_token_expiring: EventType[()] | None
-) -> dict[str, Var[Any] | None]:
-    return {
-        "onError": handler_of(on_error, {"error": dict[str, str]}),
-        "onTokenExpiring": handler_of(on_token_expiring, {}),
-    }
-
-
-def _runs(
-    named: dict[str, Any],
-    access_token: str | Var[Any] | None,
-    limit: int | Var[Any],
-    skip: Sequence[str],
-    throttle_ms: int | Var[Any],
-    enabled: bool | Var[Any],
-    gateway_url: str | Var[Any] | None,
-    handlers: Mapping[str, Var[Any] | None],
 ) -> RealtimeRuns:
     options = {
         "runs": named,
@@ -184,6 +148,7 @@ def _runs(
         "throttleMs": throttle_ms,
         "enabled": enabled,
         "gatewayUrl": gateway_url,
-        **handlers,
+        "onError": handler_of(on_error, {"error": dict[str, str]}),
+        "onTokenExpiring": handler_of(on_token_expiring, {}),
     }
     return RealtimeRuns(hook_of("useRealtimeRuns", options))
