@@ -127,6 +127,8 @@ class Settings:
     trusted_proxies: tuple[str, ...] = LOOPBACK
     http_open: bool = False
     name: str = ""
+    metrics: MetricsAccess = "local"
+    log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
         if self.name and not (self.name.isalnum() and self.name.isascii() and len(self.name) <= 20):
@@ -137,9 +139,6 @@ class Settings:
             raise ConfigurationError(
                 "REALTIME_HTTP_OPEN is 1 and REALTIME_ENV is production; give readers tokens"
             )
-
-    metrics: MetricsAccess = "local"
-    log_format: LogFormat = "text"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:

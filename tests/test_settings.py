@@ -1,3 +1,4 @@
+import re
 import stat
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,8 @@ from gateway.stores.retention import Retention
 from gateway.stores.sqlite import SqliteStore
 
 SECRET = "a secret of the tests that is long enough"
-README = Path(__file__).parent.with_name("README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "settings.md").read_text()
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -218,7 +220,7 @@ def test_every_limit_is_read_from_the_environment_and_told(field):
     read = getattr(Settings.from_env({name: value} | more).limits, field.name)
     assert read == float(value)
     assert type(read) is type(field.default)
-    assert f"`{name}`" in README, f"the README's table leaves {name} out"
+    assert f"`{name}`" in PAGE, f"docs/settings.md leaves {name} out"
     assert f"        {field.name}: " in Limits.__doc__
 
 
@@ -248,6 +250,52 @@ def test_a_connection_may_be_asked_never_to_come_back_anew():
 def test_a_record_has_to_fit_into_a_frame():
     with pytest.raises(ConfigurationError, match=r"REALTIME_RECORD_BYTES is 3000000; .* 2097152"):
         Settings.from_env({"REALTIME_RECORD_BYTES": "3000000"})
+
+
+# The page that tells of them.
+
+
+class _Asked(dict):
+    """An empty environment that keeps which variables it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def get(self, name, default=None):
+        self.names.add(name)
+        return default
+
+
+def _rows(text):
+    """Return the names and the default of each row of the tables."""
+    for cells in re.findall(r"^\| (`REALTIME_.*)$", text, flags=re.M):
+        names, default, _ = cells.split("|", 2)
+        yield re.findall(r"`(\w+)`", names), default.strip("` ")
+
+
+def test_the_page_tells_of_the_settings_that_are_read_and_of_no_others():
+    asked = _Asked()
+    Settings.from_env(asked)
+    told = [name for names, _ in _rows(PAGE) for name in names]
+    of_the_command_line = {"REALTIME_TOKEN"}
+    assert sorted(told) == sorted(asked.names | of_the_command_line)
+
+
+def test_the_page_tells_the_defaults_of_the_limits():
+    told = {name: default for names, default in _rows(PAGE) for name in names}
+    for field in fields(Limits):
+        number, _, unit = told[f"REALTIME_{field.name.upper()}"].partition(" ")
+        size = {"KiB": 1 << 10, "MiB": 1 << 20}.get(unit, 1)
+        assert float(number.rstrip("`:")) * size == field.default, field.name
+
+
+def test_the_readmes_settings_are_on_the_page_in_the_same_words():
+    rows = re.findall(r"^\| `REALTIME_.*$", (ROOT / "README.md").read_text(), flags=re.M)
+    assert len(rows) == 10
+    for row in rows:
+        # A row of several variables may write the later ones in short.
+        assert row.replace("`…_", "`REALTIME_RETENTION_") in PAGE
 
 
 # Who may come.

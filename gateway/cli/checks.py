@@ -93,7 +93,7 @@ async def check_store(settings: Settings) -> list[Check]:
             return [await _opened(settings, "the servers answer and keep what they are given")]
         path = sqlite_file(settings.store)
     except ConfigurationError as error:
-        return [Check("wrong", "store", error.message, "see REALTIME_STORE in the README")]
+        return [Check("wrong", "store", error.message, "see REALTIME_STORE in docs/settings.md")]
     folder = next(each for each in path.absolute().parents if each.exists())
     checks = [_disk(folder)]
     if not path.exists():
