@@ -235,11 +235,7 @@ def attenuate(
     """
     ring = _ring(secret_key, keys)
     now_s = time.time() if now_s is None else now_s
-    parent = verify(token, keys=ring, now_s=now_s)
-    if not parent.id:
-        raise InvalidValue("the token has no jti: what is made from it could not be revoked")
-    if len(parent.ancestors) >= MAX_ANCESTORS:
-        raise InvalidValue(f"the token is the {MAX_ANCESTORS}th that was made from another")
+    parent = _check_parent(verify(token, keys=ring, now_s=now_s))
     child = mint(
         _lesser_scopes(parent, scopes),
         ttl_s=_lesser_life_s(parent, ttl_s, now_s),
@@ -254,6 +250,14 @@ def attenuate(
     claims["par"] = [*parent.ancestors, parent.id]
     claims["par_iat"] = parent.first_issued_at_s
     return _sign(claims, ring)
+
+
+def _check_parent(parent: Access) -> Access:
+    if not parent.id:
+        raise InvalidValue("the token has no jti: what is made from it could not be revoked")
+    if len(parent.ancestors) >= MAX_ANCESTORS:
+        raise InvalidValue(f"the token is the {MAX_ANCESTORS}th that was made from another")
+    return parent
 
 
 def _lesser_scopes(parent: Access, scopes: Sequence[str] | None) -> Sequence[str]:
