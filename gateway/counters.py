@@ -76,13 +76,13 @@ class Counters:
 
     Attributes:
         clock_s: Unix time.
-        connections_opened: WebSockets that were accepted.
+        connections_opened: WebSockets and requests of frames that were accepted.
         connections_closed: By what ended them: `client`, `cut`, or an error's code.
         records_appended: By anyone through this process, repeats left out.
         bytes_appended: Of their data.
-        records_sent: To connections, each counted for each of them.
-        bytes_received: Of frames from clients.
-        bytes_sent: Of frames to clients, as they go over the wire.
+        records_sent: To readers, each counted for each of them.
+        bytes_received: Of frames from clients, and of the bodies of appends over HTTP.
+        bytes_sent: Of frames to clients, and of the bodies that they read over HTTP.
         catch_up_reads: Pages that the store was read for because a reader lagged behind the ring.
         refusals: Errors that clients were told, by code.
         store_errors: Calls of the store that failed by no fault of the caller, by method.

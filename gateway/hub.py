@@ -411,13 +411,30 @@ class Cursor:
             RealtimeError: the stream cannot be read; subscribing again may help.
         """
         batch = self._from_tail() if self._is_on_tail() else await self._from_store()
-        if batch is not None:
-            self.position = batch.position
+        self._stepped(None if batch is None else batch.position)
+        return batch
+
+    def _stepped(self, position: Position | None) -> None:
+        """Stand after what was taken; None: there was nothing to take.
+
+        Raises:
+            RealtimeError: nor will there be, since the tail has failed.
+        """
+        if position is not None:
+            self.position = position
         elif self._tail.error is not None:
             raise self._tail.error
         else:
             self._has_caught_up = True
-        return batch
+
+    def _measure(self) -> None:
+        """Measure the hand-over of what comes next, which the tail holds."""
+        if self.is_prompt and self._has_caught_up:
+            self._tail.measure(self.position.offset)
+
+    def _note_catch_up(self) -> None:
+        self._tail.counters.catch_up_reads += 1
+        self._has_caught_up = False
 
     def _is_on_tail(self) -> bool:
         """Whether the tail knows what follows; else the store does (lagging, void)."""
@@ -427,15 +444,13 @@ class Cursor:
     def _from_tail(self) -> Batch | None:
         tail = self._tail
         if tail.holds(self.position):
-            if self.is_prompt and self._has_caught_up:
-                tail.measure(self.position.offset)
+            self._measure()
             return tail.take(self.position.offset, self._id, self._skip)
         return Batch(None, tail.position, tail.end) if tail.end is not None else None
 
     async def _from_store(self) -> Batch | None:
         tail = self._tail
-        tail.counters.catch_up_reads += 1
-        self._has_caught_up = False
+        self._note_catch_up()
         try:
             page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
         except RunNotFound:  # the run was deleted before this reader had caught up

@@ -38,22 +38,20 @@ class RecordCursor(Cursor):
             RealtimeError: the stream cannot be read.
         """
         taken = self._taken() if self._is_on_tail() else await self._read()
-        if taken is not None:
-            self.position = taken.position
-        elif self._tail.error is not None:
-            raise self._tail.error
+        self._stepped(None if taken is None else taken.position)
         return taken
 
     def _taken(self) -> Records | None:
         tail = self._tail
         if tail.holds(self.position):
+            self._measure()
             data, position = tail.data_after(self.position.offset)
             return Records(data, position, tail.end if position == tail.position else None)
         return Records([], tail.position, tail.end) if tail.end is not None else None
 
     async def _read(self) -> Records | None:
         tail = self._tail
-        tail.counters.catch_up_reads += 1
+        self._note_catch_up()
         try:
             page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
         except RunNotFound:  # the run was deleted before this reader had caught up

@@ -222,6 +222,148 @@ async def test_what_ended_connections_is_counted():
         assert (await scrape(gateway))("connections_closed_total", by="protocol_version") == 1
 
 
+# Readers over HTTP.
+
+
+def reader_over_http(**settings):
+    headers = {"Authorization": f"Bearer {token_for('read:runs:*', 'write:runs:*')}"}
+    return httpx.AsyncClient(headers=headers, timeout=20, **settings)
+
+
+async def arrival_of(lines, text):
+    """Read on until a line has the text; give the bytes that were read."""
+    size = 0
+    async for line in lines:
+        size += len(line.encode()) + 1
+        if text in line:
+            return size + len((await anext(lines)).encode()) + 1  # the empty line after it
+    raise EOFError
+
+
+async def test_a_reader_of_server_sent_events_is_counted():
+    async with serving() as gateway, reader_over_http() as http:
+        key = await new_key(gateway)
+        await append(gateway, key, b"1", b"2")
+        query = {"offset": "-1", "live": "sse"}
+        before = gateway.gateway.counters.bytes_sent
+        async with http.stream("GET", url_of(gateway, f"/v1/stream/{key}"), params=query) as it:
+            lines = it.aiter_lines()
+            size = await arrival_of(lines, "upToDate")
+            now = await scrape(gateway)
+            assert now("records_sent_total") == 2
+            assert now("sent_bytes_total") - before == size
+            assert now("delivery_seconds_count") == 0  # what was there before, and is not new
+            assert (now("http_readers"), now("connections")) == (1, 0)
+            (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
+            await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
+            await append(gateway, key, b"3")
+            size += await arrival_of(lines, "upToDate")
+            now = await scrape(gateway)
+            assert now("records_sent_total") == 3
+            assert now("sent_bytes_total") - before == size
+            assert now("delivery_seconds_count") == 1
+            assert now("slowest_reader_lag_records") == 0
+        await until(lambda: gateway.gateway._streams.live_readers == 0)
+        assert (await scrape(gateway))("http_readers") == 0
+
+
+async def test_a_long_poll_and_a_page_are_counted():
+    async with serving() as gateway, reader_over_http() as http:
+        key = await new_key(gateway)
+        await append(gateway, key, b"1", b"2")
+        url, counters = url_of(gateway, f"/v1/stream/{key}"), gateway.gateway.counters
+        page = await http.get(url)
+        assert (counters.records_sent, counters.bytes_sent) == (2, len(page.content))
+        assert counters.delivery_s.count == 0
+        query = {"offset": page.headers["Stream-Next-Offset"], "live": "long-poll"}
+        waiting = asyncio.create_task(http.get(url, params=query))
+        await until(
+            lambda: any(c._has_caught_up for tail in gateway.hub.tails for c in tail._alone)
+        )
+        assert (await scrape(gateway))("http_readers") == 1
+        await append(gateway, key, b"3")
+        size = len(page.content) + len((await waiting).content)
+        assert (counters.records_sent, counters.bytes_sent) == (3, size)
+        assert counters.delivery_s.count == 1
+
+
+async def test_what_is_appended_and_refused_over_http_is_counted():
+    async with serving() as gateway, reader_over_http() as http:
+        key = await new_key(gateway)
+        url = url_of(gateway, f"/v1/stream/{key}")
+        as_json = {"Content-Type": "application/json"}
+        await http.post(url, headers=as_json, content=b"[1, 2]")
+        assert gateway.gateway.counters.bytes_received == 6
+        assert (await http.get(url, params={"live": "sse"})).status_code == 400
+        assert (await http.get(url, headers={"Authorization": "Bearer x"})).status_code == 401
+        now = await scrape(gateway)
+        assert now("refusals_total", code="malformed_request") == 1
+        assert now("refusals_total", code="invalid_token") == 1
+
+
+async def test_a_reader_over_http_that_lags_is_seen():
+    async with serving() as gateway, reader_over_http() as http:
+        key = await new_key(gateway)
+        query = {"offset": "now", "live": "sse"}
+        async with http.stream("GET", url_of(gateway, f"/v1/stream/{key}"), params=query) as it:
+            lines = it.aiter_lines()
+            await arrival_of(lines, "upToDate")
+            record = json.dumps("x" * (RING_BYTES // 8)).encode()
+            for _ in range(80):  # more than the kernel's buffers take
+                await append(gateway, key, record)
+            await until(lambda: any(each.lag > 8 for each in gateway.gateway.figures().lagging))
+            (reader,) = gateway.gateway.figures().lagging
+            assert (reader.connection, reader.key) == ("http", key)
+            lagging = await scrape(gateway)
+            assert lagging("slowest_reader_lag_records") > 8
+            assert lagging("lagging_readers") == 1
+            await arrival_of(lines, "upToDate")
+            caught_up = await scrape(gateway)
+            assert caught_up("lagging_readers") == 0
+            assert caught_up("catch_up_reads_total") > 0
+            assert caught_up("records_sent_total") == 80
+
+
+async def test_a_reader_of_a_fork_lags_by_what_it_inherits_too():
+    async with serving(http_open=True) as gateway, httpx.AsyncClient(timeout=20) as http:
+        text = {"Content-Type": "text/plain"}
+        base, fork = url_of(gateway, "/v1/stream/base"), url_of(gateway, "/v1/stream/fork")
+        await http.put(base, headers=text)
+        for _ in range(3):
+            await http.post(base, headers=text, content=b"x")
+        await http.put(fork, headers={**text, "Stream-Forked-From": "/v1/stream/base"})
+        await http.post(fork, headers=text, content=b"y")
+        query = {"offset": "-1", "live": "sse"}
+        async with http.stream("GET", fork, params=query) as it:
+            await arrival_of(it.aiter_lines(), "upToDate")
+            (reader,) = gateway.gateway._streams._readers
+            assert (reader.position.offset, reader.lag) == (4, 0)
+            reader.position = reader.position._replace(offset=1)
+            assert reader.lag == 3
+
+
+async def test_frames_over_http_are_counted_as_on_a_websocket():
+    async with serving() as gateway, reader_over_http() as http:
+        key = await new_key(gateway)
+        subscribe = {"type": "subscribe", "id": 1, "run": key.run_id, "stream": "s"}
+        frames = ({"type": "hello", "protocol": 1}, subscribe | {"token": token_for("read:runs:*")})
+        body = "\n".join(map(json.dumps, frames)).encode()
+        async with http.stream("POST", url_of(gateway, "/v1/events"), content=body) as it:
+            lines = it.aiter_lines()
+            size = await arrival_of(lines, '"welcome"') + await arrival_of(lines, '"subscribed"')
+            (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
+            await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
+            await append(gateway, key, '"ü"'.encode())
+            size += await arrival_of(lines, '"records"')
+            now = await scrape(gateway)
+            assert now("records_sent_total") == now("connections") == now("subscriptions") == 1
+            assert now("delivery_seconds_count") == 1
+            counters = gateway.gateway.counters
+            assert counters.bytes_received == len(body)
+            pong = len('data: {"type":"pong"}\n\n')  # it comes when the frames have been read
+            assert counters.bytes_sent in (size, size + pong)
+
+
 # Names and forms.
 
 

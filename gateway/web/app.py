@@ -86,11 +86,6 @@ class Gateway:
         self._readers = Admission(often, time.monotonic())
         self._paths: Paths | None = None
         self.counters = Counters()
-        self._metrics = Metrics(
-            GatewayCollector(
-                self.counters, self._carriers.keys(), lambda: self._hub, lambda: self._kept
-            )
-        )
         self._runs = RunsApi(
             self._open_store, self._verify, lambda: self._secret_key, self._count_readers
         )
@@ -101,6 +96,16 @@ class Gateway:
             self._access_of_stream,
             self._admit_reader,
             _options(settings),
+            self.counters,
+        )
+        self._metrics = Metrics(
+            GatewayCollector(
+                self.counters,
+                self._carriers.keys(),
+                self._streams,
+                lambda: self._hub,
+                lambda: self._kept,
+            )
         )
 
     @asynccontextmanager
@@ -238,7 +243,7 @@ class Gateway:
     def figures(self) -> Figures:
         """Look at what it does at this moment."""
         memory = self._metrics.registry.get_sample_value("process_resident_memory_bytes")
-        return look(self.counters, self._hub, self._carriers, memory, self.unready)
+        return look(self.counters, self._hub, self._carriers, self._streams, memory, self.unready)
 
     def may_operate(self, bearer: str) -> bool:
         """Whether a secret key, or a token, is good for seeing inside the gateway."""
@@ -274,7 +279,7 @@ class Gateway:
             Route("/v1/asyncapi.json", _describe_frames),
             Route("/v1/schemas", self.schemas),
             *client.ROUTES,
-            frames_over_http.route(self.serve_websocket, self.settings.limits),
+            frames_over_http.route(self.serve_websocket, self.settings.limits, self.counters),
             *self._runs.routes,
             *self._streams.routes,
         ]

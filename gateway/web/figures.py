@@ -34,7 +34,7 @@ class LaggingReader:
     """A reader that has records yet to take.
 
     Attributes:
-        connection: Its name in the log.
+        connection: Its name in the log; `http` for a reader of Durable Streams.
         key: What it reads.
         lag: How many records.
     """
@@ -44,15 +44,27 @@ class LaggingReader:
     lag: int
 
 
-class Connected(Protocol):
-    """An open connection, as far as it is looked at here."""
+class Reading(Protocol):
+    """Some readers, as far as they are looked at here."""
+
+    def lagging(self) -> Iterator[LaggingReader]:
+        """Yield those that lag."""
+
+
+class Connected(Reading, Protocol):
+    """Those of an open connection."""
 
     @property
     def subscriptions(self) -> int:
         """How many go on."""
 
-    def lagging(self) -> Iterator[LaggingReader]:
-        """Yield those that lag."""
+
+class Waiting(Reading, Protocol):
+    """Those over HTTP."""
+
+    @property
+    def live_readers(self) -> int:
+        """How many requests wait for records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +94,20 @@ def look(
     counters: Counters,
     hub: Hub | None,
     connections: Iterable[Connected],
+    waiting: Waiting,
     memory_bytes: float | None,
     unready: str | None,
 ) -> Figures:
     """Look at a gateway's parts."""
     connected = list(connections)
     tails = list(hub.tails) if hub is not None else []
+    readers: list[Reading] = [*connected, waiting]
     return Figures(
         counters=counters,
         connections=len(connected),
         subscriptions=sum(each.subscriptions for each in connected),
         streams=[LiveStream(tail.key, tail.position.offset, tail.readers) for tail in tails],
-        lagging=[reader for each in connected for reader in each.lagging()],
+        lagging=[reader for each in readers for reader in each.lagging()],
         memory_bytes=int(memory_bytes or 0),
         unready=unready,
     )

@@ -24,9 +24,11 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import protocol
+from gateway.counters import Counters
 from gateway.errors import HelloExpected
 from gateway.limits import Limits
 from gateway.web.cutting import cut
+from gateway.web.wire import COUNTED
 
 PATH = "/v1/events"
 ALIVE_S = 10.0  # the client cannot ping; while it is there this is done for it
@@ -45,35 +47,37 @@ _HEADERS = {
 Serve = Callable[[WebSocket], Awaitable[None]]
 
 
-def route(serve: Serve, limits: Limits) -> Route:
+def route(serve: Serve, limits: Limits, counters: Counters) -> Route:
     """Make the endpoint.
 
     Args:
         serve: Serves one WebSocket until it closes.
         limits: How large a frame may be, how long an answer goes on, and how long a client may
             take nothing.
+        counters: Of the bytes that go either way.
     """
 
     async def answer(_: Request) -> Response:
-        return _Answer(serve, limits)
+        return _Answer(serve, limits, counters)
 
     return Route(PATH, answer, methods=["POST"])
 
 
 class _Answer(Response):
-    def __init__(self, serve: Serve, limits: Limits) -> None:
+    def __init__(self, serve: Serve, limits: Limits, counters: Counters) -> None:
         super().__init__(status_code=200, headers=_HEADERS)
         del self.headers["content-length"]
         self._serve = serve
         self._limits = limits
+        self._counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        channel = _Channel(scope, receive, send, self._limits)
-        # The extensions are those of an HTTP connection: nothing may be written past this one.
-        as_websocket = {**scope, "type": "websocket", "subprotocols": [], "extensions": {}}
+        channel = _Channel(scope, receive, send, self._limits, self._counters)
+        # The server's extensions are those of an HTTP connection: nothing may be written past this.
+        own = {"type": "websocket", "subprotocols": [], "extensions": {COUNTED: {}}}
         try:
-            await self._serve(WebSocket(as_websocket, channel.receive, channel.send))
+            await self._serve(WebSocket({**scope, **own}, channel.receive, channel.send))
         finally:
             await channel.close()
 
@@ -81,7 +85,10 @@ class _Answer(Response):
 class _Channel:
     """The two ends of a WebSocket, made of a request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, limits: Limits, counters: Counters
+    ) -> None:
+        self._counters = counters
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -117,7 +124,9 @@ class _Channel:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 return None
-            self._rest += message.get("body", b"")
+            body = message.get("body", b"")
+            self._counters.bytes_received += len(body)
+            self._rest += body
             self._is_read = not message.get("more_body", False)
         line, newline, self._rest = self._rest.partition(b"\n")
         return line if line or newline else None
@@ -174,6 +183,7 @@ class _Channel:
     async def _write(self, body: bytes, *, more: bool) -> None:
         try:
             async with asyncio.timeout(self._limits.send_s):
+                self._counters.bytes_sent += len(body)
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError:
             self._is_closed = True

@@ -28,7 +28,7 @@ from gateway.counters import Counters, Histogram
 from gateway.errors import BY_CODE
 from gateway.hub import Hub
 from gateway.stores.base import Store
-from gateway.web.figures import Connected
+from gateway.web.figures import Connected, Reading, Waiting
 
 METRICS_PATH = "/metrics"
 
@@ -48,6 +48,7 @@ class GatewayCollector(Collector):
     Args:
         counters: The gateway's.
         connections: Those that are open.
+        waiting: Readers over HTTP.
         hub: Gives the hub; None while the gateway is not running.
         store: Gives the store, likewise.
     """
@@ -56,11 +57,13 @@ class GatewayCollector(Collector):
         self,
         counters: Counters,
         connections: Collection[Connected],
+        waiting: Waiting,
         hub: Callable[[], Hub | None],
         store: Callable[[], Store | None],
     ) -> None:
         self._counters = counters
         self._connections = connections
+        self._waiting = waiting
         self._hub = hub
         self._store = store
 
@@ -85,20 +88,27 @@ class GatewayCollector(Collector):
 
     def _of_connections(self) -> Iterator[Metric]:
         counters, connections = self._counters, self._connections
-        yield _gauge("realtime_connections", "Open WebSockets.", len(connections))
+        yield _gauge(
+            "realtime_connections", "Open WebSockets and answers of frames.", len(connections)
+        )
         yield _counter(
-            "realtime_connections_opened", "WebSockets accepted.", counters.connections_opened
+            "realtime_connections_opened", "Connections accepted.", counters.connections_opened
         )
         yield _labeled(
             "realtime_connections_closed",
-            "WebSockets ended, by what ended them: client, cut, or an error's code.",
+            "Connections ended, by what ended them: client, cut, or an error's code.",
             "by",
             counters.connections_closed,
         )
         yield _gauge(
             "realtime_subscriptions",
-            "Subscriptions of all open WebSockets.",
+            "Subscriptions of all open connections.",
             sum(each.subscriptions for each in connections),
+        )
+        yield _gauge(
+            "realtime_http_readers",
+            "Requests for streams over HTTP that wait for records.",
+            self._waiting.live_readers,
         )
         yield _labeled(
             "realtime_refusals",
@@ -117,13 +127,19 @@ class GatewayCollector(Collector):
         yield _counter("realtime_appended_bytes", "Data of those records.", counters.bytes_appended)
         yield _counter(
             "realtime_records_sent",
-            "Records handed to WebSockets, each counted for each of them.",
+            "Records handed to readers, each counted for each of them.",
             counters.records_sent,
         )
         yield _counter(
-            "realtime_received_bytes", "Frames from WebSockets.", counters.bytes_received
+            "realtime_received_bytes",
+            "Frames from clients, and what they append over HTTP.",
+            counters.bytes_received,
         )
-        yield _counter("realtime_sent_bytes", "Frames to WebSockets.", counters.bytes_sent)
+        yield _counter(
+            "realtime_sent_bytes",
+            "Frames to clients, and what they read over HTTP.",
+            counters.bytes_sent,
+        )
         yield _histogram(
             "realtime_append_seconds", "From an append to its durability.", counters.append_s
         )
@@ -136,7 +152,8 @@ class GatewayCollector(Collector):
     def _of_readers(self) -> Iterator[Metric]:
         hub = self._hub()
         tails = list(hub.tails) if hub is not None else []
-        lags = [reader.lag for each in self._connections for reader in each.lagging()]
+        readers: list[Reading] = [*self._connections, self._waiting]
+        lags = [reader.lag for each in readers for reader in each.lagging()]
         yield _gauge("realtime_live_streams", "Streams that have readers here.", len(tails))
         yield _gauge(
             "realtime_ring_bytes",

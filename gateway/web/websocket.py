@@ -249,7 +249,7 @@ class Carrier:
                 return
             text = message.get("text")
             frame = message["bytes"] if text is None else text
-            self._counters.bytes_received += len(frame)
+            self._wire.received(len(frame))
             self._carry(self._machine.receive(frame, self._clock_s()), len(frame))
             self._is_deaf = self._flight.is_full
             await self._flight.room()

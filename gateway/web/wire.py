@@ -10,6 +10,8 @@ from gateway.commands import Close
 from gateway.counters import Counters
 from gateway.web.direct import frame_size, sink_of
 
+COUNTED = "realtime.counted"  # of a scope's extensions: whoever lent it counts its bytes
+
 
 class Wire:
     """Sends to one client, and knows since when it has been waiting for it.
@@ -17,7 +19,7 @@ class Wire:
     Args:
         websocket: Accepted.
         clock_s: Unix time.
-        counters: Of what is sent.
+        counters: Of the bytes that go either way.
 
     Attributes:
         sink: Takes frames at once, and cuts the connection; None on a server that lends none.
@@ -30,6 +32,7 @@ class Wire:
         self._websocket = websocket
         self._clock_s = clock_s
         self._counters = counters
+        self._is_counted = COUNTED in websocket.scope.get("extensions", {})
         self.sink = sink_of(websocket)
         self.blocked_since_s: float | None = None
 
@@ -37,10 +40,16 @@ class Wire:
         """Send a text frame; waits while the client takes nothing."""
         self.blocked_since_s = self._clock_s()
         try:
-            self._counters.bytes_sent += frame_size(text)
+            if not self._is_counted:
+                self._counters.bytes_sent += frame_size(text)
             await self._websocket.send_text(text)
         finally:
             self.blocked_since_s = None
+
+    def received(self, size: int) -> None:
+        """Take note of a frame from the client."""
+        if not self._is_counted:
+            self._counters.bytes_received += size
 
     async def close(self, close: Close) -> None:
         """Say goodbye; a client that does not answer is cut off later."""

@@ -10,7 +10,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from gateway.access import Access, require
 from gateway.authorization import require_read
+from gateway.counters import Counters
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.hub import Hub
 from gateway.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
@@ -36,6 +37,7 @@ from gateway.web.durable_streams.writing import (
     delete_path,
     read_body,
 )
+from gateway.web.figures import LaggingReader
 
 PREFIX = "/v1/stream/"
 MAX_PATH = 512  # characters
@@ -89,6 +91,7 @@ class DurableStreams:
         access: Says what a request's bearer may do, or raises.
         admit: Counts a request that waits for records, or raises; gives what takes it off again.
         options: What they run with.
+        counters: Of what happens here.
         chances: Time and randomness.
     """
 
@@ -98,6 +101,7 @@ class DurableStreams:
     access: Callable[[Request], Access]
     admit: Callable[[Request, Access], Callable[[], None]]
     options: Options
+    counters: Counters
     chances: Chances = field(default_factory=lambda: Chances(time.time, random.random))
     _readers: Readers = field(default_factory=Readers)
 
@@ -105,6 +109,10 @@ class DurableStreams:
     def live_readers(self) -> int:
         """How many requests wait for records."""
         return len(self._readers)
+
+    def lagging(self) -> Iterator[LaggingReader]:
+        """Yield those of them that have records yet to take."""
+        return self._readers.lagging()
 
     def shut_down(self) -> None:
         """End what goes on; its readers come back where they were."""
@@ -125,21 +133,28 @@ class DurableStreams:
         try:
             response = await self._answer(request)
         except Refused as refused:
-            response = _refusal(refused.status, refused.code, refused.message, refused.headers)
+            response = self._refuse(refused.status, refused, refused.headers)
         except RunNotFound as error:
-            response = _refusal(404, error.code, error.message, {})
+            response = self._refuse(404, error, {})
         except RealtimeError as error:
             status = 400 if error.http_status == 422 else error.http_status
             more = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
             if error.retry_after_s is not None:
                 more["Retry-After"] = str(math.ceil(error.retry_after_s))
-            response = _refusal(status, error.code, error.message, more)
+            response = self._refuse(status, error, more)
         for name, value in _SECURITY.items():
             response.headers[name] = value
         response.headers.setdefault("Cache-Control", "no-store")
         if not self.options.is_open:
             response.headers["Vary"] = "Authorization"
         return response
+
+    def _refuse(
+        self, status: int, error: Refused | RealtimeError, more: dict[str, str]
+    ) -> Response:
+        self.counters.refusals[error.code] += 1
+        body = {"code": error.code, "message": error.message, "retryable": status in (429, 503)}
+        return JSONResponse(body, status, more)
 
     async def _answer(self, request: Request) -> Response:
         call = await self._call(request)
@@ -173,7 +188,7 @@ class DurableStreams:
             may = call.access.may_read_path(source)
             require(may, f"read path {source}")
             creation = creation._replace(fork=creation.fork._replace(source=source))
-        body = await read_body(call.request)
+        body = await self._body(call)
         if call.run is not None:
             return await self._writing().find(self._of_run(call.name, call.run), creation, body)
         url = str(call.request.url.replace(query="", fragment=""))
@@ -183,7 +198,12 @@ class DurableStreams:
         self._require_write(call)
         stream = await self._open(call)
         addition = headers.read_addition(call.request.headers)
-        return await self._writing().append(stream, addition, await read_body(call.request))
+        return await self._writing().append(stream, addition, await self._body(call))
+
+    async def _body(self, call: _Call) -> bytes:
+        body = await read_body(call.request)
+        self.counters.bytes_received += len(body)
+        return body
 
     async def _delete(self, call: _Call) -> Response:
         if call.run is None:
@@ -250,7 +270,8 @@ class DurableStreams:
 
     def _reader(self) -> Reader:
         opening = Opening(self.hub(), self.paths(), self._readers)
-        return Reader(opening, self.options.times, self.chances, self.options.is_open)
+        options = self.options
+        return Reader(opening, options.times, self.chances, options.is_open, self.counters)
 
     def _writing(self) -> Writing:
         return Writing(self.paths(), self.options.record_bytes)
@@ -280,8 +301,3 @@ def _key_of_run(name: str) -> StreamKey | None:
     if not run_id.startswith("run_"):
         return None
     return StreamKey(check_run_id(run_id), check_stream_id(stream_id))
-
-
-def _refusal(status: int, code: str, message: str, more: dict[str, str]) -> Response:
-    body = {"code": code, "message": message, "retryable": status in (429, 503)}
-    return JSONResponse(body, status, more)

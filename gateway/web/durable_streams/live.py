@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
@@ -14,10 +15,17 @@ from gateway.web.durable_streams.configuration import to_logical
 from gateway.web.durable_streams.paths import Paths
 from gateway.web.durable_streams.refusals import position_gone
 from gateway.web.durable_streams.streams import Chunk, HttpStream
+from gateway.web.figures import LaggingReader
 
 
 class Readers(set["LiveReader"]):
     """Those who read now."""
+
+    def lagging(self) -> Iterator[LaggingReader]:
+        """Yield those that have records yet to take."""
+        for reader in tuple(self):
+            if reader.lag:
+                yield LaggingReader("http", reader.stream.key, reader.lag)
 
     def call_off(self) -> None:
         """Tell all of them to end."""
@@ -68,6 +76,14 @@ class LiveReader:
         self._cursor: RecordCursor | None = None
         self._watch: RecordCursor | None = None  # on the configuration, which says if it is gone
 
+    @property
+    def lag(self) -> int:
+        """How many records it has yet to take."""
+        if self._cursor is None:
+            return 0
+        end = self._cursor.tail_position.offset + self.stream.start
+        return max(0, end - self.position.offset)
+
     async def __aenter__(self) -> LiveReader:
         stream = self.stream
         self._readers.add(self)
@@ -77,6 +93,7 @@ class LiveReader:
             self._cursor = await self._hub.open(
                 RecordCursor, stream.key, self._place, 0, self._woken.set
             )
+            self._cursor.is_prompt = True
             if stream.path is not None:
                 key = path_config(stream.path)
                 self._watch = await self._hub.open(RecordCursor, key, _end, 0, self._woken.set)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.counters import Counters
 from gateway.errors import RealtimeError
 from gateway.records import ORIGIN
 from gateway.web.durable_streams import bodies, headers
@@ -88,10 +89,19 @@ class Reader:
         times: How long answers that wait go on.
         chances: Time and randomness.
         is_public: Caches may share the answers, since anybody may read.
+        counters: Of what is sent.
     """
 
-    def __init__(self, opening: Opening, times: Times, chances: Chances, is_public: bool) -> None:
+    def __init__(
+        self,
+        opening: Opening,
+        times: Times,
+        chances: Chances,
+        is_public: bool,
+        counters: Counters,
+    ) -> None:
         self._opening = opening
+        self._counters = counters
         self._paths = opening.paths
         self._times = times
         self._chances = chances
@@ -153,7 +163,8 @@ class Reader:
 
     def _page(self, stream: HttpStream, chunk: Chunk, more: dict[str, str]) -> Response:
         found = {"Content-Type": stream.configuration.content_type} | _where(chunk) | more
-        return Response(bodies.join(stream.form, chunk.records), 200, found)
+        body = bodies.join(stream.form, chunk.records)
+        return Response(self._counted(body, len(chunk.records)), 200, found)
 
     # ---- long-poll ----
 
@@ -230,20 +241,26 @@ class Reader:
                         if chunk.is_closed:
                             return
                     elif not await reader.wait(min(left_s, self._alive_s(reading.stream))):
-                        yield bodies.KEEP_ALIVE
+                        yield self._counted(bodies.KEEP_ALIVE)
         except (Refused, RealtimeError):
             return  # the reader comes back, and is told why
 
     def _event(self, reading: Reading, chunk: Chunk) -> bytes:
         data = bodies.event(reading.stream.form, chunk.records) if chunk.records else b""
-        return data + bodies.control(
+        data += bodies.control(
             str(chunk.position),
             cursor=self._cursor(reading.request),
             up_to_date=chunk.is_at_tail,
             closed=chunk.is_closed,
         )
+        return self._counted(data, len(chunk.records))
 
     # ---- both ----
+
+    def _counted(self, body: bytes, record_count: int = 0) -> bytes:
+        self._counters.bytes_sent += len(body)
+        self._counters.records_sent += record_count
+        return body
 
     def _cursor(self, request: Request) -> str:
         given = request.query_params.get("cursor")
