@@ -11,7 +11,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     revocations  which tokens are good no more
     verification reads a token; the clock is an argument
     tokens       mint scoped tokens, make lesser ones of them, revoke them
-    protocol     WebSocket frames as values (PROTOCOL.md says what they mean)
+    protocol/    WebSocket frames as values (PROTOCOL.md says what they mean)
     stores/      base (the contract), memory, sqlite, remote
     cohorts      readers at one tail that are handed the same bytes
     hub          Tail, Cursor, Hub: how readers share a live stream

@@ -1,0 +1,80 @@
+"""The frames of the WebSocket as values, and how to read and write them. No I/O.
+
+    client_frames   what a client sends
+    gateway_frames  what a gateway sends
+    coding          text to frame, frame to text
+    contents        records and runs as they stand in frames
+
+The rest of the code takes all of it from here: `protocol.Subscribe`, `protocol.decode`.
+
+Source:
+    PROTOCOL.md, sections 4 and 5.
+"""
+
+# ruff: noqa: I001  (it would give every name an import statement of its own)
+
+from gateway.protocol.client_frames import (
+    MAX_APPEND_RECORDS as MAX_APPEND_RECORDS,
+    PING_MS as PING_MS,
+    VERSION as VERSION,
+    Append as Append,
+    ClientFrame as ClientFrame,
+    Delete as Delete,
+    FromLast as FromLast,
+    FromPosition as FromPosition,
+    Head as Head,
+    Hello as Hello,
+    Ping as Ping,
+    Read as Read,
+    Register as Register,
+    Request as Request,
+    RunCreate as RunCreate,
+    RunDelete as RunDelete,
+    RunGet as RunGet,
+    RunList as RunList,
+    RunPatch as RunPatch,
+    RunSetFields as RunSetFields,
+    RunsGet as RunsGet,
+    Spend as Spend,
+    Start as Start,
+    Subscribe as Subscribe,
+    Token as Token,
+    Unsubscribe as Unsubscribe,
+    WriterFields as WriterFields,
+)
+from gateway.protocol.coding import (
+    decode as decode,
+    decode_gateway as decode_gateway,
+    encode as encode,
+    id_of as id_of,
+    start_of as start_of,
+)
+from gateway.protocol.contents import (
+    encode_record as encode_record,
+    encode_records as encode_records,
+    encode_runs as encode_runs,
+    record_data as record_data,
+    strip_run_record as strip_run_record,
+    time_of as time_of,
+    without as without,
+)
+from gateway.protocol.gateway_frames import (
+    Appended as Appended,
+    End as End,
+    ErrorFrame as ErrorFrame,
+    GapFrame as GapFrame,
+    GatewayFrame as GatewayFrame,
+    LimitFields as LimitFields,
+    PageFields as PageFields,
+    Pong as Pong,
+    ReceivedFrame as ReceivedFrame,
+    RecordsFrame as RecordsFrame,
+    Reset as Reset,
+    Result as Result,
+    ResultFrame as ResultFrame,
+    Subscribed as Subscribed,
+    TokenAccepted as TokenAccepted,
+    TokenExpiring as TokenExpiring,
+    Unsubscribed as Unsubscribed,
+    Welcome as Welcome,
+)

@@ -1,0 +1,79 @@
+"""What users have made, as it stands in frames: records and runs, written once and cut by bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.records import Record
+from gateway.runs import Run
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_record(record: Record, run_id: str) -> bytes:
+    """Write one record as it stands in `records` frames; the data is copied, not read."""
+    source = b""
+    if record.source != run_id:
+        source = b',"source":' + (
+            b"null" if record.source is None else b'"%b"' % record.source.encode()
+        )
+    return b'{"offset":%d,"time_ms":%d%b,"data":%b}' % (
+        record.offset,
+        record.time_ms,
+        source,
+        record.data,
+    )
+
+
+def time_of(encoded: bytes) -> int:
+    """Read when a record was accepted from how it was encoded, ms since 1970 UTC."""
+    start = encoded.index(b'"time_ms":') + 10
+    return int(encoded[start : encoded.index(b",", start)])
+
+
+def without(wire: dict[str, Any], skip: Collection[str]) -> dict[str, Any]:
+    """Leave fields out of a run or of a patch of one."""
+    return {name: value for name, value in wire.items() if name not in skip}
+
+
+def encode_runs(runs: Iterable[Run], skip: Collection[str], max_bytes: int) -> list[Raw]:
+    """Write runs, as many of the first as fit; at least one if there is one."""
+    encoded: list[Raw] = []
+    size = 0
+    for run in runs:
+        data = _encoder.encode(without(run.to_wire(), skip))
+        size += len(data)
+        if encoded and size > max_bytes:
+            break
+        encoded.append(Raw(data))
+    return encoded
+
+
+def strip_run_data(data: bytes, skip: Collection[str]) -> bytes:
+    """Leave fields out of a record's data in the log of a run or of a set of runs."""
+    change = without(msgspec.json.decode(data), skip)
+    for name in ("run", "patch"):  # of a set's log; no run has fields of these names
+        if isinstance(change.get(name), dict):
+            change[name] = without(change[name], skip)
+    return _encoder.encode(change)
+
+
+def record_data(encoded: bytes) -> bytes:
+    """Return the data of an encoded record."""
+    return encoded.partition(b'"data":')[2][:-1]  # what is before it are numbers and an id
+
+
+def strip_run_record(encoded: bytes, skip: Collection[str]) -> bytes:
+    """Leave fields out of an encoded record of such a log."""
+    head, _, data = encoded.partition(b'"data":')  # what is before it are numbers and an id
+    return head + b'"data":' + strip_run_data(data[:-1], skip) + b"}"
+
+
+def encode_records(id: int, records: Iterable[bytes], position: str) -> str:
+    """Write a `records` frame from records that are already encoded."""
+    body = b",".join(records).decode()
+    return f'{{"type":"records","id":{id},"records":[{body}],"position":"{position}"}}'
