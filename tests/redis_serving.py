@@ -36,7 +36,7 @@ class RedisServer:
     """A server in a process of its own.
 
     Args:
-        options: As on its command line, without the dashes.
+        options: As on its command line, without the dashes; of several words, a tuple.
         binary: Of the server.
     """
 
@@ -50,8 +50,16 @@ class RedisServer:
 
     def start(self):
         """Start it, again if need be, and wait until it answers."""
+        self.begin()
+        return self.wait()
+
+    def begin(self):
+        """Start it and do not wait."""
         with open(self.folder / "log", "a") as log:
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+
+    def wait(self):
+        """Wait until it answers."""
         deadline = time.monotonic() + DEADLINE_S
         while not self._answers():
             assert self.process.poll() is None, (self.folder / "log").read_text()
@@ -62,8 +70,11 @@ class RedisServer:
     def command(self):
         """Return the command line that starts it."""
         options = {"port": self.port, "dir": self.folder, "bind": "127.0.0.1"} | self.options
-        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        return [self.binary, *arguments]
+        arguments = [self.binary]
+        for name, value in options.items():
+            values = value if isinstance(value, tuple) else (value,)
+            arguments += [f"--{name}", *map(str, values)]
+        return arguments
 
     def _answers(self):
         try:
@@ -93,12 +104,25 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(**options):
-    server = RedisServer(**options).start()
+def running(*servers):
+    """Have servers for a block; they start side by side."""
+    started = []
     try:
-        yield server
+        for server in servers:
+            server.begin()
+            started.append(server)
+        for server in servers:
+            server.wait()
+        yield servers
     finally:
-        server.stop()
+        for server in started:
+            server.stop()
+
+
+@contextmanager
+def redis_server(**options):
+    with running(RedisServer(**options)) as (server,):
+        yield server
 
 
 @functools.cache

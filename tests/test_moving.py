@@ -1,14 +1,20 @@
 """Copies of stores, with positions kept: what `gateway.stores.moving` promises, for every pair."""
 
 import asyncio
+import functools
 import json
+import os
+import pty
 import signal
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from commanding import going, realtime
-from redis_serving import fresh_url
-from serving import gateway_process, new_run, token_for
+from redis_serving import fresh_url, shared_server
+from redis_topologies import cluster, sentinels
+from serving import environment, gateway_process, new_run, token_for, until
 
 from gateway.errors import ConfigurationError, StoreUnavailable, WriterFenced
 from gateway.records import (
@@ -32,8 +38,33 @@ KINDS = ["sqlite", "redis"]
 FAR_MS = 4_000_000_000_000
 
 
-def url_of(kind, folder, name):
-    return fresh_url() if kind == "redis" else f"sqlite:{folder}/{name}.db?durability=normal"
+@pytest.fixture(scope="module")
+def servers():
+    """Gives the servers of a kind, which are started when they are first asked for."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def of(kind):
+            if kind == "redis":
+                return shared_server()
+            return stack.enter_context(sentinels(count=1) if kind == "sentinel" else cluster())
+
+        yield of
+
+
+@pytest.fixture
+async def url_of(servers, tmp_path):
+    """Gives the URL of a store of a kind with nothing in it."""
+
+    async def of(kind, name):
+        if kind == "sqlite":
+            return f"sqlite:{tmp_path}/{name}.db?durability=normal"
+        made = servers(kind)
+        if kind != "redis":
+            await until(made.is_joined)
+        return fresh_url(made)
+
+    return of
 
 
 @asynccontextmanager
@@ -42,16 +73,20 @@ async def both(source, target):
         yield one, two
 
 
-@pytest.fixture(params=KINDS)
-async def store(request, tmp_path):
-    async with opened(open_movable_store(url_of(request.param, tmp_path, "one"))) as store:
+@pytest.fixture(params=[*KINDS, "cluster"])
+async def store(request, url_of):
+    async with opened(open_movable_store(await url_of(request.param, "one"))) as store:
         yield store
 
 
-@pytest.fixture(params=[(a, b) for a in KINDS for b in KINDS], ids=lambda pair: " to ".join(pair))
-def urls(request, tmp_path):
+PAIRS = [(a, b) for a in KINDS for b in KINDS]
+PAIRS += [("sqlite", "cluster"), ("cluster", "sentinel"), ("sentinel", "sqlite")]
+
+
+@pytest.fixture(params=PAIRS, ids=lambda pair: " to ".join(pair))
+async def urls(request, url_of):
     source, target = request.param
-    return url_of(source, tmp_path, "source"), url_of(target, tmp_path, "target")
+    return await url_of(source, "source"), await url_of(target, "target")
 
 
 async def values(store, key, after=None):
@@ -290,6 +325,39 @@ async def test_clients_go_on_in_the_copy_where_they_were(tmp_path):
             assert (await realtime("append", *key, "2", "--end", *where)).code == 0
             assert await tail.line() == "2"  # and not 1 once more
             assert (await tail.done()).code == 0
+
+
+async def test_the_command_copies_from_a_cluster_to_where_sentinels_lead(url_of):
+    source, target = await url_of("cluster", "one"), await url_of("sentinel", "two")
+    target = target.replace("://", "://default:hidden@")  # a server without a password takes any
+    async with opened(open_movable_store(source)) as store:
+        await fill(store)
+    code, said = await asyncio.to_thread(on_a_terminal, "copy", source, target, "--json")
+    assert code == 0, said
+    assert '{"runs":2,"streams":10,"records":93}' in said
+    assert "100%" in said
+    assert "hidden" not in said
+
+
+def on_a_terminal(*arguments):
+    """Run a command on a terminal of its own; returns its exit code and what was to be seen."""
+    ours, its = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", *arguments],
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            env=environment(),
+        )
+        os.close(its)
+        said = b""
+        try:
+            while part := screen.read(4096):
+                said += part
+        except OSError:
+            pass  # Linux says so that the other side has closed
+        return process.wait(), said.decode()
 
 
 async def test_a_copy_that_is_killed_goes_on(tmp_path):

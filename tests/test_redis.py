@@ -474,7 +474,7 @@ async def test_an_append_waits_for_a_replica_if_the_url_says_so():
             at_once = {"repl-diskless-sync-delay": "0"}
             with server.client() as client:
                 client.config_set("repl-diskless-sync-delay", "0")
-            with redis_server(replicaof=f"127.0.0.1 {server.port}", **at_once) as replica:
+            with redis_server(replicaof=("127.0.0.1", server.port), **at_once) as replica:
                 await until(lambda: replica.info("replication")["master_link_status"] == "up")
                 store._servers._lane(None, "write")._wait_ms = 5000
                 assert (await store.append(key, [b"2"])).offset == 1

@@ -1,91 +1,49 @@
 """The Redis store behind sentinels, on a cluster and through TLS: real servers of each."""
 
 import asyncio
+import functools
 import ipaddress
 import json
+import signal
 import ssl
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from redis_serving import RedisServer, free_port, redis_server
+from redis_serving import VALKEY, free_port, fresh_url, redis_62, redis_server
+from redis_topologies import cluster, is_up_to_date, node_id, sentinels
 
-from gateway.errors import StoreUnavailable
-from gateway.records import RunSet, StreamKey, Writer
+from gateway.errors import StoreUnavailable, WriterGap
+from gateway.records import Position, RunSet, StreamKey, Writer
 from gateway.stores.base import RunQuery
 from gateway.stores.redis_servers import bucket_of
 from tests.serving import DEADLINE_S, new_run, until
 from tests.test_redis import _follow, new_key, opened, take, whole
 
-SLOTS = 16384
+SERVERS = pytest.mark.parametrize(
+    "binary", [VALKEY, redis_62()], ids=["newest server", "oldest server"]
+)
 
 
 # Sentinel.
 
 
-@contextmanager
-def sentinels():
-    """A master, its replica, and three sentinels that name it `mine`."""
-    with ExitStack() as stack:
-        options = {"repl-diskless-sync-delay": "0"}
-        master = stack.enter_context(redis_server(**options))
-        replica = stack.enter_context(redis_server(replicaof=f"127.0.0.1 {master.port}", **options))
-        watching = [stack.enter_context(_sentinel(master.port)) for _ in range(3)]
-        url = "redis+sentinel://" + ",".join(f"127.0.0.1:{each.port}" for each in watching)
-        yield f"{url}/mine", master, replica, watching
-
-
-class Sentinel(RedisServer):
-    """A sentinel that watches a master."""
-
-    def __init__(self, master_port):
-        super().__init__()
-        self.folder.joinpath("sentinel.conf").write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
-            f"sentinel monitor mine 127.0.0.1 {master_port} 2\n"
-            "sentinel down-after-milliseconds mine 500\n"
-            "sentinel failover-timeout mine 5000\n"
-        )
-
-    def command(self):
-        return [self.binary, str(self.folder / "sentinel.conf"), "--sentinel"]
-
-
-@contextmanager
-def _sentinel(master_port):
-    server = Sentinel(master_port).start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-def _sees(sentinel):
-    with sentinel.client() as client:
-        master = client.sentinel_master("mine")
-        return master["num-slaves"] == 1 and master["num-other-sentinels"] == 2
-
-
-async def test_a_store_follows_the_master_that_sentinels_name():
-    with sentinels() as (url, master, replica, watching):
-        await until(lambda: all(map(_sees, watching)))
-        await until(lambda: replica.info("replication")["master_link_status"] == "up")
-        async with opened(url, deaf_s=2, patience_s=DEADLINE_S) as store:
+@SERVERS
+async def test_a_store_follows_the_master_that_sentinels_name(binary):
+    with sentinels(binary, 3 if binary == VALKEY else 1) as made:
+        await until(made.is_joined)
+        master, replica = made.master, made.replica
+        async with opened(made.url, deaf_s=2, patience_s=DEADLINE_S) as store:
             key = await new_key(store)
             for number in range(5):
                 await store.append(key, [b"%d" % number], writer=Writer("w", 0, number))
             held = []
             following = asyncio.create_task(_follow(store, key, held))
             await until(lambda: len(held) == 5)
-            await until(
-                lambda: (
-                    replica.info("replication")["slave_repl_offset"]
-                    == master.info("replication")["master_repl_offset"]
-                )
-            )
+            await until(lambda: is_up_to_date(master, replica))
             master.kill()
             for number in range(5, 30):
                 done = await store.append(key, [b"%d" % number], writer=Writer("w", 0, number))
@@ -101,43 +59,25 @@ async def test_a_store_follows_the_master_that_sentinels_name():
 # Cluster.
 
 
-@contextmanager
-def cluster(count=3):
-    """Servers that share the slots; and the URL of a store on them."""
+@pytest.fixture(scope="module")
+def clusters():
+    """Clusters by binary, each made when it is first asked for."""
     with ExitStack() as stack:
-        options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
-        nodes = [
-            stack.enter_context(redis_server(**options, **{"cluster-port": free_port()}))
-            for _ in range(count)
-        ]
-        for at, node in enumerate(nodes):
-            with node.client() as client:
-                first, last = SLOTS * at // count, SLOTS * (at + 1) // count - 1
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
-                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
-        with nodes[0].client() as client:
-            for other in nodes[1:]:
-                bus = other.options["cluster-port"]
-                client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, bus)
-        yield f"redis+cluster://127.0.0.1:{nodes[0].port}", nodes
-
-
-def _is_whole(node):
-    with node.client() as client:
-        info, slots = client.cluster("INFO"), client.cluster("SLOTS")
-    return info["cluster_state"] == "ok" and len(slots) == 3
+        yield functools.cache(
+            lambda binary: stack.enter_context(cluster(binary, with_replica=True))
+        )
 
 
 @asynccontextmanager
-async def on_cluster():
-    with cluster() as (url, nodes):
-        await until(lambda: all(map(_is_whole, nodes)))
-        async with opened(url) as store:
-            yield store, nodes
+async def on(made):
+    """Open a store on a cluster."""
+    await until(made.is_joined)
+    async with opened(fresh_url(made), deaf_s=2, patience_s=DEADLINE_S) as store:
+        yield store
 
 
-async def test_a_cluster_holds_streams_runs_and_sets_on_all_its_servers():
-    async with on_cluster() as (store, nodes):
+async def test_a_cluster_holds_streams_runs_and_sets_on_all_its_servers(clusters):
+    async with on(made := clusters(VALKEY)) as store:
         assert len(store._servers.one_bucket_each()) == 3
         lot = [new_run(tags=["x"], batch_id="b") for _ in range(30)]
         await asyncio.gather(*(store.create_run(run) for run in lot))
@@ -156,13 +96,14 @@ async def test_a_cluster_holds_streams_runs_and_sets_on_all_its_servers():
         found = await store.get_set([RunSet("tag", "x"), RunSet("batch", "b")], 100)
         assert {run.status for run in found.runs} == {"canceled"}
         assert len(await whole(store, RunSet("tag", "x").log)) == 60
-        for node in nodes:
+        for node in made.masters:
             assert node.info("keyspace")["db0"]["keys"] > 30
         assert store.is_ready
 
 
-async def test_a_slot_that_moves_takes_its_streams_along():
-    async with on_cluster() as (store, nodes):
+async def test_a_slot_that_moves_takes_its_streams_along(clusters):
+    async with on(made := clusters(VALKEY)) as store:
+        nodes = made.masters
         key = await new_key(store)
         slot = store._servers._slots[bucket_of(key.run_id)]
         source = next(node for node in nodes if _count(node, slot))
@@ -182,9 +123,11 @@ async def test_a_slot_that_moves_takes_its_streams_along():
         assert store._servers._owners[bucket_of(key.run_id)] == ("127.0.0.1", target.port)
 
 
-async def _append(store, key, count):
-    for number in range(count):
-        await store.append(key, [b"%d" % number], writer=Writer("w", 0, number))
+async def _append(store, key, count, *, start=0, writer="w"):
+    for number in range(start, start + count):
+        of = Writer(writer, 0, number) if writer else None
+        done = await store.append(key, [b"%d" % number], writer=of)
+    return done
 
 
 def _count(node, slot):
@@ -192,21 +135,91 @@ def _count(node, slot):
         return client.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot)
 
 
-def _id(node):
-    with node.client() as client:
-        return client.execute_command("CLUSTER", "MYID")
-
-
 def _migrate(source, target, slot, nodes):
     """Move a slot as `redis-cli --cluster reshard` does, key by key."""
     with source.client() as leaving, target.client() as entering:
-        entering.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", _id(source))
-        leaving.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", _id(target))
+        entering.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", node_id(source))
+        leaving.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", node_id(target))
         while names := leaving.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
             leaving.execute_command("MIGRATE", "127.0.0.1", target.port, names[0], 0, 5000)
         for node in (target, source, *nodes):
             with node.client() as client:
-                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", node_id(target))
+
+
+@SERVERS
+async def test_a_failover_of_one_shard_tells_of_what_it_lost_and_leaves_the_others_alone(
+    binary, clusters
+):
+    async with on(made := clusters(binary)) as store:
+        key, other = (
+            await _key_at(store, made.masters[0]),
+            await _key_at(store, made.masters[1]),
+        )
+        seen, unharmed = Seen(store, key), Seen(store, other)
+        await _append(store, key, 5)
+        before = await store.append(other, [b"0"])
+        master, replica = made.masters[0], made.replica
+        await until(lambda: is_up_to_date(master, replica))
+        _keep_from_replica(master, replica)
+        lost = await _append(store, key, 5, start=5)
+        await until(lambda: seen.values == list(range(10)))
+        master.kill()
+        replica.signal(signal.SIGCONT)
+        await until(lambda: seen.resets == ["tail_lost"])
+        await until(lambda: seen.values == list(range(5)))
+        with pytest.raises(WriterGap, match="sequence 10; 5 is expected"):
+            await store.append(key, [b"10"], writer=Writer("w", 0, 10))
+        after = await _append(store, key, 5, start=20, writer=None)
+        assert after.position.offset == lost.position.offset
+        assert after.position.epoch > lost.position.epoch
+        await until(lambda: seen.values == [0, 1, 2, 3, 4, 20, 21, 22, 23, 24])
+        assert seen.resets == ["tail_lost", "epoch_changed"]
+        for offset in (3, 10):  # a client that was away, with what it knows
+            page = await store.read(key, Position(lost.position.epoch, offset))
+            assert (page.reset, page.records[0].offset) == ("epoch_changed", 0)
+        assert (await store.append(other, [b"1"])).position.epoch == before.position.epoch
+        await until(lambda: unharmed.values == [0, 1])
+        assert unharmed.resets == []
+        assert (await store.patch_run(key.run_id, {"status": "canceled"})).is_final
+        await until(lambda: seen.following.done() and store.is_ready)
+        assert replica.info("replication")["role"] == "master"
+        await unharmed.close()
+
+
+class Seen:
+    """What a follower of a stream holds, and why it was sent back."""
+
+    def __init__(self, store, key):
+        self.values, self.resets = [], []
+        self.following = asyncio.create_task(self._follow(store, key))
+
+    async def _follow(self, store, key):
+        async with aclosing(store.follow(key)) as pages:
+            async for page in pages:
+                if page.reset is not None:
+                    self.resets.append(page.reset)
+                    self.values.clear()
+                self.values += [json.loads(record.data) for record in page.records]
+
+    async def close(self):
+        self.following.cancel()
+        await asyncio.wait([self.following])
+
+
+async def _key_at(store, node):
+    """Return the key of a stream that lies on this server."""
+    while True:
+        key = await new_key(store)
+        if store._servers._owners[bucket_of(key.run_id)] == ("127.0.0.1", node.port):
+            return key
+
+
+def _keep_from_replica(master, replica):
+    """Have what is written from now on reach the master alone."""
+    replica.signal(signal.SIGSTOP)
+    with master.client() as client:  # or its kernel would take it for the replica
+        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
 
 # TLS.

@@ -33,7 +33,7 @@ def copy(
         raise ConfigurationError("the source and the target are the same store")
     check_own_store(source)
     check_own_store(target, make=True)
-    with progress_bar(f"Copying to {target}") as progress:
+    with progress_bar("Copying") as progress:  # a URL may have a password in it
         moved = asyncio.run(_copy(source, target, progress))
     if as_json:
         emit(moved._asdict())
