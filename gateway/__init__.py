@@ -39,10 +39,11 @@ from gateway.sdk import runs, streams, wait
 from gateway.sdk.following import StreamRecord
 from gateway.sdk.metadata import metadata
 from gateway.sdk.options import Retry
+from gateway.sdk.results import RunHandle, RunResult
 from gateway.sdk.runtime import current_run, run_in_loop
 from gateway.sdk.session import connect
 from gateway.sdk.streams import Stream
-from gateway.sdk.tasks import RunHandle, RunResult, Task, task
+from gateway.sdk.tasks import Task, task
 from gateway.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from gateway.runs import Run
 from gateway.sdk import canceling, tasks
 from gateway.sdk.following import RunSubscription
 from gateway.sdk.options import again
+from gateway.sdk.results import RunHandle
 from gateway.sdk.runtime import runtime
 from gateway.stores.base import RunQuery
 
@@ -79,7 +80,7 @@ async def cancel(run_id: str) -> Run:
     return await canceling.cancel(runtime(), check_run_id(run_id))
 
 
-async def replay(run_id: str) -> tasks.RunHandle[Any]:
+async def replay(run_id: str) -> RunHandle[Any]:
     """Start a new run of the same task, with the same payload, tags and metadata.
 
     Returns:

@@ -16,91 +16,30 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from functools import cached_property, partial, update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
-
-import msgspec
-from pydantic import (
-    ConfigDict,
-    Field,
-    PydanticSchemaGenerationError,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-)
-from pydantic_core import PydanticSerializationError, to_json
+from functools import partial, update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from gateway import tokens, tracing
-from gateway.errors import InvalidValue, QueueUnavailable, RunFailed, TaskNotFound
+from gateway.errors import InvalidValue, QueueUnavailable, TaskNotFound
 from gateway.records import check_stream_id
-from gateway.runs import Run, RunError, check_metadata
+from gateway.runs import Run, check_metadata
 from gateway.sdk import queues
-from gateway.sdk.definitions import describe
-from gateway.sdk.execution import InvalidPayload
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
+from gateway.sdk.results import RunHandle, RunResult
 from gateway.sdk.runner import Runner, waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
-from gateway.stores.base import encode_json, run_log
+from gateway.sdk.signatures import Signature
+from gateway.stores.base import run_log
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_BATCH = 1000
-MAX_PAYLOAD_BYTES = 512 << 10
 HANDLE_TTL_S = 3600.0  # life of a handle's token
 
 _tasks: dict[str, Task[..., Any]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class RunHandle(Generic[R]):
-    """A run that was triggered.
-
-    Attributes:
-        id: The run's id.
-        access_token: Reads this run and its streams, and nothing else; for a page.
-    """
-
-    id: str
-    access_token: str
-    _task: Task[..., R]
-
-    async def wait(self) -> RunResult[R]:
-        """Wait until the run has ended; a failure is in the result, not raised."""
-        async with waiting():
-            return await self._task.wait(self.id)
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult(Generic[R]):
-    """How a run ended.
-
-    Attributes:
-        ok: Whether it completed.
-        run_id: Its id.
-        status: A final one: `completed`, `failed`, `canceled`, `crashed`, `expired`, `timed_out`.
-        error: Type and message, when it neither completed nor was canceled.
-    """
-
-    ok: bool
-    run_id: str
-    status: str
-    error: RunError | None
-    _output: R | None
-
-    @property
-    def output(self) -> R:
-        """What the task returned.
-
-        Raises:
-            RunFailed: it returned nothing, because it did not complete.
-        """
-        if not self.ok:
-            why = f"{self.error.type}: {self.error.message}" if self.error else self.status
-            raise RunFailed(f"run {self.run_id} has no output: {why}")
-        return self._output  # type: ignore[return-value]
 
 
 class Task(Generic[P, R]):
@@ -116,6 +55,7 @@ class Task(Generic[P, R]):
     ) -> None:
         self.id = check_stream_id(id)
         self._function: Callable[..., Any] = function
+        self._signature = Signature[R](self.id, function)
         self._options = options
         self.name = f"{function.__module__}.{function.__qualname__}"
         update_wrapper(self, function)
@@ -193,12 +133,12 @@ class Task(Generic[P, R]):
         Raises:
             InvalidValue: the arguments do not fit the function, or are no JSON.
         """
-        run = await self._create(self._bind(args, kwargs))
+        run = await self._create(self._signature.bind(args, kwargs))
         return self._handle(run)
 
     async def trigger_payload(self, payload: Mapping[str, Any]) -> RunHandle[R]:
         """Start a run from its keyword arguments as JSON, as a page sends them."""
-        return self._handle(await self._create(self._bind_keywords(payload)))
+        return self._handle(await self._create(self._signature.bind_keywords(payload)))
 
     def check_payload(self, payload: Mapping[str, Any]) -> None:
         """Check keyword arguments without starting anything.
@@ -206,11 +146,11 @@ class Task(Generic[P, R]):
         Raises:
             InvalidValue: they do not fit the function.
         """
-        self._bind_keywords(payload)
+        self._signature.bind_keywords(payload)
 
     async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
         """Start a run and wait until it has ended; a failure is in the result, not raised."""
-        run = await self._create(self._bind(args, kwargs))
+        run = await self._create(self._signature.bind(args, kwargs))
         async with waiting():
             return await self.wait(run.id)
 
@@ -257,13 +197,13 @@ class Task(Generic[P, R]):
 
     def _result(self, run: Run) -> RunResult[R]:
         ok = run.status == "completed"
-        output = self._output.validate_python(run.output) if ok else None
+        output = self._signature.output_of(run.output) if ok else None
         return RunResult(ok, run.id, run.status, run.error, output)
 
     # ---- making runs ----
 
     async def _create_batch(self, payloads: Iterable[Mapping[str, Any]]) -> list[Run]:
-        bound = [self._bind_keywords(payload) for payload in payloads]
+        bound = [self._signature.bind_keywords(payload) for payload in payloads]
         if len(bound) > MAX_BATCH:
             raise InvalidValue(f"the batch has {len(bound)} payloads; the limit is {MAX_BATCH}")
         if len(bound) > 1 and self._options.idempotency_key is not None:
@@ -318,79 +258,15 @@ class Task(Generic[P, R]):
     def _handle(self, run: Run) -> RunHandle[R]:
         return RunHandle(run.id, tokens.mint([f"read:runs:{run.id}"], ttl_s=HANDLE_TTL_S), self)
 
-    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        try:
-            bound = inspect.signature(self._function).bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidValue(f"task {self.id!r}: {error}") from None
-        return self._bind_keywords(bound.arguments)
-
-    def _bind_keywords(self, payload: Mapping[str, Any]) -> Any:
-        if not isinstance(payload, Mapping):
-            raise InvalidValue(
-                f"task {self.id!r}: a payload is an object of arguments, not {payload!r:.60}"
-            )
-        try:
-            data = to_json(self._payload.model_validate(dict(payload)))
-        except (ValidationError, PydanticSerializationError) as error:
-            raise InvalidValue(f"task {self.id!r}: {describe(error)}") from None
-        if len(data) > MAX_PAYLOAD_BYTES:
-            raise InvalidValue(
-                f"task {self.id!r}: the payload is {len(data)} bytes; "
-                f"the limit is {MAX_PAYLOAD_BYTES}"
-            )
-        return _exact(data, f"task {self.id!r}: the payload")
-
     # ---- executing ----
 
     async def _execute(self, runner: Runner, run: Run) -> Any:
-        try:
-            model = self._payload.model_validate(run.payload)
-        except ValidationError as error:
-            raise InvalidPayload(f"task {self.id!r}: {describe(error)}") from None
-        arguments = {name: getattr(model, field) for name, field in self._fields.items()}
+        arguments = self._signature.arguments_of(run.payload)
         if inspect.iscoroutinefunction(self._function):
             output = await self._function(**arguments)
         else:
             output = await runner.call_in_thread(partial(self._function, **arguments))
-        try:
-            data = self._output.dump_json(self._output.validate_python(output))
-        except (ValidationError, PydanticSerializationError) as error:
-            raise InvalidValue(f"task {self.id!r}: the output: {describe(error)}") from None
-        return _exact(data, f"task {self.id!r}: the output")
-
-    @cached_property
-    def _parameters(self) -> dict[str, Any]:
-        hints = get_type_hints(self._function, include_extras=True)
-        parameters = inspect.signature(self._function).parameters.values()
-        for parameter in parameters:
-            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                raise InvalidValue(
-                    f"task {self.id!r}: parameter {parameter} is not allowed: name each parameter"
-                )
-        return {p.name: (hints.get(p.name, Any), p.default) for p in parameters}
-
-    @property
-    def _fields(self) -> dict[str, str]:
-        # A model's field may not start with an underscore or hide a method, a parameter may.
-        return {name: f"p_{name}" for name in self._parameters}
-
-    @cached_property
-    def _payload(self) -> Any:
-        fields: dict[str, Any] = {}
-        for name, (hint, default) in self._parameters.items():
-            value = ... if default is inspect.Parameter.empty else default
-            fields[self._fields[name]] = (hint, Field(value, alias=name))
-        config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, serialize_by_alias=True)
-        try:
-            return create_model(f"{self.id} payload", __config__=config, **fields)
-        except PydanticSchemaGenerationError as error:
-            raise InvalidValue(f"task {self.id!r}: {error}") from None
-
-    @cached_property
-    def _output(self) -> TypeAdapter[R]:
-        hint = get_type_hints(self._function, include_extras=True).get("return", Any)
-        return TypeAdapter(hint)
+        return self._signature.output_to_json(output)
 
 
 def _runner(active: Runtime) -> Runner:
@@ -517,13 +393,6 @@ def resume(run: Run) -> bool:
         return False
     find_task(run.task).start(run)
     return True
-
-
-def _exact(data: bytes, what: str) -> Any:
-    """Read JSON whose numbers stay what they are; one that cannot be kept so is refused here."""
-    value = msgspec.json.decode(data)  # unlike orjson, which makes large integers floats
-    encode_json(value, what)
-    return value
 
 
 def _register(function: Callable[..., Any], id: str, options: Options) -> Task[..., Any]:

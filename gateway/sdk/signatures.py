@@ -1,0 +1,143 @@
+"""A task's function as a schema: its arguments and its result, checked and kept as JSON."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Generic, TypeVar, get_type_hints
+
+import msgspec
+from pydantic import (
+    ConfigDict,
+    Field,
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import PydanticSerializationError, to_json
+
+from gateway.errors import InvalidValue
+from gateway.sdk.definitions import describe
+from gateway.sdk.execution import InvalidPayload
+from gateway.stores.base import encode_json
+
+R = TypeVar("R")
+
+MAX_PAYLOAD_BYTES = 512 << 10
+
+
+class Signature(Generic[R]):
+    """What a function takes and returns, from its annotations; they are looked at on first use.
+
+    Args:
+        task_id: Of the task, for messages.
+        function: Whose parameters and result these are.
+    """
+
+    def __init__(self, task_id: str, function: Callable[..., Any]) -> None:
+        self._task_id = task_id
+        self._function = function
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Make the payload of a call.
+
+        Raises:
+            InvalidValue: the arguments do not fit the function, or are no JSON.
+        """
+        try:
+            bound = inspect.signature(self._function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidValue(f"task {self._task_id!r}: {error}") from None
+        return self.bind_keywords(bound.arguments)
+
+    def bind_keywords(self, payload: Mapping[str, Any]) -> Any:
+        """Make the payload of a call with keyword arguments.
+
+        Raises:
+            InvalidValue: they do not fit the function, or are no JSON.
+        """
+        if not isinstance(payload, Mapping):
+            raise InvalidValue(
+                f"task {self._task_id!r}: a payload is an object of arguments, not {payload!r:.60}"
+            )
+        try:
+            data = to_json(self._payload.model_validate(dict(payload)))
+        except (ValidationError, PydanticSerializationError) as error:
+            raise InvalidValue(f"task {self._task_id!r}: {describe(error)}") from None
+        if len(data) > MAX_PAYLOAD_BYTES:
+            raise InvalidValue(
+                f"task {self._task_id!r}: the payload is {len(data)} bytes; "
+                f"the limit is {MAX_PAYLOAD_BYTES}"
+            )
+        return _exact(data, f"task {self._task_id!r}: the payload")
+
+    def arguments_of(self, payload: Any) -> dict[str, Any]:
+        """Return the keyword arguments that a payload stands for.
+
+        Raises:
+            InvalidPayload: it does not fit the function.
+        """
+        try:
+            model = self._payload.model_validate(payload)
+        except ValidationError as error:
+            raise InvalidPayload(f"task {self._task_id!r}: {describe(error)}") from None
+        return {name: getattr(model, field) for name, field in self._fields.items()}
+
+    def output_to_json(self, output: Any) -> Any:
+        """Return what the function returned as JSON values.
+
+        Raises:
+            InvalidValue: it does not fit the annotation, or is no JSON.
+        """
+        try:
+            data = self._output.dump_json(self._output.validate_python(output))
+        except (ValidationError, PydanticSerializationError) as error:
+            raise InvalidValue(f"task {self._task_id!r}: the output: {describe(error)}") from None
+        return _exact(data, f"task {self._task_id!r}: the output")
+
+    def output_of(self, value: Any) -> R:
+        """Return what the function returned from JSON values."""
+        return self._output.validate_python(value)
+
+    @cached_property
+    def _parameters(self) -> dict[str, Any]:
+        hints = get_type_hints(self._function, include_extras=True)
+        parameters = inspect.signature(self._function).parameters.values()
+        for parameter in parameters:
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise InvalidValue(
+                    f"task {self._task_id!r}: parameter {parameter} is not allowed: "
+                    "name each parameter"
+                )
+        return {p.name: (hints.get(p.name, Any), p.default) for p in parameters}
+
+    @property
+    def _fields(self) -> dict[str, str]:
+        # A model's field may not start with an underscore or hide a method, a parameter may.
+        return {name: f"p_{name}" for name in self._parameters}
+
+    @cached_property
+    def _payload(self) -> Any:
+        fields: dict[str, Any] = {}
+        for name, (hint, default) in self._parameters.items():
+            value = ... if default is inspect.Parameter.empty else default
+            fields[self._fields[name]] = (hint, Field(value, alias=name))
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, serialize_by_alias=True)
+        try:
+            return create_model(f"{self._task_id} payload", __config__=config, **fields)
+        except PydanticSchemaGenerationError as error:
+            raise InvalidValue(f"task {self._task_id!r}: {error}") from None
+
+    @cached_property
+    def _output(self) -> TypeAdapter[R]:
+        hint = get_type_hints(self._function, include_extras=True).get("return", Any)
+        return TypeAdapter(hint)
+
+
+def _exact(data: bytes, what: str) -> Any:
+    """Read JSON whose numbers stay what they are; one that cannot be kept so is refused here."""
+    value = msgspec.json.decode(data)  # unlike orjson, which makes large integers floats
+    encode_json(value, what)
+    return value
