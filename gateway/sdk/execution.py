@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -19,24 +18,21 @@ import orjson
 from gateway import tracing
 from gateway.errors import (
     AbortTask,
-    ConnectionLost,
     IllegalTransition,
     RealtimeError,
     RunCanceled,
     RunNotFound,
-    StoreUnavailable,
 )
 from gateway.records import Position
 from gateway.runs import Run, end_patch, iso_time, time_ms
 from gateway.sdk.canceling import cancel_children
+from gateway.sdk.executing_time import ExecutingTime
 from gateway.sdk.options import Retry
-from gateway.sdk.runtime import Context, Runtime, executing
+from gateway.sdk.runtime import Context, executing
+from gateway.sdk.surroundings import Surroundings
 from gateway.stores.base import run_log
-from gateway.stores.shared import SharedStore
 
 MAX_ERROR_CHARACTERS = 2000
-FIRST_REST_S = 0.5  # before a change of the run is tried again; twice as long each time,
-MAX_REST_S = 10.0  # up to this; the run of a full disk ends so soon after there is room
 WATCH_AGAIN_S = 5.0  # after the run's own log could not be followed
 
 _log = logging.getLogger("realtime.runner")
@@ -44,40 +40,6 @@ _log = logging.getLogger("realtime.runner")
 T = TypeVar("T")
 Body = Callable[[Run], Coroutine[Any, Any, Any]]
 StopReason = Literal["canceled", "timed_out", "stopped"]
-
-
-class InvalidPayload(AbortTask):
-    """The payload in the store does not fit the task's function."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the executions of one runner share.
-
-    Attributes:
-        runtime: Whose store keeps the runs.
-        slots: One for each run that executes.
-        random: Gives a number from 0 to 1.
-        cancel_grace_s: How long a canceled or timed out function has for its `finally` blocks.
-        stop_grace_s: The same, when the process stops.
-        keeps_queued: Runs that have not begun are left in the store for the next process.
-        owner: Name under which runs are executed.
-        left_behind: Functions that did not end in their time.
-        taken_from: A store in which others take over what this process has queued, should they
-            take it for dead.
-        closing: Set when the process stops: what cannot be kept by then is left to the next.
-    """
-
-    runtime: Runtime
-    slots: asyncio.Semaphore
-    random: Callable[[], float]
-    cancel_grace_s: float
-    stop_grace_s: float
-    keeps_queued: bool
-    owner: str
-    taken_from: SharedStore | None = None
-    left_behind: set[asyncio.Task[Any]] = field(default_factory=set)
-    closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Execution:
@@ -112,9 +74,9 @@ class Execution:
         self._work: asyncio.Task[Any] | None = None
         self._is_alive = False
         self._holds_slot = False
-        self._left_s = run.max_duration_s  # of executing; waits do not count
-        self._resumed_s = 0.0  # when that began to count
-        self._alarm: asyncio.Task[None] | None = None
+        self._clock = ExecutingTime(
+            around.runtime, run.max_duration_s, lambda: self.stop("timed_out")
+        )
         self.task = asyncio.create_task(self._live(), name=f"run {run.id}")
 
     def stop(self, reason: StopReason) -> None:
@@ -132,7 +94,7 @@ class Execution:
             yield  # waits already: two waits at once
             return
         await self._patch({"status": "waiting"})
-        self._pause_clock()
+        self._clock.pause()
         self._let_go()
         try:
             yield
@@ -222,7 +184,7 @@ class Execution:
         try:
             was_stopped = await self._until_over(work, context)
             watch.cancel()
-            self._pause_clock()
+            self._clock.pause()
             return await self._close(work, was_stopped)
         finally:
             watch.cancel()
@@ -296,20 +258,8 @@ class Execution:
             await asyncio.sleep(WATCH_AGAIN_S)
 
     def _run_clock(self) -> None:
-        if self._left_s is not None and self._reason is None:
-            self._resumed_s = self._around.runtime.monotonic_s()
-            self._alarm = asyncio.create_task(self._ring(self._left_s))
-
-    async def _ring(self, left_s: float) -> None:
-        await self._around.runtime.sleep(left_s)
-        self.stop("timed_out")
-
-    def _pause_clock(self) -> None:
-        if self._alarm is not None and self._left_s is not None:
-            executed_s = self._around.runtime.monotonic_s() - self._resumed_s
-            self._left_s = max(0.0, self._left_s - executed_s)
-            self._alarm.cancel()
-            self._alarm = None
+        if self._reason is None:
+            self._clock.run()
 
     # ---- the end of an attempt ----
 
@@ -375,7 +325,7 @@ class Execution:
 
     async def _end_canceled(self) -> None:
         # Those that it triggered after the cancellation was asked for were not reached by it.
-        await self._until_kept(lambda: cancel_children(self._around.runtime, self.run.id))
+        await self._keep(lambda: cancel_children(self._around.runtime, self.run.id))
         await self._end("canceled")
 
     async def _end(self, status: str, **fields: Any) -> None:
@@ -385,7 +335,7 @@ class Execution:
     async def _change(self, **patch: Any) -> bool:
         """Change the run; false if it has ended, or was deleted, meanwhile."""
         try:
-            self.run = await self._until_kept(lambda: asyncio.shield(self._patch(patch)))
+            self.run = await self._keep(lambda: asyncio.shield(self._patch(patch)))
         except (IllegalTransition, RunNotFound):
             return False
         return True
@@ -399,33 +349,8 @@ class Execution:
             raise IllegalTransition(f"run {self.run.id} was taken over by another gateway")
         return run
 
-    async def _until_kept(self, keep: Callable[[], Awaitable[T]]) -> T:
-        """Try for as long as it takes, or until the process stops: a full disk gets room again.
-
-        Raises:
-            RealtimeError: trying again would not help, or the process stops.
-        """
-        most_s = FIRST_REST_S
-        while True:
-            try:
-                return await keep()
-            except (StoreUnavailable, ConnectionLost) as error:
-                if not error.retryable or self._around.closing.is_set():
-                    raise
-                self._log.warning("run %s cannot be kept; trying again: %s", self.run.id, error)
-            await self._rest_or_close(self._around.random() * most_s)
-            most_s = min(MAX_REST_S, most_s * 2)
-
-    async def _rest_or_close(self, rest_s: float) -> None:
-        ways = [
-            asyncio.ensure_future(self._around.runtime.sleep(rest_s)),
-            asyncio.ensure_future(self._around.closing.wait()),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
+    async def _keep(self, keep: Callable[[], Awaitable[T]]) -> T:
+        return await self._around.until_kept(keep, self.run.id, self._log)
 
     def _now_ms(self) -> int:
         return self._around.runtime.clock_ms()

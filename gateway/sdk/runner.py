@@ -16,10 +16,11 @@ from typing import Any
 from gateway.errors import IllegalTransition
 from gateway.runs import Run, end_patch
 from gateway.sdk.canceling import UNFINISHED
-from gateway.sdk.execution import Body, Execution, Surroundings
+from gateway.sdk.execution import Body, Execution
 from gateway.sdk.keeper import is_node
 from gateway.sdk.options import ONCE, Retry
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
+from gateway.sdk.surroundings import Surroundings
 from gateway.stores.base import RunQuery, Store, system_clock_ms
 from gateway.stores.shared import SharedStore
 

@@ -18,14 +18,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticSerializationError, to_json
 
-from gateway.errors import InvalidValue
+from gateway.errors import AbortTask, InvalidValue
 from gateway.sdk.definitions import describe
-from gateway.sdk.execution import InvalidPayload
 from gateway.stores.base import encode_json
 
 R = TypeVar("R")
 
 MAX_PAYLOAD_BYTES = 512 << 10
+
+
+class InvalidPayload(AbortTask):
+    """The payload in the store does not fit the task's function."""
 
 
 class Signature(Generic[R]):
