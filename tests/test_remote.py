@@ -35,7 +35,7 @@ from gateway.errors import (
 )
 from gateway.limits import DEFAULT_LIMITS
 from gateway.records import StreamKey, Writer
-from gateway.stores import link, remote
+from gateway.stores import link, remote, under_way
 from gateway.stores.remote import RemoteStore, gateway_url
 
 numbers = streams.define("numbers", int)
@@ -352,7 +352,7 @@ async def test_a_follow_goes_on_where_the_connection_broke():
 
 
 async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(monkeypatch):
-    monkeypatch.setattr(link, "FOLLOW_BYTES", 100_000)
+    monkeypatch.setattr(under_way, "FOLLOW_BYTES", 100_000)
     async with serving() as gateway, opened(gateway.url) as store:
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,21 +22,17 @@ from gateway.errors import (
     ConnectionAged,
     ConnectionLost,
     InvalidToken,
-    MalformedFrame,
     RealtimeError,
-    RunNotFound,
     ShuttingDown,
     TokenExpired,
     from_wire,
 )
-from gateway.records import ORIGIN, Gap, Position, StreamKey
 from gateway.stores.base import Page
+from gateway.stores.under_way import Call, Follow
 
 OPEN_TIMEOUT_S = 10.0
 MAX_BACKOFF_S = 5.0
 FIRST_BACKOFF_S = 0.1
-# Per followed stream: received but not yet taken; over it the subscription pauses.
-FOLLOW_BYTES = 4 << 20
 MAX_MESSAGE_BYTES = 8 << 20
 MAX_ADVICE_S = 60.0  # nobody may send a worker away for longer
 
@@ -324,81 +319,3 @@ class Link:
                 call.answer.set_exception(error)
         for follow in self._follows.values():
             follow.fail(error)
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """A request under way."""
-
-    frame: protocol.Request
-    may_repeat: bool
-    answer: asyncio.Future[Any] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    was_sent: bool = False
-    was_repeated: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Follow:
-    """A stream that is followed, and what came of it and was not taken yet."""
-
-    id: int
-    key: StreamKey
-    after: Position | None
-    pages: deque[Page] = field(default_factory=deque)
-    bytes: int = 0
-    grown: asyncio.Event = field(default_factory=asyncio.Event)
-    is_paused: bool = False
-    is_over: bool = False
-    is_known: bool = False  # the gateway has found it
-    error: RealtimeError | None = None
-
-    def frame(self) -> protocol.Subscribe:
-        """Make the frame that subscribes from where it stands."""
-        start = {"position": str(self.after)} if self.after is not None else "beginning"
-        run_id, stream_id = self.key
-        return protocol.Subscribe(self.id, run_id, stream=stream_id, start=start)
-
-    def take(self, frame: Any) -> bool:
-        """Take a frame; true when so much waits that the subscription has to pause."""
-        if isinstance(frame, protocol.ErrorFrame):
-            if frame.code != RunNotFound.code or not self.is_known:
-                self.fail(from_wire(frame.code, frame.message))
-                return False
-            frame = protocol.End(self.id, "deleted", str(self.after or ORIGIN))  # meanwhile
-        self.is_known = True
-        page = self._page(frame)
-        if page is None or self.is_paused:
-            return False
-        expected = self.after.offset if self.after is not None else 0
-        if page.records and page.records[0].offset != expected:
-            raise MalformedFrame(
-                f"stream {self.key}: record {page.records[0].offset} came where {expected} was next"
-            )
-        self.pages.append(page)
-        self.after = page.position
-        self.is_over = page.end is not None
-        self.bytes += sum(len(record.data) for record in page.records)
-        self.is_paused = self.bytes > FOLLOW_BYTES and not self.is_over
-        self.grown.set()
-        return self.is_paused
-
-    def _page(self, frame: Any) -> Page | None:
-        match frame:
-            case protocol.RecordsFrame(records=records, position=position):
-                run_id = self.key.run_id
-                return Page([r.to_record(run_id) for r in records], Position.parse(position))
-            case protocol.End(reason=reason, position=position):
-                return Page([], Position.parse(position), reason)  # type: ignore[arg-type]
-            case protocol.GapFrame(start=start, stop=stop, reason=reason):
-                end = Position.parse(stop)
-                return Page([], end, gap=Gap(Position.parse(start), end, reason))  # type: ignore[arg-type]
-            case protocol.Reset(position=position, reason=reason):
-                return Page([], Position.parse(position), reset=reason)  # type: ignore[arg-type]
-        return None
-
-    def fail(self, error: RealtimeError) -> None:
-        """End the follow; what was received is still yielded before the error."""
-        self.error, self.is_over = error, True
-        self.grown.set()

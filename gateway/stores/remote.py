@@ -33,8 +33,9 @@ from gateway.patches import Operation
 from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
 from gateway.stores.base import PAGE_BYTES, Appended, Head, Page, RunQuery, RunState, SetState
-from gateway.stores.link import OPEN_TIMEOUT_S, Call, Follow, Link, Peer
+from gateway.stores.link import OPEN_TIMEOUT_S, Link, Peer
 from gateway.stores.retention import Swept
+from gateway.stores.under_way import Call, Follow
 
 PATIENCE_S = 120.0  # how long a call waits for a gateway that is away
 IDLE_S = 30.0  # how long a further connection stays when nothing is followed over it
