@@ -29,10 +29,11 @@ from gateway.records import (
 )
 from gateway.sdk.session import opened
 from gateway.settings import open_movable_store
-from gateway.stores.base import RunQuery, WriterState, run_log
+from gateway.stores.base import RunQuery, run_log
 from gateway.stores.moving import MovableStore, Rest, Spent, copy_store
 from gateway.stores.retention import Retention
 from gateway.stores.sqlite import SqliteStore
+from gateway.stores.writers import WriterState
 
 KINDS = ["sqlite", "redis"]
 FAR_MS = 4_000_000_000_000

@@ -13,15 +13,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
-from gateway.errors import InvalidId, InvalidValue, OutOfOrder, WriterFenced, WriterGap
+from gateway.errors import InvalidValue
 from gateway.patches import Operation
 from gateway.records import (
     ORIGIN,
-    PATH_CONFIG,
     REVOCATIONS,
     RUN_STREAM,
     RUNS_STREAM,
-    STREAMS_STREAM,
     EndReason,
     Gap,
     Position,
@@ -369,133 +367,8 @@ class PathStore(Store, Protocol):
         """
 
 
-class WriterState(NamedTuple):
-    """What a stream remembers of one writer.
-
-    Attributes:
-        epoch: The newest seen.
-        next_sequence: Of the writer's next record, or append, as the writer counts.
-        last_offset: Offset of the writer's last record.
-    """
-
-    epoch: int
-    next_sequence: int
-    last_offset: int
-
-
-def records_to_skip(state: WriterState | None, writer: Writer, count: int) -> int:
-    """Say how many of an append's first records are there already.
-
-    Args:
-        state: What the stream remembers of the writer.
-        writer: As the append names it.
-        count: How many records it has.
-
-    Returns:
-        0 for a new append, `count` for a repeat.
-
-    Raises:
-        WriterFenced: the epoch is older than the newest seen.
-        WriterGap: the sequence is ahead of what is there.
-    """
-    if state is not None and writer.epoch < state.epoch:
-        fenced = WriterFenced(
-            f"writer {writer.id} has epoch {writer.epoch}; epoch {state.epoch} has taken over"
-        )
-        fenced.epoch = state.epoch
-        raise fenced
-    expected = state.next_sequence if state is not None and writer.epoch == state.epoch else 0
-    if writer.sequence > expected:
-        gap = WriterGap(
-            f"writer {writer.id} sent sequence {writer.sequence}; {expected} is expected next"
-        )
-        gap.expected, gap.is_new_epoch = expected, state is not None and writer.epoch > state.epoch
-        raise gap
-    if writer.counts == "appends":
-        return count if writer.sequence < expected else 0
-    return min(expected - writer.sequence, count)
-
-
-def is_repeated_end(
-    state: WriterState | None, writer: Writer, ended: EndReason | None, end: EndReason | None
-) -> bool:
-    """Whether an append without records is a repeat of the one that ended the stream."""
-    if state is None or writer.epoch != state.epoch:
-        return False
-    if writer.counts == "appends":
-        return writer.sequence < state.next_sequence
-    return writer.sequence == state.next_sequence and end is not None and ended == end
-
-
-def repeat(state: WriterState, writer: Writer, count: int, head: Head) -> Appended:
-    """Return what a repeated append is answered with."""
-    counts_appends = writer.counts == "appends"
-    offset = None if counts_appends else first_offset_of_repeat(state, writer, count)
-    return Appended(offset, head.position, True, state.next_sequence if counts_appends else None)
-
-
-def check_order(key: StreamKey, last: str | None, order: str | None) -> None:
-    """Refuse an append whose order is not after the last one's.
-
-    Raises:
-        OutOfOrder: names both.
-    """
-    if last is not None and order is not None and order.encode() <= last.encode():
-        raise OutOfOrder(f"stream {key} has order {last[:80]!r}; {order[:80]!r} is not after it")
-
-
-def first_offset_of_repeat(state: WriterState, writer: Writer, count: int) -> int | None:
-    """Find a repeated append's first offset; known for the writer's last append only."""
-    if count == 0 or writer.sequence + count != state.next_sequence:
-        return None
-    return state.last_offset - count + 1
-
-
-def place(after: Position | None, head: Head) -> tuple[int, ResetReason | None, Gap | None]:
-    """Say where reading goes on for someone at `after`.
-
-    Args:
-        after: The reader's position; None for the beginning.
-        head: The stream's.
-
-    Returns:
-        The offset to read from, why the position was void if it was, and what is missing before it.
-    """
-    offset, reset = 0, None
-    if after is not None and after.offset > 0:
-        if after.epoch != head.position.epoch:
-            reset = "epoch_changed"
-        elif after.offset > head.position.offset:
-            reset = "tail_lost"
-        else:
-            offset = after.offset
-    gap = None
-    if offset < head.earliest.offset:
-        if head.end != "deleted":  # then the end says where they went
-            gap = Gap(Position(head.position.epoch, offset), head.earliest, "trimmed")
-        offset = head.earliest.offset
-    return offset, reset, gap  # type: ignore[return-value]
-
-
-def page_of(records: list[Record], start: int, head: Head, **more: Any) -> Page:
-    """Make a page of records that were read from offset `start`."""
-    position = Position(head.position.epoch, start + len(records))
-    at_tail = position.offset >= head.position.offset
-    return Page(records, position, head.end if at_tail else None, **more)
-
-
 NO_RECORDS = Head(ORIGIN, ORIGIN, None)
 """The head of an open stream that nothing was appended to."""
-
-
-def is_announced(key: StreamKey) -> bool:
-    """Whether a stream that appears is named in its run's `$streams`."""
-    return not key.stream_id.startswith("$")
-
-
-def announcement(key: StreamKey) -> tuple[StreamKey, bytes]:
-    """Return where a new stream is announced, and the record that does it."""
-    return StreamKey(key.run_id, STREAMS_STREAM), b'{"stream":"%b"}' % key.stream_id.encode()
 
 
 def is_set_log(key: StreamKey) -> bool:
@@ -506,65 +379,6 @@ def is_set_log(key: StreamKey) -> bool:
 def belongs_to_no_run(key: StreamKey) -> bool:
     """Whether a log is there without a run: those of sets and paths, and that of revoked tokens."""
     return is_set_log(key) or key == REVOCATIONS or path_of(key) is not None
-
-
-def check_path_log(key: StreamKey) -> None:
-    """Refuse a log that is not a path's.
-
-    Raises:
-        InvalidId: it belongs to a run, or is one of the gateway's own.
-    """
-    if path_of(key) is None:
-        raise InvalidId(f"{key} is no log of a path, and cannot be dropped")
-
-
-def kept_records(key: StreamKey) -> int | None:
-    """Return how many of a log's newest records a store keeps at least; None for all of them."""
-    if is_set_log(key):
-        return SET_RECORDS
-    return CONFIG_RECORDS if key.stream_id == PATH_CONFIG else None
-
-
-def sets_of(run: Run) -> list[RunSet]:
-    """Return the sets that a run belongs to."""
-    sets = [RunSet("tag", tag) for tag in dict.fromkeys(run.tags)]
-    if run.batch_id is not None:
-        sets.append(RunSet("batch", run.batch_id))
-    if run.parent_id is not None:
-        sets.append(RunSet("parent", run.parent_id))
-    return sets
-
-
-def set_records(
-    before: Run | None, run: Run, version: int, patch: bytes, snapshot: bytes
-) -> list[tuple[StreamKey, bytes]]:
-    """Return what a change of a run adds to the logs of its sets.
-
-    Args:
-        before: The run before it; None for a new one.
-        run: The run after it.
-        version: Offset of the change in the run's own log.
-        patch: The change as JSON.
-        snapshot: The run after it as JSON.
-    """
-    known = sets_of(before) if before is not None else []
-    whole, part = (
-        b'{"id":"%b","version":%d,"%b":%b}' % (run.id.encode(), version, name, data)
-        for name, data in ((b"run", snapshot), (b"patch", patch))
-    )
-    entered = [each for each in sets_of(run) if each not in known]
-    return [(each.log, part) for each in known] + [(each.log, whole) for each in entered]
-
-
-def deletion_records(run: Run, version: int) -> list[tuple[StreamKey, bytes]]:
-    """Return what the deletion of a run adds to the logs of its sets.
-
-    Args:
-        run: As it was.
-        version: How many changes its own log has had.
-    """
-    data = b'{"id":"%b","version":%d,"deleted":true}' % (run.id.encode(), version)
-    return [(each.log, data) for each in sets_of(run)]
 
 
 def run_log(run_id: str) -> StreamKey:

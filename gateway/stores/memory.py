@@ -29,31 +29,34 @@ from gateway.stores.base import (
     RunQuery,
     RunState,
     SetState,
-    WriterState,
-    announcement,
     belongs_to_no_run,
-    check_order,
-    check_path_log,
-    deletion_records,
     encode_json,
     end_of,
-    is_announced,
-    is_repeated_end,
     is_set_log,
-    kept_records,
     matches,
     new_epoch,
-    page_of,
-    place,
-    records_to_skip,
-    repeat,
     run_log,
-    set_records,
-    sets_of,
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
+from gateway.stores.logs import (
+    announcement,
+    check_path_log,
+    deletion_records,
+    is_announced,
+    kept_records,
+    set_records,
+    sets_of,
+)
+from gateway.stores.reading import page_of, place
 from gateway.stores.retention import EMPTY_SET_S, KEEP_ALL, Retention, Swept
+from gateway.stores.writers import (
+    WriterState,
+    check_order,
+    is_repeated_end,
+    records_to_skip,
+    repeat,
+)
 
 
 @dataclass(slots=True)

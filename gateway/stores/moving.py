@@ -17,7 +17,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from gateway.errors import ConfigurationError, StoreUnavailable
 from gateway.records import REVOCATIONS, EndReason, Position, Record, StreamKey
 from gateway.runs import Run
-from gateway.stores.base import NO_RECORDS, Head, PathStore, RunQuery, WriterState
+from gateway.stores.base import NO_RECORDS, Head, PathStore, RunQuery
+from gateway.stores.writers import WriterState
 
 PAGE_BYTES = 64 << 10  # carried at a time, and kept as one unit
 PAGE_RUNS = 500

@@ -49,19 +49,12 @@ from gateway.stores.base import (
     RunQuery,
     RunState,
     SetState,
-    WriterState,
-    announcement,
     belongs_to_no_run,
-    check_order,
-    check_path_log,
-    is_announced,
-    kept_records,
     new_epoch,
-    page_of,
-    place,
-    records_to_skip,
     system_clock_ms,
 )
+from gateway.stores.logs import announcement, check_path_log, is_announced, kept_records
+from gateway.stores.reading import page_of, place
 from gateway.stores.redis_bell import DEAF_S, Bell
 from gateway.stores.redis_lane import PATIENCE_S
 from gateway.stores.redis_leases import RedisLeases
@@ -72,6 +65,7 @@ from gateway.stores.redis_sweep import RedisSweep
 from gateway.stores.redis_url import RedisUrl
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.shared import Lapsed
+from gateway.stores.writers import WriterState, check_order, records_to_skip
 
 T = TypeVar("T")
 

@@ -10,10 +10,11 @@ from typing import Any
 from gateway.errors import RunNotFound, StoreUnavailable
 from gateway.records import Position, Record, StreamKey
 from gateway.runs import Run
-from gateway.stores.base import Head, WriterState, belongs_to_no_run, system_clock_ms
+from gateway.stores.base import Head, belongs_to_no_run, system_clock_ms
 from gateway.stores.moving import Rest, Spent
 from gateway.stores.redis import RedisStore, index_of
 from gateway.stores.redis_servers import bucket_of
+from gateway.stores.writers import WriterState
 
 SCANNED = 1000  # keys looked at in one go
 

@@ -19,12 +19,10 @@ from gateway.runs import STATUSES, Run, change, iso_time, time_ms
 from gateway.stores.base import (
     Page,
     RunQuery,
-    WriterState,
     encode_json,
     end_of,
     matches,
     new_epoch,
-    records_to_skip,
     run_log,
     system_clock_ms,
 )
@@ -37,6 +35,7 @@ from gateway.stores.redis_sets import (
     outbox_deletion,
     outbox_entry,
 )
+from gateway.stores.writers import WriterState, records_to_skip
 
 CHANGE_ATTEMPTS = 100  # of a run that other processes change at the same time
 CLAIM_S = 2.0  # how long a run may take from its idempotency key being taken to being made

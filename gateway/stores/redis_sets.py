@@ -25,16 +25,8 @@ from gateway.errors import RealtimeError, RunNotFound
 from gateway.patches import merge_patch
 from gateway.records import ORIGIN, Position, RunSet, StreamKey
 from gateway.runs import Run
-from gateway.stores.base import (
-    SET_RECORDS,
-    SetState,
-    deletion_records,
-    new_epoch,
-    run_log,
-    set_records,
-    sets_of,
-    system_clock_ms,
-)
+from gateway.stores.base import SET_RECORDS, SetState, new_epoch, run_log, system_clock_ms
+from gateway.stores.logs import deletion_records, set_records, sets_of
 from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
 
 SWEEP_S = 2.0  # what is in an outbox at two looks in a row was left behind

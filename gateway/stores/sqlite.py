@@ -32,10 +32,10 @@ from gateway.stores.base import (
     RunQuery,
     RunState,
     SetState,
-    check_path_log,
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
+from gateway.stores.logs import check_path_log
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.sqlite_blocks import Grown
 from gateway.stores.sqlite_faults import DAMAGED, explained, is_the_files

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 
 from gateway.records import Position, Record, StreamKey
 from gateway.runs import Run
-from gateway.stores.base import Head, WriterState
+from gateway.stores.base import Head
 from gateway.stores.moving import Rest, Spent
 from gateway.stores.sqlite import SqliteStore
+from gateway.stores.writers import WriterState
 
 _NOTHING = Rest(None, None, {})
 

@@ -20,10 +20,9 @@ from gateway.stores.base import (
     SetState,
     belongs_to_no_run,
     end_of,
-    page_of,
-    place,
     run_log,
 )
+from gateway.stores.reading import page_of, place
 from gateway.stores.sqlite_blocks import records_from
 
 

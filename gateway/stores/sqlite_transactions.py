@@ -22,27 +22,19 @@ from gateway.records import (
     Writer,
 )
 from gateway.runs import Run, change, iso_time
-from gateway.stores.base import (
-    Appended,
-    WriterState,
-    announcement,
-    belongs_to_no_run,
-    check_order,
-    deletion_records,
-    encode_json,
-    end_of,
-    is_announced,
-    is_repeated_end,
-    new_epoch,
-    records_to_skip,
-    repeat,
-    run_log,
-    set_records,
-)
+from gateway.stores.base import Appended, belongs_to_no_run, encode_json, end_of, new_epoch, run_log
+from gateway.stores.logs import announcement, deletion_records, is_announced, set_records
 from gateway.stores.retention import Retention
 from gateway.stores.sqlite_blocks import Grown, StreamState, cut, write_streams
 from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_reads import MEMBERS, load_run, snapshot_of, stream_row
+from gateway.stores.writers import (
+    WriterState,
+    check_order,
+    is_repeated_end,
+    records_to_skip,
+    repeat,
+)
 
 CACHED_STREAMS = 20_000  # about 500 bytes each
 

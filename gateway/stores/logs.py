@@ -1,0 +1,77 @@
+"""What stores write and bound by themselves: announcements of streams, and the logs of sets."""
+
+from __future__ import annotations
+
+from gateway.errors import InvalidId
+from gateway.records import PATH_CONFIG, STREAMS_STREAM, RunSet, StreamKey, path_of
+from gateway.runs import Run
+from gateway.stores.base import CONFIG_RECORDS, SET_RECORDS, is_set_log
+
+
+def is_announced(key: StreamKey) -> bool:
+    """Whether a stream that appears is named in its run's `$streams`."""
+    return not key.stream_id.startswith("$")
+
+
+def announcement(key: StreamKey) -> tuple[StreamKey, bytes]:
+    """Return where a new stream is announced, and the record that does it."""
+    return StreamKey(key.run_id, STREAMS_STREAM), b'{"stream":"%b"}' % key.stream_id.encode()
+
+
+def check_path_log(key: StreamKey) -> None:
+    """Refuse a log that is not a path's.
+
+    Raises:
+        InvalidId: it belongs to a run, or is one of the gateway's own.
+    """
+    if path_of(key) is None:
+        raise InvalidId(f"{key} is no log of a path, and cannot be dropped")
+
+
+def kept_records(key: StreamKey) -> int | None:
+    """Return how many of a log's newest records a store keeps at least; None for all of them."""
+    if is_set_log(key):
+        return SET_RECORDS
+    return CONFIG_RECORDS if key.stream_id == PATH_CONFIG else None
+
+
+def sets_of(run: Run) -> list[RunSet]:
+    """Return the sets that a run belongs to."""
+    sets = [RunSet("tag", tag) for tag in dict.fromkeys(run.tags)]
+    if run.batch_id is not None:
+        sets.append(RunSet("batch", run.batch_id))
+    if run.parent_id is not None:
+        sets.append(RunSet("parent", run.parent_id))
+    return sets
+
+
+def set_records(
+    before: Run | None, run: Run, version: int, patch: bytes, snapshot: bytes
+) -> list[tuple[StreamKey, bytes]]:
+    """Return what a change of a run adds to the logs of its sets.
+
+    Args:
+        before: The run before it; None for a new one.
+        run: The run after it.
+        version: Offset of the change in the run's own log.
+        patch: The change as JSON.
+        snapshot: The run after it as JSON.
+    """
+    known = sets_of(before) if before is not None else []
+    whole, part = (
+        b'{"id":"%b","version":%d,"%b":%b}' % (run.id.encode(), version, name, data)
+        for name, data in ((b"run", snapshot), (b"patch", patch))
+    )
+    entered = [each for each in sets_of(run) if each not in known]
+    return [(each.log, part) for each in known] + [(each.log, whole) for each in entered]
+
+
+def deletion_records(run: Run, version: int) -> list[tuple[StreamKey, bytes]]:
+    """Return what the deletion of a run adds to the logs of its sets.
+
+    Args:
+        run: As it was.
+        version: How many changes its own log has had.
+    """
+    data = b'{"id":"%b","version":%d,"deleted":true}' % (run.id.encode(), version)
+    return [(each.log, data) for each in sets_of(run)]
