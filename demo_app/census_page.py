@@ -7,7 +7,8 @@ from typing import Any
 import reflex as rx
 from reflex.vars import ObjectVar
 
-from demo_app.census import CensusProgress, FileStats, WorkerRow
+from demo_app.census import CensusProgress, WorkerRow
+from demo_app.census_reading import FileStats
 from demo_app.layout import card, code, link_state, problem, run_badge, run_frame, tile, tiles
 from demo_app.state import Shown
 from demo_app.streams import summary

@@ -6,8 +6,7 @@ import asyncio
 
 import reflex as rx
 
-from demo_app import census as sources
-from demo_app import library, operating
+from demo_app import census_sources, library, operating
 from demo_app.ask_page import ask
 from demo_app.census_page import census
 from demo_app.home_page import home, my_runs
@@ -34,5 +33,5 @@ operating.attend(add_gateway(app))
 @app.register_lifespan_task
 async def warm_up() -> None:
     """Make the lists that the first visitor would wait for."""
-    await asyncio.to_thread(sources.sources)
+    await asyncio.to_thread(census_sources.sources)
     await asyncio.to_thread(library.search, "deque")

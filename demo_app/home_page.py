@@ -5,7 +5,7 @@ from __future__ import annotations
 import reflex as rx
 from reflex.vars import ObjectVar
 
-from demo_app import answerer
+from demo_app.answerer_model import model_name
 from demo_app.layout import card, code, frame, older, pretty, problem, run_badge, status_badge
 from demo_app.state import Ask, Census, Recent
 from demo_app.streams import events
@@ -158,7 +158,7 @@ def question_form() -> rx.Component:
 
 def who_answers() -> rx.Component:
     """Say what gives the answers."""
-    model = answerer.model_name()
+    model = model_name()
     words = (
         f"Answered by the model {model}, which calls the search and read tools."
         if model

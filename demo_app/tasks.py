@@ -7,8 +7,10 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from demo_app import answerer, census
-from demo_app.census import Census, Totals, WorkerReport
+from demo_app import answerer, census_reading, census_sources
+from demo_app.answerer_tools import Allow
+from demo_app.census import Census
+from demo_app.census_reading import Totals, WorkerReport
 from demo_app.streams import answer, decision, events, progress, stop, summary
 from gateway import Retry, current_run, metadata, runs, task
 from gateway.sdk.parts import Finish
@@ -25,7 +27,7 @@ async def take_census(source_id: str, workers: int = 4) -> Totals:
     """Read and tokenise every file of a source, shared out among child runs."""
     if not 1 <= workers <= MAX_WORKERS:
         raise ValueError(f"workers is {workers}; it goes from 1 to {MAX_WORKERS}")
-    files = await asyncio.to_thread(census.resolve, source_id)
+    files = await asyncio.to_thread(census_sources.resolve, source_id)
     workers = min(workers, max(1, len(files)))
     metadata.set("source", source_id)
     metadata.set("stage", "reading")
@@ -49,9 +51,9 @@ async def take_census(source_id: str, workers: int = 4) -> Totals:
 @task
 def read_share(source_id: str, part: int, parts: int) -> WorkerReport:
     """Read one share of a source and report to the parent's stream; executed in a thread."""
-    files, root = census.share(source_id, part, parts), census.root_of(source_id)
+    files, root = census_sources.share(source_id, part, parts), census_sources.root_of(source_id)
     report = WorkerReport(_run().id, "", len(files), Totals())
-    for report in census.read_files(files, root, _run().id):
+    for report in census_reading.read_files(files, root, _run().id):
         progress.append(report, target="parent")
     metadata.parent.increment("shares_done")
     return report
@@ -104,7 +106,7 @@ async def ask(question: str, ask_first: bool = False) -> str:
     return "".join(written)
 
 
-async def _write(question: str, allow: answerer.Allow | None, written: list[str]) -> None:
+async def _write(question: str, allow: Allow | None, written: list[str]) -> None:
     async for part in answer.pipe(answerer.answer(question, allow=allow)):
         if part["type"] == "error":
             raise RuntimeError(part["message"])

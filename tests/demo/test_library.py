@@ -157,7 +157,7 @@ def test_threads_that_come_at_once_share_one_index(monkeypatch: pytest.MonkeyPat
         return object()
 
     monkeypatch.setattr(library, "_built_index", [])
-    monkeypatch.setattr(library, "_Index", build)
+    monkeypatch.setattr(library, "Index", build)
     threads = [threading.Thread(target=library._index) for _ in range(8)]
     for thread in threads:
         thread.start()
