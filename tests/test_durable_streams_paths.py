@@ -74,7 +74,7 @@ async def test_an_idle_stream_goes_when_its_time_is_over_and_each_touch_begins_i
     await create(paths, "a", Stream_TTL="100")
     clock.pass_s(99.9)
     assert await status(paths, "a") == 200
-    await paths.touch("a")
+    await paths.touch(await paths.open("a"))
     clock.pass_s(99.9)
     assert await status(paths, "a") == 200, "a touch gives it all of its time"
     clock.pass_s(10.2)
@@ -87,10 +87,10 @@ async def test_a_hundred_touches_are_written_down_at_most_ten_times_within_the_t
     before = (await paths.read("a")).version.offset
     for _ in range(100):
         clock.pass_s(1)
-        await paths.touch("a")
+        await paths.touch(await paths.open("a"))
     assert (await paths.read("a")).version.offset - before <= 11
     await create(paths, "b")
-    await paths.touch("b")
+    await paths.touch(await paths.open("b"))
     assert (await paths.read("b")).version.offset == 1, "without a time to live nothing is written"
 
 
@@ -98,7 +98,7 @@ async def test_a_fixed_end_is_not_put_off(paths, clock):
     await create(paths, "a", Stream_Expires_At="2026-11-22T14:16:34Z")
     end_ms = (await paths.read("a")).configuration.expires_ms
     clock.now_ms = end_ms - 1
-    await paths.touch("a")
+    await paths.touch(await paths.open("a"))
     assert await status(paths, "a") == 200
     clock.now_ms = end_ms
     assert await status(paths, "a") == 404
@@ -180,7 +180,7 @@ async def test_the_log_of_a_configuration_does_not_grow_for_ever(paths, clock):
     await create(paths, "a", Stream_TTL="10")
     for _ in range(100):
         clock.pass_s(2)
-        await paths.touch("a")
+        await paths.touch(await paths.open("a"))
     head = await paths.store.head(path_config("a"))
     assert head.position.offset > 90
     assert head.position.offset - head.earliest.offset < 20

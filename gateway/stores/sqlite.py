@@ -41,6 +41,7 @@ from gateway.stores.sqlite_blocks import Grown
 from gateway.stores.sqlite_faults import DAMAGED, explained, is_the_files
 from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_transactions import Transactions
+from gateway.stores.tails import Tails
 
 _log = logging.getLogger("realtime.sqlite")
 
@@ -87,6 +88,7 @@ class SqliteStore:
         self._swept_no = 0  # the stream that the last step of sweeping came to
         self._lock: FileLock | None = None
         self._growth = Growth()
+        self._tails = Tails()
         self._writer: _WriterThread | None = None
         self._readers: _Readers | None = None
 
@@ -158,6 +160,7 @@ class SqliteStore:
             await asyncio.to_thread(writer.stop)
         if readers is not None:
             await asyncio.to_thread(readers.stop)
+        self._tails.clear()
         self._release_file()
 
     def _release_file(self) -> None:
@@ -199,7 +202,14 @@ class SqliteStore:
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
     ) -> Page:
         """See `Store.read`."""
-        return await self._read(lambda db: sqlite_reads.read_page(db, key, after, max_bytes))
+        if after is not None and self._tails.is_at(key, after):
+            return Page([], after)
+        reading, page = self._tails.begin(key), None
+        try:
+            page = await self._read(lambda db: sqlite_reads.read_page(db, key, after, max_bytes))
+        finally:
+            self._tails.end(key, reading, page)
+        return page
 
     async def head(self, key: StreamKey) -> Head:
         """See `Store.head`."""
@@ -299,9 +309,13 @@ class SqliteStore:
         self, grown: Mapping[StreamKey, Grown], changed: set[StreamKey], ended: set[str]
     ) -> None:
         for key, added in grown.items():
+            self._tails.grew(key, added.position, is_open=added.ended is None)
             if self._growth.is_followed(key):
                 self._growth.tell(key, None if key in changed else added.page())
+        for key in changed:
+            self._tails.forget(key)
         for run_id in ended:
+            self._tails.forget_run(run_id)
             self._growth.tell_run(run_id)
 
 

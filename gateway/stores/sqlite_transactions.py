@@ -278,6 +278,7 @@ class Transactions:
             self._throw_away("run_id = ? AND stream_id = ?", key)
             self._streams.pop(key, None)
             self._dirty.pop(key, None)
+            self.changed.add(key)
 
     def _throw_away(self, condition: str, values: Sequence[str]) -> None:
         found = f"FROM streams WHERE {condition}"

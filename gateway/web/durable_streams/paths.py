@@ -101,10 +101,13 @@ class Paths:
     def _stream(self, entry: Entry) -> HttpStream:
         return HttpStream(entry.path, entry.data, entry.configuration, self.store, entry.path)
 
-    async def touch(self, path: str) -> None:
-        """Count a path's stream as read or written now; its sliding time to live starts anew."""
-        entry = await self.read(path)
-        touched = entry.configuration.touched(self._clock_ms())
+    async def touch(self, stream: HttpStream) -> None:
+        """Count a stream as read or written now; its sliding time to live, if any, starts anew."""
+        now_ms = self._clock_ms()
+        if stream.path is None or stream.configuration.touched(now_ms) is None:
+            return
+        entry = await self.read(stream.path)
+        touched = entry.configuration.touched(now_ms)
         if entry.configuration.state == "live" and touched is not None:
             await self._change(entry, touched)  # whoever was faster has touched it as well
 

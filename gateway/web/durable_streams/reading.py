@@ -132,8 +132,7 @@ class Reader:
             raise malformed(f"live is {live[:40]!r}; it is long-poll or sse")
         if live is not None and place is None:
             raise malformed(f"live={live} needs an offset; -1 is the beginning")
-        if reading.stream.path is not None:
-            await self._paths.touch(reading.stream.path)
+        await self._paths.touch(reading.stream)
         if live == "sse":
             return await self._events(reading, place or ORIGIN)
         if live == "long-poll":
@@ -284,8 +283,7 @@ class Reader:
         if not reading.may_go_on():
             raise Refused(401, "token_expired", "the token is not good any more; mint a new one")
         if reading.stream.path is not None:
-            await self._paths.open(reading.stream.path)
-            await self._paths.touch(reading.stream.path)
+            await self._paths.touch(await self._paths.open(reading.stream.path))
 
 
 def _where(chunk: Chunk) -> dict[str, str]:

@@ -56,7 +56,7 @@ class Writing:
         """Create the stream of a path, or find it there as it is asked for."""
         stream, is_new = await self._paths.create(path, creation, body, self._max_bytes)
         if not is_new:
-            await self._paths.touch(path)
+            await self._paths.touch(stream)
         position, end = await stream.tail()
         found = {
             "Content-Type": stream.configuration.content_type,
@@ -93,8 +93,7 @@ class Writing:
             raise _refused_producer(error, addition.producer) from None
         except OutOfOrder as error:
             raise Refused(409, error.code, error.message) from None
-        if stream.path is not None:
-            await self._paths.touch(stream.path)
+        await self._paths.touch(stream)
         return await _appended(stream, addition, done, is_empty=not records)
 
     async def _records(self, stream: HttpStream, addition: Addition, body: bytes) -> list[bytes]:

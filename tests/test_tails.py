@@ -1,0 +1,97 @@
+"""What a store's owner may say of a tail without looking; every order of reading and committing."""
+
+import pytest
+
+from gateway.records import Position, StreamKey
+from gateway.stores import tails
+from gateway.stores.base import Page
+from gateway.stores.tails import Tails
+
+KEY = StreamKey("run_1", "progress")
+AT_3, AT_4 = Position("e1", 3), Position("e1", 4)
+NOTHING = Page([], AT_3)
+
+
+@pytest.fixture
+def known():
+    """Tails that know where one stream ends."""
+    known = Tails()
+    known.end(KEY, known.begin(KEY), NOTHING)
+    assert known.is_at(KEY, AT_3)
+    return known
+
+
+def test_nothing_is_known_before_somebody_looked():
+    known = Tails()
+    assert not known.is_at(KEY, AT_3)
+    known.grew(KEY, AT_3, is_open=True)
+    assert not known.is_at(KEY, AT_3)
+
+
+def test_a_commit_moves_the_tail(known):
+    known.grew(KEY, AT_4, is_open=True)
+    assert not known.is_at(KEY, AT_3)
+    assert known.is_at(KEY, AT_4)
+
+
+@pytest.mark.parametrize("other", [Position("e2", 3), Position("e1", 2), AT_4, None])
+def test_only_the_very_position_is_the_tail(known, other):
+    assert not known.is_at(KEY, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda known: known.grew(KEY, AT_4, is_open=False),
+        lambda known: known.forget(KEY),
+        lambda known: known.forget_run(KEY.run_id),
+        lambda known: known.clear(),
+    ],
+    ids=["ended", "changed otherwise", "run ended", "closed"],
+)
+def test_nothing_is_known_after_what_a_reader_has_to_see(known, change):
+    change(known)
+    assert not known.is_at(KEY, AT_3)
+    assert not known.is_at(KEY, AT_4)
+
+
+def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
+    known = Tails()
+    reading = known.begin(KEY)
+    known.grew(KEY, AT_4, is_open=True)
+    known.end(KEY, reading, NOTHING)
+    assert not known.is_at(KEY, AT_3)
+
+
+def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_it():
+    known = Tails()
+    before = known.begin(KEY)
+    known.forget(KEY)
+    after = known.begin(KEY)
+    known.end(KEY, before, NOTHING)
+    assert not known.is_at(KEY, AT_3)
+    known.end(KEY, after, Page([], Position("e2", 1)))
+    assert known.is_at(KEY, Position("e2", 1))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [None, Page([object()], AT_3), Page([], AT_3, "completed"), Page([], Position("", 0))],
+    ids=["failed", "records", "end", "beginning"],
+)
+def test_a_read_that_did_not_stop_at_an_open_tail_leaves_nothing_behind(page):
+    known = Tails()
+    known.end(KEY, known.begin(KEY), page)
+    assert not known.is_at(KEY, AT_3)
+    assert known.begin(KEY) is not None
+
+
+def test_what_is_known_is_bounded(monkeypatch):
+    monkeypatch.setattr(tails, "MAX_TAILS", 10)
+    known = Tails()
+    for number in range(25):
+        key = StreamKey(f"run_{number}", "progress")
+        known.end(key, known.begin(key), NOTHING)
+        at = [n for n in range(25) if known.is_at(StreamKey(f"run_{n}", "progress"), AT_3)]
+        assert number in at
+        assert len(at) <= 10
