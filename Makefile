@@ -39,10 +39,11 @@ soak: setup  ## Ten minutes of moderate load; memory has to stay flat
 audit: setup  ## Look the dependencies up among known vulnerabilities
 	$(BIN)/python -m tests.audit
 
-bench: setup  ## Measure
-	$(BIN)/python -m benchmarks
+bench: setup  ## Measure everything, beside other servers (25 minutes); writes benchmarks/figures.*
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks --into benchmarks
 
-bench-quick: setup  ## Measure what this gateway has to reach, beside other servers (3 minutes)
+bench-quick: setup  ## Measure what this gateway has to reach, beside other servers (under 5 minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.quick
 

@@ -1,38 +1,112 @@
 """Everything that is measured here. Figures and how to read them: README.md.
 
-Each figure is the median of `--runs` interleaved runs; what is compared is the ratio in one run's
-table, not a number from another machine.
+Each figure is the median of interleaved runs; what is compared is the ratio in one run's table, not
+a number from another machine. Progress goes to standard error, the table to standard output.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
-from benchmarks import fan_out, quick
-from benchmarks.stores import measure_stores
+from benchmarks import (
+    browser,
+    catch_up,
+    cold,
+    fan_out,
+    fast,
+    growth,
+    http_appends,
+    idle,
+    many_streams,
+    mixed,
+    quick,
+    stores,
+)
+from benchmarks.figures import HEAD, Effort, Figure, save
+from benchmarks.machine import described, prepare, progress
+
+COMMANDS: dict[str, tuple[str, Callable[[Effort], Iterator[Figure]]]] = {
+    "fan-out": ("one stream to 1, 100, 1,000 and 5,000 subscribers", fan_out.measure),
+    "many-streams": ("1,000 streams with one subscriber each", many_streams.measure),
+    "fast": ("1,000 and 5,000 records a second, throttled", fast.measure),
+    "catch-up": ("1,000 clients resume 10,000 records behind", catch_up.measure),
+    "append": ("every store, and a remote worker", stores.measure),
+    "http-appends": ("32 clients over HTTP, beside the reference server", http_appends.measure),
+    "idle": ("memory a connection at 5,000", idle.measure),
+    "cold": ("imports, start, installed bytes", cold.measure),
+    "mixed": ("a slow tenth of the readers", mixed.measure),
+    "growth": ("to more subscribers, to a longer stream", growth.measure),
+    "browser": ("10,000 records a second into a page", browser.measure),
+}
+# What others measure on the way, or what takes long and changes little from run to run.
+IN_ALL: dict[str, Callable[[Effort], Iterator[Figure]]] = {
+    "idle": lambda _: iter(()),  # fan-out's
+    "growth": lambda effort: growth.lengths(replace(effort, runs=1), growth.LENGTHS),
+    "browser": lambda effort: browser.measure(replace(effort, runs=1)),
+}
+# Seconds that what is measured in turn may take together, of all, so that all ends in 25 minutes.
+GROUP_S = {
+    "fan-out": 105.0,
+    "many-streams": 120.0,
+    "fast": 75.0,
+    "catch-up": 70.0,
+    "append": 50.0,
+    "mixed": 70.0,
+}
+OTHER_GROUP_S = 30.0
 
 
 def main() -> None:
-    """Parse the command line and measure."""
+    """Parse the command line, measure, and print one table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="runs of each figure (default 3)")
-    parser.add_argument("--only", choices=["stores", "fan-out", "quick"], help="measure only this")
-    chosen = parser.parse_args()
-    runs = ["--runs", str(chosen.runs)]
-    print(
-        f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores\n"
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the records of each run; small to try it out"
     )
-    if chosen.only in (None, "stores"):
-        measure_stores(chosen.runs)
-    if chosen.only in (None, "fan-out"):
-        for subscribers, records in ((1, 1000), (100, 800), (1000, 200), (5000, 40)):
-            counts = ["--subscribers", str(subscribers), "--records", str(records)]
-            fan_out.main([*runs, *counts])
-        fan_out.main([*runs, "--subscribers", "100", "--records", "500", "--rate", "100"])
-    if chosen.only in (None, "quick"):
-        quick.main(runs)
+    parser.add_argument(
+        "--into", type=Path, help="write figures.md, figures.json and figures.svg to this folder"
+    )
+    commands = parser.add_subparsers(dest="command", title="what is measured (default: all)")
+    for name, (tells, _) in COMMANDS.items():
+        commands.add_parser(name, help=tells)
+    commands.add_parser("quick", help="what has to be reached, in under 5 minutes")
+    chosen = parser.parse_args()
+    prepare()
+    if chosen.command == "quick":
+        quick.main(["--runs", str(chosen.runs)])
+        return
+    figures: list[Figure] = []
+    machine = described()
+    print(f"{machine}\n\n{HEAD}", flush=True)
+    for figure in _figures(chosen.command, Effort(chosen.runs, chosen.share)):
+        figures.append(figure)
+        print(figure.row(), flush=True)
+        if chosen.into:  # each time, so that an interruption loses nothing
+            save(figures, machine, chosen.into / "figures.json")
+    if chosen.into:
+        from benchmarks.plot import draw
+
+        rows = "\n".join(each.row() for each in figures)
+        (chosen.into / "figures.md").write_text(f"# Figures\n\n{machine}\n\n{HEAD}\n{rows}\n")
+        draw(figures, chosen.into / "figures.svg")
+    progress("done")
+
+
+def _figures(command: str | None, effort: Effort) -> Iterator[Figure]:
+    if command:
+        yield from COMMANDS[command][1](effort)
+        return
+    for name, (_, measure) in COMMANDS.items():
+        progress(f"---- {name}")
+        try:
+            limited = replace(effort, group_s=GROUP_S.get(name, OTHER_GROUP_S))
+            yield from IN_ALL.get(name, measure)(limited)
+        except Exception as error:  # the other scenarios go on
+            progress(f"{name}: {type(error).__name__}: {error}")
+            yield Figure(name, "all", "", (), None, None, f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

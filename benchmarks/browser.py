@@ -20,11 +20,16 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Page, async_playwright
 
+from benchmarks.figures import HEAD, Effort, Figure, interleaved
+from benchmarks.machine import progress
+
+NAME = "browser"
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
 VALUES = 50_000
@@ -55,25 +60,54 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def measure_react(folder: Path) -> None:
-    """Print the CPU time of React in jsdom, for some windows and numbers of records kept."""
+def measure(effort: Effort) -> Iterator[Figure]:
+    """Measure the client alone in React, then the whole way into Chromium."""
+    with two_cores(), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        yield from measure_react(folder, effort)
+        progress("building the page")
+        with reflex_app(folder) as url:
+            yield from asyncio.run(measure_page(url, effort.runs))
+
+
+@contextmanager
+def two_cores() -> Iterator[None]:
+    """Let what is started have all cores: a page's server and its browser are not the load."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def measure_react(folder: Path, effort: Effort) -> Iterator[Figure]:
+    """Measure the CPU time of React in jsdom, for some windows and numbers of records kept."""
     env = environment(folder)
     packages = ["react@19", "react-dom@19", "jsdom"]
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder)]
     subprocess.run([*install, *packages], check=True, env=env, cwd=folder)
-    print("| React in jsdom: window | kept | CPU s | renders | shown | lost |")
-    print("|---|---|---|---|---|---|")
-    for throttle_ms in (0, 16, 100):
-        for kept in ("all", "1000"):
-            script = ["node", str(HERE / "react.mjs"), str(folder), str(throttle_ms), kept]
-            done = subprocess.run(script, check=True, env=env, capture_output=True)
-            figures = json.loads(done.stdout)
-            lost = VALUES - figures["kept"] - figures["dropped"]
-            print(
-                f"| {throttle_ms} ms | {kept} | {figures['cpu_s']:.2f} | {figures['renders']} "
-                f"| {figures['count']:,} | {lost} |",
-                flush=True,
-            )
+    windows = [(throttle_ms, kept) for throttle_ms in (0, 16, 100) for kept in ("all", "1000")]
+    measures = {
+        f"window {throttle_ms} ms, {kept} kept": partial(_react, folder, throttle_ms, kept)
+        for throttle_ms, kept in windows
+    }
+    taken, failed = interleaved("React in jsdom", effort, measures)
+    for (throttle_ms, _), (name, each) in zip(windows, taken.items(), strict=True):
+        what = f"{VALUES:,} records, {name}: CPU s"
+        values = tuple(float(figures["cpu_s"]) for figures in each)
+        note = failed.get(name, "")
+        yield Figure(NAME, what, "React in jsdom", values, None, throttle_ms, note)
+
+
+def _react(folder: Path, throttle_ms: int, kept: str) -> dict[str, float]:
+    script = ["node", str(HERE / "react.mjs"), str(folder), str(throttle_ms), kept]
+    done = subprocess.run(script, check=True, env=environment(folder), capture_output=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    lost = VALUES - figures["kept"] - figures["dropped"]
+    if lost:
+        raise RuntimeError(f"{lost} of {VALUES} records were lost")
+    return figures
 
 
 @contextmanager
@@ -110,25 +144,35 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         except OSError:
             time.sleep(0.2)
-    raise SystemExit(f"the app did not start:\n{log.read_text()[-4000:]}")
+    raise RuntimeError(f"the app did not start:\n{log.read_text()[-4000:]}")
 
 
-async def measure_page(url: str, runs: int) -> None:
-    """Print what the page cost and showed."""
-    print("\n| Chromium: shown | last | gaps | longest task ms | page CPU s | took s |")
-    print("|---|---|---|---|---|---|")
+async def measure_page(url: str, runs: int) -> list[Figure]:
+    """Measure what the page cost and showed."""
+    taken = []
     async with async_playwright() as playwright:
         path = shutil.which("chromium") or playwright.chromium.executable_path
         browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        for _ in range(runs):
+        for turn in range(1, runs + 1):
+            progress(f"Chromium, run {turn} of {runs}")
             page = await browser.new_page()
             await page.goto(url, wait_until="networkidle")
-            print(await _one_run(page), flush=True)
+            taken.append(await _one_run(page))
             await page.close()
         await browser.close()
+    what = f"{VALUES:,} records at 10,000/s, all shown in order"
+    return [
+        Figure(NAME, f"{what}: {label}", "Chromium, production build", values)
+        for label, values in zip(
+            ("longest task in ms", "CPU s of the page", "s until the last was shown"),
+            zip(*taken, strict=True),
+            strict=True,
+        )
+    ]
 
 
-async def _one_run(page: Page) -> str:
+async def _one_run(page: Page) -> tuple[float, float, float]:
+    """Return the longest task in ms, the page's CPU time and the time taken in s."""
     await page.evaluate(OBSERVE)
     session = await page.context.new_cdp_session(page)
     await session.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -141,13 +185,10 @@ async def _one_run(page: Page) -> str:
     shown = {id: await page.locator(f"#{id}").inner_text() for id in ("count", "latest", "gaps")}
     longest = max(await page.evaluate("window.longTasks"), default=0)
     if shown["count"] != str(VALUES) or shown["latest"] != str(VALUES - 1):
-        raise SystemExit(f"records were lost: {shown}")
+        raise RuntimeError(f"records were lost: {shown}")
     if longest > LONG_TASK_MS:
-        print(f"a task of {longest:.0f} ms is over the limit of {LONG_TASK_MS} ms")
-    return (
-        f"| {shown['count']} | {shown['latest']} | {shown['gaps']} | {longest:.0f} "
-        f"| {cpu_s:.2f} | {took_s:.1f} |"
-    )
+        progress(f"a task of {longest:.0f} ms is over the limit of {LONG_TASK_MS} ms")
+    return longest, cpu_s, took_s
 
 
 async def _cpu_s(session: Any) -> float:
@@ -158,16 +199,19 @@ async def _cpu_s(session: Any) -> float:
 def main() -> None:
     """Measure the client alone, then the whole way."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.browser", description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="runs in Chromium (default 3)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each figure (default 3)")
     parser.add_argument("--only", choices=["react", "chromium"], help="measure only this")
     chosen = parser.parse_args()
+    print(HEAD)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.only != "chromium":
-            measure_react(folder)
+            for figure in measure_react(folder, Effort(chosen.runs)):
+                print(figure.row(), flush=True)
         if chosen.only != "react":
             with reflex_app(folder) as url:
-                asyncio.run(measure_page(url, chosen.runs))
+                for figure in asyncio.run(measure_page(url, chosen.runs)):
+                    print(figure.row(), flush=True)
 
 
 if __name__ == "__main__":

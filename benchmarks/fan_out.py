@@ -3,14 +3,142 @@
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
-from benchmarks.load import Load, Measured, median
-from benchmarks.peers.servers import SERVERS, Server, running
+from benchmarks.figures import HEAD, Effort, Figure, interleaved, median
+from benchmarks.load import Load, Measured, resident_kib
+from benchmarks.machine import described, prepare, progress
+from benchmarks.peers.servers import BY_NAME, HERE_MEMORY, SERVERS, Server, running
 
-LOAD_CPU = 1
+NAME = "fan-out"
+WARM = 10  # records before anything is measured
+SIZES = (  # subscribers, records flat out, records a second for latency
+    (1, 1500, 100.0),
+    (100, 800, 100.0),
+    (1000, 200, 20.0),
+    (5000, 40, 4.0),
+)
+RATED_S = 2.5  # how long records come at the fixed rate
+# Who is asked for no more subscribers, since connecting or delivering would take minutes.
+AT_MOST = {"python-socketio": 1000, "websockets.broadcast": 1000, HERE_MEMORY: 1000}
+MANY = 5000  # subscribers from which on their memory is measured too
+FIRST = 200  # of them, which are not counted: what is loaded for the first is no cost of the last
+SETTLING_S = 0.5
+T = TypeVar("T")
+
+
+def measure(effort: Effort) -> Iterator[Figure]:
+    """Measure 1, 100, 1,000 and 5,000 subscribers, flat out and at a fixed rate.
+
+    With 5,000 their memory while nothing comes is measured on the way.
+    """
+    for subscribers, records, per_s in SIZES:
+        servers = [
+            each
+            for each in available(SERVERS)
+            if subscribers <= AT_MOST.get(each.name, subscribers)
+        ]
+        yield from measure_at(effort, servers, subscribers, records, per_s)
+
+
+def measure_at(
+    effort: Effort, servers: Sequence[Server], subscribers: int, records: int, per_s: float
+) -> Iterator[Figure]:
+    """Measure some servers with one number of subscribers.
+
+    Args:
+        effort: How much is put into it.
+        servers: Which ones, in turn.
+        subscribers: Of the one stream.
+        records: Sent flat out, of the full effort.
+        per_s: Records a second of the fixed rate; 0 leaves that out.
+    """
+    flat_out, rated = effort.records(records), effort.records(round(per_s * RATED_S))
+
+    def both(load: Load, pids: Sequence[int]) -> tuple[Measured, Measured | None, float]:
+        flat = load.in_turn(flat_out, pids)
+        timed = load.at_rate(rated, per_s, pids) if per_s else None
+        return flat, timed, load.kib_a_connection
+
+    what = f"{subscribers:,} subscriber{'s' if subscribers > 1 else ''}"
+    taken, failed = interleaved(
+        what, effort, {each.name: partial(once, each, subscribers, both) for each in servers}
+    )
+    for each in servers:
+        runs = taken[each.name]
+        yield _figure(
+            f"{what}, flat out: deliveries per server CPU-second",
+            each.name,
+            [flat for flat, _, _ in runs],
+            subscribers,
+            lambda it: it.per_cpu_s,
+            failed.get(each.name, ""),
+        )
+        if subscribers >= MANY and runs:
+            label = f"{subscribers:,} connections with a subscription each: KiB a connection"
+            yield Figure("idle", label, each.name, tuple(kib for _, _, kib in runs))
+        timed = [it for _, it, _ in runs if it]
+        for percent in (50, 99) if timed else ():
+            yield _figure(
+                f"{what}, {per_s:g} records/s: p{percent} in ms",
+                each.name,
+                timed,
+                subscribers,
+                lambda it, percent=percent: it.latency_ms(percent),
+            )
+
+
+def _figure(
+    what: str,
+    server: str,
+    runs: Sequence[Measured],
+    at: float,
+    of: Callable[[Measured], float],
+    note: str = "",
+) -> Figure:
+    values = tuple(of(each) for each in runs)
+    share = median([each.load_share for each in runs]) if runs else None
+    return Figure(NAME, what, server, values, share, at, note)
+
+
+def once(
+    server: Server,
+    subscribers: int,
+    scenario: Callable[[Load, Sequence[int]], T],
+    throttle_ms: int = 0,
+) -> T:
+    """Start a server, connect subscribers, warm up, and have them measured."""
+    with running(server, throttle_ms) as (port, pids, speaking):
+        load = Load(port, speaking)
+        try:
+            _connect(load, subscribers, pids)
+            load.in_turn(WARM, pids)
+            return scenario(load, pids)
+        finally:
+            load.close()
+
+
+def _connect(load: Load, subscribers: int, pids: Sequence[int]) -> None:
+    if subscribers < MANY:
+        load.connect(subscribers)
+        return
+    load.add(FIRST)
+    time.sleep(SETTLING_S)
+    before = resident_kib(pids)
+    load.connect(subscribers - FIRST)
+    time.sleep(SETTLING_S)
+    load.kib_a_connection = (resident_kib(pids) - before) / (subscribers - FIRST)
+
+
+def available(servers: Sequence[Server]) -> list[Server]:
+    """Leave out what is not installed, and tell so."""
+    for each in servers:
+        if each.missing:
+            progress(f"{each.name}: not here ({each.missing})")
+    return [each for each in servers if not each.missing]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,52 +151,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--throttle-ms", type=int, default=0, help="of subscriptions, here only")
     parser.add_argument("--only", help="servers whose names contain this")
     chosen = parser.parse_args(arguments)
-    os.sched_setaffinity(0, {LOAD_CPU})
-    _allow_files(chosen.subscribers + 500)
-    servers = [each for each in SERVERS if (chosen.only or "") in each.name]
-    for each in servers:
-        if each.missing:
-            print(f"{each.name}: not here ({each.missing})")
-    taken: dict[str, list[Measured]] = {}
-    for _ in range(chosen.runs):
-        for each in servers:
-            if not each.missing:
-                once = _measure(each, chosen)
-                taken.setdefault(each.name, []).append(once)
-    _print(taken, chosen.subscribers)
+    prepare()
+    print(f"{described()}\n\n{HEAD}")
 
+    def scenario(load: Load, pids: Sequence[int]) -> Measured:
+        if chosen.rate:
+            return load.at_rate(chosen.records, chosen.rate, pids)
+        return load.in_turn(chosen.records, pids)
 
-def _measure(server: Server, chosen: argparse.Namespace) -> Measured:
-    with running(server, chosen.throttle_ms) as (port, pids, speaking):
-        load = Load(port, speaking)
-        load.connect(chosen.subscribers)
-        try:
-            load.in_turn(10, pids)  # warm
-            if chosen.rate:
-                return load.at_rate(chosen.records, chosen.rate, pids)
-            return load.in_turn(chosen.records, pids)
-        finally:
-            load.close()
-
-
-def _print(taken: dict[str, list[Measured]], subscribers: int) -> None:
-    print(f"\n{subscribers:,} subscribers\n")
-    print("| server | deliveries per server CPU-second | range | p50 ms | p99 ms | load's CPU |")
-    print("|---|---|---|---|---|---|")
+    names = [each.name for each in available(SERVERS) if (chosen.only or "") in each.name]
+    counted = (chosen.subscribers, scenario, chosen.throttle_ms)
+    measures = {name: partial(once, BY_NAME[name], *counted) for name in names}
+    what = f"{chosen.subscribers:,} subscribers"
+    taken, failed = interleaved(what, Effort(chosen.runs), measures)
     for name, runs in taken.items():
-        rates = [each.per_cpu_s for each in runs]
-        p50, p99 = (median([each.latency_ms(at) for each in runs]) for at in (50, 99))
-        share = median([each.load_cpu_s / each.wall_s for each in runs])
-        print(
-            f"| {name} | {median(rates):,.0f} | {min(rates):,.0f} to {max(rates):,.0f} "
-            f"| {p50:.1f} | {p99:.1f} | {share:.0%} |",
-            flush=True,
-        )
-
-
-def _allow_files(count: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(count * 2, 4096)), hard))
+        for measured, of in (
+            ("deliveries per server CPU-second", lambda it: it.per_cpu_s),
+            ("p50 in ms", lambda it: it.latency_ms(50)),
+            ("p99 in ms", lambda it: it.latency_ms(99)),
+        ):
+            note = failed.get(name, "")
+            print(_figure(f"{what}: {measured}", name, runs, 0, of, note).row(), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import os
 import re
 import select
 import socket
-import statistics
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ MARKER = b"@"
 SAMPLED = 50  # connections whose latencies are taken
 PUBLISHED_AT_ONCE = 500  # records
 CONNECTING = 200  # handshakes under way at once
-_STAMP = re.compile(rb"@(\d{10}\.\d{6})")
+STAMP = re.compile(rb"@(\d{10}\.\d{6})")
 
 
 def text_frame(payload: bytes, opcode: int = 1) -> bytes:
@@ -73,7 +72,7 @@ class Measured:
     """What one scenario came to.
 
     Attributes:
-        deliveries: Records that subscribers received.
+        deliveries: Records that subscribers received, or appends that were answered.
         wall_s: From the first publication to the last delivery.
         server_cpu_s: Of the server's processes meanwhile.
         load_cpu_s: Of this process meanwhile.
@@ -90,6 +89,11 @@ class Measured:
     def per_cpu_s(self) -> float:
         """Deliveries a second of the server's CPU."""
         return self.deliveries / self.server_cpu_s if self.server_cpu_s else float("nan")
+
+    @property
+    def load_share(self) -> float:
+        """Of a core that the load generator took."""
+        return self.load_cpu_s / self.wall_s
 
     def latency_ms(self, percent: float) -> float:
         """Return a percentile of the latencies."""
@@ -116,6 +120,58 @@ def resident_kib(pids: Sequence[int]) -> int:
     return total * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
+def open_socket(
+    address: tuple[str, int], path: str, protocol: str = "", receive_bytes: int = 0
+) -> socket.socket:
+    """Connect and ask for a WebSocket; `greet` takes the answer.
+
+    Args:
+        address: Host and port.
+        path: What is asked for.
+        protocol: The subprotocol, if any.
+        receive_bytes: Of the kernel's buffer for what comes; 0 leaves it as it is.
+    """
+    opened = socket.socket()
+    opened.settimeout(30)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if receive_bytes:  # before connecting, since it decides the window
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    opened.connect(address)
+    key = base64.b64encode(os.urandom(16)).decode()
+    opened.sendall(
+        (
+            f"GET {path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+            + (f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else "")
+            + "\r\n"
+        ).encode()
+    )
+    return opened
+
+
+def greet(opened: socket.socket, greeting: Sequence[bytes], ready: bytes, opcode: int = 1) -> bytes:
+    """Take the handshake's answer, greet, wait until that is answered; gives what has come."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += some(opened)
+    if b" 101 " not in got.split(b"\r\n", 1)[0]:
+        raise ConnectionError(f"the handshake was refused: {got[:200]!r}")
+    for payload in greeting:
+        opened.sendall(text_frame(payload, opcode))
+    while ready not in got:
+        got += some(opened)
+    return got
+
+
+def some(opened: socket.socket) -> bytes:
+    """Receive what is there."""
+    data = opened.recv(65536)
+    if not data:
+        raise ConnectionError("the server closed the connection")
+    return data
+
+
 class Load:
     """Subscribers and a publisher of one server.
 
@@ -134,61 +190,39 @@ class Load:
         self._sampled: set[int] = set()
         self._publisher: socket.socket | None = None
         self.received = 0
+        self.kib_a_connection = float("nan")  # of the server, where it was measured
         self._latencies: list[float] = []
 
     def connect(self, subscribers: int) -> None:
         """Open the subscribers and the publisher; return when all are ready."""
-        for start in range(0, subscribers, CONNECTING):
-            count = min(CONNECTING, subscribers - start)
-            opened = [self._open(self._speaking.path) for _ in range(count)]
-            for each in opened:
-                self._greet(each, self._speaking.greeting, self._speaking.ready)
-        self._sampled = set(list(self._sockets)[:: max(1, subscribers // SAMPLED)])
+        self.add(subscribers)
         path = self._speaking.publisher_path or self._speaking.path
         publisher = self._publisher = self._open(path, is_subscriber=False)
         self._greet(publisher, self._speaking.publisher_greeting, self._speaking.publisher_ready)
         publisher.setblocking(False)
         self._poll.register(publisher.fileno(), select.EPOLLIN)
 
+    def add(self, subscribers: int) -> None:
+        """Open further subscribers; return when they are ready."""
+        for start in range(0, subscribers, CONNECTING):
+            count = min(CONNECTING, subscribers - start)
+            opened = [self._open(self._speaking.path) for _ in range(count)]
+            for each in opened:
+                self._greet(each, self._speaking.greeting, self._speaking.ready)
+        self._sampled = set(list(self._sockets)[:: max(1, len(self._sockets) // SAMPLED)])
+
     def _open(self, path: str, is_subscriber: bool = True) -> socket.socket:
         address = self._subscribers_address if is_subscriber else self._address
-        opened = socket.create_connection(address, timeout=30)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        key = base64.b64encode(os.urandom(16)).decode()
-        protocol = self._speaking.protocol
-        opened.sendall(
-            (
-                f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._address[1]}\r\n"
-                "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-                f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-                + (f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else "")
-                + "\r\n"
-            ).encode()
-        )
+        opened = open_socket(address, path, self._speaking.protocol)
         if is_subscriber:
             self._sockets[opened.fileno()] = opened
         return opened
 
     def _greet(self, opened: socket.socket, greeting: Sequence[bytes], ready: bytes) -> None:
-        got = b""
-        while b"\r\n\r\n" not in got:
-            got += self._some(opened)
-        if b" 101 " not in got.split(b"\r\n", 1)[0]:
-            raise ConnectionError(f"the handshake was refused: {got[:200]!r}")
-        for payload in greeting:
-            opened.sendall(text_frame(payload, self._speaking.opcode))
-        while ready not in got:
-            got += self._some(opened)
+        greet(opened, greeting, ready, self._speaking.opcode)
         if opened.fileno() in self._sockets:
             opened.setblocking(False)
             self._poll.register(opened.fileno(), select.EPOLLIN)
-
-    @staticmethod
-    def _some(opened: socket.socket) -> bytes:
-        data = opened.recv(65536)
-        if not data:
-            raise ConnectionError("the server closed the connection")
-        return data
 
     def publish(self, number: int, count: int = 1) -> None:
         """Send records from the n-th on."""
@@ -211,13 +245,13 @@ class Load:
         for number, _ in self._poll.poll(timeout_s):
             if number == publisher:
                 assert self._publisher is not None
-                self._some(self._publisher)
+                some(self._publisher)
                 continue
-            data = self._some(self._sockets[number])
+            data = some(self._sockets[number])
             self.received += data.count(MARKER)
             if number in self._sampled:
                 now = time.time()
-                self._latencies += [(now - float(at)) * 1000 for at in _STAMP.findall(data)]
+                self._latencies += [(now - float(at)) * 1000 for at in STAMP.findall(data)]
 
     def in_turn(self, records: int, pids: Sequence[int], under_way: int = 2) -> Measured:
         """Publish each record when all but a few of those before have reached everybody."""
@@ -259,13 +293,13 @@ class Load:
             self._latencies,
         )
 
+    def taken_latencies_ms(self) -> list[float]:
+        """Return the latencies of the sampled connections since this was last asked."""
+        taken, self._latencies = self._latencies, []
+        return taken
+
     def close(self) -> None:
         """Close every connection."""
         for opened in [*self._sockets.values(), *filter(None, [self._publisher])]:
             opened.close()
         self._poll.close()
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median."""
-    return statistics.median(values)

@@ -6,204 +6,192 @@ Every figure is the median of interleaved runs on this machine; what is quoted a
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import resource
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from benchmarks.load import Load, Measured, median, resident_kib
-from benchmarks.peers.servers import SERVERS, running
+from benchmarks import catch_up, fan_out, fast, growth, http_appends, mixed
+from benchmarks.fan_out import available
+from benchmarks.figures import Effort, Figure, interleaved, median, number
+from benchmarks.machine import described, prepare, progress
+from benchmarks.peers.servers import BY_NAME, HERE_FULL, NCHAN, PLAIN
 from benchmarks.stores import (
     append_many_streams,
+    append_one_at_a_time,
     append_pipelined,
     append_through_sdk,
-    run_as_server,
+    in_process,
 )
 
-LOAD_CPU = 1
-HERE, PLAIN, NCHAN = "here, sqlite full", "Starlette + uvicorn, a queue each", "nchan (C)"
-BY_NAME = {each.name: each for each in SERVERS}
+FULL, NORMAL = "sqlite:{folder}/b.db", "sqlite:{folder}/b.db?durability=normal"
+
+GROUP_S = 38.0  # of what is measured in turn, so that the whole ends in 5 minutes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: Is measured, with its unit.
+        here: What came of it.
+        goal: What has to be reached, in words.
+        others: What came of others, by name.
+        is_reached: Whether here is good enough.
+    """
+
+    what: str
+    here: float
+    goal: str
+    others: dict[str, float]
+    is_reached: bool
+
+    def __str__(self) -> str:
+        others = "; ".join(f"{name} {number(value)}" for name, value in self.others.items())
+        ratios = "; ".join(f"{self.here / value:.2f}" for value in self.others.values() if value)
+        verdict = "yes" if self.is_reached else "**no**"
+        cells = (self.what, number(self.here), others, ratios, self.goal, verdict)
+        return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quick", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="of each figure (default 3)")
-    runs = parser.parse_args(arguments).runs
-    os.sched_setaffinity(0, {LOAD_CPU})
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
-    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "starlette", "uvloop"))
-    print(f"CPython {platform.python_version()}, {os.cpu_count()} cores, {packages}\n")
-    print("| what | here | others | ratio | to reach |")
-    print("|---|---|---|---|---|")
-    for row in (_fan_out, _growth, _bundled, _throttled, _latency, _appends, _idle, _catch_up):
-        for cells in row(runs):
-            print("| " + " | ".join(cells) + " |", flush=True)
+    effort = Effort(parser.parse_args(arguments).runs, group_s=GROUP_S)
+    prepare()
+    began = time.monotonic()
+    print(f"{described()}\n")
+    print("| what | here | others | ratio | to reach | reached |")
+    print("|---|---|---|---|---|---|")
+    for rows in (fan_outs, bundled, latency, appends, http, catch_ups, slow_tenth, lengths):
+        for row in rows(effort):
+            print(row, flush=True)
+    taken_s = time.monotonic() - began
+    print(f"\nMedians of up to {effort.runs} runs; {taken_s:.0f} s.")
+    progress("done")
 
 
-Scenario = Callable[[Load, list[int]], Measured]
+def by_server(figures: Sequence[Figure], part: str) -> dict[str, float]:
+    """Return the medians of the figures whose label holds a text, by server."""
+    return {each.server: each.median for each in figures if part in each.what and each.values}
 
 
-def _measure(name: str, subscribers: int, scenario: Scenario, throttle_ms: int = 0) -> Measured:
-    with running(BY_NAME[name], throttle_ms) as (port, pids, speaking):
-        load = Load(port, speaking)
-        load.connect(subscribers)
-        try:
-            load.in_turn(10, pids)  # warm
-            return scenario(load, pids)
-        finally:
-            load.close()
-
-
-def _medians(
-    names: Sequence[str],
-    runs: int,
-    subscribers: int,
-    scenario: Scenario,
-    of: Callable[[Measured], float],
-) -> dict[str, float]:
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(runs):
-        for name in names:
-            taken[name].append(of(_measure(name, subscribers, scenario)))
-    return {name: median(values) for name, values in taken.items()}
-
-
-def _there(*names: str) -> list[str]:
-    return [name for name in names if not BY_NAME[name].missing]
-
-
-_per_cpu_s: dict[int, float] = {}
-
-
-def _fan_out(runs: int) -> list[list[str]]:
-    """One record a frame, to everybody, one record after the other."""
-    rows = []
-    for subscribers, records, least in ((1000, 150, "2.5"), (5000, 30, "3.5")):
-        names = _there(HERE, PLAIN, NCHAN)
-        found = _medians(
-            names,
-            runs,
-            subscribers,
-            lambda load, pids, records=records: load.in_turn(records, pids),
-            lambda measured: measured.per_cpu_s,
-        )
-        _per_cpu_s[subscribers] = here = found.pop(HERE)
-        others = "; ".join(f"{name} {rate:,.0f}" for name, rate in found.items())
-        ratios = "; ".join(f"{here / rate:.2f}" for rate in found.values())
+def fan_outs(effort: Effort) -> Iterator[Row]:
+    """One record a frame, to everybody, one record after the other; memory while nothing comes."""
+    names = [each.name for each in available([BY_NAME[n] for n in (HERE_FULL, PLAIN, NCHAN)])]
+    per_cpu_s = {}
+    for subscribers, records, least in ((1000, 150, 2.5), (5000, 30, 3.5)):
+        servers = [BY_NAME[name] for name in names]
+        figures = list(fan_out.measure_at(effort, servers, subscribers, records, 0))
+        found = by_server(figures, "flat out")
+        per_cpu_s[subscribers] = here = found.pop(HERE_FULL)
+        above = found.get(NCHAN, 0.0)
         what = f"deliveries per server CPU-second, {subscribers:,} subscribers"
-        rows.append([what, f"{here:,.0f}", others, ratios, f"{least} times the first; above nchan"])
-    return rows
-
-
-def _growth(runs: int) -> list[list[str]]:
-    small = _medians(
-        [HERE], runs, 100, lambda load, pids: load.in_turn(800, pids), lambda it: it.per_cpu_s
-    )[HERE]
-    factor = small / _per_cpu_s[5000]
+        goal = f"above nchan, at least {least} times Starlette + uvicorn"
+        yield Row(what, here, goal, found, here > above and here >= least * found[PLAIN])
+        if idle := by_server(figures, "KiB"):
+            kib = idle.pop(HERE_FULL)
+            what = "KiB an idle connection with a subscription, of 5,000"
+            yield Row(what, kib, "24 or less", idle, kib <= 24)
+    few = list(fan_out.measure_at(effort, [BY_NAME[HERE_FULL]], 100, 1500, 0))
+    factor = few[0].median / per_cpu_s[5000]
     what = "cost of a delivery at 5,000 subscribers to that at 100"
-    return [[what, f"{factor:.2f}", "", "", "within 1.5"]]
+    yield Row(what, factor, "within 1.5", {}, factor <= 1.5)
 
 
-def _bundled(runs: int) -> list[list[str]]:
-    found = _medians(
-        [HERE],
-        runs,
-        1000,
-        lambda load, pids: load.at_rate(3000, 1000, pids),
-        lambda it: it.per_cpu_s,
-    )[HERE]
-    return [
-        [
-            "1,000 records/s to 1,000 subscribers, records per CPU-second",
-            f"{found:,.0f}",
-            "",
-            "",
-            "1 M",
-        ]
-    ]
+def bundled(effort: Effort) -> Iterator[Row]:
+    """Fast streams, joined in frames."""
+    for per_s, throttle_ms, least in ((1000, 0, 1e6), (5000, 50, 15e6)):
+        figures = list(fast.measure_at(effort, per_s, [(HERE_FULL, throttle_ms)]))
+        here = by_server(figures, "CPU-second").get(HERE_FULL, float("nan"))
+        what = f"{per_s:,} records/s to 1,000 subscribers, throttle {throttle_ms} ms: "
+        goal = f"at least {least / 1e6:g} M"
+        yield Row(f"{what}records per CPU-second", here, goal, {}, here >= least)
 
 
-def _throttled(runs: int) -> list[list[str]]:
-    rates = [
-        _measure(HERE, 1000, lambda load, pids: load.at_rate(15_000, 5000, pids), 50).per_cpu_s
-        for _ in range(runs)
-    ]
-    what = "5,000 records/s to 1,000 subscribers in windows of 50 ms, records per CPU-second"
-    return [[what, f"{median(rates):,.0f}", "", "", "15 M"]]
-
-
-def _latency(runs: int) -> list[list[str]]:
-    rows = []
-    taken: dict[str, list[Measured]] = {HERE: [], PLAIN: []}
-    for _ in range(runs):
-        for name, measured in taken.items():
-            measured.append(_measure(name, 100, lambda load, pids: load.at_rate(400, 100, pids)))
+def latency(effort: Effort) -> Iterator[Row]:
+    """From the append to the arrival, beside a server that keeps nothing."""
+    servers = [BY_NAME[HERE_FULL], BY_NAME[PLAIN]]
+    figures = list(fan_out.measure_at(effort, servers, 100, 50, 100.0))
     for percent in (50, 99):
-        here, plain = (median([it.latency_ms(percent) for it in taken[n]]) for n in (HERE, PLAIN))
+        found = by_server(figures, f"p{percent}")
+        here = found.pop(HERE_FULL)
         what = f"append to receive, 100 subscribers, 100 records/s, p{percent} in ms"
-        other = f"{PLAIN}, no store {plain:.1f}"
-        rows.append([what, f"{here:.1f}", other, f"{here / plain:.2f}", "below 1"])
-    return rows
+        yield Row(what, here, "below it, durably", found, here < found[PLAIN])
 
 
-def _appends(runs: int) -> list[list[str]]:
-    rows = []
-    for what, scenario, url, least in (
-        ("one stream, full", append_pipelined, "sqlite:{folder}/b.db", "100 k"),
-        ("one stream, normal", append_pipelined, "sqlite:{folder}/b.db?durability=normal", "150 k"),
-        ("10,000 streams, full", append_many_streams, "sqlite:{folder}/b.db", "50 k"),
-        ("through the SDK, full", append_through_sdk, "sqlite:{folder}/b.db", "50 k"),
+def appends(effort: Effort) -> Iterator[Row]:
+    """Durable appends into SQLite."""
+    store = {
+        "one stream, 1,000 under way, full": (append_pipelined, FULL, 100_000),
+        "one stream, 1,000 under way, normal": (append_pipelined, NORMAL, 150_000),
+        "10,000 streams, full": (append_many_streams, FULL, 50_000),
+        "through the SDK, full": (append_through_sdk, FULL, 0),
+        "one in flight, full": (append_one_at_a_time, FULL, 0),
+    }
+    measures: dict[str, Callable[[], float]] = {
+        name: partial(in_process, partial(scenario, url))
+        for name, (scenario, url, _) in store.items()
+    }
+    taken, _ = interleaved("durable appends", effort, measures)
+    found = {name: median(values) for name, values in taken.items()}
+    in_flight = found.pop("one in flight, full")
+    for name, here in found.items():
+        least = store[name][2] or found["one stream, 1,000 under way, full"] / 2
+        goal = f"{least:,.0f}" if store[name][2] else "half of the store's, in the same run"
+        yield Row(f"durable appends/s, {name}", here, goal, {}, here >= least)
+    what = "durable append, one in flight, full: ms"
+    yield Row(what, 1000 / in_flight, "0.3 as measured before", {}, in_flight >= 1000 / 0.35)
+
+
+def http(effort: Effort) -> Iterator[Row]:
+    """Appends over HTTP beside the reference server."""
+    figures = list(http_appends.measure_at(replace(effort, share=0.6), 1))
+    found = by_server(figures, "appends/s")
+    here = found.pop(HERE_FULL)
+    reached = bool(found) and here >= 10 * max(found.values())
+    what = "durable appends/s over HTTP, 32 clients"
+    yield Row(what, here, "10 times the reference's", found, reached)
+
+
+def catch_ups(effort: Effort) -> Iterator[Row]:
+    """One client alone; a crowd beside live readers, in one run since it takes long."""
+    here = catch_up.alone(effort).median
+    what = "catch-up from SQLite, records/s to one client"
+    yield Row(what, here, "200,000", {}, here >= 200_000)
+    figures = list(catch_up.crowd(replace(effort, runs=1)))
+    rate = by_server(figures, "records/s").get(HERE_FULL, float("nan"))
+    yield Row(f"{catch_up.WHAT}: records/s to all", rate, "", {}, rate > 0)
+    quiet = by_server(figures, "p99 in ms, before").get(HERE_FULL, float("nan"))
+    tail = by_server([it for it in figures if it.what.endswith("p99 in ms")], "p99")
+    here = tail.get(HERE_FULL, float("nan"))
+    what = f"{catch_up.WHAT}: live readers' p99 in ms"
+    yield Row(what, here, "under 50", {"before": quiet}, here < 50)
+
+
+def slow_tenth(effort: Effort) -> Iterator[Row]:
+    """Readers that keep up, with and without a slow tenth beside them."""
+    figures = list(mixed.measure(effort))
+    tails = [it.median for it in figures if "p99 in ms" in it.what]
+    ratio = next((it.median for it in figures if "to that" in it.what), float("nan"))
+    what = "others' p99 with a slow tenth of the readers, in ms"
+    others = {"without": tails[0]}
+    yield Row(what, tails[1], "at most 1.1 times", others, ratio <= 1.1)
+
+
+def lengths(effort: Effort) -> Iterator[Row]:
+    """A long stream costs what a short one does."""
+    sizes = (10_000, 1_000_000)
+    figures = list(growth.lengths(replace(effort, runs=1), sizes))
+    for label, what, least_ratio in (
+        ("appends/s", "appends/s at 1,000,000 records in the stream", 0.8),
+        ("MiB", "resident MiB at 1,000,000 records in the stream", 0.0),
     ):
-        found = median([run_as_server(scenario(url)) for _ in range(runs)])
-        rows.append([f"durable appends a second, {what}", f"{found:,.0f}", "", "", least])
-    return rows
-
-
-def _idle(runs: int) -> list[list[str]]:
-    found = {}
-    for name in _there(HERE, PLAIN):
-        with running(BY_NAME[name]) as (port, pids, speaking):
-            first, rest = Load(port, speaking), Load(port, speaking)
-            first.connect(200)
-            time.sleep(0.5)
-            before = resident_kib(pids)
-            rest.connect(2000)
-            time.sleep(0.5)
-            found[name] = (resident_kib(pids) - before) / 2000
-            first.close()
-            rest.close()
-    what = "KiB an idle connection with a subscription"
-    ratio = found[HERE] / found[PLAIN]
-    return [[what, f"{found[HERE]:.1f}", f"{PLAIN} {found[PLAIN]:.1f}", f"{ratio:.2f}", "24"]]
-
-
-def _catch_up(runs: int) -> list[list[str]]:
-    records = 200_000
-    rates = []
-    for _ in range(runs):
-        with running(BY_NAME[HERE]) as (port, _, speaking):
-            writer = Load(port, speaking)
-            writer.connect(1)
-            for start in range(0, records, 1000):
-                writer.publish(start, 1000)
-                while writer.received <= start:
-                    writer.drain(1.0)
-            behind = [each.replace(b'"latest"', b'"beginning"') for each in speaking.greeting]
-            reader = Load(port, replace(speaking, greeting=behind))
-            began = time.perf_counter()
-            reader.connect(1)
-            while reader.received < records - 1000:  # the first come with the answer
-                reader.drain(1.0)
-            rates.append(records / (time.perf_counter() - began))
-            writer.close()
-            reader.close()
-    what = "catch-up from SQLite, records a second to one client"
-    return [[what, f"{median(rates):,.0f}", "", "", "200 k"]]
+        short, long = (it.median for it in figures if label in it.what)
+        flat = long >= least_ratio * short if least_ratio else long <= 1.1 * short
+        yield Row(what, long, "as at 10,000", {"at 10,000": short}, flat)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
-"""Append and read, side by side over the stores."""
+"""Append and read, side by side over the stores, and through a worker of a gateway elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+import multiprocessing
+import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
 
 import uvloop
 
 import gateway
+from benchmarks.figures import Effort, Figure, interleaved
+from benchmarks.machine import LOAD_CPU, SERVER_CPU
+from benchmarks.peers.servers import BY_NAME, HERE_FULL, SECRET, as_worker, running
 from benchmarks.redis_servers import fresh, redis_server
 from gateway import streams, task
 from gateway.records import StreamKey
@@ -20,6 +27,7 @@ from gateway.settings import open_store
 from gateway.stores.base import Store
 from gateway.web.server import calm_collector
 
+NAME = "append"
 RECORD = b'{"current":12345,"total":100000,"status":"a record of about one hundred bytes, in all"}'
 STORES = {
     "memory": "memory:",
@@ -27,6 +35,7 @@ STORES = {
     "sqlite full": "sqlite:{folder}/f.db",
     "redis everysec": "everysec",  # a server of its own, with this appendfsync
     "redis always": "always",
+    "remote worker, sqlite full": "ws:",  # of a gateway in another process
 }
 KEY = StreamKey("run_1", "progress")
 
@@ -45,7 +54,12 @@ async def append_many(count: int) -> int:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
-    """Open a fresh store with one run."""
+    """Open a fresh store with one run; of a gateway elsewhere, as its worker does."""
+    if url.startswith("ws:"):
+        async with as_worker(int(url.rpartition(":")[2])) as store:
+            await store.create_run(Run(KEY.run_id, "bench", "executing", KEY.run_id, "now"))
+            yield store
+        return
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(url.format(folder=folder))
         await store.open()
@@ -77,9 +91,8 @@ async def append_pipelined(url: str, count: int = 20_000, under_way: int = 1000)
 async def append_through_sdk(url: str, count: int = 50_000) -> float:
     """Records a second from a task's `append` to durable."""
     with tempfile.TemporaryDirectory() as folder:
-        async with gateway.connect(
-            store=url.format(folder=folder), secret_key="benchmark-secret-" * 3
-        ):
+        where = {"url": url} if url.startswith("ws:") else {"store": url.format(folder=folder)}
+        async with gateway.connect(**where, secret_key=SECRET):
             began = time.perf_counter()
             result = await append_many.trigger_and_wait(count)
             assert result.output == count
@@ -117,7 +130,18 @@ async def live_through_runs(url: str, count: int = 400, under_way: int = 50) -> 
         return count * (1 + len(patches)) / (time.perf_counter() - began)
 
 
-async def append_many_streams(url: str, streams: int = 10_000, rounds: int = 3) -> float:
+async def append_hundred_streams(url: str, count: int = 20_000) -> float:
+    """Records a second with ten appends under way on each of 100 streams."""
+    async with opened(url) as store:
+        keys = [StreamKey(KEY.run_id, f"s{number}") for number in range(100)] * 10
+        await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))  # makes them
+        began = time.perf_counter()
+        for _ in range(count // len(keys)):
+            await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))
+        return count / (time.perf_counter() - began)
+
+
+async def append_many_streams(url: str, streams: int = 10_000, rounds: int = 2) -> float:
     """Records a second with one append under way on each of many streams."""
     async with opened(url) as store:
         keys = [StreamKey(KEY.run_id, f"s{number}") for number in range(streams)]
@@ -153,13 +177,18 @@ async def hear_many_streams(url: str, streams: int = 10_000, under_way: int = 50
 
 SCENARIOS: dict[str, Callable[[str], Awaitable[float]]] = {
     "append, one at a time": append_one_at_a_time,
-    "append, 1,000 under way": append_pipelined,
+    "append, 1,000 under way on one stream": append_pipelined,
+    "append, 10 under way on each of 100 streams": append_hundred_streams,
     "append, one on each of 10,000 streams": append_many_streams,
     "heard on each of 10,000 followed streams": hear_many_streams,
     "append through the SDK": append_through_sdk,
     "read back": read_back,
     "changes of runs with a tag": live_through_runs,
 }
+
+
+ONCE = (hear_many_streams, live_through_runs)  # in one run only, since they take long
+NOT_REMOTE = (live_through_runs,)  # its runs belong to nobody, and a gateway would clear them up
 
 
 def run_as_server(work: Awaitable[float]) -> float:
@@ -172,22 +201,58 @@ def run_as_server(work: Awaitable[float]) -> float:
     return uvloop.run(calmly())
 
 
-def measure_stores(runs: int) -> None:
-    """Print records a second of every scenario over every store."""
-    with redis_server("everysec") as everysec, redis_server("always") as always:
-        servers = {"everysec": everysec, "always": always}
-        _measure({name: servers.get(url, url) for name, url in STORES.items()}, runs)
+def in_process(work: Callable[[], Awaitable[float]], cpu: int = SERVER_CPU) -> float:
+    """Run in a process of its own on one core, so that nothing of what ran before is in the way.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(work, cpu, there))
+    process.start()
+    there.close()
+    try:
+        found: float | str = here.recv()
+    except EOFError:
+        found = "the process ended"
+    process.join()
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
 
 
-def _measure(stores: dict[str, str], runs: int) -> None:
-    print("| records a second | " + " | ".join(STORES) + " | full / memory |")
-    print("|---|" + "---|" * (len(STORES) + 1))
-    for name, scenario in SCENARIOS.items():
-        taken: dict[str, list[float]] = {store: [] for store in STORES}
-        for _ in range(runs):
-            for store, url in stores.items():
-                taken[store].append(run_as_server(scenario(fresh(url))))
-        medians = {store: statistics.median(values) for store, values in taken.items()}
-        ratio = medians["sqlite full"] / medians["memory"]
-        row = " | ".join(f"{value:,.0f}" for value in medians.values())
-        print(f"| {name} | {row} | {ratio:.2f} |", flush=True)
+def _run(work: Callable[[], Awaitable[float]], cpu: int, answer: Connection) -> None:
+    os.sched_setaffinity(0, {cpu})
+    try:
+        answer.send(run_as_server(work()))
+    except Exception as error:
+        answer.send(f"{type(error).__name__}: {error}")
+
+
+def measure(effort: Effort) -> Iterator[Figure]:
+    """Measure records a second of every scenario over every store.
+
+    The store has one core, Valkey the other. A worker of a gateway elsewhere has that core in the
+    gateway's stead.
+    """
+    with ExitStack() as stack:
+        servers = {sync: stack.enter_context(redis_server(sync)) for sync in ("everysec", "always")}
+        stores = {name: servers.get(url, url) for name, url in STORES.items()}
+        for what, scenario in SCENARIOS.items():
+            measures = {
+                name: partial(_once, scenario, url)
+                for name, url in stores.items()
+                if not (url.startswith("ws:") and scenario in NOT_REMOTE)
+            }
+            put_in = replace(effort, runs=1) if scenario in ONCE else effort
+            taken, failed = interleaved(what, put_in, measures)
+            for name, values in taken.items():
+                note = failed.get(name, "")
+                yield Figure(NAME, f"{what}, records/s", name, tuple(values), None, None, note)
+
+
+def _once(scenario: Callable[[str], Awaitable[float]], url: str) -> float:
+    if not url.startswith("ws:"):
+        return in_process(partial(scenario, fresh(url)))
+    with running(BY_NAME[HERE_FULL]) as (port, _, _):
+        return in_process(partial(scenario, f"ws://127.0.0.1:{port}"), LOAD_CPU)

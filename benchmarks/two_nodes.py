@@ -6,12 +6,12 @@ Beside it the same with both at one gateway, in turn in the same run.
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import ExitStack
 
-from benchmarks.fan_out import LOAD_CPU, _allow_files
-from benchmarks.load import Load, Measured, median
-from benchmarks.peers.servers import Server, _ours, running, speak_ours
+from benchmarks.figures import median
+from benchmarks.load import Load, Measured
+from benchmarks.machine import prepare
+from benchmarks.peers.servers import Server, ours, running, speak_ours
 from benchmarks.redis_servers import fresh, redis_server
 
 
@@ -23,8 +23,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=20, help="records a second, for latency")
     chosen = parser.parse_args()
-    os.sched_setaffinity(0, {LOAD_CPU})
-    _allow_files(chosen.subscribers + 500)
+    prepare()
     print("| | deliveries a second | p50 ms | p99 ms |\n|---|---|---|---|")
     with redis_server("everysec") as url:
         for name, count in (("one gateway", 1), ("two gateways", 2)):
@@ -36,7 +35,7 @@ def main() -> None:
 
 def _measure(store: str, gateways: int, chosen: argparse.Namespace) -> tuple[Measured, Measured]:
     with ExitStack() as stack:
-        server = Server("ours", "", _ours(store), speak_ours)
+        server = Server("ours", "", ours(store), speak_ours)
         nodes = [stack.enter_context(running(server)) for _ in range(gateways)]
         pids = [pid for _, each, _ in nodes for pid in each]
         load = Load(nodes[0][0], nodes[0][2], nodes[-1][0])

