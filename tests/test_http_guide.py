@@ -16,6 +16,7 @@ import pytest
 from tests.serving import SECRET, gateway_process, token_for
 
 ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent  # where `realtime` is
 WORKER = """
 import asyncio
 from gateway import connect, streams, task
@@ -48,7 +49,7 @@ def blocks() -> list[str]:
 def shell(script: str, **variables: str) -> str:
     done = subprocess.run(
         ["sh", "-ec", script],
-        env={"PATH": os.environ["PATH"], **variables},
+        env={"PATH": f"{BIN}:{os.environ['PATH']}", "REALTIME_SECRET_KEY": SECRET, **variables},
         capture_output=True,
         text=True,
         timeout=60,
@@ -82,7 +83,7 @@ def run(gateway, tmp_path):
 
 def test_curl_prints_a_runs_records_as_they_come(gateway, run):
     (line,) = re.findall(r"^curl -N .*$", (ROOT / "README.md").read_text(), flags=re.M)
-    line = line.replace("localhost:8000", f"127.0.0.1:{gateway.port}")
+    line = line.replace("localhost:8400", f"127.0.0.1:{gateway.port}")
     environment = {"PATH": os.environ["PATH"], "RUN": run[0], "TOKEN": run[1]}
     curl = subprocess.Popen(
         ["sh", "-c", "exec " + line],
@@ -105,24 +106,27 @@ def test_curl_prints_a_runs_records_as_they_come(gateway, run):
 def test_the_blocks_of_the_guide_do_what_it_says(gateway, run):
     run_id, run_token = run
     base = {"GATEWAY": f"http://127.0.0.1:{gateway.port}"}
-    watch, look, write, create, fork = blocks()
+    begin, watch, look, write, paths, create, fork = blocks()
+    begun = shell(begin + 'echo "$GATEWAY $TOKEN"', RUN=run_id)
+    assert begun.startswith("http://localhost:8400 ")
+    looked = shell(look, RUN=run_id, TOKEN=begun.split()[1], **base)
+    assert looked.startswith("HTTP/1.1 200 ")
     watched = shell(watch, RUN=run_id, TOKEN=run_token, **base)
-    assert re.findall(r"^data:(\d)$", watched, flags=re.M) == ["0", "1", "2", "3", "4"]
+    assert re.findall(r"^data:(\d),?$", watched, flags=re.M) == ["0", "1", "2", "3", "4"]
     assert "streamClosed" in watched.splitlines()[-2]
     looked = shell(look, RUN=run_id, TOKEN=run_token, **base)
     assert looked.endswith("[0,1,2,3,4]") and "stream-next-offset: " in looked.lower()
 
     async_run = shell_run(gateway)
-    shell(write, RUN=async_run, TOKEN=token_for(f"write:streams:{async_run}/notes"), **base)
+    shell(write, RUN=async_run, **base)
     notes = httpx.get(
         f"{base['GATEWAY']}/v1/stream/{async_run}/notes",
         headers={"Authorization": f"Bearer {token_for(f'read:runs:{async_run}')}"},
     )
     assert notes.json() == [{"step": 1}, {"step": 2}]
 
-    token = token_for("read:paths:docs/*", "write:paths:docs/*")
-    assert shell(create, TOKEN=token, **base).endswith("Hello, world")
-    assert shell(fork, TOKEN=token, **base).endswith("Hello, world!")
+    assert shell(paths + create, **base).endswith("Hello, world")
+    assert shell(paths + fork, **base).endswith("Hello, world!")
 
 
 def shell_run(gateway) -> str:

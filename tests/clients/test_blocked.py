@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from clients.pages import Written
+from clients.pages import ADDRESS, Written, block
 from clients.proxy import BlockingProxy
+from playwright.async_api import Route, expect
 
 from tests.serving import until
 
@@ -65,6 +66,46 @@ async def test_a_page_goes_on_by_http_from_the_same_position(gateway, open_page)
         await written.append(*range(200, 300), end="completed")
         await page.wait_for_function('statuses.at(-1) === "ended"')
         assert await page.evaluate("seen") == list(range(300))
+
+
+async def test_the_page_of_the_document_falls_back_and_returns(gateway, open_page, context):
+    """The plain page without a build step; the time between its tries is the test's."""
+    written = await Written(gateway).create()
+
+    async def start(route: Route) -> None:
+        await route.fulfill(json={"run": written.id, "token": written.token})
+
+    await context.route("**/start", start)
+    await context.clock.install()
+    async with BlockingProxy(gateway.port).listen() as proxy:
+        page = await open_page(
+            block("html", "progress").replace(ADDRESS, f"http://127.0.0.1:{proxy.port}")
+        )
+
+        async def shows(value: int) -> None:
+            await written.append({"current": value, "total": 9})
+            await expect(page.locator("#bar")).to_have_js_property("value", value)
+
+        def asked(path: str) -> int:
+            return len([line for line in proxy.requests if path in line])
+
+        await expect(page.locator("#status")).to_have_js_property("value", "live")
+        await shows(1)
+        assert proxy.refused >= 1 and asked("/v1/events") == 1
+        proxy.is_blocking = False
+        await context.clock.run_for(31_000)
+        await until(lambda: asked("/v1/ws") == 1)
+        await shows(2)
+        await until(lambda: len(gateway.gateway._carriers) == 1)  # the answer is over
+        proxy.cut()  # and blocked again: after a few tries by HTTP
+        await until(lambda: len(gateway.gateway._carriers) == 0)
+        tries = proxy.refused
+        while asked("/v1/events") == 1:
+            await context.clock.run_for(1_000)
+        assert proxy.refused >= tries + 1
+        await shows(3)
+        await written.append(end="completed")
+        await expect(page.locator("#status")).to_have_js_property("value", "ended")
 
 
 async def test_a_loop_goes_on_over_answers_that_end(open_page, site):

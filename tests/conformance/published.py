@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -51,14 +52,31 @@ def start_suite(url: str, report: Path) -> subprocess.Popen[str]:
     )
 
 
-def outcomes(report: Path) -> list[tuple[str, str, str]]:
-    """Return area (core, forks or subscriptions), outcome and name of each test of a report."""
+class Outcome(NamedTuple):
+    """What came of one of the tests: its area is core, forks or subscriptions."""
+
+    area: str
+    status: str
+    name: str
+    messages: str
+
+
+def outcomes(report: Path) -> list[Outcome]:
+    """Return what came of each test of a report."""
     tests = [
         test
         for file in json.loads(report.read_text())["testResults"]
         for test in file["assertionResults"]
     ]
-    return [(_area(test["ancestorTitles"][0]), test["status"], test["fullName"]) for test in tests]
+    return [
+        Outcome(
+            _area(test["ancestorTitles"][0]),
+            test["status"],
+            test["fullName"],
+            "\n".join(test["failureMessages"]),
+        )
+        for test in tests
+    ]
 
 
 def _area(title: str) -> str:

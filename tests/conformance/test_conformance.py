@@ -55,6 +55,6 @@ def reports(tmp_path_factory):
 @pytest.mark.parametrize("store", STORES)
 def test_all_core_and_fork_tests_pass(reports, store):
     found = outcomes(reports[store])
-    failed = [name for _, status, name in found if status == "failed"]
-    assert not failed
-    assert Counter((area, status) for area, status, _ in found) == EXPECTED
+    failed = [f"{each.name}: {each.messages}" for each in found if each.status == "failed"]
+    assert not failed, "\n".join(failed)
+    assert Counter((each.area, each.status) for each in found) == EXPECTED
