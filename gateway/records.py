@@ -16,15 +16,6 @@ RUNS_STREAM = "$runs"  # the one that holds the changes of all runs of a set
 MAX_STREAM_ID_CHARACTERS = 64
 
 EndReason = Literal["completed", "failed", "canceled", "crashed", "expired", "timed_out", "deleted"]
-END_REASONS: tuple[EndReason, ...] = (
-    "completed",
-    "failed",
-    "canceled",
-    "crashed",
-    "expired",
-    "timed_out",
-    "deleted",
-)
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _RUN_ID = re.compile(r"run_[A-Za-z0-9]{1,60}\Z")

@@ -29,8 +29,8 @@ async def chromium() -> AsyncIterator[Browser]:
         path = found or playwright.chromium.executable_path
         if not os.path.exists(path):  # noqa: ASYNC240 - nobody else waits
             pytest.skip(
-                f"no Chromium: none of {', '.join(NAMES)} is on PATH, and "
-                "`playwright install chromium` was not run"
+                f"no Chromium: none of {', '.join(NAMES)} is on PATH: apt install chromium, or "
+                "playwright install chromium"
             )
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

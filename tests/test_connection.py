@@ -21,7 +21,7 @@ SECRET = "a secret of the tests that is long enough"
 NOW_S = 1_795_352_174.0
 LIMITS = Limits(frame_bytes=5000, data_frame_bytes=9000, record_bytes=1000, subscriptions=3)
 AT = Position("019aab37c2f1a3d4", 3)
-RUN_A, RUN_B = StreamKey("run_a", "$run"), StreamKey("run_b", "$run")
+RUN_A = StreamKey("run_a", "$run")
 
 
 def token(*scopes, ttl_s=60):

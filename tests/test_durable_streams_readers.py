@@ -17,6 +17,7 @@ import pytest
 
 from gateway.records import StreamKey
 from gateway.stores.remote import RemoteStore
+from tests import needs
 from tests.faults import nginx
 from tests.serving import gateway_process, new_run, serving, token_for, until, worker_token
 
@@ -54,7 +55,7 @@ def connect(port: int, path: str) -> socket.socket:
     return it
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+@needs.proc()
 async def test_two_hundred_readers_that_vanish_leave_the_process_as_it_was(tmp_path):
     with gateway_process(f"sqlite:{tmp_path}/test.db", tmp_path) as process:
         pid = process._process.pid
@@ -77,7 +78,7 @@ async def test_two_hundred_readers_that_vanish_leave_the_process_as_it_was(tmp_p
         assert share < 0.1, f"{share:.0%} of a core with nobody there"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+@needs.proc()
 async def test_readers_that_stall_cost_a_bounded_amount_hold_nobody_up_and_are_cut_off(tmp_path):
     settings = {"REALTIME_SEND_S": "2", "REALTIME_EVENTS_S": "300"}
     with gateway_process("memory:", tmp_path, **settings) as process:

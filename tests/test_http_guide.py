@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import needs
 from tests.serving import SECRET, gateway_process, token_for
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ async def main() -> None:
 asyncio.run(main())
 """
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+pytestmark = needs.program("curl", "curl")
 
 
 def blocks() -> list[str]:

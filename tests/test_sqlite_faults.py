@@ -26,7 +26,7 @@ from gateway.stores.sqlite import SqliteStore
 
 RECORD = b'"%s"' % (b"x" * 20_000)
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a file system: run it as root")
 
 
 def store_at(path, **options):

@@ -13,7 +13,6 @@ from gateway.errors import RunNotFound
 from gateway.records import StreamKey
 from gateway.web.figures import Figures, LaggingReader, LiveStream
 
-PROXIED = {"host": "localhost", "x-forwarded-for": "203.0.113.9"}
 KEY = StreamKey("run_0123456789", "progress")
 
 

@@ -16,13 +16,13 @@ _DROPS = ("netem loss 100%", "tbf rate 8bit burst 1 limit 1")
 def why_not() -> str | None:
     """Say why there can be no such network here; None if there can."""
     if os.geteuid() != 0:
-        return "making a network namespace needs root"
+        return "making a network namespace needs root: run it as root"
     missing = [name for name in ("ip", "tc") if shutil.which(name) is None]
     if missing:
-        return f"there is no {' and no '.join(missing)} here"
+        return f"{' and '.join(missing)} not on PATH: apt install iproute2"
     name = f"rt{os.getpid()}try"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
-        return "this kernel or container makes no network namespaces"
+        return "no network namespace can be made: run it on Linux with CAP_SYS_ADMIN"
     _run("ip", "netns", "del", name)
     return None
 

@@ -55,7 +55,7 @@ http {{
 def why_not() -> str | None:
     """Say why there is no nginx here; None if there is."""
     if shutil.which("nginx", path=PATH) is None:
-        return "there is no nginx here; Debian's package is nginx-light"
+        return "nginx is not on PATH: apt install nginx-light"
     return None
 
 
