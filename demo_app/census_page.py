@@ -9,7 +9,17 @@ from reflex.vars import ObjectVar
 
 from demo_app.census import CensusProgress, WorkerRow
 from demo_app.census_reading import FileStats
-from demo_app.layout import card, code, link_state, problem, run_badge, run_frame, tile, tiles
+from demo_app.layout import (
+    card,
+    code,
+    grouped,
+    link_state,
+    problem,
+    run_badge,
+    run_frame,
+    tile,
+    tiles,
+)
 from demo_app.state import Shown
 from demo_app.streams import summary
 from ui import RealtimeRun, RealtimeStream, use_realtime_run, use_realtime_stream
@@ -38,8 +48,8 @@ def census() -> rx.Component:
         card(
             _bar(latest),
             tiles(
-                tile("Lines", _grouped(latest.totals.lines), id="lines"),
-                tile("Tokens", _grouped(latest.totals.tokens), id="tokens"),
+                tile("Lines", grouped(latest.totals.lines), id="lines"),
+                tile("Tokens", grouped(latest.totals.tokens), id="tokens"),
                 tile("Files a second", latest.files_per_s, id="rate"),
                 tile("Seconds", latest.elapsed_s, id="seconds"),
             ),
@@ -160,8 +170,8 @@ def _largest(rows: Any) -> rx.Component:
                     text_overflow="ellipsis",
                 ),
             ),
-            rx.table.cell(_grouped(stats.lines), style=number),
-            rx.table.cell(_grouped(stats.tokens), style=number),
+            rx.table.cell(grouped(stats.lines), style=number),
+            rx.table.cell(grouped(stats.tokens), style=number),
             class_name="module",
         )
 
@@ -177,11 +187,4 @@ def _largest(rows: Any) -> rx.Component:
         rx.table.body(rx.foreach(rows, row)),
         size="1",
         width="100%",
-    )
-
-
-def _grouped(number: Any) -> rx.Var[str]:
-    """Write a number with its digits in groups."""
-    return rx.Var(
-        f"({number!s} ?? 0).toLocaleString('en-US')", _var_data=number._get_all_var_data()
     )

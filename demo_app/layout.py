@@ -223,3 +223,10 @@ def code(text: rx.Var[str] | str, *, follow: bool = False, **props: Any) -> rx.C
     if follow:
         return rx.box(rx.el.pre(text, style={**words, "margin": "0"}, **props), style=box)
     return rx.el.pre(text, style={**words, **box}, **props)
+
+
+def grouped(number: Any) -> rx.Var[str]:
+    """Write a number with its digits in groups."""
+    return rx.Var(
+        f"({number!s} ?? 0).toLocaleString('en-US')", _var_data=number._get_all_var_data()
+    )

@@ -8,7 +8,7 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app import operating
-from demo_app.layout import card, frame, link_state, problem, tile, tiles
+from demo_app.layout import card, frame, grouped, link_state, problem, tile, tiles
 from demo_app.operating import GatewayFigures, ReaderRow, RefusalRow, StreamRow
 from gateway import tokens
 from ui import RealtimeStream, use_realtime_stream
@@ -135,8 +135,8 @@ def _figures(now: RealtimeStream[GatewayFigures]) -> rx.Component:
             tile("Subscriptions", latest.subscriptions, id="subscriptions"),
             tile("Live streams", latest.live_streams, id="live-streams"),
             tile("Memory, MB", latest.memory_mb, id="memory"),
-            tile("Records in a second", _grouped(latest.appended_per_s), id="appended"),
-            tile("Records out a second", _grouped(latest.sent_per_s), id="sent"),
+            tile("Records in a second", grouped(latest.appended_per_s), id="appended"),
+            tile("Records out a second", grouped(latest.sent_per_s), id="sent"),
             tile("Delivered, 99 %", latest.delivery_ms, id="delivery"),
             tile("Loop late, 99 %", latest.loop_ms, id="loop"),
         ),
@@ -199,8 +199,8 @@ def _bars(latest: ObjectVar[GatewayFigures]) -> rx.Component:
         aria_label="Records sent in each of the last 60 seconds",
     )
     note = rx.flex(
-        rx.text("highest: ", _grouped(latest.peak_per_s), " a second", size="1"),
-        rx.text(_grouped(latest.sent_kb_per_s), " kB a second now", size="1"),
+        rx.text("highest: ", grouped(latest.peak_per_s), " a second", size="1"),
+        rx.text(grouped(latest.sent_kb_per_s), " kB a second now", size="1"),
         justify="between",
         color=rx.color("gray", 11),
         width="100%",
@@ -213,7 +213,7 @@ def _streams(latest: ObjectVar[GatewayFigures]) -> rx.Component:
         return rx.table.row(
             _name(each.stream),
             rx.table.cell(each.run, style=MONO, white_space="nowrap", display=WIDE),
-            rx.table.cell(_grouped(each.per_s), style=NUMBER),
+            rx.table.cell(grouped(each.per_s), style=NUMBER),
             rx.table.cell(each.readers, style=NUMBER),
             class_name="live-stream",
         )
@@ -227,7 +227,7 @@ def _readers(latest: ObjectVar[GatewayFigures]) -> rx.Component:
         return rx.table.row(
             _name(each.connection),
             _name(each.stream),
-            rx.table.cell(_grouped(each.behind), style=NUMBER),
+            rx.table.cell(grouped(each.behind), style=NUMBER),
             class_name="slow-reader",
         )
 
@@ -239,8 +239,8 @@ def _refusals(latest: ObjectVar[GatewayFigures]) -> rx.Component:
     def row(each: ObjectVar[RefusalRow]) -> rx.Component:
         return rx.table.row(
             _name(each.code),
-            rx.table.cell(_grouped(each.last_minute), style=NUMBER),
-            rx.table.cell(_grouped(each.total), style=NUMBER),
+            rx.table.cell(grouped(each.last_minute), style=NUMBER),
+            rx.table.cell(grouped(each.total), style=NUMBER),
             class_name="refusal",
         )
 
@@ -282,10 +282,3 @@ def _table(
         width="100%",
     )
     return rx.cond(rows.length() > 0, table, rx.text(empty, size="2", color_scheme="gray"))
-
-
-def _grouped(number: Any) -> rx.Var[str]:
-    """Write a number with its digits in groups."""
-    return rx.Var(
-        f"({number!s} ?? 0).toLocaleString('en-US')", _var_data=number._get_all_var_data()
-    )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -135,15 +135,9 @@ class Serving:
                 assert (await client.receive())["type"] == "welcome"
             yield client
 
-    @asynccontextmanager
-    async def remote(self, **options) -> AsyncIterator[RemoteStore]:
+    def remote(self, **options) -> AbstractAsyncContextManager[RemoteStore]:
         """Open a remote store over this gateway."""
-        store = RemoteStore(self.url, worker_token, **options)
-        await store.open()
-        try:
-            yield store
-        finally:
-            await store.close()
+        return opened(RemoteStore(self.url, worker_token, **options))
 
 
 @asynccontextmanager

@@ -234,6 +234,14 @@ async def fill(store, *, full):
 LARGE = "x" * 100_000
 
 
+async def executing_on_a_full_disk(it, work, release):
+    handle = await work.trigger()
+    await until_status(handle.id, "executing")
+    await fill(it.store, full=True)
+    release.set()
+    return handle
+
+
 async def test_the_end_of_a_run_that_could_not_be_kept_is_kept_when_there_is_room(file):
     time, release = Time(), asyncio.Event()
 
@@ -243,10 +251,7 @@ async def test_the_end_of_a_run_that_could_not_be_kept_is_kept_when_there_is_roo
         return LARGE
 
     async with working(store_at(file), time=time, random=lambda: 1.0) as it:
-        handle = await work.trigger()
-        await until_status(handle.id, "executing")
-        await fill(it.store, full=True)
-        release.set()
+        handle = await executing_on_a_full_disk(it, work, release)
         for rest_s in (0.5, 1, 2, 4, 8, 10, 10):
             await until(lambda rest_s=rest_s: time.sleeping == [rest_s])
             assert (await runs.retrieve(handle.id)).status == "executing"
@@ -267,10 +272,7 @@ async def test_a_process_that_stops_does_not_wait_for_room(file, caplog):
         return LARGE
 
     async with working(store_at(file), time=time, random=lambda: 1.0) as it:
-        handle = await work.trigger()
-        await until_status(handle.id, "executing")
-        await fill(it.store, full=True)
-        release.set()
+        handle = await executing_on_a_full_disk(it, work, release)
         await until(lambda: time.sleeping == [0.5])
     assert "its end could not be kept" in caplog.text
     async with working(store_at(file), time=time):

@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from reading import read_all
 from serving import (
     SECRET,
     environment,
@@ -35,28 +36,15 @@ from gateway.errors import (
 )
 from gateway.limits import DEFAULT_LIMITS
 from gateway.records import StreamKey, Writer
+from gateway.sdk.session import opened as open_for_block
 from gateway.stores import link, remote, under_way
 from gateway.stores.remote import RemoteStore, gateway_url
 
 numbers = streams.define("numbers", int)
 
 
-@asynccontextmanager
-async def opened(url, token=worker_token, **options):
-    store = RemoteStore(url, token, jitter=lambda: 0.2, **options)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-async def read_all(store, key):
-    records, after = [], None
-    while (page := await store.read(key, after)).records:
-        records += page.records
-        after = page.position
-    return records
+def opened(url, token=worker_token, **options):
+    return open_for_block(RemoteStore(url, token, jitter=lambda: 0.2, **options))
 
 
 async def follow(store, key, into):

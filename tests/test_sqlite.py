@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from reading import read_all
 from serving import new_run
 
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
@@ -18,14 +19,6 @@ from gateway.stores import sqlite as module
 from gateway.stores import sqlite_schema
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.sqlite import SqliteStore
-
-
-async def read_all(store, key):
-    records, after = [], None
-    while (page := await store.read(key, after)).records:
-        records += page.records
-        after = page.position
-    return records
 
 
 async def test_everything_is_there_after_a_restart(tmp_path):

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 
 import httpx
 import pytest
+from reading import read_all
 from serving import gateway_process, new_run, until, worker_token
 
 from gateway.errors import StoreUnavailable
@@ -31,14 +32,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a file system:
 
 def store_at(path, **options):
     return SqliteStore(path, durability="normal", lock_wait_s=0, **options)
-
-
-async def read_all(store, key):
-    records, after = [], None
-    while (page := await store.read(key, after)).records:
-        records += page.records
-        after = page.position
-    return records
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from gateway.errors import (
 from gateway.patches import Operation
 from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
 from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
+from gateway.sdk.session import opened
 from gateway.stores.base import PAGE_BYTES, SET_RECORDS, Head, RunQuery, SetState, run_log
 from gateway.stores.counted import counted
 from gateway.stores.memory import MemoryStore
@@ -34,15 +35,6 @@ from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
 
 NOWHERE = "run_nowhere"
-
-
-@asynccontextmanager
-async def opened(store):
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @asynccontextmanager

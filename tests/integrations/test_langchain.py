@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from assembling import assembled
 from langchain_core.language_models.fake_chat_models import (
     FakeListChatModel,
     FakeListChatModelError,
@@ -18,7 +19,7 @@ from langchain_core.tools import tool
 
 from gateway import connect, streams, task
 from gateway.integrations.langchain import from_langchain
-from gateway.sdk.assembler import Assembler, assemble
+from gateway.sdk.assembler import assemble
 from gateway.sdk.parts import (
     ErrorPart,
     Finish,
@@ -55,13 +56,6 @@ def called(index: int, args: str, id: str | None = None, name: str | None = None
 def used(**counts: Any) -> AIMessageChunk:
     usage = {"input_tokens": 9, "output_tokens": 12, "total_tokens": 21, **counts}
     return AIMessageChunk(content="", usage_metadata=usage)
-
-
-def assembled(parts: list[Part]) -> Assembler:
-    assembler = Assembler()
-    for part in parts:
-        assembler.add(part)
-    return assembler
 
 
 @tool

@@ -5,11 +5,11 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from assembling import assembled
 
 from gateway import connect, streams, task
 from gateway.integrations.model_streams import ModelStreamError
 from gateway.integrations.openai import from_openai
-from gateway.sdk.assembler import Assembler
 from gateway.sdk.parts import (
     ErrorPart,
     Finish,
@@ -36,13 +36,6 @@ async def client(provider):
         http_client=httpx2.AsyncClient(trust_env=False),
     ) as client:
         yield client
-
-
-def assembled(parts: list[Part]) -> Assembler:
-    assembler = Assembler()
-    for part in parts:
-        assembler.add(part)
-    return assembler
 
 
 # Chat completions.

@@ -1,6 +1,7 @@
 """Pydantic AI's own agents, with the models that it ships for tests, read as parts."""
 
 import pytest
+from assembling import assembled
 from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.capabilities import HandleDeferredToolCalls
 from pydantic_ai.exceptions import ApprovalRequired, ModelHTTPError
@@ -15,7 +16,7 @@ from pydantic_ai.tools import (
 
 from gateway import connect, streams, task
 from gateway.integrations.pydantic_ai import from_pydantic_ai
-from gateway.sdk.assembler import Assembler, assemble
+from gateway.sdk.assembler import assemble
 from gateway.sdk.parts import (
     ErrorPart,
     Part,
@@ -28,13 +29,6 @@ from gateway.sdk.parts import (
     ToolInputStart,
     ToolResult,
 )
-
-
-def assembled(parts: list[Part]) -> Assembler:
-    assembler = Assembler()
-    for part in parts:
-        assembler.add(part)
-    return assembler
 
 
 async def thinks_and_looks(messages, info):
