@@ -18,6 +18,8 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     record_cursor  a cursor that gives records instead of frames
     authorization  which scope a frame needs
     commands     what a connection asks its carrier to do
+    bearer       who a connection's client is, by its tokens
+    lifetime     how long a connection may stay
     subscriptions  what a connection follows, with which tokens, and when these run out
     connection   one connection's state machine
     settings     environment to frozen settings

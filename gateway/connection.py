@@ -21,6 +21,7 @@ import msgspec
 from gateway import protocol
 from gateway.access import Access, require
 from gateway.authorization import readable_key, require_read, require_request, require_sets
+from gateway.bearer import Admit, Bearer, Verify
 from gateway.commands import (
     Close,
     Command,
@@ -33,22 +34,19 @@ from gateway.commands import (
     Stop,
 )
 from gateway.errors import (
-    ConnectionAged,
     DuplicateId,
     Forbidden,
     HelloExpected,
-    HelloTimeout,
-    Idle,
     InvalidToken,
     MalformedFrame,
     ProtocolVersion,
     RealtimeError,
     RunNotFound,
-    Silent,
     TokenExpired,
     TokenRevoked,
     TooManySubscriptions,
 )
+from gateway.lifetime import Lifetime, Standing
 from gateway.limits import Limits
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
 from gateway.records import (
@@ -59,11 +57,7 @@ from gateway.records import (
 from gateway.stores.base import RunState, SetState
 from gateway.subscriptions import Subscription, Subscriptions
 
-SILENT_AFTER_PINGS = 3
 SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always comes
-
-Verify = Callable[[object, float], Access]
-Admit = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -89,28 +83,24 @@ class Connection:
     ages_at_s: float = math.inf
     admit: Admit = lambda _: None
     state: Literal["new", "ready", "closed"] = "new"
-    _access: Access | None = None
+    _bearer: Bearer = field(init=False)
+    _lifetime: Lifetime = field(init=False)
     _subscriptions: Subscriptions = field(default_factory=Subscriptions)
     _requests: set[int] = field(default_factory=set)
-    _subjects: set[str] = field(default_factory=set)
-    _is_told: bool = False  # that the connection's own token is near its end
-    _is_known: bool = False  # some token of this client was good
-    _is_worker: bool = False
-    _heard_at_s: float = 0.0
-    _used_at_s: float = 0.0  # when it last had a subscription or a request
 
     def __post_init__(self) -> None:
-        self._heard_at_s = self._used_at_s = self.opened_at_s
+        self._bearer = Bearer(self.verify, self.admit)
+        self._lifetime = Lifetime(self.limits, self.opened_at_s, self.ping_s, self.ages_at_s)
 
     @property
     def heard_at_s(self) -> float:
         """Unix time of the client's last frame."""
-        return self._heard_at_s
+        return self._lifetime.heard_at_s
 
     @property
     def subjects(self) -> frozenset[str]:
         """Whom `admit` has let in here."""
-        return frozenset(self._subjects)
+        return frozenset(self._bearer.subjects)
 
     # ---- what the client sends ----
 
@@ -124,7 +114,7 @@ class Connection:
         Returns:
             What to do, in order.
         """
-        self._heard_at_s = now_s
+        self._lifetime.heard_at_s = now_s
         if self.state == "closed":
             return []
         self._note_use(now_s)
@@ -134,11 +124,11 @@ class Connection:
 
     def _note_use(self, now_s: float) -> None:
         if self._is_in_use():
-            self._used_at_s = now_s
+            self._lifetime.used_at_s = now_s
 
     def _is_in_use(self) -> bool:
         # A worker's connection is its lease on the runs that it executes.
-        return bool(self._is_worker or self._subscriptions or self._requests)
+        return bool(self._bearer.is_worker or self._subscriptions or self._requests)
 
     def _read(self, text: str | bytes, now_s: float) -> list[Command]:
         try:
@@ -188,7 +178,8 @@ class Connection:
                 )
             )
         try:
-            self._access = self._admitted(frame.token, now_s) if frame.token is not None else None
+            if frame.token is not None:
+                self._bearer.access = self._bearer.show(frame.token, now_s)
             self._check_owner(frame.owner)
         except RealtimeError as error:
             return self._close(error)
@@ -200,7 +191,8 @@ class Connection:
 
     def _check_owner(self, owner: str | None) -> None:
         if owner is not None:
-            may = self._access is not None and self._access.may_write_every_run()
+            access = self._bearer.access
+            may = access is not None and access.may_write_every_run()
             require(may, f"execute runs as {owner}")
 
     def _subscribe(self, frame: protocol.Subscribe, now_s: float) -> list[Command]:
@@ -220,7 +212,7 @@ class Connection:
     def _follow(self, frame: protocol.Subscribe, run_id: str, now_s: float) -> list[Command]:
         key = readable_key(run_id, frame.stream)
         start = _start(frame)
-        access = self._access_for(frame.token, now_s)
+        access = self._bearer.access_for(frame.token, now_s)
         # Scopes that name a tag or a batch can be judged only when the run is known.
         if not access.depends_on_run():
             require_read(access, key, None)
@@ -233,7 +225,7 @@ class Connection:
     def _follow_set(
         self, frame: protocol.Subscribe, sets: tuple[RunSet, ...], now_s: float
     ) -> list[Command]:
-        access = self._access_for(frame.token, now_s)
+        access = self._bearer.access_for(frame.token, now_s)
         require_sets(access, sets)
         skip = self._keep(frame, sets, access).skip
         return [OpenSet(frame.id, sets, frame.limit, frame.throttle_ms / 1000, skip)]
@@ -253,13 +245,13 @@ class Connection:
 
     def _replace_token(self, frame: protocol.Token, now_s: float) -> list[Command]:
         access = self.verify(frame.token, now_s)
-        held = self._access if frame.id is None else self._subscriptions[frame.id].access
+        held = self._bearer.access if frame.id is None else self._subscriptions[frame.id].access
         if held is not None and held.subject != access.subject:
             raise Forbidden("the new token is for another subject than the one that it replaces")
-        self._admit(access)
+        self._bearer.let_in(access)
         expires_in_ms = round((access.expires_at_s - now_s) * 1000)
         if frame.id is None:
-            self._access, self._is_told = access, False
+            self._bearer.access, self._bearer.is_told = access, False
             accepted = protocol.TokenAccepted(expires_in_ms)
             mine = self._subscriptions.where(lambda each: not each.has_own_token)
         else:
@@ -287,7 +279,7 @@ class Connection:
 
     def _request(self, frame: Request, now_s: float) -> list[Command]:
         self._check_new_id(frame.id)
-        access = self._access_for(frame.token, now_s)
+        access = self._bearer.access_for(frame.token, now_s)
         is_judged = require_request(access, frame, self.limits.record_bytes)
         self._requests.add(frame.id)
         return [Perform(frame, access.skip, None if is_judged else access)]
@@ -295,28 +287,6 @@ class Connection:
     def _check_new_id(self, id: int) -> None:
         if id in self._subscriptions or id in self._requests:
             raise DuplicateId(f"id {id} is in use on this connection")
-
-    def _access_for(self, token: str | None, now_s: float) -> Access:
-        if token is not None:
-            return self._admitted(token, now_s)
-        if self._access is None:
-            raise InvalidToken("neither hello nor this frame brought a token")
-        if self._access.is_expired(now_s):
-            raise TokenExpired("the connection's token has expired; send `token` with a new one")
-        return self._access
-
-    def _admitted(self, token: str, now_s: float) -> Access:
-        access = self.verify(token, now_s)
-        self._admit(access)
-        return access
-
-    def _admit(self, access: Access) -> None:
-        if access.may_write_every_run():
-            self._is_worker = True
-        elif access.subject and access.subject not in self._subjects:
-            self.admit(access.subject)
-            self._subjects.add(access.subject)
-        self._is_known = True
 
     # ---- what came of the commands ----
 
@@ -407,42 +377,34 @@ class Connection:
         return min(self._deadlines_s())
 
     def _deadlines_s(self) -> Iterator[float]:
-        yield self.ages_at_s
-        if not self._is_known:
-            yield self.opened_at_s + self.limits.hello_s
+        yield self._lifetime.deadline_s(self._standing())
         if self.state == "new":
             return
-        yield self._silent_at_s()
-        yield self._idle_at_s()
         yield self._ends_at_s()
         yield self._subscriptions.outlook().at_s
-        if self._access is not None and not self._is_told:
-            yield self._access.renewal_at_s
+        if (untold := self._bearer.untold) is not None:
+            yield untold.renewal_at_s
+
+    def _standing(self) -> Standing:
+        return Standing(self.state == "new", self._bearer.is_known, self._is_in_use())
 
     def _ends_at_s(self) -> float:
         """When the connection's own token ends it: not while it holds something with another."""
-        if self._access is None or self._requests:
+        access = self._bearer.access
+        if access is None or self._requests or self._subscriptions.outlook().has_own_token:
             return math.inf
-        return (
-            math.inf if self._subscriptions.outlook().has_own_token else self._access.expires_at_s
-        )
+        return access.expires_at_s
 
     def _untold(self) -> list[tuple[int | None, Access]]:
         """Tokens of whose coming end nobody was told: the connection's, and subscriptions' own."""
-        own = [(None, self._access)] if self._access is not None and not self._is_told else []
-        return [*own, *self._subscriptions.to_be_told()]
-
-    def _silent_at_s(self) -> float:
-        return self._heard_at_s + self.ping_s * SILENT_AFTER_PINGS
-
-    def _idle_at_s(self) -> float:
-        return math.inf if self._is_in_use() else self._used_at_s + self.limits.idle_s
+        own = self._bearer.untold
+        return [*([(None, own)] if own is not None else []), *self._subscriptions.to_be_told()]
 
     def tick(self, now_s: float) -> list[Command]:
         """Do what time alone demands."""
         if self.state == "closed":
             return []
-        overdue = self._overdue(now_s)
+        overdue = self._lifetime.overdue(self._standing(), now_s)
         if overdue is not None:
             return self._close(overdue)
         expired = self._subscriptions.where(lambda each: each.access.is_expired(now_s))
@@ -458,7 +420,7 @@ class Connection:
             if now_s < access.renewal_at_s:
                 continue
             if id is None:
-                self._is_told = True
+                self._bearer.is_told = True
             else:
                 self._subscriptions[id].is_told = True
                 self._subscriptions.changed()
@@ -467,24 +429,6 @@ class Connection:
                 named = msgspec.UNSET if id is None else id
                 commands.append(Send(protocol.encode(protocol.TokenExpiring(left_ms, named))))
         return commands
-
-    def _overdue(self, now_s: float) -> RealtimeError | None:
-        """Return why the connection has to end now, if it has to."""
-        limits = self.limits
-        if not self._is_known and now_s >= self.opened_at_s + limits.hello_s:
-            what = "hello" if self.state == "new" else "token that is good"
-            return HelloTimeout(f"no {what} within {limits.hello_s:g} s")
-        if now_s >= self.ages_at_s:
-            age_s = now_s - self.opened_at_s
-            return ConnectionAged(f"the connection is {age_s:.0f} s old; come back", 0.0)
-        if self.state == "new":
-            return None
-        if now_s >= self._silent_at_s():
-            silence_s = self.ping_s * SILENT_AFTER_PINGS
-            return Silent(f"nothing was heard for {silence_s:g} s; send ping")
-        if now_s >= self._idle_at_s():
-            return Idle(f"nothing was subscribed or asked for in {limits.idle_s:g} s")
-        return None
 
     def revoked(self, is_revoked: Callable[[Access], bool]) -> list[Command]:
         """End what goes on with a token that is good no more.
@@ -495,14 +439,14 @@ class Connection:
         if self.state == "closed":
             return []
         error = TokenRevoked("the token was revoked; another one is needed")
-        if self._access is not None and is_revoked(self._access):
+        if self._bearer.access is not None and is_revoked(self._bearer.access):
             return self._close(error)
         gone = self._subscriptions.where(lambda each: is_revoked(each.access))
         return [command for id in gone for command in self.failed(id, error)]
 
     def deaf(self, now_s: float) -> None:
         """Take note that the client is not being read now, so that its silence says nothing."""
-        self._heard_at_s = now_s
+        self._lifetime.heard_at_s = now_s
 
     def close(self, error: RealtimeError) -> list[Command]:
         """End the connection from this side."""

@@ -21,9 +21,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway import protocol
 from gateway.access import Access
 from gateway.authorization import read_key, require_read
+from gateway.bearer import Admit, Verify
 from gateway.cohorts import PROMPT_S
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
-from gateway.connection import Admit, Connection, Verify
+from gateway.connection import Connection
 from gateway.counters import Counters
 from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
 from gateway.hub import Batch, Cursor, Cursors, Hub
