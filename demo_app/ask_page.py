@@ -27,18 +27,7 @@ def ask() -> rx.Component:
             run_badge(run),
             link_state(run[answer]),
             rx.spacer(),
-            rx.cond(
-                run.is_executing,
-                rx.button(
-                    rx.icon("square", size=14),
-                    "Stop",
-                    on_click=stopping.send("please"),
-                    loading=stopping.is_pending,
-                    color_scheme="red",
-                    variant="soft",
-                    id="stop",
-                ),
-            ),
+            rx.cond(run.is_executing, _stop_button(stopping)),
             align="center",
             spacing="3",
             wrap="wrap",
@@ -71,6 +60,18 @@ def ask() -> rx.Component:
         ),
         card(question_form(), who_answers(), title="Ask another"),
         rx.link("The run in detail", href="/runs/" + Shown.id, size="2"),
+    )
+
+
+def _stop_button(stopping: InputStreamHook[str]) -> rx.Component:
+    return rx.button(
+        rx.icon("square", size=14),
+        "Stop",
+        on_click=stopping.send("please"),
+        loading=stopping.is_pending,
+        color_scheme="red",
+        variant="soft",
+        id="stop",
     )
 
 

@@ -10,7 +10,12 @@ from demo_app.layout import card, code, frame, older, pretty, problem, run_badge
 from demo_app.state import Ask, Census, Recent
 from demo_app.streams import events
 from demo_app.tasks import deliver
-from ui import PageRun, use_realtime_runs_with_tag, use_realtime_task_trigger_with_streams
+from ui import (
+    PageRun,
+    RealtimeTaskTriggerWithStreams,
+    use_realtime_runs_with_tag,
+    use_realtime_task_trigger_with_streams,
+)
 
 EXAMPLES = (
     "How do I find the largest items in a list?",
@@ -186,9 +191,7 @@ def _runs(title: str = "My runs") -> rx.Component:
         problem(mine.error),
         rx.cond(
             mine.count > 0,
-            rx.table.root(
-                rx.table.body(rx.foreach(mine.runs, _top_run), id="my-runs"), size="1", width="100%"
-            ),
+            rx.table.root(rx.table.body(rx.foreach(mine.runs, _top_run)), size="1", width="100%"),
             rx.text("None yet: start one.", size="2", color_scheme="gray"),
         ),
         older(mine, id="more"),
@@ -244,7 +247,6 @@ def _delivery() -> rx.Component:
     job = use_realtime_task_trigger_with_streams(
         deliver, [events], access_token=Recent.trigger_token, max_records=5
     )
-    run = job.run
 
     def start(words: str, failures: int, id: str) -> rx.Component:
         return rx.button(
@@ -270,33 +272,31 @@ def _delivery() -> rx.Component:
             wrap="wrap",
         ),
         problem(job.error),
-        rx.cond(
-            job.run_id,
-            rx.vstack(
-                rx.flex(
-                    run_badge(job.realtime),
-                    rx.text(
-                        "attempt ", run.attempt, " of ", run.max_attempts, size="2", id="attempt"
-                    ),
-                    rx.cond(run.delay_until, rx.text("resting before the next", size="1")),
-                    spacing="3",
-                    align="center",
-                    wrap="wrap",
-                ),
-                rx.cond(
-                    run.last_error & ~job.realtime.is_completed,
-                    rx.text(
-                        run.last_error.message, size="2", color_scheme="amber", id="last-error"
-                    ),
-                ),
-                rx.cond(run.error, problem(run.error.type + ": " + run.error.message)),
-                code(pretty(run.metadata), id="metadata"),
-                rx.foreach(job[events].data, lambda line: rx.text(line, size="1")),
-                spacing="2",
-                align="stretch",
-                width="100%",
-                id="delivery",
-            ),
-        ),
+        rx.cond(job.run_id, _delivered(job)),
         title="A job that fails",
+    )
+
+
+def _delivered(job: RealtimeTaskTriggerWithStreams) -> rx.Component:
+    run = job.run
+    return rx.vstack(
+        rx.flex(
+            run_badge(job.realtime),
+            rx.text("attempt ", run.attempt, " of ", run.max_attempts, size="2", id="attempt"),
+            rx.cond(run.delay_until, rx.text("resting before the next", size="1")),
+            spacing="3",
+            align="center",
+            wrap="wrap",
+        ),
+        rx.cond(
+            run.last_error & ~job.realtime.is_completed,
+            rx.text(run.last_error.message, size="2", color_scheme="amber", id="last-error"),
+        ),
+        rx.cond(run.error, problem(run.error.type + ": " + run.error.message)),
+        code(pretty(run.metadata), id="metadata"),
+        rx.foreach(job[events].data, lambda line: rx.text(line, size="1")),
+        spacing="2",
+        align="stretch",
+        width="100%",
+        id="delivery",
     )
