@@ -134,8 +134,10 @@ def measure_at(effort: Effort, streams: int) -> Iterator[Figure]:
             yield Figure(NAME, f"{what}: {label}", name, tuple(values), share, streams, note)
 
 
-def _servers() -> list[Spoken]:
+def _servers(here_only: bool = False) -> list[Spoken]:
     ours = Spoken(replace(BY_NAME[HERE_FULL], speaking=_unspoken), _authorization)
+    if here_only:
+        return [ours]
     reference = Server(REFERENCE, _installed(), _command, _unspoken)
     if reference.missing:
         progress(f"{REFERENCE}: not here ({reference.missing})")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 HERE_FULL, HERE_MEMORY = "here, sqlite full", "here, memory"
 PLAIN = "Starlette + uvicorn, a queue each"
-NCHAN, NATS = "nchan (C)", "NATS over WebSocket (Go)"
+FLOOR, NCHAN, NATS = "the floor: a bare loop in C", "nchan (C)", "NATS over WebSocket (Go)"
 SECRET = "benchmark-secret-" * 3
 ENVIRONMENT = {  # everybody comes from one address here
     "REALTIME_SECRET_KEY": SECRET,
@@ -289,6 +289,14 @@ def _speak_centrifugo(_port: int, _throttle_ms: int) -> Speaking:
     )
 
 
+def _floor(port: int, folder: Path) -> list[str]:
+    """Compile the loop in C and start it."""
+    built = folder / "floor"
+    compiler = program("cc") or program("gcc")
+    subprocess.run([compiler, "-O2", "-o", str(built), str(HERE / "floor.c")], check=True)
+    return [str(built), str(port)]
+
+
 def nchan_is_missing() -> str:
     """Tell what has to be installed for nchan."""
     there = shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_nchan_module.so").exists()
@@ -296,6 +304,7 @@ def nchan_is_missing() -> str:
 
 
 SERVERS = [
+    Server(FLOOR, "" if program("cc") or program("gcc") else "no C compiler", _floor, _plain),
     Server(HERE_FULL, "", ours("sqlite:{folder}/b.db"), speak_ours),
     Server(HERE_MEMORY, "", ours("memory:"), speak_ours),
     Server(PLAIN, "", python_peer("starlette_queue"), _plain),

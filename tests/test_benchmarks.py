@@ -1,0 +1,90 @@
+"""The tools that measure: their arithmetic, and a real server under a small load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import catch_up, fan_out, figures, http_appends, where
+from benchmarks.figures import Effort, Figure, interleaved
+from benchmarks.load import Load, Measured, text_frame
+from benchmarks.peers.servers import BY_NAME, FLOOR, HERE_FULL, Server
+
+
+def test_servers_are_measured_in_turn_and_who_fails_is_left_out() -> None:
+    order: list[str] = []
+
+    def measured() -> int:
+        order.append("good")
+        return len(order)
+
+    def failing() -> int:
+        order.append("bad")
+        raise TimeoutError("10 of 20 came")
+
+    taken, failed = interleaved("x", Effort(runs=3), {"good": measured, "bad": failing})
+    assert order == ["good", "bad", "good", "good"]
+    assert taken == {"good": [1, 3, 4], "bad": []}
+    assert failed == {"bad": "TimeoutError: 10 of 20 came"}
+
+
+def test_a_group_that_takes_too_long_has_fewer_runs() -> None:
+    taken, _ = interleaved("x", Effort(runs=3, group_s=0.0), {"one": lambda: 1})
+    assert taken == {"one": [1]}
+
+
+def test_a_row_has_the_median_the_range_and_the_runs() -> None:
+    figure = Figure("s", "what", "server", (3000.0, 1000.0, 1200.0), 0.5)
+    assert figure.row() == "| s | what | server | 1,200 | 1,000 to 3,000 (3) | 50% |"
+    absent = Figure("s", "what", "server", (), note="ConnectionError: gone")
+    assert absent.row() == "| s | what | server | none | ConnectionError: gone | |"
+    assert math.isnan(absent.median)
+
+
+def test_figures_are_kept_as_they_were(tmp_path: Path) -> None:
+    all_of_them = [Figure("s", "a", "b", (1.5, 2.5), 0.1, 1000), Figure("s", "c", "d", ())]
+    figures.save(all_of_them, "machine", tmp_path / "figures.json")
+    assert figures.load(tmp_path / "figures.json") == all_of_them
+
+
+@pytest.mark.parametrize(("size", "head"), [(125, 6), (126, 8), (65535, 8), (65536, 14)])
+def test_a_clients_frame_has_the_length_that_its_size_asks_for(size: int, head: int) -> None:
+    frame = text_frame(b"x" * size)
+    assert len(frame) == head + size
+    assert frame[0] == 0x81 and frame[1] & 0x80
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    measured = Measured(1, 1.0, 1.0, 1.0, [float(value) for value in range(100, 0, -1)])
+    assert measured.latency_ms(50) == 51.0 and measured.latency_ms(99) == 100.0
+    assert catch_up.percentile([3.0, 1.0, 2.0], 99) == 3.0
+
+
+def test_a_sample_belongs_to_the_innermost_part_that_its_stack_names() -> None:
+    loop = "run (loop.c:1);Cohort._hand_out (gateway/cohorts.py:182)"
+    assert where._part(f"{loop};write (libc.so.6) 7") == ("syscall: writing to sockets", 7)
+    assert where._part(f"{loop} 3") == ("bookkeeping: cursors, tails, cohorts", 3)
+    assert where._part("run (loop.c:1) 2") == (where.OTHER, 2)
+
+
+def _two_records(load: Load, pids: Sequence[int]) -> Measured:
+    return load.in_turn(2, pids)
+
+
+@pytest.mark.parametrize("server", [BY_NAME[HERE_FULL], BY_NAME[FLOOR]], ids=lambda it: it.name)
+def test_every_subscriber_of_a_real_server_is_counted(server: Server) -> None:
+    if server.missing:
+        pytest.skip(server.missing)
+    measured = fan_out.once(server, 5, _two_records)
+    assert measured.deliveries == 10
+    assert measured.server_cpu_s >= 0 and len(measured.latencies_ms) == 10
+
+
+def test_appends_over_http_are_answered_one_after_the_other() -> None:
+    ours = http_appends._servers(here_only=True)[0]
+    measured = http_appends._once(ours, 1, Effort(share=0.1))
+    assert measured.deliveries >= http_appends.CLIENTS
+    assert len(measured.latencies_ms) == measured.deliveries
