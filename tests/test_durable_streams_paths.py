@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from stores import store_of
 
 from gateway.records import Position, Writer, path_config, path_data
 from gateway.web.durable_streams import headers
@@ -10,7 +11,6 @@ from gateway.web.durable_streams.configuration import Fork, encode
 from gateway.web.durable_streams.paths import UNPUBLISHED_MS, Paths
 from gateway.web.durable_streams.refusals import Refused
 from gateway.web.durable_streams.sweeping import REMEMBERED_MS, sweep_step, sweeping_paths
-from tests.test_store_contract import store_of
 
 TEXT = {"Content-Type": "text/plain"}
 MAX_BYTES = 1 << 20

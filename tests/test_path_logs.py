@@ -4,12 +4,13 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from reading import data_of, read_all
+from stores import store_of
 
 from gateway.errors import InvalidId, OutOfOrder, StreamEnded, WriterFenced, WriterGap
 from gateway.records import ORIGIN, StreamKey, Writer, path_config, path_data
 from gateway.stores.base import CONFIG_RECORDS, NO_RECORDS, PathStore, run_log
 from tests.serving import new_run
-from tests.test_store_contract import data_of, read_all, store_of
 
 KEY = path_data("docs/a", "g1")
 

@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from reading import read_all
+from reading import records_of
 from serving import (
     SECRET,
     environment,
@@ -79,7 +79,7 @@ async def test_a_gateway_that_is_killed_under_appends_loses_and_repeats_nothing(
             await asyncio.wait_for(appending, 60)
             await store.patch_run(run.id, {"status": "canceled"})
             await asyncio.wait_for(following, 60)
-            records = await read_all(store, key)
+            records = await records_of(store, key)
         values = [json.loads(record.data) for record in records]
         assert len(values) == 600
         for lane in range(4):
@@ -286,7 +286,7 @@ async def test_an_append_whose_answer_was_lost_is_repeated_without_harm():
         relay.drop_answer_of = "appended"
         end = store.append(key, [], writer=Writer("w", 0, 1), end="completed")
         assert (await asyncio.wait_for(end, 20)).duplicate
-        assert len(await read_all(store, key)) == 1
+        assert len(await records_of(store, key)) == 1
 
 
 async def test_an_append_without_a_writer_is_not_sent_twice():
@@ -296,7 +296,7 @@ async def test_an_append_without_a_writer_is_not_sent_twice():
         relay.drop_answer_of = "appended"
         with pytest.raises(ConnectionLost, match="the append may have happened"):
             await asyncio.wait_for(store.append(key, [b"1"]), 20)
-        assert len(await read_all(store, key)) == 1
+        assert len(await records_of(store, key)) == 1
 
 
 async def test_making_a_run_whose_answer_was_lost_is_repeated_without_harm():

@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from reading import read_all
+from reading import records_of
 from serving import new_run
 
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
@@ -37,7 +37,7 @@ async def test_everything_is_there_after_a_restart(tmp_path):
     store = SqliteStore(path)
     await store.open()
     assert await store.head(key) == head
-    assert [(r.offset, r.data, r.source) for r in await read_all(store, key)] == [
+    assert [(r.offset, r.data, r.source) for r in await records_of(store, key)] == [
         (0, b"1", run.id),
         (1, b"2", run.id),
     ]
@@ -160,7 +160,7 @@ async def test_what_waits_is_committed_together(tmp_path):
     assert [task.result().offset for task in appends] == list(range(500))
     # All that one commit adds to a stream is one row; the first append may have joined the gate's.
     assert await blocks(store) - before <= 2
-    assert [r.data for r in await read_all(store, key)] == [b"%d" % i for i in range(500)]
+    assert [r.data for r in await records_of(store, key)] == [b"%d" % i for i in range(500)]
     await store.close()
 
 
@@ -176,7 +176,7 @@ async def test_a_group_is_bounded(tmp_path, monkeypatch):
     key = StreamKey(run.id, "progress")
     await asyncio.gather(*(store.append(key, [b"%d" % i]) for i in range(100)))
     assert await blocks(store) >= 10
-    assert len(await read_all(store, key)) == 100
+    assert len(await records_of(store, key)) == 100
     await store.close()
 
 
@@ -220,7 +220,7 @@ async def test_an_operation_that_is_refused_does_not_hurt_the_others_of_its_grou
     assert isinstance(outcomes[5], StoreUnavailable)
     assert outcomes[7].code == "run_not_found"
     assert outcomes[8].status == "executing"
-    assert [r.data for r in await read_all(store, key)] == [b"0", b"1", b"2", b"3"]
+    assert [r.data for r in await records_of(store, key)] == [b"0", b"1", b"2", b"3"]
     await store.close()
 
 
@@ -232,7 +232,7 @@ async def test_a_large_append_is_read_back_in_pages(tmp_path):
     values = [b'"' + b"%04d" % i + b"x" * 3000 + b'"' for i in range(1000)]  # 3 MB: many blocks
     await store.append(key, values)
     assert await blocks(store) > 5
-    assert [r.data for r in await read_all(store, key)] == values
+    assert [r.data for r in await records_of(store, key)] == values
     await store.close()
 
 
@@ -275,7 +275,7 @@ async def test_what_was_acknowledged_survives_the_death_of_the_process(tmp_path,
         )
         store = SqliteStore(path)
         await store.open()
-        records = await read_all(store, key)
+        records = await records_of(store, key)
         assert [record.offset for record in records] == list(range(len(records)))
         values = [json.loads(record.data) for record in records]
         for offset, value in acknowledged.items():

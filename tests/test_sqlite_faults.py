@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 
 import httpx
 import pytest
-from reading import read_all
+from reading import records_of
 from serving import gateway_process, new_run, until, worker_token
 
 from gateway.errors import StoreUnavailable
@@ -81,7 +81,7 @@ async def check_survival(folder, logs, make_full, make_room, message):
         assert f"the store {folder}/test.db cannot be written" in error.message
         assert message in error.message
         assert await readiness(process) == (503, "store unavailable")
-        assert len(await read_all(store, key)) == count  # reading goes on
+        assert len(await records_of(store, key)) == count  # reading goes on
         await make_room(process)
         async with asyncio.timeout(20):
             while await readiness(process) != (200, "ready"):  # noqa: ASYNC110 - another process
@@ -93,7 +93,7 @@ async def check_survival(folder, logs, make_full, make_room, message):
             assert (done.offset, done.duplicate) == (sequence, False)
         process.kill()
         await asyncio.to_thread(process.start)
-        values = [json.loads(record.data)[0] for record in await read_all(store, key)]
+        values = [json.loads(record.data)[0] for record in await records_of(store, key)]
         assert values == list(range(count + 3))
 
 
@@ -160,7 +160,7 @@ async def test_a_file_that_another_program_holds_is_said_so_and_waited_for(tmp_p
                 "another program holds it locked. Close what has it open"
             }
             assert not store.is_ready
-            assert len(await read_all(store, key)) == 1
+            assert len(await records_of(store, key)) == 1
         await until(lambda: store.is_ready)
         assert (await store.append(key, [b"2"])).offset == 1
 
@@ -190,7 +190,7 @@ async def test_a_file_system_that_may_only_be_read_is_said_so(tmp_path):
             await store_at(folder / "new.db").open()
         remount(folder, "rw")
         async with opened(store_at(folder / "test.db")) as store:
-            assert len(await read_all(store, key)) == 1
+            assert len(await records_of(store, key)) == 1
 
 
 def overwrite(path, what, replacement):
@@ -216,11 +216,11 @@ async def test_a_damaged_record_is_said_so_and_all_else_can_be_read_and_written(
     overwrite(path, b'"here0"', b"\xc1" * 40)
     async with opened(store_at(path)) as store:
         with pytest.raises(StoreUnavailable, match=r"is damaged.*realtime restore FILE"):
-            await read_all(store, bad)
-        assert len(await read_all(store, good)) == 500
+            await records_of(store, bad)
+        assert len(await records_of(store, good)) == 500
         await store.append(good, [b"1"])
         assert store.is_ready
-        assert len(await read_all(store, good)) == 501
+        assert len(await records_of(store, good)) == 501
 
 
 async def test_a_damaged_page_is_said_so_and_the_process_lives(tmp_path):
@@ -233,7 +233,7 @@ async def test_a_damaged_page_is_said_so_and_the_process_lives(tmp_path):
         file.write(os.urandom(4096))
     async with opened(store_at(path)) as store:
         with pytest.raises(StoreUnavailable, match=r"test\.db cannot be read.*is damaged"):
-            await read_all(store, bad)
+            await records_of(store, bad)
         with pytest.raises(StoreUnavailable, match=r"test\.db cannot be written.*is damaged"):
             await store.append(good, [b"1"])
         assert not store.is_ready
@@ -269,4 +269,4 @@ async def test_what_could_not_be_written_leaves_nothing_behind(tmp_path):
         assert (small.offset, small.duplicate) == (1, False)
         await store._write(lambda tx: tx._db.execute("PRAGMA max_page_count = 1000000"))
         assert (await store.append(key, [b"2"], writer=Writer("w", 0, 2))).offset == 2
-        assert [json.loads(record.data) for record in await read_all(store, key)] == [0, 1, 2]
+        assert [json.loads(record.data) for record in await records_of(store, key)] == [0, 1, 2]

@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis_serving import fresh_url
-from serving import new_run, serving, until
+from reading import data_of, read_all
+from serving import new_run, until
+from stores import store_of
 
 from gateway import protocol
-from gateway.counters import Counters
 from gateway.errors import (
     IllegalTransition,
     InvalidValue,
@@ -27,34 +27,12 @@ from gateway.patches import Operation
 from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
 from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
 from gateway.sdk.session import opened
-from gateway.stores.base import PAGE_BYTES, SET_RECORDS, Head, RunQuery, SetState, run_log
-from gateway.stores.counted import counted
-from gateway.stores.memory import MemoryStore
+from gateway.stores.base import SET_RECORDS, Head, RunQuery, SetState, run_log
 from gateway.stores.redis import RedisStore
 from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
 
 NOWHERE = "run_nowhere"
-
-
-@asynccontextmanager
-async def store_of(kind, folder):
-    if kind == "memory":
-        async with opened(MemoryStore()) as store:
-            yield store
-    elif kind == "counted":
-        async with opened(counted(MemoryStore(), Counters())) as store:
-            yield store
-    elif kind == "sqlite":
-        async with opened(SqliteStore(folder / "test.db", durability="normal")) as store:
-            yield store
-    elif kind == "redis":
-        async with opened(RedisStore(fresh_url())) as store:
-            yield store
-    else:
-        url = f"sqlite:{folder}/test.db?durability=normal"
-        async with serving(url) as gateway, gateway.remote() as store:
-            yield store
 
 
 @pytest.fixture(params=["memory", "counted", "sqlite", "redis", "remote"])
@@ -67,25 +45,6 @@ async def store(request, tmp_path):
 async def key(store):
     run = await store.create_run(new_run())
     return StreamKey(run.id, "progress")
-
-
-def data_of(records):
-    return [json.loads(record.data) for record in records]
-
-
-async def read_all(store, key, after=None, max_bytes=PAGE_BYTES):
-    """Read page by page to the tail; check what every page promises."""
-    records = []
-    while True:
-        page = await store.read(key, after, max_bytes)
-        records += page.records
-        if page.records and after is not None and not page.gap and not page.reset:
-            assert page.records[0].offset == after.offset
-        if page.records:
-            assert page.position.offset == page.records[-1].offset + 1
-        if page.end is not None or not page.records:
-            return records, page
-        after = page.position
 
 
 async def take(pages, count):
