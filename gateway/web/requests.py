@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from gateway import protocol
-from gateway.errors import InvalidValue
+from gateway.errors import InvalidValue, RunNotFound
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.records import (
     REVOCATIONS,
@@ -24,7 +24,15 @@ from gateway.records import (
 from gateway.revocations import Revocation
 from gateway.runs import Run, check_metadata
 from gateway.sdk import schemas
-from gateway.stores.base import Page, RunQuery, Store
+from gateway.stores.base import Page, RunQuery, RunState, Store
+
+
+async def find_run(store: Store, run_id: str) -> RunState | None:
+    """Return a run; None if there is none."""
+    try:
+        return await store.get_run(run_id)
+    except RunNotFound:
+        return None
 
 
 async def perform(

@@ -11,8 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,58 +21,25 @@ from gateway import protocol
 from gateway.access import Access
 from gateway.authorization import read_key, require_read
 from gateway.bearer import Admit, Verify
-from gateway.cohorts import PROMPT_S
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Connection
 from gateway.counters import Counters
-from gateway.errors import Internal, RealtimeError, RunNotFound, ShuttingDown
-from gateway.hub import Batch, Cursor, Cursors, Hub
+from gateway.errors import Internal, RealtimeError, ShuttingDown
+from gateway.hub import Hub
 from gateway.limits import Limits
-from gateway.protocol import FromLast
-from gateway.records import ORIGIN, Position
 from gateway.sdk import schemas
-from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
-from gateway.web.direct import frame_of
+from gateway.stores.base import Store
 from gateway.web.figures import LaggingReader
 from gateway.web.flight import Flight, cost_of
 from gateway.web.leases import Leases
-from gateway.web.requests import perform
+from gateway.web.requests import find_run, perform
 from gateway.web.shared_leases import SharedLeases
+from gateway.web.subscribing import Host, Subscriptions, Work
 from gateway.web.wire import Wire
 
 CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
 
-Work = Callable[[], Coroutine[Any, Any, None]]
-
 _log = logging.getLogger("realtime.websocket")
-
-
-@dataclass(slots=True)
-class _Subscription:
-    id: int
-    cursor: Cursor | Cursors
-    throttle_s: float
-    opened_set: OpenSet | None = None  # of runs; one that lags too far begins anew
-    quiet_until: float = 0.0  # the throttle's window, in the loop's time
-    burst_end: Position | None = None  # what was new when the window opened, and is being sent
-    timer: asyncio.TimerHandle | None = None
-
-    def is_burst_over(self) -> bool:
-        """Whether a throttled client has what was new when its window opened."""
-        end, at = self.burst_end, self.cursor.position
-        return self.throttle_s > 0 and end is not None and at.offset >= end.offset
-
-    def is_handed_frames(self) -> bool:
-        """Whether its cursor is moved by others, so that a step here would repeat what they send.
-
-        It may have been woken before it joined them.
-        """
-        return isinstance(self.cursor, Cursor) and self.cursor.is_member
-
-    def close(self) -> None:
-        self.cursor.close()
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 class Carrier:
@@ -110,7 +76,6 @@ class Carrier:
     ) -> None:
         self._websocket = websocket
         self._store = store
-        self._hub = hub
         self._leases = leases
         self._counters = counters
         self._ended_by = "client"
@@ -128,10 +93,8 @@ class Carrier:
         )
         self._wire = Wire(websocket, clock_s, counters)
         self._flight = Flight(limits)
-        self._subscriptions: dict[int, _Subscription] = {}
-        self._opening: dict[int, asyncio.Task[None]] = {}
-        self._ready: dict[int, None] = {}  # subscriptions that may have something to take
-        self._sets_turn = asyncio.Lock()  # snapshots of sets are large: one after the other
+        host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
+        self._subscriptions = Subscriptions(store, hub, self._machine, self._wire, counters, host)
         self._is_deaf = False  # the client is not being read
         self._close: Close | None = None
         self._cut_at_s = math.inf  # unless it is closed by then
@@ -217,10 +180,7 @@ class Carrier:
 
     def lagging(self) -> Iterator[LaggingReader]:
         """Yield those subscriptions to streams that have records yet to take."""
-        for subscription in self._subscriptions.values():
-            cursor, is_resting = subscription.cursor, subscription.timer is not None
-            if isinstance(cursor, Cursor) and cursor.lag and not is_resting:
-                yield LaggingReader(self._machine.id, cursor.key, cursor.lag)
+        return self._subscriptions.lagging()
 
     async def _finish(self) -> None:
         self._is_over = True
@@ -230,9 +190,7 @@ class Carrier:
         if self._owner is not None:
             self._leases.release(self._owner)
         schemas.release(self._name)
-        for subscription in self._subscriptions.values():
-            subscription.close()
-        self._subscriptions.clear()
+        self._subscriptions.close()
         everyone = [*self._tasks, *([self._writer] if self._writer is not None else [])]
         for task in everyone:
             task.cancel()
@@ -240,6 +198,7 @@ class Carrier:
             if isinstance(outcome, Exception) and not _is_gone(outcome):
                 id = self._machine.id
                 _log.error("connection %s failed", id, exc_info=outcome, extra=self._named())
+        self._subscriptions.forget_host()
 
     # ---- in ----
 
@@ -263,14 +222,14 @@ class Carrier:
                     self._flight.put(text)
                     if refused is not None:
                         self._counters.refusals[refused] += 1
-                case Open(id):
-                    self._opening[id] = self._spawn(partial(self._open, command), id)
-                case OpenSet(id):
-                    self._opening[id] = self._spawn(partial(self._open_set, command), id)
+                case Open():
+                    self._subscriptions.open(command)
+                case OpenSet():
+                    self._subscriptions.open_set(command)
                 case Skip(id, fields):
-                    self._skip(id, fields)
+                    self._subscriptions.skip(id, fields)
                 case Stop(id):
-                    self._stop(id)
+                    self._subscriptions.stop(id)
                 case Perform(request):
                     cost = cost_of(request, frame_size)
                     self._flight.begin(cost)
@@ -315,99 +274,7 @@ class Carrier:
     async def _judge(self, request: protocol.Request, access: Access) -> None:
         if isinstance(request, protocol.Head | protocol.Read | protocol.RunGet):
             key = read_key(request)
-            require_read(access, key, await self._find_run(key.run_id))
-
-    # ---- subscriptions ----
-
-    async def _open(self, command: Open) -> None:
-        # The run first: a cursor on `$run` placed later may not miss a patch, so it is placed at
-        # the snapshot's own position.
-        has_no_run = belongs_to_no_run(command.key)
-        run = None if has_no_run else await self._find_run(command.key.run_id)
-        if run is None and not has_no_run:
-            del self._opening[command.id]
-            self._carry(self._machine.opened(command.id, ORIGIN, None))
-            return
-        cursor = await self._hub.cursor(
-            command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
-        )
-        cursor.is_prompt = command.throttle_s <= PROMPT_S
-        del self._opening[command.id]
-        commands = self._machine.opened(command.id, cursor.position, run)
-        self._start(_Subscription(command.id, cursor, command.throttle_s), commands)
-
-    async def _open_set(self, command: OpenSet) -> None:
-        async with self._sets_turn:
-            await self._flight.room()
-            found, cursors = await self._find_set(command)
-        del self._opening[command.id]
-        commands = self._machine.opened_set(command.id, found)
-        self._start(_Subscription(command.id, cursors, command.throttle_s, command), commands)
-
-    async def _find_set(self, command: OpenSet) -> tuple[SetState, Cursors]:
-        found = await self._store.get_set(command.sets, command.limit)
-        wake = partial(self._wake, command.id)
-        return found, await self._hub.set_cursors(command.sets, found, command.id, wake)
-
-    def _start(self, subscription: _Subscription, commands: list[Command]) -> None:
-        id = subscription.id
-        if not self._machine.is_live(id):
-            subscription.close()
-        else:
-            self._subscriptions[id] = subscription
-            self._ready[id] = None
-        self._carry(commands)
-
-    async def _renew_set(self, command: OpenSet, reason: str) -> None:
-        """Begin anew with a set whose changes are no longer kept where the client stands."""
-        found, cursors = await self._find_set(command)
-        subscription = self._subscriptions.get(command.id)
-        if subscription is None or subscription.opened_set is not command:
-            cursors.close()
-            return  # stopped while the store was read
-        subscription.cursor.close()
-        subscription.cursor, subscription.burst_end = cursors, None
-        self._carry(self._machine.opened_set(command.id, found, reason))
-        self._make_ready(command.id)
-
-    async def _find_run(self, run_id: str) -> RunState | None:
-        try:
-            return await self._store.get_run(run_id)
-        except RunNotFound:
-            return None
-
-    def _skip(self, id: int, fields: frozenset[str]) -> None:
-        subscription = self._subscriptions.get(id)
-        if subscription is not None:
-            subscription.cursor.skip(fields)
-
-    def _stop(self, id: int) -> None:
-        opening = self._opening.pop(id, None)
-        if opening is not None and opening is not asyncio.current_task():
-            # Else it would go on under this id, which the client may use for another stream now.
-            opening.cancel()
-        subscription = self._subscriptions.pop(id, None)
-        if subscription is not None:
-            subscription.close()
-
-    def _wake(self, id: int) -> None:
-        subscription = self._subscriptions.get(id)
-        if subscription is None or subscription.timer is not None:
-            return
-        if subscription.throttle_s:
-            wait_s = subscription.quiet_until - self._loop.time()
-            if wait_s > 0:
-                subscription.timer = self._loop.call_later(wait_s, self._window_over, subscription)
-                return
-        self._make_ready(id)
-
-    def _window_over(self, subscription: _Subscription) -> None:
-        subscription.timer = None
-        self._make_ready(subscription.id)
-
-    def _make_ready(self, id: int) -> None:
-        self._ready[id] = None
-        self._wake_writer()
+            require_read(access, key, await find_run(self._store, key.run_id))
 
     # ---- out ----
 
@@ -429,17 +296,15 @@ class Carrier:
     async def _write(self) -> None:
         while self._has_work():
             await self._send_answers()
-            if self._ready and self._close is None:
-                id = next(iter(self._ready))
-                del self._ready[id]
-                await self._step(id)
+            if self._subscriptions.is_any_ready and self._close is None:
+                await self._subscriptions.step()
             elif self._close is not None and not self._is_finishing():
                 self._is_closed = True
                 return
 
     def _has_work(self) -> bool:
         if self._close is None:
-            return bool(self._flight.answers or self._ready)
+            return bool(self._flight.answers) or self._subscriptions.is_any_ready
         return bool(self._flight.answers) or not (self._is_finishing() or self._is_closed)
 
     def _is_finishing(self) -> bool:
@@ -449,56 +314,6 @@ class Carrier:
     async def _send_answers(self) -> None:
         while self._flight.answers:
             await self._wire.send(self._flight.take())
-
-    async def _step(self, id: int) -> None:
-        """Send a subscription's next frame; then it goes to the back of the row."""
-        subscription = self._subscriptions.get(id)
-        if subscription is None or subscription.is_handed_frames():
-            return
-        if subscription.burst_end is None:
-            subscription.burst_end = subscription.cursor.tail_position
-        try:
-            batch = await subscription.cursor.next()
-            if subscription.opened_set and batch and (batch.gap or batch.reset):
-                reason = batch.reset or "trimmed"
-                await self._renew_set(subscription.opened_set, reason)
-                return
-        except RealtimeError as error:
-            if self._subscriptions.get(id) is subscription:
-                self._carry(self._machine.failed(id, error))
-            return
-        if self._subscriptions.get(id) is not subscription:
-            return  # stopped while the store was read
-        if batch is None:
-            subscription.burst_end = None
-            self._join(subscription)
-            return
-        self._counters.records_sent += batch.record_count
-        for text in _texts(id, batch):
-            await self._wire.send(text)
-        self._after(subscription, batch)
-
-    def _after(self, subscription: _Subscription, batch: Batch) -> None:
-        if self._subscriptions.get(subscription.id) is not subscription:
-            return
-        if batch.end is not None:
-            self._machine.ended(subscription.id)
-            self._stop(subscription.id)
-        elif subscription.is_burst_over():
-            subscription.burst_end = None
-            subscription.quiet_until = self._loop.time() + subscription.throttle_s
-            if not self._join(subscription):
-                self._wake(subscription.id)
-        else:
-            self._make_ready(subscription.id)  # until there is nothing to take
-
-    def _join(self, subscription: _Subscription) -> bool:
-        """Let frames be handed to the connection from now on, if it is of the kind that can."""
-        cursor = subscription.cursor
-        if self._wire.sink is None or not isinstance(cursor, Cursor):
-            return False
-        cursor.join(self._wire.sink, subscription.throttle_s, frame_of, subscription.quiet_until)
-        return cursor.is_member
 
     # ---- time ----
 
@@ -534,37 +349,6 @@ class Carrier:
         elif not self._is_deaf:  # what we do not read may be full of signs of life, or of nothing
             since_s = max(since_s, self._machine.heard_at_s)
         return since_s + self._limits.send_s
-
-
-def _place(command: Open, run: RunState | None, head: Head) -> Position:
-    if command.as_run and run is not None:
-        return run.position
-    match command.start:
-        case "beginning":
-            return ORIGIN if head.position == ORIGIN else Position(head.position.epoch, 0)
-        case "latest":
-            return head.position
-        case FromLast(last=count):
-            return Position(
-                head.position.epoch, max(head.position.offset - count, head.earliest.offset)
-            )
-        case Position() as position:
-            return position
-
-
-def _texts(id: int, batch: Batch) -> list[str]:
-    texts = []
-    if batch.reset is not None:
-        start = Position(batch.position.epoch, 0)
-        texts.append(protocol.encode(protocol.Reset(id, batch.reset, str(start))))
-    if batch.gap is not None:
-        start, stop, reason = batch.gap
-        texts.append(protocol.encode(protocol.GapFrame(id, str(start), str(stop), reason)))
-    if batch.text is not None:
-        texts.append(batch.text)
-    if batch.end is not None:
-        texts.append(protocol.encode(protocol.End(id, batch.end, str(batch.position))))
-    return texts
 
 
 def _is_gone(error: Exception) -> bool:
