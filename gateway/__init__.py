@@ -4,6 +4,11 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
 
     errors       every error: code, HTTP status, close code, retryable
     records      StreamKey, Record, Position: frozen values
+    limits       what a client must stay below
+    visitors     where a connection comes from
+    admission    who may open one more connection
+    counters     what a gateway counts
+    tracing      spans of OpenTelemetry
     patches      merge patches, and operations on metadata
     runs         Run, its statuses and the table of transitions
     access       what a token says, and what a scope allows
@@ -13,6 +18,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     tokens       mint scoped tokens, make lesser ones of them, revoke them
     protocol/    WebSocket frames as values (PROTOCOL.md says what they mean)
     stores/      base (the contract), memory, sqlite, redis, remote
+    budget       one amount of memory for all rings
     cohorts      readers at one tail that are handed the same bytes
     hub          Tail, Cursor, Hub: how readers share a live stream
     record_cursor  a cursor that gives records instead of frames

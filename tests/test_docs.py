@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -70,6 +71,17 @@ def test_the_readme_leads_to_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     for path in ROOT.glob("docs/*.md"):
         assert f"](docs/{path.name}" in readme, f"the README leaves {path.name} out"
+
+
+@pytest.mark.parametrize(
+    "folder", ["gateway", "gateway/protocol", "gateway/stores", "gateway/sdk", "demo_app"]
+)
+def test_the_map_of_a_package_names_every_module(folder: str) -> None:
+    text = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) or ""
+    told = set(re.findall(r"\w+", text))
+    for path in (ROOT / folder).glob("[!_]*.py"):
+        in_short = "_" + path.stem.partition("_")[2]  # below the name that it begins with
+        assert path.stem in told or in_short in told, f"{folder}/__init__.py leaves {path.name} out"
 
 
 def test_the_page_of_the_command_line_is_its_help() -> None:

@@ -1,1 +1,16 @@
-"""What a user of the library imports."""
+"""What a user of the library imports.
+
+streams      typed streams: definitions (what they carry), registry, writer (the queue before
+the store), schemas and typescript (told to clients)
+inputs, wait    what a page or backend tells a run; waiting in the middle of a task
+tasks        functions whose executions are runs: options, signatures (arguments and result),
+results, queues (who executes)
+metadata     of a run, and metadata_writer
+parts        of an AI answer, and assembler
+runs         as a backend sees them: following, canceling
+
+session      `connect()`, over runtime: what the SDK works with in one process
+runner       executes runs: execution (one run), executing_time, surroundings
+keeper, adopting    who is alive, and what becomes of the runs of those who are not
+revoking     keeps revocations
+"""
