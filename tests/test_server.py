@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import quote
 
 import httpx
@@ -193,37 +193,39 @@ async def test_a_client_that_reads_nothing_is_kept_while_it_lives_and_then_catch
             assert await take(slow) == count + 1
 
 
+@asynccontextmanager
+async def stalled(gateway):
+    """A client that takes nothing any more, its carrier, and the gateway's side of its socket."""
+    run = await gateway.store.create_run(new_run())
+    async with gateway.client(token=worker_token()) as client:
+        await subscribe(client, run)
+        client.socket.transport.pause_reading()
+        carrier = await the_carrier(gateway)
+        server_side = lent(carrier)
+        await fill(gateway, run, carrier)
+        yield client, carrier, server_side
+
+
 async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
-    async with serving(limits=Limits(send_s=0.2)) as gateway:
-        run = await gateway.store.create_run(new_run())
-        async with gateway.client(token=worker_token()) as client:
-            await subscribe(client, run)
-            client.socket.transport.pause_reading()
-            carrier = await the_carrier(gateway)
-            server_side = lent(carrier)
-            await fill(gateway, run, carrier)
-            await until(lambda: not gateway.gateway._carriers)
-            await until(lambda: server_side.disconnected)
-            assert gateway.hub.live_streams == 0
-            client.socket.transport.resume_reading()
-            with pytest.raises(ConnectionClosed):
-                while True:
-                    await client.receive()
+    async with (
+        serving(limits=Limits(send_s=0.2)) as gateway,
+        stalled(gateway) as (client, _, server_side),
+    ):
+        await until(lambda: not gateway.gateway._carriers)
+        await until(lambda: server_side.disconnected)
+        assert gateway.hub.live_streams == 0
+        client.socket.transport.resume_reading()
+        with pytest.raises(ConnectionClosed):
+            while True:
+                await client.receive()
 
 
 async def test_a_goodbye_that_is_not_taken_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("gateway.web.websocket.CLOSE_S", 0.1)
-    async with serving() as gateway:
-        run = await gateway.store.create_run(new_run())
-        async with gateway.client(token=worker_token()) as client:
-            await subscribe(client, run)
-            client.socket.transport.pause_reading()
-            carrier = await the_carrier(gateway)
-            server_side = lent(carrier)
-            await fill(gateway, run, carrier)
-            carrier.shut_down()
-            await until(lambda: server_side.disconnected)
-            client.socket.transport.abort()
+    async with serving() as gateway, stalled(gateway) as (client, carrier, server_side):
+        carrier.shut_down()
+        await until(lambda: server_side.disconnected)
+        client.socket.transport.abort()
 
 
 async def test_a_client_that_does_not_answer_the_close_is_cut_off(monkeypatch):
