@@ -27,7 +27,7 @@ from gateway import protocol
 from gateway.counters import Counters
 from gateway.errors import HelloExpected
 from gateway.limits import Limits
-from gateway.web.cutting import cut
+from gateway.web.sending import EVENT_HEADERS, Outgoing, Stalled, until_gone
 from gateway.web.wire import COUNTED
 
 PATH = "/v1/events"
@@ -37,9 +37,7 @@ GOING_AWAY = 1001  # the answer has gone on for long enough: ask again
 _PING = protocol.encode(protocol.Ping())
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
+    **EVENT_HEADERS,
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
@@ -89,9 +87,8 @@ class _Channel:
         self, scope: Scope, receive: Receive, send: Send, limits: Limits, counters: Counters
     ) -> None:
         self._counters = counters
-        self._scope = scope
         self._receive = receive
-        self._send = send
+        self._body = Outgoing(scope, send, limits.send_s)
         self._limits = limits
         self._is_connected = False
         self._is_closed = False
@@ -137,7 +134,7 @@ class _Channel:
             error = HelloExpected
             return await self._leave(error.close_code or GOING_AWAY, error.code)
         if self._gone is None:
-            self._gone = asyncio.create_task(_until_gone(self._receive), name="reader of frames")
+            self._gone = asyncio.create_task(until_gone(self._receive), name="reader of frames")
         left_s = self._ends_at_s - asyncio.get_running_loop().time()
         if left_s > 0:
             await asyncio.wait([self._gone], timeout=min(left_s, ALIVE_S))
@@ -181,20 +178,13 @@ class _Channel:
             await asyncio.wait([self._gone])
 
     async def _write(self, body: bytes, *, more: bool) -> None:
+        self._counters.bytes_sent += len(body)
         try:
-            async with asyncio.timeout(self._limits.send_s):
-                self._counters.bytes_sent += len(body)
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError:
+            await self._body.write(body, more=more)
+        except Stalled:
             self._is_closed = True
-            cut(self._scope)
-            raise OSError("the client takes nothing") from None
+            raise
 
 
 def _text(line: bytes) -> str:
     return line.decode(errors="replace")
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

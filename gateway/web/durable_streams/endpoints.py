@@ -24,7 +24,7 @@ from gateway.counters import Counters
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.hub import Hub
 from gateway.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
-from gateway.stores.base import RunState, Store
+from gateway.stores.base import Store
 from gateway.web.durable_streams import headers
 from gateway.web.durable_streams.live import Opening, Readers
 from gateway.web.durable_streams.paths import Paths
@@ -38,6 +38,7 @@ from gateway.web.durable_streams.writing import (
     read_body,
 )
 from gateway.web.figures import LaggingReader
+from gateway.web.requests import find_run
 
 PREFIX = "/v1/stream/"
 MAX_PATH = 512  # characters
@@ -235,13 +236,9 @@ class DurableStreams:
         return await self._open(call)
 
     async def _require_read_of_run(self, access: Access, key: StreamKey) -> None:
-        run: RunState | None = None
-        if access.depends_on_run():
-            try:
-                run = await self.store().get_run(key.run_id)
-            except RunNotFound:
-                pass  # who may not read a run is not told whether there is one
-        require_read(access, key, run)
+        # Who may not read a run is not told whether there is one.
+        depends = access.depends_on_run()
+        require_read(access, key, await find_run(self.store(), key.run_id) if depends else None)
 
     def _require_write(self, call: _Call) -> None:
         if call.run is None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.web.cutting import cut
+from gateway.web.sending import Outgoing, Stalled, until_gone
 
 
 class EventStream(Response):
@@ -43,38 +43,28 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        watching = asyncio.create_task(_until_gone(receive), name="reader of events")
+        watching = asyncio.create_task(until_gone(receive), name="reader of events")
         watching.add_done_callback(lambda _: self._on_gone())
+        body = Outgoing(scope, send, self._send_s)
+        headers = self.raw_headers
         try:
             async with contextlib.aclosing(self._events) as events:
-                await self._carry(events, watching, scope, send)
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await _carry(events, watching, body)
+        except Stalled:
+            pass  # it comes back where it was
         finally:
             self._on_end()
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
 
-    async def _carry(
-        self,
-        events: AsyncGenerator[bytes, None],
-        watching: asyncio.Task[None],
-        scope: Scope,
-        send: Send,
-    ) -> None:
-        headers = self.raw_headers
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        async for event in events:
-            if watching.done():
-                return
-            try:
-                async with asyncio.timeout(self._send_s):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-            except TimeoutError:
-                cut(scope)
-                return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _carry(
+    events: AsyncGenerator[bytes, None], watching: asyncio.Task[None], body: Outgoing
+) -> None:
+    async for event in events:
+        if watching.done():
+            return
+        await body.write(event)
+    await body.write(b"", more=False)

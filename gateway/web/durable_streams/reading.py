@@ -29,6 +29,7 @@ from gateway.web.durable_streams.offsets import (
 )
 from gateway.web.durable_streams.refusals import Refused, malformed
 from gateway.web.durable_streams.streams import Chunk, HttpStream
+from gateway.web.sending import EVENT_HEADERS, until_gone
 
 PAGE_BYTES = 1 << 20  # of records in one answer
 CHECK_S = 1.0  # whether a token still holds is asked so often at most, while records come
@@ -183,7 +184,7 @@ class Reader:
 
     async def _wait(self, reading: Reading, at: Chunk) -> Chunk:
         leave = reading.admit()
-        gone = asyncio.create_task(_until_gone(reading.request), name="long poll")
+        gone = asyncio.create_task(until_gone(reading.request.receive), name="long poll")
         try:
             async with LiveReader(reading.stream, at.position, self._opening) as reader:
                 gone.add_done_callback(lambda _: reader.call_off())
@@ -208,12 +209,7 @@ class Reader:
         position = (await stream.tail())[0] if place == "now" else place
         if position.offset > 0 and not await stream.holds(position):
             await stream.read(position, 1)  # says why
-        found = {
-            "Content-Type": "text/event-stream",
-            # Nobody on the way may keep it, or change it, which some do only once it has ended.
-            "Cache-Control": "no-cache, no-transform",
-            "X-Accel-Buffering": "no",
-        }
+        found = dict(EVENT_HEADERS)
         if stream.form == "binary":
             found[headers.DATA_ENCODING] = "base64"
         leave = reading.admit()  # taken off by the answer, whatever becomes of it
@@ -300,8 +296,3 @@ def _bare(status: int, found: dict[str, str]) -> Response:
     if status == 200:
         del response.headers["content-length"]  # of what a GET would bring, which is not known
     return response
-
-
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
