@@ -49,10 +49,10 @@ IN_ALL: dict[str, Callable[[Effort], Iterator[Figure]]] = {
 }
 # Seconds that what is measured in turn may take together, of all, so that all ends in 25 minutes.
 GROUP_S = {
-    "fan-out": 105.0,
-    "many-streams": 120.0,
-    "fast": 75.0,
-    "catch-up": 70.0,
+    "fan-out": 130.0,
+    "many-streams": 130.0,
+    "fast": 85.0,
+    "catch-up": 80.0,
     "append": 50.0,
     "mixed": 70.0,
 }

@@ -18,10 +18,10 @@ WARM = 10  # records before anything is measured
 SIZES = (  # subscribers, records flat out, records a second for latency
     (1, 1500, 100.0),
     (100, 800, 100.0),
-    (1000, 200, 20.0),
+    (1000, 120, 20.0),
     (5000, 40, 4.0),
 )
-RATED_S = 2.5  # how long records come at the fixed rate
+RATED_S = 2.0  # how long records come at the fixed rate
 # Who is asked for no more subscribers, since connecting or delivering would take minutes.
 AT_MOST = {"python-socketio": 1000, "websockets.broadcast": 1000, HERE_MEMORY: 1000}
 MANY = 5000  # subscribers from which on their memory is measured too

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,11 @@ _began_s = time.monotonic()
 
 
 def prepare() -> None:
-    """Give this process, the load, its own core and all the files that it may have."""
+    """Give this process, the load, its own core and all the files that it may have.
+
+    When it is told to end, it ends what it has started too.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.sched_setaffinity(0, {LOAD_CPU} & os.sched_getaffinity(0) or os.sched_getaffinity(0))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MAX_FILES), hard))
