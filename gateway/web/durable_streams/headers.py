@@ -53,6 +53,11 @@ _TIME = re.compile(
 )
 
 
+def where(position: Position, is_closed: bool) -> dict[str, str]:
+    """Say in an answer where a stream ends or a page of it does, and whether nothing can follow."""
+    return {NEXT_OFFSET: str(position)} | ({CLOSED: "true"} if is_closed else {})
+
+
 class ForkOf(NamedTuple):
     """What a new stream is to inherit.
 

@@ -112,17 +112,12 @@ class Reader:
         """Say how a stream is kept and where it ends; it does not count as a read."""
         position, end = await stream.tail()
         configuration = stream.configuration
-        found = {
-            "Content-Type": configuration.content_type,
-            headers.NEXT_OFFSET: str(position),
-            "Cache-Control": NO_STORE,
-        }
+        found = {"Content-Type": configuration.content_type, "Cache-Control": NO_STORE}
+        found |= headers.where(position, end is not None)
         if configuration.ttl_s is not None:
             found[headers.TTL] = str(configuration.ttl_s)
         if configuration.expires_at is not None:
             found[headers.EXPIRES_AT] = configuration.expires_at
-        if end is not None:
-            found[headers.CLOSED] = "true"
         return _bare(200, found)
 
     async def get(self, reading: Reading) -> Response:
@@ -283,11 +278,9 @@ class Reader:
 
 
 def _where(chunk: Chunk) -> dict[str, str]:
-    found = {headers.NEXT_OFFSET: str(chunk.position)}
+    found = headers.where(chunk.position, chunk.is_closed)
     if chunk.is_at_tail:
         found[headers.UP_TO_DATE] = "true"
-    if chunk.is_closed:
-        found[headers.CLOSED] = "true"
     return found
 
 

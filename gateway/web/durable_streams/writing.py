@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import OutOfOrder, StreamEnded, WriterFenced, WriterGap
-from gateway.records import EndReason, Writer
+from gateway.records import EndReason, Position, Writer
 from gateway.sdk import schemas
 from gateway.stores.base import Appended
 from gateway.web.durable_streams import bodies, headers
@@ -58,26 +58,20 @@ class Writing:
         if not is_new:
             await self._paths.touch(stream)
         position, end = await stream.tail()
-        found = {
-            "Content-Type": stream.configuration.content_type,
-            headers.NEXT_OFFSET: str(position),
-        }
+        found = {"Content-Type": stream.configuration.content_type}
         if is_new:
             found["Location"] = url
-        if end is not None:
-            found[headers.CLOSED] = "true"
+        found |= headers.where(position, end is not None)
         return Response(None, 201 if is_new else 200, found)
 
     async def find(self, stream: HttpStream, creation: Creation, body: bytes) -> Response:
         """Say that a run's stream is there, as it always is."""
         _check_of_run(creation, body)
         position, end = await stream.tail()
-        if creation.closes != (end is not None):
-            raise conflict(f"{stream.name} is {'closed' if end is not None else 'open'}")
-        found = {"Content-Type": JSON, headers.NEXT_OFFSET: str(position)}
-        if end is not None:
-            found[headers.CLOSED] = "true"
-        return Response(None, 200, found)
+        is_closed = end is not None
+        if creation.closes != is_closed:
+            raise conflict(f"{stream.name} is {'closed' if is_closed else 'open'}")
+        return Response(None, 200, {"Content-Type": JSON} | headers.where(position, is_closed))
 
     async def append(self, stream: HttpStream, addition: Addition, body: bytes) -> Response:
         """Append to a stream, close it, or both in one."""
@@ -142,22 +136,22 @@ def _check_of_run(creation: Creation, body: bytes) -> None:
 async def _check_open(stream: HttpStream) -> None:
     position, end = await stream.tail()
     if end is not None:
-        raise _closed_refusal(stream, str(position))
+        raise _closed_refusal(stream, position)
 
 
 async def _closed(stream: HttpStream, addition: Addition, *, is_empty: bool) -> Response:
     position, _ = await stream.tail()
     if is_empty and addition.producer is None:  # closing it again does no harm
-        return Response(None, 204, {headers.NEXT_OFFSET: str(position), headers.CLOSED: "true"})
-    raise _closed_refusal(stream, str(position))
+        return Response(None, 204, headers.where(position, True))
+    raise _closed_refusal(stream, position)
 
 
-def _closed_refusal(stream: HttpStream, position: str) -> Refused:
+def _closed_refusal(stream: HttpStream, position: Position) -> Refused:
     return Refused(
         409,
         StreamEnded.code,
         f"the stream {stream.name} is closed; nothing can be appended",
-        {headers.CLOSED: "true", headers.NEXT_OFFSET: position},
+        headers.where(position, True),
     )
 
 
@@ -185,9 +179,7 @@ async def _appended(
     if done.position.offset == 0 or done.duplicate:
         position, end = await stream.tail()
         is_closed = end is not None
-    found = {headers.NEXT_OFFSET: str(position)}
-    if is_closed:
-        found[headers.CLOSED] = "true"
+    found = headers.where(position, is_closed)
     if addition.producer is None:
         return Response(None, 204, found)
     found[headers.PRODUCER_EPOCH] = str(addition.producer.epoch)
