@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from benchmarks import catch_up, fan_out, figures, http_appends, where
 from benchmarks.figures import Effort, Figure, interleaved
 from benchmarks.load import Load, Measured, text_frame
-from benchmarks.peers.servers import BY_NAME, FLOOR, HERE_FULL, Server
+from benchmarks.peers.servers import BY_NAME, FLOOR, HERE_FULL, Server, running
 
 
 def test_servers_are_measured_in_turn_and_who_fails_is_left_out() -> None:
@@ -88,3 +90,37 @@ def test_appends_over_http_are_answered_one_after_the_other() -> None:
     measured = http_appends._once(ours, 1, Effort(share=0.1))
     assert measured.deliveries >= http_appends.CLIENTS
     assert len(measured.latencies_ms) == measured.deliveries
+
+
+WRAPPER = """
+import http.server, os, sys
+if os.fork() == 0:
+    open({told!r}, "w").write(str(os.getpid()))
+    here = "127.0.0.1", int(sys.argv[1])
+    http.server.HTTPServer(here, http.server.BaseHTTPRequestHandler).serve_forever()
+os.wait()
+"""
+
+
+def test_what_a_server_has_started_ends_with_it(tmp_path: Path) -> None:
+    """As Node's wrapper from PyPI does, whose child would go on, keep its core, and be measured."""
+    told = tmp_path / "pid"
+    program = WRAPPER.format(told=str(told))
+
+    def command(port: int, _: Path) -> list[str]:
+        return [sys.executable, "-c", program, str(port)]
+
+    speaking = http_appends._unspoken
+    with running(Server("wrapped", "", command, speaking)):
+        pid = int(told.read_text())
+        assert Path(f"/proc/{pid}").exists()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
+        assert time.monotonic() < deadline, f"process {pid} goes on"
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"

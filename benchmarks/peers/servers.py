@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,16 +66,18 @@ def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[in
             stdout=subprocess.DEVNULL,
             stderr=None if os.environ.get("BENCH_LOG") else subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
+            start_new_session=True,  # so that what it starts ends with it
         )
         try:
             wait_until_it_listens(port, process, server.name)
             yield port, [process.pid, *_children(process.pid)], server.speaking(port, throttle_ms)
         finally:
-            process.send_signal(signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
