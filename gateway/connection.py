@@ -12,7 +12,7 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -374,16 +374,12 @@ class Connection:
 
     def deadline_s(self) -> float:
         """Unix time at which `tick` has to be called at the latest."""
-        return min(self._deadlines_s())
-
-    def _deadlines_s(self) -> Iterator[float]:
-        yield self._lifetime.deadline_s(self._standing())
+        at_s = self._lifetime.deadline_s(self._standing())  # at every frame: no generator
         if self.state == "new":
-            return
-        yield self._ends_at_s()
-        yield self._subscriptions.outlook().at_s
+            return at_s
         if (untold := self._bearer.untold) is not None:
-            yield untold.renewal_at_s
+            at_s = min(at_s, untold.renewal_at_s)
+        return min(at_s, self._ends_at_s(), self._subscriptions.outlook().at_s)
 
     def _standing(self) -> Standing:
         return Standing(self.state == "new", self._bearer.is_known, self._is_in_use())

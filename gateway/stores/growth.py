@@ -7,12 +7,12 @@ bytes: over that, or when a page does not join, the follower reads from the stor
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from gateway.errors import RunNotFound
 from gateway.records import ORIGIN, Position, StreamKey
+from gateway.signals import Signal
 from gateway.stores.base import Page
 
 WATCH_BYTES = 1 << 20  # per live stream: pages committed but not yet taken by its follower
@@ -27,7 +27,7 @@ class Watch:
         self.pages: deque[Page] = deque()
         self.must_read = False
         self._bytes = 0
-        self._woken = asyncio.Event()
+        self._woken = Signal()
 
     def put(self, page: Page | None) -> None:
         """Hand over what was committed; None: something happened that has to be read."""
@@ -44,7 +44,6 @@ class Watch:
         """Take all that is there."""
         pages, self.pages = self.pages, deque()
         self._bytes = 0
-        self._woken.clear()
         return pages
 
     async def wait(self) -> None:

@@ -155,7 +155,7 @@ class MemoryStore:
         if key not in self._streams and is_announced(key):
             log, data = announcement(key)
             self._write(log, [data], key.run_id, None, None)
-        stream = self._streams.setdefault(key, _Stream(self._new_epoch(now_ms)))
+        stream = self._made(key)
         first = stream.next_offset
         added = [Record(first + i, now_ms, source, data) for i, data in enumerate(records)]
         stream.records.extend(added)
@@ -205,6 +205,12 @@ class MemoryStore:
             return NO_RECORDS
         return Head(ORIGIN, ORIGIN, end_of(self._run(key.run_id)))
 
+    def _made(self, key: StreamKey) -> _Stream:
+        stream = self._streams.get(key)
+        if stream is None:
+            stream = self._streams[key] = _Stream(self._new_epoch(self._clock_ms()))
+        return stream
+
     def _run(self, run_id: str) -> Run:
         run = self._runs.get(run_id)
         if run is None:
@@ -215,7 +221,7 @@ class MemoryStore:
         """See `Store.delete`."""
         self._check_open()
         self._head(key)  # refuses a run that is not there
-        stream = self._streams.setdefault(key, _Stream(self._new_epoch(self._clock_ms())))
+        stream = self._made(key)
         stream.records.clear()
         stream.end = "deleted"
         self._growth.tell(key, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway import protocol
 from gateway.limits import Limits
 from gateway.protocol import Request
-from gateway.web.signals import Signal
+from gateway.signals import Signal
 
 MAX_ANSWERS = 256  # that wait to be taken, however small they are
 ANSWER_BYTES = 4096  # what an answer is taken for as long as it is not there

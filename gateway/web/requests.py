@@ -71,13 +71,15 @@ def _check_revocations(request: protocol.Append) -> None:
 
 
 async def _append(store: Store, request: protocol.Append) -> Appended:
-    if StreamKey(request.run, request.stream) == REVOCATIONS:
+    key = StreamKey(request.run, request.stream)
+    records = [bytes(each) for each in request.records]
+    if key == REVOCATIONS:
         _check_revocations(request)
-    for record in request.records:
-        schemas.check(request.stream, bytes(record))
+    for record in records:
+        schemas.check(request.stream, record)
     done = await store.append(
-        StreamKey(request.run, request.stream),
-        [bytes(record) for record in request.records],
+        key,
+        records,
         source=request.source,
         writer=_writer(request.writer),
         end=request.end,

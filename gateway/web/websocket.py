@@ -279,7 +279,11 @@ class Carrier:
     # ---- out ----
 
     def _wake_writer(self) -> None:
-        if self._writer is None and not self._is_over:
+        if self._writer is not None or self._is_over:
+            return
+        while self._close is None and self._flight.answers and self._wire.is_open:
+            self._wire.hand_over(self._flight.take())  # a task for each would cost more than it
+        if self._has_work():
             self._writer = asyncio.create_task(self._write(), name="realtime writer")
             self._writer.add_done_callback(self._written)
 
