@@ -32,6 +32,7 @@ from gateway.records import (
     StreamKey,
 )
 from gateway.stores.base import Head, Page, SetState, Store, belongs_to_no_run
+from gateway.turns import Turns
 
 RING_BYTES = (
     1 << 20
@@ -73,6 +74,7 @@ class Tail:
         on_idle: Called when the last cursor has left or the tail has failed.
         budget: Of the memory of all tails; told by whoever makes the tail when it is gone.
         counters: Of what is handed over.
+        turns: Of its readers that have yet to catch up.
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class Tail:
         on_idle: Callable[[Tail], None],
         budget: Budget,
         counters: Counters,
+        turns: Turns,
     ) -> None:
         self.key = key
         self.store = store
         self.counters = counters
+        self.turns = turns
         self.position = self._earliest = ORIGIN
         self.end: EndReason | None = None
         self.error: RealtimeError | None = None
@@ -410,9 +414,15 @@ class Cursor:
         Raises:
             RealtimeError: the stream cannot be read; subscribing again may help.
         """
+        await self._turn()
         batch = self._from_tail() if self._is_on_tail() else await self._from_store()
         self._stepped(None if batch is None else batch.position)
         return batch
+
+    async def _turn(self) -> None:
+        """Let those who are live go before one that has yet to catch up."""
+        if not self._has_caught_up:
+            await self._tail.turns.take()
 
     def _stepped(self, position: Position | None) -> None:
         """Stand after what was taken; None: there was nothing to take.
@@ -525,6 +535,7 @@ class Hub:
         self._store = store
         self._counters = counters or Counters()
         self._budget = Budget(ring_bytes)
+        self._turns = Turns()
         self._tails: dict[StreamKey, Tail] = {}
 
     @property
@@ -569,7 +580,7 @@ class Hub:
         tail = self._tails.get(key)
         if tail is None:
             budget, counters = self._budget, self._counters
-            tail = Tail(key, self._store, self._drop, budget, counters)
+            tail = Tail(key, self._store, self._drop, budget, counters, self._turns)
             self._tails[key] = tail
         cursor = kind(tail, id, wake)  # joined before the wait, so that the tail stays
         try:

@@ -37,6 +37,7 @@ class RecordCursor(Cursor):
         Raises:
             RealtimeError: the stream cannot be read.
         """
+        await self._turn()
         taken = self._taken() if self._is_on_tail() else await self._read()
         self._stepped(None if taken is None else taken.position)
         return taken

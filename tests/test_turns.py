@@ -1,0 +1,64 @@
+"""Few turns in one pass of the loop, in order, and none lost by those who leave."""
+
+import asyncio
+
+from gateway.turns import Turns
+
+
+async def passes(count):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_each_pass_has_its_number_of_turns_and_what_is_live_comes_between():
+    turns, seen = Turns(each_pass=2), []
+
+    async def lag(number):
+        await turns.take()
+        seen.append(number)
+
+    async def live():
+        while len(seen) < 9:
+            seen.append("live")
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(6):
+            group.create_task(lag(number))
+        group.create_task(live())
+    assert [each for each in seen if each != "live"] == list(range(6)), "first come, first served"
+    lots = "".join("|" if each == "live" else "x" for each in seen).split("|")
+    assert max(len(lot) for lot in lots) == 2
+
+
+async def test_without_a_crowd_nobody_waits():
+    turns = Turns(each_pass=1)
+    for _ in range(3):
+        taking = turns.take()
+        assert next(taking.__await__(), "done") == "done"
+        await passes(2)
+
+
+async def test_who_leaves_while_waiting_takes_no_turn():
+    turns, seen = Turns(each_pass=1), []
+
+    async def lag(number):
+        await turns.take()
+        seen.append(number)
+
+    tasks = [asyncio.create_task(lag(number)) for number in range(5)]
+    await passes(1)
+    for left in tasks[1:4]:
+        left.cancel()
+    await passes(3)
+    assert seen == [0, 4]
+
+
+async def test_it_rests_when_nobody_asks():
+    turns = Turns()
+    await turns.take()
+    await passes(3)
+    assert not turns._is_scheduled
+    await turns.take()
+    assert turns._is_scheduled
+    await passes(2)
