@@ -18,7 +18,9 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     tokens       mint scoped tokens, make lesser ones of them, revoke them
     protocol/    WebSocket frames as values (PROTOCOL.md says what they mean)
     stores/      base (the contract), memory, sqlite, redis, remote
+    signals      an event for one waiter
     budget       one amount of memory for all rings
+    turns        few at once of what takes long
     cohorts      readers at one tail that are handed the same bytes
     hub          Tail, Cursor, Hub: how readers share a live stream
     record_cursor  a cursor that gives records instead of frames
