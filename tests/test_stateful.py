@@ -458,6 +458,8 @@ class Streams(RuleBasedStateMachine):
             return
         try:
             self.everyone_has_everything_when_all_is_quiet()
+            self.cancel(0)
+            self.everyone_has_everything_when_all_is_quiet()
             for client in self.clients:
                 client.leave()
             self.loop.pass_time()
