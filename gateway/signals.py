@@ -1,8 +1,14 @@
-"""An event for one waiter. asyncio's own keeps a queue of waiters: 700 bytes in each connection."""
+"""An event and a queue for one waiter.
+
+asyncio's own are for many: their queues of waiters cost an idle connection 4 KB.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class Signal:
@@ -29,3 +35,31 @@ class Signal:
             finally:
                 self._waiter = None
         self._is_set = False
+
+
+class Inbox(Generic[T]):
+    """A queue without a bound; one task takes."""
+
+    __slots__ = ("_come", "_signal", "_taken_last")
+
+    def __init__(self) -> None:
+        self._come: list[T] = []
+        self._taken_last: list[T] = []  # what came before, the oldest last
+        self._signal = Signal()
+
+    def put_nowait(self, item: T) -> None:
+        """Add one."""
+        self._come.append(item)
+        self._signal.set()
+
+    def empty(self) -> bool:
+        """Whether `get` would wait."""
+        return not (self._come or self._taken_last)
+
+    async def get(self) -> T:
+        """Take the oldest; wait until there is one."""
+        while self.empty():
+            await self._signal.wait()
+        if not self._taken_last:
+            self._come, self._taken_last = [], self._come[::-1]
+        return self._taken_last.pop()

@@ -16,6 +16,8 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
+from gateway.signals import Inbox
+
 EXTENSION = "realtime.direct"
 HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
 GOODBYE_S = 5.0  # for a client to answer a close frame
@@ -35,6 +37,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.queue = cast(Any, Inbox())  # only the application takes from it
         # Else a server at debug level writes every frame into its log, tokens and all.
         self.conn.debug = False
 
@@ -71,8 +74,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         self.loop.call_later(GOODBYE_S, self.transport.abort)
 
     def _forget_greeting(self) -> None:
-        """Let go of what only the greeting needed: 3 KB for as long as the connection lives."""
-        self.scope["headers"] = []
+        """Let go of what only the greeting needed: 5 KB for as long as the connection lives.
+
+        The parser and the application hold the same objects on: so they are emptied, not replaced.
+        """
+        cast(list[Any], self.scope["headers"]).clear()
+        self.request.headers.clear()
+        self.response.headers.clear()
         del self.request, self.response
 
     def _shut(self) -> None:

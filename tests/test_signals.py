@@ -1,0 +1,57 @@
+"""What one task waits for."""
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.signals import Inbox, Signal
+
+
+@given(st.lists(st.none() | st.integers()))
+def test_an_inbox_gives_what_came_in_order_however_puts_and_takes_alternate(steps):
+    """A number is put; None takes, if there is something."""
+
+    async def play():
+        inbox, put, taken = Inbox(), [], []
+        for step in steps:
+            if step is not None:
+                inbox.put_nowait(step)
+                put.append(step)
+            elif not inbox.empty():
+                taken.append(await inbox.get())
+            assert inbox.empty() == (len(taken) == len(put))
+        while not inbox.empty():
+            taken.append(await inbox.get())
+        assert taken == put
+
+    asyncio.run(play())
+
+
+async def test_who_waits_gets_what_comes_and_loses_nothing_when_called_off():
+    inbox = Inbox()
+    waiting = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    inbox.put_nowait("one")
+    inbox.put_nowait("two")
+    assert await inbox.get() == "one"
+    assert await inbox.get() == "two"
+    waiting = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    inbox.put_nowait("three")
+    assert await waiting == "three"
+
+
+async def test_a_signal_lets_one_pass_however_often_it_was_set():
+    signal = Signal()
+    signal.set()
+    signal.set()
+    await signal.wait()
+    waiting = asyncio.create_task(signal.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    signal.set()
+    await waiting
