@@ -20,6 +20,11 @@ class Signal:
         self._is_set = False
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the waiter is there."""
+        return self._waiter is not None
+
     def set(self) -> None:
         """Let the waiter go on, now or when it comes."""
         self._is_set = True
