@@ -79,7 +79,7 @@ async def append_one_at_a_time(url: str, count: int = 1000) -> float:
         return count / (time.perf_counter() - began)
 
 
-async def append_pipelined(url: str, count: int = 20_000, under_way: int = 1000) -> float:
+async def append_pipelined(url: str, count: int = 50_000, under_way: int = 1000) -> float:
     """Records a second with 1,000 appends of one record under way."""
     async with opened(url) as store:
         began = time.perf_counter()
