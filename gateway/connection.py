@@ -375,8 +375,6 @@ class Connection:
     def deadline_s(self) -> float:
         """Unix time at which `tick` has to be called at the latest."""
         at_s = self._lifetime.deadline_s(self._standing())  # at every frame: no generator
-        if self.state == "new":
-            return at_s
         if (untold := self._bearer.untold) is not None:
             at_s = min(at_s, untold.renewal_at_s)
         return min(at_s, self._ends_at_s(), self._subscriptions.outlook().at_s)

@@ -1,8 +1,8 @@
 """How followers inside one process hear that a stream has grown.
 
 A follower watches a stream; whoever commits tells the watch what was committed. The watch holds a
-bounded number of
-bytes: over that, or when a page does not join, the follower reads from the store again.
+bounded number of bytes: over that, or when a page does not join, the follower reads from the store
+again.
 """
 
 from __future__ import annotations
