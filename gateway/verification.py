@@ -6,8 +6,10 @@ Source:
 
 from __future__ import annotations
 
+import hashlib
 import math
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +20,8 @@ from gateway.revocations import MAX_SKEW_S
 
 AUDIENCE = "realtime-streams"
 MAX_TOKEN_CHARACTERS = 16_384
+REMEMBERED = 4096  # tokens that were good; 1 KB each, up to 5
+REMEMBERED_CHARACTERS = 2048  # of one of them
 
 
 def verify(
@@ -38,35 +42,88 @@ def verify(
         TokenExpired: it was good once.
         InvalidToken: anything else; the message never repeats the token.
     """
+    text = _text(token)
+    if keys is None:
+        if secret_key is None:
+            raise ConfigurationError("verify needs secret_key or keys")
+        keys = KeyRing.of_secret(secret_key)
+    return _judge(_read(text, keys), now_s)
+
+
+class Verifier:
+    """Verifies the tokens of one ring of keys; a signature that was good is not computed again.
+
+    Only what a token says is remembered, under its hash: whether it is good now is judged at every
+    use. Another ring needs another verifier.
+
+    Args:
+        keys: The gateway's keys.
+    """
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+        self._known: OrderedDict[bytes, _Said] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def verify(self, token: object, now_s: float) -> Access:
+        """See `verify`; it returns and raises the same."""
+        text = _text(token)
+        if len(text) > REMEMBERED_CHARACTERS:
+            return _judge(_read(text, self._keys), now_s)
+        name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        said = self._known.get(name)
+        if said is not None:
+            self._known.move_to_end(name)
+            return _judge(said, now_s)
+        said = _read(text, self._keys)
+        access = _judge(said, now_s)
+        self._known[name] = said
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return access
+
+
+class _Said(NamedTuple):
+    """What a token says whose signature is good, and from when on (Unix time)."""
+
+    access: Access
+    starts_s: float
+
+
+def _text(token: object) -> str:
     if not isinstance(token, str) or not token:
         raise InvalidToken("no token was given")
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise InvalidToken(
             f"the token has {len(token)} characters; the limit is {MAX_TOKEN_CHARACTERS}"
         )
-    if keys is None:
-        if secret_key is None:
-            raise ConfigurationError("verify needs secret_key or keys")
-        keys = KeyRing.of_secret(secret_key)
+    return token
+
+
+def _read(token: str, keys: KeyRing) -> _Said:
     claims = keys.read(token, AUDIENCE)
     access = _access(claims)
+    not_before = claims.get("nbf")
+    starts_s = _number(not_before, "nbf") if not_before is not None else 0.0
+    return _Said(access, max(access.issued_at_s, starts_s))
+
+
+def _judge(said: _Said, now_s: float) -> Access:
+    access = said.access
     if access.is_expired(now_s):
         raise TokenExpired("the token has expired; mint a new one")
-    _check_times(access, claims.get("nbf"), now_s)
-    return access
-
-
-def _check_times(access: Access, not_before: object, now_s: float) -> None:
     # What is revoked is forgotten after 30 days; nothing that was issued may outlive that.
     life_s = access.expires_at_s - access.issued_at_s
     if life_s > MAX_TTL_S + 2:  # both ends are rounded
         raise InvalidToken(f"the token's life is {life_s:.0f} s; the limit is {MAX_TTL_S}")
-    starts = [access.issued_at_s, _number(not_before, "nbf") if not_before is not None else 0.0]
-    if max(starts) > now_s + MAX_SKEW_S:
+    if said.starts_s > now_s + MAX_SKEW_S:
         raise InvalidToken(
-            f"the token is good from {max(starts) - now_s:.0f} s ahead of now; the clocks of who "
+            f"the token is good from {said.starts_s - now_s:.0f} s ahead of now; the clocks of who "
             f"mints and who verifies may differ by {MAX_SKEW_S:.0f} s"
         )
+    return access
 
 
 def _access(claims: dict[str, Any]) -> Access:

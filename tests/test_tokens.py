@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from gateway import tokens
 from gateway.access import Access, check_scope, require
 from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
+from gateway.keys import KeyRing
 from gateway.records import RUN_STREAM, RunSet, StreamKey
 from gateway.tokens import mint, verify
+from gateway.verification import Verifier
 
 SECRET = "a secret of the tests that is long enough"
 OTHER = "another secret that is just as long, or longer"
@@ -412,3 +414,106 @@ def test_the_list_of_a_runs_streams_needs_a_scope_for_the_run():
     assert access("read:runs:run_1").may_read(streams)
     assert access("read:tags:x").may_read(streams, ["x"])
     assert not access("read:streams:run_1/*").may_read(streams)
+
+
+# What is remembered of tokens that were good.
+
+
+def keys_of(*secrets):
+    return KeyRing.of_secret(*secrets)
+
+
+@pytest.fixture
+def verifier():
+    return Verifier(keys_of(SECRET))
+
+
+def reading(monkeypatch):
+    """List the tokens whose signatures are computed."""
+    read, ring = [], KeyRing.read
+    monkeypatch.setattr(
+        KeyRing, "read", lambda keys, token, *rest: read.append(token) or ring(keys, token, *rest)
+    )
+    return read
+
+
+def test_a_token_that_was_good_is_read_once_and_says_the_same(verifier, monkeypatch):
+    token = mint(["read:runs:run_1"], subject="a", secret_key=SECRET, now_s=NOW_S)
+    read = reading(monkeypatch)
+    first, again = verifier.verify(token, NOW_S), verifier.verify(token, NOW_S + 1)
+    assert first == again == check(token)
+    assert read == [token, token]  # once by the verifier, once by `check`
+
+
+def test_a_token_that_is_remembered_expires_all_the_same(verifier):
+    token = mint(["read:runs:run_1"], ttl_s=60, secret_key=SECRET, now_s=NOW_S)
+    verifier.verify(token, NOW_S)
+    with pytest.raises(TokenExpired):
+        verifier.verify(token, NOW_S + 61)
+    assert verifier.verify(token, NOW_S + 59)  # a clock that was set back
+
+
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_token_that_is_remembered_is_not_good_before_its_time(verifier, claim):
+    token = forge(**{claim: int(NOW_S)})
+    verifier.verify(token, NOW_S)
+    with pytest.raises(InvalidToken, match="ahead of now"):
+        verifier.verify(token, NOW_S - 1000)
+
+
+def test_what_was_never_good_is_read_anew_each_time_and_not_remembered(verifier, monkeypatch):
+    read = reading(monkeypatch)
+    early, forged = forge(nbf=NOW_S + 1000), forge(key=OTHER)
+    for token in (early, forged):
+        for _ in range(2):
+            with pytest.raises(InvalidToken):
+                verifier.verify(token, NOW_S)
+    assert read == [early, early, forged, forged]
+    assert len(verifier) == 0
+
+
+@pytest.mark.parametrize("token", [None, 7, "", "x" * 20_000, "\ud800", "a.b.c"])
+def test_what_is_no_token_is_refused_as_without_a_memory(verifier, token):
+    with pytest.raises(InvalidToken) as refused:
+        verifier.verify(token, NOW_S)
+    with pytest.raises(InvalidToken) as plain:
+        check(token)
+    assert refused.value.message == plain.value.message
+
+
+def test_a_token_of_another_ring_is_not_known(verifier):
+    token = mint(["read:runs:run_1"], secret_key=SECRET, now_s=NOW_S)
+    verifier.verify(token, NOW_S)
+    with pytest.raises(InvalidToken):
+        Verifier(keys_of(OTHER)).verify(token, NOW_S)
+    assert Verifier(keys_of(OTHER, SECRET)).verify(token, NOW_S)
+
+
+def test_a_token_that_differs_in_its_last_character_is_another(verifier):
+    token = mint(["read:runs:run_1"], secret_key=SECRET, now_s=NOW_S)
+    verifier.verify(token, NOW_S)
+    for end in "AEQ":
+        if token[-1] != end:
+            with pytest.raises(InvalidToken):
+                verifier.verify(token[:-2] + end * 2, NOW_S)
+
+
+def test_the_memory_is_bounded_and_keeps_what_was_used_last(verifier, monkeypatch):
+    monkeypatch.setattr("gateway.verification.REMEMBERED", 3)
+    many = [mint([f"read:runs:run_{n}"], secret_key=SECRET, now_s=NOW_S) for n in range(4)]
+    for token in (*many[:3], many[0], many[3]):
+        verifier.verify(token, NOW_S)
+    assert len(verifier) == 3
+    read = reading(monkeypatch)
+    for token in (many[0], many[2], many[3]):
+        verifier.verify(token, NOW_S)
+    assert read == []
+    verifier.verify(many[1], NOW_S)
+    assert read == [many[1]]
+
+
+def test_a_long_token_is_good_and_not_remembered(verifier):
+    scopes = [f"read:streams:run_{'x' * 40}/{n}" for n in range(60)]
+    token = mint(scopes, secret_key=SECRET, now_s=NOW_S)
+    assert verifier.verify(token, NOW_S) == verifier.verify(token, NOW_S)
+    assert len(verifier) == 0

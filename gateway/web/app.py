@@ -28,12 +28,12 @@ from gateway.counters import Counters
 from gateway.errors import RealtimeError, ShuttingDown, StoreUnavailable, TokenRevoked
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
-from gateway.keys import KeyRing
 from gateway.sdk import registry, schemas, tasks
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.counted import counted
+from gateway.verification import Verifier
 from gateway.visitors import Proxies
 from gateway.web import asyncapi, client, frames_over_http
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
@@ -75,7 +75,7 @@ class Gateway:
         self._kept: Store | None = None  # without the counters around it
         self._hub: Hub | None = None
         self._secret_key = ""
-        self._keys: KeyRing | None = None
+        self._verifier: Verifier | None = None
         self._revocations: Revocations | None = None
         self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
         self._proxies = Proxies(settings.trusted_proxies)
@@ -112,7 +112,8 @@ class Gateway:
     async def run(self) -> AsyncIterator[None]:
         """Open the store, serve, and close in the opposite order."""
         self._secret_key = resolve_secret(self.settings)
-        self._keys = resolve_keys(replace(self.settings, secret_key=self._secret_key))
+        keys = resolve_keys(replace(self.settings, secret_key=self._secret_key))
+        self._verifier = Verifier(keys)
         async with AsyncExitStack() as stack:
             kept = open_store(self.settings.store, self.settings.retention)
             store = await stack.enter_async_context(opened(counted(kept, self.counters)))
@@ -120,7 +121,7 @@ class Gateway:
             runtime = await stack.enter_async_context(
                 serve_runtime(
                     store,
-                    self._keys,
+                    keys,
                     owner=owner_of_gateway(store),
                     concurrency=self.settings.concurrency,
                     runner=self.settings.runner,
@@ -227,7 +228,9 @@ class Gateway:
         return time.time() + max_age_s * random.uniform(0.9, 1) if max_age_s else math.inf
 
     def _verify(self, token: object, now_s: float) -> tokens.Access:
-        access = tokens.verify(token, keys=self._keys, now_s=now_s)
+        if self._verifier is None:
+            raise ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
+        access = self._verifier.verify(token, now_s)
         if self._revocations is not None and self._revocations.is_revoked(access):
             raise TokenRevoked("the token was revoked; another one is needed")
         return access
