@@ -22,7 +22,9 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     budget       one amount of memory for all rings
     turns        few at once of what takes long
     cohorts      readers at one tail that are handed the same bytes
-    hub          Tail, Cursor, Hub: how readers share a live stream
+    tail         the live end of a stream, and its recent records
+    cursor       a reader's place on a tail
+    hub          how readers share the live streams
     record_cursor  a cursor that gives records instead of frames
     authorization  which scope a frame needs
     commands     what a connection asks its carrier to do

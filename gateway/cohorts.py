@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
 
 class Member(Protocol):
-    """A reader, from the outside: see `gateway.hub.Cursor`."""
+    """A reader, from the outside: see `gateway.cursor.Cursor`."""
 
     position: Position
 
@@ -54,7 +54,7 @@ class Member(Protocol):
 
 
 class Frames(Protocol):
-    """Where a cohort's frames come from: see `gateway.hub.Tail`."""
+    """Where a cohort's frames come from: see `gateway.tail.Tail`."""
 
     position: Position
 
@@ -65,7 +65,7 @@ class Frames(Protocol):
         """Make the frame of what follows an offset that the ring holds, and say where it ends."""
 
     def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
-        """Take note that so many readers were given the same bytes; see `gateway.hub.Tail`."""
+        """Take note that so many readers were given the same bytes; see `gateway.tail.Tail`."""
 
 
 class Cohort:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gateway.cursor import Cursor
 from gateway.errors import RunNotFound
-from gateway.hub import FRAME_BYTES, Cursor
 from gateway.records import EndReason, Position
 
 
@@ -54,7 +54,7 @@ class RecordCursor(Cursor):
         tail = self._tail
         self._note_catch_up()
         try:
-            page = await tail.store.read(tail.key, self.position, FRAME_BYTES)
+            page = await tail.read(self.position)
         except RunNotFound:  # the run was deleted before this reader had caught up
             return Records([], self.position, "deleted")
         if page.is_empty:

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import new_run, until
 
-from gateway import hub as module
+from gateway import tail as module
 from gateway.errors import Internal, RunNotFound, StoreUnavailable
-from gateway.hub import FRAME_BYTES, Hub
+from gateway.hub import Hub
 from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.memory import MemoryStore
+from gateway.tail import FRAME_BYTES
 
 
 class Store(MemoryStore):

@@ -11,8 +11,8 @@ from websockets.asyncio.client import connect
 
 from gateway.counters import Histogram
 from gateway.errors import StoreUnavailable
-from gateway.hub import RING_BYTES
 from gateway.records import StreamKey
+from gateway.tail import RING_BYTES
 from gateway.web.loop_lag import measuring_lag
 
 

@@ -441,7 +441,7 @@ async def test_what_was_swept_stays_so_after_a_restart(tmp_path):
 
 
 async def test_a_stream_that_is_read_while_it_is_trimmed_gives_a_gap(monkeypatch):
-    monkeypatch.setattr("gateway.hub.RING_BYTES", 200)
+    monkeypatch.setattr("gateway.tail.RING_BYTES", 200)
     async with serving(retention=Retention(records=5)) as gateway:
         run = await gateway.store.create_run(new_run())
         key = StreamKey(run.id, "s")

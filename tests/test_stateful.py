@@ -33,7 +33,7 @@ from serving import new_run
 from stepping import CountedRedis, CountedSqlite, SteppedLoop, Wired
 from streams_model import Author, Follower, Log
 
-from gateway import cohorts, hub
+from gateway import cohorts, tail
 from gateway.errors import StreamEnded, WriterFenced, WriterGap
 from gateway.hub import Hub
 from gateway.records import Position, StreamKey
@@ -59,8 +59,8 @@ class Streams(RuleBasedStateMachine):
     @initialize(ring=st.integers(1, 2000), frame=st.integers(1, 400), watch=st.integers(1, 2000))
     def begin(self, ring: int, frame: int, watch: int) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(hub, "RING_BYTES", ring)
-        self.patch.setattr(hub, "FRAME_BYTES", frame)
+        self.patch.setattr(tail, "RING_BYTES", ring)
+        self.patch.setattr(tail, "FRAME_BYTES", frame)
         self.patch.setattr(cohorts, "FLUSH_BYTES", frame)
         self.patch.setattr(growth, "WATCH_BYTES", watch)
         self.loop = SteppedLoop()

@@ -17,11 +17,13 @@ from gateway.cohorts import PROMPT_S
 from gateway.commands import Command, Open, OpenSet
 from gateway.connection import Connection
 from gateway.counters import Counters
+from gateway.cursor import Cursor, Cursors
 from gateway.errors import RealtimeError
-from gateway.hub import Batch, Cursor, Cursors, Hub
+from gateway.hub import Hub
 from gateway.protocol import FromLast
 from gateway.records import ORIGIN, Position
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
+from gateway.tail import Batch
 from gateway.web.direct import frame_of
 from gateway.web.figures import LaggingReader
 from gateway.web.requests import find_run

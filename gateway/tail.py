@@ -1,0 +1,320 @@
+"""Tails: the live end of one stream in this process, and what is kept of its recent records."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from gateway import protocol, tracing
+from gateway.budget import Budget
+from gateway.cohorts import Cohort, Kind, Member, Sink
+from gateway.counters import Counters
+from gateway.errors import Internal, RealtimeError, RunNotFound
+from gateway.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
+from gateway.stores.base import Head, Page, Store, belongs_to_no_run
+from gateway.turns import Turns
+
+RING_BYTES = (
+    1 << 20
+)  # per live stream: how far a reader may lag without costing a read of the store
+FRAME_BYTES = 64 << 10  # of records in one frame
+SHARED_FRAMES = 32  # per live stream: encoded frames kept for readers at the same place
+
+_log = logging.getLogger("realtime.hub")
+
+
+class Batch(NamedTuple):
+    """What a cursor takes in one step.
+
+    Attributes:
+        text: The `records` frame; None if there are no records in this step.
+        position: Where the cursor stands after it.
+        end: Why the stream ended, when nothing follows.
+        gap: Records before these that are gone.
+        reset: The cursor's position said nothing any more.
+        record_count: In `text`.
+    """
+
+    text: str | None
+    position: Position
+    end: EndReason | None = None
+    gap: Gap | None = None
+    reset: ResetReason | None = None
+    record_count: int = 0
+
+
+class Reader(Member, Protocol):
+    """Who stands on a tail, from the outside: see `gateway.cursor.Cursor`.
+
+    Attributes:
+        wake: Called when there may be something new to take.
+    """
+
+    wake: Callable[[], None]
+
+
+class Tail:
+    """The live end of one stream in this process.
+
+    Args:
+        key: Which stream.
+        store: Where it lives.
+        on_idle: Called when the last cursor has left or the tail has failed.
+        budget: Of the memory of all tails; told by whoever makes the tail when it is gone.
+        counters: Of what is handed over.
+        turns: Of its readers that have yet to catch up.
+    """
+
+    def __init__(
+        self,
+        key: StreamKey,
+        store: Store,
+        on_idle: Callable[[Tail], None],
+        budget: Budget,
+        counters: Counters,
+        turns: Turns,
+    ) -> None:
+        self.key = key
+        self.store = store
+        self.counters = counters
+        self.turns = turns
+        self.position = self._earliest = ORIGIN
+        self.end: EndReason | None = None
+        self.error: RealtimeError | None = None
+        self.ring_bytes = 0
+        self._ring: deque[bytes] = deque()  # encoded records; the last is right before `position`
+        self._frames: dict[tuple[int, int, int, frozenset[str]], str] = {}
+        self._frame_bytes = 0
+        self._budget = budget
+        self._alone: set[Reader] = set()  # woken one by one
+        self._cohorts: dict[Kind, Cohort] = {}
+        self._trace: Any = None  # what the run is part of
+        self._measured = 0  # offset up to which hand-overs were measured
+        self._on_idle = on_idle
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        self._feeder = asyncio.create_task(self._feed(), name=f"tail {key}")
+
+    async def ready(self) -> None:
+        """Wait until the tail knows where the stream ends.
+
+        Raises:
+            RealtimeError: the store could not say.
+        """
+        await asyncio.shield(self._ready)
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def ring_start(self) -> int:
+        """Offset of the ring's first record."""
+        return self.position.offset - len(self._ring)
+
+    @property
+    def reader_count(self) -> int:
+        """How many cursors stand on it."""
+        return len(self._alone) + sum(len(cohort) for cohort in self._cohorts.values())
+
+    def join(self, cursor: Reader) -> None:
+        """Wake this cursor from now on."""
+        self._alone.add(cursor)
+
+    def leave(self, cursor: Reader) -> None:
+        """Wake it no more; the last to leave ends the tail."""
+        self._alone.discard(cursor)
+        if not self._alone and not self._cohorts:
+            self._feeder.cancel()
+            self._on_idle(self)
+
+    def join_cohort(self, cursor: Reader, kind: Kind, sink: Sink, not_before: float) -> Cohort:
+        """Move a cursor from those that are woken to those that are handed frames."""
+        cohort = self._cohorts.get(kind)
+        if cohort is None:
+            cohort = self._cohorts[kind] = Cohort(self, kind, self._loop, self._drop_cohort)
+        self._alone.discard(cursor)
+        cohort.join(cursor, sink, not_before)
+        return cohort
+
+    def _drop_cohort(self, kind: Kind) -> None:
+        del self._cohorts[kind]
+
+    async def _feed(self) -> None:
+        try:
+            self._trace = await self._find_trace()
+            head = await self.store.head(self.key)
+            self._begin(head)
+            if head.end is None:
+                await self._follow(head.position)
+        except RealtimeError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._fail(Internal("the tail was closed"))
+            raise
+        except Exception:
+            _log.exception("the tail of %s failed", self.key, extra=self.key.named())
+            self._fail(
+                Internal(f"stream {self.key} cannot be followed; the gateway's log has more")
+            )
+
+    async def _find_trace(self) -> Any:
+        if not tracing.is_on() or belongs_to_no_run(self.key):
+            return None
+        run = (await self.store.get_run(self.key.run_id)).run
+        return tracing.context_of(run.metadata.get(tracing.TRACE_KEY))
+
+    async def _follow(self, after: Position) -> None:
+        try:
+            async for page in self.store.follow(self.key, after):
+                self._grow(page)
+        except RunNotFound:  # it was there a moment ago
+            self._grow(Page([], self.position, "deleted"))
+
+    async def read(self, after: Position) -> Page:
+        """Read what follows a position from the store: a frame's worth.
+
+        Raises:
+            RealtimeError: the store cannot say.
+        """
+        return await self.store.read(self.key, after, FRAME_BYTES)
+
+    def head(self) -> Head:
+        """Say where the stream stands as far as this tail has followed it."""
+        return Head(self.position, self._earliest, self.end)
+
+    def _begin(self, head: Head) -> None:
+        self.position, self._earliest, self.end = head
+        self._ready.set_result(None)
+
+    def _grow(self, page: Page) -> None:
+        joins = page.position.offset - len(page.records) == self.position.offset
+        if page.gap or page.reset or not joins:
+            self._disband()  # what the ring holds does not join these records
+            self._drop_ring()
+        for record in page.records:
+            encoded = protocol.encode_record(record, self.key.run_id)
+            self._ring.append(encoded)
+            self.ring_bytes += len(encoded)
+        self.position, self.end = page.position, page.end
+        while self.ring_bytes > RING_BYTES and len(self._ring) > 1:
+            self.ring_bytes -= len(self._ring.popleft())
+        if len(self._frames) > SHARED_FRAMES or self._frame_bytes > RING_BYTES:
+            self._drop_frames()
+        self._note_size()
+        self._wake()
+
+    def _note_size(self) -> None:
+        self._budget.note(self, self.ring_bytes + self._frame_bytes)
+
+    def _drop_ring(self) -> None:
+        self._ring.clear()
+        self._drop_frames()
+        self.ring_bytes = self._measured = 0
+
+    def _drop_frames(self) -> None:
+        self._frames.clear()
+        self._frame_bytes = 0
+
+    def shed(self) -> None:
+        """Keep nothing of the past; readers that lag read the store."""
+        self._drop_ring()
+
+    def _fail(self, error: RealtimeError) -> None:
+        self.error = error
+        if not self._ready.done():
+            self._ready.set_result(None)
+        self._on_idle(self)
+        self._wake()
+
+    def _wake(self) -> None:
+        for cursor in tuple(self._alone):
+            cursor.wake()
+        if self.end is not None or self.error is not None:
+            self._disband()  # each is told by itself
+        for cohort in self._cohorts.values():
+            cohort.schedule()
+
+    def _disband(self) -> None:
+        for cohort in tuple(self._cohorts.values()):
+            cohort.disband()
+
+    def holds(self, position: Position) -> bool:
+        """Whether the ring goes on right after a position."""
+        return self.ring_start <= position.offset < self.position.offset and (
+            position.offset == 0 or position.epoch == self.position.epoch
+        )
+
+    def take(self, offset: int, id: int, skip: frozenset[str]) -> Batch:
+        """Take what follows an offset that the ring holds."""
+        text, position = self.text_after(offset, id, skip)
+        end = self.end if position == self.position else None
+        return Batch(text, position, end, record_count=position.offset - offset)
+
+    def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
+        """Count what readers that stood together were given.
+
+        Args:
+            start: Offset of the first record, which the ring still holds.
+            stop: Offset after the last.
+            readers: How many.
+            size: Of the bytes that each was given.
+            at_once: They had caught up, and were not to wait for longer than `PROMPT_S`.
+        """
+        self.counters.records_sent += (stop - start) * readers
+        self.counters.bytes_sent += size * readers
+        if at_once and readers:
+            self.measure(start)
+
+    def measure(self, offset: int) -> None:
+        """Take the time since a record was accepted, unless that of a later one was taken."""
+        if offset < self._measured:
+            return
+        self._measured = self.position.offset
+        accepted_ms = protocol.time_of(self._ring[offset - self.ring_start])
+        self.counters.delivered(accepted_ms)
+        if self._trace is not None:
+            tracing.past(
+                f"send {self.key.stream_id}",
+                parent=self._trace,
+                began_ms=accepted_ms,
+                offset=offset,
+                **self.key.named(),
+            )
+
+    @property
+    def readers(self) -> int:
+        """How many cursors stand on it."""
+        return len(self._alone) + sum(map(len, self._cohorts.values()))
+
+    def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
+        """Make the frame of what follows an offset that the ring holds, and say where it ends.
+
+        Readers at the same place whose subscriptions have the same id share one text.
+        """
+        start, stop, position = self._span(offset)
+        end_offset = position.offset
+        text = self._frames.get((offset, end_offset, id, skip))
+        if text is None:
+            encoded = (self._ring[i] for i in range(start, stop))
+            if skip:
+                encoded = (protocol.strip_run_record(record, skip) for record in encoded)
+            text = protocol.encode_records(id, encoded, str(position))
+            self._frames[offset, end_offset, id, skip] = text
+            self._frame_bytes += len(text)
+            self._note_size()
+        return text, position
+
+    def data_after(self, offset: int) -> tuple[list[bytes], Position]:
+        """Return the data of what follows an offset that the ring holds, and where it ends."""
+        start, stop, position = self._span(offset)
+        return [protocol.record_data(self._ring[i]) for i in range(start, stop)], position
+
+    def _span(self, offset: int) -> tuple[int, int, Position]:
+        start = offset - self.ring_start
+        stop, size = start, 0
+        while stop < len(self._ring) and (stop == start or size < FRAME_BYTES):
+            size += len(self._ring[stop])
+            stop += 1
+        return start, stop, Position(self.position.epoch, self.ring_start + stop)
