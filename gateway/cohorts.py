@@ -11,16 +11,13 @@ member whose connection is full is put out, and goes on by itself as a cursor th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from gateway.records import Position
 
 FLUSH_BYTES = 256 << 10  # handed to a connection in one tick; the next tick goes on
 PROMPT_S = 0.05  # throttles up to this, which pages have by default, are timed like none
-
-Pack = Callable[[str], bytes]
-"""Makes a frame's bytes as they go over the wire from its text."""
 
 
 class Sink(Protocol):
@@ -35,13 +32,36 @@ class Sink(Protocol):
     write: Callable[[bytes], None]
 
 
+class Crowd(Protocol):
+    """Connections that are handed the same bytes."""
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether none of them has become full, or gone, since it was gathered."""
+
+    def write(self, frames: bytes) -> None:
+        """Hand bytes over to each; whole frames only."""
+
+
+class Way(NamedTuple):
+    """How bytes get to connections of one kind.
+
+    Attributes:
+        pack: Makes a frame's bytes as they go over the wire from its text.
+        gather: Makes a crowd of connections that are open.
+    """
+
+    pack: Callable[[str], bytes]
+    gather: Callable[[Sequence[Any]], Crowd]
+
+
 class Kind(NamedTuple):
     """What the members of one cohort have in common."""
 
     id: int
     skip: frozenset[str]
     throttle_s: float
-    pack: Pack
+    way: Way
 
 
 class Member(Protocol):
@@ -90,6 +110,7 @@ class Cohort:
         self._loop = loop
         self._on_empty = on_empty
         self._members: dict[Member, Sink] = {}
+        self._crowd: Crowd | None = None  # the members' connections, all of them open
         self._position = tail.position
         self._joining: dict[Member, tuple[Sink, float]] = {}
         self._quiet_until = 0.0  # the throttle's window, in the loop's time
@@ -110,7 +131,7 @@ class Cohort:
             self._position = member.position
             self._quiet_until = not_before
         if member.position == self._position and not_before <= self._quiet_until:
-            self._members[member] = sink
+            self._admit(member, sink)
         else:
             self._joining[member] = (sink, not_before)
         if self._tail.position != member.position:
@@ -119,9 +140,14 @@ class Cohort:
     def leave(self, member: Member) -> None:
         """Let a reader go; it knows where it stands."""
         if self._members.pop(member, None) is not None:
+            self._crowd = None
             member.position = self._position
         self._joining.pop(member, None)
         self._close_if_empty()
+
+    def _admit(self, member: Member, sink: Sink) -> None:
+        self._members[member] = sink
+        self._crowd = None
 
     def _close_if_empty(self) -> None:
         if self._members or self._joining:
@@ -165,32 +191,31 @@ class Cohort:
 
     def _frames_between(self, start: Position, stop: Position) -> tuple[bytes, Position]:
         """Make the bytes of what lies between, about `FLUSH_BYTES` of them at most."""
-        id, skip, _, pack = self._kind
+        id, skip, _, way = self._kind
         frames: list[bytes] = []
         size = 0
         while start.offset < stop.offset and size < FLUSH_BYTES:
             text, start = self._tail.text_after(start.offset, id, skip)
-            frames.append(pack(text))
+            frames.append(way.pack(text))
             size += len(frames[-1])
         return (frames[0] if len(frames) == 1 else b"".join(frames)), start
 
     def _hand_out(self, frames: bytes, before: Position) -> None:
-        readers = len(self._members)
-        full = []
-        for member, sink in self._members.items():
-            if sink.is_open:
-                sink.write(frames)
-            else:
-                full.append(member)
+        crowd, full = self._crowd, list[Member]()
+        if crowd is None or not crowd.is_as_it_was:
+            full = [member for member, sink in self._members.items() if not sink.is_open]
+            crowd = self._kind.way.gather([it for it in self._members.values() if it.is_open])
+        crowd.write(frames)
         self._tail.handed_over(
             before.offset,
             self._position.offset,
-            readers - len(full),
+            len(self._members) - len(full),
             len(frames),
             at_once=self._kind.throttle_s <= PROMPT_S,
         )
         for member in full:
             self._put_out(member, before)
+        self._crowd = crowd
 
     def _take_in(self) -> None:
         """Bring those who joined since to where the others are, unless it is too soon for them."""
@@ -207,10 +232,11 @@ class Cohort:
                 self._tail.handed_over(at.offset, stop, 1, len(frames), at_once=False)
             if member.position == self._position and not_before <= max(now, self._quiet_until):
                 del self._joining[member]
-                self._members[member] = sink
+                self._admit(member, sink)
 
     def _put_out(self, member: Member, at: Position) -> None:
-        self._members.pop(member, None)
+        if self._members.pop(member, None) is not None:
+            self._crowd = None
         self._joining.pop(member, None)
         member.position = at
         self._close_if_empty()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from gateway import protocol
-from gateway.cohorts import Cohort, Kind, Pack, Sink
+from gateway.cohorts import Cohort, Kind, Sink, Way
 from gateway.errors import RunNotFound
 from gateway.records import RUN_STREAM, RUNS_STREAM, Position, StreamKey
 from gateway.tail import Batch, Tail
@@ -57,7 +57,7 @@ class Cursor:
             if self._leave_cohort():
                 self.put_out()
 
-    def join(self, sink: Sink, throttle_s: float, pack: Pack, not_before: float = 0.0) -> None:
+    def join(self, sink: Sink, throttle_s: float, way: Way, not_before: float = 0.0) -> None:
         """Be handed frames from now on, instead of being woken to take them.
 
         Whoever cannot be served so (it lags, the stream has ended, its connection is full) goes on
@@ -66,13 +66,13 @@ class Cursor:
         Args:
             sink: The connection.
             throttle_s: At most one frame in this time.
-            pack: Makes a frame's bytes.
+            way: How bytes get there.
             not_before: Time of the loop before which it wants none.
         """
         tail = self._tail
         if self._cohort or tail.end or tail.error or not sink.is_open or not self._is_on_tail():
             return
-        kind = Kind(self._id, self._skip, throttle_s, pack)
+        kind = Kind(self._id, self._skip, throttle_s, way)
         self._cohort = tail.join_cohort(self, kind, sink, not_before)
 
     @property

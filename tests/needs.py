@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.web.bulk import bulk
+
 
 def program(name: str, package: str) -> pytest.MarkDecorator:
     """Skip a test where a program is not on PATH; `package` is Debian's that has it."""
@@ -16,3 +18,9 @@ def proc() -> pytest.MarkDecorator:
     """Skip a test where the system does not tell of its processes in /proc."""
     is_there = Path("/proc/self/stat").exists()
     return pytest.mark.skipif(not is_there, reason="there is no /proc: run it on Linux")
+
+
+def bulk_writes() -> pytest.MarkDecorator:
+    """Skip a test where the system does not write to many sockets by one call."""
+    reason = "no io_submit for sockets here: run it on Linux, x86-64 or aarch64"
+    return pytest.mark.skipif(bulk() is None, reason=reason)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cohorts import Cohort, Kind
+from gateway.cohorts import Cohort, Kind, Way
 from gateway.records import Position
 
 EPOCH = "0" * 16
@@ -107,13 +107,28 @@ class Reader:
             assert self.position.offset == self.start + len(self.got)
 
 
-def pack(text):
-    return text.encode() + b" "
+class Crowd:
+    """Connections that were open when they were gathered."""
+
+    def __init__(self, sinks):
+        assert all(each.is_open for each in sinks)
+        self._sinks = sinks
+
+    @property
+    def is_as_it_was(self):
+        return all(each.is_open for each in self._sinks)
+
+    def write(self, frames):
+        for each in self._sinks:
+            each.write(frames)
+
+
+WAY = Way(lambda text: text.encode() + b" ", Crowd)
 
 
 def cohort_of(tail, loop, throttle_s=0.0):
     gone = []
-    return Cohort(tail, Kind(1, frozenset(), throttle_s, pack), loop, gone.append), gone
+    return Cohort(tail, Kind(1, frozenset(), throttle_s, WAY), loop, gone.append), gone
 
 
 def test_all_members_get_the_same_bytes_once():

@@ -3,14 +3,18 @@
 import asyncio
 import inspect
 import json
+import random
+from contextlib import AsyncExitStack, suppress
 
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import new_run, serving, token_for, until
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from gateway.records import StreamKey
+from gateway.web.bulk import LEAST
 from gateway.web.direct import DirectProtocol, frame_of
 
 
@@ -103,3 +107,83 @@ async def test_nothing_follows_the_frame_that_closes():
             await gateway.store.append(key, [b"1"])
             await client.close_code()
             assert not written
+
+
+async def test_in_a_crowd_one_that_takes_nothing_loses_nothing_and_holds_nobody_up():
+    async with serving() as gateway, AsyncExitStack() as stack:
+        run = await gateway.store.create_run(new_run())
+        key = StreamKey(run.id, "s")
+        token = token_for(f"read:runs:{run.id}")
+        clients = [
+            await stack.enter_async_context(gateway.client(token=token)) for _ in range(LEAST + 4)
+        ]
+        for client in clients:
+            await follow(client, run)
+        await until(lambda: not gateway.hub._tails[key]._alone)
+        slow = clients.pop(3)
+        slow.socket.transport.pause_reading()
+        big = json.dumps("x" * 100_000).encode()
+        appended = 0
+        while all(sink.is_open for sink in sinks(gateway)):
+            await gateway.store.append(key, [big])
+            appended += 1
+            await asyncio.sleep(0)
+            assert appended < 1000, "a connection's buffer has no bound"
+        await gateway.store.append(key, [b'"after"'])
+        for client in clients:
+            assert await offsets_until(client, "after") == list(range(appended + 1))
+        assert sum(not sink.is_open for sink in sinks(gateway)) == 1
+        slow.socket.transport.resume_reading()
+        assert await offsets_until(slow, "after") == list(range(appended + 1))
+
+
+async def offsets_until(client, last):
+    offsets = []
+    while True:
+        for record in (await client.receive())["records"]:
+            offsets.append(record["offset"])
+            if record["data"] == last:
+                return offsets
+
+
+async def test_nobody_gets_what_was_for_a_connection_whose_descriptor_it_has_now():
+    chance = random.Random(5)
+    async with serving() as gateway:
+        runs = [await gateway.store.create_run(new_run()) for _ in range(2)]
+        token = token_for("read:runs:*")
+        open_: list[tuple[int, AsyncExitStack, asyncio.Task]] = []
+
+        async def come(which):
+            stack = AsyncExitStack()
+            client = await stack.enter_async_context(gateway.client(token=token))
+            await follow(client, runs[which], start="latest")
+            open_.append((which, stack, asyncio.create_task(listen(which, client))))
+
+        async def listen(which, client):
+            """Every record is of its own stream, right after the one before."""
+            last = None
+            with suppress(ConnectionClosed):
+                while True:
+                    for record in (await client.receive()).get("records", []):
+                        assert record["data"] == which
+                        assert last is None or record["offset"] == last + 1
+                        last = record["offset"]
+
+        for number in range(2 * (LEAST + 8)):
+            await come(number % 2)
+        given_again = 0
+        for _ in range(60):
+            for run, which in zip(runs, (0, 1), strict=True):
+                await gateway.store.append(StreamKey(run.id, "s"), [str(which).encode()])
+            before = {sink.socket for sink in sinks(gateway)}
+            which, stack, listening = open_.pop(chance.randrange(len(open_)))
+            if chance.random() < 0.5:
+                chance.choice(sinks(gateway)).abort()
+            await stack.aclose()
+            await listening
+            await come(1 - which)
+            given_again += {sink.socket for sink in sinks(gateway)} <= before
+        assert given_again > 10
+        for _, stack, listening in open_:
+            await stack.aclose()
+            await listening

@@ -8,18 +8,21 @@ internals, which is why its version is bounded; `tests/test_direct.py` fails lou
 from __future__ import annotations
 
 import struct
+from array import array
 from asyncio.transports import BaseTransport, Transport
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
+from gateway.cohorts import Way
 from gateway.signals import Inbox
+from gateway.web.bulk import LEAST, bulk
 
 EXTENSION = "realtime.direct"
-HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
 GOODBYE_S = 5.0  # for a client to answer a close frame
 
 
@@ -27,12 +30,15 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     """The protocol; itself the sink that it puts into the scope.
 
     Attributes:
-        is_open: Accepted, not closing, and its buffer is not full.
+        is_open: Accepted, not closing, and nothing waits to be taken: only the system's buffer is
+            between us and the client.
         write: The transport's.
+        socket: File descriptor to write to while it is open; -1 if only the transport may.
     """
 
     is_open = False
     write: Callable[[bytes], None]
+    socket = -1
     _is_accepted = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -45,8 +51,10 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         """See asyncio."""
         super().connection_made(transport)
         transport = cast(Transport, transport)
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        transport.set_write_buffer_limits(high=0)
         self.write = transport.write
+        if transport.get_extra_info("sslcontext") is None:
+            self.socket = transport.get_extra_info("socket").fileno()
 
     async def run_asgi(self) -> None:
         """Run the application, with the sink in its scope."""
@@ -85,11 +93,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
 
     def _shut(self) -> None:
         self.is_open = self._is_accepted = False
+        _closings.count += 1
 
     def pause_writing(self) -> None:
         """See asyncio."""
         super().pause_writing()
         self.is_open = False
+        _closings.count += 1
 
     def resume_writing(self) -> None:
         """See asyncio."""
@@ -97,8 +107,9 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         self.is_open = self._is_accepted
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
+        """See asyncio. The system may give the descriptor away as soon as this is over."""
         self._shut()
+        self.socket = -1
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -129,6 +140,44 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
 
 
+@dataclass
+class _Closings:
+    """How often any connection of this process became full, or was closed."""
+
+    count: int = 0
+
+
+_closings = _Closings()
+
+
+class OpenCrowd:
+    """Open connections that are handed the same bytes, by as few system calls as can be.
+
+    Args:
+        sinks: All of them open.
+    """
+
+    def __init__(self, sinks: Sequence[DirectProtocol]) -> None:
+        self._closings = _closings.count
+        self._bulk = bulk() if len(sinks) >= LEAST else None
+        self._sinks = [it for it in sinks if it.socket >= 0] if self._bulk else []
+        self._others = [it for it in sinks if it.socket < 0] if self._bulk else sinks
+        self._sockets = array("i", [it.socket for it in self._sinks])
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """See `gateway.cohorts.Crowd`. What any connection does counts, which is seldom much."""
+        return self._closings == _closings.count
+
+    def write(self, frames: bytes) -> None:
+        """Hand bytes over to each."""
+        for sink in self._others:
+            sink.write(frames)
+        if self._bulk is not None:
+            for which, taken in self._bulk.write(self._sockets, frames):
+                self._sinks[which].write(frames[taken:])
+
+
 def sink_of(websocket: WebSocket) -> DirectProtocol | None:
     """Return the connection's sink; None on a server that has none."""
     sink: DirectProtocol | None = websocket.scope.get("extensions", {}).get(EXTENSION)
@@ -154,3 +203,6 @@ def frame_of(text: str) -> bytes:
     if size < 1 << 16:
         return struct.pack("!BBH", 0x81, 126, size) + payload
     return struct.pack("!BBQ", 0x81, 127, size) + payload
+
+
+DIRECT = Way(frame_of, OpenCrowd)

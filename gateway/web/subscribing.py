@@ -24,7 +24,7 @@ from gateway.protocol import FromLast
 from gateway.records import ORIGIN, Position
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
 from gateway.tail import Batch
-from gateway.web.direct import frame_of
+from gateway.web.direct import DIRECT
 from gateway.web.figures import LaggingReader
 from gateway.web.requests import find_run
 from gateway.web.wire import Wire
@@ -301,7 +301,7 @@ class Subscriptions:
         cursor = subscription.cursor
         if self._wire.sink is None or not isinstance(cursor, Cursor):
             return False
-        cursor.join(self._wire.sink, subscription.throttle_s, frame_of, subscription.quiet_until)
+        cursor.join(self._wire.sink, subscription.throttle_s, DIRECT, subscription.quiet_until)
         return cursor.is_member
 
 
