@@ -68,3 +68,11 @@ class Inbox(Generic[T]):
         if not self._taken_last:
             self._come, self._taken_last = [], self._come[::-1]
         return self._taken_last.pop()
+
+    async def get_all(self) -> list[T]:
+        """Take everything, the oldest first; wait until there is something."""
+        while self.empty():
+            await self._signal.wait()
+        items = [*self._taken_last[::-1], *self._come]
+        self._come, self._taken_last = [], []
+        return items

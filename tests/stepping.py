@@ -170,9 +170,10 @@ class Sink:
         frames: What the client has taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, incoming: asyncio.Queue[dict[str, Any]]) -> None:
         self.frames: list[dict[str, Any]] = []
         self.is_stalled = False
+        self._incoming = incoming
         self._buffer = b""
         self._room = asyncio.Event()
         self._room.set()
@@ -184,6 +185,16 @@ class Sink:
     def write(self, data: bytes) -> None:
         self._buffer += data
         self._look()
+
+    async def receive_lot(self) -> list[str]:
+        """Take all that the client has sent."""
+        messages = [await self._incoming.get()]
+        while not self._incoming.empty():
+            messages.append(self._incoming.get_nowait())
+        lot = [each["text"] for each in messages if each["type"] == "websocket.receive"]
+        if lot and messages[-1]["type"] != "websocket.receive":
+            self._incoming.put_nowait(messages[-1])
+        return lot
 
     async def put(self, text: str) -> None:
         """Send as ASGI does."""
@@ -230,9 +241,9 @@ class Wired:
     """
 
     def __init__(self, loop: SteppedLoop, store: Any, hub: Hub, *, is_direct: bool) -> None:
-        self.sink = Sink()
         self._loop = loop
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sink = Sink(self._incoming)
         extensions = {EXTENSION: self.sink} if is_direct else {}
         scope = {"type": "websocket", "path": "/v1/ws", "headers": [], "extensions": extensions}
         websocket = WebSocket(scope, self._incoming.get, self._send)

@@ -19,6 +19,7 @@ from gateway.errors import (
     OutOfOrder,
     RunExists,
     RunNotFound,
+    StoreUnavailable,
     StreamEnded,
     WriterFenced,
     WriterGap,
@@ -130,6 +131,53 @@ async def test_appends_of_one_caller_keep_their_order_without_awaiting(store, ke
     await asyncio.gather(*(store.append(key, [b"%d" % i]) for i in range(200)))
     records, _ = await read_all(store, key)
     assert data_of(records) == list(range(200))
+
+
+async def begun(store, key, appends):
+    """Begin appends; return what each came to."""
+    outcomes: list[tuple[int, object]] = []
+    for n, (records, options) in enumerate(appends):
+        store.begin_append(key, records, lambda done, n=n: outcomes.append((n, done)), **options)
+    await until(lambda: len(outcomes) == len(appends))
+    assert [n for n, _ in outcomes] == list(range(len(appends)))
+    return [outcome for _, outcome in outcomes]
+
+
+async def test_appends_that_are_begun_are_done_in_order_and_told_each(store, key):
+    outcomes = await begun(store, key, [([b"%d" % i], {}) for i in range(200)])
+    assert [done.offset for done in outcomes] == list(range(200))
+    assert len({done.position for done in outcomes}) == 200
+    assert data_of((await read_all(store, key))[0]) == list(range(200))
+
+
+async def test_one_that_is_begun_and_refused_costs_the_others_nothing(store, key):
+    first, gap, again, other, end, late = await begun(
+        store,
+        key,
+        [
+            ([b"1"], {"writer": Writer("w", 0, 0)}),
+            ([b"2"], {"writer": Writer("w", 0, 7)}),
+            ([b"1"], {"writer": Writer("w", 0, 0)}),
+            ([b"3"], {"source": key.run_id}),
+            ([], {"end": "completed"}),
+            ([b"4"], {}),
+        ],
+    )
+    assert (first.offset, first.duplicate) == (0, False)
+    assert isinstance(gap, WriterGap)
+    assert (again.offset, again.duplicate) == (0, True)
+    assert other.offset == 1
+    assert end.position == other.position
+    assert isinstance(late, StreamEnded)
+    records, page = await read_all(store, key)
+    assert (data_of(records), page.end) == ([1, 3], "completed")
+    assert [record.source for record in records] == [None, key.run_id]
+
+
+async def test_one_that_is_begun_on_a_closed_store_is_told_so(store, key):
+    await store.close()
+    (refused,) = await begun(store, key, [([b"1"], {})])
+    assert isinstance(refused, StoreUnavailable)
 
 
 async def test_fifty_appenders_at_once_lose_and_repeat_nothing(store, key):

@@ -1,8 +1,8 @@
 """Where records and runs are kept.
 
 base         the contract
-writers, logs, reading, retention, growth    what stores share: repeats, logs of their own,
-places in a stream, what may be forgotten, how followers hear of growth
+writers, logs, reading, retention, growth, beginning    what stores share: repeats, logs of their
+own, places in a stream, what may be forgotten, how followers hear of growth, appends not awaited
 shared       what a store of several processes can do besides
 moving       copying one store into another
 counted      counts what is asked of another store

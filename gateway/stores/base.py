@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -52,6 +52,10 @@ class Appended(NamedTuple):
     position: Position
     duplicate: bool = False
     next_sequence: int | None = None
+
+
+Done = Callable[["Appended | Exception"], None]
+"""Told what an append did, or why it was refused."""
 
 
 class Head(NamedTuple):
@@ -212,6 +216,32 @@ class Store(Protocol):
             WriterFenced: a newer epoch of this writer was seen.
             WriterGap: an earlier append of this writer is missing.
             OutOfOrder: `order` is not greater (not for a repeat).
+        """
+
+    def begin_append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        done: Done,
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+        order: str | None = None,
+    ) -> None:
+        """Begin what `append` does, for many appends at once that are not to cost a task each.
+
+        What was begun so on one stream is done in that order.
+
+        Args:
+            key: Which stream.
+            records: See `append`.
+            done: Called once, on the event loop, maybe before this returns: with what was done, or
+                with what `append` would have raised. It must not raise.
+            source: See `append`.
+            writer: See `append`.
+            end: See `append`.
+            order: See `append`.
         """
 
     async def read(

@@ -15,6 +15,7 @@ from gateway.runs import Run
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
+    Done,
     Head,
     Page,
     PathStore,
@@ -85,7 +86,6 @@ class CountedStore:
         order: str | None = None,
     ) -> Appended:
         """See `Store.append`."""
-        counters = self._counters
         began_s = self._monotonic_s()
         try:
             done = await self.inner.append(
@@ -94,11 +94,40 @@ class CountedStore:
         except Exception as error:
             self._note(error, "append")
             raise
+        self._count(done, records, began_s)
+        return done
+
+    def _count(self, done: Appended, records: Sequence[bytes], began_s: float) -> None:
+        counters = self._counters
         counters.append_s.observe(self._monotonic_s() - began_s)
         if not done.duplicate:
             counters.records_appended += len(records)
             counters.bytes_appended += sum(map(len, records))
-        return done
+
+    def begin_append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        done: Done,
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+        order: str | None = None,
+    ) -> None:
+        """See `Store.begin_append`."""
+        began_s = self._monotonic_s()
+
+        def counted(outcome: Appended | Exception) -> None:
+            if isinstance(outcome, Exception):
+                self._note(outcome, "append")
+            else:
+                self._count(outcome, records, began_s)
+            done(outcome)
+
+        self.inner.begin_append(
+            key, records, counted, source=source, writer=writer, end=end, order=order
+        )
 
     async def read(
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES

@@ -24,6 +24,7 @@ from gateway.stores.base import (
     NO_RECORDS,
     PAGE_BYTES,
     Appended,
+    Done,
     Head,
     Page,
     RunQuery,
@@ -125,6 +126,35 @@ class MemoryStore:
         order: str | None = None,
     ) -> Appended:
         """See `Store.append`."""
+        return self._append(key, records, source, writer, end, order)
+
+    def begin_append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        done: Done,
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+        order: str | None = None,
+    ) -> None:
+        """See `Store.begin_append`."""
+        try:
+            outcome: Appended | Exception = self._append(key, records, source, writer, end, order)
+        except Exception as error:
+            outcome = error
+        done(outcome)
+
+    def _append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        source: str | None,
+        writer: Writer | None,
+        end: EndReason | None,
+        order: str | None,
+    ) -> Appended:
         self._check_open()
         stream = self._streams.get(key)
         state = stream.writers.get(writer.id) if stream and writer else None

@@ -44,6 +44,7 @@ from gateway.runs import Run
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
+    Done,
     Head,
     Page,
     RunQuery,
@@ -53,6 +54,7 @@ from gateway.stores.base import (
     new_epoch,
     system_clock_ms,
 )
+from gateway.stores.beginning import Begun
 from gateway.stores.logs import announcement, check_path_log, is_announced, kept_records
 from gateway.stores.reading import page_of, place
 from gateway.stores.redis_bell import DEAF_S, Bell
@@ -100,6 +102,7 @@ class RedisStore:
         self._leases = RedisLeases(self._servers)
         self._sweep = RedisSweep(self._servers, self._runs, retention, clock_ms or system_clock_ms)
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._begun = Begun()
         self._is_open = False
 
     async def open(self) -> None:
@@ -171,6 +174,21 @@ class RedisStore:
             repeatable=writer is not None,
         )
         return _appended(key, answer, writer, len(records), order)
+
+    def begin_append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        done: Done,
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+        order: str | None = None,
+    ) -> None:
+        """See `Store.begin_append`."""
+        append = self.append(key, records, source=source, writer=writer, end=end, order=order)
+        self._begun.begin(append, done)
 
     async def read(
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES

@@ -32,7 +32,17 @@ from gateway.limits import DEFAULT_LIMITS
 from gateway.patches import Operation
 from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer
 from gateway.runs import Run
-from gateway.stores.base import PAGE_BYTES, Appended, Head, Page, RunQuery, RunState, SetState
+from gateway.stores.base import (
+    PAGE_BYTES,
+    Appended,
+    Done,
+    Head,
+    Page,
+    RunQuery,
+    RunState,
+    SetState,
+)
+from gateway.stores.beginning import Begun
 from gateway.stores.link import OPEN_TIMEOUT_S, Link, Peer
 from gateway.stores.retention import Swept
 from gateway.stores.under_way import Call, Follow
@@ -66,6 +76,7 @@ class RemoteStore:
         self.url = gateway_url(url)
         self._patience_s = patience_s
         self._ids = itertools.count()
+        self._begun = Begun()
         self._peer = Peer(self.url, token, jitter, self._ids)
         self._owner = owner
         self._schemas = schemas
@@ -134,6 +145,21 @@ class RemoteStore:
         position = Position.parse(answer.position)
         next_sequence = answer.next_sequence or None  # after an append it is 1 or more
         return Appended(answer.offset, position, answer.duplicate, next_sequence)
+
+    def begin_append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        done: Done,
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+        order: str | None = None,
+    ) -> None:
+        """See `Store.begin_append`."""
+        append = self.append(key, records, source=source, writer=writer, end=end, order=order)
+        self._begun.begin(append, done)
 
     async def read(
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES

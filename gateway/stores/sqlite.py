@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +28,7 @@ from gateway.stores import sqlite_faults, sqlite_reads, sqlite_schema, sqlite_sw
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
+    Done,
     Head,
     Page,
     RunQuery,
@@ -54,6 +56,7 @@ PROBE_S = 1.0  # between two tries to write while the file refuses it
 
 Durability = Literal["full", "normal"]
 Work = Callable[[Transactions], Any]
+Settle = Callable[[Any], None]  # called with the outcome, or with what was raised
 
 
 class SqliteStore:
@@ -102,6 +105,7 @@ class SqliteStore:
                 self.path,
                 asyncio.get_running_loop(),
                 self._tell,
+                self._probe_soon,
             )
         except (sqlite3.Error, OSError) as error:
             self._release_file()
@@ -198,6 +202,25 @@ class SqliteStore:
             lambda tx: tx.append(key, records, source, writer, end, self._clock_ms(), order)
         )
 
+    def begin_append(
+        self,
+        key: StreamKey,
+        records: Sequence[bytes],
+        done: Done,
+        *,
+        source: str | None = None,
+        writer: Writer | None = None,
+        end: EndReason | None = None,
+        order: str | None = None,
+    ) -> None:
+        """See `Store.begin_append`."""
+        if self._writer is None:
+            done(StoreUnavailable(f"the store {self.path} is not open"))
+            return
+        self._writer.begin(
+            lambda tx: tx.append(key, records, source, writer, end, self._clock_ms(), order), done
+        )
+
     async def read(
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
     ) -> Page:
@@ -289,13 +312,12 @@ class SqliteStore:
     async def _write(self, work: Callable[[Transactions], T]) -> T:
         if self._writer is None:
             raise StoreUnavailable(f"the store {self.path} is not open")
-        try:
-            result: T = await self._writer.submit(work)
-        except StoreUnavailable:
-            if self._probe is None:
-                self._probe = asyncio.create_task(self._try_to_write(), name=f"probe {self.path}")
-            raise
+        result: T = await self._writer.submit(work)
         return result
+
+    def _probe_soon(self) -> None:
+        if self._probe is None:
+            self._probe = asyncio.create_task(self._try_to_write(), name=f"probe {self.path}")
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._readers is None:
@@ -357,23 +379,28 @@ class _WriterThread:
         path: Path,
         loop: asyncio.AbstractEventLoop,
         tell: Callable[[Mapping[StreamKey, Grown], set[StreamKey], set[str]], None],
+        on_refused: Callable[[], None],
     ) -> None:
         self.is_refused = False  # the last commit failed
         self._db = connection
         self._path = path
         self._loop = loop
         self._tell = tell
+        self._on_refused = on_refused
         self._transactions = Transactions(connection)
-        self._queue: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._queue: queue.SimpleQueue[tuple[Work, Settle] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work) -> asyncio.Future[Any]:
+        """Do some work with the next commit; awaited, it gives the outcome."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put((work, future))
+        self._queue.put((work, partial(_settle, future)))
         return future
+
+    def begin(self, work: Work, settle: Settle) -> None:
+        """Do some work with the next commit, then call `settle` on the event loop."""
+        self._queue.put((work, settle))
 
     @property
     def has_written(self) -> bool:
@@ -393,7 +420,7 @@ class _WriterThread:
                 self._commit(group)
         self._db.close()
 
-    def _take_group(self) -> tuple[list[tuple[Work, asyncio.Future[Any]]], bool]:
+    def _take_group(self) -> tuple[list[tuple[Work, Settle]], bool]:
         group = []
         item = self._queue.get()
         while item is not None:
@@ -406,7 +433,7 @@ class _WriterThread:
                 return group, False
         return group, True
 
-    def _commit(self, group: list[tuple[Work, asyncio.Future[Any]]]) -> None:
+    def _commit(self, group: list[tuple[Work, Settle]]) -> None:
         transactions = self._transactions
         try:
             transactions.begin()
@@ -420,11 +447,11 @@ class _WriterThread:
                 return
             self.is_refused = isinstance(error, sqlite3.Error)
             failure = explained(self._path, error, "written")
-            self._answer([(future, failure) for _, future in group], lambda: None)
+            self._answer([(settle, failure) for _, settle in group], self._on_refused)
             return
         self.is_refused = False
         grown, changed, ended = transactions.grown, transactions.changed, transactions.ended_runs
-        answers = [(future, outcome) for (_, future), outcome in zip(group, outcomes, strict=True)]
+        answers = [(settle, outcome) for (_, settle), outcome in zip(group, outcomes, strict=True)]
         self._answer(answers, lambda: self._tell(grown, changed, ended))
 
     def _outcome(self, work: Work) -> Any:
@@ -440,20 +467,22 @@ class _WriterThread:
         except sqlite3.Error:
             pass  # the transaction is gone with whatever broke it; the next `begin` will say so
 
-    def _answer(
-        self, answers: list[tuple[asyncio.Future[Any], Any]], then: Callable[[], None]
-    ) -> None:
+    def _answer(self, answers: list[tuple[Settle, Any]], then: Callable[[], None]) -> None:
         def deliver() -> None:
-            for future, outcome in answers:
-                if future.done():
-                    continue
-                if isinstance(outcome, RealtimeError):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
+            for settle, outcome in answers:
+                settle(outcome)
             then()
 
         try:
             self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:
             pass  # the loop is gone, and with it everyone who could be told
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, RealtimeError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

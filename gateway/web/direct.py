@@ -23,6 +23,7 @@ from gateway.signals import Inbox
 from gateway.web.bulk import LEAST, bulk
 
 EXTENSION = "realtime.direct"
+KEPT_BYTES = 64 << 10  # of frames that wait to be taken; over it the client is not read
 GOODBYE_S = 5.0  # for a client to answer a close frame
 
 
@@ -40,10 +41,12 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     write: Callable[[bytes], None]
     socket = -1
     _is_accepted = False
+    _kept_bytes = 0  # of frames that nobody has taken yet
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.queue = cast(Any, Inbox())  # only the application takes from it
+        self._inbox: Inbox[Any] = Inbox()  # only the application takes from it
+        self.queue = cast(Any, self._inbox)
         # Else a server at debug level writes every frame into its log, tokens and all.
         self.conn.debug = False
 
@@ -123,11 +126,58 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         super().handle_close(event)
 
     def send_receive_event_to_app(self) -> None:
-        """Pass a message on; one that is no UTF-8 while the client is already closing ends it."""
+        """Keep a message for who takes them; the client is read on while there is room for more."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return  # the application has closed, and waits for the client's goodbye
         try:
-            super().send_receive_event_to_app()
+            self._keep(data if self.curr_msg_data_type == "bytes" else data.decode())
+        except UnicodeDecodeError:
+            self._refuse_text()
+
+    def _keep(self, frame: str | bytes) -> None:
+        self._inbox.put_nowait(frame)
+        self._kept_bytes += len(frame)
+        if self._kept_bytes > KEPT_BYTES and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _refuse_text(self) -> None:
+        """Close on a text that is no UTF-8; while the client is already closing, cut it."""
+        try:
+            self.conn.send_close(1007)
         except InvalidState:
             self.transport.abort()
+        else:
+            self.handle_parser_exception()
+
+    async def receive_lot(self) -> list[str | bytes]:
+        """Take all frames that have come, once there is one; none when the client is gone."""
+        lot: list[str | bytes] = []
+        for frame in await self._inbox.get_all():
+            if isinstance(frame, dict):  # it has closed
+                if lot:
+                    self._inbox.put_nowait(frame)  # which is said when these are done
+                break
+            lot.append(frame)
+        self._taken()
+        return lot
+
+    async def receive(self) -> Any:
+        """Receive as ASGI does."""
+        frame = await self._inbox.get()
+        if isinstance(frame, dict):
+            return frame
+        if self._inbox.empty():
+            self._taken()
+        return {"type": "websocket.receive", "text" if isinstance(frame, str) else "bytes": frame}
+
+    def _taken(self) -> None:
+        self._kept_bytes = 0
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
 
     def handle_parser_exception(self) -> None:
         """Close on what is no WebSocket."""

@@ -8,6 +8,7 @@ from gateway.protocol import Request
 from gateway.signals import Signal
 
 MAX_ANSWERS = 256  # that wait to be taken, however small they are
+LOT_BYTES = 64 << 10  # of answers that are handed over together
 ANSWER_BYTES = 4096  # what an answer is taken for as long as it is not there
 
 PONG = protocol.encode(protocol.Pong())
@@ -86,3 +87,24 @@ class Flight:
         self._bytes -= len(answer)
         self._changed.set()
         return answer
+
+    def take_lot(self) -> list[str]:
+        """Return the first answers that wait, about `LOT_BYTES` of them at most; one if any."""
+        lot = self._answers
+        if self._bytes <= LOT_BYTES:  # so that all of them fit
+            self._answers = []
+        else:
+            lot = lot[: _count_within(lot, LOT_BYTES)]
+            del self._answers[: len(lot)]
+        self._bytes -= sum(map(len, lot))
+        self._changed.set()
+        return lot
+
+
+def _count_within(answers: list[str], limit: int) -> int:
+    size = 0
+    for count, answer in enumerate(answers):
+        size += len(answer)
+        if size > limit:
+            return max(1, count)
+    return len(answers)

@@ -24,7 +24,8 @@ from gateway.records import (
 from gateway.revocations import Revocation
 from gateway.runs import Run, check_metadata
 from gateway.sdk import schemas
-from gateway.stores.base import Page, RunQuery, RunState, Store
+from gateway.stores import base
+from gateway.stores.base import Done, Page, RunQuery, RunState, Store
 
 
 async def find_run(store: Store, run_id: str) -> RunState | None:
@@ -70,23 +71,56 @@ def _check_revocations(request: protocol.Append) -> None:
         Revocation.decode(bytes(record)).check(time.time())
 
 
+def begin_append(store: Store, request: protocol.Append, done: Done) -> None:
+    """Begin an append, which the connection has already allowed.
+
+    Args:
+        store: Where.
+        request: What.
+        done: See `Store.begin_append`; `appended` makes the answer of it.
+
+    Raises:
+        RealtimeError: it is refused before it comes to the store.
+    """
+    key, records, writer = _checked(request)
+    store.begin_append(
+        key,
+        records,
+        done,
+        source=request.source,
+        writer=writer,
+        end=request.end,
+        order=request.order,
+    )
+
+
+def appended(id: int, done: base.Appended) -> Appended:
+    """Make the answer to an append."""
+    next_sequence = done.next_sequence if done.next_sequence is not None else UNSET
+    return Appended(id, done.offset, str(done.position), done.duplicate, next_sequence)
+
+
 async def _append(store: Store, request: protocol.Append) -> Appended:
+    key, records, writer = _checked(request)
+    done = await store.append(
+        key,
+        records,
+        source=request.source,
+        writer=writer,
+        end=request.end,
+        order=request.order,
+    )
+    return appended(request.id, done)
+
+
+def _checked(request: protocol.Append) -> tuple[StreamKey, list[bytes], Writer | None]:
     key = StreamKey(request.run, request.stream)
     records = [bytes(each) for each in request.records]
     if key == REVOCATIONS:
         _check_revocations(request)
     for record in records:
         schemas.check(request.stream, record)
-    done = await store.append(
-        key,
-        records,
-        source=request.source,
-        writer=_writer(request.writer),
-        end=request.end,
-        order=request.order,
-    )
-    next_sequence = done.next_sequence if done.next_sequence is not None else UNSET
-    return Appended(request.id, done.offset, str(done.position), done.duplicate, next_sequence)
+    return key, records, _writer(request.writer)
 
 
 def _writer(fields: protocol.WriterFields | None) -> Writer | None:

@@ -1,7 +1,11 @@
 """Carries one WebSocket: frames to the state machine, its commands to the store and the socket.
 
 No rule of the protocol lives here. One task reads; another writes while there is something to
-write; there is one timer; requests have a task each. An idle connection is one task.
+write; there is one timer; requests have a task each, but for appends, which are many: those are
+begun at the store and answered when they are done. An idle connection is one task.
+
+Frames that come together are one lot: each is judged by itself, and what comes of all of them is
+written together, and asked of the timer once.
 """
 
 from __future__ import annotations
@@ -28,11 +32,11 @@ from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.hub import Hub
 from gateway.limits import Limits
 from gateway.sdk import schemas
-from gateway.stores.base import Store
+from gateway.stores.base import Appended, Store
 from gateway.web.figures import LaggingReader
 from gateway.web.flight import Flight, cost_of
 from gateway.web.leases import Leases
-from gateway.web.requests import find_run, perform
+from gateway.web.requests import appended, begin_append, find_run, perform
 from gateway.web.shared_leases import SharedLeases
 from gateway.web.subscribing import Host, Subscriptions, Work
 from gateway.web.wire import Wire
@@ -96,6 +100,8 @@ class Carrier:
         host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
         self._subscriptions = Subscriptions(store, hub, self._machine, self._wire, counters, host)
         self._is_deaf = False  # the client is not being read
+        self._waiting = 0  # requests whose tasks have yet to begin
+        self._is_settling = False  # what is done will be settled in this pass of the loop
         self._close: Close | None = None
         self._cut_at_s = math.inf  # unless it is closed by then
         self._reader: asyncio.Task[Any] | None = None
@@ -203,19 +209,28 @@ class Carrier:
     # ---- in ----
 
     async def _read(self) -> None:
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] != "websocket.receive":
-                return
-            text = message.get("text")
-            frame = message["bytes"] if text is None else text
-            self._wire.received(len(frame))
-            self._carry(self._machine.receive(frame, self._clock_s()), len(frame))
-            self._is_deaf = self._flight.is_full
-            await self._flight.room()
-            self._is_deaf = False
+        while lot := await self._wire.receive():
+            now_s = self._clock_s()
+            for frame in lot:
+                self._take(self._machine.receive(frame, now_s), len(frame))
+                if self._flight.is_full:
+                    self._settle()
+                    self._is_deaf = self._flight.is_full
+                    await self._flight.room()
+                    self._is_deaf = False
+                    now_s = self._clock_s()
+            self._settle()
 
-    def _carry(self, commands: Iterable[Command], frame_size: int = 0) -> None:
+    def _carry(self, commands: Iterable[Command]) -> None:
+        self._take(commands)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Do what is to be done once for many commands."""
+        self._wake_writer()
+        self._arm()
+
+    def _take(self, commands: Iterable[Command], frame_size: int = 0) -> None:
         for command in commands:
             match command:
                 case Send(text, refused):
@@ -230,10 +245,8 @@ class Carrier:
                     self._subscriptions.skip(id, fields)
                 case Stop(id):
                     self._subscriptions.stop(id)
-                case Perform(request):
-                    cost = cost_of(request, frame_size)
-                    self._flight.begin(cost)
-                    self._spawn(partial(self._perform, command, cost), request.id)
+                case Perform():
+                    self._begin(command, frame_size)
                 case Own(owner):
                     self._owner = owner
                     self._leases.acquire(owner)
@@ -241,8 +254,40 @@ class Carrier:
                     self._close = command
                     self._ended_by = command.reason
                     self._cut_at_s = self._clock_s() + CLOSE_S
-        self._wake_writer()
-        self._arm()
+
+    def _begin(self, command: Perform, frame_size: int) -> None:
+        request = command.request
+        cost = cost_of(request, frame_size)
+        self._flight.begin(cost)
+        # Behind requests whose tasks have yet to begin, it has to wait for its turn in one too.
+        if isinstance(request, protocol.Append) and not self._waiting:
+            self._begin_append(request, cost)
+        else:
+            self._waiting += 1
+            self._spawn(partial(self._perform, command, cost), request.id)
+
+    def _begin_append(self, request: protocol.Append, cost: int) -> None:
+        done = partial(self._appended, request.id, cost)
+        try:
+            begin_append(self._store, request, done)
+        except Exception as error:
+            done(error)
+
+    def _appended(self, id: int, cost: int, outcome: Appended | Exception) -> None:
+        self._flight.end(cost)
+        if self._is_over:
+            return
+        if isinstance(outcome, Exception):
+            self._take(self._failed(id, outcome))
+        else:
+            self._take(self._machine.answered(id, appended(id, outcome)))
+        if not self._is_settling:  # many are done with one commit
+            self._is_settling = True
+            self._loop.call_soon(self._settle_lot)
+
+    def _settle_lot(self) -> None:
+        self._is_settling = False
+        self._settle()
 
     def _spawn(self, work: Work, id: int) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guard(work, id))
@@ -254,14 +299,18 @@ class Carrier:
         """Turn a failure into the answer for this id; the connection goes on."""
         try:
             await work()
-        except RealtimeError as error:
-            self._carry(self._machine.failed(id, error))
-        except Exception:
-            named = self._named()
-            _log.exception("connection %s: request %s failed", self._machine.id, id, extra=named)
-            self._carry(self._machine.failed(id, Internal("the gateway failed; its log has more")))
+        except Exception as error:
+            self._carry(self._failed(id, error))
+
+    def _failed(self, id: int, error: Exception) -> list[Command]:
+        if not isinstance(error, RealtimeError):
+            where, named = self._machine.id, self._named()
+            _log.error("connection %s: request %s failed", where, id, exc_info=error, extra=named)
+            error = Internal("the gateway failed; its log has more")
+        return self._machine.failed(id, error)
 
     async def _perform(self, command: Perform, cost: int) -> None:
+        self._waiting -= 1
         request = command.request
         try:
             if command.judged_by is not None:
@@ -282,7 +331,7 @@ class Carrier:
         if self._writer is not None or self._is_over:
             return
         while self._close is None and self._flight.answers and self._wire.is_open:
-            self._wire.hand_over(self._flight.take())  # a task for each would cost more than it
+            self._wire.hand_over(self._flight.take_lot())  # a task would cost more than this
         if self._has_work():
             self._writer = asyncio.create_task(self._write(), name="realtime writer")
             self._writer.add_done_callback(self._written)

@@ -41,17 +41,38 @@ class Wire:
         """Whether frames can be handed over at once, without waiting."""
         return self.sink is not None and self.sink.is_open
 
-    def hand_over(self, text: str) -> None:
-        """Send a text frame at once; only while it `is_open`."""
+    def hand_over(self, texts: list[str]) -> None:
+        """Send text frames at once, in one piece; only while it `is_open`."""
         assert self.sink is not None
-        frame = frame_of(text)
-        self._counters.bytes_sent += len(frame)
-        self.sink.write(frame)
+        frames = b"".join(map(frame_of, texts))
+        self._counters.bytes_sent += len(frames)
+        self.sink.write(frames)
+
+    async def receive(self) -> list[str | bytes]:
+        """Wait for frames of the client.
+
+        Returns:
+            Those that came together, text or, which nobody wants, bytes; none when it is gone.
+        """
+        if self.sink is not None:
+            frames = await self.sink.receive_lot()
+        else:
+            frames = await self._receive_one()
+        if not self._is_counted:
+            self._counters.bytes_received += sum(map(len, frames))
+        return frames
+
+    async def _receive_one(self) -> list[str | bytes]:
+        message = await self._websocket.receive()
+        if message["type"] != "websocket.receive":
+            return []
+        text = message.get("text")
+        return [message["bytes"] if text is None else text]
 
     async def send(self, text: str) -> None:
         """Send a text frame; waits while the client takes nothing."""
         if self.is_open:
-            self.hand_over(text)
+            self.hand_over([text])
             return
         self.blocked_since_s = self._clock_s()
         try:
@@ -60,11 +81,6 @@ class Wire:
             await self._websocket.send_text(text)
         finally:
             self.blocked_since_s = None
-
-    def received(self, size: int) -> None:
-        """Take note of a frame from the client."""
-        if not self._is_counted:
-            self._counters.bytes_received += size
 
     async def close(self, close: Close) -> None:
         """Say goodbye; a client that does not answer is cut off later."""
