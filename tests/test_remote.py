@@ -487,13 +487,8 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
     async with serving() as gateway, opened(gateway.url) as store:
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")
-        append, goes_on = gateway.store.append, asyncio.Event()
-
-        async def slowly(*args, **options):
-            await goes_on.wait()
-            return await append(*args, **options)
-
-        gateway.store.append = slowly
+        begin, held = gateway.store.begin_append, []
+        gateway.store.begin_append = lambda *args, **options: held.append((args, options))
         under_way = asyncio.create_task(store.append(key, [b"1"]))
         (carrier,) = gateway.gateway._carriers
         await until(lambda: carrier._flight.requests == 1)
@@ -501,7 +496,8 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
         await until(lambda: store._main._socket is None)  # it heard of it, and sends no more there
         spent = asyncio.create_task(store.spend("token_1", 1, 2**52))
         await asyncio.sleep(0)
-        goes_on.set()
+        ((args, options),) = held
+        begin(*args, **options)
         assert (await under_way).offset == 0  # answered before the goodbye
         assert await spent
         assert len((await store.read(key)).records) == 1
