@@ -190,10 +190,10 @@ async def test_what_fails_in_the_store_is_counted(monkeypatch):
     async with serving() as gateway:
         key = await new_key(gateway)
 
-        async def full(*args, **options):
-            raise StoreUnavailable("the disk is full")
+        def full(key, records, done, **options):
+            done(StoreUnavailable("the disk is full"))
 
-        monkeypatch.setattr(gateway.store, "append", full)
+        monkeypatch.setattr(gateway.store, "begin_append", full)
         async with gateway.client(token=worker_token()) as client:
             answer = await client.ask(type="append", id=1, run=key.run_id, stream="s", records=[1])
             assert answer["code"] == "store_unavailable"
