@@ -19,6 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import tokens
@@ -39,7 +40,7 @@ from gateway.web import asyncapi, client, frames_over_http
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells
 from gateway.web.durable_streams import DurableStreams
-from gateway.web.durable_streams.endpoints import OF_ANYBODY, Options
+from gateway.web.durable_streams.endpoints import OF_ANYBODY, PREFIX, Options
 from gateway.web.durable_streams.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from gateway.web.durable_streams.paths import Paths
 from gateway.web.durable_streams.reading import Times
@@ -201,6 +202,12 @@ class Gateway:
                 del self._carriers[carrier]
         finally:
             self._admission.leave(address, subjects)
+
+    async def serve_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request for a stream over HTTP, whose path was looked at."""
+        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
+        response = await self._streams.serve(Request(scope, receive))
+        await response(scope, receive, send)
 
     def _carrier(self, websocket: WebSocket, store: Store) -> Carrier:
         task = asyncio.current_task()

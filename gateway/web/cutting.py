@@ -9,17 +9,17 @@ deadlines have to do.
 from __future__ import annotations
 
 import asyncio
-from asyncio.transports import BaseTransport
+from asyncio.transports import Transport
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 EXTENSION = "realtime.cut"
 REQUEST_S = 10.0  # for the headers of a connection's first request
 
 
-class CuttingProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+class CuttingProtocol(H11Protocol):
     """The protocol; puts `transport.abort` into the scope of every request.
 
     Attributes:
@@ -34,7 +34,7 @@ class CuttingProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._loaded_app: ASGIApp = self.app
         self.app: ASGIApp = self._run
 
-    def connection_made(self, transport: BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
         self._deadline = self.loop.call_later(self.request_s, self._cut_if_silent)

@@ -16,9 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway.settings import Settings
+from gateway.web.answering import AnsweringProtocol
 from gateway.web.app import WEBSOCKET_PATH, Gateway, make_app
-from gateway.web.cutting import CuttingProtocol
 from gateway.web.direct import DirectProtocol
+from gateway.web.durable_streams.endpoints import PREFIX as STREAM_PREFIX
 from gateway.web.listening import is_loopback, listen
 from gateway.web.logs import log_config
 
@@ -55,7 +56,11 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
 
 
 def straight(app: Starlette, gateway: Gateway) -> ASGIApp:
-    """Lead WebSockets to the gateway past the application's layers: 4 KB less for each.
+    """Lead what is hot to the gateway past the application's layers.
+
+    For a WebSocket that is 4 KB less, for an append over HTTP a fifth of its time. Those layers
+    would do nothing for either: there is no other route, errors are answered where they are made,
+    and pages of other origins, which have to be told what they may, say where they are from.
 
     Args:
         app: The gateway's application, which serves everything else.
@@ -65,10 +70,22 @@ def straight(app: Starlette, gateway: Gateway) -> ASGIApp:
     async def serve_straight(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and scope["path"] == WEBSOCKET_PATH:
             await gateway.serve_websocket(WebSocket(scope, receive, send))
+        elif is_append(scope):
+            await gateway.serve_stream(scope, receive, send)
         else:
             await app(scope, receive, send)
 
     return serve_straight
+
+
+def is_append(scope: Scope) -> bool:
+    """Whether a request appends to a stream, and no browser says that it is a page's."""
+    return (
+        scope["type"] == "http"
+        and scope["method"] == "POST"
+        and scope["path"].startswith(STREAM_PREFIX)
+        and not any(name == b"origin" for name, _ in scope["headers"])
+    )
 
 
 def calm_collector() -> None:
@@ -91,7 +108,7 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """
     limits = settings.limits
     options.setdefault("ws", DirectProtocol)
-    options.setdefault("http", CuttingProtocol)
+    options.setdefault("http", AnsweringProtocol)
     return uvicorn.Config(
         app,
         # The gateway refuses what is over its own limit with an error that says so; this is only

@@ -1,0 +1,168 @@
+"""Serves appends that arrive whole past uvicorn's parser; any other request is uvicorn's.
+
+The application is the same, and asked in the same way (ASGI). What is saved is h11, which costs
+more than all else of an append: it is for the other forms, and for requests that come in pieces. It
+leans on uvicorn's internals, which is why its version is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, RequestResponseCycle
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+from gateway.web.cutting import EXTENSION, CuttingProtocol
+from gateway.web.whole import Whole, read_whole
+
+BEGINS = b"POST /v1/stream/"
+
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in STATUS_PHRASES.items()
+}
+_WITHOUT_BODY = frozenset({204, 304})
+
+
+class AnsweringProtocol(CuttingProtocol):
+    """The protocol of the gateway's own server for HTTP."""
+
+    _later = b""  # what came while an append was being answered
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        cycle = self.cycle
+        if isinstance(cycle, _Cycle) and not cycle.response_complete:
+            # It waits for its turn, and the client with more of it.
+            self._later += data
+            self.flow.pause_reading()
+            return
+        whole = read_whole(data, BEGINS) if self._is_between_requests(cycle) else None
+        if whole is None:
+            super().data_received(data)
+        else:
+            self._unset_keepalive_if_required()
+            self._answer(whole)
+
+    def _is_between_requests(self, cycle: Any) -> bool:
+        conn = self.conn
+        return (
+            (cycle is None or cycle.response_complete)
+            and conn.their_state is h11.IDLE
+            and conn.our_state is h11.IDLE
+            and not conn.trailing_data[0]
+            and self.limit_concurrency is None
+        )
+
+    def _answer(self, whole: Whole) -> None:
+        path = whole.path.decode("ascii")
+        self.headers = whole.headers
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": "POST",
+            "root_path": self.root_path,
+            "path": self.root_path + path,
+            "raw_path": self.root_path.encode("ascii") + whole.path,
+            "query_string": b"",
+            "headers": whole.headers,
+            "state": self.app_state.copy(),
+            "extensions": {EXTENSION: self.transport.abort},
+        }
+        self.scope = scope
+        self.cycle = cycle = _Cycle(self, whole.body)
+        task = self.loop.create_task(cycle.run_asgi(self.config.loaded_app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def on_response_complete(self) -> None:
+        """Go on with what came meanwhile."""
+        super().on_response_complete()
+        later, self._later = self._later, b""
+        if later and not self.transport.is_closing():
+            self.data_received(later)
+
+
+class _Cycle(RequestResponseCycle):
+    """A request that is there, and its answer, which is written in one piece."""
+
+    def __init__(self, protocol: AnsweringProtocol, body: bytes) -> None:
+        self.scope = protocol.scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.logger = protocol.logger
+        self.access_logger = protocol.access_logger
+        self.access_log = protocol.access_log and protocol.access_logger.isEnabledFor(logging.INFO)
+        self.default_headers = protocol.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.message_event.set()
+        self.on_response = protocol.on_response_complete
+        self.disconnected = False
+        self.keep_alive = True
+        self.waiting_for_100_continue = False
+        self.body: Any = body
+        self.more_body = False
+        self.response_started = False
+        self.response_complete = False
+        self._head: Any = None
+
+    async def send(self, message: Any) -> None:
+        """See ASGI."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        expected = "http.response.body" if self.response_started else "http.response.start"
+        if message["type"] != expected or self.response_complete:
+            raise RuntimeError(f"{message['type']} was sent where {expected} was to come")
+        if not self.response_started:
+            self.response_started = True
+            self._head = message
+            self._log(message["status"])
+            return
+        if message.get("more_body", False):
+            raise RuntimeError("the answer to an append comes in one piece")
+        self.transport.write(self._written(message.get("body", b"")))
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    def _log(self, status: int) -> None:
+        if self.access_log:
+            self.access_logger.info(
+                '%s - "%s %s HTTP/%s" %d',
+                get_client_addr(self.scope),
+                self.scope["method"],
+                get_path_with_query_string(self.scope),
+                self.scope["http_version"],
+                status,
+            )
+
+    def _written(self, body: bytes) -> bytes:
+        status = self._head["status"]
+        headers = [*self.default_headers, *self._head.get("headers", ())]
+        lengths = [value for name, value in headers if name.lower() == b"content-length"]
+        if status in _WITHOUT_BODY:
+            if body:
+                raise RuntimeError(f"an answer {status} has no body")
+        elif not lengths:
+            headers.append((b"content-length", b"%d" % len(body)))
+        elif lengths != [b"%d" % len(body)]:
+            raise RuntimeError(f"the answer has {len(body)} bytes and says {lengths}")
+        lines: list[bytes] = []
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+            if name.lower() == b"connection" and b"close" in value.lower():
+                self.keep_alive = False
+        block = b"".join(lines)
+        if not block.count(b"\r") == block.count(b"\n") == len(headers) or b"\0" in block:
+            raise RuntimeError("a header of the answer has more than one line")
+        return b"%b%b\r\n%b" % (_STATUS_LINES[status], block, body)
