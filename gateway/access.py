@@ -149,15 +149,13 @@ class Access:
 
     def _allows(self, action: Action, resource: str, id: str) -> bool:
         prefix = f"{action}:{resource}:"
-        return any(
-            scope == prefix + id
-            or (
-                scope.endswith("*")
-                and scope.startswith(prefix)
-                and (prefix + id).startswith(scope[:-1])
-            )
-            for scope in self.scopes
-        )
+        asked = prefix + id
+        if asked in self.scopes:
+            return True
+        for scope in self.scopes:
+            if scope[-1:] == "*" and scope.startswith(prefix) and asked.startswith(scope[:-1]):
+                return True
+        return False
 
 
 def check_scope(scope: str) -> str:

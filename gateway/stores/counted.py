@@ -133,8 +133,11 @@ class CountedStore:
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
     ) -> Page:
         """See `Store.read`."""
-        with self._faults("read"):
+        try:  # without a context manager, as `append`: most reads find nothing, and soon
             return await self.inner.read(key, after, max_bytes)
+        except Exception as error:
+            self._note(error, "read")
+            raise
 
     async def head(self, key: StreamKey) -> Head:
         """See `Store.head`."""

@@ -147,22 +147,25 @@ class _Cycle(RequestResponseCycle):
             )
 
     def _written(self, body: bytes) -> bytes:
-        status = self._head["status"]
+        status, length = self._head["status"], None
         headers = [*self.default_headers, *self._head.get("headers", ())]
-        lengths = [value for name, value in headers if name.lower() == b"content-length"]
+        lines = [_STATUS_LINES[status]]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+            lower = name.lower()
+            if lower == b"content-length":
+                length = value
+            elif lower == b"connection" and b"close" in value.lower():
+                self.keep_alive = False
         if status in _WITHOUT_BODY:
             if body:
                 raise RuntimeError(f"an answer {status} has no body")
-        elif not lengths:
+        elif length is None:
             headers.append((b"content-length", b"%d" % len(body)))
-        elif lengths != [b"%d" % len(body)]:
-            raise RuntimeError(f"the answer has {len(body)} bytes and says {lengths}")
-        lines: list[bytes] = []
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-            if name.lower() == b"connection" and b"close" in value.lower():
-                self.keep_alive = False
-        block = b"".join(lines)
-        if not block.count(b"\r") == block.count(b"\n") == len(headers) or b"\0" in block:
+            lines += (b"content-length: ", headers[-1][1], b"\r\n")
+        elif length != b"%d" % len(body):
+            raise RuntimeError(f"the answer has {len(body)} bytes and says {length!r}")
+        head = b"".join(lines)
+        if not head.count(b"\r") == head.count(b"\n") == len(headers) + 1 or b"\0" in head:
             raise RuntimeError("a header of the answer has more than one line")
-        return b"%b%b\r\n%b" % (_STATUS_LINES[status], block, body)
+        return head + b"\r\n" + body

@@ -48,7 +48,10 @@ def refuse_secret_url(scope: MutableMapping[str, Any]) -> None:
     Raises:
         TokenInUrl: names the parameter.
     """
-    query = scope.get("query_string", b"").decode("latin-1")
+    raw = scope.get("query_string", b"")
+    if not raw:
+        return
+    query = raw.decode("latin-1")
     for name, value in parse_qsl(query, keep_blank_values=True):
         if _SECRETS.search(name) or (value.startswith("eyJ") and value.count(".") == 2):
             scope["query_string"] = b""

@@ -289,7 +289,10 @@ def _shown(run: Run, access: Access) -> dict[str, Any]:
 
 def _bearer(request: Request) -> str:
     refuse_secret_url(request.scope)
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    given = next(
+        (value for name, value in request.scope["headers"] if name == b"authorization"), b""
+    )
+    scheme, _, value = given.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer" or not value:
         raise InvalidToken("send `Authorization: Bearer TOKEN`; a token never travels in a URL")
     return value.strip()

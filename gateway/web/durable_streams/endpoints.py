@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import unquote
 
 from starlette.requests import Request
@@ -49,10 +50,12 @@ OF_ANYBODY = Access(
     frozenset({"read:runs:*", "write:runs:*", "read:paths:*", "write:paths:*"}), float("inf")
 )
 
-_SECURITY = {
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "cross-origin",  # what counts is the token
-}
+_SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"cross-origin"),  # what counts is the token
+)
+_NOT_STORED = (b"cache-control", b"no-store")
+_BY_TOKEN = (b"vary", b"Authorization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +146,12 @@ class DurableStreams:
             if error.retry_after_s is not None:
                 more["Retry-After"] = str(math.ceil(error.retry_after_s))
             response = self._refuse(status, error, more)
-        for name, value in _SECURITY.items():
-            response.headers[name] = value
-        response.headers.setdefault("Cache-Control", "no-store")
+        raw = response.raw_headers
+        if not any(name == b"cache-control" for name, _ in raw):
+            raw.append(_NOT_STORED)
+        raw += _SECURITY
         if not self.options.is_open:
-            response.headers["Vary"] = "Authorization"
+            raw.append(_BY_TOKEN)
         return response
 
     def _refuse(
@@ -158,15 +162,8 @@ class DurableStreams:
         return JSONResponse(body, status, more)
 
     async def _answer(self, request: Request) -> Response:
-        call = await self._call(request)
-        by_method: dict[str, Callable[[_Call], Awaitable[Response]]] = {
-            "GET": self._get,
-            "HEAD": self._head,
-            "PUT": self._put,
-            "POST": self._post,
-            "DELETE": self._delete,
-        }
-        return await by_method[request.method](call)
+        call = self._call(request)
+        return await _BY_METHOD[request.method](self, call)
 
     async def _get(self, call: _Call) -> Response:
         stream = await self._readable(call)
@@ -183,7 +180,7 @@ class DurableStreams:
 
     async def _put(self, call: _Call) -> Response:
         self._require_write(call)
-        creation = headers.read_creation(call.request.headers)
+        creation = headers.read_creation(headers.named(call.request.scope["headers"]))
         if creation.fork is not None:
             source = self._source(creation.fork.source)
             may = call.access.may_read_path(source)
@@ -198,7 +195,7 @@ class DurableStreams:
     async def _post(self, call: _Call) -> Response:
         self._require_write(call)
         stream = await self._open(call)
-        addition = headers.read_addition(call.request.headers)
+        addition = headers.read_addition(headers.named(call.request.scope["headers"]))
         return await self._writing().append(stream, addition, await self._body(call))
 
     async def _body(self, call: _Call) -> bytes:
@@ -216,7 +213,7 @@ class DurableStreams:
 
     # ---- which stream, and who ----
 
-    async def _call(self, request: Request) -> _Call:
+    def _call(self, request: Request) -> _Call:
         access = self.access(request)
         name = check_name(request.path_params["name"])
         return _Call(request, name, _key_of_run(name), access, lambda: self._may_go_on(request))
@@ -274,6 +271,16 @@ class DurableStreams:
         return Writing(self.paths(), self.options.record_bytes)
 
 
+_BY_METHOD: dict[str, Callable[[DurableStreams, _Call], Awaitable[Response]]] = {
+    "GET": DurableStreams._get,
+    "HEAD": DurableStreams._head,
+    "PUT": DurableStreams._put,
+    "POST": DurableStreams._post,
+    "DELETE": DurableStreams._delete,
+}
+
+
+@lru_cache(4096)  # 1 KB each
 def check_name(name: str) -> str:
     """Return what follows the prefix in a URL if a stream may be called so.
 

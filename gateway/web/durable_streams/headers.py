@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from gateway.errors import InvalidPosition
@@ -40,6 +41,10 @@ ANSWER_HEADERS = (
 )
 """What a page of another origin may look at."""
 
+_NAMES = {
+    name.lower().encode(): name for name in (*REQUEST_HEADERS, "Content-Type", "Authorization")
+}
+
 DEFAULT_TYPE = "application/octet-stream"
 MAX_NAME = 256  # characters of a producer's id, a sequence or a content type
 MAX_TTL_S = 10 * 366 * 24 * 3600
@@ -51,6 +56,20 @@ _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})\Z"
 )
+
+
+def named(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return a request's headers that mean something here, by their names as they are written.
+
+    Args:
+        raw: As ASGI has them. Of those that are given twice the first counts.
+    """
+    found = {}
+    for raw_name, value in raw:
+        name = _NAMES.get(raw_name)
+        if name is not None and name not in found:
+            found[name] = value.decode("latin-1")
+    return found
 
 
 def where(position: Position, is_closed: bool) -> dict[str, str]:
@@ -141,6 +160,7 @@ def closes(headers: Mapping[str, str]) -> bool:
     return headers.get(CLOSED, "").lower() == "true"
 
 
+@lru_cache(64)
 def media_type(content_type: str) -> str:
     """Return what of a content type counts in comparisons: without parameters, in lower case."""
     return content_type.partition(";")[0].strip().lower()

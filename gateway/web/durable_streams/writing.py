@@ -6,7 +6,7 @@ Source:
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.errors import OutOfOrder, StreamEnded, WriterFenced, WriterGap
@@ -27,17 +27,22 @@ async def read_body(request: Request) -> bytes:
     Raises:
         Refused: 413, it is over the limit.
     """
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > bodies.MAX_BODY_BYTES:
+    receive, pieces, size, has_more = request.receive, list[bytes](), 0, True
+    while has_more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        piece, has_more = message.get("body", b""), message.get("more_body", False)
+        pieces.append(piece)
+        size += len(piece)
+        if size > bodies.MAX_BODY_BYTES:
             raise Refused(
                 413,
                 "body_too_large",
                 f"the body is over the limit of {bodies.MAX_BODY_BYTES} bytes",
                 {"Connection": "close"},  # nobody reads the rest of it
             )
-    return bytes(body)
+    return b"".join(pieces)
 
 
 class Writing:
