@@ -24,12 +24,14 @@ class Sink(Protocol):
     """A connection that takes bytes at once.
 
     Attributes:
-        is_open: Whether it takes more now: it is there, and its buffer is not full.
         write: Hand bytes over; whole frames only.
     """
 
-    is_open: bool
     write: Callable[[bytes], None]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes more now: it is there, and its buffer is not full."""
 
 
 class Crowd(Protocol):

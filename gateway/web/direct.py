@@ -24,6 +24,7 @@ from gateway.web.bulk import LEAST, bulk
 
 EXTENSION = "realtime.direct"
 KEPT_BYTES = 64 << 10  # of frames that wait to be taken; over it the client is not read
+HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
 GOODBYE_S = 5.0  # for a client to answer a close frame
 
 
@@ -31,13 +32,12 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     """The protocol; itself the sink that it puts into the scope.
 
     Attributes:
-        is_open: Accepted, not closing, and nothing waits to be taken: only the system's buffer is
-            between us and the client.
+        is_clear: Nothing waits to be taken by the system.
         write: The transport's.
-        socket: File descriptor to write to while it is open; -1 if only the transport may.
+        socket: File descriptor to write to while it is clear; -1 if only the transport may.
     """
 
-    is_open = False
+    is_clear = True
     write: Callable[[bytes], None]
     socket = -1
     _is_accepted = False
@@ -54,7 +54,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         """See asyncio."""
         super().connection_made(transport)
         transport = cast(Transport, transport)
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=0)  # tells when anything waits, however little
         self.write = transport.write
         if transport.get_extra_info("sslcontext") is None:
             self.socket = transport.get_extra_info("socket").fileno()
@@ -74,7 +74,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         if type_ == "websocket.accept" and not self.transport.is_closing():
             self._is_accepted = True
             self._forget_greeting()
-            self.is_open = self.writable.is_set()
+
+    @property
+    def is_open(self) -> bool:
+        """Accepted, not closing, and its buffer is not full."""
+        return self._is_accepted and (
+            self.is_clear or self.transport.get_write_buffer_size() <= HIGH_WATER_BYTES
+        )
 
     def abort(self) -> None:
         """Cut the connection now: what the client has not taken is dropped."""
@@ -95,19 +101,19 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         del self.request, self.response
 
     def _shut(self) -> None:
-        self.is_open = self._is_accepted = False
-        _closings.count += 1
+        self._is_accepted = False
+        _changes.count += 1
 
     def pause_writing(self) -> None:
         """See asyncio."""
         super().pause_writing()
-        self.is_open = False
-        _closings.count += 1
+        self.is_clear = False
+        _changes.count += 1
 
     def resume_writing(self) -> None:
         """See asyncio."""
         super().resume_writing()
-        self.is_open = self._is_accepted
+        self.is_clear = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio. The system may give the descriptor away as soon as this is over."""
@@ -191,13 +197,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
 
 
 @dataclass
-class _Closings:
-    """How often any connection of this process became full, or was closed."""
+class _Changes:
+    """How often anything began to wait for any client of this process, or one was closed."""
 
     count: int = 0
 
 
-_closings = _Closings()
+_changes = _Changes()
 
 
 class OpenCrowd:
@@ -208,16 +214,18 @@ class OpenCrowd:
     """
 
     def __init__(self, sinks: Sequence[DirectProtocol]) -> None:
-        self._closings = _closings.count
+        self._changes = _changes.count
+        self._is_clear = all(it.is_clear for it in sinks)
         self._bulk = bulk() if len(sinks) >= LEAST else None
-        self._sinks = [it for it in sinks if it.socket >= 0] if self._bulk else []
-        self._others = [it for it in sinks if it.socket < 0] if self._bulk else sinks
+        self._sinks = [it for it in sinks if self._bulk and it.is_clear and it.socket >= 0]
         self._sockets = array("i", [it.socket for it in self._sinks])
+        direct = set(self._sinks)
+        self._others = [it for it in sinks if it not in direct]
 
     @property
     def is_as_it_was(self) -> bool:
         """See `gateway.cohorts.Crowd`. What any connection does counts, which is seldom much."""
-        return self._closings == _closings.count
+        return self._is_clear and self._changes == _changes.count
 
     def write(self, frames: bytes) -> None:
         """Hand bytes over to each."""
