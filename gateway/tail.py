@@ -167,7 +167,7 @@ class Tail:
 
     async def _follow(self, after: Position) -> None:
         try:
-            async for page in self.store.follow(self.key, after):
+            async for page in self.store.follow(self.key, after, self._grow):
                 self._grow(page)
         except RunNotFound:  # it was there a moment ago
             self._grow(Page([], self.position, "deleted"))
@@ -301,9 +301,10 @@ class Tail:
             if skip:
                 encoded = (protocol.strip_run_record(record, skip) for record in encoded)
             text = protocol.encode_records(id, encoded, str(position))
-            self._frames[offset, end_offset, id, skip] = text
-            self._frame_bytes += len(text)
-            self._note_size()
+            if self.reader_count > 1:
+                self._frames[offset, end_offset, id, skip] = text
+                self._frame_bytes += len(text)
+                self._note_size()
         return text, position
 
     def data_after(self, offset: int) -> tuple[list[bytes], Position]:

@@ -46,7 +46,7 @@ class Store(MemoryStore):
             raise self.failure
         return await super().head(key)
 
-    async def follow(self, key, after=None):
+    async def follow(self, key, after=None, hand=None):
         self.follows += 1
         pages = super().follow(key, after)
         try:

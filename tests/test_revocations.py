@@ -184,7 +184,7 @@ class Faulty(MemoryStore):
         self.follows = 0
         self.broken = asyncio.Event()
 
-    async def follow(self, key, after=None):
+    async def follow(self, key, after=None, hand=None):
         self.follows += 1
         if self.mode == "refuses":
             raise StoreUnavailable("the follow was refused")
@@ -514,7 +514,7 @@ async def test_a_gateway_that_may_be_deaf_is_not_ready_but_lives(monkeypatch):
     async with serving() as gateway:
         assert (await get(gateway, "/readyz", "none")).status_code == 200
 
-    async def follow(self, key, after=None):
+    async def follow(self, key, after=None, hand=None):
         raise StoreUnavailable("the follow was refused")
         yield
 

@@ -180,6 +180,30 @@ async def test_one_that_is_begun_on_a_closed_store_is_told_so(store, key):
     assert isinstance(refused, StoreUnavailable)
 
 
+async def test_who_can_be_handed_pages_gets_each_record_once_and_in_order(store, key):
+    seen: list[int] = []
+
+    def take(page):
+        seen.extend(data_of(page.records))
+
+    async def follow():
+        async with aclosing(store.follow(key, None, take)) as pages:
+            async for page in pages:
+                take(page)
+
+    await store.append(key, [b"0", b"1"])
+    following = asyncio.create_task(follow())
+    await until(lambda: seen)
+    for i in range(2, 100):
+        store.begin_append(key, [b"%d" % i], lambda _: None)
+        if i % 7 == 0:
+            await asyncio.sleep(0)
+    await until(lambda: len(seen) >= 100)
+    await store.append(key, [b"100"], end="completed")
+    await following
+    assert seen == list(range(101))
+
+
 async def test_fifty_appenders_at_once_lose_and_repeat_nothing(store, key):
     async def append(n):
         return [(await store.append(key, [b"[%d,%d]" % (n, i)])).offset for i in range(10)]

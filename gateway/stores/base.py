@@ -146,6 +146,10 @@ def matches(run: Run, query: RunQuery) -> bool:
     )
 
 
+Hand = Callable[[Page], None]
+"""Takes a page at once, where it is appended; see `Store.follow`."""
+
+
 class Store(Protocol):
     """Keeps streams and runs.
 
@@ -264,12 +268,21 @@ class Store(Protocol):
     async def delete(self, key: StreamKey) -> None:
         """Remove a stream's records and end it with `deleted`. Deleting twice is harmless."""
 
-    def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
+    def follow(
+        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+    ) -> AsyncGenerator[Page, None]:
         """Yield pages from a position on, then as they are appended, whoever appended them.
 
         Never an empty page. The iterator stops after a page with `end`. A stream that does not
         exist yet is waited for. When its run is deleted a stream that is followed ends with
         `deleted`, where the follower stands. Closing the iterator frees what it held.
+
+        Args:
+            key: Which stream.
+            after: Position to go on from; None for the beginning.
+            hand: Is handed pages, one after the other in their order, in place of their being
+                yielded: those that this process appends to an open stream while the iterator
+                waits. A store may do so or yield all. What `hand` raises comes out of the iterator.
         """
 
     async def create_run(self, run: Run) -> Run:

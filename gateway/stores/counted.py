@@ -16,6 +16,7 @@ from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
     Done,
+    Hand,
     Head,
     Page,
     PathStore,
@@ -150,11 +151,11 @@ class CountedStore:
             await self.inner.delete(key)
 
     async def follow(
-        self, key: StreamKey, after: Position | None = None
+        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         with self._faults("follow"):
-            async with aclosing(self.inner.follow(key, after)) as pages:
+            async with aclosing(self.inner.follow(key, after, hand)) as pages:
                 async for page in pages:
                     yield page
 

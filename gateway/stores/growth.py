@@ -2,7 +2,8 @@
 
 A follower watches a stream; whoever commits tells the watch what was committed. The watch holds a
 bounded number of bytes: over that, or when a page does not join, the follower reads from the store
-again.
+again. A follower that waits, and has said who takes pages for it, does not even wake for one that
+joins: it is handed on where it is told.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from gateway.errors import RunNotFound
 from gateway.records import ORIGIN, Position, StreamKey
 from gateway.signals import Signal
-from gateway.stores.base import Page
+from gateway.stores.base import Hand, Page
 
 WATCH_BYTES = 1 << 20  # per live stream: pages committed but not yet taken by its follower
 
@@ -21,16 +22,33 @@ ReadPage = Callable[[StreamKey, Position | None], Awaitable[Page]]
 
 
 class Watch:
-    """One follower's view of what was committed to its stream."""
+    """One follower's view of what was committed to its stream.
 
-    def __init__(self) -> None:
+    Args:
+        after: Where the follower begins.
+        hand: See `Store.follow`.
+
+    Attributes:
+        after: Where the follower stands.
+        pages: Committed, and neither yielded nor handed on yet.
+        must_read: The follower has to look by itself.
+    """
+
+    def __init__(self, after: Position | None, hand: Hand | None) -> None:
+        self.after = after
         self.pages: deque[Page] = deque()
         self.must_read = False
+        self._hand = hand
+        self._is_waiting = False  # for whatever comes next
+        self._fault: Exception | None = None  # of `hand`
         self._bytes = 0
         self._woken = Signal()
 
     def put(self, page: Page | None) -> None:
-        """Hand over what was committed; None: something happened that has to be read."""
+        """Take what was committed; None: something happened that has to be read."""
+        if self._is_waiting and page is not None and self._is_handed_on(page):
+            return
+        self._is_waiting = False
         size = sum(len(record.data) for record in page.records) if page is not None else 0
         if page is None or self.must_read or self._bytes + size > WATCH_BYTES:
             self.pages.clear()
@@ -46,9 +64,29 @@ class Watch:
         self._bytes = 0
         return pages
 
+    def _is_handed_on(self, page: Page) -> bool:
+        if self._hand is None or page.end is not None or not _joins(self.after, page):
+            return False
+        if not (page.is_empty or _is_behind(self.after, page)):
+            self.after = page.position
+            try:
+                self._hand(page)
+            except Exception as error:
+                self._fault, self._is_waiting = error, False
+                self._woken.set()
+        return True
+
     async def wait(self) -> None:
-        """Return when there is something to take or to read."""
+        """Return when there is something to take or to read.
+
+        Raises:
+            Exception: the one that `hand` has raised.
+        """
+        self._is_waiting = not (self.pages or self.must_read)
         await self._woken.wait()
+        self._is_waiting = False
+        if self._fault is not None:
+            raise self._fault
 
 
 class Growth:
@@ -63,7 +101,7 @@ class Growth:
 
     def tell(self, key: StreamKey, page: Page | None) -> None:
         """Tell the followers of a stream what was committed."""
-        for watch in self._watches.get(key.run_id, {}).get(key, ()):
+        for watch in tuple(self._watches.get(key.run_id, {}).get(key, ())):
             watch.put(page)
 
     def tell_run(self, run_id: str) -> None:
@@ -73,14 +111,14 @@ class Growth:
                 watch.put(None)
 
     async def follow(
-        self, key: StreamKey, after: Position | None, read: ReadPage
+        self, key: StreamKey, after: Position | None, read: ReadPage, hand: Hand | None = None
     ) -> AsyncGenerator[Page, None]:
         """Be `Store.follow`, with `read` to fetch what the watch does not hold."""
-        watch = Watch()
+        watch = Watch(after, hand)
         watches = self._watches.setdefault(key.run_id, {}).setdefault(key, set())
         watches.add(watch)  # before the first read, so that nothing falls between
         try:
-            async for page in _pages(key, after, read, watch):
+            async for page in _pages(key, read, watch):
                 yield page
                 if page.end is not None:
                     return
@@ -96,33 +134,31 @@ class Growth:
             del self._watches[key.run_id]
 
 
-async def _pages(
-    key: StreamKey, after: Position | None, read: ReadPage, watch: Watch
-) -> AsyncGenerator[Page, None]:
+async def _pages(key: StreamKey, read: ReadPage, watch: Watch) -> AsyncGenerator[Page, None]:
     watch.must_read = True
     is_known = False
     while True:
         for page in watch.take():
-            if not _joins(after, page):
+            if not _joins(watch.after, page):
                 watch.must_read = True
                 break
-            if not page.is_empty and not _is_behind(after, page):
+            if not page.is_empty and not _is_behind(watch.after, page):
                 yield page
-                after = page.position
+                watch.after = page.position
         while watch.must_read:
             watch.must_read = False
             try:
-                page = await read(key, after)
+                page = await read(key, watch.after)
             except RunNotFound:
                 if not is_known:
                     raise
-                page = Page([], after or ORIGIN, "deleted")
+                page = Page([], watch.after or ORIGIN, "deleted")
             is_known = True
             if not page.is_empty:
                 # Whatever is still in the watch is read again or known to be behind.
                 watch.must_read = True
                 yield page
-                after = page.position
+                watch.after = page.position
         await watch.wait()
 
 

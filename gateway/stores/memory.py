@@ -25,6 +25,7 @@ from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
     Done,
+    Hand,
     Head,
     Page,
     RunQuery,
@@ -256,9 +257,11 @@ class MemoryStore:
         stream.end = "deleted"
         self._growth.tell(key, None)
 
-    def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
+    def follow(
+        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+    ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
-        return self._growth.follow(key, after, self.read)
+        return self._growth.follow(key, after, self.read, hand)
 
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""

@@ -45,6 +45,7 @@ from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
     Done,
+    Hand,
     Head,
     Page,
     RunQuery,
@@ -245,7 +246,9 @@ class RedisStore:
         if what == b"absent":
             raise RunNotFound(f"there is no run {key.run_id}")
 
-    def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
+    def follow(
+        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+    ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         return self._bell.follow(key, after, self._read)
 

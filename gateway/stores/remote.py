@@ -36,6 +36,7 @@ from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
     Done,
+    Hand,
     Head,
     Page,
     RunQuery,
@@ -189,7 +190,7 @@ class RemoteStore:
         await self._value(protocol.Delete(next(self._ids), *key))
 
     async def follow(
-        self, key: StreamKey, after: Position | None = None
+        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         follow = Follow(next(self._ids), key, after)

@@ -29,6 +29,7 @@ from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
     Done,
+    Hand,
     Head,
     Page,
     RunQuery,
@@ -242,9 +243,11 @@ class SqliteStore:
         """See `Store.delete`."""
         await self._write(lambda tx: tx.delete(key, self._clock_ms()))
 
-    def follow(self, key: StreamKey, after: Position | None = None) -> AsyncGenerator[Page, None]:
+    def follow(
+        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+    ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
-        return self._growth.follow(key, after, self.read)
+        return self._growth.follow(key, after, self.read, hand)
 
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""
