@@ -168,7 +168,10 @@ class Sink:
 
     Attributes:
         frames: What the client has taken.
+        is_clear: False, so that every time it is asked whether it is open.
     """
+
+    is_clear = False
 
     def __init__(self, incoming: asyncio.Queue[dict[str, Any]]) -> None:
         self.frames: list[dict[str, Any]] = []
