@@ -21,6 +21,9 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     signals      an event for one waiter
     budget       one amount of memory for all rings
     turns        few at once of what takes long
+    asking       one question for many
+    frame        a frame that many readers get
+    pages        what readers that lag read, once for all of them
     cohorts      readers at one tail that are handed the same bytes
     tail         the live end of a stream, and its recent records
     cursor       a reader's place on a tail

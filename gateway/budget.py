@@ -17,10 +17,13 @@ class Budget:
 
     Args:
         limit: In bytes. One holder alone may be over it: it bounds itself.
+
+    Attributes:
+        limit: The same.
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._held: dict[Holder, int] = {}  # in the order in which they were used
         self.used = 0
 
@@ -29,7 +32,7 @@ class Budget:
         self.forget(holder)
         self._held[holder] = size
         self.used += size
-        while self.used > self._limit and len(self._held) > 1:
+        while self.used > self.limit and len(self._held) > 1:
             oldest = next(iter(self._held))
             self.forget(oldest)
             oldest.shed()

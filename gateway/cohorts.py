@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gateway.frame import Pack
 from gateway.records import Position
 
 FLUSH_BYTES = 256 << 10  # handed to a connection in one tick; the next tick goes on
@@ -53,7 +54,7 @@ class Way(NamedTuple):
         gather: Makes a crowd of connections that are open.
     """
 
-    pack: Callable[[str], bytes]
+    pack: Pack
     gather: Callable[[Sequence[Any]], Crowd]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from gateway import protocol
 from gateway.cohorts import Cohort, Kind, Sink, Way
 from gateway.errors import RunNotFound
+from gateway.pages import Piece
 from gateway.records import RUN_STREAM, RUNS_STREAM, Position, StreamKey
 from gateway.tail import Batch, Tail
 
@@ -115,7 +115,7 @@ class Cursor:
     async def _turn(self) -> None:
         """Let those who are live go before one that has yet to catch up."""
         if not self._has_caught_up:
-            await self._tail.turns.take()
+            await self._tail.shared.turns.take()
 
     def _stepped(self, position: Position | None) -> None:
         """Stand after what was taken; None: there was nothing to take.
@@ -135,10 +135,6 @@ class Cursor:
         if self.is_prompt and self._has_caught_up:
             self._tail.measure(self.position.offset)
 
-    def _note_catch_up(self) -> None:
-        self._tail.counters.catch_up_reads += 1
-        self._has_caught_up = False
-
     def _is_on_tail(self) -> bool:
         """Whether the tail knows what follows; else the store does (lagging, void)."""
         at, end = self.position, self._tail.position
@@ -152,17 +148,19 @@ class Cursor:
         return Batch(None, tail.position, tail.end) if tail.end is not None else None
 
     async def _from_store(self) -> Batch | None:
-        tail = self._tail
-        self._note_catch_up()
+        piece = await self._read()
+        if piece is None:
+            return None
+        frame = self._tail.pages.frame_of(piece, self._id, self._skip)
+        return Batch(frame, *piece[2:], piece.record_count)
+
+    async def _read(self) -> Piece | None:
+        """Take what the tail does not hold."""
+        self._has_caught_up = False
         try:
-            page = await tail.read(self.position)
+            return await self._tail.pages.read(self.position)
         except RunNotFound:  # the run was deleted before this reader had caught up
-            return Batch(None, self.position, "deleted")
-        records = [protocol.encode_record(record, tail.key.run_id) for record in page.records]
-        if self._skip:
-            records = [protocol.strip_run_record(record, self._skip) for record in records]
-        text = protocol.encode_records(self._id, records, str(page.position)) if records else None
-        return None if page.is_empty else Batch(text, *page[1:], len(records))
+            return Piece(None, 0, self.position, "deleted")
 
 
 class Cursors:

@@ -11,14 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from gateway.asking import Asking
 from gateway.budget import Budget
 from gateway.counters import Counters
 from gateway.cursor import Cursor, Cursors
+from gateway.errors import RunNotFound
 from gateway.limits import DEFAULT_LIMITS
+from gateway.pages import Shared
 from gateway.records import Position, RunSet, StreamKey
-from gateway.stores.base import Head, SetState, Store
+from gateway.stores.base import Head, RunState, SetState, Store
 from gateway.tail import Tail
 from gateway.turns import Turns
+
+OPENINGS_EACH_PASS = 8  # of the loop: about a millisecond
 
 Place = Callable[[Head], Position]
 C = TypeVar("C", bound=Cursor)
@@ -31,6 +36,9 @@ class Hub:
         store: Where the streams live.
         ring_bytes: Of the recent records of all streams together.
         counters: Of what its readers are given.
+
+    Attributes:
+        openings: Turns at opening cursors, for clients of whom thousands may come at once.
     """
 
     def __init__(
@@ -40,10 +48,11 @@ class Hub:
         *,
         counters: Counters | None = None,
     ) -> None:
-        self._store = store
-        self._counters = counters or Counters()
         self._budget = Budget(ring_bytes)
-        self._turns = Turns()
+        counters, heads = counters or Counters(), Asking(store.head)
+        self._shared = Shared(store, self._budget, counters, Turns(), heads)
+        self.openings = Turns(OPENINGS_EACH_PASS)
+        self._runs = Asking(store.get_run)
         self._tails: dict[StreamKey, Tail] = {}
 
     @property
@@ -60,6 +69,13 @@ class Hub:
         """Say how many cursors each stream of a run has here; those without any are left out."""
         tails = (tail for key, tail in self._tails.items() if key.run_id == run_id)
         return {tail.key.stream_id: tail.reader_count for tail in tails}
+
+    async def find_run(self, run_id: str) -> RunState | None:
+        """Return a run, None if there is none; who asks at one time shares the answer."""
+        try:
+            return await self._runs.about(run_id)
+        except RunNotFound:
+            return None
 
     async def cursor(
         self, key: StreamKey, place: Place, id: int, wake: Callable[[], None]
@@ -87,9 +103,7 @@ class Hub:
         """
         tail = self._tails.get(key)
         if tail is None:
-            budget, counters = self._budget, self._counters
-            tail = Tail(key, self._store, self._drop, budget, counters, self._turns)
-            self._tails[key] = tail
+            tail = self._tails[key] = Tail(key, self._shared, self._drop)
         cursor = kind(tail, id, wake)  # joined before the wait, so that the tail stays
         try:
             await tail.ready()
@@ -114,7 +128,7 @@ class Hub:
         return Cursors(cursors)
 
     def _drop(self, tail: Tail) -> None:
-        self._budget.forget(tail)
+        tail.close()
         if self._tails.get(tail.key) is tail:
             del self._tails[tail.key]
 

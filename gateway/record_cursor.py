@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.cursor import Cursor
-from gateway.errors import RunNotFound
 from gateway.records import EndReason, Position
 
 
@@ -38,7 +37,7 @@ class RecordCursor(Cursor):
             RealtimeError: the stream cannot be read.
         """
         await self._turn()
-        taken = self._taken() if self._is_on_tail() else await self._read()
+        taken = self._taken() if self._is_on_tail() else await self._data()
         self._stepped(None if taken is None else taken.position)
         return taken
 
@@ -50,14 +49,9 @@ class RecordCursor(Cursor):
             return Records(data, position, tail.end if position == tail.position else None)
         return Records([], tail.position, tail.end) if tail.end is not None else None
 
-    async def _read(self) -> Records | None:
-        tail = self._tail
-        self._note_catch_up()
-        try:
-            page = await tail.read(self.position)
-        except RunNotFound:  # the run was deleted before this reader had caught up
-            return Records([], self.position, "deleted")
-        if page.is_empty:
+    async def _data(self) -> Records | None:
+        piece = await self._read()
+        if piece is None:
             return None
-        is_void = page.reset is not None or page.gap is not None
-        return Records([record.data for record in page.records], page.position, page.end, is_void)
+        is_void = piece.reset is not None or piece.gap is not None
+        return Records(piece.data(), piece.position, piece.end, is_void)

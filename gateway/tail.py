@@ -8,19 +8,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from gateway import protocol, tracing
-from gateway.budget import Budget
+from gateway import pages, protocol, tracing
 from gateway.cohorts import Cohort, Kind, Member, Sink
-from gateway.counters import Counters
 from gateway.errors import Internal, RealtimeError, RunNotFound
+from gateway.frame import Frame
+from gateway.pages import Pages, Shared
 from gateway.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
-from gateway.stores.base import Head, Page, Store, belongs_to_no_run
-from gateway.turns import Turns
+from gateway.stores.base import Head, Page, belongs_to_no_run
 
 RING_BYTES = (
     1 << 20
 )  # per live stream: how far a reader may lag without costing a read of the store
-FRAME_BYTES = 64 << 10  # of records in one frame
 SHARED_FRAMES = 32  # per live stream: encoded frames kept for readers at the same place
 
 _log = logging.getLogger("realtime.hub")
@@ -30,7 +28,7 @@ class Batch(NamedTuple):
     """What a cursor takes in one step.
 
     Attributes:
-        text: The `records` frame; None if there are no records in this step.
+        frame: The `records` frame; None if there are no records in this step.
         position: Where the cursor stands after it.
         end: Why the stream ended, when nothing follows.
         gap: Records before these that are gone.
@@ -38,12 +36,17 @@ class Batch(NamedTuple):
         record_count: In `text`.
     """
 
-    text: str | None
+    frame: Frame | None
     position: Position
     end: EndReason | None = None
     gap: Gap | None = None
     reset: ResetReason | None = None
     record_count: int = 0
+
+    @property
+    def text(self) -> str | None:
+        """The frame's text."""
+        return None if self.frame is None else self.frame.text
 
 
 class Reader(Member, Protocol):
@@ -61,34 +64,27 @@ class Tail:
 
     Args:
         key: Which stream.
-        store: Where it lives.
+        shared: What it has in common with others; whoever makes the tail closes it.
         on_idle: Called when the last cursor has left or the tail has failed.
-        budget: Of the memory of all tails; told by whoever makes the tail when it is gone.
-        counters: Of what is handed over.
-        turns: Of its readers that have yet to catch up.
     """
 
-    def __init__(
-        self,
-        key: StreamKey,
-        store: Store,
-        on_idle: Callable[[Tail], None],
-        budget: Budget,
-        counters: Counters,
-        turns: Turns,
-    ) -> None:
+    def __init__(self, key: StreamKey, shared: Shared, on_idle: Callable[[Tail], None]) -> None:
         self.key = key
-        self.store = store
-        self.counters = counters
-        self.turns = turns
+        self.shared = shared
+        self.counters = shared.counters
+        self._store = shared.store
         self.position = self._earliest = ORIGIN
         self.end: EndReason | None = None
         self.error: RealtimeError | None = None
         self.ring_bytes = 0
         self._ring: deque[bytes] = deque()  # encoded records; the last is right before `position`
-        self._frames: dict[tuple[int, int, int, frozenset[str]], str] = {}
+        self._frames: dict[tuple[int, int, int, frozenset[str]], Frame] = {}
         self._frame_bytes = 0
-        self._budget = budget
+        self._marks: deque[int] = deque()  # where frames end, but for those that reach the tail
+        self._unmarked = 0  # bytes since the last
+        self._pages: Pages | None = None
+        self._is_closed = False
+        self._budget = shared.budget
         self._alone: set[Reader] = set()  # woken one by one
         self._cohorts: dict[Kind, Cohort] = {}
         self._trace: Any = None  # what the run is part of
@@ -144,7 +140,7 @@ class Tail:
     async def _feed(self) -> None:
         try:
             self._trace = await self._find_trace()
-            head = await self.store.head(self.key)
+            head = await self._store.head(self.key)
             self._begin(head)
             if head.end is None:
                 await self._follow(head.position)
@@ -162,23 +158,31 @@ class Tail:
     async def _find_trace(self) -> Any:
         if not tracing.is_on() or belongs_to_no_run(self.key):
             return None
-        run = (await self.store.get_run(self.key.run_id)).run
+        run = (await self._store.get_run(self.key.run_id)).run
         return tracing.context_of(run.metadata.get(tracing.TRACE_KEY))
 
     async def _follow(self, after: Position) -> None:
         try:
-            async for page in self.store.follow(self.key, after, self._grow):
+            async for page in self._store.follow(self.key, after, self._grow):
                 self._grow(page)
         except RunNotFound:  # it was there a moment ago
             self._grow(Page([], self.position, "deleted"))
 
-    async def read(self, after: Position) -> Page:
-        """Read what follows a position from the store: a frame's worth.
+    @property
+    def pages(self) -> Pages:
+        """What those who lag behind the ring read."""
+        if self._pages is None:
+            self._pages = Pages(self.key, self.shared)
+            if self._is_closed:
+                self._pages.close()
+        return self._pages
 
-        Raises:
-            RealtimeError: the store cannot say.
-        """
-        return await self.store.read(self.key, after, FRAME_BYTES)
+    def close(self) -> None:
+        """Be found no more: nothing is held that counts against the budget."""
+        self._is_closed = True
+        self._budget.forget(self)
+        if self._pages is not None:
+            self._pages.close()
 
     def head(self) -> Head:
         """Say where the stream stands as far as this tail has followed it."""
@@ -197,21 +201,29 @@ class Tail:
             encoded = protocol.encode_record(record, self.key.run_id)
             self._ring.append(encoded)
             self.ring_bytes += len(encoded)
+            self._unmarked += len(encoded)
+            if self._unmarked >= pages.FRAME_BYTES:
+                self._mark(record.offset + 1)
         self.position, self.end = page.position, page.end
         while self.ring_bytes > RING_BYTES and len(self._ring) > 1:
             self.ring_bytes -= len(self._ring.popleft())
-        if len(self._frames) > SHARED_FRAMES or self._frame_bytes > RING_BYTES:
-            self._drop_frames()
         self._note_size()
         self._wake()
 
+    def _mark(self, offset: int) -> None:
+        """Let frames end here, so that readers who come from different places meet."""
+        self._marks.append(offset)
+        self._unmarked = 0
+
     def _note_size(self) -> None:
-        self._budget.note(self, self.ring_bytes + self._frame_bytes)
+        if not self._is_closed:
+            self._budget.note(self, self.ring_bytes + self._frame_bytes)
 
     def _drop_ring(self) -> None:
         self._ring.clear()
+        self._marks.clear()
         self._drop_frames()
-        self.ring_bytes = self._measured = 0
+        self.ring_bytes = self._measured = self._unmarked = 0
 
     def _drop_frames(self) -> None:
         self._frames.clear()
@@ -248,9 +260,9 @@ class Tail:
 
     def take(self, offset: int, id: int, skip: frozenset[str]) -> Batch:
         """Take what follows an offset that the ring holds."""
-        text, position = self.text_after(offset, id, skip)
+        frame, position = self._frame_after(offset, id, skip)
         end = self.end if position == self.position else None
-        return Batch(text, position, end, record_count=position.offset - offset)
+        return Batch(frame, position, end, record_count=position.offset - offset)
 
     def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
         """Count what readers that stood together were given.
@@ -293,19 +305,28 @@ class Tail:
 
         Readers at the same place whose subscriptions have the same id share one text.
         """
+        frame, position = self._frame_after(offset, id, skip)
+        return frame.text, position
+
+    def _frame_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[Frame, Position]:
         start, stop, position = self._span(offset)
         end_offset = position.offset
-        text = self._frames.get((offset, end_offset, id, skip))
-        if text is None:
+        frame = self._frames.get((offset, end_offset, id, skip))
+        if frame is None:
             encoded = (self._ring[i] for i in range(start, stop))
             if skip:
                 encoded = (protocol.strip_run_record(record, skip) for record in encoded)
-            text = protocol.encode_records(id, encoded, str(position))
+            frame = Frame(protocol.encode_records(id, encoded, str(position)))
             if self.reader_count > 1:
-                self._frames[offset, end_offset, id, skip] = text
-                self._frame_bytes += len(text)
-                self._note_size()
-        return text, position
+                self._share(frame, (offset, end_offset, id, skip))
+        return frame, position
+
+    def _share(self, frame: Frame, place: tuple[int, int, int, frozenset[str]]) -> None:
+        if len(self._frames) >= SHARED_FRAMES or self._frame_bytes > RING_BYTES:
+            self._drop_frames()
+        self._frames[place] = frame
+        self._frame_bytes += frame.size
+        self._note_size()
 
     def data_after(self, offset: int) -> tuple[list[bytes], Position]:
         """Return the data of what follows an offset that the ring holds, and where it ends."""
@@ -313,9 +334,12 @@ class Tail:
         return [protocol.record_data(self._ring[i]) for i in range(start, stop)], position
 
     def _span(self, offset: int) -> tuple[int, int, Position]:
-        start = offset - self.ring_start
-        stop, size = start, 0
-        while stop < len(self._ring) and (stop == start or size < FRAME_BYTES):
+        while self._marks and self._marks[0] <= self.ring_start:
+            self._marks.popleft()
+        mark = next((mark for mark in self._marks if mark > offset), self.position.offset)
+        start, size = offset - self.ring_start, 0
+        stop, until = start, mark - self.ring_start
+        while stop < until and (stop == start or size < pages.FRAME_BYTES):
             size += len(self._ring[stop])
             stop += 1
         return start, stop, Position(self.position.epoch, self.ring_start + stop)

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 
 EACH_PASS = 4  # frames of up to 64 KiB: one to three milliseconds
+ROOM = 16  # who may wait at once for what makes them all go on in the same pass
 
 
 class Turns:
@@ -17,12 +18,16 @@ class Turns:
 
     Args:
         each_pass: So many in one pass of the loop.
+
+    Attributes:
+        room: For those who wait for the same answer, which lets all of them go on at once.
     """
 
     def __init__(self, each_pass: int = EACH_PASS) -> None:
         self._each_pass = self._left = each_pass
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_scheduled = False
+        self.room = asyncio.Semaphore(ROOM)
 
     async def take(self) -> None:
         """Wait for a turn; in a pass that has some left there is no wait."""

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import new_run, until
 
+from gateway import pages
 from gateway import tail as module
 from gateway.errors import Internal, RunNotFound, StoreUnavailable
 from gateway.hub import Hub
+from gateway.pages import FRAME_BYTES
 from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.memory import MemoryStore
-from gateway.tail import FRAME_BYTES
 
 
 class Store(MemoryStore):
@@ -249,7 +250,8 @@ async def test_frames_that_are_shared_count_as_memory_of_the_ring(world, monkeyp
         for reader in readers:
             await reader.until(i + 1)
         (tail,) = hub._tails.values()
-        assert sum(map(len, tail._frames.values())) == tail._frame_bytes <= 50_000 + 10_100
+        held = sum(frame.size for frame in tail._frames.values())
+        assert held == tail._frame_bytes <= 50_000 + 10_100
 
 
 async def test_a_frame_is_bounded_but_holds_at_least_one_record(world):
@@ -465,7 +467,7 @@ async def test_fifty_readers_and_appends_at_once(world, monkeypatch):
 def test_whatever_grows_and_whoever_takes_nothing_is_lost_or_repeated(steps, ring, frame):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RING_BYTES", ring)
-        patch.setattr(module, "FRAME_BYTES", frame)
+        patch.setattr(pages, "FRAME_BYTES", frame)
         asyncio.run(_grow_and_take(steps))
 
 

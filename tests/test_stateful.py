@@ -33,7 +33,7 @@ from serving import new_run
 from stepping import CountedRedis, CountedSqlite, SteppedLoop, Wired
 from streams_model import Author, Follower, Log
 
-from gateway import cohorts, tail
+from gateway import cohorts, pages, tail
 from gateway.errors import StreamEnded, WriterFenced, WriterGap
 from gateway.hub import Hub
 from gateway.records import Position, StreamKey
@@ -60,7 +60,7 @@ class Streams(RuleBasedStateMachine):
     def begin(self, ring: int, frame: int, watch: int) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(tail, "RING_BYTES", ring)
-        self.patch.setattr(tail, "FRAME_BYTES", frame)
+        self.patch.setattr(pages, "FRAME_BYTES", frame)
         self.patch.setattr(cohorts, "FLUSH_BYTES", frame)
         self.patch.setattr(growth, "WATCH_BYTES", watch)
         self.loop = SteppedLoop()

@@ -51,6 +51,7 @@ from gateway.protocol.coding import (
 )
 from gateway.protocol.contents import (
     encode_record as encode_record,
+    encode_body as encode_body,
     encode_records as encode_records,
     encode_runs as encode_runs,
     record_data as record_data,

@@ -75,5 +75,9 @@ def strip_run_record(encoded: bytes, skip: Collection[str]) -> bytes:
 
 def encode_records(id: int, records: Iterable[bytes], position: str) -> str:
     """Write a `records` frame from records that are already encoded."""
-    body = b",".join(records).decode()
-    return f'{{"type":"records","id":{id},"records":[{body}],"position":"{position}"}}'
+    return encode_body(id, b",".join(records), position)
+
+
+def encode_body(id: int, body: bytes, position: str) -> str:
+    """Write a `records` frame from encoded records with commas between them."""
+    return f'{{"type":"records","id":{id},"records":[{body.decode()}],"position":"{position}"}}'

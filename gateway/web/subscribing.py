@@ -19,6 +19,7 @@ from gateway.connection import Connection
 from gateway.counters import Counters
 from gateway.cursor import Cursor, Cursors
 from gateway.errors import RealtimeError
+from gateway.frame import Frame
 from gateway.hub import Hub
 from gateway.protocol import FromLast
 from gateway.records import ORIGIN, Position
@@ -26,7 +27,6 @@ from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_r
 from gateway.tail import Batch
 from gateway.web.direct import DIRECT
 from gateway.web.figures import LaggingReader
-from gateway.web.requests import find_run
 from gateway.web.wire import Wire
 
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -151,11 +151,12 @@ class Subscriptions:
         # The run first: a cursor on `$run` placed later may not miss a patch, so it is placed at
         # the snapshot's own position.
         has_no_run = belongs_to_no_run(command.key)
-        run = None if has_no_run else await find_run(self._store, command.key.run_id)
+        run = None if has_no_run else await self._hub.find_run(command.key.run_id)
         if run is None and not has_no_run:
             del self._opening[command.id]
             self._host.carry(self._machine.opened(command.id, ORIGIN, None))
             return
+        await self._hub.openings.take()
         cursor = await self._hub.cursor(
             command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
         )
@@ -278,8 +279,8 @@ class Subscriptions:
             self._join(subscription)
             return
         self._counters.records_sent += batch.record_count
-        for text in _texts(id, batch):
-            await self._wire.send(text)
+        for frame in _frames(id, batch):
+            await self._wire.send_shared(frame)
         self._after(subscription, batch)
 
     def _after(self, subscription: Subscription, batch: Batch) -> None:
@@ -321,16 +322,16 @@ def _place(command: Open, run: RunState | None, head: Head) -> Position:
             return position
 
 
-def _texts(id: int, batch: Batch) -> list[str]:
-    texts = []
+def _frames(id: int, batch: Batch) -> list[Frame]:
+    frames = []
     if batch.reset is not None:
         start = Position(batch.position.epoch, 0)
-        texts.append(protocol.encode(protocol.Reset(id, batch.reset, str(start))))
+        frames.append(Frame(protocol.encode(protocol.Reset(id, batch.reset, str(start)))))
     if batch.gap is not None:
         start, stop, reason = batch.gap
-        texts.append(protocol.encode(protocol.GapFrame(id, str(start), str(stop), reason)))
-    if batch.text is not None:
-        texts.append(batch.text)
+        frames.append(Frame(protocol.encode(protocol.GapFrame(id, str(start), str(stop), reason))))
+    if batch.frame is not None:
+        frames.append(batch.frame)
     if batch.end is not None:
-        texts.append(protocol.encode(protocol.End(id, batch.end, str(batch.position))))
-    return texts
+        frames.append(Frame(protocol.encode(protocol.End(id, batch.end, str(batch.position)))))
+    return frames

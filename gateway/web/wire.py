@@ -8,6 +8,7 @@ from starlette.websockets import WebSocket
 
 from gateway.commands import Close
 from gateway.counters import Counters
+from gateway.frame import Frame
 from gateway.web.direct import frame_of, frame_size, sink_of
 
 COUNTED = "realtime.counted"  # of a scope's extensions: whoever lent it counts its bytes
@@ -68,6 +69,15 @@ class Wire:
             return []
         text = message.get("text")
         return [message["bytes"] if text is None else text]
+
+    async def send_shared(self, frame: Frame) -> None:
+        """Send a frame that others may get too; waits while the client takes nothing."""
+        if self.sink is not None and self.sink.is_open:
+            data = frame.packed(frame_of)
+            self._counters.bytes_sent += len(data)
+            self.sink.write(data)
+            return
+        await self.send(frame.text)
 
     async def send(self, text: str) -> None:
         """Send a text frame; waits while the client takes nothing."""
