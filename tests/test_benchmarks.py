@@ -67,9 +67,22 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
 
 def test_a_sample_belongs_to_the_innermost_part_that_its_stack_names() -> None:
     loop = "run (loop.c:1);Cohort._hand_out (gateway/cohorts.py:182)"
-    assert where._part(f"{loop};write (libc.so.6) 7") == ("syscall: writing to sockets", 7)
-    assert where._part(f"{loop} 3") == ("bookkeeping: cursors, tails, cohorts", 3)
-    assert where._part("run (loop.c:1) 2") == (where.OTHER, 2)
+    shares = where._shares(
+        [f"{loop} 3", f"{loop};frame_of (gateway/web/direct.py:1) 7", "run (loop.c:1) 2"],
+        where.PARTS,
+        where.OTHER,
+    )
+    assert shares == {
+        "bookkeeping: tails, cohorts, connections": 3,
+        "framing: JSON and WebSocket": 7,
+        where.OTHER: 2,
+    }
+    kernel = "[unknown];syscall;entry_SYSCALL_64_after_hwframe;__x64_sys_io_submit;tcp_sendmsg 1"
+    python = "[unknown];_PyEval_EvalFrameDefault 4"
+    assert where._shares([kernel, python], where.KERNEL, where.INTERPRETER) == {
+        "syscall: writing to sockets": 1,
+        where.INTERPRETER: 4,
+    }
 
 
 def _two_records(load: Load, pids: Sequence[int]) -> Measured:
