@@ -29,7 +29,7 @@ from gateway.stores.remote import RemoteStore
 from gateway.web.app import create_app
 from gateway.web.direct import DirectProtocol
 from gateway.web.listening import listen
-from gateway.web.server import configure, straight
+from gateway.web.server import Straight, configure
 
 SECRET = "a secret of the tests that is long enough"
 DEADLINE_S = 20  # for what has to happen; far more than it takes
@@ -207,7 +207,7 @@ async def serving(
     listening = free_socket()
     is_ours = protocol is DirectProtocol
     config = configure(
-        straight(app, app.state.gateway) if is_ours else app,
+        Straight(app, app.state.gateway) if is_ours else app,
         app.state.gateway.settings,
         log_level="error",
         lifespan="on",

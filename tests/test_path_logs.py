@@ -54,6 +54,33 @@ async def test_a_dropped_log_is_as_if_it_had_never_been(store):
     assert data_of((await read_all(store, KEY))[0]) == [2]
 
 
+async def test_whether_a_log_is_at_its_end_is_known_rightly_or_not_at_all(store):
+    assert not store.is_at(KEY, ORIGIN)
+    known = set()
+    for n in range(3):
+        before = (await store.head(KEY)).position
+        at = (await store.append(KEY, [b"%d" % n])).position
+        assert not store.is_at(KEY, before)
+        assert (await store.read(KEY, at)).is_empty
+        known.add(store.is_at(KEY, at))
+    assert len(known) == 1  # a store that can know does so as soon as somebody has looked
+    await store.append(KEY, [], end="completed")
+    assert not store.is_at(KEY, at)
+    await store.drop(KEY, at)
+    assert not store.is_at(KEY, at)
+
+
+async def test_what_is_known_of_a_log_that_was_dropped_and_made_anew_is_of_the_new_one(store):
+    at = (await store.append(KEY, [b"1"])).position
+    await store.read(KEY, at)
+    assert await store.drop(KEY, at)
+    assert not store.is_at(KEY, at)
+    again = (await store.append(KEY, [b"1"])).position
+    assert not store.is_at(KEY, at)
+    await store.read(KEY, again)
+    assert not store.is_at(KEY, at)
+
+
 async def test_a_log_that_has_grown_is_not_dropped(store):
     at = (await store.append(KEY, [b"1"])).position
     await store.append(KEY, [b"2"])

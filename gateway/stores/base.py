@@ -394,6 +394,12 @@ class PathStore(Store, Protocol):
     `CONFIG_RECORDS` records are kept, or up to twice as many.
     """
 
+    def is_at(self, key: StreamKey, after: Position) -> bool:
+        """Whether it knows, without looking, that a log has nothing after a position as yet.
+
+        False says nothing: then `read` tells.
+        """
+
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """Return keys of the logs of paths in their order, those after a key, up to a number."""
 

@@ -214,6 +214,10 @@ class CountedPathStore(CountedStore):
         super().__init__(inner, counters)
         self._paths = inner
 
+    def is_at(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_at`."""
+        return self._paths.is_at(key, after)
+
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""
         with self._faults("path_logs"):

@@ -263,6 +263,11 @@ class MemoryStore:
         """See `Store.follow`."""
         return self._growth.follow(key, after, self.read, hand)
 
+    def is_at(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_at`."""
+        stream = self._streams.get(key)
+        return stream is not None and stream.end is None and stream.head().position == after
+
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""
         self._check_open()

@@ -252,6 +252,10 @@ class RedisStore:
         """See `Store.follow`."""
         return self._bell.follow(key, after, self._read)
 
+    def is_at(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_at`. Other gateways append too: it never knows."""
+        return False
+
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""
         names = await first_names(self._servers, "paths", "\0".join(after or ()), limit)

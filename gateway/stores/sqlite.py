@@ -249,6 +249,10 @@ class SqliteStore:
         """See `Store.follow`."""
         return self._growth.follow(key, after, self.read, hand)
 
+    def is_at(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_at`."""
+        return self._tails.is_at(key, after)
+
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""
         return await self._read(lambda db: sqlite_reads.read_path_logs(db, after, limit))

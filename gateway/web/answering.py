@@ -1,7 +1,8 @@
 """Serves appends that arrive whole past uvicorn's parser; any other request is uvicorn's.
 
-The application is the same, and asked in the same way (ASGI). What is saved is h11, which costs
-more than all else of an append: it is for the other forms, and for requests that come in pieces. It
+What is saved is h11, which costs more than all else of an append: it is for the other forms, and
+for requests that come in pieces. An append that has to wait for its commit alone is saved a task
+and ASGI too; any other, and any that is refused, is the application's, asked as by every server. It
 leans on uvicorn's internals, which is why its version is bounded.
 """
 
@@ -9,13 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import h11
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, RequestResponseCycle
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from gateway.web.cutting import EXTENSION, CuttingProtocol
+from gateway.web.durable_streams.endpoints import Answer
 from gateway.web.whole import Whole, read_whole
 
 BEGINS = b"POST /v1/stream/"
@@ -24,12 +29,28 @@ _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in STATUS_PHRASES.items()
 }
 _WITHOUT_BODY = frozenset({204, 304})
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
+
+_Header = tuple[bytes, bytes]
+
+
+Begin = Callable[[Scope, bytes, Answer], bool]
 
 
 class AnsweringProtocol(CuttingProtocol):
-    """The protocol of the gateway's own server for HTTP."""
+    """The protocol of the gateway's own server for HTTP.
+
+    Args:
+        begin: Begins to answer a request, of which it gets the scope and the body, or says that
+            the application has to; None: it always has to.
+        options: uvicorn's.
+    """
 
     _later = b""  # what came while an append was being answered
+
+    def __init__(self, *, begin: Begin | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._begin = begin
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -77,7 +98,19 @@ class AnsweringProtocol(CuttingProtocol):
         }
         self.scope = scope
         self.cycle = cycle = _Cycle(self, whole.body)
-        task = self.loop.create_task(cycle.run_asgi(self.config.loaded_app))
+        if not self._is_begun(cycle, whole.body):
+            self._run_asgi(cycle, self.config.loaded_app)
+
+    def _is_begun(self, cycle: _Cycle, body: bytes) -> bool:
+        if self._begin is None or self.flow.write_paused:
+            return False
+        if cycle.access_log and any(name in _FORWARDED for name, _ in self.headers):
+            return False  # for whom a proxy speaks, uvicorn finds out on the other way
+        scope: Any = cycle.scope
+        return self._begin(scope, body, cycle.answer)
+
+    def _run_asgi(self, cycle: _Cycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -93,6 +126,7 @@ class _Cycle(RequestResponseCycle):
     """A request that is there, and its answer, which is written in one piece."""
 
     def __init__(self, protocol: AnsweringProtocol, body: bytes) -> None:
+        self._run_asgi = protocol._run_asgi
         self.scope = protocol.scope
         self.transport = protocol.transport
         self.flow = protocol.flow
@@ -112,6 +146,21 @@ class _Cycle(RequestResponseCycle):
         self.response_complete = False
         self._head: Any = None
 
+    def answer(self, response: Response | Awaitable[Response]) -> None:
+        """Write an answer that was made without ASGI, or run what will make it."""
+        if not isinstance(response, Response):
+            self._run_asgi(self, _answering(response))
+            return
+        if self.disconnected:
+            return
+        self.response_started = True
+        self._log(response.status_code)
+        try:
+            self._write(response.status_code, response.raw_headers, bytes(response.body))
+        except Exception as error:  # whoever calls this has others to tell
+            self.logger.error("Exception in an answer\n", exc_info=error)
+            self.transport.close()
+
     async def send(self, message: Any) -> None:
         """See ASGI."""
         if self.flow.write_paused and not self.disconnected:
@@ -128,7 +177,10 @@ class _Cycle(RequestResponseCycle):
             return
         if message.get("more_body", False):
             raise RuntimeError("the answer to an append comes in one piece")
-        self.transport.write(self._written(message.get("body", b"")))
+        self._write(self._head["status"], self._head.get("headers", ()), message.get("body", b""))
+
+    def _write(self, status: int, headers: Iterable[_Header], body: bytes) -> None:
+        self.transport.write(self._written(status, headers, body))
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
@@ -146,9 +198,8 @@ class _Cycle(RequestResponseCycle):
                 status,
             )
 
-    def _written(self, body: bytes) -> bytes:
-        status, length = self._head["status"], None
-        headers = [*self.default_headers, *self._head.get("headers", ())]
+    def _written(self, status: int, more: Iterable[_Header], body: bytes) -> bytes:
+        length, headers = None, [*self.default_headers, *more]
         lines = [_STATUS_LINES[status]]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
@@ -169,3 +220,13 @@ class _Cycle(RequestResponseCycle):
         if not head.count(b"\r") == head.count(b"\n") == len(headers) + 1 or b"\0" in head:
             raise RuntimeError("a header of the answer has more than one line")
         return head + b"\r\n" + body
+
+
+def _answering(answer: Awaitable[Response]) -> ASGIApp:
+    """Make an application of an answer that is being made."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await answer
+        await response(scope, receive, send)
+
+    return app

@@ -19,7 +19,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import tokens
@@ -40,7 +39,7 @@ from gateway.web import asyncapi, client, frames_over_http
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells
 from gateway.web.durable_streams import DurableStreams
-from gateway.web.durable_streams.endpoints import OF_ANYBODY, PREFIX, Options
+from gateway.web.durable_streams.endpoints import OF_ANYBODY, Options
 from gateway.web.durable_streams.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from gateway.web.durable_streams.paths import Paths
 from gateway.web.durable_streams.reading import Times
@@ -203,12 +202,6 @@ class Gateway:
         finally:
             self._admission.leave(address, subjects)
 
-    async def serve_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request for a stream over HTTP, whose path was looked at."""
-        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
-        response = await self._streams.serve(Request(scope, receive))
-        await response(scope, receive, send)
-
     def _carrier(self, websocket: WebSocket, store: Store) -> Carrier:
         task = asyncio.current_task()
         assert task is not None
@@ -261,6 +254,11 @@ class Gateway:
             return self._runs.access_of(bearer).may_read_metrics()
         except RealtimeError:
             return False
+
+    @property
+    def streams(self) -> DurableStreams:
+        """Serves streams over HTTP."""
+        return self._streams
 
     @property
     def is_running(self) -> bool:

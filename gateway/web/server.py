@@ -8,11 +8,12 @@ import os
 import socket
 import threading
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway.settings import Settings
@@ -20,6 +21,7 @@ from gateway.web.answering import AnsweringProtocol
 from gateway.web.app import WEBSOCKET_PATH, Gateway, make_app
 from gateway.web.direct import DirectProtocol
 from gateway.web.durable_streams.endpoints import PREFIX as STREAM_PREFIX
+from gateway.web.durable_streams.endpoints import Answer
 from gateway.web.listening import is_loopback, listen
 from gateway.web.logs import log_config
 
@@ -41,7 +43,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
         ConfigurationError: the gateway cannot listen there.
     """
     gateway = Gateway(settings)
-    app = straight(make_app(gateway), gateway)
+    app = Straight(make_app(gateway), gateway)
     logs = log_config(settings.log_format, log_level)
     config = configure(app, settings, log_config=logs, log_level=log_level, lifespan="off")
     for name in ("uvicorn.access", "uvicorn.error"):
@@ -55,8 +57,8 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
     _Server(config, gateway).run(sockets)
 
 
-def straight(app: Starlette, gateway: Gateway) -> ASGIApp:
-    """Lead what is hot to the gateway past the application's layers.
+class Straight:
+    """Leads what is hot to the gateway past the application's layers.
 
     For a WebSocket that is 4 KB less, for an append over HTTP a fifth of its time. Those layers
     would do nothing for either: there is no other route, errors are answered where they are made,
@@ -67,15 +69,28 @@ def straight(app: Starlette, gateway: Gateway) -> ASGIApp:
         gateway: Serves them.
     """
 
-    async def serve_straight(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and scope["path"] == WEBSOCKET_PATH:
-            await gateway.serve_websocket(WebSocket(scope, receive, send))
-        elif is_append(scope):
-            await gateway.serve_stream(scope, receive, send)
-        else:
-            await app(scope, receive, send)
+    def __init__(self, app: Starlette, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
 
-    return serve_straight
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "websocket" and scope["path"] == WEBSOCKET_PATH:
+            await self._gateway.serve_websocket(WebSocket(scope, receive, send))
+        elif is_append(scope):
+            await self._gateway.streams.serve_straight(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def begin(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+        """Begin to answer a whole request without ASGI; false if it has to be asked.
+
+        Args:
+            scope: The request's, as ASGI has it.
+            body: All of its body.
+            answer: Called once with the answer, or with what will return it.
+        """
+        return is_append(scope) and self._gateway.streams.begin_append(scope, body, answer)
 
 
 def is_append(scope: Scope) -> bool:
@@ -108,7 +123,8 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """
     limits = settings.limits
     options.setdefault("ws", DirectProtocol)
-    options.setdefault("http", AnsweringProtocol)
+    begin = app.begin if isinstance(app, Straight) else None
+    options.setdefault("http", partial(AnsweringProtocol, begin=begin))
     return uvicorn.Config(
         app,
         # The gateway refuses what is over its own limit with an error that says so; this is only

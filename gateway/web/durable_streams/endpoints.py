@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from gateway.access import Access, require
 from gateway.authorization import require_read
@@ -25,7 +26,7 @@ from gateway.counters import Counters
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.hub import Hub
 from gateway.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
-from gateway.stores.base import Store
+from gateway.stores.base import Appended, Store
 from gateway.web.durable_streams import headers
 from gateway.web.durable_streams.live import Opening, Readers
 from gateway.web.durable_streams.paths import Paths
@@ -40,6 +41,8 @@ from gateway.web.durable_streams.writing import (
 )
 from gateway.web.figures import LaggingReader
 from gateway.web.requests import find_run
+
+Answer = Callable[[Response | Awaitable[Response]], None]
 
 PREFIX = "/v1/stream/"
 MAX_PATH = 512  # characters
@@ -132,10 +135,61 @@ class DurableStreams:
         methods = ["GET", "HEAD", "PUT", "POST", "DELETE"]
         return [Route(PREFIX + "{name:path}", self.serve, methods=methods)]
 
+    async def serve_straight(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request for a stream whose path was looked at, as an application."""
+        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
+        response = await self.serve(Request(scope, receive))
+        await response(scope, receive, send)
+
     async def serve(self, request: Request) -> Response:
         """Answer one request; an error is an answer too."""
+        return await self._answered(self._answer(request))
+
+    def begin_append(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+        """Answer an append without a task of its own, if it has to wait for its commit alone.
+
+        Args:
+            scope: A POST's, for a stream.
+            body: All of its body.
+            answer: Called once, on the event loop, with what `serve` would return, or with what
+                will return it.
+
+        Returns:
+            Whether it was begun; if not, nothing was done, and `serve_straight` has to.
+        """
+        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
+        request = Request(scope)
         try:
-            response = await self._answer(request)
+            call = self._call(request)
+            self._require_write(call)
+            stream = self._known(call)
+            if stream is None or not body:
+                return False
+            addition = headers.read_addition(headers.named(scope["headers"]))
+            writing = self._writing()
+            records = writing.records(stream, addition, body)
+        except (Refused, RealtimeError):
+            return False  # the other way says why
+        self.counters.bytes_received += len(body)
+
+        def done(outcome: Appended | Exception) -> None:
+            response = writing.answer_at_once(stream, addition, outcome)
+            if response is not None:
+                answer(self._finished(response))
+            else:
+                answer(self._answered(writing.answer(stream, addition, outcome, is_empty=False)))
+
+        writing.begin(stream, addition, records, done)
+        return True
+
+    def _known(self, call: _Call) -> HttpStream | None:
+        if call.run is not None:
+            return self._of_run(call.name, call.run)
+        return self.paths().known(call.name)
+
+    async def _answered(self, answering: Awaitable[Response]) -> Response:
+        try:
+            response = await answering
         except Refused as refused:
             response = self._refuse(refused.status, refused, refused.headers)
         except RunNotFound as error:
@@ -146,6 +200,10 @@ class DurableStreams:
             if error.retry_after_s is not None:
                 more["Retry-After"] = str(math.ceil(error.retry_after_s))
             response = self._refuse(status, error, more)
+        return self._finished(response)
+
+    def _finished(self, response: Response) -> Response:
+        """Give an answer the headers that every one has."""
         raw = response.raw_headers
         if not any(name == b"cache-control" for name, _ in raw):
             raw.append(_NOT_STORED)

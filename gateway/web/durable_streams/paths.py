@@ -98,13 +98,31 @@ class Paths:
         entry = await self.find(path)
         return self._stream(_live(entry))
 
+    def known(self, path: str) -> HttpStream | None:
+        """Return the stream of a path if it is there and nothing has to be read or written first.
+
+        None says nothing: then `open` tells.
+        """
+        entry = self._cache.get(path)
+        if entry is None or not self.store.is_at(path_config(path), entry.version):
+            return None
+        configuration, now_ms = entry.configuration, self._clock_ms()
+        if configuration.state != "live" or configuration.is_expired(now_ms):
+            return None
+        self._cache.move_to_end(path)
+        return self._stream(entry)
+
+    def is_touched(self, stream: HttpStream) -> bool:
+        """Whether it is written down already that a stream is read or written now."""
+        return stream.path is None or stream.configuration.touched(self._clock_ms()) is None
+
     def _stream(self, entry: Entry) -> HttpStream:
         return HttpStream(entry.path, entry.data, entry.configuration, self.store, entry.path)
 
     async def touch(self, stream: HttpStream) -> None:
         """Count a stream as read or written now; its sliding time to live, if any, starts anew."""
         now_ms = self._clock_ms()
-        if stream.path is None or stream.configuration.touched(now_ms) is None:
+        if stream.path is None or self.is_touched(stream):
             return
         entry = await self.read(stream.path)
         touched = entry.configuration.touched(now_ms)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.errors import OutOfOrder, StreamEnded, WriterFenced, WriterGap
+from gateway.errors import OutOfOrder, RealtimeError, StreamEnded, WriterFenced, WriterGap
 from gateway.records import EndReason, Position, Writer
 from gateway.sdk import schemas
-from gateway.stores.base import Appended
+from gateway.stores.base import Appended, Done
 from gateway.web.durable_streams import bodies, headers
 from gateway.web.durable_streams.configuration import to_logical
 from gateway.web.durable_streams.headers import Addition, Creation
@@ -80,31 +80,92 @@ class Writing:
 
     async def append(self, stream: HttpStream, addition: Addition, body: bytes) -> Response:
         """Append to a stream, close it, or both in one."""
-        records = await self._records(stream, addition, body)
-        end: EndReason | None = "completed" if addition.closes else None
+        if body and _is_of_another_type(stream, addition):
+            await _check_open(stream)
+        records = self.records(stream, addition, body)
         try:
-            done = await stream.store.append(
-                stream.key, records, writer=addition.producer, end=end, order=addition.order
+            outcome: Appended | Exception = await stream.store.append(
+                stream.key,
+                records,
+                writer=addition.producer,
+                end=_end(addition),
+                order=addition.order,
             )
-        except StreamEnded:
-            return await _closed(stream, addition, is_empty=not records)
-        except (WriterFenced, WriterGap) as error:
-            raise _refused_producer(error, addition.producer) from None
-        except OutOfOrder as error:
-            raise Refused(409, error.code, error.message) from None
-        await self._paths.touch(stream)
-        return await _appended(stream, addition, done, is_empty=not records)
+        except RealtimeError as error:
+            outcome = error
+        return await self.answer(stream, addition, outcome, is_empty=not records)
 
-    async def _records(self, stream: HttpStream, addition: Addition, body: bytes) -> list[bytes]:
+    def begin(
+        self, stream: HttpStream, addition: Addition, records: list[bytes], done: Done
+    ) -> None:
+        """Begin to append records; `done` is told when it is over, and `answer` says what."""
+        stream.store.begin_append(
+            stream.key,
+            records,
+            done,
+            writer=addition.producer,
+            end=_end(addition),
+            order=addition.order,
+        )
+
+    def answer_at_once(
+        self, stream: HttpStream, addition: Addition, outcome: Appended | Exception
+    ) -> Response | None:
+        """Answer an append of records that is over; None if something has to be asked for that."""
+        if isinstance(outcome, Exception) or not self._paths.is_touched(stream):
+            return None
+        if outcome.position.offset == 0 or outcome.duplicate:
+            return None
+        position = to_logical(outcome.position, stream.start)
+        return _answer(position, addition.closes, addition, outcome, is_empty=False)
+
+    async def answer(
+        self,
+        stream: HttpStream,
+        addition: Addition,
+        outcome: Appended | Exception,
+        *,
+        is_empty: bool,
+    ) -> Response:
+        """Answer an append that is over.
+
+        Args:
+            stream: What was appended to.
+            addition: What was asked for.
+            outcome: What was done, or why it was not.
+            is_empty: There were no records.
+
+        Raises:
+            Refused: it was not done.
+            RealtimeError: likewise, and no fault of the request's.
+        """
+        match outcome:
+            case StreamEnded():
+                return await _closed(stream, addition, is_empty=is_empty)
+            case WriterFenced() | WriterGap():
+                raise _refused_producer(outcome, addition.producer)
+            case OutOfOrder():
+                raise Refused(409, outcome.code, outcome.message)
+            case Exception():
+                raise outcome
+        await self._paths.touch(stream)
+        return await _appended(stream, addition, outcome, is_empty=is_empty)
+
+    def records(self, stream: HttpStream, addition: Addition, body: bytes) -> list[bytes]:
+        """Make the records of an append's body.
+
+        Raises:
+            Refused: the body is none that this stream takes.
+            InvalidValue: a record is not as the schema of its stream has it.
+        """
         if not body:
             if not addition.closes:
                 raise malformed(f"the body is empty; only {headers.CLOSED}: true may come alone")
             return []
         if addition.content_type is None:
             raise malformed("a body needs a Content-Type")
-        there = stream.configuration.content_type
-        if headers.media_type(addition.content_type) != headers.media_type(there):
-            await _check_open(stream)
+        if _is_of_another_type(stream, addition):
+            there = stream.configuration.content_type
             raise conflict(f"{stream.name} has content type {there}, not {addition.content_type}")
         records = bodies.split(stream.form, body, self._max_bytes)
         if not records:
@@ -113,6 +174,15 @@ class Writing:
             for record in records:
                 schemas.check(stream.key.stream_id, record)
         return records
+
+
+def _end(addition: Addition) -> EndReason | None:
+    return "completed" if addition.closes else None
+
+
+def _is_of_another_type(stream: HttpStream, addition: Addition) -> bool:
+    there, given = stream.configuration.content_type, addition.content_type
+    return given is not None and headers.media_type(given) != headers.media_type(there)
 
 
 async def delete_path(paths: Paths, path: str) -> Response:
@@ -184,6 +254,12 @@ async def _appended(
     if done.position.offset == 0 or done.duplicate:
         position, end = await stream.tail()
         is_closed = end is not None
+    return _answer(position, is_closed, addition, done, is_empty=is_empty)
+
+
+def _answer(
+    position: Position, is_closed: bool, addition: Addition, done: Appended, *, is_empty: bool
+) -> Response:
     found = headers.where(position, is_closed)
     if addition.producer is None:
         return Response(None, 204, found)
