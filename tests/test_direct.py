@@ -27,6 +27,7 @@ def test_a_frame_is_what_the_library_would_make_of_it(size, letter):
 def test_what_is_overridden_is_still_there():
     ours = {"abort", "abort_later", "_shut", "_forget_greeting"}
     ours |= {"receive_lot", "_keep", "_taken", "_refuse_text"}
+    ours |= {"_keep_texts", "_receive_handshake"}
     methods = [name for name, it in vars(DirectProtocol).items() if inspect.isfunction(it)]
     overridden = set(methods) - ours
     assert overridden and all(hasattr(WebSocketsSansIOProtocol, name) for name in overridden)
@@ -188,3 +189,21 @@ async def test_nobody_gets_what_was_for_a_connection_whose_descriptor_it_has_now
         for _, stack, listening in open_:
             await stack.aclose()
             await listening
+
+
+async def test_whole_texts_go_past_the_librarys_parser_and_the_rest_does_not(monkeypatch):
+    async with serving() as gateway:
+        run = await gateway.store.create_run(new_run())
+        async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
+            (sink,) = sinks(gateway)
+            read, receive = [], sink.conn.receive_data
+            monkeypatch.setattr(
+                sink.conn, "receive_data", lambda it: (read.append(it), receive(it))
+            )
+            for id in range(3):
+                await client.ask(type="head", id=id, run=run.id, stream="s")
+            assert not read
+            await (await client.socket.ping())
+            assert len(read) == 1
+            await client.ask(type="head", id=4, run=run.id, stream="s")
+            assert len(read) == 1

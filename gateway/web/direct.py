@@ -21,11 +21,14 @@ from websockets.exceptions import InvalidState
 from gateway.cohorts import Way
 from gateway.signals import Inbox
 from gateway.web.bulk import LEAST, bulk
+from gateway.web.splitting import Splitter
 
 EXTENSION = "realtime.direct"
 KEPT_BYTES = 64 << 10  # of frames that wait to be taken; over it the client is not read
 HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
 GOODBYE_S = 5.0  # for a client to answer a close frame
+
+_END = b"\r\n\r\n"  # of the handshake's request
 
 
 class DirectProtocol(WebSocketsSansIOProtocol):
@@ -41,6 +44,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     write: Callable[[bytes], None]
     socket = -1
     _is_accepted = False
+    _splitter: Splitter | None = None  # from the handshake on
     _kept_bytes = 0  # of frames that nobody has taken yet
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -58,6 +62,23 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         self.write = transport.write
         if transport.get_extra_info("sslcontext") is None:
             self.socket = transport.get_extra_info("socket").fileno()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio. Text frames that are whole go past the library's parser."""
+        if self._splitter is None:
+            self._receive_handshake(data)
+            return
+        for piece in self._splitter.split(data):
+            if isinstance(piece, list):
+                self._keep_texts(piece)
+            elif not self.transport.is_closing():  # else all was said
+                super().data_received(piece)
+
+    def _receive_handshake(self, data: bytes) -> None:
+        is_first = not self.handshake_initiated
+        super().data_received(data)
+        if is_first and self.handshake_initiated and data.find(_END) == len(data) - len(_END):
+            self._splitter = Splitter(self.config.ws_max_size)
 
     async def run_asgi(self) -> None:
         """Run the application, with the sink in its scope."""
@@ -141,6 +162,16 @@ class DirectProtocol(WebSocketsSansIOProtocol):
             self._keep(data if self.curr_msg_data_type == "bytes" else data.decode())
         except UnicodeDecodeError:
             self._refuse_text()
+
+    def _keep_texts(self, texts: list[bytes]) -> None:
+        if self.close_sent or self.transport.is_closing():
+            return
+        for text in texts:
+            try:
+                self._keep(text.decode())
+            except UnicodeDecodeError:
+                self._refuse_text()
+                return
 
     def _keep(self, frame: str | bytes) -> None:
         self._inbox.put_nowait(frame)
