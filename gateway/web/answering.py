@@ -1,7 +1,7 @@
-"""Serves appends that arrive whole past uvicorn's parser; any other request is uvicorn's.
+"""Serves plain appends past uvicorn's parser; any other request is uvicorn's.
 
 What is saved is h11, which costs more than all else of an append: it is for the other forms, and
-for requests that come in pieces. An append that has to wait for its commit alone is saved a task
+for heads that come in pieces. An append that has to wait for its commit alone is saved a task
 and ASGI too; any other, and any that is refused, is the application's, asked as by every server. It
 leans on uvicorn's internals, which is why its version is bounded.
 """
@@ -21,9 +21,10 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from gateway.web.cutting import EXTENSION, CuttingProtocol
 from gateway.web.durable_streams.endpoints import Answer
-from gateway.web.whole import Whole, read_whole
+from gateway.web.whole import Head, read_head
 
 BEGINS = b"POST /v1/stream/"
+HELD_S = 1.0  # a head waits so long for its body before the application hears of it
 
 _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in STATUS_PHRASES.items()
@@ -47,6 +48,9 @@ class AnsweringProtocol(CuttingProtocol):
     """
 
     _later = b""  # what came while an append was being answered
+    _head: Head | None = None  # of an append whose body is not all there
+    _held = bytearray()  # what is there of it
+    _holding: asyncio.TimerHandle | None = None
 
     def __init__(self, *, begin: Begin | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -60,12 +64,51 @@ class AnsweringProtocol(CuttingProtocol):
             self._later += data
             self.flow.pause_reading()
             return
-        whole = read_whole(data, BEGINS) if self._is_between_requests(cycle) else None
-        if whole is None:
+        head, data = self._taken(data, cycle)
+        if head is None or len(data) > head.size:
             super().data_received(data)
+            return
+        self._unset_keepalive_if_required()
+        if len(data) < head.size:
+            self._hold(head, data)
         else:
-            self._unset_keepalive_if_required()
-            self._answer(whole)
+            self._answer(head, data[head.body_at :])
+
+    def _taken(self, data: bytes, cycle: Any) -> tuple[Head | None, bytes]:
+        """Return the head of the request that is coming, and all that is there of it."""
+        head = self._head
+        if head is None:
+            is_new = self._is_between_requests(cycle)
+            return (read_head(data, BEGINS) if is_new else None), data
+        self._held += data
+        return (head, bytes(self._let_go())) if len(self._held) >= head.size else (head, b"")
+
+    def _hold(self, head: Head, data: bytes) -> None:
+        if self._head is None:
+            self._head, self._held = head, bytearray(data)
+            self._holding = self.loop.call_later(HELD_S, self._leave_to_h11)
+
+    def _let_go(self) -> bytearray:
+        held, self._head, self._held = self._held, None, bytearray()
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        return held
+
+    def _leave_to_h11(self) -> None:
+        """Have an append whose body is long in coming answered as far as it is there."""
+        if self._head is not None:
+            super().data_received(bytes(self._let_go()))
+
+    def shutdown(self) -> None:
+        """See uvicorn. What has begun to come is answered."""
+        self._leave_to_h11()
+        super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._let_go()
+        super().connection_lost(exc)
 
     def _is_between_requests(self, cycle: Any) -> bool:
         conn = self.conn
@@ -77,9 +120,9 @@ class AnsweringProtocol(CuttingProtocol):
             and self.limit_concurrency is None
         )
 
-    def _answer(self, whole: Whole) -> None:
-        path = whole.path.decode("ascii")
-        self.headers = whole.headers
+    def _answer(self, head: Head, body: bytes) -> None:
+        path = head.path.decode("ascii")
+        self.headers = head.headers
         scope: Any = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -90,15 +133,15 @@ class AnsweringProtocol(CuttingProtocol):
             "method": "POST",
             "root_path": self.root_path,
             "path": self.root_path + path,
-            "raw_path": self.root_path.encode("ascii") + whole.path,
+            "raw_path": self.root_path.encode("ascii") + head.path,
             "query_string": b"",
-            "headers": whole.headers,
+            "headers": head.headers,
             "state": self.app_state.copy(),
             "extensions": {EXTENSION: self.transport.abort},
         }
         self.scope = scope
-        self.cycle = cycle = _Cycle(self, whole.body)
-        if not self._is_begun(cycle, whole.body):
+        self.cycle = cycle = _Cycle(self, body)
+        if not self._is_begun(cycle, body):
             self._run_asgi(cycle, self.config.loaded_app)
 
     def _is_begun(self, cycle: _Cycle, body: bytes) -> bool:

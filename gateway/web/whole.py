@@ -1,8 +1,8 @@
-"""Read a request that has arrived whole, in the plainest form that there is. No I/O.
+"""Read a request of the plainest form that there is. No I/O.
 
-An append over HTTP is a few hundred bytes that come in one piece. This reads these and nothing
-else: whatever is not of this form, or not there to its last byte, is left to h11, which knows all
-forms and their limits. So nothing is taken that h11 would refuse or understand otherwise;
+An append over HTTP is a few hundred bytes that come in one piece, or its head and its body do. This
+reads these and nothing else: whatever is not of this form is left to h11, which knows all forms and
+their limits. So nothing is taken that h11 would refuse or understand otherwise;
 `tests/test_whole.py` holds the two against each other.
 
 Source:
@@ -20,33 +20,36 @@ _TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 _ALPHANUMERIC = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _TOKEN = _ALPHANUMERIC + b"!#$%&'*+-.^_`|~"
 _TARGET = _ALPHANUMERIC + b"/-._~@:=+"  # no query, and nothing that is escaped
+_DIGITS = len(str(MAX_BODY_BYTES))
 # With these a request is more than one of so many bytes to which one answer comes.
 _OTHER_WAYS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
 
 
-class Whole(NamedTuple):
-    """A request.
+class Head(NamedTuple):
+    """The head of a request.
 
     Attributes:
         path: Of its target, which has nothing else.
         headers: In order, their names in small letters.
-        body: All of it.
+        body_at: How many bytes it has itself.
+        size: How many the whole request has.
     """
 
     path: bytes
     headers: list[tuple[bytes, bytes]]
-    body: bytes
+    body_at: int
+    size: int
 
 
-def read_whole(data: bytes, begins: bytes) -> Whole | None:
-    """Read what a connection has brought since its last request, if that is one of the plain form.
+def read_head(data: bytes, begins: bytes) -> Head | None:
+    """Read the head of what a connection has brought since its last request.
 
     Args:
         data: All of it.
         begins: The request's first bytes: its method, and how its path begins.
 
     Returns:
-        The request; None if it is anything else, or not there in whole.
+        The head, if it is there in whole and of the plain form; else None.
     """
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) if data.startswith(begins) else -1
     if end < 0:
@@ -60,10 +63,10 @@ def read_whole(data: bytes, begins: bytes) -> Whole | None:
     if version != b"HTTP/1.1" or path.translate(None, _TARGET) or not begins.startswith(method):
         return None
     headers = _headers(lines)
-    body = data[end + 4 :]
-    if headers is None or len(body) > MAX_BODY_BYTES or not _is_plain(headers, len(body)):
+    length = _length(headers) if headers is not None else None
+    if headers is None or length is None or length > MAX_BODY_BYTES:
         return None
-    return Whole(path, headers, body)
+    return Head(path, headers, end + 4, end + 4 + length)
 
 
 def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
@@ -76,15 +79,17 @@ def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
     return headers
 
 
-def _is_plain(headers: list[tuple[bytes, bytes]], body_bytes: int) -> bool:
-    hosts = lengths = 0
+def _length(headers: list[tuple[bytes, bytes]]) -> int | None:
+    """Return how long the body is; None if that is not told once and plainly."""
+    hosts, lengths = 0, list[bytes]()
     for name, value in headers:
         if name == b"content-length":
-            lengths += 1
-            if value != b"%d" % body_bytes:
-                return False
+            lengths.append(value)
         elif name == b"host":
             hosts += 1
         elif name in _OTHER_WAYS or (name == b"connection" and value.lower() != b"keep-alive"):
-            return False
-    return hosts == 1 and lengths == 1
+            return None
+    if hosts != 1 or len(lengths) != 1 or len(lengths[0]) > _DIGITS or not lengths[0].isdigit():
+        return None
+    length = int(lengths[0])
+    return length if lengths[0] == b"%d" % length else None
