@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from gateway.errors import Forbidden, InvalidValue
@@ -18,6 +19,7 @@ from gateway.records import RunSet, StreamKey
 MAX_TTL_S = 30 * 24 * 3600  # of a token; what is revoked has to be remembered for so long
 RENEWAL_AFTER = 0.8  # of a token's life
 DEFAULT_PAYLOAD_BYTES = 64 << 10  # of a run that a page triggers
+JUDGEMENTS = 10_000  # of streams and scopes, remembered in this process: about 400 bytes each
 
 Action = Literal["read", "write", "trigger"]
 _RESOURCES: dict[str, frozenset[str]] = {
@@ -143,19 +145,28 @@ class Access:
         return any(scope.startswith(("read:tags:", "read:batches:")) for scope in self.scopes)
 
     def _may_touch(self, action: Action, key: StreamKey) -> bool:
-        if self._allows(action, "runs", key.run_id):
-            return True
-        return not key.stream_id.startswith("$") and self._allows(action, "streams", str(key))
+        return _may_touch(self.scopes, action, key)
 
     def _allows(self, action: Action, resource: str, id: str) -> bool:
-        prefix = f"{action}:{resource}:"
-        asked = prefix + id
-        if asked in self.scopes:
+        return _allow(self.scopes, action, resource, id)
+
+
+@lru_cache(maxsize=JUDGEMENTS)  # who appends to a stream does so again
+def _may_touch(scopes: frozenset[str], action: Action, key: StreamKey) -> bool:
+    if _allow(scopes, action, "runs", key.run_id):
+        return True
+    return not key.stream_id.startswith("$") and _allow(scopes, action, "streams", str(key))
+
+
+def _allow(scopes: frozenset[str], action: Action, resource: str, id: str) -> bool:
+    prefix = f"{action}:{resource}:"
+    asked = prefix + id
+    if asked in scopes:
+        return True
+    for scope in scopes:
+        if scope[-1:] == "*" and scope.startswith(prefix) and asked.startswith(scope[:-1]):
             return True
-        for scope in self.scopes:
-            if scope[-1:] == "*" and scope.startswith(prefix) and asked.startswith(scope[:-1]):
-                return True
-        return False
+    return False
 
 
 def check_scope(scope: str) -> str:

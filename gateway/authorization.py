@@ -153,5 +153,6 @@ def _require_write(access: Access, key: StreamKey) -> None:
     if key == REVOCATIONS:
         require(access.may_write_every_run(), "revoke tokens")
         return
-    what = f"change run {key.run_id}" if key.stream_id == RUN_STREAM else f"append to stream {key}"
-    require(access.may_write(key), what)
+    if not access.may_write(key):
+        is_run = key.stream_id == RUN_STREAM
+        require(False, f"change run {key.run_id}" if is_run else f"append to stream {key}")

@@ -6,6 +6,7 @@ asyncio's own are for many: their queues of waiters cost an idle connection 4 KB
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -55,6 +56,11 @@ class Inbox(Generic[T]):
     def put_nowait(self, item: T) -> None:
         """Add one."""
         self._come.append(item)
+        self._signal.set()
+
+    def put_all(self, items: Iterable[T]) -> None:
+        """Add some, the first of them first."""
+        self._come.extend(items)
         self._signal.set()
 
     def empty(self) -> bool:

@@ -317,9 +317,15 @@ class Tail:
             if skip:
                 encoded = (protocol.strip_run_record(record, skip) for record in encoded)
             frame = Frame(protocol.encode_records(id, encoded, str(position)))
-            if self.reader_count > 1:
+            if not self._is_for_one():
                 self._share(frame, (offset, end_offset, id, skip))
         return frame, position
+
+    def _is_for_one(self) -> bool:
+        """Whether one reader is all that it has, as the stream of an answer in a chat."""
+        if self._alone:
+            return len(self._alone) == 1 and not self._cohorts
+        return len(self._cohorts) == 1 and self.reader_count == 1
 
     def _share(self, frame: Frame, place: tuple[int, int, int, frozenset[str]]) -> None:
         if len(self._frames) >= SHARED_FRAMES or self._frame_bytes > RING_BYTES:

@@ -10,16 +10,19 @@ from gateway.signals import Inbox, Signal
 
 @given(st.lists(st.none() | st.integers()))
 def test_an_inbox_gives_what_came_in_order_however_puts_and_takes_alternate(steps):
-    """A number is put; None takes, if there is something."""
+    """A number is put, twice the same at once if it is even; None takes, if there is something."""
 
     async def play():
         inbox, put, taken = Inbox(), [], []
         for step in steps:
-            if step is not None:
+            if step is not None and step % 2 == 0:
+                inbox.put_all([step, step])
+                put += [step, step]
+            elif step is not None:
                 inbox.put_nowait(step)
                 put.append(step)
             elif not inbox.empty():
-                taken.append(await inbox.get())
+                taken += await inbox.get_all() if len(taken) % 2 else [await inbox.get()]
             assert inbox.empty() == (len(taken) == len(put))
         while not inbox.empty():
             taken.append(await inbox.get())

@@ -159,23 +159,26 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         if self.close_sent:
             return  # the application has closed, and waits for the client's goodbye
         try:
-            self._keep(data if self.curr_msg_data_type == "bytes" else data.decode())
+            self._keep([data if self.curr_msg_data_type == "bytes" else data.decode()])
         except UnicodeDecodeError:
             self._refuse_text()
 
     def _keep_texts(self, texts: list[bytes]) -> None:
         if self.close_sent or self.transport.is_closing():
             return
-        for text in texts:
-            try:
-                self._keep(text.decode())
-            except UnicodeDecodeError:
-                self._refuse_text()
-                return
+        frames: list[str | bytes] = []
+        try:
+            for text in texts:
+                frames.append(text.decode())
+        except UnicodeDecodeError:
+            self._keep(frames)
+            self._refuse_text()
+        else:
+            self._keep(frames)
 
-    def _keep(self, frame: str | bytes) -> None:
-        self._inbox.put_nowait(frame)
-        self._kept_bytes += len(frame)
+    def _keep(self, frames: list[str | bytes]) -> None:
+        self._inbox.put_all(frames)
+        self._kept_bytes += sum(map(len, frames))
         if self._kept_bytes > KEPT_BYTES and not self.read_paused:
             self.read_paused = True
             self.transport.pause_reading()

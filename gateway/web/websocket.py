@@ -100,6 +100,7 @@ class Carrier:
         host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
         self._subscriptions = Subscriptions(store, hub, self._machine, self._wire, counters, host)
         self._is_deaf = False  # the client is not being read
+        self._is_to_arm = False  # something may have brought the next deadline nearer
         self._waiting = 0  # requests whose tasks have yet to begin
         self._is_settling = False  # what is done will be settled in this pass of the loop
         self._close: Close | None = None
@@ -222,16 +223,21 @@ class Carrier:
             self._settle()
 
     def _carry(self, commands: Iterable[Command]) -> None:
+        self._is_to_arm = True
         self._take(commands)
         self._settle()
 
     def _settle(self) -> None:
         """Do what is to be done once for many commands."""
         self._wake_writer()
-        self._arm()
+        if self._is_to_arm:
+            self._is_to_arm = False
+            self._arm()
 
     def _take(self, commands: Iterable[Command], frame_size: int = 0) -> None:
         for command in commands:
+            # A request that is under way can only put the next deadline off.
+            self._is_to_arm = self._is_to_arm or not isinstance(command, Perform)
             match command:
                 case Send(text, refused):
                     self._flight.put(text)
