@@ -16,6 +16,7 @@ from gateway.records import REVOCATIONS, path_data
 from gateway.web import answering
 from gateway.web.answering import AnsweringProtocol
 from gateway.web.durable_streams import DurableStreams
+from gateway.web.whole import read_head
 from tests.serving import DEADLINE_S, new_run, serving, token_for, until
 
 PATH = "/v1/stream/a"
@@ -425,6 +426,32 @@ async def test_a_body_that_is_long_in_coming_is_waited_for_by_h11(gateway, taken
         assert (await client.answer())[0] == 204
     assert await records(gateway) == [12345]
     assert not taken
+
+
+async def test_a_head_that_comes_again_is_read_once_and_judged_each_time(gateway, monkeypatch):
+    read = []
+    good = partial(post, token=token_for("write:paths:*"))
+    monkeypatch.setattr(
+        answering, "read_head", lambda *given: read.append(given) or read_head(*given)
+    )
+    async with connected(gateway) as client:
+        for data, status, count in (
+            (good(b"1"), 204, 1),
+            (good(b"2"), 204, 1),
+            (good(b"{"), 400, 1),
+            (good(b"12"), 204, 2),  # another length
+            (post(b"3", token="x"), 401, 3),
+            (good(b"3"), 204, 4),
+            (good(b"4", "X: " + "y" * answering.KNOWN_BYTES), 204, 5),
+            (good(b"5", "X: " + "y" * answering.KNOWN_BYTES), 204, 6),  # too long to be kept
+        ):
+            await client.send(data)
+            assert ((await client.answer())[0], len(read)) == (status, count)
+        await client.send(good(b"6"), b"")
+        assert (await client.answer())[0] == 204
+        await client.send(good(b"7") + good(b"8"))
+        assert [(await client.answer())[0] for _ in range(2)] == [204, 204]
+    assert await records(gateway) == [1, 2, 12, 3, 4, 5, 6, 7, 8]
 
 
 async def test_a_body_that_never_comes_leaves_nothing(gateway):

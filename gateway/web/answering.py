@@ -24,6 +24,7 @@ from gateway.web.durable_streams.endpoints import Answer
 from gateway.web.whole import Head, read_head
 
 BEGINS = b"POST /v1/stream/"
+KNOWN_BYTES = 2 << 10  # of a head that is kept for as long as its connection
 HELD_S = 1.0  # a head waits so long for its body before the application hears of it
 
 _STATUS_LINES = {
@@ -48,6 +49,7 @@ class AnsweringProtocol(CuttingProtocol):
     """
 
     _later = b""  # what came while an append was being answered
+    _known: Head | None = None  # the last: most clients send the same one again and again
     _head: Head | None = None  # of an append whose body is not all there
     _held = bytearray()  # what is there of it
     _holding: asyncio.TimerHandle | None = None
@@ -72,16 +74,23 @@ class AnsweringProtocol(CuttingProtocol):
         if len(data) < head.size:
             self._hold(head, data)
         else:
-            self._answer(head, data[head.body_at :])
+            self._answer(head, data[len(head.data) :])
 
     def _taken(self, data: bytes, cycle: Any) -> tuple[Head | None, bytes]:
         """Return the head of the request that is coming, and all that is there of it."""
         head = self._head
         if head is None:
-            is_new = self._is_between_requests(cycle)
-            return (read_head(data, BEGINS) if is_new else None), data
+            return (self._read(data) if self._is_between_requests(cycle) else None), data
         self._held += data
         return (head, bytes(self._let_go())) if len(self._held) >= head.size else (head, b"")
+
+    def _read(self, data: bytes) -> Head | None:
+        known = self._known
+        if known is not None and data.startswith(known.data):
+            return known
+        head = read_head(data, BEGINS)
+        self._known = head if head is not None and len(head.data) <= KNOWN_BYTES else None
+        return head
 
     def _hold(self, head: Head, data: bytes) -> None:
         if self._head is None:
@@ -122,7 +131,7 @@ class AnsweringProtocol(CuttingProtocol):
 
     def _answer(self, head: Head, body: bytes) -> None:
         path = head.path.decode("ascii")
-        self.headers = head.headers
+        self.headers = list(head.headers)
         scope: Any = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -135,7 +144,7 @@ class AnsweringProtocol(CuttingProtocol):
             "path": self.root_path + path,
             "raw_path": self.root_path.encode("ascii") + head.path,
             "query_string": b"",
-            "headers": head.headers,
+            "headers": self.headers,
             "state": self.app_state.copy(),
             "extensions": {EXTENSION: self.transport.abort},
         }

@@ -31,13 +31,13 @@ class Head(NamedTuple):
     Attributes:
         path: Of its target, which has nothing else.
         headers: In order, their names in small letters.
-        body_at: How many bytes it has itself.
+        data: All of it as it came, with the empty line at its end.
         size: How many the whole request has.
     """
 
     path: bytes
-    headers: list[tuple[bytes, bytes]]
-    body_at: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    data: bytes
     size: int
 
 
@@ -66,7 +66,7 @@ def read_head(data: bytes, begins: bytes) -> Head | None:
     length = _length(headers) if headers is not None else None
     if headers is None or length is None or length > MAX_BODY_BYTES:
         return None
-    return Head(path, headers, end + 4, end + 4 + length)
+    return Head(path, tuple(headers), data[: end + 4], end + 4 + length)
 
 
 def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
