@@ -129,6 +129,7 @@ class Cursor:
             raise self._tail.error
         else:
             self._has_caught_up = True
+            self._tail.rest(self)
 
     def _measure(self) -> None:
         """Measure the hand-over of what comes next, which the tail holds."""

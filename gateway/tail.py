@@ -86,6 +86,7 @@ class Tail:
         self._is_closed = False
         self._budget = shared.budget
         self._alone: set[Reader] = set()  # woken one by one
+        self._resting: set[Reader] = set()  # those of them who wait to be woken
         self._cohorts: dict[Kind, Cohort] = {}
         self._trace: Any = None  # what the run is part of
         self._measured = 0  # offset up to which hand-overs were measured
@@ -115,12 +116,18 @@ class Tail:
         return len(self._alone) + sum(len(cohort) for cohort in self._cohorts.values())
 
     def join(self, cursor: Reader) -> None:
-        """Wake this cursor from now on."""
+        """Wake this cursor once, and whenever it rests again."""
         self._alone.add(cursor)
+        self._resting.add(cursor)
+
+    def rest(self, cursor: Reader) -> None:
+        """Wake this cursor once: it found nothing, and will look again only then."""
+        self._resting.add(cursor)
 
     def leave(self, cursor: Reader) -> None:
         """Wake it no more; the last to leave ends the tail."""
         self._alone.discard(cursor)
+        self._resting.discard(cursor)
         if not self._alone and not self._cohorts:
             self._feeder.cancel()
             self._on_idle(self)
@@ -131,6 +138,7 @@ class Tail:
         if cohort is None:
             cohort = self._cohorts[kind] = Cohort(self, kind, self._loop, self._drop_cohort)
         self._alone.discard(cursor)
+        self._resting.discard(cursor)
         cohort.join(cursor, sink, not_before)
         return cohort
 
@@ -241,7 +249,9 @@ class Tail:
         self._wake()
 
     def _wake(self) -> None:
-        for cursor in tuple(self._alone):
+        # Those who lag look again by themselves: a thousand of them need not be told each time.
+        resting, self._resting = self._resting, set()
+        for cursor in resting:
             cursor.wake()
         if self.end is not None or self.error is not None:
             self._disband()  # each is told by itself

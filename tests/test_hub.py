@@ -417,6 +417,26 @@ async def test_a_reader_hears_of_a_deletion_wherever_it_stands(world):
         assert reader.cursor.position.offset == 3
 
 
+async def test_who_found_nothing_is_woken_once_and_who_has_yet_to_take_is_not(world):
+    store, key, hub = world
+    wakes = []
+    cursor = await hub.cursor(key, beginning, 1, lambda: wakes.append(1))
+    assert await cursor.next() is None
+    for i in range(3):
+        await store.append(key, [b"%d" % i])
+        await until(lambda i=i: hub._tails[key].position.offset == i + 1)
+    assert len(wakes) == 1, "it knows, and has not looked yet"
+    assert (await cursor.next()).record_count == 3
+    await store.append(key, [b"3"])
+    await until(lambda: hub._tails[key].position.offset == 4)
+    assert len(wakes) == 1, "it takes until there is nothing"
+    while await cursor.next() is not None:
+        pass
+    await store.append(key, [b"4"])
+    await until(lambda: len(wakes) == 2)
+    cursor.close()
+
+
 async def test_fifty_readers_and_appends_at_once(world, monkeypatch):
     monkeypatch.setattr(module, "RING_BYTES", 3000)
     store, key, hub = world
