@@ -14,7 +14,6 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -57,7 +56,7 @@ PROBE_S = 1.0  # between two tries to write while the file refuses it
 
 Durability = Literal["full", "normal"]
 Work = Callable[[Transactions], Any]
-Settle = Callable[[Any], None]  # called with the outcome, or with what was raised
+Waiting = asyncio.Future[Any] | Callable[[Any], None]  # the latter is told what was raised, too
 
 
 class SqliteStore:
@@ -395,19 +394,19 @@ class _WriterThread:
         self._tell = tell
         self._on_refused = on_refused
         self._transactions = Transactions(connection)
-        self._queue: queue.SimpleQueue[tuple[Work, Settle] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Work, Waiting] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work) -> asyncio.Future[Any]:
         """Do some work with the next commit; awaited, it gives the outcome."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put((work, partial(_settle, future)))
+        self._queue.put((work, future))
         return future
 
-    def begin(self, work: Work, settle: Settle) -> None:
-        """Do some work with the next commit, then call `settle` on the event loop."""
-        self._queue.put((work, settle))
+    def begin(self, work: Work, done: Callable[[Any], None]) -> None:
+        """Do some work with the next commit, then call `done` on the event loop."""
+        self._queue.put((work, done))
 
     @property
     def has_written(self) -> bool:
@@ -427,7 +426,7 @@ class _WriterThread:
                 self._commit(group)
         self._db.close()
 
-    def _take_group(self) -> tuple[list[tuple[Work, Settle]], bool]:
+    def _take_group(self) -> tuple[list[tuple[Work, Waiting]], bool]:
         group = []
         item = self._queue.get()
         while item is not None:
@@ -440,7 +439,7 @@ class _WriterThread:
                 return group, False
         return group, True
 
-    def _commit(self, group: list[tuple[Work, Settle]]) -> None:
+    def _commit(self, group: list[tuple[Work, Waiting]]) -> None:
         transactions = self._transactions
         try:
             transactions.begin()
@@ -454,11 +453,11 @@ class _WriterThread:
                 return
             self.is_refused = isinstance(error, sqlite3.Error)
             failure = explained(self._path, error, "written")
-            self._answer([(settle, failure) for _, settle in group], self._on_refused)
+            self._answer([(waiting, failure) for _, waiting in group], self._on_refused)
             return
         self.is_refused = False
         grown, changed, ended = transactions.grown, transactions.changed, transactions.ended_runs
-        answers = [(settle, outcome) for (_, settle), outcome in zip(group, outcomes, strict=True)]
+        answers = [(who, outcome) for (_, who), outcome in zip(group, outcomes, strict=True)]
         self._answer(answers, lambda: self._tell(grown, changed, ended))
 
     def _outcome(self, work: Work) -> Any:
@@ -474,22 +473,20 @@ class _WriterThread:
         except sqlite3.Error:
             pass  # the transaction is gone with whatever broke it; the next `begin` will say so
 
-    def _answer(self, answers: list[tuple[Settle, Any]], then: Callable[[], None]) -> None:
+    def _answer(self, answers: list[tuple[Waiting, Any]], then: Callable[[], None]) -> None:
         def deliver() -> None:
-            for settle, outcome in answers:
-                settle(outcome)
+            for waiting, outcome in answers:
+                if not isinstance(waiting, asyncio.Future):
+                    waiting(outcome)
+                elif waiting.done():
+                    continue  # called off
+                elif isinstance(outcome, RealtimeError):
+                    waiting.set_exception(outcome)
+                else:
+                    waiting.set_result(outcome)
             then()
 
         try:
             self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:
             pass  # the loop is gone, and with it everyone who could be told
-
-
-def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, RealtimeError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)

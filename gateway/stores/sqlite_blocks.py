@@ -73,7 +73,7 @@ class _Rows:
         row = f"({','.join('?' * width)})"
         self._statements = [
             (count * width, f"{into} VALUES {','.join([row] * count)} {then}")
-            for count in (100, 10, 1)  # few enough to stay compiled
+            for count in (100, 64, 32, 16, 8, 4, 2, 1)  # few enough to stay compiled
         ]
 
     def write(self, db: sqlite3.Connection, values: list[Any]) -> None:
