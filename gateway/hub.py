@@ -23,7 +23,8 @@ from gateway.stores.base import Head, RunState, SetState, Store
 from gateway.tail import Tail
 from gateway.turns import Turns
 
-OPENINGS_EACH_PASS = 8  # of the loop: about a millisecond
+NEWCOMERS_EACH_PASS = 16  # of the loop: about a millisecond
+OPENINGS_EACH_PASS = 8  # the same
 
 Place = Callable[[Head], Position]
 C = TypeVar("C", bound=Cursor)
@@ -38,6 +39,7 @@ class Hub:
         counters: Of what its readers are given.
 
     Attributes:
+        newcomers: Turns at what comes from clients that have asked for nothing yet.
         openings: Turns at opening cursors, for clients of whom thousands may come at once.
     """
 
@@ -51,6 +53,7 @@ class Hub:
         self._budget = Budget(ring_bytes)
         counters, heads = counters or Counters(), Asking(store.head)
         self._shared = Shared(store, self._budget, counters, Turns(), heads)
+        self.newcomers = Turns(NEWCOMERS_EACH_PASS)
         self.openings = Turns(OPENINGS_EACH_PASS)
         self._runs = Asking(store.get_run)
         self._tails: dict[StreamKey, Tail] = {}

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from gateway import tokens
 from gateway.limits import Limits
 from gateway.records import REVOCATIONS, StreamKey, Writer
+from gateway.turns import Turns
 from gateway.web.direct import DirectProtocol
 
 CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
@@ -578,6 +579,26 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(gateway, run)
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)
         slow.transport.abort()
+
+
+async def test_newcomers_wait_for_their_turn_and_those_at_work_do_not(gateway, run, client):
+    await subscribed(client, run)
+    turns = gateway.hub.newcomers = Turns(each_pass=0)
+
+    async def visit():
+        async with gateway.client(token=worker_token()) as newcomer:
+            await subscribed(newcomer, run)
+
+    visiting = asyncio.create_task(visit())
+    await until(lambda: turns._waiting)
+    for i in range(3):
+        request = {"run": run.id, "stream": "s", "records": [i]}
+        answers = [await client.ask(type="append", id=9 + i, **request), await client.receive()]
+        assert {answer["type"] for answer in answers} == {"appended", "records"}
+    assert len(turns._waiting) == 1, "what it says first"
+    turns._each_pass = 1
+    turns._next_pass()
+    await asyncio.wait_for(visiting, 20)
 
 
 async def test_a_client_that_vanishes_leaves_nothing(gateway, run):

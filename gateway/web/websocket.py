@@ -95,6 +95,8 @@ class Carrier:
             ages_at_s=ages_at_s,
             admit=admit,
         )
+        self._hub = hub
+        self._is_new = True  # has asked for nothing yet
         self._wire = Wire(websocket, clock_s, counters)
         self._flight = Flight(limits)
         host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
@@ -211,6 +213,8 @@ class Carrier:
 
     async def _read(self) -> None:
         while lot := await self._wire.receive():
+            if self._is_new:  # a thousand who come at once let those go before who are at work
+                await self._hub.newcomers.take()
             now_s = self._clock_s()
             for frame in lot:
                 self._take(self._machine.receive(frame, now_s), len(frame))
@@ -244,8 +248,10 @@ class Carrier:
                     if refused is not None:
                         self._counters.refusals[refused] += 1
                 case Open():
+                    self._is_new = False
                     self._subscriptions.open(command)
                 case OpenSet():
+                    self._is_new = False
                     self._subscriptions.open_set(command)
                 case Skip(id, fields):
                     self._subscriptions.skip(id, fields)
@@ -263,6 +269,7 @@ class Carrier:
 
     def _begin(self, command: Perform, frame_size: int) -> None:
         request = command.request
+        self._is_new = False
         cost = cost_of(request, frame_size)
         self._flight.begin(cost)
         # Behind requests whose tasks have yet to begin, it has to wait for its turn in one too.
