@@ -11,10 +11,10 @@ import threading
 
 import pytest
 from reading import records_of
-from serving import new_run
+from serving import new_run, until
 
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
-from gateway.records import StreamKey, Writer
+from gateway.records import StreamKey, Writer, path_data
 from gateway.stores import sqlite as module
 from gateway.stores import sqlite_schema
 from gateway.stores.base import RunQuery, run_log
@@ -166,6 +166,30 @@ async def test_what_waits_is_committed_together(tmp_path):
 
 async def blocks(store):
     return await store._read(lambda db: db.execute("SELECT count(*) FROM blocks").fetchone()[0])
+
+
+async def test_what_begins_in_one_turn_of_the_loop_is_one_commit(tmp_path):
+    store = SqliteStore(tmp_path / "test.db", durability="normal")
+    await store.open()
+    sizes, commit = [], store._writer._commit
+    store._writer._commit = lambda group: sizes.append(len(group)) or commit(group)
+    key = path_data("a", "g")
+    for count in (1, 32, 5):
+        await asyncio.gather(*(store.append(key, [b"%d" % n]) for n in range(count)))
+    await store.close()
+    assert sizes[:3] == [1, 32, 5]
+
+
+async def test_what_was_begun_in_the_turn_in_which_a_store_closes_is_done(tmp_path):
+    store = SqliteStore(tmp_path / "test.db", durability="normal")
+    await store.open()
+    outcomes = []
+    store.begin_append(path_data("a", "g"), [b"1"], outcomes.append)
+    writer, store._writer = store._writer, None
+    writer.stop()  # before the loop has had its turn
+    await until(lambda: outcomes)
+    assert outcomes[0].offset == 0
+    await store.close()
 
 
 async def test_a_group_is_bounded(tmp_path, monkeypatch):

@@ -394,19 +394,32 @@ class _WriterThread:
         self._tell = tell
         self._on_refused = on_refused
         self._transactions = Transactions(connection)
-        self._queue: queue.SimpleQueue[tuple[Work, Waiting] | None] = queue.SimpleQueue()
+        self._gathered: list[tuple[Work, Waiting]] = []  # since the loop's last turn
+        self._queue: queue.SimpleQueue[list[tuple[Work, Waiting]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work) -> asyncio.Future[Any]:
         """Do some work with the next commit; awaited, it gives the outcome."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put((work, future))
+        self._gather(work, future)
         return future
 
     def begin(self, work: Work, done: Callable[[Any], None]) -> None:
         """Do some work with the next commit, then call `done` on the event loop."""
-        self._queue.put((work, done))
+        self._gather(work, done)
+
+    def _gather(self, work: Work, waiting: Waiting) -> None:
+        if not self._gathered:
+            # All that this turn of the loop brings is one group: the thread would begin with the
+            # first of them alone, which costs a commit of its own, and have the others wait for it.
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append((work, waiting))
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for at in range(0, len(gathered), MAX_GROUP // 2):
+            self._queue.put(gathered[at : at + MAX_GROUP // 2])
 
     @property
     def has_written(self) -> bool:
@@ -415,6 +428,7 @@ class _WriterThread:
 
     def stop(self) -> None:
         """Do what was submitted, then end."""
+        self._hand_over()
         self._queue.put(None)
         self._thread.join()
 
@@ -427,14 +441,14 @@ class _WriterThread:
         self._db.close()
 
     def _take_group(self) -> tuple[list[tuple[Work, Waiting]], bool]:
-        group = []
-        item = self._queue.get()
-        while item is not None:
-            group.append(item)
-            if len(group) >= MAX_GROUP:
+        group: list[tuple[Work, Waiting]] = []
+        gathered = self._queue.get()
+        while gathered is not None:
+            group += gathered
+            if len(group) > MAX_GROUP // 2:  # what comes next might be half of it
                 return group, False
             try:
-                item = self._queue.get_nowait()
+                gathered = self._queue.get_nowait()
             except queue.Empty:
                 return group, False
         return group, True
