@@ -327,15 +327,13 @@ class Tail:
             if skip:
                 encoded = (protocol.strip_run_record(record, skip) for record in encoded)
             frame = Frame(protocol.encode_records(id, encoded, str(position)))
-            if not self._is_for_one():
+            if self._has_company():
                 self._share(frame, (offset, end_offset, id, skip))
         return frame, position
 
-    def _is_for_one(self) -> bool:
-        """Whether one reader is all that it has, as the stream of an answer in a chat."""
-        if self._alone:
-            return len(self._alone) == 1 and not self._cohorts
-        return len(self._cohorts) == 1 and self.reader_count == 1
+    def _has_company(self) -> bool:
+        """Whether a frame may be asked for twice: a cohort asks once for all of its readers."""
+        return len(self._alone) + len(self._cohorts) > 1
 
     def _share(self, frame: Frame, place: tuple[int, int, int, frozenset[str]]) -> None:
         if len(self._frames) >= SHARED_FRAMES or self._frame_bytes > RING_BYTES:
@@ -350,6 +348,8 @@ class Tail:
         return [protocol.record_data(self._ring[i]) for i in range(start, stop)], position
 
     def _span(self, offset: int) -> tuple[int, int, Position]:
+        if offset + 1 == self.position.offset:  # one record, as it is most times
+            return len(self._ring) - 1, len(self._ring), self.position
         while self._marks and self._marks[0] <= self.ring_start:
             self._marks.popleft()
         mark = next((mark for mark in self._marks if mark > offset), self.position.offset)
