@@ -305,11 +305,6 @@ class Tail:
                 **self.key.named(),
             )
 
-    @property
-    def readers(self) -> int:
-        """How many cursors stand on it."""
-        return len(self._alone) + sum(map(len, self._cohorts.values()))
-
     def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
         """Make the frame of what follows an offset that the ring holds, and say where it ends.
 

@@ -114,7 +114,7 @@ async def test_bytes_to_readers_that_get_the_same_are_counted_for_each():
             for client in (first, second):
                 await client.ask(type="subscribe", id=1, run=key.run_id, stream="s")
             (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
-            await until(lambda: tail.readers == 2 and not tail._alone)
+            await until(lambda: tail.reader_count == 2 and not tail._alone)
             before = gateway.gateway.counters.bytes_sent
             await append(gateway, key, '"ü"'.encode())
             texts = [await client.socket.recv() for client in (first, second)]

@@ -106,7 +106,7 @@ def look(
         counters=counters,
         connections=len(connected),
         subscriptions=sum(each.subscriptions for each in connected),
-        streams=[LiveStream(tail.key, tail.position.offset, tail.readers) for tail in tails],
+        streams=[LiveStream(tail.key, tail.position.offset, tail.reader_count) for tail in tails],
         lagging=[reader for each in readers for reader in each.lagging()],
         memory_bytes=int(memory_bytes or 0),
         unready=unready,
