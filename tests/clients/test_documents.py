@@ -1,4 +1,4 @@
-"""Each block of docs/clients.md is executed against a real gateway (its page: `test_pages.py`)."""
+"""Each block of docs/clients.md is executed against a real gateway (its page: `test_page.py`)."""
 
 from __future__ import annotations
 
