@@ -239,24 +239,36 @@ async def test_a_client_that_does_not_answer_the_close_is_cut_off(monkeypatch):
         client.socket.transport.abort()
 
 
+def slow_down(store, begun, over=lambda _: None):
+    """Have each append wait for a millisecond; `begun` and `over` are told the record's size."""
+    begin, loop = store.begin_append, asyncio.get_running_loop()
+
+    def slowly(key, records, done, **more):
+        size = len(records[0])
+        begun(size)
+
+        def finish(outcome):
+            over(size)
+            done(outcome)
+
+        loop.call_later(0.001, lambda: begin(key, records, finish, **more))
+
+    store.begin_append = slowly
+
+
 async def test_requests_of_many_bytes_wait_for_each_other():
     limits = Limits(flight_bytes=100_000)
     async with serving(limits=limits) as gateway:
         run = await gateway.store.create_run(new_run())
         async with gateway.client(token=worker_token()) as client:
-            most = 0
-            carrier = await the_carrier(gateway)
-            perform, performing = carrier._perform, []
+            most, performing = 0, []
 
-            async def watched(command, cost):
+            def begun(size):
                 nonlocal most
-                performing.append(cost)
+                performing.append(size)
                 most = max(most, sum(performing))
-                await asyncio.sleep(0.001)
-                await perform(command, cost)
-                performing.remove(cost)
 
-            carrier._perform = watched
+            slow_down(gateway.store, begun, performing.remove)
             for id in range(20):
                 await client.send(type="append", id=id, run=run.id, stream="s", records=[BIG])
             answers = [await client.receive() for _ in range(20)]
@@ -264,23 +276,31 @@ async def test_requests_of_many_bytes_wait_for_each_other():
             assert 60_000 < most <= limits.flight_bytes + 2 * len(BIG)
 
 
-async def test_more_requests_than_may_be_under_way_wait_and_are_all_answered():
+@pytest.mark.parametrize("kind", ["append", "head"])
+async def test_more_requests_than_may_be_under_way_wait_and_are_all_answered(kind):
     async with serving(limits=Limits(requests=2)) as gateway:
         run = await gateway.store.create_run(new_run())
         async with gateway.client(token=worker_token()) as client:
             carrier = await the_carrier(gateway)
-            perform, most = carrier._perform, 0
+            head, most = gateway.store.head, 0
 
-            async def watched(*args):
+            def look(_=None):
                 nonlocal most
                 most = max(most, carrier._flight.requests)
-                await asyncio.sleep(0.001)
-                await perform(*args)
 
-            carrier._perform = watched
+            async def slowly(*args):
+                look()
+                await asyncio.sleep(0.001)
+                return await head(*args)
+
+            gateway.store.head = slowly
+            slow_down(gateway.store, look)
+            more = {"records": [1]} if kind == "append" else {}
             for id in range(30):
-                await client.send(type="append", id=id, run=run.id, stream="s", records=[id])
-            assert {(await client.receive())["type"] for _ in range(30)} == {"appended"}
+                await client.send(type=kind, id=id, run=run.id, stream="s", **more)
+            answers = [await client.receive() for _ in range(30)]
+            assert {answer["id"] for answer in answers} == set(range(30))
+            assert "error" not in {answer["type"] for answer in answers}
             assert most == 2
 
 
