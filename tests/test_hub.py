@@ -437,6 +437,26 @@ async def test_who_found_nothing_is_woken_once_and_who_has_yet_to_take_is_not(wo
     cursor.close()
 
 
+async def test_who_comes_from_another_place_in_the_ring_shares_frames_and_few_are_kept(world):
+    store, key, hub = world
+    first = await Reader.open(hub, key)
+    for i in range(30):
+        await store.append(key, [b'"' + b"x" * 1000 + b'"'] * 20)
+        await first.until(20 * (i + 1))
+    (tail,) = hub.tails
+    assert tail.ring_start == 0
+    ends = []
+    for offset in range(0, 60, 3):
+        reader = await Reader.open(
+            hub, key, lambda head, at=offset: Position(head.position.epoch, at)
+        )
+        await reader.until(600 - offset)
+        ends.append({json.loads(text)["position"] for text in reader.texts})
+        assert tail._frame_bytes <= module.RING_BYTES + 2 * FRAME_BYTES
+        assert len(tail._frames) <= module.SHARED_FRAMES
+    assert all(each == ends[0] for each in ends), "frames end at the same places for all"
+
+
 async def test_fifty_readers_and_appends_at_once(world, monkeypatch):
     monkeypatch.setattr(module, "RING_BYTES", 3000)
     store, key, hub = world
