@@ -11,7 +11,7 @@ member whose connection is full is put out, and goes on by itself as a cursor th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gateway.frame import Pack
@@ -39,6 +39,10 @@ class Crowd(Protocol):
     """Connections that are handed the same bytes."""
 
     @property
+    def full(self) -> Sequence[Any]:
+        """Those that were full, or gone, when it was gathered; they are handed nothing."""
+
+    @property
     def is_as_it_was(self) -> bool:
         """Whether none of them has become full, or gone, since it was gathered."""
 
@@ -51,11 +55,11 @@ class Way(NamedTuple):
 
     Attributes:
         pack: Makes a frame's bytes as they go over the wire from its text.
-        gather: Makes a crowd of connections that are open.
+        gather: Makes a crowd of connections.
     """
 
     pack: Pack
-    gather: Callable[[Sequence[Any]], Crowd]
+    gather: Callable[[Iterable[Any]], Crowd]
 
 
 class Kind(NamedTuple):
@@ -113,7 +117,7 @@ class Cohort:
         self._loop = loop
         self._on_empty = on_empty
         self._members: dict[Member, Sink] = {}
-        self._crowd: Crowd | None = None  # the members' connections, all of them open
+        self._crowd: Crowd | None = None  # the members' connections
         self._position = tail.position
         self._joining: dict[Member, tuple[Sink, float]] = {}
         self._quiet_until = 0.0  # the throttle's window, in the loop's time
@@ -206,8 +210,10 @@ class Cohort:
     def _hand_out(self, frames: bytes, before: Position) -> None:
         crowd, full = self._crowd, list[Member]()
         if crowd is None or not crowd.is_as_it_was:
-            full = [member for member, sink in self._members.items() if not sink.is_open]
-            crowd = self._kind.way.gather([it for it in self._members.values() if it.is_open])
+            crowd = self._kind.way.gather(self._members.values())
+            if crowd.full:
+                sinks = set(crowd.full)
+                full = [member for member, sink in self._members.items() if sink in sinks]
         crowd.write(frames)
         self._tail.handed_over(
             before.offset,

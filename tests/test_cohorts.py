@@ -108,11 +108,12 @@ class Reader:
 
 
 class Crowd:
-    """Connections that were open when they were gathered."""
+    """Connections; those that are open when they are gathered are written to."""
 
     def __init__(self, sinks):
-        assert all(each.is_open for each in sinks)
-        self._sinks = sinks
+        sinks = list(sinks)
+        self.full = [each for each in sinks if not each.is_open]
+        self._sinks = [each for each in sinks if each.is_open]
 
     @property
     def is_as_it_was(self):

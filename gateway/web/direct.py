@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from asyncio.transports import BaseTransport, Transport
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,12 +35,12 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     """The protocol; itself the sink that it puts into the scope.
 
     Attributes:
-        is_clear: Nothing waits to be taken by the system.
+        is_clear: It is open, and nothing waits to be taken by the system.
         write: The transport's.
         socket: File descriptor to write to while it is clear; -1 if only the transport may.
     """
 
-    is_clear = True
+    is_clear = False
     write: Callable[[bytes], None]
     socket = -1
     _is_accepted = False
@@ -94,6 +94,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if type_ == "websocket.accept" and not self.transport.is_closing():
             self._is_accepted = True
+            self.is_clear = self.writable.is_set()
             self._forget_greeting()
 
     @property
@@ -122,7 +123,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         del self.request, self.response
 
     def _shut(self) -> None:
-        self._is_accepted = False
+        self.is_clear = self._is_accepted = False
         _changes.count += 1
 
     def pause_writing(self) -> None:
@@ -134,7 +135,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         """See asyncio."""
         super().resume_writing()
-        self.is_clear = True
+        self.is_clear = self._is_accepted
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio. The system may give the descriptor away as soon as this is over."""
@@ -240,21 +241,33 @@ class _Changes:
 _changes = _Changes()
 
 
-class OpenCrowd:
-    """Open connections that are handed the same bytes, by as few system calls as can be.
+class DirectCrowd:
+    """Connections that are handed the same bytes, by as few system calls as can be.
 
     Args:
-        sinks: All of them open.
+        sinks: Looked at once.
+
+    Attributes:
+        full: See `gateway.cohorts.Crowd`.
     """
 
-    def __init__(self, sinks: Sequence[DirectProtocol]) -> None:
+    def __init__(self, sinks: Iterable[DirectProtocol]) -> None:
         self._changes = _changes.count
-        self._is_clear = all(it.is_clear for it in sinks)
-        self._bulk = bulk() if len(sinks) >= LEAST else None
-        self._sinks = [it for it in sinks if self._bulk and it.is_clear and it.socket >= 0]
-        self._sockets = array("i", [it.socket for it in self._sinks])
-        direct = set(self._sinks)
-        self._others = [it for it in sinks if it not in direct]
+        self._direct: list[DirectProtocol] = []
+        self._sockets = array("i")
+        self._others: list[DirectProtocol] = []
+        self.full: list[DirectProtocol] = []
+        self._is_clear = True
+        for each in sinks:  # of thousands: the usual ones first, and nothing twice
+            if each.is_clear and each.socket >= 0:
+                self._direct.append(each)
+                self._sockets.append(each.socket)
+            else:
+                self._is_clear = self._is_clear and each.is_clear
+                (self._others if each.is_open else self.full).append(each)
+        self._bulk = bulk() if len(self._direct) >= LEAST else None
+        if self._bulk is None:
+            self._others += self._direct
 
     @property
     def is_as_it_was(self) -> bool:
@@ -262,12 +275,12 @@ class OpenCrowd:
         return self._is_clear and self._changes == _changes.count
 
     def write(self, frames: bytes) -> None:
-        """Hand bytes over to each."""
+        """Hand bytes over to each that is not full."""
         for sink in self._others:
             sink.write(frames)
         if self._bulk is not None:
             for which, taken in self._bulk.write(self._sockets, frames):
-                self._sinks[which].write(frames[taken:])
+                self._direct[which].write(frames[taken:])
 
 
 def sink_of(websocket: WebSocket) -> DirectProtocol | None:
@@ -297,4 +310,4 @@ def frame_of(text: str) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
-DIRECT = Way(frame_of, OpenCrowd)
+DIRECT = Way(frame_of, DirectCrowd)
