@@ -17,6 +17,7 @@ from benchmarks.figures import Effort, Figure, interleaved, median, number
 from benchmarks.machine import described, prepare, progress
 from benchmarks.peers.servers import BY_NAME, FLOOR, HERE_FULL, NCHAN, PLAIN
 from benchmarks.stores import (
+    append_begun,
     append_many_streams,
     append_one_at_a_time,
     append_pipelined,
@@ -145,10 +146,12 @@ def latency(effort: Effort) -> Iterator[Row]:
 
 
 def appends(effort: Effort) -> Iterator[Row]:
-    """Durable appends into SQLite."""
+    """Durable appends into SQLite: awaited, and begun as a gateway does it, without a task each."""
     store = {
         "one stream, 1,000 under way, full": (append_pipelined, FULL, 100_000),
         "one stream, 1,000 under way, normal": (append_pipelined, NORMAL, 150_000),
+        "one stream, 1,000 begun, full": (append_begun, FULL, 100_000),
+        "one stream, 1,000 begun, normal": (append_begun, NORMAL, 150_000),
         "10,000 streams, full": (append_many_streams, FULL, 50_000),
         "through the SDK, full": (append_through_sdk, FULL, 0),
         "one in flight, full": (append_one_at_a_time, FULL, 0),
