@@ -186,7 +186,7 @@ async def test_what_was_begun_in_the_turn_in_which_a_store_closes_is_done(tmp_pa
     outcomes = []
     store.begin_append(path_data("a", "g"), [b"1"], outcomes.append)
     writer, store._writer = store._writer, None
-    writer.stop()  # before the loop has had its turn
+    await writer.stop()  # before the loop has had its turn
     await until(lambda: outcomes)
     assert outcomes[0].offset == 0
     await store.close()

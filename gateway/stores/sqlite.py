@@ -161,7 +161,7 @@ class SqliteStore:
         writer, self._writer = self._writer, None
         readers, self._readers = self._readers, None
         if writer is not None:
-            await asyncio.to_thread(writer.stop)
+            await writer.stop()
         if readers is not None:
             await asyncio.to_thread(readers.stop)
         self._tails.clear()
@@ -426,11 +426,11 @@ class _WriterThread:
         """Whether anything was committed since the file got its name."""
         return self._transactions.has_written
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Do what was submitted, then end."""
-        self._hand_over()
+        self._hand_over()  # here on the loop, as always: from a thread it might run beside itself
         self._queue.put(None)
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:
         is_stopping = False

@@ -20,10 +20,10 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, RequestResponseCycle
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from gateway.web.cutting import EXTENSION, CuttingProtocol
-from gateway.web.durable_streams.endpoints import Answer
+from gateway.web.durable_streams.endpoints import PREFIX, Answer
 from gateway.web.whole import Head, read_head
 
-BEGINS = b"POST /v1/stream/"
+BEGINS = b"POST " + PREFIX.encode()
 KNOWN_BYTES = 2 << 10  # of a head that is kept for as long as its connection
 HELD_S = 1.0  # a head waits so long for its body before the application hears of it
 
