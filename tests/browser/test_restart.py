@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from reflex_app import SECRET
+from worker import FIRST
 
 pytestmark = [
     pytest.mark.browser,
@@ -57,7 +58,10 @@ async def test_a_page_sees_each_record_of_a_worker_once_across_a_killed_backend(
     page.tolerate(*LOST, NOT_OVER_HTTP)
     # What comes over plain HTTP, while the gateway is away for long, could not be looked at here.
     await page.page.route("**/v1/events", lambda route: route.abort())
-    await page.until_lines("progress", 20)
+    await page.until_lines("progress", FIRST)
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+    await page.until_lines("progress", FIRST + 10)
 
     demo.backend.kill()
     await page.until_shown("reconnecting, nothing will be missed")
@@ -69,7 +73,7 @@ async def test_a_page_sees_each_record_of_a_worker_once_across_a_killed_backend(
 
     await page.until_status("completed")
     await page.until_lines("progress", count)
-    assert 20 <= seen + 1 < count  # the kill came in the middle
+    assert FIRST + 10 <= seen + 1 < count  # the kill came in the middle
     kept = await demo.observer.records(run_id, "progress")
     assert [record["data"]["number"] for record in kept] == list(range(count))
     assert await page.lines("progress") == kept[-50:]

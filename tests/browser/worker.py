@@ -1,7 +1,8 @@
 """A worker beside the gateway: it appends numbered records through `REALTIME_URL`.
 
-It goes on until a line on its standard input says how many more there are to be, and prints the
-id of its run first and the number of its records last.
+It prints the id of its run, appends `FIRST` records, and waits for a line on its standard input.
+Then it appends until a second line says how many more there are to be, and prints the number of
+its records last.
 """
 
 import asyncio
@@ -12,12 +13,16 @@ from gateway import streams, task
 
 progress = streams.define("progress", dict[str, int])
 INTERVAL_S = 0.05
+FIRST = 20  # fewer than a page shows of a stream, so that one that opens late gets them all
 
 
 @task
 async def count_up() -> int:
-    asked = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
     number = 0
+    while number < FIRST:
+        number = await _append(number)
+    await asyncio.to_thread(sys.stdin.readline)
+    asked = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
     while not asked.done():
         number = await _append(number)
     for _ in range(int(asked.result())):
@@ -39,4 +44,5 @@ async def main() -> None:
         print(result.output, flush=True)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
