@@ -1,16 +1,21 @@
 """How streams of paths are kept: over each store, with a clock of the test's own."""
 
 import asyncio
+from urllib.parse import urlsplit
 
 import pytest
+from redis_serving import fresh_url, shared_server
 from stores import store_of
 
 from gateway.records import Position, Writer, path_config, path_data
+from gateway.sdk.session import opened
+from gateway.stores.redis import RedisStore
 from gateway.web.durable_streams import headers
 from gateway.web.durable_streams.configuration import Fork, encode
 from gateway.web.durable_streams.paths import UNPUBLISHED_MS, Paths
 from gateway.web.durable_streams.refusals import Refused
 from gateway.web.durable_streams.sweeping import REMEMBERED_MS, sweep_step, sweeping_paths
+from tests.faults.proxy import Proxy
 
 TEXT = {"Content-Type": "text/plain"}
 MAX_BYTES = 1 << 20
@@ -205,3 +210,61 @@ async def test_the_sweeper_goes_on_after_a_fault(paths, clock, caplog):
         while (await paths.read("a")).configuration.state == "live":  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     assert "the sweeper of paths failed" in caplog.text
+
+
+# Appends that Redis carries out and whose answer is lost: the store sends them again.
+
+
+@pytest.fixture
+async def broken(clock):
+    """Streams of paths over a Redis store whose answers can be lost."""
+    server = shared_server()
+    proxy = Proxy(server.port)
+    async with proxy.listen() as url:
+        prefix = urlsplit(fresh_url()).query
+        port = urlsplit(url).port
+        async with opened(RedisStore(f"redis://127.0.0.1:{port}/0?{prefix}")) as store:
+            yield proxy, Paths(store, clock)
+
+
+@pytest.mark.parametrize("lost", [b'"state":"live"', b"the first record"])
+async def test_a_stream_is_created_once_when_the_answer_is_lost(broken, lost):
+    proxy, paths = broken
+    proxy.lose_answer_to(lost)
+    _, is_new = await create(paths, "a", b"the first record")
+    assert (proxy.lost, is_new) == (1, True)
+    position, _ = await (await paths.open("a")).tail()
+    assert position.offset == 1
+    assert (await create(paths, "a"))[1] is False
+
+
+async def test_a_stream_is_deleted_once_when_the_answer_is_lost(broken):
+    proxy, paths = broken
+    stream, _ = await create(paths, "a", b"x")
+    proxy.lose_answer_to(b'"state":"absent"')
+    await paths.delete("a")
+    assert proxy.lost == 1
+    assert await status(paths, "a") == 404
+    assert (await paths.store.head(stream.key)).end == "deleted"
+    assert (await create(paths, "a", b"y"))[1] is True
+    assert await status(paths, "a") == 200
+
+
+async def test_a_fork_is_made_once_when_the_answer_to_its_source_is_lost(broken):
+    proxy, paths = broken
+    await create(paths, "a", b"x")
+    proxy.lose_answer_to(b'"forks":')
+    await fork(paths, "b", "a")
+    assert proxy.lost == 1
+    assert len((await paths.read("a")).configuration.forks) == 1
+    proxy.lose_answer_to(b'"state":"live"')  # of the source, when the fork releases it
+    await paths.delete("b")
+    assert proxy.lost == 1 + 1
+    assert (await paths.read("a")).configuration.forks == ()
+
+
+async def test_of_two_deletes_at_one_moment_one_succeeds(paths):
+    await create(paths, "a", b"x")
+    outcomes = await asyncio.gather(paths.delete("a"), paths.delete("a"), return_exceptions=True)
+    assert sorted(type(outcome) for outcome in outcomes if outcome) == [Refused]
+    assert outcomes.count(None) == 1

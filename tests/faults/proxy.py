@@ -16,11 +16,13 @@ class Proxy:
     Attributes:
         bytes_per_s: How fast the gateway's bytes reach the clients; None: as fast as they come.
         taken: How many bytes were taken from the gateway.
+        lost: How many answers were lost; see `lose_answer_to`.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.bytes_per_s: float | None = None
-        self.taken = 0
+        self.taken = self.lost = 0
+        self._needle: bytes | None = None
         self._target = (host, port)
         self._forwarding = asyncio.Event()
         self._forwarding.set()
@@ -38,6 +40,10 @@ class Proxy:
     def speak(self) -> None:
         """Forward again."""
         self._forwarding.set()
+
+    def lose_answer_to(self, needle: bytes) -> None:
+        """Forward the next request with these bytes, and break its connection before the answer."""
+        self._needle = needle
 
     def cut(self, every: int = 1) -> None:
         """Break every connection, or every second, third… of them, at once."""
@@ -77,10 +83,11 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        losing = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, back, is_slow=False))
-                group.create_task(self._pump(there, writer, is_slow=True))
+                group.create_task(self._pump(reader, back, losing, is_slow=False))
+                group.create_task(self._pump(there, writer, losing, is_slow=True))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -90,7 +97,12 @@ class Proxy:
             back.transport.abort()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_slow: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        losing: asyncio.Event,
+        *,
+        is_slow: bool,
     ) -> None:
         while True:
             size = PIECE_BYTES
@@ -100,6 +112,12 @@ class Proxy:
             await self._forwarding.wait()
             if not piece:
                 raise ConnectionResetError("one side has closed")
+            if not is_slow and self._needle is not None and self._needle in piece:
+                self._needle = None
+                losing.set()
+            if is_slow and losing.is_set():
+                self.lost += 1
+                raise ConnectionResetError("the answer is lost")
             if is_slow:
                 self.taken += len(piece)
                 if self.bytes_per_s is not None:

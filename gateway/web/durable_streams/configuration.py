@@ -58,6 +58,7 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
         fork_position: Where that was.
         forked_more: How much was inherited beyond it.
         forks: Streams that inherit from it.
+        change_id: Made new for each change, so that its writer recognizes it in the log.
     """
 
     state: Literal["live", "gone", "absent"]
@@ -75,6 +76,7 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     fork_position: str | None = None
     forked_more: int = 0
     forks: tuple[Fork, ...] = ()
+    change_id: str = ""
 
     @property
     def start(self) -> int:

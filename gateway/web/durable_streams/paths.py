@@ -210,15 +210,23 @@ class Paths:
 
     async def _change(self, entry: Entry, changed: Configuration) -> Entry | None:
         """Append a change; None if another came first."""
+        changed = msgspec.structs.replace(changed, change_id=secrets.token_hex(8))
         writer = Writer("config", 0, entry.version.offset)
         key = path_config(entry.path)
         try:
             done = await self.store.append(key, [encode(changed)], writer=writer)
         except WriterGap:  # it was forgotten meanwhile, with all that was known of it
             return None
+        version = done.position
         if done.duplicate:
-            return None
-        entry = Entry(entry.path, changed, done.position)
+            # Another writer's change has this number, or the store repeated this append after a
+            # broken connection and its first attempt had been committed.
+            page = await self.store.read(key, entry.version, 1)
+            is_ours = bool(page.records) and page.records[0].data == encode(changed)
+            if page.reset or page.gap or not is_ours:
+                return None
+            version = page.position
+        entry = Entry(entry.path, changed, version)
         self._remember(entry)
         return entry
 
@@ -236,7 +244,8 @@ class Paths:
         key = path_data(entry.path, configuration.generation)
         if draft.records or creation.closes:
             end: EndReason | None = "completed" if creation.closes else None
-            await self.store.append(key, draft.records, end=end)
+            writer = Writer(secrets.token_hex(8), 0, 0)  # lets the store repeat the append
+            await self.store.append(key, draft.records, writer=writer, end=end)
         published = await self._change(entry, configuration)
         if published is None:
             await self._clear(entry.path, configuration)
