@@ -15,8 +15,11 @@ from serving import SECRET, environment, gateway_process, new_run, worker_token
 
 from gateway import connect, runs
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable, WriterGap
+from gateway.patches import Operation
 from gateway.records import Position, RunSet, StreamKey, Writer
+from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.session import opened
+from gateway.sdk.writer import StreamWriter
 from gateway.stores.base import RunQuery
 from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
@@ -173,6 +176,39 @@ async def test_a_writer_that_is_ahead_of_what_was_put_back_is_told_so(path, tmp_
         with pytest.raises(WriterGap, match="sent sequence 4; 2 is expected next"):
             await append(store, key, 5, writer=Writer("w", 0, 4))
         assert (await append(store, key, 2, writer=Writer("w", 0, 1))).duplicate
+
+
+async def test_a_worker_goes_on_after_a_restore_and_applies_nothing_twice(path, tmp_path, caplog):
+    url, loop = f"sqlite:{path}?durability=normal", asyncio.get_running_loop()
+    with gateway_process(url, tmp_path) as process:
+        async with opened(RemoteStore(process.url, worker_token)) as store:
+            run = await store.create_run(new_run())
+            key = StreamKey(run.id, "s")
+            appending = StreamWriter(store, key, None, "w", loop)
+            changing = MetadataWriter(store, run.id, "m", loop, {}, flush_s=0)
+
+            async def write(value):
+                receipt = appending.put(b"%d" % value)
+                changing.put(Operation("append", "seen", value), 1)
+                await changing.flush()
+                return await receipt
+
+            for value in range(3):
+                await write(value)
+            await asyncio.to_thread(backup, path, tmp_path / "copy.db")
+            for value in (3, 4):
+                await write(value)
+            await asyncio.to_thread(process.stop)
+            restore(tmp_path / "copy.db", path, force=True)
+            await asyncio.to_thread(process.start)
+            assert await write(5) == 3
+            assert await write(6) == 4
+            await appending.flush()
+            assert (await values_of(store, key))[0] == [0, 1, 2, 5, 6]
+            metadata = (await store.get_run(run.id)).run.metadata
+            assert metadata == {"seen": [0, 1, 2, 5, 6]}
+    assert f"stream {key}: the store has lost records that it had acknowledged" in caplog.text
+    assert f"metadata of run {run.id}: the store has lost changes" in caplog.text
 
 
 async def test_a_backup_holds_all_of_one_moment(path, tmp_path):

@@ -8,13 +8,14 @@ writer's sequence. A batch whose fate is unknown is sent again as it was, until 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gateway.errors import InvalidValue, RealtimeError, WriterFull
+from gateway.errors import InvalidValue, RealtimeError, WriterFull, WriterGap
 from gateway.patches import Operation, carry_out
 from gateway.records import Writer
 from gateway.runs import MAX_METADATA_BYTES
@@ -26,6 +27,8 @@ MAX_BATCH_OPERATIONS = 1000
 MAX_BATCH_BYTES = 2 * MAX_METADATA_BYTES
 ATTEMPTS = 6  # to send a batch, before whoever flushes is told; about 3 s in all
 FIRST_REST_S = 0.2
+
+_log = logging.getLogger("realtime.writer")
 
 
 class _Item(NamedTuple):
@@ -66,7 +69,7 @@ class MetadataWriter:
         self._random = random
         self._lock = threading.Lock()
         self._waiting: deque[_Item] = deque()
-        self._sequence = 0
+        self._epoch = self._sequence = 0
         self._unanswered = 0  # of the first in line: sent, and perhaps carried out
         self._is_draining = False
         self._task: asyncio.Task[None] | None = None
@@ -194,11 +197,22 @@ class MetadataWriter:
             self._settle(1)
 
     async def _patch(self, batch: list[Operation]) -> None:
-        writer = Writer(self._id, 0, self._sequence)
         self._unanswered = len(batch)
         for attempt in range(ATTEMPTS):
+            writer = Writer(self._id, self._epoch, self._sequence)
             try:
                 run = await self._store.patch_run(self._run_id, {}, operations=batch, writer=writer)
+            except WriterGap as error:
+                # The store has forgotten changes that it had acknowledged: a backup was restored,
+                # or a failover lost them. None of this batch was carried out.
+                _log.warning(
+                    "metadata of run %s: the store has lost changes that it had acknowledged (%s); "
+                    "those that wait are sent again",
+                    self._run_id,
+                    error,
+                    extra={"run": self._run_id},
+                )
+                self._epoch, self._sequence = self._epoch + 1, 0
             except RealtimeError as error:
                 if not error.retryable:
                     self._unanswered = 0  # refused: nothing of it happened
