@@ -51,7 +51,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "delayed": frozenset({"queued", "failed", "canceled", "crashed", "expired"}),
     "queued": frozenset({"executing", "failed", "canceled", "crashed", "expired"}),
     "executing": frozenset({"waiting", "queued", "delayed"}) | _WHILE_WORKING,
-    "waiting": frozenset({"executing"}) | _WHILE_WORKING,
+    "waiting": frozenset({"executing", "queued", "delayed"}) | _WHILE_WORKING,
     **_FINAL,
 }
 """From each status, those that may follow. A status may always stay as it is while not final."""
@@ -70,6 +70,7 @@ _FIXED_FIELDS = frozenset(
         "batch_id",
         "created_at",
         "payload",
+        "retry_on_crash",
         "idempotency_key",
         "idempotency_key_expires_at",
     }
@@ -107,6 +108,7 @@ class Run:
     error: RunError | None = None
     attempt: int = 1
     max_attempts: int = 1
+    retry_on_crash: bool = True
     last_error: RunError | None = None
     parent_id: str | None = None
     batch_id: str | None = None
@@ -226,6 +228,8 @@ def _check(run: Run) -> None:
         raise InvalidValue(f"run {run.id}: duration_ms must be a whole number from 0")
     if run.max_duration_s is not None and not _is_number(run.max_duration_s, int | float, least=0):
         raise InvalidValue(f"run {run.id}: max_duration_s must be a number from 0")
+    if not isinstance(run.retry_on_crash, bool):
+        raise InvalidValue(f"run {run.id}: retry_on_crash must be true or false")
     if not isinstance(run.status, str) or run.status not in TRANSITIONS:
         raise InvalidValue(f"run {run.id}: status {run.status!r} is none of {', '.join(STATUSES)}")
     if not isinstance(run.metadata, dict):
@@ -303,6 +307,7 @@ def change(
     """
     if operations and run.is_final:
         raise IllegalTransition(f"run {run.id} has ended ({run.status}); its metadata stays")
+    patch = _without_attempt(run, patch)
     try:
         if operations:
             start = merge_patch(run.metadata, patch.get("metadata", {}))
@@ -311,6 +316,54 @@ def change(
         return apply(run, patch), patch
     except RecursionError:
         raise InvalidValue(f"run {run.id}: the patch is nested too deeply") from None
+
+
+def _without_attempt(run: Run, patch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse a change by an attempt that is over; the current one need not be written down.
+
+    A process that was taken for dead, and comes back, names the attempt that it executes.
+    """
+    attempt: Any = patch.get("attempt")
+    if not _is_number(attempt, int, least=1) or attempt > run.attempt:
+        return patch
+    status = patch.get("status")
+    if attempt < run.attempt or (run.is_executing and status in ("queued", "delayed")):
+        raise IllegalTransition(
+            f"run {run.id} is at attempt {run.attempt}; the change is of attempt {attempt}"
+            + (f" and makes it {status}" if attempt == run.attempt else ", which is over")
+        )
+    return {name: value for name, value in patch.items() if name != "attempt"}
+
+
+def may_retry_crash(run: Run) -> bool:
+    """Whether another attempt follows one that was cut off by the end of its process."""
+    return (
+        run.is_executing
+        and run.retry_on_crash
+        and run.attempt < run.max_attempts
+        and run.cancel_requested_at is None
+    )
+
+
+def retry_patch(
+    run: Run, now_ms: int, error: Mapping[str, str], rest_s: float = 0.0
+) -> dict[str, Any]:
+    """Make the patch that sends a run back to wait for its next attempt.
+
+    Args:
+        run: Whose attempt has failed.
+        now_ms: The time.
+        error: Why it failed.
+        rest_s: How long it rests before the next one.
+
+    Returns:
+        Attempt, error, status and time.
+    """
+    patch: dict[str, Any] = {"attempt": run.attempt + 1, "last_error": dict(error)}
+    if rest_s > 0:
+        due_at = iso_time(now_ms + round(rest_s * 1000))
+        return patch | {"status": "delayed", "delay_until": due_at}
+    return patch | {"status": "queued", "queued_at": iso_time(now_ms)}
 
 
 def end_patch(run: Run, status: str, now_ms: int, **fields: Any) -> dict[str, Any]:

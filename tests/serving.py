@@ -152,7 +152,7 @@ async def working(store: Store | None = None, **runner) -> AsyncIterator[Runtime
         it.runner = Runner(it, owner=owner, **runner)
         tokens.use(SECRET)
         try:
-            await it.runner.recover(tasks.resume)
+            await it.runner.recover(tasks)
             yield it
         finally:
             await it.runner.stop()

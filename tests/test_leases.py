@@ -49,6 +49,19 @@ async def test_a_worker_that_is_gone_leaves_its_unfinished_runs_crashed(store):
     await leases.stop()
 
 
+async def test_the_error_of_a_lost_worker_says_why_attempts_that_are_left_are_not_made(store):
+    leases = Leases(store, lease_s=AT_ONCE_S)
+    run = await store.create_run(new_run(owner="worker_a", max_attempts=3))
+    await store.patch_run(run.id, {"status": "executing"})
+    leases.acquire("worker_a")
+    leases.release("worker_a")
+    await until_status(store, run, "crashed")
+    assert (await store.get_run(run.id)).run.error.message == (
+        "the worker was lost; attempts that are left: 2 of 3, but only a worker makes them"
+    )
+    await leases.stop()
+
+
 async def test_a_worker_with_another_connection_open_is_not_gone(store):
     leases = Leases(store, lease_s=AT_ONCE_S)
     run = await executing_run(store, "worker_a")

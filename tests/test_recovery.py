@@ -11,8 +11,11 @@ from serving import SECRET, Time, environment, new_run, until, working
 import gateway
 from gateway import Retry, current_run, runs, task
 from gateway.sdk import tasks
+from gateway.sdk.session import opened
 from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite import SqliteStore
+
+LONG_AGO = "2026-11-22T12:56:14.000Z"
 
 
 @pytest.fixture
@@ -108,6 +111,97 @@ async def test_what_was_executing_or_waiting_is_crashed(file):
             run = await runs.retrieve(id)
             assert (run.status, run.error.type) == ("crashed", "ProcessDied")
             assert run.duration_ms > 0
+
+
+async def left_executing(file, **fields):
+    """Leave a run of the task `work` as a process that was killed does."""
+    async with opened(store_at(file)) as store:
+        fields = {"task": "work", "owner": "embedded", "payload": {}} | fields
+        run = await store.create_run(new_run(**fields))
+        await store.patch_run(run.id, {"status": "executing"})
+        await store.patch_run(run.id, {"status": "waiting"})
+        return run.id
+
+
+async def test_after_a_crash_a_run_goes_on_with_the_attempts_that_it_has_left(file, caplog):
+    @task(retry=Retry(max_attempts=3))
+    async def work() -> int:
+        return current_run().attempt
+
+    ids = [await left_executing(file, attempt=n, max_attempts=3) for n in (1, 2, 3)]
+    async with working(store_at(file)):
+        ended = [await work.wait(id) for id in ids]
+        assert [(run.status, run.output) for run in ended[:2]] == [
+            ("completed", 2),
+            ("completed", 3),
+        ]
+        assert (ended[2].status, ended[2].error.type) == ("crashed", "ProcessDied")
+        assert (await runs.retrieve(ids[0])).last_error.type == "ProcessDied"
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        f"run {id} (work) was cut off: the process that executed it ended; {then}"
+        for id, then in zip(
+            ids,
+            ["attempt 2 of 3 follows", "attempt 3 of 3 follows", "it is marked crashed"],
+            strict=True,
+        )
+    ]
+
+
+@pytest.mark.parametrize("fields", [{"retry_on_crash": False}, {"cancel_requested_at": LONG_AGO}])
+async def test_a_run_that_must_not_be_executed_twice_is_crashed_by_a_crash(file, fields):
+    @task(retry=Retry(max_attempts=3, on_crash=False))
+    async def work() -> None: ...
+
+    id = await left_executing(file, max_attempts=3, **fields)
+    async with working(store_at(file)):
+        assert (await runs.retrieve(id)).status == "crashed"
+        handle = await work.options(delay_s=60).trigger()
+        run = await runs.retrieve(handle.id)
+        assert (run.max_attempts, run.retry_on_crash) == (3, False)
+
+
+async def test_a_run_that_was_cut_off_and_whose_task_is_gone_is_crashed(file):
+    id = await left_executing(file, task="gone", max_attempts=3)
+    async with working(store_at(file)):
+        run = await runs.retrieve(id)
+        assert (run.status, run.attempt) == ("crashed", 1)
+        assert "this one knows no task 'gone'" in run.error.message
+
+
+@pytest.mark.parametrize(
+    ("retry", "owner", "then"),
+    [
+        (Retry(max_attempts=2), "embedded", "attempt 2 of 2 follows"),
+        (Retry(max_attempts=2), "worker_1", "it is marked crashed"),
+        (Retry(max_attempts=2, on_crash=False), "embedded", "it is marked crashed"),
+        (Retry(max_attempts=1), "embedded", "it is marked crashed"),
+    ],
+)
+async def test_what_a_stop_or_a_hot_reload_cuts_off_is_logged_and_goes_on_in_the_next_process(
+    file, caplog, retry, owner, then
+):
+    @task(retry=retry)
+    async def work() -> int:
+        if current_run().attempt == 1:
+            await asyncio.Event().wait()
+        return current_run().attempt
+
+    async with working(store_at(file), owner=owner):
+        handle = await work.trigger()
+        await until_status(handle.id, "executing")
+    (record,) = [each for each in caplog.records if "was cut off" in each.getMessage()]
+    assert record.levelname == "WARNING" and record.run == handle.id and record.task == "work"
+    assert record.getMessage() == (
+        f"run {handle.id} (work) was cut off: the process that executed it was stopped; {then}"
+    )
+    async with working(store_at(file)):
+        result = await work.wait(handle.id)
+        if "follows" in then:
+            assert (result.status, result.output) == ("completed", 2)
+            assert (await runs.retrieve(handle.id)).last_error.type == "ProcessStopped"
+        else:
+            assert (result.status, result.error.type) == ("crashed", "ProcessStopped")
 
 
 async def test_a_worker_that_stops_leaves_nothing_queued():

@@ -18,7 +18,9 @@ from gateway.runs import (
     RunError,
     RunIds,
     apply,
+    change,
     iso_time,
+    may_retry_crash,
     merge_patch,
     new_run_id,
 )
@@ -51,6 +53,8 @@ ALLOWED = {
     ("executing", "delayed"),
     ("executing", "timed_out"),
     ("waiting", "timed_out"),
+    ("waiting", "queued"),
+    ("waiting", "delayed"),
 }
 PAIRS = [(before, after) for before in STATUSES for after in STATUSES]
 
@@ -94,6 +98,44 @@ def test_nothing_of_a_final_run_changes(status):
     for patch in ({}, {"metadata": {"a": 1}}, {"output": 1}, {"status": status}):
         with pytest.raises(IllegalTransition):
             apply(new_run(status=status), patch)
+
+
+def test_a_change_by_an_attempt_that_is_over_is_refused_and_the_current_one_leaves_no_trace():
+    run = new_run(status="executing", attempt=2, max_attempts=3)
+    for late in ({"status": "completed", "output": 1}, {"status": "delayed"}, {"owner": "a"}, {}):
+        with pytest.raises(IllegalTransition, match="is at attempt 2; the change is of attempt 1"):
+            change(run, {"attempt": 1, **late})
+    with pytest.raises(IllegalTransition, match="is of attempt 1"):
+        change(run, {"attempt": 1}, [{"op": "set", "key": "a", "value": 1}])
+    for again in ("queued", "delayed"):  # the retry that another process has made already
+        with pytest.raises(IllegalTransition, match=f"is of attempt 2 and makes it {again}"):
+            change(run, {"attempt": 2, "status": again})
+    after, patch = change(run, {"attempt": 2, "status": "completed"})
+    assert (after.status, after.attempt, patch) == ("completed", 2, {"status": "completed"})
+    after, patch = change(run, {"attempt": 3, "status": "queued"})
+    assert (after.attempt, patch) == (3, {"attempt": 3, "status": "queued"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"status": "waiting"}, True),
+        ({"status": "queued"}, False),
+        ({"attempt": 3}, False),
+        ({"retry_on_crash": False}, False),
+        ({"cancel_requested_at": "2026-11-22T12:56:14.123Z"}, False),
+    ],
+)
+def test_a_run_that_was_cut_off_goes_on_if_it_has_attempts_left(fields, expected):
+    run = new_run(**({"status": "executing", "attempt": 2, "max_attempts": 3} | fields))
+    assert may_retry_crash(run) is expected
+
+
+def test_a_run_of_before_that_does_not_say_so_goes_on_after_a_crash():
+    wire = new_run().to_wire()
+    del wire["retry_on_crash"]
+    assert Run.from_wire(wire).retry_on_crash is True
 
 
 @pytest.mark.parametrize(

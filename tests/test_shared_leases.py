@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from redis_serving import fresh_url
 
-from gateway import runs, task
+from gateway import Retry, runs, task
 from gateway.errors import StoreUnavailable
 from gateway.sdk.adopting import settle
 from gateway.sdk.keeper import BEATS, Keeper, new_node
@@ -56,8 +56,8 @@ class Known:
         return True
 
 
-async def executing_run(store, owner, status="executing"):
-    run = await store.create_run(new_run(owner=owner))
+async def executing_run(store, owner, status="executing", **fields):
+    run = await store.create_run(new_run(owner=owner, **fields))
     for each in dict.fromkeys(("executing", status)):
         await store.patch_run(run.id, {"status": each})
     return run.id
@@ -138,6 +138,58 @@ async def test_what_a_gateway_executed_is_crashed_and_what_it_had_queued_goes_on
         assert "gateway" in run.error.message
     assert (await store.get_run(delayed.id)).run.owner == "node_b"
     assert [await status_of(store, id) for id in (ended, others)] == ["completed", "executing"]
+
+
+async def test_what_a_gateway_executed_goes_on_elsewhere_if_it_has_attempts_left(store):
+    fields = {"owner": DEAD, "max_attempts": 2}
+    lost = [await executing_run(store, status=each, **fields) for each in ("executing", "waiting")]
+    others = [
+        await executing_run(store, owner=DEAD),
+        await executing_run(store, attempt=2, **fields),
+        await executing_run(store, retry_on_crash=False, **fields),
+    ]
+    keeper, known = Keeper(store, "node_b", LEASE_S), Known("test")
+    assert await settle(keeper, DEAD, Known(), is_last_try=False) == (3, 0, 2)
+    assert [await status_of(store, id) for id in others] == ["crashed"] * 3
+    assert await settle(keeper, DEAD, known, is_last_try=False) == (0, 2, 0)
+    assert known.started == lost
+    for id in lost:
+        run = (await store.get_run(id)).run
+        assert (run.status, run.attempt, run.owner) == ("queued", 2, "node_b")
+        assert run.last_error.message == "the gateway that executed it is gone"
+
+
+async def test_what_a_gateway_executed_is_crashed_when_nobody_knows_its_task_for_long(store):
+    id = await executing_run(store, owner=DEAD, max_attempts=2)
+    keeper = Keeper(store, "node_b", LEASE_S)
+    assert await settle(keeper, DEAD, Known(), is_last_try=True) == (1, 0, 0)
+    run = (await store.get_run(id)).run
+    assert (run.attempt, "no gateway knows the task" in run.error.message) == (1, True)
+
+
+async def test_a_gateway_that_was_taken_for_dead_stops_and_changes_nothing_of_the_next_attempt():
+    url = fresh_url()
+    async with stores(url=url) as other:
+        stopped, go_on = asyncio.Event(), asyncio.Event()
+
+        @task(retry=Retry(max_attempts=2))
+        async def work() -> str:
+            try:
+                await go_on.wait()
+            finally:
+                stopped.set()
+
+        node, known = new_node(), Known("work")
+        async with working(RedisStore(url), owner=node):
+            handle = await work.trigger()
+            async for run in runs.subscribe(handle.id):
+                if run.status == "executing":
+                    break
+            settled = await settle(Keeper(other, "node_b", LEASE_S), node, known, is_last_try=False)
+            assert (settled.adopted, known.started) == (1, [handle.id])
+            await asyncio.wait_for(stopped.wait(), DEADLINE_S)
+        run = (await other.get_run(handle.id)).run
+        assert (run.status, run.attempt, run.owner) == ("queued", 2, "node_b")
 
 
 async def test_what_two_gateways_take_over_at_once_starts_on_one_of_them():

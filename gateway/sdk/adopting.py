@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from gateway.errors import IllegalTransition, RunNotFound, StoreUnavailable
-from gateway.runs import Run, end_patch
+from gateway.runs import Run, may_retry_crash
+from gateway.sdk import cut_off
 from gateway.sdk.keeper import Keeper, is_node
-from gateway.sdk.runner import died, unfinished
+from gateway.sdk.runner import Tasks, unfinished
 from gateway.stores.base import system_clock_ms
 
 TRY_AGAIN_S = 0.5  # after the store could not be asked
-
-
-class Tasks(Protocol):
-    """The tasks of this process; the module `gateway.sdk.tasks` is one."""
-
-    def is_known(self, task_id: str) -> bool:
-        """Whether a task is defined here."""
-
-    def resume(self, run: Run) -> bool:
-        """Start a run that nobody executes."""
 
 
 class Settled(NamedTuple):
@@ -43,40 +34,61 @@ async def settle(
 ) -> Settled:
     """Judge the unfinished runs of an owner that is gone.
 
-    What a gateway had queued is taken over here if its task is known here; what was executing, and
-    everything of a worker, is marked crashed. Any number of gateways may do this at once.
+    If its task is known here, a run that a gateway had queued is taken over, and so is the next
+    attempt of one that it executed, if there is one. What has no attempt left, and everything of a
+    worker, is marked crashed. Any number of gateways may do this at once.
 
     Args:
         keeper: Of this process.
         owner: Who is gone.
         tasks: Those known here.
-        is_last_try: Mark crashed what is queued and known to nobody either.
+        is_last_try: Mark crashed what is known to nobody either.
         clock_ms: Gives the time.
     """
     crashed = adopted = left = 0
     for run in reversed([run async for run in unfinished(keeper.store, owner)]):  # oldest first
-        if run.is_queued and is_node(owner) and tasks.is_known(run.task):
-            taken = await _take(keeper, run, owner)
+        if not (is_node(owner) and (run.is_queued or may_retry_crash(run))):
+            crashed += await _crash(keeper, run, owner, _why(run, owner), clock_ms)
+        elif tasks.is_known(run.task):
+            taken = await _take(keeper, run, owner, clock_ms)
             if taken is None:
                 continue  # another gateway has it
             if taken.is_queued:
                 adopted += tasks.resume(taken)
-                continue
-            run, was = taken, keeper.owner  # it had begun just before
-        elif run.is_queued and is_node(owner) and not is_last_try:
-            left += 1
-            continue
+            else:  # it had begun just before
+                why = _why(taken, owner)
+                crashed += await _crash(keeper, taken, keeper.owner, why, clock_ms)
+        elif is_last_try:
+            why = f"its owner is gone, and no gateway knows the task {run.task!r}"
+            crashed += await _crash(keeper, run, owner, why, clock_ms)
         else:
-            was = owner
-        crashed += await _crash(keeper, run, was, clock_ms)
+            left += 1
     return Settled(crashed, adopted, left)
 
 
-async def _take(keeper: Keeper, run: Run, owner: str) -> Run | None:
-    """Make a run this process's; None if another one was first."""
+def _why(run: Run, owner: str) -> str:
+    if is_node(owner):
+        return "the gateway that executed it is gone"
+    return "the worker that executed it is gone" + cut_off.unused(run)
+
+
+async def _take(keeper: Keeper, run: Run, owner: str, clock_ms: Callable[[], int]) -> Run | None:
+    """Make a run, or its next attempt, this process's; None if another one was first."""
+    taken = await _patch(keeper, run, {"owner": keeper.owner}, owner)
+    if taken is None or not may_retry_crash(taken):
+        return taken
+    why = _why(taken, owner)
+    patch = cut_off.next_patch(taken, cut_off.died(why), clock_ms())
+    again = await _patch(keeper, taken, patch, keeper.owner)
+    if again is not None:
+        cut_off.log(again, why)
+    return again
+
+
+async def _patch(keeper: Keeper, run: Run, patch: dict[str, Any], owner: str) -> Run | None:
     while True:
         try:
-            taken = await keeper.store.patch_own_run(run.id, {"owner": keeper.owner}, owner)
+            taken = await keeper.store.patch_own_run(run.id, patch, owner)
             if taken is None:  # perhaps by the attempt before, whose answer was lost
                 taken = (await keeper.store.get_run(run.id)).run
             return taken if taken.owner == keeper.owner and not taken.is_final else None
@@ -86,12 +98,14 @@ async def _take(keeper: Keeper, run: Run, owner: str) -> Run | None:
             await asyncio.sleep(TRY_AGAIN_S)
 
 
-async def _crash(keeper: Keeper, run: Run, owner: str, clock_ms: Callable[[], int]) -> bool:
-    why = f"{'the gateway' if is_node(owner) else 'the worker'} that executed it is gone"
-    if run.is_queued:
-        why = f"its owner is gone, and no gateway knows the task {run.task!r}"
-    patch = end_patch(run, "crashed", clock_ms(), error=died(why))
+async def _crash(
+    keeper: Keeper, run: Run, owner: str, why: str, clock_ms: Callable[[], int]
+) -> bool:
+    patch = cut_off.crash_patch(run, cut_off.died(why), clock_ms())
     try:
-        return await keeper.store.patch_own_run(run.id, patch, owner) is not None
+        ended = await keeper.store.patch_own_run(run.id, patch, owner)
     except (IllegalTransition, RunNotFound):
         return False  # it has ended meanwhile
+    if ended is not None:
+        cut_off.log(ended, why)
+    return ended is not None

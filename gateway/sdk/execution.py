@@ -24,7 +24,8 @@ from gateway.errors import (
     RunNotFound,
 )
 from gateway.records import Position
-from gateway.runs import Run, end_patch, iso_time, time_ms
+from gateway.runs import Run, end_patch, iso_time, may_retry_crash, retry_patch, time_ms
+from gateway.sdk import cut_off
 from gateway.sdk.canceling import cancel_children
 from gateway.sdk.executing_time import ExecutingTime
 from gateway.sdk.options import Retry
@@ -39,7 +40,7 @@ _log = logging.getLogger("realtime.runner")
 
 T = TypeVar("T")
 Body = Callable[[Run], Coroutine[Any, Any, Any]]
-StopReason = Literal["canceled", "timed_out", "stopped"]
+StopReason = Literal["canceled", "timed_out", "stopped", "taken"]
 
 
 class Execution:
@@ -73,6 +74,7 @@ class Execution:
         self._stopping = asyncio.Event()
         self._work: asyncio.Task[Any] | None = None
         self._is_alive = False
+        self._is_beginning = False
         self._holds_slot = False
         self._clock = ExecutingTime(
             around.runtime, run.max_duration_s, lambda: self.stop("timed_out")
@@ -84,8 +86,8 @@ class Execution:
         if self._reason is None:
             self._reason = reason
             self._stopping.set()
-            if self._work is None and self._is_alive:  # canceled before, it would never look
-                self.task.cancel()
+            if self._work is None and self._is_alive and not self._is_beginning:
+                self.task.cancel()  # before it is alive, it would never look
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -137,7 +139,7 @@ class Execution:
     async def _not_begun(self) -> None:
         """Judge a run that was stopped before it began, or between two attempts."""
         if self._reason != "canceled" and not self._around.keeps_queued:
-            await self._end("crashed", error=_STOPPED)
+            await self._crash()
 
     async def _become_due(self) -> bool:
         if self.run.status != "delayed":
@@ -175,8 +177,15 @@ class Execution:
         patch = {"status": "executing", "started_at": started_at}
         if self.run.owner != self._around.owner:
             patch["owner"] = self._around.owner  # brought here by a queue
-        if not await self._change(**patch):
-            return False  # canceled while it was queued
+        self._is_beginning = True  # stopped in between, it would be left as executing
+        try:
+            if not await self._change(**patch):
+                return False  # canceled while it was queued
+        finally:
+            self._is_beginning = False
+        if self._reason is not None:
+            await self._end_stopped()
+            return False
         context = Context.of(self.run)
         work = self._work = asyncio.create_task(self._call(context), name=f"task {self.run.id}")
         watch = asyncio.create_task(self._watch())
@@ -245,10 +254,13 @@ class Execution:
             try:
                 async with aclosing(self._store.follow(run_log(self.run.id), after)) as pages:
                     async for page in pages:
-                        patches = (orjson.loads(record.data) for record in page.records)
+                        patches = [orjson.loads(record.data) for record in page.records]
                         if page.end or any(patch.get("cancel_requested_at") for patch in patches):
                             self.stop("canceled")
                             return
+                        owners = [patch["owner"] for patch in patches if "owner" in patch]
+                        if owners and owners[-1] != self._around.owner:
+                            await self._answer()
                         after = page.position
             except RunNotFound:  # deleted before it was followed
                 self.stop("canceled")
@@ -256,6 +268,19 @@ class Execution:
             except RealtimeError as error:
                 self._log.warning("run %s: its log cannot be followed: %s", self.run.id, error)
             await asyncio.sleep(WATCH_AGAIN_S)
+
+    async def _answer(self) -> None:
+        """Stop if another process executes the run; if it only asks for it, keep it.
+
+        See `redelivery`: that process took this one for dead, or was brought the run a second time.
+        """
+        run = (await self._store.get_run(self.run.id)).run
+        if run.owner == self._around.owner or run.is_final:
+            return  # a change of before this attempt
+        try:
+            await self._patch({"owner": self._around.owner})
+        except IllegalTransition:
+            self.stop("taken")
 
     def _run_clock(self) -> None:
         if self._reason is None:
@@ -297,12 +322,7 @@ class Execution:
             rest_s,
             exc_info=failure,
         )
-        patch: dict[str, Any] = {"attempt": attempt + 1, "last_error": _error_of(failure)}
-        if rest_s > 0:
-            due_at = iso_time(self._now_ms() + round(rest_s * 1000))
-            patch |= {"status": "delayed", "delay_until": due_at}
-        else:
-            patch |= {"status": "queued", "queued_at": self._now()}
+        patch = retry_patch(self.run, self._now_ms(), _error_of(failure), rest_s)
         if self._rests_with is not None:
             patch["owner"] = self._rests_with
         if not await self._change(**patch):
@@ -319,18 +339,38 @@ class Execution:
             why = f"it executed for more than {limit}"
             await self._end("timed_out", error=_error("TimedOut", why))
         elif self._reason == "stopped":
-            await self._end("crashed", error=_STOPPED)
+            await self._cut_off()
+        elif self._reason == "taken":
+            self._log.warning(
+                "run %s (%s): attempt %d stops here: another process has taken the run over",
+                self.run.id,
+                self.run.task,
+                self.run.attempt,
+            )
         else:
             await self._end_canceled()
+
+    async def _cut_off(self) -> None:
+        """Leave the next attempt to the next process, where it can go on; else this is the end."""
+        if not (self._around.keeps_queued and may_retry_crash(self.run)):
+            await self._crash()
+        elif await self._change(**cut_off.next_patch(self.run, cut_off.STOPPED, self._now_ms())):
+            cut_off.log(self.run, cut_off.STOPPED["message"])
+
+    async def _crash(self) -> None:
+        if await self._end("crashed", error=dict(cut_off.STOPPED)):
+            cut_off.log(self.run, cut_off.STOPPED["message"])
 
     async def _end_canceled(self) -> None:
         # Those that it triggered after the cancellation was asked for were not reached by it.
         await self._keep(lambda: cancel_children(self._around.runtime, self.run.id))
         await self._end("canceled")
 
-    async def _end(self, status: str, **fields: Any) -> None:
-        if not await self._change(**end_patch(self.run, status, self._now_ms(), **fields)):
+    async def _end(self, status: str, **fields: Any) -> bool:
+        is_kept = await self._change(**end_patch(self.run, status, self._now_ms(), **fields))
+        if not is_kept:
             self._log.info("run %s had ended already, or was deleted", self.run.id)
+        return is_kept
 
     async def _change(self, **patch: Any) -> bool:
         """Change the run; false if it has ended, or was deleted, meanwhile."""
@@ -341,6 +381,8 @@ class Execution:
         return True
 
     async def _patch(self, patch: dict[str, Any]) -> Run:
+        # Refused if a later attempt has begun elsewhere.
+        patch = {"attempt": self.run.attempt, **patch}
         shared = self._around.taken_from
         if shared is None or self.run.owner != self._around.owner:
             return await self._store.patch_run(self.run.id, patch)
@@ -372,6 +414,3 @@ def _error_of(failure: BaseException) -> dict[str, str]:
 
 def _error(type_: str, message: str) -> dict[str, str]:
     return {"type": type_, "message": message[:MAX_ERROR_CHARACTERS]}
-
-
-_STOPPED = _error("ProcessStopped", "the process that executed it was stopped")

@@ -45,6 +45,7 @@ class MetadataWriter:
         writer_id: Makes repeats harmless.
         loop: The runtime's event loop.
         known: The metadata as far as it is known.
+        attempt: Of the run, that writes: refused once a later one has begun. None: another run's.
         flush_s: How long operations gather.
         random: Gives a number from 0 to 1.
     """
@@ -56,6 +57,7 @@ class MetadataWriter:
         writer_id: str,
         loop: asyncio.AbstractEventLoop,
         known: Mapping[str, Any],
+        attempt: int | None = None,
         *,
         flush_s: float = FLUSH_S,
         random: Callable[[], float] = random.random,
@@ -65,6 +67,7 @@ class MetadataWriter:
         self._id = writer_id
         self._loop = loop
         self._known = known
+        self._patch_fields = {} if attempt is None else {"attempt": attempt}
         self._flush_s = flush_s
         self._random = random
         self._lock = threading.Lock()
@@ -201,7 +204,9 @@ class MetadataWriter:
         for attempt in range(ATTEMPTS):
             writer = Writer(self._id, self._epoch, self._sequence)
             try:
-                run = await self._store.patch_run(self._run_id, {}, operations=batch, writer=writer)
+                run = await self._store.patch_run(
+                    self._run_id, self._patch_fields, operations=batch, writer=writer
+                )
             except WriterGap as error:
                 # The store has forgotten changes that it had acknowledged: a backup was restored,
                 # or a failover lost them. None of this batch was carried out.

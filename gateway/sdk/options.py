@@ -30,6 +30,9 @@ class Retry:
         max_s: The longest rest, in seconds.
         factor: How much longer each rest is than the one before.
         jitter: Whether chance has a part in it.
+        on_crash: Whether an attempt counts as failed, and is followed by the next one, when its
+            process dies, restarts or is reloaded. The next one then begins without a rest, and
+            what the function did before is done again: False for what must not happen twice.
 
     Raises:
         InvalidValue: a number that cannot work; names it.
@@ -40,10 +43,13 @@ class Retry:
     max_s: float = 30.0
     factor: float = 2.0
     jitter: bool = True
+    on_crash: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.max_attempts, bool) or not 1 <= self.max_attempts <= 1000:
             raise InvalidValue(f"max_attempts is {self.max_attempts!r}; it goes from 1 to 1000")
+        if not isinstance(self.on_crash, bool):
+            raise InvalidValue(f"on_crash is {self.on_crash!r}; it is True or False")
         if not 0 <= self.min_s <= self.max_s <= MAX_SECONDS:
             raise InvalidValue(
                 f"min_s is {self.min_s!r} and max_s {self.max_s!r}; it is 0 <= min_s <= max_s"
@@ -114,6 +120,7 @@ class Options:
             "expires_at": _after(due_ms, self.ttl_s),
             "max_duration_s": self.max_duration_s,
             "max_attempts": self.retry.max_attempts,
+            "retry_on_crash": self.retry.on_crash,
             "tags": list(self.tags),
             "metadata": dict(self.metadata or {}),
             "idempotency_key": self.idempotency_key,

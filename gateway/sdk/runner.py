@@ -11,10 +11,11 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.errors import IllegalTransition
-from gateway.runs import Run, end_patch
+from gateway.runs import Run, may_retry_crash
+from gateway.sdk import cut_off
 from gateway.sdk.canceling import UNFINISHED
 from gateway.sdk.execution import Body, Execution
 from gateway.sdk.keeper import is_node
@@ -27,6 +28,16 @@ from gateway.stores.shared import SharedStore
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store
 CANCEL_GRACE_S = 10.0  # for the `finally` blocks of a canceled function
 STOP_GRACE_S = 3.0  # the same, when the process stops
+
+
+class Tasks(Protocol):
+    """The tasks of this process; the module `gateway.sdk.tasks` is one."""
+
+    def is_known(self, task_id: str) -> bool:
+        """Whether a task is defined here."""
+
+    def resume(self, run: Run) -> bool:
+        """Start a run that nobody executes; false if its task is not known here."""
 
 
 class Runner:
@@ -71,27 +82,33 @@ class Runner:
         self._around_brought = replace(self._around, slots=asyncio.Semaphore(sys.maxsize))
         self._executions: dict[str, Execution] = {}
 
-    async def recover(self, resume: Callable[[Run], bool]) -> int:
+    async def recover(self, tasks: Tasks) -> int:
         """Judge what this owner's last process left unfinished.
 
-        What had not begun, or was resting before its next attempt, starts again if its task is
-        known; everything else is marked crashed.
+        If its task is known, a run that had not begun starts again, and one that was executing
+        goes on with its next attempt if it has one. Everything else is marked crashed.
 
         Args:
-            resume: Starts a run; false if its task is not known here.
+            tasks: Those known here.
 
         Returns:
             How many runs were marked.
         """
+        store, clock_ms = self._runtime.store, self._runtime.clock_ms
         marked = 0
-        left = [run async for run in unfinished(self._runtime.store, self.owner)]
+        left = [run async for run in unfinished(store, self.owner)]
         for run in reversed(left):  # the oldest first
-            if run.is_queued and resume(run):
-                continue
             why = "the process that executed it ended"
-            if run.is_queued:
+            if run.is_queued or may_retry_crash(run):
+                if tasks.is_known(run.task):
+                    if not run.is_queued:
+                        patch = cut_off.next_patch(run, cut_off.died(why), clock_ms())
+                        run = await store.patch_run(run.id, patch)
+                        cut_off.log(run, why)
+                    tasks.resume(run)
+                    continue
                 why = f"the process that kept it ended, and this one knows no task {run.task!r}"
-            marked += await _mark(self._runtime.store, run, why, self._runtime.clock_ms)
+            marked += await _mark(store, run, why, clock_ms)
         return marked
 
     def start(self, run: Run, body: Body, retry: Retry = ONCE) -> None:
@@ -215,7 +232,10 @@ async def unfinished(store: Store, owner: str) -> AsyncIterator[Run]:
 async def mark_crashed(
     store: Store, owner: str, message: str, clock_ms: Callable[[], int] = system_clock_ms
 ) -> int:
-    """Mark the unfinished runs of an owner that is no more as crashed.
+    """Mark the unfinished runs of a worker that is no more as crashed.
+
+    Also those that have attempts left: no other process executes a worker's runs. A queue that
+    brings a run again has to do so before its worker is given up.
 
     Args:
         store: Where the runs are.
@@ -227,17 +247,13 @@ async def mark_crashed(
         How many runs were marked.
     """
     lost = [run async for run in unfinished(store, owner)]
-    return sum([await _mark(store, run, message, clock_ms) for run in lost])
+    return sum([await _mark(store, run, message + cut_off.unused(run), clock_ms) for run in lost])
 
 
-async def _mark(store: Store, run: Run, message: str, clock_ms: Callable[[], int]) -> bool:
+async def _mark(store: Store, run: Run, why: str, clock_ms: Callable[[], int]) -> bool:
     try:
-        await store.patch_run(run.id, end_patch(run, "crashed", clock_ms(), error=died(message)))
+        patch = cut_off.crash_patch(run, cut_off.died(why), clock_ms())
+        cut_off.log(await store.patch_run(run.id, patch), why)
     except IllegalTransition:
-        return False  # it has ended meanwhile
+        return False  # it has ended meanwhile, or is executed again
     return True
-
-
-def died(message: str) -> dict[str, str]:
-    """Return the error of a run whose process is no more."""
-    return {"type": "ProcessDied", "message": message}

@@ -196,7 +196,8 @@ class Runtime:
             if writer is None:
                 known = context.metadata if run_id == context.id else {}
                 id = secrets.token_urlsafe(12)
-                writer = MetadataWriter(self.store, run_id, id, self.loop, known)
+                attempt = context.attempt if run_id == context.id else None
+                writer = MetadataWriter(self.store, run_id, id, self.loop, known, attempt)
                 self._metadata_writers[run_id, context.id] = writer
         return writer
 

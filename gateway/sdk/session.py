@@ -57,7 +57,7 @@ async def serve_runtime(
         tokens.use(keys, partial(keep_revocation, store))
         try:
             if owner == EMBEDDED_OWNER:
-                await here.recover(tasks.resume)
+                await here.recover(tasks)
             elif isinstance(store, SharedStore):
                 runtime.keeper = Keeper(store, owner, lease_s)
                 await runtime.keeper.start()

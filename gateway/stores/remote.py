@@ -240,7 +240,8 @@ class RemoteStore:
             return Run.from_wire(msgspec.json.decode((await self._answer(call)).value))
         except IllegalTransition:
             stored = (await self.get_run(run_id)).run
-            if call.was_repeated and stored.status == patch.get("status"):
+            is_attempt = stored.attempt == patch.get("attempt", stored.attempt)
+            if call.was_repeated and is_attempt and stored.status == patch.get("status"):
                 return stored  # the first try's answer was lost on the way
             raise
 

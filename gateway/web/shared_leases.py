@@ -13,10 +13,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.errors import RealtimeError
-from gateway.sdk.adopting import Tasks, settle
+from gateway.sdk.adopting import settle
 from gateway.sdk.canceling import UNFINISHED
 from gateway.sdk.keeper import BEATS, Keeper
 from gateway.sdk.queues import has_lease
+from gateway.sdk.runner import Tasks
 from gateway.stores.base import RunQuery
 from gateway.stores.shared import Lapsed
 
