@@ -69,7 +69,7 @@ def _execute(self: Any, run_id: str) -> Any:
     run = _carry_out(run_id)
     if run.is_queued:
         _send_again(self, run)
-    if run.is_canceled:
+    if run.is_canceled or run.is_executing:  # by another worker, which is alive
         raise Ignore
     if not run.is_success:
         why = f"{run.error.type}: {run.error.message}" if run.error else run.status

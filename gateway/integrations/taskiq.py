@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskiq import AsyncBroker, AsyncTaskiqTask
-from taskiq.exceptions import SendTaskError
+from taskiq.exceptions import NoResultError, SendTaskError
 from taskiq.kicker import AsyncKicker
 
 from gateway.errors import QueueUnavailable, RunFailed, RunNotFound
@@ -112,6 +112,8 @@ class TaskiqQueue:
         if run.is_queued:
             await self.holder.hold(run)
             return None
+        if run.is_executing:
+            raise NoResultError  # another worker executes it, and has its result
         if not run.is_success:
             why = f"{run.error.type}: {run.error.message}" if run.error else run.status
             raise RunFailed(f"run {run_id} of {run.task}: {why}")

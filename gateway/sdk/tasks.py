@@ -27,6 +27,7 @@ from gateway.records import check_stream_id
 from gateway.runs import Run, check_metadata
 from gateway.sdk import queues
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
+from gateway.sdk.redelivery import take_over
 from gateway.sdk.results import RunHandle, RunResult
 from gateway.sdk.runner import Runner, waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
@@ -365,7 +366,7 @@ def defined() -> list[Task[..., Any]]:
 
 
 async def carry_out(run_id: str, rests_with: str | None = None) -> Run:
-    """Execute a run that a queue brought here, unless it has ended meanwhile.
+    """Execute a run that a queue brought here, unless it has ended, or executes elsewhere.
 
     Args:
         run_id: Which run.
@@ -378,8 +379,14 @@ async def carry_out(run_id: str, rests_with: str | None = None) -> Run:
         RunNotFound: there is no such run.
         TaskNotFound: its task is not defined here.
     """
-    run = (await runtime().store.get_run(run_id)).run
-    return run if run.is_final else await find_task(run.task).carry_out(run, rests_with)
+    active = runtime()
+    run = (await active.store.get_run(run_id)).run
+    if run.is_final:
+        return run
+    task = find_task(run.task)
+    if run.is_executing and run.owner != _runner(active).owner:
+        run = await take_over(active, run, _runner(active).owner)
+    return await task.carry_out(run, rests_with) if run.is_queued else run
 
 
 def is_known(task_id: str) -> bool:

@@ -17,6 +17,7 @@ app.conf.update(
     broker_transport_options={"polling_interval": 0.02},
     task_annotations={
         "realtime.die": {"acks_late": True, "reject_on_worker_lost": True},
+        "realtime.die-and-retry": {"acks_late": True, "reject_on_worker_lost": True},
         "realtime.limited": {"soft_time_limit": 0.2},
         "realtime.limited-plain": {"soft_time_limit": 0.2},
     },
@@ -163,3 +164,10 @@ def die(flag: str) -> str:
         Path(flag).unlink()
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+@task(runner="celery", retry=Retry(max_attempts=2))
+def die_and_retry(flag: str) -> int:
+    """The same, with attempts of its own."""
+    die(flag)
+    return current_run().attempt

@@ -151,3 +151,13 @@ async def seen_by_a_page(url: str, token: str, run_id: str, stream: str) -> list
             records += frame.get("records", [])
             if frame["type"] == "end":
                 return records
+
+
+async def until_asked_for(run: gateway.Run) -> None:
+    """Wait until another worker has asked for a run that executes, and got its answer."""
+    owners: list[str] = []
+    async for now in runs.subscribe(run.id):
+        owners.append(now.owner)
+        if len(set(owners)) > 1 and now.owner == run.owner:
+            return
+    raise AssertionError(f"nobody asked for run {run.id}: {owners}")

@@ -6,7 +6,15 @@ import signal
 import orjson
 import pytest
 from celery import Celery
-from queue_workers import ended, first, let_go, on_thread, seen_by_a_page, statuses
+from queue_workers import (
+    ended,
+    first,
+    let_go,
+    on_thread,
+    seen_by_a_page,
+    statuses,
+    until_asked_for,
+)
 
 from gateway import runs
 from gateway.errors import ConfigurationError, QueueUnavailable
@@ -128,6 +136,28 @@ async def test_a_task_that_celery_brings_again_goes_on_as_the_same_run(celery, t
     assert run.attempt == 1 and not flag.exists()
     pids = [pid async for pid in celery.numbers.read(run.id)]
     assert len(set(pids)) == 2
+
+
+async def test_a_task_that_celery_brings_again_is_at_its_next_attempt(celery, tmp_path):
+    flag = tmp_path / "flag"
+    flag.touch()
+    result = await celery.die_and_retry.trigger_and_wait(flag=str(flag))
+    assert (result.status, result.output) == ("completed", 2)
+    run = await runs.retrieve(result.run_id)
+    assert "its queue brought it again" in run.last_error.message
+
+
+async def test_a_task_that_celery_brings_twice_is_executed_once(celery, tmp_path):
+    flag = tmp_path / "flag"
+    flag.touch()
+    handle = await celery.nap.trigger(flag=str(flag))
+    pid = await first(celery.numbers, handle.id)
+    run = await runs.retrieve(handle.id)
+    await CeleryQueue(celery.app).put(run)
+    await until_asked_for(run)
+    flag.unlink()
+    assert (await ended(handle.id)).status == "completed"
+    assert [each async for each in celery.numbers.read(handle.id)] == [pid]
 
 
 async def test_what_celery_terminates_is_canceled(celery, tmp_path):

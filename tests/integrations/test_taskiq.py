@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from queue_workers import Shop, ended, first, seen_by_a_page, shop, statuses
+from queue_workers import Shop, ended, first, seen_by_a_page, shop, statuses, until_asked_for
 from taskiq import InMemoryBroker
 from taskiq_lists import ListBroker
 
@@ -159,6 +159,21 @@ async def test_runs_are_canceled_before_and_while_they_execute(taskiq, tmp_path)
     await first(taskiq.numbers, handle.id)
     await runs.cancel(handle.id)
     assert (await ended(handle.id)).status == "canceled"
+
+
+async def test_a_task_that_taskiq_brings_twice_is_executed_once(taskiq, tmp_path):
+    flag = tmp_path / "flag"
+    flag.touch()
+    handle = await taskiq.nap.trigger(flag=str(flag))
+    pid = await first(taskiq.numbers, handle.id)
+    run = await runs.retrieve(handle.id)
+    queue = queues.find("taskiq")
+    for _ in range(4):  # so that another worker has one of them
+        await queue.put(run)
+    await until_asked_for(run)
+    flag.unlink()
+    assert (await ended(handle.id)).status == "completed"
+    assert await values(taskiq.numbers, handle.id) == [pid]
 
 
 async def test_a_worker_that_stops_gives_back_what_it_holds(place, taskiq, tmp_path, monkeypatch):
