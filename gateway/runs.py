@@ -7,8 +7,8 @@
        completed | failed | canceled | crashed | expired | timed_out    (final: nothing follows)
 
 An attempt that failed and is made again goes back to `delayed`, or at once to `queued`. A run's
-changes are a log (`$run`): the first record is the whole run, each later one a JSON merge patch
-(RFC 7396). `apply` folds a patch and is the only judge of whether it may happen.
+changes are a log (`$run`): the first record is the whole run, each later one a change for
+`patches.fold_change`. `apply` folds a patch and is the only judge of whether it may happen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Literal
 import orjson
 
 from gateway.errors import IllegalTransition, InvalidValue, MetadataTooLarge
-from gateway.patches import Operation, carry_out, difference, merge_patch
+from gateway.patches import METADATA_NULLS, Operation, carry_out, difference, fold_change
 from gateway.records import check_run_id
 
 MAX_METADATA_BYTES = 256 << 10  # as JSON: it is part of every snapshot of the run
@@ -260,11 +260,11 @@ def check_metadata(run: Run) -> None:
 
 
 def apply(run: Run, patch: Mapping[str, Any]) -> Run:
-    """Fold a merge patch into a run if the table allows it.
+    """Fold a patch into a run if the table allows it.
 
     Args:
         run: The run as it is.
-        patch: Merge patch of its wire fields.
+        patch: A change of its wire fields that sets no null in the metadata.
 
     Returns:
         The run after it.
@@ -281,7 +281,7 @@ def apply(run: Run, patch: Mapping[str, Any]) -> Run:
         raise InvalidValue(f"run {run.id}: status must be a string")
     if run.is_final or (status != run.status and status not in TRANSITIONS[run.status]):
         raise IllegalTransition(f"run {run.id} is {run.status}; it cannot become {status}")
-    after = Run.from_wire(merge_patch(run.to_wire(), dict(patch)))
+    after = Run.from_wire(fold_change(run.to_wire(), patch))
     if "metadata" in patch:
         check_metadata(after)
     return after
@@ -290,15 +290,15 @@ def apply(run: Run, patch: Mapping[str, Any]) -> Run:
 def change(
     run: Run, patch: Mapping[str, Any], operations: Sequence[Operation] = ()
 ) -> tuple[Run, Mapping[str, Any]]:
-    """Fold a merge patch, and then operations on metadata, into a run.
+    """Fold a patch, and then operations on metadata, into a run.
 
     Args:
         run: The run as it is.
-        patch: Merge patch of its wire fields.
+        patch: A change of its wire fields that sets no null in the metadata.
         operations: In order; all of them or none happen.
 
     Returns:
-        The run after it, and the merge patch that says all of it.
+        The run after it, and the change that says all of it.
 
     Raises:
         IllegalTransition: the run is final, or its status does not go there.
@@ -309,11 +309,13 @@ def change(
         raise IllegalTransition(f"run {run.id} has ended ({run.status}); its metadata stays")
     patch = _without_attempt(run, patch)
     try:
-        if operations:
-            start = merge_patch(run.metadata, patch.get("metadata", {}))
-            after = carry_out(start if isinstance(start, dict) else {}, operations)
-            patch = {**patch, "metadata": difference(run.metadata, after)}
-        return apply(run, patch), patch
+        after = apply(run, patch)
+        if not operations:
+            return after, patch
+        after = dataclasses.replace(after, metadata=carry_out(after.metadata, operations))
+        check_metadata(after)
+        merge, nulls = difference(run.metadata, after.metadata)
+        return after, {**patch, "metadata": merge, **({METADATA_NULLS: nulls} if nulls else {})}
     except RecursionError:
         raise InvalidValue(f"run {run.id}: the patch is nested too deeply") from None
 

@@ -26,12 +26,6 @@ operations = st.lists(
 )
 
 
-def without_nulls(value):
-    if isinstance(value, dict):
-        return {k: without_nulls(v) for k, v in value.items() if v is not None}
-    return value
-
-
 def is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -40,10 +34,10 @@ def model(metadata, operation):
     """Do one operation the simple way; None: it does not fit."""
     op, key, value = operation.op, operation.key, operation.value
     there = metadata.get(key)
-    if op == "delete" or (op == "set" and value is None):
+    if op == "delete":
         return {k: v for k, v in metadata.items() if k != key}
     if op == "set":
-        return {**metadata, key: without_nulls(value)}
+        return {**metadata, key: value}
     if op == "append" and (key not in metadata or isinstance(there, list)):
         return {**metadata, key: [*(there or []), value]}
     if op == "remove" and key not in metadata:
@@ -75,19 +69,41 @@ def test_operations_fold_as_the_model_does_and_their_patch_says_all_of_it(metada
             continue
         after = carry_out(metadata, [operation])
         assert is_same(after, expected)
-        assert is_same(merge_patch(metadata, difference(metadata, after)), after)
+        assert is_same(merge_patch(metadata, *difference(metadata, after)), after)
         metadata = after
     kept = [op for op in operations if model(before, op) is not None]
     try:
         at_once = carry_out(before, kept)
     except InvalidValue:
         return  # one that fits alone may not fit after the others
-    assert is_same(merge_patch(before, difference(before, at_once)), at_once)
+    assert is_same(merge_patch(before, *difference(before, at_once)), at_once)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), values))
 def test_what_is_the_same_needs_an_empty_patch(metadata):
-    assert difference(metadata, metadata) == {}
+    assert difference(metadata, metadata) == ({}, {})
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), values), st.dictionaries(st.sampled_from("abc"), values)
+)
+def test_readers_that_know_no_nulls_lose_nothing_else(before, after):
+    patch, _ = difference(before, after)
+    assert without_nulls(merge_patch(before, patch)) == without_nulls(after)
+
+
+def without_nulls(value):
+    if isinstance(value, dict):
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def test_nulls_of_a_deep_object_cost_as_much_as_the_object():
+    members = {str(i): None for i in range(1000)}
+    for _ in range(100):
+        members = {"deeper": members}
+    patch, nulls = difference({}, members)
+    assert (patch, nulls) == (members, members)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from redis_serving import fresh_url, redis_62, redis_server, shared_server
 
 from gateway.errors import ConfigurationError, StoreUnavailable, WriterGap
-from gateway.patches import Operation, merge_patch
+from gateway.patches import Operation, fold_change
 from gateway.records import Position, RunSet, StreamKey, Writer
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.redis import RedisStore
@@ -198,7 +198,7 @@ async def test_sets_are_told_what_a_process_that_is_killed_has_left_untold():
                 change = json.loads(record.data)
                 assert change["version"] == versions.get(change["id"], -1) + 1
                 versions[change["id"]] = change["version"]
-                told[change["id"]] = change.get("run") or merge_patch(
+                told[change["id"]] = change.get("run") or fold_change(
                     told[change["id"]], change["patch"]
                 )
             assert {id: wire["metadata"] for id, wire in told.items()} == {

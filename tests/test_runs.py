@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from serving import new_run
 
 from gateway.errors import IllegalTransition, InvalidId, InvalidValue
+from gateway.patches import fold_change, merge_patch
 from gateway.records import check_run_id
 from gateway.runs import (
     FINAL_STATUSES,
@@ -21,7 +22,6 @@ from gateway.runs import (
     change,
     iso_time,
     may_retry_crash,
-    merge_patch,
     new_run_id,
 )
 
@@ -199,6 +199,13 @@ def test_a_merge_patch_does_what_its_rfc_says(case):
     target, patch = copy.deepcopy(case["target"]), copy.deepcopy(case["patch"])
     assert merge_patch(target, patch) == case["result"]
     assert (target, patch) == (case["target"], case["patch"])
+
+
+@pytest.mark.parametrize("case", CASES["fold_change"], ids=lambda case: case["name"])
+def test_a_change_of_a_run_folds_as_the_protocol_says(case):
+    run, change = copy.deepcopy(case["run"]), copy.deepcopy(case["change"])
+    assert fold_change(run, change) == case["result"]
+    assert (run, change) == (case["run"], case["change"])
 
 
 json_values = st.recursive(

@@ -6,8 +6,8 @@ import pytest
 from serving import SECRET, new_run, serving, token_for, worker_token
 
 from gateway import tokens
+from gateway.patches import fold_change
 from gateway.records import StreamKey
-from gateway.runs import merge_patch
 
 
 @pytest.fixture(params=["memory:", "sqlite:{folder}/sets.db?durability=normal"])
@@ -49,7 +49,7 @@ async def test_a_union_of_tags_gives_each_run_once_and_its_changes_by_version(ga
     run, version = both.to_wire(), 0
     for change in changes:
         if change["version"] > version:
-            run, version = merge_patch(run, change["patch"]), change["version"]
+            run, version = fold_change(run, change["patch"]), change["version"]
     assert (run["status"], run["tags"], run["output"], version) == ("completed", ["y"], 1, 3)
 
 

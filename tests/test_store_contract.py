@@ -24,9 +24,9 @@ from gateway.errors import (
     WriterFenced,
     WriterGap,
 )
-from gateway.patches import Operation
+from gateway.patches import Operation, fold_change
 from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
-from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run, merge_patch
+from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run
 from gateway.sdk.session import opened
 from gateway.stores.base import SET_RECORDS, Head, RunQuery, SetState, run_log
 from gateway.stores.redis import RedisStore
@@ -708,8 +708,7 @@ async def test_the_log_of_a_run_folds_to_its_snapshot(store):
         assert len(records) == state.position.offset
         folded = None
         for record in records:
-            folded = merge_patch(folded, json.loads(record.data))
-        # The first record is the whole run, with its nulls; later nulls take members away.
+            folded = fold_change(folded, json.loads(record.data))
         assert {k: v for k, v in folded.items() if v is not None} == {
             k: v for k, v in after.to_wire().items() if v is not None
         }
@@ -941,7 +940,7 @@ async def test_operations_are_folded_and_the_log_holds_the_patch_they_come_to(st
     assert (await store.get_run(run.id)).run == after
     records, _ = await read_all(store, run_log(run.id))
     first, patch = data_of(records)
-    assert merge_patch(first["metadata"], patch["metadata"]) == expected
+    assert fold_change(first, patch)["metadata"] == expected
     assert set(patch) == {"metadata"}
 
 
@@ -1345,7 +1344,7 @@ async def test_a_snapshot_of_a_set_and_what_follows_its_position_miss_and_repeat
                     assert change["id"] not in held
                     held[change["id"]] = change["run"]
                 else:
-                    held[change["id"]] = merge_patch(held[change["id"]], change["patch"])
+                    held[change["id"]] = fold_change(held[change["id"]], change["patch"])
             if is_done(held):
                 return held
 

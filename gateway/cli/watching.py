@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import orjson
 
-from gateway.patches import merge_patch
+from gateway.patches import fold_change
 from gateway.records import Record, RunSet
 from gateway.runs import Run
 from gateway.stores.base import RunQuery, Store
@@ -90,7 +90,7 @@ class Held:
         return self._by_id != before
 
     def _patch(self, held: Run, patch: dict[str, object]) -> None:
-        run = Run.from_wire(merge_patch(held.to_wire(), patch))
+        run = Run.from_wire(fold_change(held.to_wire(), patch))
         self._by_id[run.id] = run
         if self._which.kind == "tag" and self._which.id not in run.tags:
             del self._by_id[run.id]

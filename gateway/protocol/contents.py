@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.patches import METADATA_NULLS
 from gateway.records import Record
 from gateway.runs import Run
 
@@ -36,7 +37,9 @@ def time_of(encoded: bytes) -> int:
 
 
 def without(wire: dict[str, Any], skip: Collection[str]) -> dict[str, Any]:
-    """Leave fields out of a run or of a patch of one."""
+    """Leave fields out of a run or of a change of one."""
+    if "metadata" in skip:
+        skip = {*skip, METADATA_NULLS}
     return {name: value for name, value in wire.items() if name not in skip}
 
 

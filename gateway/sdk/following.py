@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import orjson
 
-from gateway.patches import merge_patch
+from gateway.patches import fold_change
 from gateway.records import STREAMS_STREAM, StreamKey
 from gateway.runs import Run
 from gateway.sdk import registry
@@ -105,7 +105,7 @@ async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
                 if page.reset or page.gap:
                     break  # its changes are of a log that is gone: begin with the run as it is now
                 for record in page.records:
-                    wire = merge_patch(wire, orjson.loads(record.data))
+                    wire = fold_change(wire, orjson.loads(record.data))
                     yield Run.from_wire(wire)
             else:
                 return

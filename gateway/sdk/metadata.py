@@ -61,11 +61,11 @@ class _Keys:
         self._target = target
 
     def set(self, key: str, value: Any) -> None:
-        """Set a key. Members of objects that are null are left out; None itself deletes the key."""
+        """Set a key; None makes it null, which is not the same as `delete`."""
         self._put("set", key, value)
 
     def delete(self, key: str) -> None:
-        """Take a key away."""
+        """Delete a key."""
         self._put("delete", key, None)
 
     def append(self, key: str, value: Any) -> None:

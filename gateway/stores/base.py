@@ -318,9 +318,9 @@ class Store(Protocol):
 
         Args:
             run_id: Which run.
-            patch: Merge patch of its fields.
-            operations: On its metadata, after the patch, in order; in the stream is the merge
-                patch that they come to.
+            patch: Of its fields: metadata is merged (null deletes), others are replaced.
+            operations: On its metadata, after the patch, in order; in the stream is the change
+                that they come to.
             writer: Makes a repeat harmless: each call takes one number of its sequence.
 
         Returns:

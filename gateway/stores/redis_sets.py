@@ -22,7 +22,7 @@ import msgspec
 import orjson
 
 from gateway.errors import RealtimeError, RunNotFound
-from gateway.patches import merge_patch
+from gateway.patches import fold_change
 from gateway.records import ORIGIN, Position, RunSet, StreamKey
 from gateway.runs import Run
 from gateway.stores.base import SET_RECORDS, SetState, new_epoch, run_log, system_clock_ms
@@ -315,7 +315,6 @@ async def fold(
     after, taken = None, 0
     while taken < count and (page := await read(run_log(run_id), after)).records:
         for record in page.records[: count - taken]:
-            change = orjson.loads(record.data)
-            wire = change if wire is None else merge_patch(wire, change)
+            wire = fold_change(wire, orjson.loads(record.data))
         taken, after = taken + len(page.records), page.position
     return Run.from_wire(wire or {})

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { backoffMs } from "../../ui/client/backoff.js";
 import { Connection } from "../../ui/client/connection.js";
 import { PartsAssembler } from "../../ui/client/parts.js";
-import { comparePositions, mayReconnect, mergePatch } from "../../ui/client/protocol.js";
+import { comparePositions, foldChange, mayReconnect, mergePatch } from "../../ui/client/protocol.js";
 import { Subscription } from "../../ui/client/subscription.js";
 import { FakePage, SINK_METHODS, URL_OF_GATEWAY } from "./fakes.js";
 
@@ -22,6 +22,14 @@ for (const { name, target, patch, result } of cases.merge_patch) {
     const before = structuredClone({ target, patch });
     assert.deepEqual(mergePatch(target, patch), result);
     assert.deepEqual({ target, patch }, before);
+  });
+}
+
+for (const { name, run, change, result } of cases.fold_change) {
+  test(`a change of a run: ${name}`, () => {
+    const before = structuredClone({ run, change });
+    assert.deepEqual(foldChange(run, change), result);
+    assert.deepEqual({ run, change }, before);
   });
 }
 

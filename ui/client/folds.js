@@ -5,7 +5,7 @@
 
 import { pageRun } from "./page_run.js";
 import { PartsAssembler, SourcesAssembler } from "./parts.js";
-import { MAX_LIMIT, mergePatch } from "./protocol.js";
+import { MAX_LIMIT, foldChange } from "./protocol.js";
 import { newView, viewKey } from "./views.js";
 import { Window } from "./window.js";
 
@@ -106,7 +106,7 @@ export class RunFold {
   }
 
   add(records) {
-    this.#run = records.reduce((run, { data }) => mergePatch(run, data), this.#run);
+    this.#run = records.reduce((run, { data }) => foldChange(run, data), this.#run);
     return { run: pageRun(this.#run) };
   }
 }
@@ -147,7 +147,7 @@ export class SetFold {
     const held = this.#held.get(id);
     if (held ? version <= held.version : !run) return;
     if (deleted) return this.#remove(id);
-    const raw = run ?? mergePatch(held.raw, patch);
+    const raw = run ?? foldChange(held.raw, patch);
     if (!this.#isMember(raw)) this.#remove(id);
     else if (held || this.#insert(id)) this.#held.set(id, { raw, version, run: pageRun(raw) });
   }

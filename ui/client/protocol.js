@@ -73,16 +73,37 @@ const isObject = (value) =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Apply a JSON merge patch and return the result; neither argument is changed.
+ * Apply a JSON merge patch and return the result; no argument is changed.
  *
- * Source: RFC 7396, section 2.
+ * Source: RFC 7396, section 2, but for `nulls`.
+ * @param {object} nulls the members of the patch that are null in the result instead of deleted: an
+ *   object of the same nesting whose innermost members are null
  */
-export function mergePatch(target, patch) {
+export function mergePatch(target, patch, nulls = {}) {
   if (!isObject(patch)) return patch;
   const result = isObject(target) ? { ...target } : {};
   for (const [name, value] of Object.entries(patch)) {
-    if (value === null) delete result[name];
-    else result[name] = mergePatch(result[name], value);
+    const deeper = own(nulls, name, {});
+    if (value === null && deeper !== null) delete result[name];
+    else set(result, name, mergePatch(own(result, name), value, deeper));
   }
   return result;
 }
+
+// So that `__proto__` is a name like any other.
+const own = (object, name, missing) => (Object.hasOwn(object, name) ? object[name] : missing);
+const set = (object, name, value) =>
+  Object.defineProperty(object, name, { value, configurable: true, enumerable: true, writable: true });
+
+/**
+ * The fields of a run after a change of its log.
+ *
+ * Source: PROTOCOL.md 6.
+ */
+export function foldChange(run, { metadata_nulls: nulls = {}, ...change }) {
+  const merged = mergePatch(run, change, { metadata: nulls });
+  for (const name of REPLACED) if (name in change) merged[name] = change[name];
+  return merged;
+}
+
+const REPLACED = ["payload", "output", "error", "last_error"];
