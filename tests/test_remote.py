@@ -29,15 +29,19 @@ from gateway.errors import (
     ConfigurationError,
     ConnectionLost,
     Forbidden,
+    FrameTooLarge,
     IllegalTransition,
     InvalidToken,
     RunExists,
     StoreUnavailable,
+    TokenExpired,
 )
 from gateway.limits import DEFAULT_LIMITS
+from gateway.patches import Operation
 from gateway.records import StreamKey, Writer
 from gateway.sdk.session import opened as open_for_block
 from gateway.stores import link, remote, under_way
+from gateway.stores.base import RunQuery, run_log
 from gateway.stores.remote import RemoteStore, gateway_url
 
 numbers = streams.define("numbers", int)
@@ -169,7 +173,7 @@ async def test_a_token_without_the_scopes_is_said_so():
 
 
 async def test_a_gateway_that_was_never_there_is_said_so(monkeypatch):
-    monkeypatch.setattr(link, "OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(remote, "OPEN_TIMEOUT_S", 0.3)
     with free_socket() as unused:
         port = unused.getsockname()[1]
     store = RemoteStore(f"ws://127.0.0.1:{port}", worker_token)
@@ -267,10 +271,10 @@ class Relay:
 
 
 @asynccontextmanager
-async def relayed(token=worker_token, ping_ms=None):
+async def relayed(token=worker_token, ping_ms=None, max_size=None):
     async with serving() as gateway:
         relay = Relay(gateway, ping_ms)
-        async with serve(relay.run, "127.0.0.1", 0) as server:
+        async with serve(relay.run, "127.0.0.1", 0, max_size=max_size) as server:
             port = server.sockets[0].getsockname()[1]
             async with opened(f"ws://127.0.0.1:{port}", token) as store:
                 yield relay, gateway, store
@@ -501,3 +505,166 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
         assert (await under_way).offset == 0  # answered before the goodbye
         assert await spent
         assert len((await store.read(key)).records) == 1
+
+
+# Messages that are too large, and tokens that are refused: the link goes on.
+
+KB = 1000
+
+
+def text(kilobytes):
+    return "x" * (kilobytes * KB)
+
+
+def record(kilobytes):
+    return json.dumps(text(kilobytes)).encode()
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        (lambda store, run: store.patch_run(run.id, {"output": text(9000)}), "run_patch"),
+        (lambda store, run: store.create_run(new_run(payload=text(9000))), "run_create"),
+        (
+            lambda store, run: store.patch_run(
+                run.id, {}, operations=[Operation("set", "a", text(9000))], writer=Writer("m", 0, 0)
+            ),
+            "run_patch",
+        ),
+        (
+            lambda store, run: store.append(
+                StreamKey(run.id, "s"),
+                [b'"%b"' % text(900).encode()] * 10,
+                writer=Writer("w", 0, 0),
+            ),
+            "append",
+        ),
+        (lambda store, run: store.get_run("run_" + text(70)), "run_get"),
+    ],
+    ids=["output", "payload", "metadata", "records", "id"],
+)
+async def test_a_request_over_the_limit_fails_and_the_link_goes_on(ask, name):
+    async with relayed() as (relay, _, store):
+        run = await store.create_run(new_run())
+        message = rf"{name}: the frame is \d+ bytes; the limit is (2097152|65536) \(REALTIME_"
+        with pytest.raises(FrameTooLarge, match=message) as refused:
+            await asyncio.wait_for(ask(store, run), 20)
+        assert not refused.value.retryable
+        assert (await store.get_run(run.id)).run == run
+        assert relay.connections == 1
+
+
+async def test_an_answer_over_the_limit_fails_its_request_and_the_link_goes_on(monkeypatch):
+    monkeypatch.setattr(link, "MAX_MESSAGE_BYTES", 50 * KB)
+    async with relayed() as (relay, gateway, store):
+        small = await store.create_run(new_run())
+        large = await gateway.store.create_run(new_run(payload=text(60)))
+        followed = []
+        following = asyncio.create_task(follow(store, StreamKey(small.id, "s"), followed))
+        too_large = r"the gateway's message is \d+ bytes; the limit of a worker is 50000"
+        for ask in (store.get_run(large.id), store.list_runs(RunQuery(limit=1000))):
+            with pytest.raises(FrameTooLarge, match=r"run_(get|list): " + too_large) as refused:
+                await asyncio.wait_for(ask, 20)
+            assert not refused.value.retryable
+        with pytest.raises(
+            FrameTooLarge, match=rf"{run_log(large.id)}: {too_large}".replace("$", r"\$")
+        ):
+            await asyncio.wait_for(follow(store, run_log(large.id), []), 20)
+        await store.append(StreamKey(small.id, "s"), [b"1"], end="completed")
+        await asyncio.wait_for(following, 20)
+        assert len(followed) == 1
+        assert relay.connections == 1
+        await until(lambda: gateway.hub.live_streams == 0)
+
+
+async def test_a_request_that_is_refused_on_the_way_is_not_sent_again_and_others_are():
+    async with relayed(max_size=100 * KB) as (relay, gateway, store):
+        run = await store.create_run(new_run())
+        begin, held = gateway.store.begin_append, []
+        gateway.store.begin_append = lambda *args, **options: held.append((args, options))
+        key = StreamKey(run.id, "s")
+        other = asyncio.create_task(store.append(key, [b"1"], writer=Writer("w", 0, 0)))
+        await until(lambda: held)
+        gateway.store.begin_append = begin
+        message = r"run_patch: the frame is 2001\d\d bytes; .* \(close code 1009\)"
+        with pytest.raises(FrameTooLarge, match=message) as refused:
+            await asyncio.wait_for(store.patch_run(run.id, {"output": text(200)}), 20)
+        assert not refused.value.retryable
+        assert (await asyncio.wait_for(other, 20)).offset == 0
+        assert relay.connections == 2
+
+
+async def test_inputs_whose_schemas_are_over_the_limit_are_said_so_at_the_start():
+    schemas = {"s": {"enum": [text(3000)]}}
+    async with serving() as gateway:
+        store = RemoteStore(gateway.url, worker_token, schemas=lambda: schemas)
+        message = r"register: the frame is 3\d+ bytes; the limit is 2097152"
+        with pytest.raises(FrameTooLarge, match=message):
+            await store.open()
+
+
+def shown(*ages_s):
+    """Give tokens one after the other, minted so long ago; a negative age is ahead of the clock."""
+    scopes = ("read:runs:*", "write:runs:*")
+    made = [token_for(*scopes, age_s=age_s) for age_s in ages_s]
+    return lambda: made.pop(0) if len(made) > 1 else made[0]
+
+
+async def break_connections(gateway):
+    for carrier in list(gateway.gateway._carriers):
+        await carrier._websocket.close(1012)
+
+
+@pytest.mark.parametrize("ages_s", [(-400, -500), (700, 800)], ids=["from the future", "expired"])
+async def test_a_worker_whose_token_is_refused_comes_back_with_another(ages_s, caplog):
+    async with serving() as gateway, opened(gateway.url, shown(0, *ages_s, 0)) as store:
+        run = await store.create_run(new_run())
+        followed = []
+        following = asyncio.create_task(follow(store, StreamKey(run.id, "s"), followed))
+        await until(lambda: gateway.hub.live_streams == 1)
+        await break_connections(gateway)
+        await until(lambda: not store.is_ready)
+        done = await store.append(StreamKey(run.id, "s"), [b"1"], end="completed")
+        assert done.offset == 0
+        await asyncio.wait_for(following, 20)
+        assert len(followed) == 1
+    assert len([r for r in caplog.records if "token" in r.message]) == 2
+
+
+async def test_a_token_that_is_always_the_same_and_is_refused_is_given_up():
+    async with serving() as gateway, opened(gateway.url, shown(0, 700)) as store:
+        run = await store.create_run(new_run())
+        await break_connections(gateway)
+        await until(lambda: not store.is_ready)
+        with pytest.raises(TokenExpired):
+            await asyncio.wait_for(store.get_run(run.id), 20)
+
+
+async def test_a_call_that_gives_up_says_why_the_gateway_is_away():
+    made = iter([worker_token()])
+
+    def token():
+        return next(made, None) or token_for("read:runs:*", age_s=700 + time.monotonic() % 1)
+
+    async with serving() as gateway, opened(gateway.url, token, patience_s=0.5) as store:
+        await break_connections(gateway)
+        await until(lambda: not store.is_ready)
+        message = r"within 0\.5 s: gateway .* the token has expired"
+        with pytest.raises(ConnectionLost, match=message):
+            await store.get_run("run_a")
+
+
+async def test_a_fault_of_the_process_does_not_end_the_link(caplog):
+    faults = iter([False, True])
+
+    def token():
+        if next(faults, False):
+            raise ValueError("the disk with the key is away")
+        return worker_token()
+
+    async with serving() as gateway, opened(gateway.url, token) as store:
+        run = await store.create_run(new_run())
+        await break_connections(gateway)
+        await until(lambda: not store.is_ready)
+        assert (await asyncio.wait_for(store.get_run(run.id), 20)).run == run
+    assert "the disk with the key is away" in caplog.text

@@ -43,10 +43,12 @@ from gateway.protocol.client_frames import (
     WriterFields as WriterFields,
 )
 from gateway.protocol.coding import (
+    check_sent as check_sent,
     decode as decode,
     decode_gateway as decode_gateway,
     encode as encode,
     id_of as id_of,
+    size_of as size_of,
     start_of as start_of,
 )
 from gateway.protocol.contents import (

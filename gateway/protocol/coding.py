@@ -9,7 +9,7 @@ import msgspec
 from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
 from gateway.limits import DEFAULT_LIMITS, Limits
 from gateway.protocol.client_frames import ClientFrame, FromLast, FromPosition, Start, Subscribe
-from gateway.protocol.gateway_frames import GatewayFrame, ReceivedFrame
+from gateway.protocol.gateway_frames import GatewayFrame, LimitFields, ReceivedFrame
 
 
 class _Tag(msgspec.Struct):
@@ -45,8 +45,7 @@ def decode(
         UnknownFrame: names the type.
         MalformedFrame: says which field is wrong.
     """
-    is_one_byte_each = isinstance(text, bytes) or text.isascii()
-    size = len(text) if is_one_byte_each else len(text.encode(errors="surrogatepass"))  # type: ignore[union-attr]
+    size = size_of(text)
     if size > limits.frame_bytes:
         carries_data = not is_first and _tag(text).type in _DATA_FRAMES
         _check_size(size, limits.data_frame_bytes if carries_data else limits.frame_bytes)
@@ -57,9 +56,37 @@ def decode(
     return frame
 
 
+def size_of(text: str | bytes) -> int:
+    """Return how many bytes a message has."""
+    if isinstance(text, bytes) or text.isascii():
+        return len(text)
+    return len(text.encode(errors="surrogatepass"))
+
+
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise FrameTooLarge(f"the frame is {size} bytes; the limit is {limit}")
+
+
+def check_sent(frame: ClientFrame, text: str, limits: LimitFields) -> None:
+    """Check a client's frame before it is sent: one over the limit may cost the connection.
+
+    Args:
+        frame: What is sent.
+        text: The same as text.
+        limits: As `welcome` says.
+
+    Raises:
+        FrameTooLarge: names the frame and states both numbers.
+    """
+    type_ = str(frame.__struct_config__.tag)
+    is_data = type_ in _DATA_FRAMES
+    limit = limits.data_frame_bytes if is_data else limits.frame_bytes
+    if (size := size_of(text)) > limit:
+        setting = "REALTIME_DATA_FRAME_BYTES" if is_data else "REALTIME_FRAME_BYTES"
+        raise FrameTooLarge(
+            f"{type_}: the frame is {size} bytes; the limit is {limit} ({setting} of the gateway)"
+        )
 
 
 def _fault(text: str | bytes, error: Exception) -> MalformedFrame | UnknownFrame:

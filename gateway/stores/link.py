@@ -14,17 +14,18 @@ from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+from websockets.frames import CloseCode
 
 from gateway import protocol
 from gateway.errors import (
     ConfigurationError,
     ConnectionAged,
     ConnectionLost,
+    FrameTooLarge,
     InvalidToken,
     RealtimeError,
     ShuttingDown,
-    TokenExpired,
     from_wire,
 )
 from gateway.stores.base import Page
@@ -33,10 +34,12 @@ from gateway.stores.under_way import Call, Follow
 OPEN_TIMEOUT_S = 10.0
 MAX_BACKOFF_S = 5.0
 FIRST_BACKOFF_S = 0.1
-MAX_MESSAGE_BYTES = 8 << 20
+MAX_MESSAGE_BYTES = 8 << 20  # of a message from the gateway; a larger one fails its request
 MAX_ADVICE_S = 60.0  # nobody may send a worker away for longer
 
 _LEAVING = (ShuttingDown.code, ConnectionAged.code)
+# The peer refuses a message as such: the same one would be refused again.
+_REFUSING = (CloseCode.UNSUPPORTED_DATA, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
 
 _log = logging.getLogger("realtime.remote")
 # The library writes every frame, tokens and all, into a log at debug level.
@@ -44,7 +47,7 @@ _socket_log = logging.getLogger("realtime.remote.socket")
 _socket_log.setLevel(logging.INFO)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Peer:
     """The gateway that links lead to, and what they say to it.
 
@@ -53,12 +56,14 @@ class Peer:
         token: Gives a fresh access token for each connection.
         jitter: Gives a number from 0 to 1.
         ids: Name subscriptions and requests, of all links.
+        was_welcomed: The gateway has accepted a token of this process.
     """
 
     url: str
     token: Callable[[], str]
     jitter: Callable[[], float]
     ids: Iterator[int]
+    was_welcomed: bool = False
 
 
 class Link:
@@ -83,12 +88,14 @@ class Link:
         self._calls: dict[int, Call] = {}
         self._follows: dict[int, Follow] = {}
         self._socket: ClientConnection | None = None
-        self._limit: int | None = None  # of subscriptions; None before the first welcome
+        self._limits: protocol.LimitFields | None = None  # None before the first welcome
+        self._refused_token = ""
         self._ping_s = 0.0
         self._retry_after_s = 0.0  # what the gateway asked for when it closed
         self._is_heard = False  # something came since the last ping
         self._task: asyncio.Task[None] | None = None
-        self.refused: RealtimeError | None = None
+        self.refused: RealtimeError | None = None  # for good
+        self.away_because: Exception | None = None  # of the last attempt; None while connected
         self.welcomed = asyncio.Event()  # or refused
 
     def start(self) -> None:
@@ -116,7 +123,7 @@ class Link:
     @property
     def subscription_limit(self) -> int | None:
         """How many streams the gateway lets one link follow; None while it has not said so."""
-        return self._limit
+        return self._limits.subscriptions if self._limits is not None else None
 
     @property
     def follow_count(self) -> int:
@@ -130,17 +137,30 @@ class Link:
         self._calls[call.frame.id] = call
         try:
             if self._socket is not None:
-                call.was_sent = True
-                await self._try_send(call.frame)
+                await self._send_call(call)
             return await call.answer
         finally:
             self._calls.pop(call.frame.id, None)
 
+    async def _send_call(self, call: Call) -> None:
+        assert self._limits is not None
+        try:
+            protocol.check_sent(call.frame, call.text, self._limits)
+        except FrameTooLarge as error:
+            call.fail(error)
+            return
+        call.was_repeated = call.was_sent
+        call.was_sent = True
+        await self._try_send_text(call.text)
+
     async def _try_send(self, frame: protocol.ClientFrame) -> None:
+        await self._try_send_text(protocol.encode(frame))
+
+    async def _try_send_text(self, text: str) -> None:
         """Send if there is a connection; what is lost with it is sent again with the next."""
         if self._socket is not None:
             try:
-                await self._socket.send(protocol.encode(frame))
+                await self._socket.send(text)
             except WebSocketException:
                 pass
 
@@ -182,50 +202,95 @@ class Link:
 
     async def _stay_connected(self) -> None:
         attempt = 0
+        clock_s = asyncio.get_running_loop().time
         while True:
+            began_s = clock_s()
             try:
                 async with connect(
                     self._peer.url,
-                    max_size=MAX_MESSAGE_BYTES,
+                    max_size=None,  # what is too large is read, so that its request can be failed
                     compression=None,
                     logger=_socket_log,
                     open_timeout=OPEN_TIMEOUT_S,
                 ) as socket:
                     if await self._greet(socket):
-                        attempt = 0
                         await self._receive(socket)
             except InvalidURI as error:
                 self._refuse(ConfigurationError(f"REALTIME_URL: {error}"))
             except (OSError, TimeoutError, WebSocketException, RealtimeError) as error:
-                _log.warning("gateway %s: %s; trying again", self._peer.url, error)
+                self._note_away(error)
+            except Exception as error:  # or nothing would connect again
+                self._note_away(error)
+                _log.exception("gateway %s: the connection failed", self._peer.url)
             self._disconnected()
             if self.refused is not None:
                 return
+            # One that breaks at once, again and again, is not made anew without a pause.
+            if clock_s() - began_s > MAX_BACKOFF_S:
+                attempt = 0
             limit_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
             # Full jitter, also the first time, after what the gateway asked for.
             await asyncio.sleep(self._take_advice() + self._peer.jitter() * limit_s)
             attempt = min(attempt + 1, 16)
 
+    def _note_away(self, error: Exception) -> None:
+        self.away_because = error
+        _log.warning("gateway %s: %s; trying again", self._peer.url, error)
+        close = error.rcvd if isinstance(error, ConnectionClosed) else None
+        if close is not None and close.code in _REFUSING:
+            self._give_up_largest(close.code)
+
+    def _give_up_largest(self, code: int) -> None:
+        """Fail the request that most likely made the peer refuse a message.
+
+        Which one it was is not said. Should it be another, the next connection finds that out.
+        """
+        unanswered = [call for call in self._calls.values() if call.is_unanswered]
+        if unanswered:
+            call = max(unanswered, key=lambda each: len(each.text))
+            size = protocol.size_of(call.text)
+            call.fail(
+                FrameTooLarge(
+                    f"{call.name}: the frame is {size} bytes; the gateway {self._peer.url}, or a "
+                    f"proxy before it, refused it (close code {code}): raise its limit, or send "
+                    "less"
+                )
+            )
+
     async def _greet(self, socket: ClientConnection) -> bool:
-        await socket.send(
-            protocol.encode(protocol.Hello(protocol.VERSION, self._peer.token(), self._owner))
-        )
+        token = self._peer.token()
+        await socket.send(protocol.encode(protocol.Hello(protocol.VERSION, token, self._owner)))
         frame = await self._hear(socket)
         if isinstance(frame, protocol.ErrorFrame):
             self._heed(frame)
             error = from_wire(frame.code, f"gateway {self._peer.url}: {frame.message}")
-            if isinstance(error, InvalidToken | TokenExpired) or not frame.retryable:
+            if not (frame.retryable or self._may_show_another(error, token)):
                 self._refuse(error)
+                return False
+            raise error
+        if not isinstance(frame, protocol.Welcome):
             return False
-        if not isinstance(frame, protocol.Welcome) or not await self._register(socket):
+        self._limits = frame.limits
+        if not await self._register(socket):
             return False
         self._socket = socket
+        self._peer.was_welcomed = True
+        self._refused_token, self.away_because = "", None
         self._ping_s = frame.ping_ms / 1000
         self._is_heard = True
-        self._limit = frame.limits.subscriptions
         self.welcomed.set()
         await self._send_again()
         return True
+
+    def _may_show_another(self, error: RealtimeError, token: str) -> bool:
+        """Whether a token was refused that may be accepted when it is minted anew.
+
+        The gateway's clock may have been wrong, or its keys are being rotated. Before the first
+        welcome it is the secret that is wrong, and a token that is always the same stays refused.
+        """
+        is_another, self._refused_token = token != self._refused_token, token
+        is_token = error.http_status == InvalidToken.http_status
+        return is_token and self._peer.was_welcomed and is_another
 
     async def _hear(self, socket: ClientConnection) -> Any:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -245,7 +310,15 @@ class Link:
         """Make the gateway check the inputs that are defined here; false if it refuses."""
         if not (schemas := self._schemas()):
             return True
-        await socket.send(protocol.encode(protocol.Register(next(self._peer.ids), schemas)))
+        assert self._limits is not None
+        frame = protocol.Register(next(self._peer.ids), schemas)
+        text = protocol.encode(frame)
+        try:
+            protocol.check_sent(frame, text, self._limits)
+        except FrameTooLarge as error:
+            self._refuse(error)
+            return False
+        await socket.send(text)
         answer = await self._hear(socket)
         if isinstance(answer, protocol.ErrorFrame) and not answer.retryable:
             self._refuse(from_wire(answer.code, f"gateway {self._peer.url}: {answer.message}"))
@@ -258,17 +331,16 @@ class Link:
             if not follow.is_over and not follow.is_paused:
                 await self._try_send(follow.frame())
         for call in calls:
-            call.was_repeated = call.was_sent
-            call.was_sent = True
-            await self._try_send(call.frame)
+            await self._send_call(call)
 
     async def _receive(self, socket: ClientConnection) -> None:
         ping = asyncio.create_task(self._ping(socket))
         try:
             async for text in socket:
                 self._is_heard = True
-                frame = protocol.decode_gateway(text)
-                if frame is not None:
+                if (size := protocol.size_of(text)) > MAX_MESSAGE_BYTES:
+                    await self._refuse_message(protocol.id_of(text), size)
+                elif (frame := protocol.decode_gateway(text)) is not None:
                     await self._take(frame)
         finally:
             ping.cancel()
@@ -283,6 +355,21 @@ class Link:
             self._is_heard = False
             await socket.send(protocol.encode(protocol.Ping()))
             await socket.send(protocol.encode(protocol.Token(self._peer.token())))
+
+    async def _refuse_message(self, id: Any, size: int) -> None:
+        """Fail the request or the follow whose answer is too large."""
+        call, follow = self._calls.get(id), self._follows.get(id)
+        name = call.name if call is not None else follow.key if follow is not None else id
+        error = FrameTooLarge(
+            f"{name}: the gateway's message is {size} bytes; the limit of a worker is "
+            f"{MAX_MESSAGE_BYTES}: ask for less at a time"
+        )
+        _log.warning("gateway %s: %s", self._peer.url, error)
+        if call is not None:
+            call.fail(error)
+        if follow is not None:
+            follow.fail(error)
+            await self._try_send(protocol.Unsubscribe(follow.id))
 
     async def _take(self, frame: Any) -> None:
         id: Any = getattr(frame, "id", None)
@@ -301,8 +388,8 @@ class Link:
     def _disconnected(self) -> None:
         self._socket = None
         for call in self._calls.values():
-            if call.was_sent and not call.may_repeat and not call.answer.done():
-                call.answer.set_exception(
+            if call.is_unanswered and not call.may_repeat:
+                call.fail(
                     ConnectionLost(
                         "the connection broke before the answer; the append may have happened"
                     )
@@ -315,7 +402,6 @@ class Link:
 
     def _fail_all(self, error: RealtimeError) -> None:
         for call in self._calls.values():
-            if not call.answer.done():
-                call.answer.set_exception(error)
+            call.fail(error)
         for follow in self._follows.values():
             follow.fail(error)

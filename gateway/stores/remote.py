@@ -308,8 +308,9 @@ class RemoteStore:
             async with asyncio.timeout(self._patience_s):
                 return await self._main.answer(call)
         except TimeoutError:
+            why = f": {away}" if (away := self._main.away_because) is not None else ""
             raise ConnectionLost(
-                f"the gateway {self.url} did not answer within {self._patience_s:g} s"
+                f"the gateway {self.url} did not answer within {self._patience_s:g} s{why}"
             ) from None
 
     # ---- links ----

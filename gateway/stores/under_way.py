@@ -22,11 +22,30 @@ class Call:
 
     frame: protocol.Request
     may_repeat: bool
+    text: str = field(init=False)  # of the frame: each connection is sent the same
     answer: asyncio.Future[Any] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     was_sent: bool = False
     was_repeated: bool = False
+
+    def __post_init__(self) -> None:
+        self.text = protocol.encode(self.frame)
+
+    @property
+    def name(self) -> str:
+        """Which kind of request it is, for messages."""
+        return str(self.frame.__struct_config__.tag)
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether it was sent, and neither answered nor given up."""
+        return self.was_sent and not self.answer.done()
+
+    def fail(self, error: RealtimeError) -> None:
+        """Give it up; one that is answered already stays so."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 @dataclass(eq=False, slots=True)
