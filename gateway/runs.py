@@ -6,9 +6,10 @@
                           v
        completed | failed | canceled | crashed | expired | timed_out    (final: nothing follows)
 
-An attempt that failed and is made again goes back to `delayed`, or at once to `queued`. A run's
-changes are a log (`$run`): the first record is the whole run, each later one a change for
-`patches.fold_change`. `apply` folds a patch and is the only judge of whether it may happen.
+An attempt that failed and is made again goes back to `delayed`, or at once to `queued`, also from
+`waiting`. A run's changes are a log (`$run`): the first record is the whole run, each later one a
+change for `patches.fold_change`. `apply` folds a patch and is the only judge of whether it may
+happen.
 """
 
 from __future__ import annotations

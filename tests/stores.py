@@ -13,22 +13,25 @@ from gateway.stores.redis import RedisStore
 from gateway.stores.sqlite import SqliteStore
 
 
+def new_store(kind, folder):
+    """Make a store of this process, not yet open: memory, counted, sqlite or redis."""
+    if kind == "memory":
+        return MemoryStore()
+    if kind == "counted":
+        return counted(MemoryStore(), Counters())
+    if kind == "sqlite":
+        return SqliteStore(folder / "test.db", durability="normal")
+    assert kind == "redis", kind
+    return RedisStore(fresh_url())
+
+
 @asynccontextmanager
 async def store_of(kind, folder):
-    """Open a store: memory, counted, sqlite, redis, or remote over a gateway."""
-    if kind == "memory":
-        async with opened(MemoryStore()) as store:
-            yield store
-    elif kind == "counted":
-        async with opened(counted(MemoryStore(), Counters())) as store:
-            yield store
-    elif kind == "sqlite":
-        async with opened(SqliteStore(folder / "test.db", durability="normal")) as store:
-            yield store
-    elif kind == "redis":
-        async with opened(RedisStore(fresh_url())) as store:
-            yield store
-    else:
+    """Open a store: one of `new_store`, or remote over a gateway."""
+    if kind == "remote":
         url = f"sqlite:{folder}/test.db?durability=normal"
         async with serving(url) as gateway, gateway.remote() as store:
+            yield store
+    else:
+        async with opened(new_store(kind, folder)) as store:
             yield store

@@ -25,8 +25,8 @@ class ExecutingTime:
         self._alarm: asyncio.Task[None] | None = None
 
     def run(self) -> None:
-        """Count on."""
-        if self._left_s is not None:
+        """Count on; if it counts already, nothing changes."""
+        if self._left_s is not None and self._alarm is None:
             self._resumed_s = self._runtime.monotonic_s()
             self._alarm = asyncio.create_task(self._ring(self._left_s))
 

@@ -30,6 +30,7 @@ from gateway.sdk.canceling import cancel_children
 from gateway.sdk.executing_time import ExecutingTime
 from gateway.sdk.options import Retry
 from gateway.sdk.runtime import Context, executing
+from gateway.sdk.slot import Slot
 from gateway.sdk.surroundings import Surroundings
 from gateway.stores.base import run_log
 
@@ -75,10 +76,10 @@ class Execution:
         self._work: asyncio.Task[Any] | None = None
         self._is_alive = False
         self._is_beginning = False
-        self._holds_slot = False
         self._clock = ExecutingTime(
             around.runtime, run.max_duration_s, lambda: self.stop("timed_out")
         )
+        self._slot = self._new_slot()
         self.task = asyncio.create_task(self._live(), name=f"run {run.id}")
 
     def stop(self, reason: StopReason) -> None:
@@ -86,28 +87,27 @@ class Execution:
         if self._reason is None:
             self._reason = reason
             self._stopping.set()
+            self._slot.close()
             if self._work is None and self._is_alive and not self._is_beginning:
                 self.task.cancel()  # before it is alive, it would never look
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
         """Give the slot away while the block runs, and say so in the run's status."""
-        if not self._holds_slot:
-            yield  # waits already: two waits at once
-            return
-        await self._patch({"status": "waiting"})
-        self._clock.pause()
-        self._let_go()
-        try:
+        was_stopped = self._reason is not None
+        async with self._slot.given_away():
             yield
-        finally:
-            if self._reason is None:  # else it is being ended and needs no slot for that
-                await self._around.slots.acquire()
-                self._holds_slot = True
-                self._run_clock()
-                await self._change(status="executing")
-        if self._reason is not None:
+        if self._reason is not None and not was_stopped:
             await self._be_stopped()
+
+    def _new_slot(self) -> Slot:
+        return Slot(self._around.slots, self._clock, self._show)
+
+    async def _show(self, status: str) -> None:
+        try:
+            await self._change(status=status)
+        except RealtimeError as error:
+            self._log.warning("run %s: its status %s is not kept: %s", self.run.id, status, error)
 
     async def _be_stopped(self) -> None:
         """Let a function whose wait ended just when it was stopped not run on to its end."""
@@ -125,7 +125,7 @@ class Execution:
                     return
                 if not await self._attempt() or self._rests_with is not None:
                     return
-                self._let_go()
+                self._slot.release()
             await self._not_begun()
         except asyncio.CancelledError:
             await self._not_begun()
@@ -134,7 +134,7 @@ class Execution:
                 "run %s (%s): its end could not be kept", self.run.id, self.run.task
             )
         finally:
-            self._let_go()
+            self._slot.release()
 
     async def _not_begun(self) -> None:
         """Judge a run that was stopped before it began, or between two attempts."""
@@ -149,25 +149,20 @@ class Execution:
         return await self._change(status="queued", queued_at=self._now())
 
     async def _take_slot(self) -> bool:
+        self._slot = self._new_slot()
         try:
             async with self._until_expiry():
-                await self._around.slots.acquire()
+                await self._slot.take()
         except TimeoutError:
             why = f"it had not started by {self.run.expires_at}"
             await self._end("expired", error=_error("Expired", why))
             return False
-        self._holds_slot = True
         return True
 
     def _until_expiry(self) -> AbstractAsyncContextManager[None]:
         if self.run.expires_at is None or self.run.started_at is not None:
             return nullcontext()
         return self._around.runtime.deadline(time_ms(self.run.expires_at) or 0)
-
-    def _let_go(self) -> None:
-        if self._holds_slot:
-            self._holds_slot = False
-            self._around.slots.release()
 
     # ---- one attempt ----
 
@@ -189,11 +184,13 @@ class Execution:
         context = Context.of(self.run)
         work = self._work = asyncio.create_task(self._call(context), name=f"task {self.run.id}")
         watch = asyncio.create_task(self._watch())
-        self._run_clock()
+        self._clock.run()
         try:
             was_stopped = await self._until_over(work, context)
             watch.cancel()
             self._clock.pause()
+            self._slot.close()
+            await self._slot.settled()
             return await self._close(work, was_stopped)
         finally:
             watch.cancel()
@@ -281,10 +278,6 @@ class Execution:
             await self._patch({"owner": self._around.owner})
         except IllegalTransition:
             self.stop("taken")
-
-    def _run_clock(self) -> None:
-        if self._reason is None:
-            self._clock.run()
 
     # ---- the end of an attempt ----
 
