@@ -3,13 +3,14 @@
 from contextlib import asynccontextmanager
 
 from redis_serving import fresh_url
-from serving import serving
+from serving import gateway_process, serving, worker_token, working
 
 from gateway.counters import Counters
 from gateway.sdk.session import opened
 from gateway.stores.counted import counted
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore
+from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
 
 
@@ -35,3 +36,15 @@ async def store_of(kind, folder):
     else:
         async with opened(new_store(kind, folder)) as store:
             yield store
+
+
+@asynccontextmanager
+async def working_on(kind, folder):
+    """Work with the SDK over a store: memory, sqlite, redis, or as a worker of a gateway."""
+    if kind == "remote":
+        with gateway_process("memory:", folder) as process:
+            async with working(RemoteStore(process.url, worker_token), owner="worker_1") as active:
+                yield active
+    else:
+        async with working(new_store(kind, folder)) as active:
+            yield active

@@ -37,6 +37,15 @@ def test_a_line_says_when_who_and_what():
     }
 
 
+def test_a_line_with_half_an_emoji_is_written_all_the_same():
+    try:
+        raise ValueError("cannot parse \ud83d")
+    except ValueError:
+        line = line_of("run %s", "\ud83d", exc_info=sys.exc_info())
+    assert line["message"] == "run \ud83d"
+    assert "cannot parse" in line["error"]
+
+
 def test_a_traceback_stays_in_its_line():
     try:
         raise ValueError("no such thing")

@@ -11,7 +11,15 @@ from typing import Any
 from gateway.errors import RealtimeError
 from gateway.integrations import background
 from gateway.integrations.handles import SentRuns
-from gateway.integrations.tracking import HEADER, TAGS_HEADER, Ticket, as_json, keep, rest
+from gateway.integrations.tracking import (
+    HEADER,
+    TAGS_HEADER,
+    Ticket,
+    as_json,
+    keep,
+    rest,
+    until_kept,
+)
 from gateway.runs import iso_time
 
 QUEUE = "celery"
@@ -93,7 +101,7 @@ def tell(work: background.Work[Any], order: str) -> Any:
     """
     global _is_late
     try:
-        future = background.submit(work, order)
+        future = background.submit(lambda active: until_kept(active, work, order), order)
     except RealtimeError as error:
         _log.warning("run %s: %s", order, error)
         return None

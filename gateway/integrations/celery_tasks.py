@@ -20,6 +20,7 @@ from gateway.errors import QueueUnavailable, RunFailed
 from gateway.integrations import background, tracking
 from gateway.runs import Run, time_ms
 from gateway.sdk import tasks
+from gateway.sdk.ending import error_of
 from gateway.sdk.queues import owner_of
 from gateway.sdk.runtime import Runtime
 
@@ -100,7 +101,7 @@ def _send_again(task: Any, run: Run) -> None:
         raise
     except Exception as error:
         why = f"the next attempt could not be queued: {error}"
-        lost = tracking.error_of(why, QueueUnavailable.__name__)
+        lost = error_of(why, QueueUnavailable.__name__)
         ending = background.submit(
             lambda active: tracking.end(active, run.id, "crashed", error=lost)
         )

@@ -26,8 +26,9 @@ from gateway.errors import RealtimeError, RunCanceled
 from gateway.integrations import background, tracking
 from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all
-from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket, error_of
+from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.runs import Run
+from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Context, Runtime, enter_run, has_runtime, leave_run, runtime
 
 _TRACKED = "_realtime_run"  # attribute of the request that is executed
@@ -244,7 +245,7 @@ def _watch(context: Context) -> Future[None] | None:
 
 def _judge(exception: BaseException) -> tuple[str, dict[str, str] | None]:
     """Say what a run ends as, and why."""
-    if isinstance(exception, RunCanceled):
+    if is_only(exception, RunCanceled):
         return "canceled", None
     if isinstance(exception, SoftTimeLimitExceeded | TimeLimitExceeded):
         return "timed_out", error_of("it executed for longer than its worker allows", "TimedOut")

@@ -24,17 +24,21 @@ class Tracked:
         context: Of its run.
         is_refused: The run was canceled before it began.
         token: Undoes that the run is the current one.
+        has_timeout: Its message has the label `timeout`.
         task: The async function, while it is executed.
         watching: Follows the run's own log, for its cancellation.
-        error: How the function failed.
+        raised: What left the function itself.
+        error: How the message failed, as Taskiq says.
         is_sent_again: Its message was sent again, for the next attempt.
     """
 
     context: Context
     is_refused: bool
     token: Token[Context | None]
+    has_timeout: bool = False
     task: asyncio.Task[Any] | None = None
     watching: asyncio.Task[None] | None = None
+    raised: BaseException | None = None
     error: BaseException | None = None
     is_sent_again: bool = False
 
@@ -42,6 +46,12 @@ class Tracked:
     def id(self) -> str:
         """Its run's."""
         return self.context.id
+
+    def is_timed_out(self, error: BaseException | None) -> bool:
+        """Whether an error is Taskiq's, after the label `timeout`, and not the function's own."""
+        is_bare = type(error) is TimeoutError and not error.args
+        # Of another thread's TimeoutError asyncio makes a new one: identity says nothing.
+        return self.has_timeout and is_bare and type(self.raised) is not TimeoutError
 
     def refuse(self) -> None:
         """Raise RunCanceled if the run was canceled before it began."""
@@ -77,6 +87,9 @@ def _async(function: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             task.uncancel()  # it was the run that was canceled, not Taskiq's worker
             raise RunCanceled(f"run {tracked.id} was canceled") from None
+        except Exception as error:
+            tracked.raised = error
+            raise
         finally:
             tracked.task = None
 
@@ -91,9 +104,14 @@ class _Plain:
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if (tracked := executed.get()) is not None:
-            tracked.refuse()
-        return self._function(*args, **kwargs)
+        if (tracked := executed.get()) is None:
+            return self._function(*args, **kwargs)
+        tracked.refuse()
+        try:
+            return self._function(*args, **kwargs)
+        except Exception as error:
+            tracked.raised = error
+            raise
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _same, (self._function,)

@@ -16,8 +16,9 @@ from gateway.integrations import tracking
 from gateway.integrations.background import in_order
 from gateway.integrations.handles import SentRuns
 from gateway.integrations.taskiq_guard import Tracked, executed, guarded
-from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket, error_of
+from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.runs import Run
+from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
 from gateway.sdk.session import connect
 
@@ -157,7 +158,8 @@ class RealtimeMiddleware(TaskiqMiddleware):
             ticket = ticket.of(kept)
         context = ticket.context(message.task_name, attempt)
         is_refused = kept is not None and kept.is_final
-        tracked = Tracked(context, is_refused, enter_run(context))
+        has_timeout = message.labels.get("timeout") is not None
+        tracked = Tracked(context, is_refused, enter_run(context), has_timeout)
         executed.set(tracked)  # Taskiq handles each message in a task, and so a context, of its own
         self._executing[message.task_id] = tracked
         if not is_refused and has_runtime():
@@ -202,9 +204,9 @@ class RealtimeMiddleware(TaskiqMiddleware):
         self, tracked: Tracked, result: TaskiqResult[Any], error: BaseException | None
     ) -> None:
         status, fields = "completed", {}
-        if isinstance(error, RunCanceled):
+        if error is not None and is_only(error, RunCanceled):
             status = "canceled"
-        elif isinstance(error, TimeoutError) and not str(error):
+        elif tracked.is_timed_out(error):
             why = "it executed for longer than its label `timeout` allows"
             status, fields = "timed_out", {"error": error_of(why, "TimedOut")}
         elif error is not None:
@@ -254,7 +256,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         async with in_order(run_id):
             if not has_runtime():
                 await self._is_ready.wait()
-            return await work(runtime())
+            return await tracking.until_kept(runtime(), work, run_id)
 
     def _has_come(self, telling: asyncio.Task[Any]) -> None:
         if telling.cancelled():

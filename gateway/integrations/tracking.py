@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from gateway.errors import IllegalTransition, InvalidId, InvalidValue, RealtimeError, RunExists
 from gateway.records import check_run_id
-from gateway.runs import Run, RunIds, end_patch, iso_time
-from gateway.sdk.execution import MAX_ERROR_CHARACTERS
+from gateway.runs import TRANSITIONS, Run, RunIds, iso_time
+from gateway.sdk.ending import is_away, keep_end
 from gateway.sdk.options import check_tags
 from gateway.sdk.queues import owner_of
 from gateway.sdk.runtime import Context, Runtime, current_run
@@ -33,6 +33,8 @@ WATCH_AGAIN_S = 5.0  # after a run's own log could not be followed
 
 _log = logging.getLogger("realtime.queues")
 _ids = RunIds()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +186,35 @@ def _good_tags(tags: Any) -> tuple[str, ...]:
         return ()
 
 
+async def until_kept(
+    active: Runtime, work: Callable[[Runtime], Awaitable[T]], run_id: str | None
+) -> T:
+    """Change a run, for as long as it takes while the store is away.
+
+    Args:
+        active: Given to the work.
+        work: Harmless when it is done twice.
+        run_id: For the log.
+    """
+    if active.runner is None:
+        return await work(active)
+    return await active.runner.until_kept(lambda: work(active), run_id or "")
+
+
 async def keep(active: Runtime, run: Run) -> Run:
-    """Keep a run unless it is kept already; returns it as it is kept."""
+    """Keep a run unless it is kept already; returns it as it is kept.
+
+    A payload that the store refuses is left out.
+    """
     try:
         return await active.store.create_run(run)
     except RunExists:
         return (await active.store.get_run(run.id)).run
+    except Exception as error:
+        if run.payload is None or is_away(error):
+            raise
+        _log.warning("run %s is kept without its payload: %s", run.id, error)
+    return await keep(active, replace(run, payload=None))
 
 
 async def claim(active: Runtime, run: Run, attempt: int) -> Run:
@@ -244,7 +269,7 @@ async def note_error(active: Runtime, run_id: str, error: dict[str, str]) -> Non
 
 
 async def end(active: Runtime, run: str | Run, status: str, **fields: Any) -> None:
-    """Say how a run ended, unless it has ended before.
+    """Say how a run ended, unless it has ended before; an output that is refused is left out.
 
     Args:
         active: The runtime.
@@ -256,7 +281,14 @@ async def end(active: Runtime, run: str | Run, status: str, **fields: Any) -> No
         run = await keep(active, run)
     else:
         run = (await active.store.get_run(run)).run
-    await _patch(active, run.id, end_patch(run, status, active.clock_ms(), **fields))
+    if run.is_queued and status not in TRANSITIONS[run.status]:
+        run = await claim(active, run, run.attempt)  # that it had begun was lost
+    run_id, now_ms = run.id, active.clock_ms()
+
+    async def write(patch: dict[str, Any]) -> None:
+        await _patch(active, run_id, patch)
+
+    await keep_end(write, run, status, now_ms, is_output_optional=True, **fields)
 
 
 async def _patch(active: Runtime, run_id: str, patch: Mapping[str, Any]) -> None:
@@ -282,15 +314,9 @@ async def watch(active: Runtime, context: Context) -> None:
         await asyncio.sleep(WATCH_AGAIN_S)
 
 
-def error_of(error: BaseException | str, type_: str | None = None) -> dict[str, str]:
-    """Return an exception as a run's error."""
-    name = type_ or type(error).__name__
-    return {"type": name, "message": str(error)[:MAX_ERROR_CHARACTERS]}
-
-
 def as_json(value: Any) -> Any:
     """Return a value as JSON-able data, None if it cannot be."""
     try:
         return orjson.loads(to_json(value))
-    except (PydanticSerializationError, ValueError):
+    except Exception:  # also of a method of the value's own
         return None

@@ -10,7 +10,8 @@ parts        of an AI answer, and assembler
 runs         as a backend sees them: following, canceling
 
 session      `connect()`, over runtime: what the SDK works with in one process
-runner       executes runs: execution (one run), slot, executing_time, surroundings
+runner       executes runs: execution (one run), ending (how it ends), slot, executing_time,
+surroundings
 keeper, adopting    who is alive, and what becomes of the runs of those who are not: cut_off (what
 follows an attempt that ended with its process), redelivery (runs that a queue brings again)
 revoking     keeps revocations

@@ -24,9 +24,10 @@ from gateway.errors import (
     RunNotFound,
 )
 from gateway.records import Position
-from gateway.runs import Run, end_patch, iso_time, may_retry_crash, retry_patch, time_ms
+from gateway.runs import Run, iso_time, may_retry_crash, retry_patch, time_ms
 from gateway.sdk import cut_off
 from gateway.sdk.canceling import cancel_children
+from gateway.sdk.ending import error_of, is_any, is_away, is_only, keep_end
 from gateway.sdk.executing_time import ExecutingTime
 from gateway.sdk.options import Retry
 from gateway.sdk.runtime import Context, executing
@@ -34,7 +35,6 @@ from gateway.sdk.slot import Slot
 from gateway.sdk.surroundings import Surroundings
 from gateway.stores.base import run_log
 
-MAX_ERROR_CHARACTERS = 2000
 WATCH_AGAIN_S = 5.0  # after the run's own log could not be followed
 
 _log = logging.getLogger("realtime.runner")
@@ -129,12 +129,22 @@ class Execution:
             await self._not_begun()
         except asyncio.CancelledError:
             await self._not_begun()
+        except Exception as error:
+            await self._fail(error)
+        finally:
+            self._slot.release()
+
+    async def _fail(self, error: Exception) -> None:
+        """End a run of which something could not be kept; a store that is away is left alone."""
+        try:
+            if is_away(error):
+                raise error
+            self._log.error("run %s (%s) cannot go on", self.run.id, self.run.task, exc_info=error)
+            await self._end("failed", error=error_of(error))
         except Exception:
             self._log.exception(
                 "run %s (%s): its end could not be kept", self.run.id, self.run.task
             )
-        finally:
-            self._slot.release()
 
     async def _not_begun(self) -> None:
         """Judge a run that was stopped before it began, or between two attempts."""
@@ -155,7 +165,7 @@ class Execution:
                 await self._slot.take()
         except TimeoutError:
             why = f"it had not started by {self.run.expires_at}"
-            await self._end("expired", error=_error("Expired", why))
+            await self._end("expired", error=error_of(why, "Expired"))
             return False
         return True
 
@@ -293,13 +303,13 @@ class Execution:
             await self._end_stopped()
         elif failure is None:
             await self._end("completed", output=work.result())
-        elif isinstance(failure, asyncio.CancelledError | RunCanceled):
+        elif is_only(failure, RunCanceled):
             await self._end_canceled()
-        elif self.run.attempt < self.run.max_attempts and not isinstance(failure, AbortTask):
+        elif self.run.attempt < self.run.max_attempts and not is_any(failure, AbortTask):
             return await self._rest(failure)
         else:
             self._log.error("run %s (%s) failed", self.run.id, self.run.task, exc_info=failure)
-            await self._end("failed", error=_error_of(failure))
+            await self._end("failed", error=error_of(failure))
         return False
 
     async def _rest(self, failure: BaseException) -> bool:
@@ -315,7 +325,7 @@ class Execution:
             rest_s,
             exc_info=failure,
         )
-        patch = retry_patch(self.run, self._now_ms(), _error_of(failure), rest_s)
+        patch = retry_patch(self.run, self._now_ms(), error_of(failure), rest_s)
         if self._rests_with is not None:
             patch["owner"] = self._rests_with
         if not await self._change(**patch):
@@ -330,7 +340,7 @@ class Execution:
             limit_s = self.run.max_duration_s
             limit = "its worker allows" if limit_s is None else f"{limit_s:g} s"
             why = f"it executed for more than {limit}"
-            await self._end("timed_out", error=_error("TimedOut", why))
+            await self._end("timed_out", error=error_of(why, "TimedOut"))
         elif self._reason == "stopped":
             await self._cut_off()
         elif self._reason == "taken":
@@ -360,7 +370,10 @@ class Execution:
         await self._end("canceled")
 
     async def _end(self, status: str, **fields: Any) -> bool:
-        is_kept = await self._change(**end_patch(self.run, status, self._now_ms(), **fields))
+        def keep(patch: dict[str, Any]) -> Awaitable[bool]:
+            return self._change(**patch)
+
+        is_kept = await keep_end(keep, self.run, status, self._now_ms(), **fields)
         if not is_kept:
             self._log.info("run %s had ended already, or was deleted", self.run.id)
         return is_kept
@@ -399,11 +412,3 @@ def _failure(work: asyncio.Task[Any]) -> BaseException | None:
     if not work.done():
         return None
     return asyncio.CancelledError() if work.cancelled() else work.exception()
-
-
-def _error_of(failure: BaseException) -> dict[str, str]:
-    return _error(type(failure).__name__, str(failure))
-
-
-def _error(type_: str, message: str) -> dict[str, str]:
-    return {"type": type_, "message": message[:MAX_ERROR_CHARACTERS]}

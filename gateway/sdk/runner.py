@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gateway.errors import IllegalTransition
 from gateway.runs import Run, may_retry_crash
@@ -28,6 +29,10 @@ from gateway.stores.shared import SharedStore
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store
 CANCEL_GRACE_S = 10.0  # for the `finally` blocks of a canceled function
 STOP_GRACE_S = 3.0  # the same, when the process stops
+
+_log = logging.getLogger("realtime.runner")
+
+T = TypeVar("T")
 
 
 class Tasks(Protocol):
@@ -187,6 +192,10 @@ class Runner:
             returned.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait({returned})
             raise
+
+    async def until_kept(self, keep: Callable[[], Awaitable[T]], run_id: str) -> T:
+        """Write to the store, for as long as it takes; see `Surroundings.until_kept`."""
+        return await self._around.until_kept(keep, run_id, _log)
 
     async def stop(self) -> None:
         """Stop what executes and wait until it has ended."""

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from gateway.errors import ConnectionLost, StoreUnavailable
+from gateway.errors import Internal, RealtimeError
 from gateway.sdk.runtime import Runtime
 from gateway.stores.shared import SharedStore
 
 FIRST_REST_S = 0.5  # before a change of the run is tried again; twice as long each time,
 MAX_REST_S = 10.0  # up to this; the run of a full disk ends so soon after there is room
+INTERNAL_ATTEMPTS = 5  # after an error of the store's own: what it is given may cause it
 
 T = TypeVar("T")
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -59,12 +60,15 @@ class Surroundings:
         Raises:
             RealtimeError: trying again would not help, or the process stops.
         """
-        most_s = FIRST_REST_S
+        most_s, attempt = FIRST_REST_S, 0
         while True:
+            attempt += 1
             try:
                 return await keep()
-            except (StoreUnavailable, ConnectionLost) as error:
+            except RealtimeError as error:
                 if not error.retryable or self.closing.is_set():
+                    raise
+                if isinstance(error, Internal) and attempt >= INTERNAL_ATTEMPTS:
                     raise
                 log.warning("run %s cannot be kept; trying again: %s", run_id, error)
             await self._rest_or_close(self.random() * most_s)

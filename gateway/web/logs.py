@@ -6,6 +6,7 @@ users' tasks log through it already, and a second way would leave theirs out.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from datetime import UTC, datetime
@@ -47,7 +48,11 @@ class JsonFormatter(logging.Formatter):
         line |= _fields_of(record)
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return without_secrets(orjson.dumps(line, default=str).decode())
+        try:
+            text = orjson.dumps(line, default=str).decode()
+        except TypeError:  # a lone surrogate, in a message or in an exception's text
+            text = json.dumps(line, default=str)
+        return without_secrets(text)
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:

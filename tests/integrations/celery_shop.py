@@ -59,6 +59,21 @@ def fail(text):
     raise ValueError(text)
 
 
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@app.task
+def fail_oddly(what):
+    errors = {
+        "half an emoji": ValueError("cannot parse \ud83d"),
+        "mute": Mute(),
+        "group": ExceptionGroup("g", [OSError("a"), OSError("b")]),
+    }
+    raise errors[what]
+
+
 @app.task(bind=True, max_retries=3)
 def flaky(self, fails):
     lines.append(f"try {self.request.retries + 1}")

@@ -123,6 +123,18 @@ async def test_a_failure_is_the_runs_and_what_was_appended_before_it_stays(celer
     assert await first(celery.lines, run.id) == "before"
 
 
+async def test_a_function_that_fails_oddly_has_failed(celery):
+    messages = {
+        "half an emoji": "cannot parse \ufffd",
+        "mute": "its text cannot be shown: str() raised ValueError",
+        "group": "g (2 sub-exceptions): OSError: a; OSError: b",
+    }
+    sent = {what: (await send(celery.fail_oddly, what))[1] for what in messages}
+    for what, run in sent.items():
+        kept = await ended(run.id)
+        assert (kept.status, kept.error.message) == ("failed", messages[what]), what
+
+
 async def test_a_run_that_is_canceled_while_it_waits_is_never_executed(celery):
     result, run = await send(celery.greet, "ann", countdown=1)
     assert (await runs.retrieve(run.id)).status == "delayed"

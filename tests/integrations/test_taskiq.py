@@ -1,5 +1,6 @@
 """Taskiq's tasks as runs, and this library's on its workers: real ones, on a real broker."""
 
+import asyncio
 import os
 import signal
 
@@ -239,6 +240,60 @@ async def test_a_broker_that_executes_here_needs_no_worker():
         assert (run.payload, run.output) == ({"args": ["ann"], "kwargs": {}}, "ann")
         assert [line async for line in lines.read(run.id)] == ["hello ann"]
         assert (await double.trigger_and_wait(21)).output == 42
+        await broker.shutdown()
+
+
+async def test_a_timeout_of_the_functions_own_is_not_taken_for_the_label():
+    broker = InMemoryBroker()
+    install(broker)
+
+    async def asks_a_slow_server() -> None:
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    def asks_it_plainly() -> None:
+        raise TimeoutError
+
+    functions = {
+        "async": broker.task(asks_a_slow_server),
+        "plain": broker.task(asks_it_plainly),
+        "async, with a label": broker.task("labeled", timeout=10)(asks_a_slow_server),
+        "plain, with a label": broker.task("labeled plain", timeout=10)(asks_it_plainly),
+    }
+    async with connect(store="memory:", secret_key=SECRET):
+        await broker.startup()
+        for name, function in functions.items():
+            run = await ended(handle_of(await function.kiq(), broker).id)
+            assert (run.status, run.error.type) == ("failed", "TimeoutError"), name
+        await broker.shutdown()
+
+
+async def test_a_function_that_fails_oddly_has_failed():
+    broker = InMemoryBroker()
+    install(broker, with_payloads=True)
+
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError("no text")
+
+    failures = {
+        "half an emoji": (ValueError("cannot parse \ud83d"), "cannot parse \ufffd"),
+        "mute": (Mute(), "its text cannot be shown: str() raised ValueError"),
+        "group": (ExceptionGroup("g", [OSError("a"), OSError("b")]), "OSError: a; OSError: b"),
+        "canceled": (asyncio.CancelledError(), "nobody had canceled its run"),
+    }
+
+    @broker.task
+    async def fail(what: str, _: str = "") -> None:
+        raise failures[what][0]
+
+    async with connect(store="memory:", secret_key=SECRET):
+        await broker.startup()
+        for what, (error, text) in failures.items():
+            sent = await fail.kiq(what, "\ud83d")
+            run = await ended(handle_of(sent, broker).id)
+            assert (run.status, run.error.type) == ("failed", type(error).__name__), what
+            assert text in run.error.message, what
         await broker.shutdown()
 
 

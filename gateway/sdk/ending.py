@@ -1,0 +1,168 @@
+"""How a run ends: its error as text that every store takes, and simpler ends where one is refused.
+
+Whatever a function does, its run has to reach a final status: those who wait for it would wait for
+ever. So nothing here trusts an exception's own methods, and an end that a store refuses is
+replaced by one that says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar, cast
+
+from gateway.errors import IllegalTransition, Internal, RealtimeError, RunNotFound
+from gateway.runs import Run, end_patch
+
+MAX_ERROR_CHARACTERS = 2000
+MAX_TYPE_CHARACTERS = 200
+
+_log = logging.getLogger("realtime.runner")
+
+T = TypeVar("T")
+
+
+def error_of(failure: BaseException | str, type_: str | None = None) -> dict[str, str]:
+    """Return an exception, or a text, as a run's error.
+
+    Args:
+        failure: An exception whose methods may fail themselves; of a group, its reasons are shown.
+        type_: Shown instead of the exception's class.
+
+    Returns:
+        Type and message, cut to their limits and without lone surrogates.
+    """
+    is_text = type(failure) is str  # isinstance() asks for __class__, which may raise
+    message: Any = failure if is_text else _reasons(cast(BaseException, failure))
+    return {
+        "type": _storable(type_ or _class_name(failure), MAX_TYPE_CHARACTERS),
+        "message": _storable(message, MAX_ERROR_CHARACTERS),
+    }
+
+
+def is_any(failure: BaseException, kind: type[BaseException]) -> bool:
+    """Whether an exception, or one of those in a group, is of a kind."""
+    return any(issubclass(type(each), kind) for each in _leaves(failure))
+
+
+def is_only(failure: BaseException, kind: type[BaseException]) -> bool:
+    """Whether an exception, or each of those in a group, is of a kind."""
+    return all(issubclass(type(each), kind) for each in _leaves(failure))
+
+
+async def keep_end(
+    keep: Callable[[dict[str, Any]], Awaitable[T]],
+    run: Run,
+    status: str,
+    now_ms: int,
+    *,
+    is_output_optional: bool = False,
+    **fields: Any,
+) -> T:
+    """Keep a run's end, or a simpler one if the store refuses it.
+
+    Args:
+        keep: Writes a patch of the run to the store.
+        run: Which run.
+        status: A final one.
+        now_ms: The time.
+        is_output_optional: A refused output is left out; otherwise it makes the run `failed`.
+        fields: Further fields: the output or the error.
+
+    Returns:
+        What `keep` returned.
+
+    Raises:
+        RealtimeError: the run has ended or was deleted, the store is away, or it refuses every end.
+    """
+    try:
+        return await keep(end_patch(run, status, now_ms, **fields))
+    except (IllegalTransition, RunNotFound):
+        raise
+    except Exception as error:
+        if is_away(error):
+            raise
+        refusal = error
+    _log.error("run %s: its end (%s) was refused", run.id, status, exc_info=refusal)
+    what = "output" if status == "completed" else "error"
+    why = f"the run's {what} could not be kept: {_text(refusal)}"
+    others = {name: fields[name] for name in fields if name not in ("output", "error")}
+    ends: list[tuple[str, dict[str, Any]]] = []
+    if status == "completed":
+        ends = [(status, others)] if is_output_optional else []
+        status = "failed"
+    for last in (error_of(why, _class_name(refusal)), _REFUSED):
+        ends.append((status, others | {"error": last}))
+    for status, fields in ends:
+        try:
+            return await keep(end_patch(run, status, now_ms, **fields))
+        except (IllegalTransition, RunNotFound):
+            raise
+        except Exception as error:
+            if is_away(error):
+                raise
+            refusal = error
+    raise refusal
+
+
+_REFUSED = {"type": "EndRefused", "message": "the run's end could not be kept; the log has more"}
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error is due to a store that cannot be reached, and not to what it was given."""
+    is_retryable = isinstance(error, RealtimeError) and error.retryable
+    return is_retryable and not isinstance(error, Internal)
+
+
+def _reasons(failure: BaseException) -> str:
+    text = _text(failure)
+    if not issubclass(type(failure), BaseExceptionGroup):
+        if not text and issubclass(type(failure), asyncio.CancelledError):
+            return "the function was canceled from within, and nobody had canceled its run"
+        return text
+    reasons: list[str] = []
+    characters = len(text)
+    for each in _leaves(failure):
+        reasons.append(f"{_class_name(each)}: {_text(each)[:MAX_ERROR_CHARACTERS]}")
+        characters += len(reasons[-1])
+        if characters > MAX_ERROR_CHARACTERS:
+            break
+    return f"{text}: {'; '.join(reasons)}"
+
+
+def _leaves(failure: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, or those in a group of any depth, each once."""
+    left, seen = [failure], set[int]()
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if issubclass(type(each), BaseExceptionGroup):
+            left.extend(reversed(_exceptions_of(each)))
+        else:
+            yield each
+
+
+# The interpreter's own attributes, which a class cannot hide behind a property that raises.
+_exceptions_of: Callable[[BaseException], tuple[BaseException, ...]]
+_exceptions_of = vars(BaseExceptionGroup)["exceptions"].__get__
+_name_of: Callable[[type], str] = vars(type)["__name__"].__get__
+
+
+def _class_name(failure: BaseException | str) -> str:
+    return _name_of(type(failure))
+
+
+def _text(failure: BaseException) -> str:
+    try:
+        return str.__str__(str(failure))
+    except BaseException as error:  # SystemExit too: this is a user's code
+        return f"its text cannot be shown: str() raised {_class_name(error)}"
+
+
+def _storable(text: str, limit: int) -> str:
+    """Cut a text, join surrogates that make a pair, and replace those that are alone."""
+    units = text[:limit].encode("utf-16-le", "surrogatepass")
+    return units.decode("utf-16-le", "replace")
