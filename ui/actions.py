@@ -23,6 +23,7 @@ from ui.hooks import (
     use_realtime_run,
     use_realtime_run_with_streams,
 )
+from ui.text_numbers import exact
 from ui.vars import Hook, RealtimeRun, RealtimeStream, Refusable
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class InputStreamHook(_Action, Generic[T]):
         Args:
             value: Of the input's type, as JSON-able values or Vars; the gateway checks it.
         """
-        return self._call("send", value)
+        return self._call("send", exact(value, "the value"))
 
 
 class TaskTrigger(_Action):
@@ -62,7 +63,7 @@ class TaskTrigger(_Action):
 
     def trigger(self, payload: Mapping[str, Any] | Var[Any]) -> FunctionVar[Any]:
         """Make an event that triggers the task with these keyword arguments."""
-        return self._call("trigger", payload)
+        return self._call("trigger", exact(payload, "the payload"))
 
     @property
     def run_id(self) -> StringVar[str]:

@@ -20,6 +20,7 @@ from reflex_base.utils.exceptions import EventHandlerArgTypeMismatchError
 from gateway.sdk.definitions import StreamDefinition
 from ui.loop_variables import refuse_loop_variable
 from ui.page_runs import PageRun, PageStream
+from ui.text_numbers import page_type
 from ui.vars import Hook, RealtimeRun, RealtimeStream
 
 T = TypeVar("T")
@@ -121,7 +122,11 @@ def use_realtime_stream(
         "maxRecords": max_records,
         "enabled": enabled,
         "gatewayUrl": gateway_url,
-        "onRecord": handler_of(on_record, {"value": type_, "meta": dict[str, Any]}),
+        "onRecord": handler_of(
+            on_record,
+            {"value": page_type(type_), "meta": dict[str, Any]},
+            {"value": type_, "meta": dict[str, Any]},
+        ),
         "onEnd": handler_of(on_end, {"reason": str}),
         "onError": handler_of(on_error, {"error": dict[str, str]}),
         "onTokenExpiring": handler_of(on_token_expiring, {}),

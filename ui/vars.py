@@ -8,6 +8,7 @@ import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, make_dataclass, replace
+from decimal import Decimal
 from functools import cache, cached_property
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -22,11 +23,13 @@ from reflex.vars import (
     VarData,
 )
 from reflex_base.utils.imports import ImportVar
+from reflex_base.utils.types import get_attribute_access_type
 
 from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
 from ui.client import library
 from ui.loop_variables import refuse_loop_variable
 from ui.page_runs import PageRun
+from ui.text_numbers import TextNumber, TextNumberVar, digits, exact, page_type, plain_type
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -214,6 +217,8 @@ class _Latest:
     @overload
     def __get__(self, stream: RealtimeStream[str], owner: type[Any]) -> StringVar[str]: ...
     @overload
+    def __get__(self, stream: RealtimeStream[Decimal], owner: type[Any]) -> TextNumberVar: ...
+    @overload
     def __get__(self, stream: RealtimeStream[list[E]], owner: type[Any]) -> ArrayVar[list[E]]: ...
     @overload
     def __get__(self, stream: RealtimeStream[T], owner: type[Any]) -> ObjectVar[T]: ...
@@ -235,7 +240,7 @@ class RealtimeStream(Subscribed, Generic[T]):
 
     def __init__(self, hook: Hook, type_: Any) -> None:
         super().__init__(hook)
-        self._type = _plain_type(type_)
+        self._type = plain_type(page_type(type_))
         warn_of_hidden_fields(self._type)
 
     @property
@@ -281,7 +286,10 @@ class RealtimeStream(Subscribed, Generic[T]):
             value: A plain value or a Var: a string, a number, a boolean or None.
         """
         refuse_loop_variable("value", value)
-        return cast("ArrayVar[list[T]]", self._view(["where", field, value], _list_of(self._type)))
+        if get_attribute_access_type(self._type, field) is TextNumber:
+            value = digits(value)
+        spec = ["where", field, exact(value, f"where({field!r}, …)")]
+        return cast("ArrayVar[list[T]]", self._view(spec, _list_of(self._type)))
 
     @property
     def group_by_source(self) -> ObjectVar[dict[str, list[T]]]:
@@ -360,17 +368,6 @@ class RealtimeRun(Subscribed):
         return self._of_run("is_canceled")
 
 
-def _plain_type(type_: Any) -> Any:
-    """Take off what only validators read."""
-    while True:
-        if typing.get_origin(type_) is typing.Annotated:
-            type_ = typing.get_args(type_)[0]
-        elif hasattr(type_, "__value__"):  # `type X = ...`
-            type_ = type_.__value__
-        else:
-            return type_
-
-
 def _list_of(type_: Any) -> Any:
     return types.GenericAlias(list, (type_,))
 
@@ -407,7 +404,7 @@ def warn_of_hidden_fields(type_: Any) -> None:
 def _field_names(type_: Any) -> Iterator[str]:
     if isinstance(type_, types.UnionType) or typing.get_origin(type_) is typing.Union:
         for member in typing.get_args(type_):
-            yield from _field_names(_plain_type(member))
+            yield from _field_names(plain_type(member))
     elif isinstance(type_, type):
         for class_ in type_.__mro__:
             names = vars(class_).get("__annotations__", {})
