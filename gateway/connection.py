@@ -1,5 +1,7 @@
 """One connection's state machine: a frame and the time in, commands out. No I/O, no clock.
 
+Two times are arguments: Unix time judges tokens; steady time, which nobody sets, judges liveness.
+
     connection:    new ──hello──> ready ──any closing command──> closed
     subscription:  opening ──opened──> live ──> (gone: ended, unsubscribed, refused, expired)
 
@@ -68,9 +70,9 @@ class Connection:
         id: Name of the connection, for `welcome` and the log.
         verify: Checks a token at a time and returns what it allows.
         limits: What the client must stay below.
-        opened_at_s: Unix time.
+        opened_at_s: Steady time.
         ping_s: How often the client has to give a sign of life.
-        ages_at_s: Unix time at which it is asked to come back anew.
+        ages_at_s: Steady time at which it is asked to come back anew.
         admit: Called with each new subject that its tokens name; raises when that one has as many
             connections as it may.
     """
@@ -94,7 +96,7 @@ class Connection:
 
     @property
     def heard_at_s(self) -> float:
-        """Unix time of the client's last frame."""
+        """Steady time of the client's last frame."""
         return self._lifetime.heard_at_s
 
     @property
@@ -104,27 +106,28 @@ class Connection:
 
     # ---- what the client sends ----
 
-    def receive(self, text: str | bytes, now_s: float) -> list[Command]:
+    def receive(self, text: str | bytes, now_s: float, steady_s: float) -> list[Command]:
         """Take one frame from the client.
 
         Args:
             text: A text message; bytes are a binary one, which is refused.
             now_s: Unix time.
+            steady_s: Steady time.
 
         Returns:
             What to do, in order.
         """
-        self._lifetime.heard_at_s = now_s
+        self._lifetime.heard_at_s = steady_s
         if self.state == "closed":
             return []
-        self._note_use(now_s)
+        self._note_use(steady_s)
         commands = self._read(text, now_s)
-        self._note_use(now_s)
+        self._note_use(steady_s)
         return commands
 
-    def _note_use(self, now_s: float) -> None:
+    def _note_use(self, steady_s: float) -> None:
         if self._is_in_use():
-            self._lifetime.used_at_s = now_s
+            self._lifetime.used_at_s = steady_s
 
     def _is_in_use(self) -> bool:
         # A worker's connection is its lease on the runs that it executes.
@@ -372,12 +375,17 @@ class Connection:
 
     # ---- time ----
 
-    def deadline_s(self) -> float:
-        """Unix time at which `tick` has to be called at the latest."""
-        at_s = self._lifetime.deadline_s(self._standing())  # at every frame: no generator
-        if (untold := self._bearer.untold) is not None:
+    def due_in_s(self, now_s: float, steady_s: float) -> float:
+        """Return in how many seconds `tick` has to be called at the latest.
+
+        Args:
+            now_s: Unix time.
+            steady_s: Steady time.
+        """
+        at_s = min(self._ends_at_s(), self._subscriptions.outlook().at_s)
+        if (untold := self._bearer.untold) is not None:  # at every frame: no generator
             at_s = min(at_s, untold.renewal_at_s)
-        return min(at_s, self._ends_at_s(), self._subscriptions.outlook().at_s)
+        return min(at_s - now_s, self._lifetime.deadline_s(self._standing()) - steady_s)
 
     def _standing(self) -> Standing:
         return Standing(self.state == "new", self._bearer.is_known, self._is_in_use())
@@ -394,11 +402,16 @@ class Connection:
         own = self._bearer.untold
         return [*([(None, own)] if own is not None else []), *self._subscriptions.to_be_told()]
 
-    def tick(self, now_s: float) -> list[Command]:
-        """Do what time alone demands."""
+    def tick(self, now_s: float, steady_s: float) -> list[Command]:
+        """Do what time alone demands.
+
+        Args:
+            now_s: Unix time.
+            steady_s: Steady time.
+        """
         if self.state == "closed":
             return []
-        overdue = self._lifetime.overdue(self._standing(), now_s)
+        overdue = self._lifetime.overdue(self._standing(), steady_s)
         if overdue is not None:
             return self._close(overdue)
         expired = self._subscriptions.where(lambda each: each.access.is_expired(now_s))
@@ -438,9 +451,9 @@ class Connection:
         gone = self._subscriptions.where(lambda each: is_revoked(each.access))
         return [command for id in gone for command in self.failed(id, error)]
 
-    def deaf(self, now_s: float) -> None:
+    def deaf(self, steady_s: float) -> None:
         """Take note that the client is not being read now, so that its silence says nothing."""
-        self._lifetime.heard_at_s = now_s
+        self._lifetime.heard_at_s = steady_s
 
     def close(self, error: RealtimeError) -> list[Command]:
         """End the connection from this side."""

@@ -1,4 +1,7 @@
-"""How long a connection may stay: time to greet, silence, idleness and age. No I/O, no clock."""
+"""How long a connection may stay: time to greet, silence, idleness and age. No I/O, no clock.
+
+All times are those of a steady clock: one that is set, forward or back, says nothing of a client.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class Standing(NamedTuple):
 
 @dataclass(slots=True)
 class Lifetime:
-    """The times of one connection, as Unix time in seconds.
+    """The times of one connection, in seconds of a steady clock.
 
     Attributes:
         limits: How long it has for what.
@@ -64,20 +67,20 @@ class Lifetime:
             at_s = min(at_s, self._silent_at_s(), self._idle_at_s(standing.is_in_use))
         return at_s
 
-    def overdue(self, standing: Standing, now_s: float) -> RealtimeError | None:
+    def overdue(self, standing: Standing, steady_s: float) -> RealtimeError | None:
         """Return why it has to end now, if it has to."""
         limits = self.limits
-        if not standing.is_known and now_s >= self.opened_at_s + limits.hello_s:
+        if not standing.is_known and steady_s >= self.opened_at_s + limits.hello_s:
             what = "hello" if standing.is_new else "token that is good"
             return HelloTimeout(f"no {what} within {limits.hello_s:g} s")
-        if now_s >= self.ages_at_s:
-            age_s = now_s - self.opened_at_s
+        if steady_s >= self.ages_at_s:
+            age_s = steady_s - self.opened_at_s
             return ConnectionAged(f"the connection is {age_s:.0f} s old; come back", 0.0)
         if standing.is_new:
             return None
-        if now_s >= self._silent_at_s():
+        if steady_s >= self._silent_at_s():
             silence_s = self.ping_s * SILENT_AFTER_PINGS
             return Silent(f"nothing was heard for {silence_s:g} s; send ping")
-        if now_s >= self._idle_at_s(standing.is_in_use):
+        if steady_s >= self._idle_at_s(standing.is_in_use):
             return Idle(f"nothing was subscribed or asked for in {limits.idle_s:g} s")
         return None

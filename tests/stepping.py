@@ -60,7 +60,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        self.now_s = self.set_by_s = 0.0
         self.is_busy: Callable[[], bool] = lambda: False
         selector: Any = _Selector(self, selectors.DefaultSelector())
         super().__init__(selector)
@@ -69,8 +69,8 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         return self.now_s
 
     def clock_s(self) -> float:
-        """Unix time as the loop has it."""
-        return BEGINNING_S + self.now_s
+        """Unix time as the loop has it, by a clock that was set by `set_by_s`."""
+        return BEGINNING_S + self.now_s + self.set_by_s
 
     def pass_time(self, seconds: float = 1e-6) -> None:
         """Let everything happen that is due until then; by default, what needs no time at all."""
@@ -247,6 +247,7 @@ class Wired:
         self._loop = loop
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.sink = Sink(self._incoming)
+        self.close_code: int | None = None
         extensions = {EXTENSION: self.sink} if is_direct else {}
         scope = {"type": "websocket", "path": "/v1/ws", "headers": [], "extensions": extensions}
         websocket = WebSocket(scope, self._incoming.get, self._send)
@@ -273,6 +274,8 @@ class Wired:
     async def _send(self, message: Any) -> None:
         if message["type"] == "websocket.send":
             await self.sink.put(message["text"])
+        elif message["type"] == "websocket.close":
+            self.close_code = message["code"]
         else:
             assert message["type"] == "websocket.accept", message
 

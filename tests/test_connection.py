@@ -51,7 +51,19 @@ def ready(*scopes, ttl_s=60):
 
 
 def say(connection, at_s=NOW_S, **frame):
-    return connection.receive(json.dumps(frame), at_s)
+    return receive(connection, json.dumps(frame), at_s)
+
+
+def receive(connection, text, at_s):
+    return connection.receive(text, at_s, at_s)
+
+
+def tick(connection, at_s):
+    return connection.tick(at_s, at_s)
+
+
+def deadline_s(connection):
+    return NOW_S + connection.due_in_s(NOW_S, NOW_S)
 
 
 def subscribe(connection, id=1, run="run_a", stream="s", **more):
@@ -139,7 +151,7 @@ def test_any_other_first_frame_closes(frame):
     "text", ["", "{", "[]", '{"type":"hello"}', '{"type":"x"}', b"{}", "x" * 6000]
 )
 def test_a_first_frame_that_cannot_be_read_closes(text):
-    commands = new().receive(text, NOW_S)
+    commands = receive(new(), text, NOW_S)
     assert error_of(commands) == ("hello_expected", None)
     assert others(commands) == [Close(4400, "hello_expected")]
 
@@ -196,7 +208,7 @@ def test_a_closed_connection_does_nothing(frame):
     live(connection)
     assert connection.close(ShuttingDown("bye"))
     assert say(connection, **frame) == []
-    assert connection.tick(NOW_S + 1e6) == []
+    assert tick(connection, NOW_S + 1e6) == []
     assert connection.close(ShuttingDown("bye")) == []
     assert connection.opened(1, AT, run_state()) == []
     assert not connection.is_live(1)
@@ -250,7 +262,7 @@ def test_an_id_that_is_in_use_is_refused_and_never_named(frame, use):
 def test_no_error_ever_names_what_goes_on(text):
     connection = ready("read:runs:*")
     live(connection)
-    (frame,) = frames(connection.receive(text, NOW_S))
+    (frame,) = frames(receive(connection, text, NOW_S))
     assert frame["type"] == "error"
     assert "id" not in frame
     assert connection.is_live(1)
@@ -289,14 +301,14 @@ def test_no_error_ever_names_what_goes_on(text):
 def test_what_is_refused_leaves_the_rest_alone(text, code, id):
     connection = ready("read:runs:run_a", "write:runs:run_a")
     live(connection)
-    assert error_of(connection.receive(text, NOW_S)) == (code, id)
+    assert error_of(receive(connection, text, NOW_S)) == (code, id)
     assert connection.state == "ready"
     assert connection.is_live(1)
 
 
 def test_the_limits_are_stated_with_the_number_that_broke_them():
     connection = ready("read:runs:*", "write:runs:*")
-    (frame,) = frames(connection.receive("x" * 5001, NOW_S))
+    (frame,) = frames(receive(connection, "x" * 5001, NOW_S))
     assert "5001 bytes; the limit is 5000" in frame["message"]
     big = "x" * 999
     append = {"type": "append", "id": 1, "run": "run_a", "stream": "s"}
@@ -530,7 +542,7 @@ def test_a_new_token_of_the_connection_counts_for_all_that_brought_none():
     live(connection, 2, token=token("read:runs:run_a", ttl_s=10))
     (frame,) = frames(say(connection, type="token", token=token("read:runs:run_a", ttl_s=300)))
     assert frame == {"type": "token_accepted", "expires_in_ms": 300_000}
-    commands = connection.tick(NOW_S + 30)
+    commands = tick(connection, NOW_S + 30)
     assert error_of(commands) == ("token_expired", 2)
     assert connection.is_live(1)
 
@@ -542,11 +554,11 @@ def test_a_new_token_of_a_subscription_counts_for_that_alone():
     new_token = token("read:runs:run_a", ttl_s=40)
     (frame,) = frames(say(connection, type="token", id=1, token=new_token))
     assert frame == {"type": "token_accepted", "id": 1, "expires_in_ms": 40_000}
-    assert error_of(connection.tick(NOW_S + 20)) == ("token_expired", 2)
+    assert error_of(tick(connection, NOW_S + 20)) == ("token_expired", 2)
     assert connection.is_live(1)
     # From now on it has a token of its own, which that of the connection does not touch.
     say(connection, NOW_S + 20, type="token", token=token("read:runs:run_a", ttl_s=300))
-    assert error_of(connection.tick(NOW_S + 40)) == ("token_expired", 1)
+    assert error_of(tick(connection, NOW_S + 40)) == ("token_expired", 1)
 
 
 @pytest.mark.parametrize("id", [{}, {"id": 1}])
@@ -559,10 +571,10 @@ def test_a_refused_token_leaves_the_old_one_in_force(id, bad):
     assert frame["code"] in ("invalid_token", "token_expired")
     assert "id" not in frame
     assert connection.is_live(1)
-    assert types_of(connection.tick(NOW_S + 49)) == ["token_expiring"]
+    assert types_of(tick(connection, NOW_S + 49)) == ["token_expiring"]
     assert connection.is_live(1)
     assert isinstance(subscribe(connection, 2)[0], Open)
-    assert error_of(connection.tick(NOW_S + 50)[:2]) == ("token_expired", 1)
+    assert error_of(tick(connection, NOW_S + 50)[:2]) == ("token_expired", 1)
 
 
 def test_what_a_new_token_does_not_allow_ends():
@@ -603,9 +615,9 @@ def test_a_token_for_a_subscription_that_is_not_there_is_refused():
 
 def test_hello_has_ten_seconds():
     connection = new()
-    assert connection.deadline_s() == NOW_S + 10
-    assert connection.tick(NOW_S + 9.9) == []
-    commands = connection.tick(NOW_S + 10)
+    assert deadline_s(connection) == NOW_S + 10
+    assert tick(connection, NOW_S + 9.9) == []
+    commands = tick(connection, NOW_S + 10)
     assert error_of(commands) == ("hello_timeout", None)
     assert others(commands) == [Close(4408, "hello_timeout")]
 
@@ -614,8 +626,8 @@ def test_who_says_hello_without_a_token_has_ten_seconds_to_show_one():
     connection = ready()
     say(connection, NOW_S + 5, type="ping")
     assert error_of(subscribe(connection, token="x")) == ("invalid_token", 1)
-    assert connection.deadline_s() == NOW_S + 10
-    commands = connection.tick(NOW_S + 10)
+    assert deadline_s(connection) == NOW_S + 10
+    commands = tick(connection, NOW_S + 10)
     assert error_of(commands) == ("hello_timeout", None)
     assert others(commands) == [Close(4408, "hello_timeout")]
 
@@ -623,7 +635,7 @@ def test_who_says_hello_without_a_token_has_ten_seconds_to_show_one():
 def test_a_token_shown_in_time_keeps_a_connection():
     connection = ready()
     live(connection, token=token("read:runs:run_a", ttl_s=600))
-    assert connection.tick(NOW_S + 59) == []
+    assert tick(connection, NOW_S + 59) == []
 
 
 def test_a_connection_that_is_of_no_use_is_closed():
@@ -631,13 +643,13 @@ def test_a_connection_that_is_of_no_use_is_closed():
     live(connection)
     for minute in range(20):
         say(connection, NOW_S + 50 * minute, type="ping")
-    assert connection.tick(NOW_S + 1000) == []  # it has a subscription
+    assert tick(connection, NOW_S + 1000) == []  # it has a subscription
     say(connection, NOW_S + 1000, type="unsubscribe", id=1)
     for after_s in range(0, 299, 50):
         say(connection, NOW_S + 1000 + after_s, type="ping")
-    assert connection.tick(NOW_S + 1299) == []
-    assert connection.deadline_s() == NOW_S + 1300
-    commands = connection.tick(NOW_S + 1300)
+    assert tick(connection, NOW_S + 1299) == []
+    assert deadline_s(connection) == NOW_S + 1300
+    commands = tick(connection, NOW_S + 1300)
     assert error_of(commands) == ("idle", None)
     assert others(commands) == [Close(4509, "idle")]
 
@@ -650,32 +662,32 @@ def test_a_request_is_of_use():
     connection.answered(1, Pong())
     for at_s in range(290, 589, 50):
         say(connection, NOW_S + at_s, type="ping")
-    assert connection.tick(NOW_S + 589) == []
-    assert error_of(connection.tick(NOW_S + 590)) == ("idle", None)
+    assert tick(connection, NOW_S + 589) == []
+    assert error_of(tick(connection, NOW_S + 590)) == ("idle", None)
 
 
 def test_a_worker_may_rest():
     connection = ready("write:runs:*", ttl_s=6000)
     for at_s in range(0, 3000, 50):
         say(connection, NOW_S + at_s, type="ping")
-        assert connection.tick(NOW_S + at_s) == []
+        assert tick(connection, NOW_S + at_s) == []
 
 
 def test_silence_of_a_client_that_is_not_read_says_nothing():
     connection = ready("read:runs:*", ttl_s=600)
     live(connection)
     connection.deaf(NOW_S + 50)
-    assert connection.tick(NOW_S + 100) == []
-    assert error_of(connection.tick(NOW_S + 110)) == ("silent", None)
+    assert tick(connection, NOW_S + 100) == []
+    assert error_of(tick(connection, NOW_S + 110)) == ("silent", None)
 
 
 def test_a_connection_that_is_old_is_asked_to_come_back_at_once():
     connection = Connection("c_1", verify, LIMITS, NOW_S, ping_s=20, ages_at_s=NOW_S + 30)
     say(connection, type="hello", protocol=1, token=token("read:runs:*", ttl_s=600))
     live(connection)
-    assert connection.deadline_s() == NOW_S + 30
-    assert connection.tick(NOW_S + 29) == []
-    commands = connection.tick(NOW_S + 30)
+    assert deadline_s(connection) == NOW_S + 30
+    assert tick(connection, NOW_S + 29) == []
+    commands = tick(connection, NOW_S + 30)
     (frame,) = frames(commands)
     assert (frame["code"], frame["retryable"], frame["retry_after_ms"]) == (
         "connection_aged",
@@ -738,37 +750,55 @@ def test_workers_and_tokens_of_nobody_are_not_counted():
 def test_a_client_that_is_silent_for_three_pings_is_closed():
     connection = ready("read:runs:*", ttl_s=600)
     live(connection)
-    assert connection.deadline_s() == NOW_S + 60
+    assert deadline_s(connection) == NOW_S + 60
     say(connection, NOW_S + 50, type="ping")
-    assert connection.deadline_s() == NOW_S + 110
-    assert connection.tick(NOW_S + 109) == []
-    commands = connection.tick(NOW_S + 110)
+    assert deadline_s(connection) == NOW_S + 110
+    assert tick(connection, NOW_S + 109) == []
+    commands = tick(connection, NOW_S + 110)
     assert error_of(commands) == ("silent", None)
     assert others(commands) == [Close(4508, "silent")]
+
+
+@pytest.mark.parametrize("set_by_s", [-3600, 3600])
+def test_a_clock_that_is_set_says_nothing_of_a_client(set_by_s):
+    connection = ready("read:runs:*", ttl_s=6000)
+    live(connection)
+    assert connection.due_in_s(NOW_S + set_by_s, NOW_S + 10) == 50
+    assert connection.tick(NOW_S + 59 + set_by_s, NOW_S + 59) == []
+    assert error_of(connection.tick(NOW_S + 60 + set_by_s, NOW_S + 60)) == ("silent", None)
+
+
+def test_a_clock_that_is_set_counts_for_tokens():
+    connection = ready("read:runs:*", ttl_s=600)
+    live(connection)
+    assert connection.due_in_s(NOW_S + 470, NOW_S) == 10  # to be asked for another token
+    commands = connection.tick(NOW_S + 600, NOW_S)
+    assert commands[0] == Stop(1)
+    assert others(commands)[-1] == Close(4401, "token_expired")
 
 
 @pytest.mark.parametrize("frame", ["ping", "nonsense", "binary"])
 def test_anything_that_comes_is_a_sign_of_life(frame):
     connection = ready("read:runs:run_a", ttl_s=600)
     text = {"ping": '{"type":"ping"}', "nonsense": "x", "binary": b"x"}[frame]
-    connection.receive(text, NOW_S + 50)
-    assert connection.tick(NOW_S + 100) == []
+    receive(connection, text, NOW_S + 50)
+    assert tick(connection, NOW_S + 100) == []
 
 
 def test_a_subscription_ends_with_its_token_and_the_others_go_on():
     connection = ready("read:runs:*", ttl_s=50)
     live(connection, 1, token=token("read:runs:run_a", ttl_s=10))
     live(connection, 2)
-    assert connection.deadline_s() == NOW_S + 8
-    assert types_of(connection.tick(NOW_S + 9)) == ["token_expiring"]
-    assert connection.deadline_s() == NOW_S + 10
-    commands = connection.tick(NOW_S + 10)
+    assert deadline_s(connection) == NOW_S + 8
+    assert types_of(tick(connection, NOW_S + 9)) == ["token_expiring"]
+    assert deadline_s(connection) == NOW_S + 10
+    commands = tick(connection, NOW_S + 10)
     assert commands[0] == Stop(1)
     assert error_of(commands) == ("token_expired", 1)
     assert connection.is_live(2)
-    assert connection.deadline_s() == NOW_S + 40
-    assert types_of(connection.tick(NOW_S + 40)) == ["token_expiring"]
-    assert connection.deadline_s() == NOW_S + 50
+    assert deadline_s(connection) == NOW_S + 40
+    assert types_of(tick(connection, NOW_S + 40)) == ["token_expiring"]
+    assert deadline_s(connection) == NOW_S + 50
     assert connection.state == "ready"
 
 
@@ -785,7 +815,7 @@ def test_an_expired_token_of_the_connection_opens_nothing_new():
 def test_one_whose_token_expires_while_it_opens_never_lives():
     connection = ready("read:runs:*", ttl_s=10)
     subscribe(connection)
-    assert error_of(connection.tick(NOW_S + 10)[:2]) == ("token_expired", 1)
+    assert error_of(tick(connection, NOW_S + 10)[:2]) == ("token_expired", 1)
     assert connection.opened(1, AT, run_state()) == []
 
 
@@ -831,12 +861,12 @@ def test_whatever_comes_the_machine_answers_and_never_breaks(steps):
             connection.answered(1, Pong())
         elif step in ("tick", "later"):
             now_s += 10 if step == "tick" else 40
-            connection.tick(now_s)
+            tick(connection, now_s)
         else:
             text = step if isinstance(step, str) else json.dumps(step)
-            commands = connection.receive(text, now_s)
+            commands = receive(connection, text, now_s)
             assert connection.state == "closed" or commands
-        assert connection.deadline_s() >= NOW_S
+        assert deadline_s(connection) >= NOW_S
 
 
 # Sets of runs.
@@ -889,15 +919,15 @@ def test_a_set_expires_with_its_token_and_can_be_unsubscribed():
     connection = ready("read:tags:x", ttl_s=30)
     follow_set(connection)
     connection.opened_set(1, set_state())
-    assert connection.deadline_s() == NOW_S + 24
-    assert types_of(connection.tick(NOW_S + 24)) == ["token_expiring"]
-    assert connection.deadline_s() == NOW_S + 30
+    assert deadline_s(connection) == NOW_S + 24
+    assert types_of(tick(connection, NOW_S + 24)) == ["token_expiring"]
+    assert deadline_s(connection) == NOW_S + 30
     follow_set(connection, 2, token=token("read:tags:x", ttl_s=20))
-    assert connection.deadline_s() == NOW_S + 20
+    assert deadline_s(connection) == NOW_S + 20
     connection.opened_set(2, set_state())
-    assert connection.deadline_s() == NOW_S + 16
+    assert deadline_s(connection) == NOW_S + 16
     say(connection, type="unsubscribe", id=2)
-    assert error_of(connection.tick(NOW_S + 30)[:2]) == ("token_expired", 1)
+    assert error_of(tick(connection, NOW_S + 30)[:2]) == ("token_expired", 1)
     connection = ready("read:tags:x")
     follow_set(connection)
     assert others(say(connection, type="unsubscribe", id=1)) == [Stop(1)]
@@ -970,24 +1000,24 @@ def test_a_token_near_its_end_is_told_of_once_and_in_time():
     connection = ready("read:runs:*", ttl_s=100)
     live(connection, 1, token=token("read:runs:run_a", ttl_s=50))
     live(connection, 2)
-    assert connection.tick(NOW_S + 39.9) == []
-    assert connection.deadline_s() == NOW_S + 40
-    (frame,) = frames(connection.tick(NOW_S + 40))
+    assert tick(connection, NOW_S + 39.9) == []
+    assert deadline_s(connection) == NOW_S + 40
+    (frame,) = frames(tick(connection, NOW_S + 40))
     assert frame == {"type": "token_expiring", "id": 1, "expires_in_ms": 10_000}
     say(connection, NOW_S + 41, type="token", id=1, token=token("read:runs:run_a", ttl_s=300))
     say(connection, NOW_S + 79, type="ping")
-    assert connection.tick(NOW_S + 79) == []
-    (frame,) = frames(connection.tick(NOW_S + 80))
+    assert tick(connection, NOW_S + 79) == []
+    (frame,) = frames(tick(connection, NOW_S + 80))
     assert frame == {"type": "token_expiring", "expires_in_ms": 20_000}
-    assert connection.tick(NOW_S + 81) == []
+    assert tick(connection, NOW_S + 81) == []
 
 
 def test_a_new_token_is_told_of_in_its_turn():
     connection = ready("read:runs:*", ttl_s=50)
-    assert types_of(connection.tick(NOW_S + 40)) == ["token_expiring"]
+    assert types_of(tick(connection, NOW_S + 40)) == ["token_expiring"]
     say(connection, NOW_S + 41, type="token", token=token("read:runs:*", ttl_s=100))
-    assert connection.tick(NOW_S + 79) == []
-    assert types_of(connection.tick(NOW_S + 80)) == ["token_expiring"]
+    assert tick(connection, NOW_S + 79) == []
+    assert types_of(tick(connection, NOW_S + 80)) == ["token_expiring"]
 
 
 def test_a_token_that_comes_late_is_told_of_at_once_but_not_before_its_subscription_lives():
@@ -995,43 +1025,43 @@ def test_a_token_that_comes_late_is_told_of_at_once_but_not_before_its_subscript
     old = token("read:runs:run_a", ttl_s=100)
     (opening,) = say(connection, NOW_S + 90, type="subscribe", id=1, run="run_a", token=old)
     assert isinstance(opening, Open)
-    assert connection.tick(NOW_S + 90) == []
-    assert connection.deadline_s() > NOW_S + 90
+    assert tick(connection, NOW_S + 90) == []
+    assert deadline_s(connection) > NOW_S + 90
     connection.opened(1, AT, run_state())
-    assert connection.deadline_s() <= NOW_S + 90
-    assert types_of(connection.tick(NOW_S + 90)) == ["token_expiring"]
+    assert deadline_s(connection) <= NOW_S + 90
+    assert types_of(tick(connection, NOW_S + 90)) == ["token_expiring"]
 
 
 def test_a_connection_ends_with_its_token_unless_it_holds_something_with_another():
     connection = ready("read:runs:*", ttl_s=50)
     live(connection, 1)
-    commands = connection.tick(NOW_S + 50)
+    commands = tick(connection, NOW_S + 50)
     assert [frame.get("id") for frame in frames(commands)] == [1, None]
     assert {frame["code"] for frame in frames(commands)} == {"token_expired"}
     assert others(commands) == [Stop(1), Close(4401, "token_expired")]
 
     connection = ready("read:runs:*", ttl_s=50)
     live(connection, 1, token=token("read:runs:run_a", ttl_s=70))
-    assert others(connection.tick(NOW_S + 50)) == []
+    assert others(tick(connection, NOW_S + 50)) == []
     assert connection.state == "ready"
     say(connection, NOW_S + 50, type="ping")
-    commands = connection.tick(NOW_S + 70)
+    commands = tick(connection, NOW_S + 70)
     assert others(commands) == [Stop(1), Close(4401, "token_expired")]
 
 
 def test_a_request_that_is_under_way_is_answered_before_the_connection_ends():
     connection = ready("read:runs:*", ttl_s=50)
     say(connection, type="run_get", id=1, run="run_a")
-    assert others(connection.tick(NOW_S + 50)) == []
+    assert others(tick(connection, NOW_S + 50)) == []
     assert types_of(connection.answered(1, Pong())) == ["pong"]
-    assert connection.deadline_s() <= NOW_S + 50
-    assert others(connection.tick(NOW_S + 51)) == [Close(4401, "token_expired")]
+    assert deadline_s(connection) <= NOW_S + 50
+    assert others(tick(connection, NOW_S + 51)) == [Close(4401, "token_expired")]
 
 
 def test_one_that_came_without_a_token_has_none_to_end_with():
     connection = ready()
     live(connection, 1, token=token("read:runs:run_a", ttl_s=50))
-    assert others(connection.tick(NOW_S + 50)) == [Stop(1)]
+    assert others(tick(connection, NOW_S + 50)) == [Stop(1)]
     assert connection.state == "ready"
 
 
@@ -1053,7 +1083,7 @@ def test_a_refresh_may_not_widen_to_another_subject(before, after):
     assert (frame["code"], frame.get("id"), frame["subscription"]) == ("forbidden", None, 2)
     assert connection.is_live(1) and connection.is_live(2)
     assert connection.subjects <= {before}
-    assert others(connection.tick(NOW_S + 50)) == [Stop(1), Stop(2), Close(4401, "token_expired")]
+    assert others(tick(connection, NOW_S + 50)) == [Stop(1), Stop(2), Close(4401, "token_expired")]
 
 
 def test_a_refused_refresh_names_the_subscription_that_goes_on():
@@ -1101,7 +1131,7 @@ def test_the_next_deadline_is_known_after_whatever_happens(steps):
             case "failed":
                 connection.failed(id or 1, Internal("the tail was closed"))
             case "tick":
-                connection.tick(at_s)
-        known = connection.deadline_s()
+                tick(connection, at_s)
+        known = deadline_s(connection)
         connection._subscriptions.changed()
-        assert known == connection.deadline_s(), step
+        assert known == deadline_s(connection), step

@@ -42,3 +42,24 @@ def test_one_that_was_woken_before_it_joined_others_gets_nothing_twice(waits_s, 
     client.leave()
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
+
+
+@pytest.mark.parametrize("set_by_s", [-3600, 0, 3600])
+def test_a_clock_that_is_set_neither_cuts_clients_nor_keeps_silent_ones(set_by_s):
+    loop = SteppedLoop()
+    store = MemoryStore()
+    loop.run_until_complete(store.open())
+    run = loop.run_until_complete(store.create_run(new_run()))
+    hub = loop.run_until_complete(_hub(store))
+    alive, silent = (Wired(loop, store, hub, is_direct=False) for _ in range(2))
+    for client in (alive, silent):
+        client.send(type="subscribe", id=1, run=run.id, stream="s")
+    loop.pass_time(10)
+    loop.set_by_s = set_by_s
+    for _ in range(6):
+        alive.send(type="ping")
+        loop.pass_time(20)
+    assert (alive.close_code, silent.close_code) == (None, 4508)
+    alive.leave()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

@@ -225,7 +225,7 @@ class Gateway:
     def _ages_at_s(self) -> float:
         # Not all at once: those that came together after a restart would also leave together.
         max_age_s = self.settings.limits.max_age_s
-        return time.time() + max_age_s * random.uniform(0.9, 1) if max_age_s else math.inf
+        return self._monotonic_s() + max_age_s * random.uniform(0.9, 1) if max_age_s else math.inf
 
     def _verify(self, token: object, now_s: float) -> tokens.Access:
         if self._verifier is None:

@@ -59,8 +59,9 @@ class Carrier:
         name: Of the gateway; the connection's id begins with it.
         counters: Of what happens here.
         admit: Lets the subjects of its tokens in.
-        ages_at_s: Unix time at which it has to come back anew.
-        clock_s: Unix time.
+        ages_at_s: Time of the event loop at which it has to come back anew.
+        clock_s: Unix time, for tokens; the time of the event loop, which nobody sets, is for
+            liveness.
     """
 
     def __init__(
@@ -86,18 +87,19 @@ class Carrier:
         self._owner: str | None = None
         self._clock_s = clock_s
         self._loop = asyncio.get_running_loop()
+        self._steady_s = self._loop.time
         self._limits = limits
         self._machine = Connection(
             f"{name or 'c'}_{secrets.token_hex(8)}",
             verify,
             limits,
-            clock_s(),
+            self._steady_s(),
             ages_at_s=ages_at_s,
             admit=admit,
         )
         self._hub = hub
         self._is_new = True  # has asked for nothing yet
-        self._wire = Wire(websocket, clock_s, counters)
+        self._wire = Wire(websocket, self._steady_s, counters)
         self._flight = Flight(limits)
         host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
         self._subscriptions = Subscriptions(store, hub, self._machine, self._wire, counters, host)
@@ -215,15 +217,15 @@ class Carrier:
         while lot := await self._wire.receive():
             if self._is_new:  # a thousand who come at once let those go before who are at work
                 await self._hub.newcomers.take()
-            now_s = self._clock_s()
+            now_s, steady_s = self._clock_s(), self._steady_s()
             for frame in lot:
-                self._take(self._machine.receive(frame, now_s), len(frame))
+                self._take(self._machine.receive(frame, now_s, steady_s), len(frame))
                 if self._flight.is_full:
                     self._settle()
                     self._is_deaf = self._flight.is_full
                     await self._flight.room()
                     self._is_deaf = False
-                    now_s = self._clock_s()
+                    now_s, steady_s = self._clock_s(), self._steady_s()
             self._settle()
 
     def _carry(self, commands: Iterable[Command]) -> None:
@@ -265,7 +267,7 @@ class Carrier:
                 case Close():
                     self._close = command
                     self._ended_by = command.reason
-                    self._cut_at_s = self._clock_s() + CLOSE_S
+                    self._cut_at_s = self._steady_s() + CLOSE_S
 
     def _begin(self, command: Perform, frame_size: int) -> None:
         request = command.request
@@ -386,32 +388,33 @@ class Carrier:
     def _arm(self) -> None:
         if self._is_over:
             return
-        now_s = self._clock_s()
-        at_s = min(self._machine.deadline_s(), self._cut_at_s, self._stalled_at_s(now_s))
+        steady_s = self._steady_s()
+        due_at_s = steady_s + self._machine.due_in_s(self._clock_s(), steady_s)
+        at_s = min(due_at_s, self._cut_at_s, self._stalled_at_s(steady_s))
         if self._alarm is not None and self._alarm_at_s <= at_s:
             return  # fires no later than needed, and then looks again
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_at_s = at_s
-        self._alarm = self._loop.call_later(max(0.0, at_s - now_s), self._ring)
+        self._alarm = self._loop.call_later(max(0.0, at_s - steady_s), self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
-        now_s = self._clock_s()
-        if now_s >= self._cut_at_s:
+        steady_s = self._steady_s()
+        if steady_s >= self._cut_at_s:
             self.cut("it did not take the goodbye")
-        elif now_s >= self._stalled_at_s(now_s):
+        elif steady_s >= self._stalled_at_s(steady_s):
             self.cut(f"it took nothing and said nothing for {self._limits.send_s:g} s")
         else:
             if self._is_deaf:
-                self._machine.deaf(now_s)
-            self._carry(self._machine.tick(now_s))
+                self._machine.deaf(steady_s)
+            self._carry(self._machine.tick(self._clock_s(), steady_s))
 
-    def _stalled_at_s(self, now_s: float) -> float:
-        """Unix time at which the client is given up, if it goes on like this."""
+    def _stalled_at_s(self, steady_s: float) -> float:
+        """Time at which the client is given up, if it goes on like this."""
         since_s = self._wire.blocked_since_s
         if since_s is None:
-            since_s = now_s  # a send may block at any time: look again by then
+            since_s = steady_s  # a send may block at any time: look again by then
         elif not self._is_deaf:  # what we do not read may be full of signs of life, or of nothing
             since_s = max(since_s, self._machine.heard_at_s)
         return since_s + self._limits.send_s

@@ -19,19 +19,19 @@ class Wire:
 
     Args:
         websocket: Accepted.
-        clock_s: Unix time.
+        steady_s: A time that nobody sets.
         counters: Of the bytes that go either way.
 
     Attributes:
         sink: Takes frames at once, and cuts the connection; None on a server that lends none.
-        blocked_since_s: Unix time at which the send began that is going on; None between sends.
+        blocked_since_s: Steady time at which the send began that is going on; None between sends.
     """
 
     def __init__(
-        self, websocket: WebSocket, clock_s: Callable[[], float], counters: Counters
+        self, websocket: WebSocket, steady_s: Callable[[], float], counters: Counters
     ) -> None:
         self._websocket = websocket
-        self._clock_s = clock_s
+        self._steady_s = steady_s
         self._counters = counters
         self._is_counted = COUNTED in websocket.scope.get("extensions", {})
         self.sink = sink_of(websocket)
@@ -84,7 +84,7 @@ class Wire:
         if self.is_open:
             self.hand_over([text])
             return
-        self.blocked_since_s = self._clock_s()
+        self.blocked_since_s = self._steady_s()
         try:
             if not self._is_counted:
                 self._counters.bytes_sent += frame_size(text)
@@ -94,7 +94,7 @@ class Wire:
 
     async def close(self, close: Close) -> None:
         """Say goodbye; a client that does not answer is cut off later."""
-        self.blocked_since_s = self._clock_s()
+        self.blocked_since_s = self._steady_s()
         await self._websocket.close(close.code, close.reason)
         if self.sink is not None:
             self.sink.abort_later()
