@@ -33,6 +33,7 @@ from gateway.sdk.parts import (
     UnknownPart,
 )
 from gateway.sdk.streams import ReadRecord
+from gateway.sdk.writer import MAX_RECORD_BYTES
 
 CASES = json.loads((Path(__file__).parent / "protocol_cases.json").read_text())
 EVERY_PART = [
@@ -229,6 +230,84 @@ async def test_a_sub_agents_answer_is_told_apart_from_its_parents() -> None:
             run.id: "I ask. Thanks.",
             (await run.wait()).output: "Rome is old.",
         }
+
+
+# What a record cannot carry.
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        (ToolResult("c1", "x" * 1_500_000), "output"),
+        (ToolResult("c1", {"page": "\u20ac" * 700_000, "n": 1}), "output"),
+        (ToolResult("c1", "\0" * 300_000), "output"),
+        (ToolCall("c1", "write", {"lines": ["x" * 1000] * 1500}), "input"),
+        (TextDelta("y" * 2_000_000), "text"),
+        (ToolInputDelta("c1", '"' * 900_000), "delta"),
+        (ErrorPart("no" * 1_000_000), "message"),
+        (Source(None, "https://a.example/" + "a" * 2_000_000, "t" * 2_000_000), "url"),
+    ],
+)
+def test_part_over_the_record_limit_is_truncated_with_its_size(part: Part, field: str) -> None:
+    answer = streams.define("answer", Part)
+    size = len(PART.dump_json(part))
+    for value in (part, asdict(part)):
+        written = answer.encode(value)
+        assert len(written) <= MAX_RECORD_BYTES
+        read = answer.decode(written)
+        cut, mark = re.fullmatch(r"(.*)… \[truncated: (\d+) bytes in full]", getattr(read, field),
+                                 re.DOTALL).groups()  # fmt: skip
+        assert size - 200 <= int(mark) <= size or isinstance(part, Source)
+        assert len(written) > 0.9 * MAX_RECORD_BYTES or isinstance(part, Source)
+        whole = getattr(part, field)
+        if not isinstance(whole, str):
+            whole = PART.dump_json(ToolResult("", whole)).decode().partition('"output":')[2]
+        assert whole.startswith(cut)
+        assert (read.type, getattr(read, "id", None)) == (part.type, getattr(part, "id", None))
+
+
+def test_part_with_values_that_json_has_not_is_stored() -> None:
+    answer = streams.define("answer", Part)
+    half, deep = "a\ud83d", "bottom"
+    for _ in range(300):
+        deep = [deep]
+    for part, read in [
+        (TextDelta(half), TextDelta("a\ufffd")),
+        (ToolResult(half, [half, "\ud83d\ude00"]), ToolResult("a\ufffd", ["a\ufffd", "😀"])),
+        (ToolResult("c1", {half: 1}), ToolResult("c1", {"a\ufffd": 1})),
+    ]:
+        assert answer.decode(answer.encode(part)) == read
+    assert b"bottom" not in answer.encode(ToolResult("c1", deep))
+
+
+def test_value_of_the_application_is_refused_and_never_truncated() -> None:
+    answer = streams.define("answer", Part)
+    assert len(answer.encode(DataPart("page", "x" * 1_500_000))) > MAX_RECORD_BYTES
+    with pytest.raises(InvalidValue):
+        answer.encode(DataPart("page", "\ud83d"))
+    text = streams.define("text", str)
+    assert len(text.encode("x" * 1_500_000)) > MAX_RECORD_BYTES
+
+
+async def test_part_over_the_record_limit_is_piped_and_the_answer_goes_on() -> None:
+    answer = streams.define("answer", Part)
+
+    @task
+    async def ask() -> None:
+        async def parts():
+            yield ToolResult("c1", {"page": "x" * 1_500_000})
+            yield TextDelta("It says x.")
+
+        await answer.pipe(parts())
+        answer.append(ToolResult("c2", "y" * 1_500_000))
+
+    async with connect(store="memory:"):
+        run = await ask.trigger()
+        whole = await assemble(answer.read(run.id, timeout_s=10))
+        assert (await run.wait()).ok
+    assert whole.text == "It says x."
+    assert whole.tool_calls["c1"].output.startswith('{"page":"xxx')
+    assert whole.tool_calls["c2"].output.endswith("… [truncated: 1500002 bytes in full]")
 
 
 async def test_assembling_an_answer_that_broke_off_raises() -> None:

@@ -12,21 +12,26 @@ from typing import Any
 from gateway.integrations.model_streams import (
     ModelStream,
     ModelStreamError,
-    ToolInputs,
     as_json,
     counts,
+    each,
+    get,
+    not_understood,
     read_parts,
+    reason_of,
+    said,
+    word,
 )
-from gateway.sdk.parts import Finish, Part, ReasoningDelta, Source, TextDelta, ToolResult
+from gateway.integrations.tool_inputs import ToolInputs
+from gateway.sdk.parts import Finish, Part, ReasoningDelta, Source, ToolResult
 
-_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool-calls",
-    "refusal": "content-filter",
-}
+_WANTED = "AsyncAnthropic().messages.create(stream=True) or AsyncAnthropic().messages.stream()"
+_COUNTED = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "output_tokens",
+)
 
 
 def from_anthropic(stream: ModelStream) -> AsyncGenerator[Part, None]:
@@ -46,70 +51,80 @@ def from_anthropic(stream: ModelStream) -> AsyncGenerator[Part, None]:
         ModelStreamError: the answer was cut off.
         anthropic.APIError: as the client raises it, also for an error within the stream.
     """
-    return read_parts(stream, _Reader())
+    return read_parts(stream, _Reader(), _WANTED)
 
 
 class _Reader:
     def __init__(self) -> None:
         self._inputs = ToolInputs()
         self._usage: dict[str, Any] = {}
-        self._reason: str | None = None
+        self._reason = ""
         self._stopped = False
+        self._understands = False
+        self._first: Any = None
 
     def take(self, event: Any) -> Iterator[Part]:
-        match event.type:
+        type_ = word(get(event, "type"))
+        self._first = event if self._first is None else self._first
+        self._understands |= type_.startswith(("message_", "content_block_"))
+        match type_:
             case "message_start":
-                self._use(event.message.usage)
+                self._use(get(get(event, "message"), "usage"))
             case "content_block_start":
-                yield from self._start(event.index, event.content_block)
+                yield from self._start(get(event, "index"), get(event, "content_block"))
             case "content_block_delta":
-                yield from self._delta(event.index, event.delta)
+                yield from self._delta(get(event, "index"), get(event, "delta"))
             case "content_block_stop":
-                yield from self._inputs.finish(event.index)
+                yield from self._inputs.finish(get(event, "index"))
             case "message_delta":
-                self._use(event.usage)
-                if event.delta.stop_reason:
-                    reason = event.delta.stop_reason
-                    self._reason = _REASONS.get(reason, reason)
+                self._use(get(event, "usage"))
+                reason = reason_of(get(get(event, "delta"), "stop_reason"))
+                self._reason = reason or self._reason
             case "message_stop":
                 self._stopped = True
-                yield from self._inputs.finish_all(self._reason or "stop")
+            case "error":
+                error = get(event, "error", event)
+                raise ModelStreamError(word(get(error, "message", "the answer failed")))
 
     def end(self) -> Iterator[Part]:
-        if not self._stopped:
+        if self._first is not None and not self._understands:
+            raise not_understood(self._first, _WANTED)
+        # A proxy may leave out the event that only says that it is over.
+        if not self._stopped and not self._reason:
             raise ModelStreamError("the stream ended before the answer was whole")
-        yield Finish(self._reason or "stop", _counted(self._usage))
+        reason = self._reason or "stop"
+        yield from self._inputs.finish_all(reason)
+        yield Finish(reason, _counted(self._usage))
 
-    def _start(self, index: int, block: Any) -> Iterator[Part]:
-        if block.type == "text" and block.text:
-            yield TextDelta(block.text)
-        elif block.type == "thinking" and block.thinking:
-            yield ReasoningDelta(block.thinking)
-        elif block.type.endswith("tool_use"):
-            yield from self._inputs.start(index, block.id, block.name, as_json(block.input))
-        elif block.type.endswith("tool_result"):
-            failed = getattr(block, "is_error", False) or _is_error(block.content)
-            yield ToolResult(block.tool_use_id, _readable(as_json(block.content)), is_error=failed)
+    def _start(self, index: Any, block: Any) -> Iterator[Part]:
+        type_ = word(get(block, "type"))
+        if type_ in ("text", "thinking"):
+            yield from said(block)
+        elif type_.endswith("tool_use"):
+            input = as_json(get(block, "input"))
+            yield from self._inputs.start(index, get(block, "id"), get(block, "name"), input)
+        elif type_.endswith("tool_result"):
+            content = get(block, "content")
+            failed = get(block, "is_error") is True or _is_error(content)
+            id = word(get(block, "tool_use_id"))
+            yield ToolResult(id, _readable(as_json(content)), is_error=failed)
 
-    def _delta(self, index: int, delta: Any) -> Iterator[Part]:
-        match delta.type:
-            case "text_delta":
-                yield TextDelta(delta.text)
-            case "thinking_delta":
-                yield ReasoningDelta(delta.thinking)
-            case "input_json_delta":
-                yield from self._inputs.add(index, delta.partial_json)
-            case "citations_delta":
-                yield from _source(as_json(delta.citation))
+    def _delta(self, index: Any, delta: Any) -> Iterator[Part]:
+        yield from said(get(delta, "text"))
+        yield from said(get(delta, "thinking"), ReasoningDelta)
+        yield from self._inputs.add(index, get(delta, "partial_json"))
+        for citation in each(get(delta, "citation")):
+            yield from _source(as_json(citation))
 
     # The counts of a message's start are repeated and completed by those of its deltas.
     def _use(self, usage: Any) -> None:
-        known = as_json(usage) if usage is not None else {}
-        self._usage |= {name: count for name, count in known.items() if count is not None}
+        known = as_json(usage)
+        if isinstance(known, dict):
+            self._usage |= {name: count for name, count in known.items() if count is not None}
 
 
 def _is_error(content: Any) -> bool:
-    return str(getattr(content, "type", "")).endswith("_error")
+    return word(get(content, "type")).endswith("_error")
 
 
 def _readable(content: Any) -> Any:
@@ -121,27 +136,27 @@ def _readable(content: Any) -> Any:
     return content
 
 
-def _source(citation: dict[str, Any]) -> Iterator[Part]:
+def _source(citation: Any) -> Iterator[Part]:
     # A search result names its `source`; a document has only its place among those of the request.
-    url = citation.get("url") or citation.get("source")
-    title = citation.get("title") or citation.get("document_title")
-    place = citation.get("document_index")
+    url = word(get(citation, "url")) or word(get(citation, "source"))
+    title = word(get(citation, "title")) or word(get(citation, "document_title"))
+    place = get(citation, "document_index")
     if url or place is not None:
-        yield Source(None if url else f"document_{place}", url, title)
+        yield Source(None if url else f"document_{place}", url or None, title or None)
 
 
 def _counted(usage: dict[str, Any]) -> dict[str, Any] | None:
     # Anthropic counts cached tokens apart from the others, and gives no sum.
-    if not usage:
+    known = counts(**{name: usage.get(name) for name in _COUNTED})
+    if known is None:
         return None
-    cached = usage.get("cache_read_input_tokens", 0)
-    came_in = usage.get("input_tokens", 0) + cached + usage.get("cache_creation_input_tokens", 0)
-    went_out = usage.get("output_tokens", 0)
-    details = usage.get("output_tokens_details") or {}
+    cached = known.get("cache_read_input_tokens", 0)
+    came_in = known.get("input_tokens", 0) + cached + known.get("cache_creation_input_tokens", 0)
+    went_out = known.get("output_tokens", 0)
     return counts(
         input_tokens=came_in,
         output_tokens=went_out,
         total_tokens=came_in + went_out,
-        cached_input_tokens=usage.get("cache_read_input_tokens"),
-        reasoning_tokens=details.get("thinking_tokens"),
+        cached_input_tokens=known.get("cache_read_input_tokens"),
+        reasoning_tokens=get(usage.get("output_tokens_details"), "thinking_tokens"),
     )

@@ -12,11 +12,17 @@ from typing import Any
 
 from gateway.integrations.model_streams import (
     ModelStream,
-    ToolInputs,
     as_json,
     counts,
+    each,
+    get,
+    not_understood,
     read_parts,
+    reason_of,
+    said,
+    word,
 )
+from gateway.integrations.tool_inputs import ToolInputs
 from gateway.sdk.assembler import add_usage
 from gateway.sdk.parts import (
     Finish,
@@ -24,23 +30,14 @@ from gateway.sdk.parts import (
     ReasoningDelta,
     Source,
     Step,
-    TextDelta,
     ToolCall,
     ToolResult,
 )
 
-# Every provider has its own word; these are told apart without knowing the provider.
-_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "tool_calls": "tool-calls",
-    "tool_use": "tool-calls",
-    "content_filter": "content-filter",
-    "refusal": "content-filter",
-    "safety": "content-filter",
-}
+_WANTED = (
+    'model.astream(...), graph.astream(..., stream_mode="messages") '
+    'or astream_events(..., version="v2")'
+)
 _REASON_FIELDS = ("finish_reason", "stop_reason", "done_reason")
 
 
@@ -51,6 +48,8 @@ def from_langchain(stream: ModelStream) -> AsyncGenerator[Part, None]:
     `astream_events(version="v2")` of anything; there each answer of a model is a step, and tools
     come with their results. Every answer of a model gives a `finish` with its usage, so the last
     one counts, and an assembler adds the usage up. `retriever` and other events are passed over.
+    A chain that ends in a parser gives its texts. What a graph gives in its other modes has no
+    pieces of text: it ends with an error that names the mode to use.
 
     Args:
         stream: Messages or events.
@@ -59,9 +58,10 @@ def from_langchain(stream: ModelStream) -> AsyncGenerator[Part, None]:
         Parts; `error` before an exception.
 
     Raises:
+        ModelStreamError: the stream is of a graph's mode `updates` or `values`, or of no answer.
         Exception: whatever the stream raises.
     """
-    return read_parts(stream, _Reader())
+    return read_parts(stream, _Reader(), _WANTED)
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Answer:
     """One answer of a model, as its pieces come."""
 
     inputs: ToolInputs = field(default_factory=ToolInputs)
-    reason: str | None = None
+    reason: str = ""
     usage: dict[str, Any] | None = None
     has_begun: bool = False
     has_calls: bool = False
@@ -81,7 +81,7 @@ class _Answer:
 class _Tool:
     name: str
     input: Any
-    call_id: str | None
+    call_id: str
 
 
 class _Reader:
@@ -90,70 +90,95 @@ class _Reader:
         self._called: set[str] = set()
         self._tools: dict[str, _Tool] = {}
         self._steps = 0
+        self._by_tools: set[str] = set()  # calls that were given where their tool began
+        self._unnamed = 0  # calls without an id
+        self._understands = False
+        self._odd: Any = None
 
     def take(self, event: Any) -> Iterator[Part]:
-        if isinstance(event, dict):
-            yield from self._event(event)
-        elif isinstance(event, tuple):
-            for item in event:  # message and metadata, or a mode and such a pair
-                if isinstance(item, tuple) or hasattr(item, "content"):
+        if isinstance(event, tuple):
+            # Message and metadata, a mode and such a pair, or a namespace before these. With
+            # several modes, those that repeat the messages are skipped.
+            self._odd = event if self._odd is None else self._odd
+            for item in event:
+                if isinstance(item, tuple) or _is_message(item):
                     yield from self.take(item)
-        else:
+        elif _is_message(event):
+            self._understands = True
             yield from self._message(event)
+        elif isinstance(event, dict) and "event" in event:
+            self._understands = True
+            yield from self._event(event)
+        elif isinstance(event, str):  # a chain that ends in a parser
+            self._understands = True
+            answer = self._answers.setdefault("", _Answer())
+            answer.has_begun = True
+            yield from said(event)
+        elif isinstance(event, dict) and "run_id" in event:
+            self._odd = event  # an event without its name
+        elif event and not self._understands:
+            raise not_understood(event, _WANTED)
 
     def end(self) -> Iterator[Part]:
+        if self._odd is not None and not self._understands:
+            raise not_understood(self._odd, _WANTED)
         for answer in self._answers.values():
             yield from self._finish(answer)
 
     # Messages.
 
     def _message(self, message: Any) -> Iterator[Part]:
-        kind = getattr(message, "type", None)
+        kind = word(get(message, "type"))
         if kind == "tool":
             yield from self._tool_message(message)
         elif kind in ("ai", "AIMessageChunk"):
-            answer = self._answers.setdefault(message.id or "", _Answer())
+            id = word(get(message, "id"))
+            answer = self._answers.setdefault(id, _Answer())
+            if id and kind == "ai" and answer.has_begun:
+                yield from self._finish(answer)  # the whole of what came in pieces
+                return
             if answer.is_over:
-                answer = self._answers[message.id or ""] = _Answer()
+                answer = self._answers[id] = _Answer()
             yield from self._said(answer, message)
-            if kind == "ai" or getattr(message, "chunk_position", None) == "last":
+            if kind == "ai" or get(message, "chunk_position") == "last":
                 yield from self._finish(answer)
 
     def _said(self, answer: _Answer, message: Any) -> Iterator[Part]:
         answer.has_begun = True
-        for block in message.content_blocks:
+        for block in _blocks(message):
             yield from _block(block)
-        chunks = getattr(message, "tool_call_chunks", None)
-        if chunks is None:
+        if get(message, "tool_call_chunks") is None:
             yield from self._whole_calls(answer, message)
-        for chunk in chunks or ():
-            yield from self._chunk(answer, chunk)
-        answer.usage = add_usage(answer.usage, message.usage_metadata)
-        reasons = (message.response_metadata.get(name) for name in _REASON_FIELDS)
-        answer.reason = next((str(reason) for reason in reasons if reason), answer.reason)
+        for chunk in each(get(message, "tool_call_chunks")):
+            answer.has_calls = True
+            id, name, args = get(chunk, "id"), get(chunk, "name"), get(chunk, "args")
+            prefix = word(get(message, "id")) or "call"
+            yield from answer.inputs.take(get(chunk, "index"), id, name, args, prefix=prefix)
+        answer.usage = add_usage(answer.usage, as_json(get(message, "usage_metadata")))
+        for name in _REASON_FIELDS:
+            reason = reason_of(get(get(message, "response_metadata"), name))
+            answer.reason = reason.lower() or answer.reason
 
     def _whole_calls(self, answer: _Answer, message: Any) -> Iterator[Part]:
-        for call in (*message.tool_calls, *message.invalid_tool_calls):
-            answer.has_calls = True
-            yield from self._call(call["id"] or "", call["name"] or "", call["args"])
-
-    def _chunk(self, answer: _Answer, chunk: Any) -> Iterator[Part]:
-        # The id and the name come once, the arguments in pieces, joined by the index.
-        index = chunk.get("index")
-        if chunk.get("id"):
-            answer.has_calls = True
-            yield from answer.inputs.start(index, chunk["id"], chunk.get("name") or "")
-        yield from answer.inputs.add(index, chunk.get("args"))
+        for name in ("tool_calls", "invalid_tool_calls"):
+            for call in each(get(message, name)):
+                answer.has_calls = True
+                yield from self._call(
+                    word(get(call, "id")), word(get(call, "name")), get(call, "args", {})
+                )
 
     def _finish(self, answer: _Answer) -> Iterator[Part]:
         if answer.is_over:
             return
         answer.is_over = True
-        reason = (answer.reason or "stop").lower()
-        reason = _REASONS.get(reason, reason)
-        for call in answer.inputs.finish_all(reason):
-            if isinstance(call, ToolCall):
-                yield from self._call(call.id, call.name, call.input)
+        reason = answer.reason or "stop"
+        for part in answer.inputs.finish_all(reason):
+            if isinstance(part, ToolCall):
+                self._called.add(part.id)
+                if part.id in self._by_tools:
+                    self._by_tools.discard(part.id)
+                    continue
+            yield part
         if reason == "stop" and answer.has_calls:
             reason = "tool-calls"
         if answer.step is not None:
@@ -161,85 +186,105 @@ class _Reader:
         yield Finish(reason, _counted(answer.usage))
 
     def _call(self, id: str, name: str, input: Any) -> Iterator[Part]:
+        if not id:
+            id, self._unnamed = f"call-{self._unnamed}", self._unnamed + 1
         self._called.add(id)
         yield ToolCall(id, name, as_json(input))
 
     def _tool_message(self, message: Any, tool: _Tool | None = None) -> Iterator[Part]:
-        id = message.tool_call_id
-        if id not in self._called and tool is not None:
+        id = word(get(message, "tool_call_id"))
+        if tool is not None and id not in self._called:
+            self._by_tools.add(id)
             yield from self._call(id, tool.name, tool.input)
-        failed = getattr(message, "status", None) == "error"
-        yield ToolResult(id, as_json(message.content), is_error=failed)
+        failed = get(message, "status") == "error"
+        yield ToolResult(id, as_json(get(message, "content")), is_error=failed)
 
     # Events.
 
     def _event(self, event: dict[str, Any]) -> Iterator[Part]:
-        id, data = event.get("run_id", ""), event.get("data", {})
-        match event.get("event"):
+        id, data = word(get(event, "run_id")), get(event, "data", {})
+        match event["event"]:
             case "on_chat_model_start":
                 self._answers[id] = _Answer(step=self._steps)
                 yield Step(self._steps, "start")
                 self._steps += 1
             case "on_chat_model_stream":
-                yield from self._said(self._answers.setdefault(id, _Answer()), data["chunk"])
+                chunk = get(data, "chunk")
+                if chunk is not None:
+                    yield from self._said(self._answers.setdefault(id, _Answer()), chunk)
             case "on_chat_model_end":
-                yield from self._model_end(self._answers.setdefault(id, _Answer()), data["output"])
+                answer = self._answers.setdefault(id, _Answer())
+                yield from self._model_end(answer, get(data, "output"))
+            case "on_llm_stream":  # a model of plain text
+                chunk = get(data, "chunk")
+                yield from said(get(chunk, "text", chunk))
             case "on_tool_start":
-                self._tools[id] = _tool(event["name"], data.get("input"))
+                self._tools[id] = _tool(word(get(event, "name")), get(data, "input"))
             case "on_tool_end":
-                yield from self._tool_end(id, data.get("output"))
+                yield from self._tool_end(id, get(data, "output"))
             case "on_tool_error":
-                call_id = yield from self._tool_call(id, data.get("tool_call_id"))
-                yield ToolResult(call_id, str(data["error"]), is_error=True)
+                call_id = yield from self._tool_call(id, word(get(data, "tool_call_id")))
+                yield ToolResult(call_id, as_json(get(data, "error", "failed")), is_error=True)
 
     def _model_end(self, answer: _Answer, output: Any) -> Iterator[Part]:
-        if not answer.has_begun:  # a model that cannot stream
+        if not answer.has_begun and output is not None:  # a model that cannot stream
             yield from self._said(answer, output)
         yield from self._finish(answer)
 
     def _tool_end(self, run_id: str, output: Any) -> Iterator[Part]:
-        if hasattr(output, "tool_call_id"):
+        if get(output, "tool_call_id") is not None:
             yield from self._tool_message(output, self._tools.pop(run_id, None))
         else:
-            call_id = yield from self._tool_call(run_id, None)
+            call_id = yield from self._tool_call(run_id, "")
             yield ToolResult(call_id, as_json(output))
 
-    def _tool_call(self, run_id: str, call_id: str | None) -> Generator[Part, None, str]:
+    def _tool_call(self, run_id: str, call_id: str) -> Generator[Part, None, str]:
         """Give the call of a tool if no model asked for it; return the id that joins its parts."""
-        tool = self._tools.pop(run_id, _Tool("", {}, None))
+        tool = self._tools.pop(run_id, _Tool("", {}, ""))
         call_id = call_id or tool.call_id or run_id
         if call_id not in self._called:
+            self._by_tools.add(call_id)
             yield from self._call(call_id, tool.name, tool.input)
         return call_id
 
 
+def _is_message(event: Any) -> bool:
+    return hasattr(event, "content") and hasattr(event, "type")
+
+
 def _tool(name: str, input: Any) -> _Tool:
     if isinstance(input, dict) and input.get("type") == "tool_call":
-        return _Tool(name, input.get("args"), input.get("id"))
-    return _Tool(name, input, None)
+        return _Tool(name, input.get("args"), word(input.get("id")))
+    return _Tool(name, input, "")
+
+
+def _blocks(message: Any) -> list[Any]:
+    try:
+        return each(message.content_blocks)
+    except Exception:  # LangChain's own reading is strict
+        return each(get(message, "content"))
 
 
 def _block(block: Any) -> Iterator[Part]:
-    match block.get("type"):
-        case "text":
-            if block.get("text"):
-                yield TextDelta(block["text"])
-            for annotation in block.get("annotations") or ():
-                if annotation.get("type") == "citation":
-                    url = annotation.get("url")
-                    id = None if url else annotation.get("id")  # its ids differ each time
-                    yield Source(id, url, annotation.get("title"))
-        case "reasoning" if block.get("reasoning"):
-            yield ReasoningDelta(block["reasoning"])
+    kind = word(get(block, "type"))
+    if kind == "text":
+        yield from said(get(block, "text"))
+        for annotation in each(get(block, "annotations")):
+            if get(annotation, "type") == "citation":
+                url = word(get(annotation, "url"))
+                id = None if url else word(get(annotation, "id")) or None  # differs each time
+                yield Source(id, url or None, word(get(annotation, "title")) or None)
+    elif kind == "reasoning":
+        yield from said(get(block, "reasoning"), ReasoningDelta)
+    else:
+        yield from said(block)
 
 
-def _counted(usage: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not usage:
-        return None
+def _counted(usage: Any) -> dict[str, Any] | None:
     return counts(
-        input_tokens=usage["input_tokens"],
-        output_tokens=usage["output_tokens"],
-        total_tokens=usage["total_tokens"],
-        cached_input_tokens=(usage.get("input_token_details") or {}).get("cache_read"),
-        reasoning_tokens=(usage.get("output_token_details") or {}).get("reasoning"),
+        input_tokens=get(usage, "input_tokens"),
+        output_tokens=get(usage, "output_tokens"),
+        total_tokens=get(usage, "total_tokens"),
+        cached_input_tokens=get(get(usage, "input_token_details"), "cache_read"),
+        reasoning_tokens=get(get(usage, "output_token_details"), "reasoning"),
     )

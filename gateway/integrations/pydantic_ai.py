@@ -5,22 +5,28 @@ await answer.pipe(from_pydantic_ai(agent.run_stream_events(question)))
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 from gateway.integrations.model_streams import (
     ModelStream,
     as_json,
     counts,
+    each,
+    get,
+    key,
+    not_understood,
     parse_json,
     read_parts,
+    reason_of,
+    said,
+    word,
 )
 from gateway.sdk.parts import (
     Finish,
     Part,
     ReasoningDelta,
     Step,
-    TextDelta,
     ToolApproval,
     ToolCall,
     ToolInputDelta,
@@ -28,7 +34,7 @@ from gateway.sdk.parts import (
     ToolResult,
 )
 
-_REASONS = {"tool_call": "tool-calls", "content_filter": "content-filter"}
+_WANTED = "agent.run_stream_events(...) or node.stream(run.ctx)"
 
 
 def from_pydantic_ai(stream: ModelStream) -> AsyncGenerator[Part, None]:
@@ -47,9 +53,10 @@ def from_pydantic_ai(stream: ModelStream) -> AsyncGenerator[Part, None]:
         before an exception.
 
     Raises:
+        ModelStreamError: these are no events of an agent.
         Exception: whatever the agent raises.
     """
-    return read_parts(stream, _Reader())
+    return read_parts(stream, _Reader(), _WANTED)
 
 
 class _Reader:
@@ -57,81 +64,99 @@ class _Reader:
         self._step = -1
         self._is_in_step = False
         self._has_ended_part = True  # since the step began: then a part 0 begins another
-        self._ids: dict[int, str] = {}  # of the calls of this step, by index
+        self._ids: dict[Any, str] = {}  # of the calls of this step, by index
+        self._last_id = ""
         self._called: set[str] = set()
+        self._understands = False
+        self._first: Any = None
 
     def take(self, event: Any) -> Iterator[Part]:
-        match event.event_kind:
+        kind = word(get(event, "event_kind"))
+        self._first = event if self._first is None else self._first
+        self._understands |= bool(kind)
+        match kind:
             case "part_start":
-                if event.index == 0 and self._has_ended_part:
+                if get(event, "index") == 0 and self._has_ended_part:
                     yield from self._next_step()
-                yield from self._start(event.index, event.part)
+                yield from self._start(get(event, "index"), get(event, "part"))
             case "part_delta":
-                yield from self._delta(event.index, event.delta)
+                yield from self._delta(get(event, "index"), get(event, "delta"))
             case "part_end":
                 self._has_ended_part = True
-                yield from self._end_part(event.part)
+                yield from self._end_part(get(event, "part"))
             case "function_tool_call" | "output_tool_call":
-                yield from self._call(event.part)
+                yield from self._call(get(event, "part"))
             case "function_tool_result" | "output_tool_result":
-                yield from _result(event.part)
+                yield from _result(get(event, "part"))
             case "deferred_tool_requests":
-                for call in event.requests.approvals:
+                for call in each(get(get(event, "requests"), "approvals")):
                     yield from self._call(call)
-                    yield ToolApproval(call.tool_call_id, "requested")
+                    yield ToolApproval(word(get(call, "tool_call_id")), "requested")
             case "deferred_tool_results":
-                for id, approval in event.results.approvals.items():
-                    yield _approval(id, approval)
+                approvals = get(get(event, "results"), "approvals")
+                if isinstance(approvals, Mapping):
+                    for id, approval in approvals.items():
+                        yield _approval(word(id), approval)
             case "agent_run_result":
-                yield from self.end()
-                yield _finish(event.result)
+                yield from self._end_step()
+                yield _finish(get(event, "result"))
 
     def end(self) -> Iterator[Part]:
+        if self._first is not None and not self._understands:
+            raise not_understood(self._first, _WANTED)
+        yield from self._end_step()
+
+    def _end_step(self) -> Iterator[Part]:
         if self._is_in_step:
             self._is_in_step = False
             yield Step(self._step, "finish")
 
     def _next_step(self) -> Iterator[Part]:
-        yield from self.end()
+        yield from self._end_step()
         self._step += 1
         self._is_in_step, self._has_ended_part = True, False
         self._ids = {}
         yield Step(self._step, "start")
 
-    def _start(self, index: int, part: Any) -> Iterator[Part]:
-        match part.part_kind:
-            case "text" if part.content:
-                yield TextDelta(part.content)
-            case "thinking" if part.content:
-                yield ReasoningDelta(part.content)
+    def _start(self, index: Any, part: Any) -> Iterator[Part]:
+        match get(part, "part_kind"):
+            case "text":
+                yield from said(get(part, "content"))
+            case "thinking":
+                yield from said(get(part, "content"), ReasoningDelta)
             case "tool-call" | "builtin-tool-call":
-                self._ids[index] = part.tool_call_id
-                yield ToolInputStart(part.tool_call_id, part.tool_name)
-                if isinstance(part.args, str) and part.args:
-                    yield ToolInputDelta(part.tool_call_id, part.args)
+                self._last_id = self._ids[key(index)] = word(get(part, "tool_call_id"))
+                yield ToolInputStart(self._last_id, word(get(part, "tool_name")))
+                args = get(part, "args")
+                if isinstance(args, str) and args:
+                    yield ToolInputDelta(self._last_id, args)
             case "builtin-tool-return":
                 yield from _result(part)
 
-    def _delta(self, index: int, delta: Any) -> Iterator[Part]:
-        match delta.part_delta_kind:
-            case "text" if delta.content_delta:
-                yield TextDelta(delta.content_delta)
-            case "thinking" if delta.content_delta:
-                yield ReasoningDelta(delta.content_delta)
-            case "tool_call" if isinstance(delta.args_delta, str) and delta.args_delta:
-                yield ToolInputDelta(self._ids[index], delta.args_delta)
+    def _delta(self, index: Any, delta: Any) -> Iterator[Part]:
+        match get(delta, "part_delta_kind"):
+            case "text":
+                yield from said(get(delta, "content_delta"))
+            case "thinking":
+                yield from said(get(delta, "content_delta"), ReasoningDelta)
+            case "tool_call":
+                args = get(delta, "args_delta")
+                id = self._ids.get(key(index)) or word(get(delta, "tool_call_id")) or self._last_id
+                if isinstance(args, str) and args:
+                    yield ToolInputDelta(id, args)
 
     def _end_part(self, part: Any) -> Iterator[Part]:
-        if part.part_kind in ("tool-call", "builtin-tool-call"):
-            whole, _ = _input(part.args)
+        if get(part, "part_kind") in ("tool-call", "builtin-tool-call"):
+            whole, _ = _input(get(part, "args"))
             # One that was cut off is told when the agent makes it all the same.
             if whole:
                 yield from self._call(part)
 
     def _call(self, part: Any) -> Iterator[Part]:
-        if part.tool_call_id not in self._called:
-            self._called.add(part.tool_call_id)
-            yield ToolCall(part.tool_call_id, part.tool_name, _input(part.args)[1])
+        id = word(get(part, "tool_call_id"))
+        if part is not None and id not in self._called:
+            self._called.add(id)
+            yield ToolCall(id, word(get(part, "tool_name")), _input(get(part, "args"))[1])
 
 
 def _input(args: Any) -> tuple[bool, Any]:
@@ -143,28 +168,32 @@ def _input(args: Any) -> tuple[bool, Any]:
 
 
 def _result(part: Any) -> Iterator[Part]:
-    content = as_json(part.content)
-    if part.outcome == "denied":
-        reason = content if isinstance(content, str) else None
-        yield ToolApproval(part.tool_call_id, "denied", reason)
-    yield ToolResult(part.tool_call_id, content, is_error=part.outcome != "success")
+    if part is None:
+        return
+    id, content = word(get(part, "tool_call_id")), as_json(get(part, "content"))
+    outcome = get(part, "outcome", "success")
+    if outcome == "denied":
+        yield ToolApproval(id, "denied", content if isinstance(content, str) else None)
+    yield ToolResult(id, content, is_error=outcome != "success")
 
 
 def _approval(id: str, approval: Any) -> ToolApproval:
-    if approval is True or getattr(approval, "kind", None) == "tool-approved":
+    if approval is True or get(approval, "kind") == "tool-approved":
         return ToolApproval(id, "approved")
-    return ToolApproval(id, "denied", getattr(approval, "message", None))
+    reason = get(approval, "message")
+    return ToolApproval(id, "denied", None if reason is None else word(reason))
 
 
 def _finish(result: Any) -> Finish:
-    usage = result.usage
-    reason = result.response.finish_reason or "stop"
-    waits = hasattr(result.output, "approvals") and hasattr(result.output, "calls")
+    usage = get(result, "usage")
+    reason = reason_of(get(get(result, "response"), "finish_reason")) or "stop"
+    output = get(result, "output")
+    waits = hasattr(output, "approvals") and hasattr(output, "calls")
+    known = counts(**{name: get(usage, name) for name in ("input_tokens", "output_tokens")}) or {}
     used = counts(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        total_tokens=usage.input_tokens + usage.output_tokens,
-        cached_input_tokens=usage.cache_read_tokens,
-        reasoning_tokens=usage.details.get("reasoning_tokens"),
+        **known,
+        total_tokens=sum(known.values()) if known else None,
+        cached_input_tokens=get(usage, "cache_read_tokens"),
+        reasoning_tokens=get(get(usage, "details"), "reasoning_tokens"),
     )
-    return Finish("tool-calls" if waits else _REASONS.get(reason, reason), used)
+    return Finish("tool-calls" if waits else reason, used)

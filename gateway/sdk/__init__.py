@@ -6,7 +6,7 @@ inputs, wait    what a page or backend tells a run; waiting in the middle of a t
 tasks        functions whose executions are runs: options, signatures (arguments and result),
 results, queues (who executes)
 metadata     of a run, and metadata_writer
-parts        of an AI answer, and assembler
+parts        of an AI answer, and assembler; part_limits (what a record cannot carry)
 runs         as a backend sees them: following, canceling
 
 session      `connect()`, over runtime: what the SDK works with in one process

@@ -176,6 +176,7 @@ _CLASSES: dict[str, type[Any]] = {
     "error": ErrorPart,
     "finish": Finish,
 }
+PARTS = tuple(_CLASSES.values())
 _UNKNOWN = "unknown"
 
 

@@ -15,19 +15,20 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from gateway.errors import ReadTimeout, StreamIncomplete, WriterFull
+from gateway.errors import InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
 from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk import registry
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream
 from gateway.sdk.runtime import Runtime, runtime
-from gateway.sdk.writer import Receipt, StreamWriter
+from gateway.sdk.writer import MAX_RECORD_BYTES, Receipt, StreamWriter
 from gateway.stores.base import Page
 
 T = TypeVar("T")
@@ -54,6 +55,22 @@ class ReadRecord(Generic[T]):
 
 class Stream(StreamDefinition[T]):
     """A stream definition with what tasks and backends do with it. Made by `define`."""
+
+    def encode(self, value: T) -> bytes:
+        """Return a value as JSON bytes; a part of an AI answer as one that a record can carry.
+
+        Raises:
+            InvalidValue: names the stream, the field and the value.
+        """
+        try:
+            data = super().encode(value)
+        except InvalidValue:
+            if (part := _part_in(self, value)) is None:
+                raise
+            return super().encode(part)
+        if len(data) > MAX_RECORD_BYTES and (part := _part_in(self, value)) is not None:
+            return super().encode(part)
+        return data
 
     def append(self, value: T, *, target: str = "self") -> Receipt:
         """Append a value; returns at once, and the order of calls is the order of records.
@@ -151,6 +168,18 @@ class Stream(StreamDefinition[T]):
         position = str(Position(page.position.epoch, record.offset + 1))
         value = self.decode(record.data)
         return ReadRecord(value, record.offset, record.time_ms, record.source, position)
+
+
+def _part_in(stream: StreamDefinition[Any], value: Any) -> Any:
+    """Return a value that is a part of an AI answer as a record can carry it; else None."""
+    from gateway.sdk import part_limits, parts  # most streams carry none
+
+    if isinstance(value, Mapping) and stream.type == parts.Part:
+        try:
+            value = parts.PART.validate_python(value)
+        except ValueError:
+            return None
+    return part_limits.storable(value, MAX_RECORD_BYTES) if part_limits.is_part(value) else None
 
 
 async def _values(records: AsyncGenerator[ReadRecord[T], None]) -> AsyncIterator[T]:
