@@ -4,7 +4,7 @@ streams      typed streams: definitions (what they carry), registry, writer (the
 the store), schemas and typescript (told to clients)
 inputs, wait    what a page or backend tells a run; waiting in the middle of a task
 tasks        functions whose executions are runs: options, signatures (arguments and result),
-results, queues (who executes)
+results, queues (who executes), triggering (a run is made and begun, or not at all)
 metadata     of a run, and metadata_writer
 parts        of an AI answer, and assembler; part_limits (what a record cannot carry)
 runs         as a backend sees them: following, canceling

@@ -117,15 +117,21 @@ class Runner:
         return marked
 
     def start(self, run: Run, body: Body, retry: Retry = ONCE) -> None:
-        """Execute a run as soon as it is due and there is room.
+        """Execute a run as soon as it is due and there is room, unless it executes here already.
 
         Args:
             run: Queued or delayed in the store.
             body: Calls the task's function with the run's payload and returns the output.
             retry: How long to rest between attempts.
         """
+        if self.has(run.id):
+            return
         execution = self._executions[run.id] = Execution(run, body, retry, self._around)
         execution.task.add_done_callback(lambda _: self._executions.pop(run.id, None))
+
+    def has(self, run_id: str) -> bool:
+        """Whether a run executes here, or waits for its turn."""
+        return run_id in self._executions
 
     async def carry_out(
         self, run: Run, body: Body, retry: Retry, rests_with: str | None = None
@@ -200,10 +206,14 @@ class Runner:
     async def stop(self) -> None:
         """Stop what executes and wait until it has ended."""
         self._around.closing.set()
-        executions = list(self._executions.values())
-        for execution in executions:
-            execution.stop("stopped")
-        await asyncio.gather(*(each.task for each in executions), return_exceptions=True)
+        is_first = True
+        while is_first or self._executions:  # those that end may trigger others
+            is_first = False
+            executions = list(self._executions.values())
+            for execution in executions:
+                execution.stop("stopped")
+            await asyncio.gather(*(each.task for each in executions), return_exceptions=True)
+            await self._runtime.all_undivided_done()
 
     @asynccontextmanager
     async def waiting(self, context: Context) -> AsyncIterator[None]:

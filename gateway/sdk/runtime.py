@@ -134,6 +134,7 @@ class Runtime:
         self.keeper: Keeper | None = None  # of leases, where others share the store
         self._writers: dict[tuple[StreamKey, str | None], StreamWriter] = {}
         self._metadata_writers: dict[tuple[str, str], MetadataWriter] = {}  # by run and source
+        self._undivided: dict[asyncio.Task[Any], str | None] = {}  # the calling run of each
         self._lock = threading.Lock()
         self._loop_thread = threading.get_ident()
 
@@ -155,6 +156,30 @@ class Runtime:
                 writer = StreamWriter(self.store, key, source, id, self.loop)
                 self._writers[key, source] = writer
         return writer
+
+    async def undivided(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do some work on the runtime's loop, all of it, also if the caller is canceled meanwhile.
+
+        The calling run, and the runtime, do not end before it is done. May be called on any loop.
+        """
+        if asyncio.get_running_loop() is not self.loop:
+            future = asyncio.run_coroutine_threadsafe(self.undivided(work), self.loop)
+            return await asyncio.shield(asyncio.wrap_future(future))
+        context = current_run()
+        task = self.loop.create_task(work)
+        self._undivided[task] = context.id if context is not None else None
+        task.add_done_callback(self._undivided.pop)
+        return await asyncio.shield(task)
+
+    async def undivided_done(self, source: str | None) -> None:
+        """Wait until no undivided work of a run is under way; None: none of what no run began."""
+        while tasks := [task for task, by in self._undivided.items() if by == source]:
+            await asyncio.wait(tasks)
+
+    async def all_undivided_done(self) -> None:
+        """Wait until no undivided work is under way."""
+        while self._undivided:
+            await asyncio.wait([*self._undivided])
 
     async def sleep_until(self, due_ms: int) -> None:
         """Sleep until a time, milliseconds since 1970 UTC."""
@@ -226,6 +251,8 @@ class Runtime:
     async def flush(self, source: str | None = None, *, forget: bool = False) -> None:
         """Wait until what a run has appended, and its operations on metadata, are durable.
 
+        What it has begun to trigger is triggered by then.
+
         Args:
             source: The run; None for what was appended outside any.
             forget: The run is over: let its writers go.
@@ -233,6 +260,7 @@ class Runtime:
         Raises:
             RealtimeError: the first failure that nobody has been told of.
         """
+        await self.undivided_done(source)
         with self._lock:
             streams = _of(self._writers, source, forget)
             metadata = _of(self._metadata_writers, source, forget)
@@ -241,6 +269,7 @@ class Runtime:
 
     async def flush_all(self) -> None:
         """Wait until everything is durable; failures were or will be told at the receipts."""
+        await self.all_undivided_done()
         with self._lock:
             writers: list[_Flushes] = [*self._writers.values(), *self._metadata_writers.values()]
         for writer in writers:

@@ -22,10 +22,10 @@ from functools import partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from gateway import tokens, tracing
-from gateway.errors import InvalidValue, QueueUnavailable, TaskNotFound
+from gateway.errors import InvalidValue, TaskNotFound
 from gateway.records import check_stream_id
 from gateway.runs import Run, check_metadata
-from gateway.sdk import queues
+from gateway.sdk import queues, triggering
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
 from gateway.sdk.redelivery import take_over
 from gateway.sdk.results import RunHandle, RunResult
@@ -126,7 +126,8 @@ class Task(Generic[P, R]):
     async def trigger(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R]:
         """Start a run and return at once.
 
-        Inside a run, the new run becomes its child.
+        Inside a run, the new run becomes its child. If the caller is canceled meanwhile, the run is
+        begun all the same, or was never made.
 
         Returns:
             A handle with the run's id and a token for that run alone.
@@ -235,14 +236,15 @@ class Task(Generic[P, R]):
         )
         run.metadata.update(tracing.carried())
         check_metadata(run)
-        kept = await active.store.create_run(run)
-        if kept.id != id:  # the idempotency key was used before
-            return kept
-        if queue is None:
-            self.start(kept)
-        else:
-            await _put(active, queue, kept)
-        return kept
+        return await triggering.make(active, run, partial(self._begin, queue, run.id))
+
+    async def _begin(self, queue: queues.TaskQueue | None, id: str, run: Run) -> None:
+        """Have a run executed that was made, or found under its idempotency key."""
+        if queue is not None:
+            if run.id == id:
+                await queue.put(run)
+        elif run.is_queued and run.owner == _runner(runtime()).owner:
+            self.start(run)  # one that is found may be left by a trigger that failed
 
     async def carry_out(self, run: Run, rests_with: str | None = None) -> Run:
         """Execute a run of this task that a queue brought; see `Runner.carry_out`."""
@@ -251,7 +253,7 @@ class Task(Generic[P, R]):
         return await runner.carry_out(run, body, self._options.retry, rests_with)
 
     def start(self, run: Run) -> None:
-        """Execute a run of this task that the store keeps and nobody executes."""
+        """Execute a run of this task that the store keeps, unless it is being executed here."""
         runner = _runner(runtime())
         # Outside the parent's context: the child has a context of its own.
         runner.start(run, partial(self._execute, runner), self._options.retry)
@@ -274,14 +276,6 @@ def _runner(active: Runtime) -> Runner:
     if active.runner is None:
         raise TaskNotFound("this process has no runner: it was connected with run_tasks=False")
     return active.runner
-
-
-async def _put(active: Runtime, queue: queues.TaskQueue, run: Run) -> None:
-    try:
-        await queue.put(run)
-    except QueueUnavailable:
-        await active.store.delete_run(run.id)  # with its idempotency key: nobody will execute it
-        raise
 
 
 def find_task(task_id: str) -> Task[..., Any]:
