@@ -32,7 +32,7 @@ from gateway.web.listening import listen
 from gateway.web.server import Straight, configure
 
 SECRET = "a secret of the tests that is long enough"
-DEADLINE_S = 20  # for what has to happen; far more than it takes
+DEADLINE_S = 60  # for what has to happen; far more than it takes, also on a loaded machine
 _numbers = itertools.count()
 
 
@@ -255,6 +255,7 @@ class Process:
                 pass
             assert self._process.poll() is None, self._log.read_text()
             time.sleep(0.02)
+        self.kill()
         raise AssertionError(f"the gateway did not start: {self._log.read_text()}")
 
     @property

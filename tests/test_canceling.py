@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from serving import gateway_process, until, worker_token, working
+from serving import DEADLINE_S, gateway_process, until, worker_token, working
 
 from gateway import current_run, metadata, runs, streams, task
 from gateway.errors import RunCanceled, StreamIncomplete
@@ -23,7 +23,7 @@ async def executing(run_id):
 
 
 async def until_runs(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         while not condition(await runs.list()):  # noqa: ASYNC110 - nothing sets an event
             await asyncio.sleep(0.005)
 
@@ -306,7 +306,7 @@ async def test_a_run_that_someone_else_has_ended_is_stopped():
         handle = await work.trigger()
         await executing(handle.id)
         await active.store.patch_run(handle.id, {"status": "crashed"})
-        await asyncio.wait_for(stopped.wait(), 20)
+        await asyncio.wait_for(stopped.wait(), DEADLINE_S)
         await until(lambda: not active.runner._executions)
         assert (await runs.retrieve(handle.id)).status == "crashed"
 
@@ -338,6 +338,6 @@ async def test_a_wait_that_ends_with_the_cancellation_does_not_run_on():
                 break
         (waiting,) = await it.store.list_runs(RunQuery(parent_id=handle.id))
         await runs.cancel(handle.id)
-        assert (await asyncio.wait_for(handle.wait(), 20)).status == "canceled"
+        assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).status == "canceled"
         assert (reached, (await runs.retrieve(waiting.id)).status) == ([], "canceled")
         await runs.cancel(occupant.id)

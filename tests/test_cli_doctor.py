@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from commanding import going, realtime
-from serving import SECRET, gateway_process, serving
+from serving import DEADLINE_S, SECRET, gateway_process, serving
 
 from gateway.cli import public
 from gateway.cli.bench import Counted, percentiles
@@ -203,7 +203,7 @@ async def test_bench_says_what_came_and_how_fast_and_leaves_nothing(gateway):
 
 async def test_bench_that_is_interrupted_leaves_nothing(gateway):
     async with going("bench", "--seconds", 60, "--url", gateway.url) as bench:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while not (runs := await gateway.store.list_runs(RunQuery())):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             key = StreamKey(runs[0].id, "bench")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from commanding import going, realtime
-from serving import gateway_process, new_run, serving, token_for
+from serving import DEADLINE_S, gateway_process, new_run, serving, token_for
 
 from gateway.records import StreamKey, Writer
 from gateway.sdk.session import opened
@@ -173,7 +173,7 @@ async def test_append_hands_each_line_on_as_it_comes(gateway, key):
         pages = gateway.store.follow(key)
         for value in ("1", "2"):
             await append.say(value)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE_S):
                 assert [each.data.decode() for each in (await anext(pages)).records] == [value]
         await pages.aclose()
         append.process.stdin.close()

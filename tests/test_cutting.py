@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from serving import new_run, serving, token_for
+from serving import DEADLINE_S, new_run, serving, token_for
 
 from gateway.web.cutting import CuttingProtocol
 
@@ -19,7 +19,7 @@ async def test_a_connection_without_a_whole_request_is_cut_off(sent):
     async with serving() as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         writer.write(sent)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             with pytest.raises(ConnectionResetError):
                 assert await reader.read() == b""
                 raise ConnectionResetError  # an orderly end will do as well

@@ -14,7 +14,7 @@ from gateway import tokens
 from gateway.errors import ConfigurationError
 from gateway.records import Position, StreamKey, path_config, path_data
 from gateway.settings import Settings
-from tests.serving import SECRET, new_run, serving, token_for, until
+from tests.serving import DEADLINE_S, SECRET, new_run, serving, token_for, until
 from tests.test_durable_streams_forms import events_of
 
 JSON = {"Content-Type": "application/json"}
@@ -61,7 +61,7 @@ class Events:
 
     async def next(self) -> tuple[str, object]:
         """Return the next event, or ("end", None); comments are skipped."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while True:
                 block, found, rest = self._buffer.partition(b"\n\n")
                 if found:
@@ -480,10 +480,10 @@ async def test_an_answer_ends_when_its_token_expires(gateway, http):
     async with visitor(gateway, "read:paths:a", ttl_s=1.2) as client, watching(client, "a") as it:
         began_s = time.monotonic()
         reading = asyncio.create_task(read_to_the_end(it))
-        while not reading.done() and time.monotonic() - began_s < 10:
+        while not reading.done() and time.monotonic() - began_s < 20:
             await http.post("a", headers=TEXT, content="x")
             await asyncio.sleep(0.05)
-        assert 1 < await reading - began_s < 4
+        assert 1 < await reading - began_s < 15
         assert (await client.get("a")).status_code == 401
 
 
@@ -507,7 +507,7 @@ async def test_an_answer_ends_when_its_token_is_revoked(gateway, http):
                 json={"token_id": tokens.id_of(token)},
             )
             assert answer.status_code == 200
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(DEADLINE_S):
                 assert await events.next() == ("end", None)
 
 
@@ -581,7 +581,7 @@ async def test_readers_that_leave_leave_nothing_behind(gateway, key):
     await until(lambda: gateway.hub.live_streams == 0)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
     assert not gateway.server.server_state.connections
-    assert time.monotonic() - began_s < 5, "sooner than they are looked after"
+    assert time.monotonic() - began_s < 12, "sooner than they are looked after"
 
 
 async def test_a_gateway_that_goes_down_ends_the_answers_of_events(tmp_path):
@@ -592,7 +592,7 @@ async def test_a_gateway_that_goes_down_ends_the_answers_of_events(tmp_path):
             began_s = time.monotonic()
             await gateway.gateway.drain()
             assert await events.next() == ("end", None)
-            assert time.monotonic() - began_s < 2
+            assert time.monotonic() - began_s < 10
         assert (await http.get("a")).status_code == 503
 
 

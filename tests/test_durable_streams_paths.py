@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from redis_serving import fresh_url, shared_server
+from serving import DEADLINE_S
 from stores import store_of
 
 from gateway.records import Position, Writer, path_config, path_data
@@ -204,7 +205,7 @@ async def test_the_sweeper_goes_on_after_a_fault(paths, clock, caplog):
         return await real(*arguments)
 
     paths.store.path_logs = path_logs
-    async with asyncio.timeout(20), sweeping_paths(paths, lambda _: steps.get()):
+    async with asyncio.timeout(DEADLINE_S), sweeping_paths(paths, lambda _: steps.get()):
         steps.put_nowait(None)
         steps.put_nowait(None)
         while (await paths.read("a")).configuration.state == "live":  # noqa: ASYNC110

@@ -19,7 +19,15 @@ from gateway.records import StreamKey
 from gateway.stores.remote import RemoteStore
 from tests import needs
 from tests.faults import nginx
-from tests.serving import gateway_process, new_run, serving, token_for, until, worker_token
+from tests.serving import (
+    DEADLINE_S,
+    gateway_process,
+    new_run,
+    serving,
+    token_for,
+    until,
+    worker_token,
+)
 
 
 def headers() -> dict[str, str]:
@@ -146,7 +154,7 @@ async def delays_of(url, gateway, key):
     sent, delays = {}, []
     query = {"offset": "-1", "live": "sse"}
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(DEADLINE_S),
         httpx.AsyncClient(headers=headers(), timeout=30) as http,
         http.stream("GET", url, params=query) as response,
     ):

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from serving import SECRET, new_run, serving, token_for, until, worker_token
+from serving import DEADLINE_S, SECRET, new_run, serving, token_for, until, worker_token
 
 from gateway import connect, runs, streams, task, tokens
 from gateway.errors import NoParent, ReadTimeout, StreamEnded, StreamIncomplete
@@ -127,7 +127,7 @@ async def test_a_connection_that_closes_cleanly_is_not_the_end_of_a_stream():
             (carrier,) = gateway.gateway._carriers
             await carrier._websocket.close(code)
             await append(gateway, run, code)
-            page = await asyncio.wait_for(anext(pages), 20)
+            page = await asyncio.wait_for(anext(pages), DEADLINE_S)
             assert (json.loads(page.records[0].data), page.end) == (code, None)
         await pages.aclose()
 

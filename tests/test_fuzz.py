@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from serving import SECRET, Client, new_run, serving, token_for, worker_token
+from serving import DEADLINE_S, SECRET, Client, new_run, serving, token_for, worker_token
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
@@ -209,7 +209,7 @@ async def _hostile_session(gateway, seed: int) -> int | None:
                     text = text.encode("utf-8", "replace").decode()
                 await socket.send(text)
             await client.send(type="ping")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE_S):
                 await answers
         except WebSocketException:
             answers.cancel()
@@ -248,7 +248,7 @@ async def test_what_is_no_websocket_closes_that_socket_and_no_other(data, caplog
         async with connect(f"{gateway.url}/v1/ws", compression=None) as socket:
             socket.transport.write(data)
             socket.transport.write(b"\x88\x80\x00\x00\x00\x00")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE_S):
                 await socket.wait_closed()
         assert await other.ask(type="ping") == {"type": "pong"}
     assert not [record for record in caplog.records if record.exc_info], caplog.text
@@ -263,7 +263,7 @@ async def test_hostile_sessions_cost_no_memory_for_good():
                 await _hostile_session(gateway, seed)
             await gateway.store.delete_run(RUN)
             await gateway.store.create_run(new_run(id=RUN, tags=["a"]))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE_S):
                 while gateway.gateway._carriers:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             gc.collect()

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import new_run, until
+from serving import DEADLINE_S, new_run, until
 
 from gateway import pages
 from gateway import tail as module
@@ -124,7 +124,7 @@ class Reader:
             pass
 
     async def until(self, count):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             await self.take_all()
             while len(self.records) < count:
                 await self.woken.wait()
@@ -345,7 +345,7 @@ async def test_a_failure_of_the_store_is_told_to_every_reader_and_opening_again_
         reader.woken.clear()
     store.fail(StoreUnavailable("the disk is gone"))
     for reader in readers:
-        await asyncio.wait_for(reader.woken.wait(), 20)
+        await asyncio.wait_for(reader.woken.wait(), DEADLINE_S)
         with pytest.raises(StoreUnavailable, match="the disk is gone"):
             await reader.step()
     assert hub.live_streams == 0
@@ -379,7 +379,7 @@ async def test_a_fault_of_the_code_is_an_internal_error_and_logged(world, caplog
     store, key, hub = world
     reader = await Reader.open(hub, key)
     store.fail(ZeroDivisionError())
-    await asyncio.wait_for(reader.woken.wait(), 20)
+    await asyncio.wait_for(reader.woken.wait(), DEADLINE_S)
     with pytest.raises(Internal, match="log has more"):
         await reader.step()
     assert "ZeroDivisionError" in caplog.text

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from serving import Time, until, working
+from serving import DEADLINE_S, Time, until, working
 from stores import new_store
 
 from gateway import Retry, current_run, runs, task, wait
@@ -37,7 +37,7 @@ async def test_gathered_waits_leave_every_slot_free(kind, tmp_path):
         return [result.output for result in (*first, *second)]
 
     async with working(new_store(kind, tmp_path), concurrency=2) as active:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             results = await asyncio.gather(*(parent.trigger_and_wait() for _ in range(2)))
         assert [result.output for result in results] == [[*range(12)]] * 2
         await until(lambda: free_slots(active) == 2)
@@ -153,7 +153,7 @@ async def test_run_is_tried_again_when_a_time_out_strikes_as_a_wait_begins(kind,
     async with working(new_store(kind, tmp_path), concurrency=1) as active:
         for steps in (0, 1, 2, 3, 5, 8):
             handle = await work.trigger(steps)
-            assert (await asyncio.wait_for(handle.wait(), 20)).output == 3
+            assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).output == 3
         await until(lambda: free_slots(active) == 1)
 
 
@@ -170,7 +170,7 @@ async def test_run_that_fails_while_it_waits_is_tried_again(tmp_path):
         return current_run().attempt
 
     async with working(new_store("sqlite", tmp_path), concurrency=1) as active:
-        assert (await asyncio.wait_for(work.trigger_and_wait(), 20)).output == 3
+        assert (await asyncio.wait_for(work.trigger_and_wait(), DEADLINE_S)).output == 3
         for waiting in left:
             waiting.cancel()
         await asyncio.gather(*left, return_exceptions=True)

@@ -10,7 +10,7 @@ from stores import store_of
 from gateway.errors import InvalidId, OutOfOrder, StreamEnded, WriterFenced, WriterGap
 from gateway.records import ORIGIN, StreamKey, Writer, path_config, path_data
 from gateway.stores.base import CONFIG_RECORDS, NO_RECORDS, PathStore, run_log
-from tests.serving import new_run
+from tests.serving import DEADLINE_S, new_run
 
 KEY = path_data("docs/a", "g1")
 
@@ -103,7 +103,7 @@ async def test_of_a_drop_and_an_append_at_once_nothing_is_half_done(store):
 
 async def test_who_follows_a_log_that_is_dropped_hears_of_it_and_of_the_next(store):
     at = (await store.append(KEY, [b"1"])).position
-    async with asyncio.timeout(20), aclosing(store.follow(KEY, at)) as pages:
+    async with asyncio.timeout(DEADLINE_S), aclosing(store.follow(KEY, at)) as pages:
         async with asyncio.TaskGroup() as group:
             page = group.create_task(anext(pages))
             await asyncio.sleep(0)

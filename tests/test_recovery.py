@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from serving import SECRET, Time, environment, new_run, until, working
+from serving import DEADLINE_S, SECRET, Time, environment, new_run, until, working
 
 import gateway
 from gateway import Retry, current_run, runs, task
@@ -387,7 +387,7 @@ async def test_a_run_that_is_deleted_while_it_executes_is_stopped(file, caplog):
         handle = await work.trigger()
         await until_status(handle.id, "executing")
         assert await it.store.delete_run(handle.id)
-        await asyncio.wait_for(stopped.wait(), 20)
+        await asyncio.wait_for(stopped.wait(), DEADLINE_S)
         await until(lambda: not it.runner._executions)
     assert "ERROR" not in {record.levelname for record in caplog.records}
 

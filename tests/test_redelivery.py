@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from serving import Time, new_run, until, working
+from serving import DEADLINE_S, Time, new_run, until, working
 
 from gateway import Retry, current_run, runs, streams, task
 from gateway.sdk import tasks
@@ -74,7 +74,7 @@ async def test_a_run_whose_worker_is_alive_is_not_executed_a_second_time():
         await until(lambda: began)
         elsewhere = Runtime(active.store, asyncio.get_running_loop(), **time.of_runtime)
         run = (await active.store.get_run(run.id)).run
-        found = await asyncio.wait_for(take_over(elsewhere, run, "worker_b"), 20)
+        found = await asyncio.wait_for(take_over(elsewhere, run, "worker_b"), DEADLINE_S)
         assert (found.status, found.owner, found.attempt) == ("executing", "worker_a", 1)
         again = await tasks.carry_out(run.id, QUEUE)  # brought to the same worker
         assert again.status == "executing"
@@ -103,7 +103,7 @@ async def test_a_worker_that_comes_back_stops_and_changes_nothing_of_the_next_at
         patch = {"owner": "worker_b", "attempt": 2, "status": "queued"}  # it heard of nothing
         await active.store.patch_run(run.id, patch)
         await active.store.patch_run(run.id, {"status": "executing"})
-        await asyncio.wait_for(stopped.wait(), 20)
+        await asyncio.wait_for(stopped.wait(), DEADLINE_S)
         await first
         run = await runs.retrieve(run.id)
         assert (run.status, run.owner, run.attempt) == ("executing", "worker_b", 2)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from reading import records_of
 from serving import (
+    DEADLINE_S,
     SECRET,
     environment,
     free_socket,
@@ -147,7 +148,9 @@ async def test_what_a_worker_elsewhere_appends_is_seen_here():
             env=environment(REALTIME_URL=gateway.url),
             stdout=subprocess.PIPE,
         )
-        run_id, token = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().split()
+        run_id, token = (
+            (await asyncio.wait_for(process.stdout.readline(), DEADLINE_S)).decode().split()
+        )
         values = [value async for value in numbers.read(run_id, timeout_s=20)]
         assert values == list(range(500))
         assert (await runs.retrieve(run_id)).output == 500
@@ -225,7 +228,7 @@ async def test_closing_ends_what_waits(tmp_path):
             await asyncio.sleep(0)
         for task_ in (following, calling):
             with pytest.raises(StoreUnavailable, match="was closed"):
-                await asyncio.wait_for(task_, 20)
+                await asyncio.wait_for(task_, DEADLINE_S)
 
 
 # Answers that are lost: a relay between worker and gateway that drops the connection.
@@ -285,11 +288,13 @@ async def test_an_append_whose_answer_was_lost_is_repeated_without_harm():
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")
         relay.drop_answer_of = "appended"
-        done = await asyncio.wait_for(store.append(key, [b"1"], writer=Writer("w", 0, 0)), 20)
+        done = await asyncio.wait_for(
+            store.append(key, [b"1"], writer=Writer("w", 0, 0)), DEADLINE_S
+        )
         assert (done.offset, done.duplicate, relay.dropped) == (0, True, 1)
         relay.drop_answer_of = "appended"
         end = store.append(key, [], writer=Writer("w", 0, 1), end="completed")
-        assert (await asyncio.wait_for(end, 20)).duplicate
+        assert (await asyncio.wait_for(end, DEADLINE_S)).duplicate
         assert len(await records_of(store, key)) == 1
 
 
@@ -299,7 +304,7 @@ async def test_an_append_without_a_writer_is_not_sent_twice():
         key = StreamKey(run.id, "s")
         relay.drop_answer_of = "appended"
         with pytest.raises(ConnectionLost, match="the append may have happened"):
-            await asyncio.wait_for(store.append(key, [b"1"]), 20)
+            await asyncio.wait_for(store.append(key, [b"1"]), DEADLINE_S)
         assert len(await records_of(store, key)) == 1
 
 
@@ -307,7 +312,7 @@ async def test_making_a_run_whose_answer_was_lost_is_repeated_without_harm():
     async with relayed() as (relay, _, store):
         run = new_run(payload={"a": 1})
         relay.drop_answer_of = "result"
-        assert await asyncio.wait_for(store.create_run(run), 20) == run
+        assert await asyncio.wait_for(store.create_run(run), DEADLINE_S) == run
         assert relay.dropped == 1
         with pytest.raises(RunExists):
             await store.create_run(new_run(id=run.id, payload={"a": 2}))
@@ -319,7 +324,7 @@ async def test_a_patch_whose_answer_was_lost_is_repeated_without_harm():
         for status in ("executing", "completed"):
             relay.drop_answer_of = "result"
             patch = {"status": status}
-            after = await asyncio.wait_for(store.patch_run(run.id, patch), 20)
+            after = await asyncio.wait_for(store.patch_run(run.id, patch), DEADLINE_S)
             assert after.status == status
         assert relay.dropped == 2
         with pytest.raises(IllegalTransition):
@@ -338,7 +343,7 @@ async def test_a_follow_goes_on_where_the_connection_broke():
             await gateway.store.append(key, [b"%d" % i])
             await until(lambda i=i: len(followed) > i)
         await gateway.store.append(key, [], end="completed")
-        await asyncio.wait_for(following, 20)
+        await asyncio.wait_for(following, DEADLINE_S)
         assert [record.data for record in followed] == [b"%d" % i for i in range(60)]
         assert relay.dropped == 3
 
@@ -383,11 +388,11 @@ async def test_more_streams_than_one_connection_may_follow_are_followed_over_sev
             await carrier._websocket.close(1012)
         ending = (gateway.store.append(key, [b"2"], end="completed") for key in keys)
         await asyncio.gather(*ending)
-        await asyncio.wait_for(asyncio.gather(*following), 20)
+        await asyncio.wait_for(asyncio.gather(*following), DEADLINE_S)
         assert all([record.data for record in seen[key]] == [b"1", b"2"] for key in keys)
         await until(lambda: len(gateway.gateway._carriers) == 1)  # the others were of no more use
         again = []
-        await asyncio.wait_for(follow(store, keys[0], again), 20)
+        await asyncio.wait_for(follow(store, keys[0], again), DEADLINE_S)
         assert len(again) == 2
 
 
@@ -429,7 +434,7 @@ async def test_a_worker_that_keeps_its_connection_for_long_renews_its_token():
         expires_at_s = tokens.verify(made[0], secret_key=SECRET, now_s=time.time()).expires_at_s
         await until(lambda: time.time() > expires_at_s + 0.3)
         await store.append(key, [b"1"], end="completed")
-        await asyncio.wait_for(following, 20)
+        await asyncio.wait_for(following, DEADLINE_S)
         assert len(followed) == 1
         assert len(made) > 5
         assert relay.connections == 1
@@ -453,7 +458,7 @@ async def test_a_worker_stays_away_for_as_long_as_the_gateway_asked():
         left_at_s = time.monotonic()
         carrier.shut_down(0.7)
         assert (await store.get_run(run.id)).run == run
-        assert 0.7 <= time.monotonic() - left_at_s < 5
+        assert 0.7 <= time.monotonic() - left_at_s < DEADLINE_S
 
 
 async def test_a_connection_on_which_nothing_comes_any_more_is_given_up():
@@ -461,7 +466,7 @@ async def test_a_connection_on_which_nothing_comes_any_more_is_given_up():
         run = await store.create_run(new_run())
         relay.is_mute = True  # and stays open
         reading = asyncio.create_task(store.get_run(run.id))
-        assert (await asyncio.wait_for(reading, 20)).run == run
+        assert (await asyncio.wait_for(reading, DEADLINE_S)).run == run
         assert relay.connections == 2
 
 
@@ -548,7 +553,7 @@ async def test_a_request_over_the_limit_fails_and_the_link_goes_on(ask, name):
         run = await store.create_run(new_run())
         message = rf"{name}: the frame is \d+ bytes; the limit is (2097152|65536) \(REALTIME_"
         with pytest.raises(FrameTooLarge, match=message) as refused:
-            await asyncio.wait_for(ask(store, run), 20)
+            await asyncio.wait_for(ask(store, run), DEADLINE_S)
         assert not refused.value.retryable
         assert (await store.get_run(run.id)).run == run
         assert relay.connections == 1
@@ -564,14 +569,14 @@ async def test_an_answer_over_the_limit_fails_its_request_and_the_link_goes_on(m
         too_large = r"the gateway's message is \d+ bytes; the limit of a worker is 50000"
         for ask in (store.get_run(large.id), store.list_runs(RunQuery(limit=1000))):
             with pytest.raises(FrameTooLarge, match=r"run_(get|list): " + too_large) as refused:
-                await asyncio.wait_for(ask, 20)
+                await asyncio.wait_for(ask, DEADLINE_S)
             assert not refused.value.retryable
         with pytest.raises(
             FrameTooLarge, match=rf"{run_log(large.id)}: {too_large}".replace("$", r"\$")
         ):
-            await asyncio.wait_for(follow(store, run_log(large.id), []), 20)
+            await asyncio.wait_for(follow(store, run_log(large.id), []), DEADLINE_S)
         await store.append(StreamKey(small.id, "s"), [b"1"], end="completed")
-        await asyncio.wait_for(following, 20)
+        await asyncio.wait_for(following, DEADLINE_S)
         assert len(followed) == 1
         assert relay.connections == 1
         await until(lambda: gateway.hub.live_streams == 0)
@@ -588,9 +593,9 @@ async def test_a_request_that_is_refused_on_the_way_is_not_sent_again_and_others
         gateway.store.begin_append = begin
         message = r"run_patch: the frame is 2001\d\d bytes; .* \(close code 1009\)"
         with pytest.raises(FrameTooLarge, match=message) as refused:
-            await asyncio.wait_for(store.patch_run(run.id, {"output": text(200)}), 20)
+            await asyncio.wait_for(store.patch_run(run.id, {"output": text(200)}), DEADLINE_S)
         assert not refused.value.retryable
-        assert (await asyncio.wait_for(other, 20)).offset == 0
+        assert (await asyncio.wait_for(other, DEADLINE_S)).offset == 0
         assert relay.connections == 2
 
 
@@ -626,7 +631,7 @@ async def test_a_worker_whose_token_is_refused_comes_back_with_another(ages_s, c
         await until(lambda: not store.is_ready)
         done = await store.append(StreamKey(run.id, "s"), [b"1"], end="completed")
         assert done.offset == 0
-        await asyncio.wait_for(following, 20)
+        await asyncio.wait_for(following, DEADLINE_S)
         assert len(followed) == 1
     assert len([r for r in caplog.records if "token" in r.message]) == 2
 
@@ -637,7 +642,7 @@ async def test_a_token_that_is_always_the_same_and_is_refused_is_given_up():
         await break_connections(gateway)
         await until(lambda: not store.is_ready)
         with pytest.raises(TokenExpired):
-            await asyncio.wait_for(store.get_run(run.id), 20)
+            await asyncio.wait_for(store.get_run(run.id), DEADLINE_S)
 
 
 async def test_a_call_that_gives_up_says_why_the_gateway_is_away():
@@ -666,5 +671,5 @@ async def test_a_fault_of_the_process_does_not_end_the_link(caplog):
         run = await store.create_run(new_run())
         await break_connections(gateway)
         await until(lambda: not store.is_ready)
-        assert (await asyncio.wait_for(store.get_run(run.id), 20)).run == run
+        assert (await asyncio.wait_for(store.get_run(run.id), DEADLINE_S)).run == run
     assert "the disk with the key is away" in caplog.text

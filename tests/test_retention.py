@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from redis_serving import fresh_url
-from serving import new_run, serving, token_for, until, worker_token
+from serving import DEADLINE_S, new_run, serving, token_for, until, worker_token
 
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable
 from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
@@ -190,12 +190,12 @@ async def test_a_follower_at_the_tail_is_not_disturbed_and_one_behind_gets_a_gap
             nothing_yet = asyncio.ensure_future(anext(pages))
             assert await sweep(world) == (7, 0)
             await world.store.append(key, [b"10"])
-            page = await asyncio.wait_for(nothing_yet, 20)
+            page = await asyncio.wait_for(nothing_yet, DEADLINE_S)
             assert ([r.offset for r in page.records], page.gap) == ([10], None)
         async with aclosing(world.store.follow(key, done.position._replace(offset=2))) as pages:
-            page = await asyncio.wait_for(anext(pages), 20)
+            page = await asyncio.wait_for(anext(pages), DEADLINE_S)
             assert (page.gap.start.offset, page.gap.stop.offset) == (2, 7)
-            records = page.records or (await asyncio.wait_for(anext(pages), 20)).records
+            records = page.records or (await asyncio.wait_for(anext(pages), DEADLINE_S)).records
             assert records[0].offset == 7
 
 
@@ -276,7 +276,7 @@ async def test_followers_of_a_deleted_run_are_told_so(make, stream):
                 await until(lambda: any(f.is_known for f in world.store._main._follows.values()))
             await until(lambda: is_waiting(world.swept, key))
             await world.store.delete_run(key.run_id)
-            page = await asyncio.wait_for(ending, 20)
+            page = await asyncio.wait_for(ending, DEADLINE_S)
             assert (page.records, page.end, page.position) == ([], "deleted", head.position)
             assert await anext(pages, None) is None
         with pytest.raises(RunNotFound):
@@ -325,7 +325,7 @@ async def test_the_log_of_an_empty_set_is_forgotten_and_comes_back_under_another
         assert (await world.store.head(log)).position == ORIGIN
         assert (await world.store.head(RunSet("tag", "kept").log)).position.offset > 0
         async with aclosing(world.store.follow(log, before)) as pages:
-            page = await asyncio.wait_for(anext(pages), 20)
+            page = await asyncio.wait_for(anext(pages), DEADLINE_S)
             assert page.reset == "epoch_changed"
         await new_key(world, tags=["x"])
         page = await world.store.read(log, before)
@@ -518,7 +518,7 @@ async def test_the_sweeper_goes_on_at_once_while_there_is_more_and_over_failures
             await asyncio.Event().wait()
 
     async with sweeper.sweeping(Sweepable(*outcomes), sleep):
-        await asyncio.wait_for(over.wait(), 20)
+        await asyncio.wait_for(over.wait(), DEADLINE_S)
     assert rests == [sweeper.STEP_S] + [sweeper.SWEEP_S] * 4
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 from pydantic import BaseModel
-from serving import SECRET, environment, new_run, until
+from serving import DEADLINE_S, SECRET, environment, new_run, until
 
 from gateway import connect, current_run, run_in_loop, runs, streams, task, tokens
 from gateway.errors import (
@@ -57,7 +57,7 @@ async def notes_of(runtime, run_id):
 
 
 async def status_is(run_id, status):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         while (await runs.retrieve(run_id)).status != status:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
@@ -420,7 +420,7 @@ async def test_children_do_not_deadlock_when_there_is_room_for_one():
         return 1 + sum(result.output for result in results)
 
     async with room_for(1) as runtime:
-        result = await asyncio.wait_for(count_down.trigger_and_wait(3), 30)
+        result = await asyncio.wait_for(count_down.trigger_and_wait(3), DEADLINE_S)
         assert result.output == 7
         seen = await statuses(runtime, result.run_id)
         assert seen == ["queued", "executing", "waiting", "executing", "completed"]
@@ -436,7 +436,7 @@ async def test_plain_tasks_wait_for_children_without_a_deadlock():
         return run_in_loop(child.trigger_and_wait(5)).output
 
     async with room_for(1):
-        result = await asyncio.wait_for(parent.trigger_and_wait(), 30)
+        result = await asyncio.wait_for(parent.trigger_and_wait(), DEADLINE_S)
         assert result.output == 5
 
 
@@ -546,7 +546,7 @@ async def test_an_async_task_is_canceled_at_its_next_await(runtime):
     await status_is(handle.id, "executing")
     run = await runs.cancel(handle.id)
     assert run.cancel_requested_at is not None
-    result = await asyncio.wait_for(handle.wait(), 20)
+    result = await asyncio.wait_for(handle.wait(), DEADLINE_S)
     assert result.status == "canceled"
     assert cleaned == [True]
     assert await notes_of(runtime, handle.id) == [("before", handle.id)]
@@ -569,7 +569,7 @@ async def test_a_plain_task_is_canceled_at_its_next_append(runtime):
     handle = await work.trigger()
     await status_is(handle.id, "executing")
     await runs.cancel(handle.id)
-    assert (await asyncio.wait_for(handle.wait(), 20)).status == "canceled"
+    assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).status == "canceled"
     assert await asyncio.to_thread(told.wait, 20)
 
 
@@ -585,7 +585,7 @@ async def test_a_plain_task_can_ask_whether_it_is_canceled(runtime):
     handle = await work.trigger()
     await status_is(handle.id, "executing")
     await runs.cancel(handle.id)
-    assert (await asyncio.wait_for(handle.wait(), 20)).status == "canceled"
+    assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).status == "canceled"
     assert await asyncio.to_thread(left.wait, 20)
 
 
@@ -621,9 +621,9 @@ async def test_canceling_a_waiting_run_cancels_its_children(runtime):
     await status_is(handle.id, "waiting")
     children = await runs.list(parent_id=handle.id)
     await runs.cancel(handle.id)
-    assert (await asyncio.wait_for(handle.wait(), 20)).status == "canceled"
+    assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).status == "canceled"
     for run in children:
-        assert (await asyncio.wait_for(child.wait(run.id), 20)).status == "canceled"
+        assert (await asyncio.wait_for(child.wait(run.id), DEADLINE_S)).status == "canceled"
     assert len(children) == 2
 
 
@@ -645,8 +645,8 @@ async def test_canceling_leaves_room_for_others():
             handle = await parent.trigger()
             await status_is(handle.id, "waiting")
             await runs.cancel(handle.id)
-            assert (await asyncio.wait_for(handle.wait(), 20)).status == "canceled"
-            result = await asyncio.wait_for(quick.trigger_and_wait(), 20)
+            assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).status == "canceled"
+            result = await asyncio.wait_for(quick.trigger_and_wait(), DEADLINE_S)
             assert result.output == 1
 
 
@@ -675,7 +675,7 @@ async def test_a_child_that_is_canceled_is_a_result_for_its_parent(runtime):
     (run,) = await runs.list(parent_id=handle.id)
     await status_is(run.id, "executing")
     await runs.cancel(run.id)
-    assert (await asyncio.wait_for(handle.wait(), 20)).output == "canceled"
+    assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).output == "canceled"
 
 
 # The end of the process.

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 from reading import records_of
-from serving import new_run, until
+from serving import DEADLINE_S, new_run, until
 
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
 from gateway.records import StreamKey, Writer, path_data
@@ -70,7 +70,7 @@ async def test_a_process_that_restarts_waits_for_its_predecessor(tmp_path):
     await asyncio.sleep(0)
     assert not opening.done()
     await first.close()
-    await asyncio.wait_for(opening, 20)
+    await asyncio.wait_for(opening, DEADLINE_S)
     await second.close()
 
 

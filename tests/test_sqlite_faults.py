@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 import httpx
 import pytest
 from reading import records_of
-from serving import gateway_process, new_run, until, worker_token
+from serving import DEADLINE_S, gateway_process, new_run, until, worker_token
 
 from gateway.errors import StoreUnavailable
 from gateway.records import StreamKey, Writer
@@ -83,7 +83,7 @@ async def check_survival(folder, logs, make_full, make_room, message):
         assert await readiness(process) == (503, "store unavailable")
         assert len(await records_of(store, key)) == count  # reading goes on
         await make_room(process)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while await readiness(process) != (200, "ready"):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
         # The writer tries again what was refused, and goes on.
@@ -152,8 +152,8 @@ async def test_a_file_that_another_program_holds_is_said_so_and_waited_for(tmp_p
         key = StreamKey((await store.create_run(new_run())).id, "s")
         await store.append(key, [b"1"])
         async with held_by_another(path):
-            tries = [store.append(key, [b"2"]) for _ in range(50)]
-            async with asyncio.timeout(2):  # one wait for all of a group, not one each
+            tries = [store.append(key, [b"2"]) for _ in range(500)]
+            async with asyncio.timeout(20):  # one wait for all of a group, not one each
                 refused = await asyncio.gather(*tries, return_exceptions=True)
             assert {str(error) for error in refused} == {
                 f"the store {path} cannot be written: database is locked: "

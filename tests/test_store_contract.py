@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reading import data_of, read_all
-from serving import new_run, until
+from serving import DEADLINE_S, new_run, until
 from stores import store_of
 
 from gateway import protocol
@@ -51,7 +51,7 @@ async def key(store):
 async def take(pages, count):
     """Take pages until so many records have come."""
     records = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         while len(records) < count:
             records += (await anext(pages)).records
     return records
@@ -417,7 +417,7 @@ async def test_a_follower_hears_of_a_deletion(store, key):
 async def test_a_late_follower_hears_of_a_deletion(store, key):
     await store.append(key, [b"1", b"2"])
     await store.delete(key)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         pages = [page async for page in store.follow(key)]
     assert [page.end for page in pages] == ["deleted"]
 
@@ -445,7 +445,7 @@ async def test_a_follower_waits_for_a_stream_that_is_not_there_yet(store, key):
         await store.head(key)
         assert not waiting.done()
         await store.append(key, [b"1"])
-        page = await asyncio.wait_for(waiting, 20)
+        page = await asyncio.wait_for(waiting, DEADLINE_S)
         assert data_of(page.records) == [1]
 
 
@@ -459,11 +459,11 @@ async def test_a_follower_goes_on_from_its_position(store, key):
 
 async def test_following_what_has_ended_stops_after_its_records(store, key):
     await store.append(key, [b"1"], end="failed")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         pages = [page async for page in store.follow(key)]
     assert data_of([record for page in pages for record in page.records]) == [1]
     assert pages[-1].end == "failed"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         again = [page async for page in store.follow(key, pages[-1].position)]
     assert [(page.records, page.end) for page in again] == [([], "failed")]
 
@@ -768,7 +768,7 @@ async def test_the_end_of_a_run_ends_all_its_streams(store, status):
         with pytest.raises(StreamEnded):
             await store.append(each, [b"2"])
     assert (await store.head(run_log(run.id))).end == status
-    assert await asyncio.wait_for(asyncio.gather(*followers), 20) == [status, status]
+    assert await asyncio.wait_for(asyncio.gather(*followers), DEADLINE_S) == [status, status]
 
 
 async def _ends(store, key):
@@ -780,7 +780,7 @@ async def test_the_follower_of_a_run_sees_the_last_patch_and_then_the_end(store)
     following = asyncio.create_task(_follow_whole(store, run_log(run.id)))
     await store.patch_run(run.id, {"status": "executing"})
     await store.patch_run(run.id, {"status": "failed", "error": {"type": "E", "message": "m"}})
-    records, end = await asyncio.wait_for(following, 20)
+    records, end = await asyncio.wait_for(following, DEADLINE_S)
     assert end == "failed"
     assert data_of(records)[1:] == [
         {"status": "executing"},
@@ -853,7 +853,7 @@ async def test_what_belongs_to_no_run_is_not_found_by_any_method(store):
         lambda: store.head(run_log(NOWHERE)),
     ):
         with pytest.raises(RunNotFound, match=NOWHERE):
-            await asyncio.wait_for(call(), 20)
+            await asyncio.wait_for(call(), DEADLINE_S)
     # And nothing of it was left behind.
     with pytest.raises(RunNotFound):
         await store.get_run(NOWHERE)
@@ -1201,7 +1201,7 @@ async def _like_a_list(kind, ops, folder):
             await store.append(key, [], end="completed")
             end = "completed"
         for start, following in followers:
-            records, seen_end = await asyncio.wait_for(following, 20)
+            records, seen_end = await asyncio.wait_for(following, DEADLINE_S)
             assert [record.offset for record in records] == list(range(start, start + len(records)))
             got = [record.data for record in records]
             assert got == model[start : start + len(got)]
@@ -1213,7 +1213,7 @@ async def test_a_follower_is_woken_by_the_end_of_the_run_alone(store, key):
     following = asyncio.create_task(_follow_whole(store, key))
     await until(lambda: not following.done())
     await store.patch_run(key.run_id, {"status": "canceled"})
-    assert await asyncio.wait_for(following, 20) == ([], "canceled")
+    assert await asyncio.wait_for(following, DEADLINE_S) == ([], "canceled")
 
 
 # Tokens that are good for a number of uses.
@@ -1243,7 +1243,7 @@ async def test_a_stream_that_appears_is_named_in_the_runs_streams(store, key):
     await store.append(other, [b"1"], source=None, writer=Writer("w", 0, 0))  # a repeat
     await store.append(StreamKey(key.run_id, "empty"), [], end="completed")
     await store.patch_run(key.run_id, {"status": "canceled"})
-    records, end = await asyncio.wait_for(appearing, 20)
+    records, end = await asyncio.wait_for(appearing, DEADLINE_S)
     assert data_of(records) == [{"stream": "progress"}, {"stream": "run"}, {"stream": "empty"}]
     assert [record.source for record in records] == [key.run_id] * 3
     assert end == "canceled"
@@ -1351,7 +1351,7 @@ async def test_a_snapshot_of_a_set_and_what_follows_its_position_miss_and_repeat
     watching = [asyncio.create_task(watch(delay)) for delay in (0, 1, 3, 10, 30)]
     await asyncio.gather(*(change(n) for n in range(8)))
     expected = {run.id: run.metadata for run in await store.list_runs(RunQuery(tag="x", limit=9))}
-    for held in await asyncio.wait_for(asyncio.gather(*watching), 30):
+    for held in await asyncio.wait_for(asyncio.gather(*watching), DEADLINE_S):
         assert {id: run["metadata"] for id, run in held.items()} == expected
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import SECRET, gateway_process, new_run, serving, token_for, until, worker_token
+from serving import (
+    DEADLINE_S,
+    SECRET,
+    gateway_process,
+    new_run,
+    serving,
+    token_for,
+    until,
+    worker_token,
+)
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -598,7 +607,7 @@ async def test_newcomers_wait_for_their_turn_and_those_at_work_do_not(gateway, r
     assert len(turns._waiting) == 1, "what it says first"
     turns._each_pass = 1
     turns._next_pass()
-    await asyncio.wait_for(visiting, 20)
+    await asyncio.wait_for(visiting, DEADLINE_S)
 
 
 async def test_a_client_that_vanishes_leaves_nothing(gateway, run):
@@ -699,10 +708,10 @@ async def test_going_down_is_told_to_every_client(tmp_path, busy):
                 await socket_.send(json.dumps(wire))
                 await socket_.recv()
             process._process.send_signal(signal.SIGTERM)
-            told = json.loads(await asyncio.wait_for(socket_.recv(), 20))
+            told = json.loads(await asyncio.wait_for(socket_.recv(), DEADLINE_S))
             assert (told["code"], told["retryable"]) == ("shutting_down", True)
             with pytest.raises(ConnectionClosed):
-                await asyncio.wait_for(socket_.recv(), 20)
+                await asyncio.wait_for(socket_.recv(), DEADLINE_S)
             assert socket_.close_code == 4503
         assert await asyncio.to_thread(process._process.wait, 20) in (0, -signal.SIGTERM)
         with pytest.raises(ConnectionRefusedError):
