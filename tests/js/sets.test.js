@@ -69,6 +69,16 @@ test("a set is folded from its snapshot, newest first", () => {
   assert.equal(before.length, 3);
 });
 
+test("a run of a set keeps the nulls of its output and metadata", () => {
+  const { page, component } = liveSet({}, [run("run_1", { metadata: { a: 1 } })]);
+  changes(page,
+    { id: "run_1", version: 1, patch: { metadata: { a: null }, metadata_nulls: { a: null } } },
+    { id: "run_1", version: 2, patch: { status: "completed", output: { x: null } } },
+  );
+  const [{ output, metadata }] = component.snapshot.runs;
+  assert.deepEqual([output, metadata], [{ x: null }, { a: null }]);
+});
+
 test("a run that loses the tag leaves, one that gets it comes to its place", () => {
   const { page, component } = liveSet({}, ["run_5", "run_1"]);
   changes(page,

@@ -222,6 +222,18 @@ test("a run is folded from its snapshot and patches", () => {
   assert.deepEqual([first.status, first.metadata, first.is_queued], ["queued", { a: 1, b: 2 }, true]);
 });
 
+test("a run keeps the nulls of its output and metadata", () => {
+  const { page, component } = livePage({ stream: null });
+  page.socket.receive({ ...subscribed(1), run: { status: "executing", output: null, metadata: { a: 1, b: { c: 1 } } } });
+  page.socket.receive(records(1, 1,
+    { metadata: { a: null, b: { c: null } }, metadata_nulls: { b: { c: null } } },
+    { status: "completed", output: { x: null } },
+  ));
+  page.clock.advance(20);
+  const { output, metadata, metadata_nulls } = component.snapshot.run;
+  assert.deepEqual([output, metadata, metadata_nulls], [{ x: null }, { b: { c: null } }, undefined]);
+});
+
 test("ten components with one handler call it once per record", () => {
   const { page, store } = livePage();
   const calls = [];
