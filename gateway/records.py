@@ -134,13 +134,30 @@ class RunSet(NamedTuple):
         return cls(kind, id)
 
 
+def source_of(run_id: str, attempt: int) -> str:
+    """Name an attempt of a run as the source of records; the first one is the run's id alone.
+
+    So the attempt costs nothing where there is only one, and stores keep it where they have always
+    kept the run's id.
+    """
+    return run_id if attempt == 1 else f"{run_id}:{attempt}"
+
+
+def split_source(source: str | None) -> tuple[str | None, int]:
+    """Return the run and the attempt that a source names; None and 1 for a client outside any."""
+    if source is None or ":" not in source:
+        return source, 1
+    run_id, _, attempt = source.partition(":")
+    return run_id, int(attempt)
+
+
 class Record(NamedTuple):
     """One appended value.
 
     Attributes:
         offset: Dense place in its stream, from 0.
         time_ms: When the store accepted it, milliseconds since 1970 UTC.
-        source: Id of the run that wrote it; None for a client outside any run.
+        source: Who wrote it, as `source_of` names it; None for a client outside any run.
         data: JSON bytes as they came in.
     """
 
@@ -148,6 +165,11 @@ class Record(NamedTuple):
     time_ms: int
     source: str | None
     data: bytes
+
+    @property
+    def written_by(self) -> tuple[str | None, int]:
+        """The run that wrote it, and in which attempt."""
+        return split_source(self.source)
 
 
 class Position(NamedTuple):

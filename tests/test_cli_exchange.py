@@ -7,7 +7,7 @@ from commanding import realtime
 from serving import new_run, serving
 
 from gateway.errors import RunNotFound
-from gateway.records import StreamKey
+from gateway.records import StreamKey, source_of
 from gateway.sdk.session import opened
 from gateway.stores.base import Store
 from gateway.stores.sqlite import SqliteStore
@@ -39,7 +39,8 @@ async def test_what_was_exported_is_imported_with_values_order_sources_and_ends(
     for number, data in enumerate(exact * 600):
         source = (run.id, child.id, None)[number // 1000]
         await store.append(progress, [data], source=source)
-    await store.append(answer, [b"1"], end="canceled")
+    await store.append(answer, [b"1"], source=source_of(run.id, 2))
+    await store.append(answer, [b"2"], source=source_of(child.id, 3), end="canceled")
     await store.patch_run(run.id, {"status": "failed", "error": {"type": "E", "message": "m"}})
     before = (await store.get_run(run.id)).run
     url = ("--url", gateway.url)
@@ -47,7 +48,7 @@ async def test_what_was_exported_is_imported_with_values_order_sources_and_ends(
     done = await realtime("export", run.id, "--out", file, *url)
     assert done.code == 0, done.err
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert lines[-1] == {"type": "done", "streams": 2, "records": 3001}
+    assert lines[-1] == {"type": "done", "streams": 2, "records": 3002}
     assert lines[1] | {"time_ms": 0} == {
         **{"type": "record", "stream": "progress", "offset": 0, "time_ms": 0},
         **{"source": run.id, "data": float("inf")},
@@ -67,6 +68,8 @@ async def test_what_was_exported_is_imported_with_values_order_sources_and_ends(
     (id,) = beside.lines
     copied, _ = await values_of(store, StreamKey(id, "progress"))
     assert [source for source, _ in copied[::1000]] == [id, child.id, None]
+    copied, _ = await values_of(store, StreamKey(id, "answer"))
+    assert [source for source, _ in copied] == [source_of(id, 2), source_of(child.id, 3)]
 
 
 async def test_a_run_that_had_not_ended_is_imported_as_crashed(gateway):

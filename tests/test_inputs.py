@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway import connect, streams, task
+from gateway import Retry, connect, current_run, streams, task
 from gateway.errors import InvalidId, InvalidValue, NotInRun, ReadTimeout, StreamEnded
 from gateway.sdk import schemas
 from gateway.sdk.runtime import runtime
@@ -140,6 +140,25 @@ async def test_what_a_handler_raises_fails_the_run(store):
     await stop.send(run.id, "this")
     result = await run.wait()
     assert result.error is not None and result.error.message == "cannot take this"
+
+
+async def test_every_attempt_takes_an_input_from_its_beginning(store):
+    taken = []
+
+    @task(retry=Retry(max_attempts=3, min_s=0, max_s=0))
+    async def decide() -> int:
+        attempt = current_run().attempt
+        taken.append((attempt, (await approval.once(timeout_s=DEADLINE_S)).note))
+        if attempt < 3:
+            raise ConnectionError("after it was approved")
+        taken.append((attempt, (await approval.wait(timeout_s=DEADLINE_S)).note))
+        return attempt
+
+    run = await decide.trigger()
+    for note in ("a", "b"):
+        await approval.send(run.id, Approval(True, note))
+    assert (await run.wait()).output == 3
+    assert taken == [(1, "a"), (2, "a"), (3, "a"), (3, "b")]
 
 
 async def test_a_stop_button_can_end_a_pipe_in_the_middle(store):

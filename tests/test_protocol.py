@@ -22,7 +22,7 @@ from gateway.protocol import (
     id_of,
     start_of,
 )
-from gateway.records import Record
+from gateway.records import Record, source_of
 
 POSITION = "019aab37c2f1a3d4_0000000000000003"
 
@@ -231,6 +231,7 @@ fields = st.sampled_from(
         "writer",
         "end",
         "source",
+        "attempt",
         "after",
         "max_bytes",
         "value",
@@ -358,11 +359,20 @@ def test_a_record_is_written_byte_for_byte():
     assert encode_record(Record(7, 123, None, b"1"), "run_a") == (
         b'{"offset":7,"time_ms":123,"source":null,"data":1}'
     )
+    assert encode_record(Record(7, 123, source_of("run_a", 2), b"1"), "run_a") == (
+        b'{"offset":7,"time_ms":123,"attempt":2,"data":1}'
+    )
+    assert encode_record(Record(7, 123, source_of("run_b", 10), b"1"), "run_a") == (
+        b'{"offset":7,"time_ms":123,"source":"run_b","attempt":10,"data":1}'
+    )
 
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["run_a", "run_b", None]), json_values.map(json.dumps)),
+        st.tuples(
+            st.sampled_from(["run_a", "run_a:2", "run_b", "run_b:3", None]),
+            json_values.map(json.dumps),
+        ),
         min_size=1,
     )
 )

@@ -1,7 +1,9 @@
 """Runs that fail and are tried again."""
 
 import asyncio
+import contextvars
 import json
+import threading
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from serving import Time, new_run, until, working
 
 from gateway import AbortTask, Retry, current_run, runs, streams, task
 from gateway.errors import InvalidValue, RunCanceled
+from gateway.records import StreamKey
 from gateway.stores.base import run_log
 
 progress = streams.define("progress", str)
@@ -204,3 +207,94 @@ def test_the_first_rests_are_as_documented():
 def test_a_retry_that_cannot_work_is_refused(fields, message):
     with pytest.raises(InvalidValue, match=message):
         Retry(**fields)
+
+
+# What attempts write.
+
+
+def by_attempt(records):
+    return [(record.value, record.source, record.attempt) for record in records]
+
+
+async def test_records_carry_their_attempt_and_are_read_by_it():
+    written = asyncio.Event()
+    followed: list[str] = []
+
+    @task
+    async def child() -> None:
+        await progress.append("child", target="parent")
+
+    @task(retry=AT_ONCE)
+    async def work() -> None:
+        attempt = current_run().attempt
+        progress.append(f"of {attempt}")
+        if attempt == 1:
+            await child.trigger_and_wait()
+            await written.wait()
+        if attempt < 3:
+            raise ValueError("no")
+
+    async def follow(run_id):
+        async for value in progress.read(run_id, attempt="latest"):
+            followed.append(value)
+
+    async with working() as active:
+        handle = await work.trigger()
+        following = asyncio.create_task(follow(handle.id))
+        await until(lambda: "child" in followed)
+        written.set()
+        await handle.wait()
+        await following
+        assert followed == ["of 1", "child", "of 2", "of 3"]
+        (made,) = await runs.list(parent_id=handle.id)
+        every = [each async for each in progress.read_records(handle.id)]
+        assert by_attempt(every) == [
+            ("of 1", handle.id, 1),
+            ("child", made.id, 1),
+            ("of 2", handle.id, 2),
+            ("of 3", handle.id, 3),
+        ]
+        for attempt, expected in (
+            (1, ["of 1", "child"]),
+            (2, ["child", "of 2"]),
+            (4, ["child"]),
+            ("latest", ["child", "of 3"]),
+            (None, ["of 1", "child", "of 2", "of 3"]),
+        ):
+            read = progress.read(handle.id, attempt=attempt)
+            assert [value async for value in read] == expected
+        page = await active.store.read(StreamKey(handle.id, "progress"))
+        assert page.records[0].source == handle.id  # the first attempt costs no byte
+
+
+@pytest.mark.parametrize("attempt", [0, -1, True, 1.5, "newest", "1"])
+async def test_what_is_no_attempt_is_refused(attempt):
+    async with working() as active:
+        run = await active.store.create_run(new_run())
+        with pytest.raises(InvalidValue, match="it is a number from 1"):
+            await anext(progress.read(run.id, attempt=attempt))
+
+
+async def test_a_thread_that_outlives_its_attempt_writes_as_that_attempt():
+    ready, late = threading.Event(), threading.Event()
+
+    def write_later():
+        ready.wait(20)
+        progress.append("late").wait(20)
+        late.set()
+
+    @task(retry=AT_ONCE)
+    def work() -> None:
+        if current_run().attempt == 1:
+            thread = contextvars.copy_context()
+            threading.Thread(target=thread.run, args=(write_later,), daemon=True).start()
+            raise ValueError("no")
+        progress.append("of 2").wait(20)
+        ready.set()
+        assert late.wait(20)
+
+    async with working():
+        result = await work.trigger_and_wait()
+        assert result.ok
+        records = [each async for each in progress.read_records(result.run_id)]
+        assert [(each.value, each.attempt) for each in records] == [("of 2", 2), ("late", 1)]

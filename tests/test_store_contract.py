@@ -25,7 +25,7 @@ from gateway.errors import (
     WriterGap,
 )
 from gateway.patches import Operation, fold_change
-from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
+from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer, source_of
 from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run
 from gateway.sdk.session import opened
 from gateway.stores.base import SET_RECORDS, Head, RunQuery, SetState, run_log
@@ -83,6 +83,19 @@ async def test_records_carry_their_source_and_a_time_that_does_not_run_backwards
     times = [record.time_ms for record in records]
     assert times == sorted(times)
     assert times[0] > 1_600_000_000_000
+
+
+async def test_records_carry_the_attempt_of_the_run_that_wrote_them(store, key):
+    other = await store.create_run(new_run())
+    writers = [(key.run_id, 1), (key.run_id, 2), (other.id, 1), (other.id, 1000), (key.run_id, 3)]
+    for number, (run_id, attempt) in enumerate(writers):
+        await store.append(key, [b"%d" % number], source=source_of(run_id, attempt))
+    records, _ = await read_all(store, key)
+    assert [record.written_by for record in records] == writers
+    assert [record.source for record in records if record.written_by[1] == 1] == [
+        key.run_id,
+        other.id,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from reflex.event import EventChain, EventType
 from reflex.vars import LiteralVar, ObjectVar, StringVar, Var
 from reflex_base.utils.exceptions import EventHandlerArgTypeMismatchError
 
+from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 from ui.loop_variables import refuse_loop_variable
 from ui.page_runs import PageRun, PageStream
@@ -36,6 +37,7 @@ def use_realtime_stream(
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
     start: str | Mapping[str, Any] | Var[Any] = "beginning",
+    attempt: int | str | Var[Any] | None = None,
     max_records: int | Var[Any] | None = 1000,
     enabled: bool | Var[Any] = True,
     gateway_url: str | Var[Any] | None = None,
@@ -52,6 +54,7 @@ def use_realtime_stream(
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
     start: str | Mapping[str, Any] | Var[Any] = "beginning",
+    attempt: int | str | Var[Any] | None = None,
     max_records: int | Var[Any] | None = 1000,
     enabled: bool | Var[Any] = True,
     gateway_url: str | Var[Any] | None = None,
@@ -67,6 +70,7 @@ def use_realtime_stream(
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
     start: str | Mapping[str, Any] | Var[Any] = "beginning",
+    attempt: int | str | Var[Any] | None = None,
     max_records: int | Var[Any] | None = 1000,
     enabled: bool | Var[Any] = True,
     gateway_url: str | Var[Any] | None = None,
@@ -88,13 +92,16 @@ def use_realtime_stream(
             gateway asks for none.
         throttle_ms: At most one update per this many milliseconds.
         start: `"beginning"`, `"latest"`, `{"last": n}` or `{"position": "…"}`.
+        attempt: Of what the run itself wrote, only that of one attempt: a number, or `"latest"`
+            (the newest that has written; what an earlier one wrote disappears when it begins).
+            What other runs and clients wrote is always shown. None: of all attempts.
         max_records: How many records `data` and `records` keep, the newest; None: all.
         enabled: While false, the status is `idle`.
         gateway_url: Address of a gateway elsewhere, or its path on the app's backend. None: mounted
             at the root of the backend.
         on_record: Called for each record that arrives, with its value and, if it takes two
-            arguments, `{offset, time_ms, source}`. With `start="beginning"` that includes the
-            records from before.
+            arguments, `{offset, time_ms, source, attempt}`. With `start="beginning"` that includes
+            the records from before.
         on_end: Called with the reason when the stream has ended.
         on_error: Called with `{code, message}` when the gateway refuses, for instance with
             `token_expired`.
@@ -108,6 +115,7 @@ def use_realtime_stream(
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: `attempt` is neither a number from 1 nor `"latest"`.
 
     Source:
         PROTOCOL.md, sections 4 and 5.
@@ -119,6 +127,7 @@ def use_realtime_stream(
         "token": access_token,
         "throttleMs": throttle_ms,
         "start": start,
+        "attempt": _attempt(attempt),
         "maxRecords": max_records,
         "enabled": enabled,
         "gatewayUrl": gateway_url,
@@ -241,6 +250,7 @@ def use_realtime_run_with_streams(
     *,
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
+    attempt: int | str | Var[Any] | None = None,
     max_records: int | Var[Any] | None = 1000,
     enabled: bool | Var[Any] = True,
     skip: Sequence[str] = (),
@@ -260,6 +270,7 @@ def use_realtime_run_with_streams(
         streams: Definitions; `result[definition]` gives each its typed Vars. None: any.
         access_token: May read the run; see `use_realtime_stream`.
         throttle_ms: At most one update per this many milliseconds, of the run and of each stream.
+        attempt: Which attempt's records each stream shows; see `use_realtime_stream`.
         max_records: How many records each stream keeps; None: all.
         enabled: While false, the status is `idle`.
         skip: Fields of the run to leave out: any of `payload`, `output`, `metadata`.
@@ -290,9 +301,17 @@ def use_realtime_run_with_streams(
         on_token_expiring=on_token_expiring,
         **shared,
     )
-    options = use_realtime_stream(run_id, "", max_records=max_records, **shared)._hook.options
+    stream = use_realtime_stream(run_id, "", attempt=attempt, max_records=max_records, **shared)
+    options = stream._hook.options
     named = None if streams is None else frozenset(stream.id for stream in streams)
     return RealtimeRunWithStreams(run._hook, options, named)
+
+
+def _attempt(attempt: Any) -> Any:
+    is_number = isinstance(attempt, int) and not isinstance(attempt, bool) and attempt >= 1
+    if attempt is None or isinstance(attempt, Var) or attempt == "latest" or is_number:
+        return attempt
+    raise InvalidValue(f'attempt is {attempt!r}; it is a number from 1, "latest" or None')
 
 
 def hook_of(function: str, options: Mapping[str, Any]) -> Hook:

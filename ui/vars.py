@@ -71,6 +71,7 @@ class StreamRecord(Generic[T]):
     offset: int
     time_ms: int
     source: str | None
+    attempt: int | None
     data: T
 
 
@@ -164,8 +165,13 @@ class Subscribed(Refusable):
 
     @property
     def status(self) -> StringVar[str]:
-        """State of the subscription, one word of `SubscriptionStatus`."""
-        return cast("StringVar[str]", self._hook.read("$.status", str))
+        """State of the subscription, one word of `SubscriptionStatus` or the reason of its end.
+
+        `ended` is said of what is completed; otherwise the reason stands in its place: `failed`,
+        `canceled`, `crashed`, `expired`, `timed_out` or `deleted`. `is_ended` is true of all.
+        """
+        is_cut = '($.status === "ended" && $.endReason !== "completed")'
+        return cast("StringVar[str]", self._hook.read(f"({is_cut} ? $.endReason : $.status)", str))
 
     @property
     def is_idle(self) -> BooleanVar:
@@ -250,7 +256,11 @@ class RealtimeStream(Subscribed, Generic[T]):
 
     @property
     def records(self) -> ArrayVar[list[StreamRecord[T]]]:
-        """The values with `offset`, `time_ms`, and `source`: the run that wrote it, if another."""
+        """The values with what is known of them.
+
+        `offset`, `time_ms`, `source` (the run that wrote it, if another) and `attempt` (of that
+        run; None: the first).
+        """
         type_ = _list_of(_record_type(self._type))
         return cast("ArrayVar[list[StreamRecord[T]]]", self._hook.read("$.records", type_))
 
@@ -379,7 +389,8 @@ def _or_none(type_: Any) -> Any:
 @cache
 def _record_type(type_: Any) -> type[Any]:
     # Reflex reads the fields' types from a class, and does not fill in a generic one.
-    fields = [("offset", int), ("time_ms", int), ("source", str | None), ("data", type_)]
+    head = [("offset", int), ("time_ms", int), ("source", str | None), ("attempt", int | None)]
+    fields = [*head, ("data", type_)]
     return make_dataclass("StreamRecord", fields, frozen=True)
 
 

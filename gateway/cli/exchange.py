@@ -22,12 +22,20 @@ import orjson
 import typer
 
 from gateway.cli.appending import batches
-from gateway.cli.output import note
+from gateway.cli.output import named_writer, note
 from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.streams import ENDS, names_of
 from gateway.errors import ConfigurationError, InvalidValue, RunExists
 from gateway.protocol import MAX_APPEND_RECORDS
-from gateway.records import EndReason, Position, StreamKey, Writer, check_run_id, check_stream_id
+from gateway.records import (
+    EndReason,
+    Position,
+    StreamKey,
+    Writer,
+    check_run_id,
+    check_stream_id,
+    source_of,
+)
 from gateway.runs import Run, new_run_id
 from gateway.stores.base import Store, system_clock_ms
 
@@ -101,7 +109,7 @@ async def _lines_of(store: Store, key: StreamKey) -> AsyncIterator[dict[str, Any
                 "stream": key.stream_id,
                 "offset": record.offset,
                 "time_ms": record.time_ms,
-                "source": record.source,
+                **named_writer(record),
                 "data": orjson.Fragment(record.data.replace(b"\r", b" ").replace(b"\n", b" ")),
             }
         after = page.position
@@ -187,6 +195,7 @@ class _Line(msgspec.Struct, frozen=True):
     run: Any = None
     stream: str = ""
     source: str | None = None
+    attempt: Annotated[int, msgspec.Meta(ge=1)] = 1
     data: msgspec.Raw = msgspec.Raw(b"")
     reason: EndReason | None = None
     records: int = 0
@@ -273,6 +282,8 @@ async def _import_streams(at: _Import, file: BinaryIO) -> None:
         line = _parsed(data, number)
         if line.type == "record":
             source = at.run.id if line.source == at.old_id else line.source
+            if source is not None:
+                source = source_of(source, line.attempt)
             if whose != (line.stream, source) or len(waiting) >= MAX_APPEND_RECORDS:
                 await put()
                 whose = (line.stream, source)

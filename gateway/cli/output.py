@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gateway.records import Record
+
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, a value a line, for scripts.")]
 
 EXIT_CODES = {
@@ -55,6 +57,12 @@ def shown(text: str) -> str:
 def line_of(data: bytes) -> str:
     """Return a record's JSON as one line; a raw line break in JSON is never part of a value."""
     return shown(data.replace(b"\r", b" ").replace(b"\n", b" ").decode("utf-8", "replace"))
+
+
+def named_writer(record: Record) -> dict[str, Any]:
+    """Name who wrote a record, as lines of JSON do: `attempt` is left out of the first."""
+    source, attempt = record.written_by
+    return {"source": source} | ({"attempt": attempt} if attempt > 1 else {})
 
 
 def emit(value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import orjson
 import typer
 
-from gateway.cli.output import clock, emit, line_of, note, shown, write
+from gateway.cli.output import clock, emit, line_of, named_writer, note, shown, write
 from gateway.errors import InvalidValue
 from gateway.records import STREAMS_STREAM, EndReason, Position, Record, StreamKey
 from gateway.stores.base import Page, Store, run_log
@@ -197,7 +197,7 @@ def _json_record(key: StreamKey, record: Record, after: Position) -> None:
             "offset": record.offset,
             "position": str(after),
             "time_ms": record.time_ms,
-            "source": record.source,
+            **named_writer(record),
             "data": orjson.Fragment(record.data.replace(b"\r", b" ").replace(b"\n", b" ")),
         }
     )
@@ -218,8 +218,10 @@ class _Lines:
     def record(self, key: StreamKey, record: Record, _after: Position) -> None:
         time = typer.style(clock(record.time_ms), dim=True)
         name = f"{typer.style(key.stream_id, fg='cyan')} " if self._names else ""
-        source = f" (from {record.source})" if record.source not in (None, key.run_id) else ""
-        typer.echo(f"{time} {name}{line_of(record.data)}{source}")
+        source, attempt = record.written_by
+        writer = f" (from {source})" if source not in (None, key.run_id) else ""
+        writer += f" (attempt {attempt})" if attempt > 1 else ""
+        typer.echo(f"{time} {name}{line_of(record.data)}{writer}")
 
 
 def _run_line(_run_id: str, _time_ms: int, patch: dict[str, Any]) -> None:

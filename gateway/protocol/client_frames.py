@@ -31,6 +31,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Throttle = Annotated[int, Meta(ge=0, le=MAX_THROTTLE_MS)]
 Sequence = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Attempt = Annotated[int, Meta(ge=1, le=2**32 - 1)]
 Order = Annotated[str, Meta(min_length=1, max_length=256)]
 Name128 = Annotated[str, Meta(min_length=1, max_length=128)]
 Skip = list[Literal["payload", "output", "metadata"]]
@@ -140,6 +141,7 @@ class Append(_In, frozen=True, tag="append"):
     writer: WriterFields | None = None
     end: Literal["completed", "failed", "canceled", "expired"] | None = None
     source: str | None = None
+    attempt: Attempt | UnsetType = UNSET
     order: Order | None = None
     token: str | None = None
 

@@ -17,17 +17,23 @@ _encoder = msgspec.json.Encoder()
 
 def encode_record(record: Record, run_id: str) -> bytes:
     """Write one record as it stands in `records` frames; the data is copied, not read."""
-    source = b""
-    if record.source != run_id:
-        source = b',"source":' + (
-            b"null" if record.source is None else b'"%b"' % record.source.encode()
-        )
+    writer = b"" if record.source == run_id else _encode_writer(record, run_id)
     return b'{"offset":%d,"time_ms":%d%b,"data":%b}' % (
         record.offset,
         record.time_ms,
-        source,
+        writer,
         record.data,
     )
+
+
+def _encode_writer(record: Record, run_id: str) -> bytes:
+    if record.source is None:
+        return b',"source":null'
+    if ":" not in record.source:
+        return b',"source":"%b"' % record.source.encode()
+    source, attempt = record.written_by
+    writer = b',"attempt":%d' % attempt
+    return writer if source == run_id else b',"source":"%b"%b' % (str(source).encode(), writer)
 
 
 def time_of(encoded: bytes) -> int:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from gateway.errors import RealtimeError, from_wire
-from gateway.records import Record
+from gateway.records import Record, source_of
 
 
 class _Out(msgspec.Struct, frozen=True, tag_field="type"):
@@ -178,10 +178,13 @@ class RecordFields(msgspec.Struct, frozen=True):
     time_ms: int
     data: Raw
     source: str | UnsetType | None = UNSET
+    attempt: int = 1
 
     def to_record(self, run_id: str) -> Record:
         """Return it as the value that the rest of the code speaks in."""
         source = run_id if self.source is UNSET else self.source
+        if source is not None:
+            source = source_of(source, self.attempt)
         return Record(self.offset, self.time_ms, source, bytes(self.data))
 
 

@@ -7,8 +7,9 @@
     use_input_stream(State.run_id, approval, ...).send    # on a page
 
 An input is an ordinary stream of the run, so what is sent before anyone listens is kept, and a send
-to a run that has ended is refused. A run takes each value once: `once`, `wait` and `on` share one
-place in the stream.
+to a run that has ended is refused. An attempt takes each value once: `once`, `wait` and `on` share
+one place in the stream. The next attempt begins at the first value again, since it starts with
+nothing but its payload.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCanceled
-from gateway.records import StreamKey, check_run_id
+from gateway.records import StreamKey, check_run_id, source_of
 from gateway.runs import Run, RunIds
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.queues import HERE
@@ -132,8 +132,9 @@ class Runtime:
         self.run_ids = RunIds()
         self.runner: Runner | None = None  # executes what this process triggers
         self.keeper: Keeper | None = None  # of leases, where others share the store
-        self._writers: dict[tuple[StreamKey, str | None], StreamWriter] = {}
-        self._metadata_writers: dict[tuple[str, str], MetadataWriter] = {}  # by run and source
+        # By what they write to, and by attempt and run on whose behalf.
+        self._writers: dict[tuple[StreamKey, int, str | None], StreamWriter] = {}
+        self._metadata_writers: dict[tuple[str, int, str], MetadataWriter] = {}
         self._undivided: dict[asyncio.Task[Any], str | None] = {}  # the calling run of each
         self._lock = threading.Lock()
         self._loop_thread = threading.get_ident()
@@ -147,14 +148,15 @@ class Runtime:
         """
         context = current_run()
         self.raise_if_canceled()
-        source = context.id if context is not None else None
+        by, attempt = (context.id, context.attempt) if context is not None else (None, 1)
         key = StreamKey(target_run(target, context), stream_id)
         with self._lock:
-            writer = self._writers.get((key, source))
+            writer = self._writers.get((key, attempt, by))
             if writer is None:
                 id = secrets.token_urlsafe(12)
+                source = source_of(by, attempt) if by is not None else None
                 writer = StreamWriter(self.store, key, source, id, self.loop)
-                self._writers[key, source] = writer
+                self._writers[key, attempt, by] = writer
         return writer
 
     async def undivided(self, work: Coroutine[Any, Any, T]) -> T:
@@ -217,13 +219,13 @@ class Runtime:
             raise NotInRun("metadata belongs to a run: it can be changed inside a task")
         run_id = target_run(target, context)
         with self._lock:
-            writer = self._metadata_writers.get((run_id, context.id))
+            writer = self._metadata_writers.get((run_id, context.attempt, context.id))
             if writer is None:
                 known = context.metadata if run_id == context.id else {}
                 id = secrets.token_urlsafe(12)
                 attempt = context.attempt if run_id == context.id else None
                 writer = MetadataWriter(self.store, run_id, id, self.loop, known, attempt)
-                self._metadata_writers[run_id, context.id] = writer
+                self._metadata_writers[run_id, context.attempt, context.id] = writer
         return writer
 
     def raise_if_canceled(self) -> None:
@@ -245,7 +247,7 @@ class Runtime:
             RealtimeError: the first failure that nobody has been told of.
         """
         with self._lock:
-            writers = [w for (_, by), w in self._metadata_writers.items() if by == source]
+            writers = _of(self._metadata_writers, source, forget=False)
         await _flush_each(writers)
 
     async def flush(self, source: str | None = None, *, forget: bool = False) -> None:

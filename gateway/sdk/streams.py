@@ -24,6 +24,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from gateway.errors import InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
 from gateway.records import Position, Record, StreamKey, check_run_id
+from gateway.runs import Run
 from gateway.sdk import registry
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream
@@ -44,6 +45,7 @@ class ReadRecord(Generic[T]):
         time_ms: When it was accepted, milliseconds since 1970 UTC.
         source: Run that wrote it; None for a client outside any run.
         position: Give this as `start` to go on after it.
+        attempt: Of the run that wrote it.
     """
 
     value: T
@@ -51,6 +53,7 @@ class ReadRecord(Generic[T]):
     time_ms: int
     source: str | None
     position: str
+    attempt: int = 1
 
 
 class Stream(StreamDefinition[T]):
@@ -123,6 +126,7 @@ class Stream(StreamDefinition[T]):
         *,
         start: Literal["beginning", "latest"] | str = "beginning",
         timeout_s: float | None = None,
+        attempt: Literal["latest"] | int | None = None,
     ) -> AsyncIterator[T]:
         """Yield the values of a run's stream, those to come included, until the stream ends.
 
@@ -130,6 +134,9 @@ class Stream(StreamDefinition[T]):
             run_id: Whose stream.
             start: `beginning`, `latest` (what comes from now on) or a position.
             timeout_s: How long to wait for the next record; None: as long as it takes.
+            attempt: Of what the run itself wrote, only that of one attempt: a number, or `latest`
+                (the one that the run is at now, and those that follow). What other runs and
+                clients wrote is always yielded. None: of all attempts.
 
         Raises:
             RunNotFound: there is no such run.
@@ -138,7 +145,8 @@ class Stream(StreamDefinition[T]):
                 was yielded before is true.
             InvalidValue: a record does not fit the type.
         """
-        return _values(self.read_records(run_id, start=start, timeout_s=timeout_s))
+        records = self.read_records(run_id, start=start, timeout_s=timeout_s, attempt=attempt)
+        return _values(records)
 
     async def read_records(
         self,
@@ -146,16 +154,18 @@ class Stream(StreamDefinition[T]):
         *,
         start: Literal["beginning", "latest"] | str = "beginning",
         timeout_s: float | None = None,
+        attempt: Literal["latest"] | int | None = None,
     ) -> AsyncGenerator[ReadRecord[T], None]:
-        """Like `read`, with each record's offset, time, source and position."""
+        """Like `read`, with each record's offset, time, source, position and attempt."""
         key = StreamKey(check_run_id(run_id), self.id)
         active = runtime()
-        await active.store.get_run(run_id)
+        wanted = _Attempts((await active.store.get_run(run_id)).run, attempt)
         after = await _place(active, key, start)
         async with aclosing(pages_of(active, key, after, timeout_s)) as pages:
             async for page in pages:
                 for record in page.records:
-                    yield self.read_record(record, page)
+                    if wanted.has(record):
+                        yield self.read_record(record, page)
                 if page.end not in (None, "completed"):
                     raise StreamIncomplete(f"stream {key} has ended: {page.end}")
 
@@ -166,8 +176,30 @@ class Stream(StreamDefinition[T]):
             InvalidValue: it does not fit.
         """
         position = str(Position(page.position.epoch, record.offset + 1))
-        value = self.decode(record.data)
-        return ReadRecord(value, record.offset, record.time_ms, record.source, position)
+        value, (source, attempt) = self.decode(record.data), record.written_by
+        return ReadRecord(value, record.offset, record.time_ms, source, position, attempt)
+
+
+class _Attempts:
+    """Which of a run's attempts a reader wants."""
+
+    def __init__(self, run: Run, wanted: Literal["latest"] | int | None) -> None:
+        is_number = isinstance(wanted, int) and not isinstance(wanted, bool) and wanted >= 1
+        if not (wanted is None or wanted == "latest" or is_number):
+            raise InvalidValue(f'attempt is {wanted!r}; it is a number from 1, "latest" or None')
+        self._run_id = run.id
+        self._wanted = wanted
+        self._latest = run.attempt
+
+    def has(self, record: Record) -> bool:
+        """Whether a record is to be yielded; the next one of the stream."""
+        if self._wanted is None:
+            return True
+        source, attempt = record.written_by
+        if source != self._run_id:
+            return True
+        self._latest = max(self._latest, attempt)
+        return attempt == (self._latest if self._wanted == "latest" else self._wanted)
 
 
 def _part_in(stream: StreamDefinition[Any], value: Any) -> Any:

@@ -88,7 +88,7 @@ class StreamWriter:
     Args:
         store: Where the stream lives.
         key: Which stream.
-        source: Run on whose behalf it writes.
+        source: Run, and its attempt, on whose behalf it writes; see `records.source_of`.
         writer_id: Makes repeats harmless.
         loop: The runtime's event loop.
     """

@@ -206,7 +206,8 @@ class Store(Protocol):
         Args:
             key: Which stream.
             records: JSON values as bytes; may be empty only with `end`.
-            source: Run on whose behalf this is written; None for a client outside any run.
+            source: Run on whose behalf this is written, and its attempt, as `records.source_of`
+                names them; None for a client outside any run.
             writer: Makes a repeat harmless.
             end: End the stream after these records.
             order: Refuse the append unless this is greater, byte by byte, than what the last

@@ -30,7 +30,7 @@ from gateway.errors import (
 )
 from gateway.limits import DEFAULT_LIMITS
 from gateway.patches import Operation
-from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer
+from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer, split_source
 from gateway.runs import Run
 from gateway.stores.base import (
     PAGE_BYTES,
@@ -132,6 +132,7 @@ class RemoteStore:
         order: str | None = None,
     ) -> Appended:
         """See `Store.append`."""
+        run_id, attempt = split_source(source)
         frame = protocol.Append(
             next(self._ids),
             key.run_id,
@@ -139,7 +140,8 @@ class RemoteStore:
             [msgspec.Raw(record) for record in records],
             writer=protocol.WriterFields(*writer) if writer else None,
             end=end,  # type: ignore[arg-type]
-            source=source,
+            source=run_id,
+            attempt=attempt if attempt > 1 else msgspec.UNSET,
             order=order,
         )
         answer = await self._call(frame, may_repeat=writer is not None)

@@ -20,6 +20,7 @@ from gateway.records import (
     StreamKey,
     Writer,
     check_stream_id,
+    source_of,
 )
 from gateway.revocations import Revocation
 from gateway.runs import Run, check_metadata
@@ -87,7 +88,7 @@ def begin_append(store: Store, request: protocol.Append, done: Done) -> None:
         key,
         records,
         done,
-        source=request.source,
+        source=_source(request),
         writer=writer,
         end=request.end,
         order=request.order,
@@ -105,12 +106,18 @@ async def _append(store: Store, request: protocol.Append) -> Appended:
     done = await store.append(
         key,
         records,
-        source=request.source,
+        source=_source(request),
         writer=writer,
         end=request.end,
         order=request.order,
     )
     return appended(request.id, done)
+
+
+def _source(request: protocol.Append) -> str | None:
+    if request.source is None or request.attempt is UNSET:
+        return request.source
+    return source_of(request.source, request.attempt)
 
 
 def _checked(request: protocol.Append) -> tuple[StreamKey, list[bytes], Writer | None]:

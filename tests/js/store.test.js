@@ -242,8 +242,8 @@ test("ten components with one handler call it once per record", () => {
   page.socket.receive(records(1, 0, "a", "b"));
   page.clock.advance(50);
   assert.deepEqual(calls, [
-    ["a", { offset: 0, time_ms: 1, source: null }],
-    ["b", { offset: 1, time_ms: 1, source: null }],
+    ["a", { offset: 0, time_ms: 1, source: null, attempt: 1 }],
+    ["b", { offset: 1, time_ms: 1, source: null, attempt: 1 }],
   ]);
 });
 

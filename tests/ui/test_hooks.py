@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -18,7 +19,9 @@ from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, V
 from reflex_base.utils.exceptions import VarAttributeError
 
 import ui.client
+from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
+from tests.conformance.published import tool
 from ui import (
     LoopVariableError,
     use_realtime_run,
@@ -172,6 +175,41 @@ def test_vars_have_the_types_of_the_stream() -> None:
     for var in (stream.is_idle, stream.is_connecting, stream.is_live, stream.is_reconnecting):
         assert isinstance(var, BooleanVar)
     assert isinstance(use_realtime_stream("run_a", ANSWER).latest, StringVar)
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        ({"status": "live", "endReason": None}, "live"),
+        ({"status": "ended", "endReason": "completed"}, "ended"),
+        ({"status": "ended", "endReason": "crashed"}, "crashed"),
+        ({"status": "ended", "endReason": "canceled"}, "canceled"),
+        ({"status": "reconnecting", "endReason": None}, "reconnecting"),
+    ],
+)
+def test_a_status_says_why_something_is_over_unless_it_is_completed(
+    known: dict[str, Any], shown: str
+) -> None:
+    for result in (use_realtime_stream("run_a", PROGRESS), use_realtime_run("run_a")):
+        expression = str(result.status).replace(result._hook.name, "it")
+        script = f"const it = {json.dumps(known)}; process.stdout.write({expression})"
+        node = [tool("node"), "--eval", script]
+        assert subprocess.run(node, capture_output=True, text=True, timeout=60).stdout == shown
+
+
+def test_a_hook_asks_for_one_attempt_and_refuses_what_is_none() -> None:
+    def options(**given: Any) -> str:
+        return line_of(use_realtime_stream("run_a", PROGRESS, **given).status)
+
+    assert "attempt" not in options()
+    assert '["attempt"] : "latest"' in options(attempt="latest")
+    assert '["attempt"] : 2' in options(attempt=2)
+    together = use_realtime_run_with_streams("run_a", [PROGRESS], attempt="latest")
+    assert line_of(together[PROGRESS].status) == options(attempt="latest")
+    assert "attempt" in options(attempt=HookState.run_id)
+    for wrong in (0, -1, True, 1.5, "newest", ""):
+        with pytest.raises(InvalidValue, match="it is a number from 1"):
+            options(attempt=wrong)
 
 
 def test_pydantic_models_and_unions_are_typed() -> None:

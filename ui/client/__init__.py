@@ -21,6 +21,7 @@ _MODULES = (
     "page_run.js",
     "folds.js",
     "snapshot.js",
+    "attempts.js",
     "entry.js",
     "store.js",
     "run_streams.js",

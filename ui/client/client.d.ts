@@ -38,6 +38,8 @@ export interface RecordMeta {
   time_ms: number;
   /** The run that wrote it, if that is not the stream's own; null for a client from outside. */
   source: string | null;
+  /** Of the run that wrote it, from 1. */
+  attempt: number;
 }
 
 export interface FollowOptions {
@@ -51,6 +53,12 @@ export interface FollowOptions {
 
 export interface StreamOptions<T = Json> extends FollowOptions {
   start?: Start;
+  /**
+   * Of what the stream's own run wrote, only that of one attempt; "latest": only that of the newest
+   * that has written, and what an earlier one wrote is taken back when it begins. What other runs
+   * and clients wrote is always there. In `for await` nothing is taken back.
+   */
+  attempt?: number | "latest" | null;
   /** The newest records that are kept; null: all. 1000. */
   maxRecords?: number | null;
   onRecord?: (value: T, meta: RecordMeta) => void;
@@ -111,6 +119,8 @@ export interface StreamRecord<T> {
   time_ms: number;
   data: T;
   source?: string | null;
+  /** Of the run that wrote it; absent: the first. */
+  attempt?: number;
 }
 
 export type Status = "idle" | "connecting" | "live" | "reconnecting" | "ended" | "error";

@@ -181,8 +181,8 @@ class Source {
 
   /** What `Reading` needs. */
   reading() {
-    const { url, runId: run, stream, start } = this.#options;
-    return new Reading(store, url, this.#bearer, { run, stream, start });
+    const { url, runId: run, stream, start, attempt } = this.#options;
+    return new Reading(store, url, this.#bearer, { run, stream, start }, attempt);
   }
 }
 
@@ -198,7 +198,7 @@ class StreamSource extends Source {
     for await (const { data } of this.records()) yield data;
   }
 
-  /** The same, with offset, time and source. */
+  /** The same, with offset, time, source and attempt. */
   records() {
     return this.reading().read();
   }

@@ -5,6 +5,7 @@
  * in once, and they are told at most once per window.
  */
 
+import { Attempts, attemptOf, ofOthers } from "./attempts.js";
 import { Timer } from "./environment.js";
 import { RunFold, SetFold, StreamFold } from "./folds.js";
 import { CONNECTING, NOTHING_SEEN } from "./snapshot.js";
@@ -18,6 +19,7 @@ export class Entry {
   /** The components that show it. @type {Set<import("./store.js").User>} */
   users = new Set();
   #environment;
+  #attempts;
   #changes = {};
   #pending = [];
   #fold;
@@ -28,9 +30,11 @@ export class Entry {
   /**
    * @param {ConstructorParameters<typeof Subscription>[0]} request
    * @param {import("./environment.js").Environment} environment
+   * @param {number|"latest"|null} [attempt] of a stream: which one is shown
    */
-  constructor(request, environment) {
+  constructor(request, environment, attempt) {
     this.#environment = environment;
+    this.#attempts = new Attempts(attempt);
     this.#flushTimer = new Timer(environment);
     this.subscription = new Subscription(request, this);
     const { isRun, isSet } = this.subscription;
@@ -72,6 +76,7 @@ export class Entry {
 
   reset() {
     this.#flush(); // handlers hear of what came before
+    this.#attempts.reset();
     this.#fold = this.#fold.emptied();
     this.#change({ ...NOTHING_SEEN, ...this.#fold.shown() });
   }
@@ -129,14 +134,25 @@ export class Entry {
 
   #flush() {
     this.#flushTimer.stop();
-    const records = this.#pending;
+    const { wanted: records, hasBegun } = this.#attempts.choose(this.#pending);
     this.#pending = [];
-    const folded = records.length > 0 ? this.#fold.add(records, this.#maxRecords()) : {};
+    const folded = hasBegun ? this.#beginAgain(records) : this.#add(records);
     const changes = { ...folded, ...this.#changes };
     this.#changes = {};
     this.snapshot = this.snapshot.with({ ...changes, position: this.subscription.position });
     for (const user of this.users) user.notify();
     if (this.subscription.isStream) this.#tellHandlers("onRecord", records.map(handlerArguments));
+  }
+
+  #add(records) {
+    return records.length > 0 ? this.#fold.add(records, this.#maxRecords()) : {};
+  }
+
+  // What an earlier attempt wrote is shown no more: not in the text, not in the parts, nowhere.
+  #beginAgain(records) {
+    const others = ofOthers(this.snapshot.records);
+    this.#fold = this.#fold.emptied();
+    return this.#add([...others, ...records]);
   }
 
   // The largest that anyone asks for; null is without bound.
@@ -159,10 +175,10 @@ export class Entry {
   }
 }
 
-const handlerArguments = ({ data, offset, time_ms, source = null }) => [
-  data,
-  { offset, time_ms, source },
-];
+const handlerArguments = (record) => {
+  const { data, offset, time_ms, source = null } = record;
+  return [data, { offset, time_ms, source, attempt: attemptOf(record) }];
+};
 
 // One handler that throws must not keep the others, or the next record, from being told.
 function callSafely(handler, call) {

@@ -6,6 +6,7 @@
  */
 
 import { Refusal } from "./actions.js";
+import { Attempts } from "./attempts.js";
 import { Subscription } from "./subscription.js";
 
 const ENOUGH = 1_000; // records that wait: then no more are asked for
@@ -15,6 +16,7 @@ export class Reading {
   #store;
   #url;
   #bearer;
+  #attempts;
   #subscription;
   #waiting = [];
   #isCarried = false;
@@ -27,11 +29,13 @@ export class Reading {
    * @param {string} url
    * @param {import("./bearer.js").Bearer} bearer
    * @param {ConstructorParameters<typeof Subscription>[0]} request
+   * @param {number|"latest"|null} [attempt] which one is read
    */
-  constructor(store, url, bearer, request) {
+  constructor(store, url, bearer, request, attempt) {
     this.#store = store;
     this.#url = url;
     this.#bearer = bearer;
+    this.#attempts = new Attempts(attempt);
     this.#subscription = new Subscription(request, this);
   }
 
@@ -87,7 +91,7 @@ export class Reading {
   }
 
   records(records) {
-    for (const record of records) this.#waiting.push(record);
+    for (const record of this.#attempts.choose(records).wanted) this.#waiting.push(record);
     if (this.#waiting.length >= ENOUGH) this.#drop();
     this.#wake();
   }

@@ -111,7 +111,7 @@ export class RunStreams {
   }
 }
 
-const OF_LIST = { stream: LIST, maxRecords: null, start: "beginning", onEnd: undefined };
+const OF_LIST = { stream: LIST, maxRecords: null, start: "beginning", attempt: null, onEnd: undefined };
 
 /** The key of what a component asks for. */
 export const listKeyOf = (options) => keyOf({ ...options, ...OF_LIST });

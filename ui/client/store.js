@@ -23,6 +23,8 @@ const LINGER_MS = 1_000; // an entry without a component stays this long, so tha
  * @property {number} [limit] how many runs of the set, and how many more at a time
  * @property {string[]} [skip] fields of runs that are left out
  * @property {import("./protocol.js").Start} [start]
+ * @property {number|"latest"|null} [attempt] of a stream: of what its own run wrote, only that of
+ *   this attempt; `latest`: only that of the newest that has written
  * @property {string|null} [token] null or an empty one is awaited; left out, none is needed
  * @property {number} [throttleMs]
  * @property {number|null} [maxRecords] null: all
@@ -31,7 +33,7 @@ const LINGER_MS = 1_000; // an entry without a component stays this long, so tha
  * @property {boolean} [partsBySource] assemble them for each run that writes
  * @property {import("./views.js").ViewSpec} [view] keep this view of the stream
  * @property {string} [handlerKey] handlers under one key are called once, however many carry them
- * @property {(value: unknown, meta: {offset: number, time_ms: number, source: string|null}) => void} [onRecord]
+ * @property {(value: unknown, meta: {offset: number, time_ms: number, source: string|null, attempt: number}) => void} [onRecord]
  * @property {(reason: string) => void} [onEnd]
  * @property {(run: object) => void} [onComplete] of a run: it is over, however it went
  * @property {(error: {code: string, message: string}) => void} [onError]
@@ -45,6 +47,7 @@ const DEFAULTS = {
   limit: DEFAULT_LIMIT,
   skip: [],
   start: "beginning",
+  attempt: null,
   throttleMs: 50,
   maxRecords: 1000,
 };
@@ -58,9 +61,9 @@ const DEFAULTS = {
 export function keyOf(options) {
   const { url, token, enabled = true } = options;
   if (!url || !enabled || token === null || token === "") return null;
-  const { runId, stream, runs, limit, skip, start } = { ...DEFAULTS, ...options };
+  const { runId, stream, runs, limit, skip, start, attempt } = { ...DEFAULTS, ...options };
   if (runs) return isNamed(runs) ? JSON.stringify([url, "runs", runs, limit, skip]) : null;
-  return runId ? JSON.stringify([url, runId, stream, start, skip]) : null;
+  return runId ? JSON.stringify([url, runId, stream, start, skip, attempt]) : null;
 }
 
 // A page may know its tags or its batch later only.
@@ -156,9 +159,9 @@ export class Store {
 
   #newEntry(user) {
     const { url, runId, ...asked } = user.options;
-    const { stream, runs, limit, skip, start, throttleMs, token } = asked;
+    const { stream, runs, limit, skip, start, attempt, throttleMs, token } = asked;
     const request = { run: runId, stream, runs, limit, skip, start, throttleMs, token };
-    const entry = new Entry(request, this.#environment);
+    const entry = new Entry(request, this.#environment, attempt);
     this.#entries.set(user.key, entry);
     if (runs) entry.offerMore(() => this.#loadMore(url, entry, limit));
     return entry;
