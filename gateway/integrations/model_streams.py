@@ -41,6 +41,7 @@ from gateway.sdk.parts import (
     TextDelta,
     ToolInputDelta,
 )
+from gateway.sdk.value_equality import exact
 
 ModelStream: TypeAlias = (
     AsyncIterable[Any]
@@ -253,7 +254,7 @@ def reason_of(value: Any) -> str:
 def parse_json(text: str) -> tuple[bool, Any]:
     """Return whether a text is JSON, and its value."""
     try:
-        return True, pydantic_core.from_json(mended(text), allow_inf_nan=False)
+        return True, exact(pydantic_core.from_json(mended(text), allow_inf_nan=False))
     except ValueError:
         pass
     try:  # the other parser refuses half an emoji, which is no reason to give up the rest
@@ -269,7 +270,8 @@ def _refuse(constant: str) -> Any:
 def as_json(value: Any) -> Any:
     """Return a value as JSON has it; what JSON cannot hold, as text."""
     try:
-        return pydantic_core.to_jsonable_python(value, bytes_mode="base64", fallback=_text_of)
+        plain = pydantic_core.to_jsonable_python(value, bytes_mode="base64", fallback=_text_of)
+        return exact(plain)
     except Exception:  # too deep, circular, or a part of it that fails when it is read
         return _text_of(value)
 

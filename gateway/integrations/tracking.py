@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import msgspec
 import orjson
 from pydantic_core import to_json
 
@@ -24,6 +25,7 @@ from gateway.sdk.ending import is_away, keep_end
 from gateway.sdk.options import check_tags
 from gateway.sdk.queues import owner_of
 from gateway.sdk.runtime import Context, Runtime, current_run
+from gateway.sdk.value_equality import exact
 from gateway.stores.base import run_log
 
 HEADER = "realtime"  # of a message: the run that it asks for
@@ -317,6 +319,6 @@ async def watch(active: Runtime, context: Context) -> None:
 def as_json(value: Any) -> Any:
     """Return a value as JSON-able data, None if it cannot be."""
     try:
-        return orjson.loads(to_json(value))
+        return exact(msgspec.json.decode(to_json(value, inf_nan_mode="strings")))
     except Exception:  # also of a method of the value's own
         return None

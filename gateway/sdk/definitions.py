@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic import TypeAdapter
 
-from gateway.errors import InvalidValue
 from gateway.records import check_stream_id
+from gateway.sdk.values import Values
 
 T = TypeVar("T")
 
@@ -36,32 +35,32 @@ class StreamDefinition(Generic[T]):
 
     def __post_init__(self) -> None:
         check_stream_id(self.id)
-        try:
-            _ = self.adapter
-        except (PydanticSchemaGenerationError, PydanticUserError) as error:
-            raise InvalidValue(f"stream {self.id!r}: {error}") from error
+        _ = self._values  # says what is wrong with the type
 
     @cached_property
+    def _values(self) -> Values[T]:
+        return Values(self.type, f"stream {self.id!r}")
+
+    @property
     def adapter(self) -> TypeAdapter[T]:
         """The type's validator."""
-        return TypeAdapter(self.type)
+        return self._values.adapter
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the records as they are written.
+
+        Raises:
+            PydanticUserError: the type has none.
+        """
+        return self.adapter.json_schema(mode="serialization", by_alias=self._values.by_alias)
 
     def encode(self, value: T) -> bytes:
-        """Check a value against the type and return it as JSON bytes.
+        """Check a value against the type and return it as JSON bytes, which `decode` reads as it.
 
         Raises:
             InvalidValue: names the stream, the field and the value.
         """
-        try:
-            checked = self.adapter.validate_python(value)
-            data = self.adapter.dump_json(checked)
-            if b"null" in data:
-                # JSON has no NaN and no infinity: they come out as null, which no reader could
-                # take for a number. Here the writer still hears of it.
-                self.adapter.validate_json(data)
-            return data
-        except (ValidationError, PydanticSerializationError) as error:
-            raise InvalidValue(f"stream {self.id!r}: {describe(error)}") from None
+        return self._values.encode(value)
 
     def decode(self, data: bytes) -> T:
         """Read a record's JSON bytes as the type.
@@ -69,20 +68,4 @@ class StreamDefinition(Generic[T]):
         Raises:
             InvalidValue: names the stream, the field and the value.
         """
-        try:
-            return self.adapter.validate_json(data)
-        except ValidationError as error:
-            raise InvalidValue(f"stream {self.id!r}: {describe(error)}") from None
-
-
-def describe(error: Exception) -> str:
-    """Say in one line which field of which value a type refused."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    faults = []
-    for fault in error.errors(include_url=False)[:3]:
-        where = ".".join(str(part) for part in fault["loc"]) or "the value"
-        shown = repr(fault["input"])
-        faults.append(f"{where}: {fault['msg']} (got {shown[:80]})")
-    more = error.error_count() - len(faults)
-    return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")
+        return self._values.decode(data)

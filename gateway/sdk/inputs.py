@@ -19,6 +19,7 @@ import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import PydanticUserError
@@ -28,6 +29,7 @@ from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk import registry, schemas
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
+from gateway.sdk.values import Values
 from gateway.sdk.writer import Receipt
 from gateway.stores.base import Page
 
@@ -52,6 +54,10 @@ class InputStream(StreamDefinition[T]):
             raise InvalidValue(f"input {self.id!r}: {error}") from None
         registry.add(self, is_input=True)
         schemas.register({self.id: schema})
+
+    @cached_property
+    def _values(self) -> Values[T]:
+        return Values(self.type, f"stream {self.id!r}", is_input=True)
 
     # ---- in the task ----
 

@@ -14,32 +14,22 @@ them now.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
+import msgspec
 import orjson
-from pydantic import (
-    BaseModel,
-    PydanticSchemaGenerationError,
-    PydanticUserError,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import BaseModel
 
 from gateway.errors import InvalidValue, MetadataTooLarge, NotInRun
 from gateway.patches import Operation
 from gateway.runs import MAX_METADATA_BYTES
-from gateway.sdk.definitions import describe
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.runtime import current_run, runtime
+from gateway.sdk.values import Values
 
 M = TypeVar("M")
-
-Check = Callable[[str, str, Any], Any]  # operation, key, value; returns the value
 
 
 class _Keys:
@@ -97,12 +87,22 @@ class _Keys:
             raise NotInRun("metadata belongs to a run: it can be flushed inside a task")
         await runtime().flush_metadata(context.id)
 
-    def _check(self, op: str, key: str, value: Any) -> Any:
-        return value
+    def _encode(self, op: str, key: str, value: Any) -> bytes:
+        try:
+            return _ANY.encode(value)
+        except InvalidValue as error:
+            raise InvalidValue(
+                f"metadata {key!r}: {value!r:.80} is no JSON: {error.message}"
+            ) from None
 
     def _put(self, op: Any, key: str, value: Any) -> None:
-        plain, size = _as_json(key, self._check(op, key, value))
-        self._writer().put(Operation(op, key, plain), size)
+        data = self._encode(op, key, value)
+        if len(data) > MAX_METADATA_BYTES:
+            raise MetadataTooLarge(
+                f"metadata {key!r}: the value is {len(data)} bytes; "
+                f"the limit is {MAX_METADATA_BYTES}"
+            )
+        self._writer().put(Operation(op, key, msgspec.json.decode(data)), len(data))
 
     def _writer(self) -> MetadataWriter:
         return runtime().metadata_writer(self._target)
@@ -183,8 +183,8 @@ class TypedMetadata(_Keys, Generic[M]):
         view = self._view()
         return self._model.value(key, view[key]) if key in view else default
 
-    def _check(self, op: str, key: str, value: Any) -> Any:
-        return self._model.check(op, key, value)
+    def _encode(self, op: str, key: str, value: Any) -> bytes:
+        return self._model.encode(op, key, value)
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,11 @@ class _Model:
     type: Any
 
     def __post_init__(self) -> None:
-        try:
-            _ = self._adapters, self._whole
-        except (PydanticSchemaGenerationError, PydanticUserError) as error:
-            raise InvalidValue(f"{self.type!r} cannot describe metadata: {error}") from error
+        _ = self._values, self._whole  # say what is wrong with the type
 
     @cached_property
-    def _whole(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.type)
+    def _whole(self) -> Values[Any]:
+        return Values(self.type, "metadata")
 
     @cached_property
     def _fields(self) -> dict[str, Any]:
@@ -219,54 +216,34 @@ class _Model:
         )
 
     @cached_property
-    def _adapters(self) -> dict[str, TypeAdapter[Any]]:
-        return {name: TypeAdapter(hint) for name, hint in self._fields.items()}
+    def _values(self) -> dict[str, Values[Any]]:
+        return {name: Values(hint, f"metadata {name!r}") for name, hint in self._fields.items()}
 
     def read(self, metadata: dict[str, Any]) -> Any:
         metadata = {key: value for key, value in metadata.items() if not key.startswith("$")}
-        try:
-            return self._whole.validate_python(metadata)
-        except ValidationError as error:
-            raise InvalidValue(f"metadata: {describe(error)}") from None
+        return self._whole.decode(orjson.dumps(metadata))
 
     def value(self, key: str, value: Any) -> Any:
         """Return a key's value if its field takes it."""
-        if key not in self._adapters:
-            known = ", ".join(self._adapters)
-            raise InvalidValue(f"metadata {key!r}: the model has no such field; it has {known}")
-        try:
-            return self._adapters[key].validate_python(value)
-        except ValidationError as error:
-            raise InvalidValue(f"metadata {key!r}: {describe(error)}") from None
+        return self._of(key).decode(orjson.dumps(value))
 
-    def check(self, op: str, key: str, value: Any) -> Any:
-        """Return an operation's value if it fits the key's field."""
+    def encode(self, op: str, key: str, value: Any) -> bytes:
+        """Return an operation's value as JSON if it fits the key's field."""
+        values = self._of(key)
         if op == "delete":
-            self.value(key, None) if key not in self._adapters else None
-            return None
+            return b"null"
         if op in ("append", "remove"):
-            return self.value(key, [value])[0]
-        return self.value(key, value)
+            return values.encode([value])[1:-1]
+        return values.encode(value)
+
+    def _of(self, key: str) -> Values[Any]:
+        if key not in self._values:
+            known = ", ".join(self._values)
+            raise InvalidValue(f"metadata {key!r}: the model has no such field; it has {known}")
+        return self._values[key]
 
 
-def _as_json(key: str, value: Any) -> tuple[Any, int]:
-    """Return a value as JSON-able data, and how many bytes it is."""
-    try:
-        data = to_json(value, inf_nan_mode="constants")
-        plain = json.loads(data, parse_constant=_refuse)
-        orjson.dumps(plain)  # whole numbers of more than 64 bits cannot be kept
-    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidValue(f"metadata {key!r}: {value!r:.80} is no JSON: {error}") from None
-    if len(data) > MAX_METADATA_BYTES:
-        raise MetadataTooLarge(
-            f"metadata {key!r}: the value is {len(data)} bytes; the limit is {MAX_METADATA_BYTES}"
-        )
-    return plain, len(data)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"JSON has no {constant}")
-
+_ANY = Values[Any](Any, "the value")
 
 metadata = Metadata("self")
 """The metadata of the calling run."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.errors import InvalidId, InvalidValue
 from gateway.runs import Run, iso_time
+from gateway.sdk.values import Values
 
 MAX_TAGS = 10
 MAX_TAG_CHARACTERS = 128
@@ -122,7 +123,7 @@ class Options:
             "max_attempts": self.retry.max_attempts,
             "retry_on_crash": self.retry.on_crash,
             "tags": list(self.tags),
-            "metadata": dict(self.metadata or {}),
+            "metadata": _METADATA.plain(self.metadata) if self.metadata else {},
             "idempotency_key": self.idempotency_key,
             "idempotency_key_expires_at": (
                 _after(now_ms, self.idempotency_key_ttl_s) if self.idempotency_key else None
@@ -133,6 +134,9 @@ class Options:
         if self.delay_until is not None:
             return max(now_ms, moment_ms("delay_until", self.delay_until))
         return now_ms + round((self.delay_s or 0) * 1000)
+
+
+_METADATA = Values[Any](Mapping[str, Any], "metadata")
 
 
 def again(run: Run, defaults: Options) -> Options:

@@ -81,7 +81,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     schemas = {}
     for id, definition in found.items():
         try:
-            schemas[id] = definition.adapter.json_schema(mode="serialization")
+            schemas[id] = definition.json_schema()
         except PydanticUserError:
             continue
     return schemas

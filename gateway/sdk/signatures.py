@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import cached_property
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
-from pydantic import (
-    ConfigDict,
-    Field,
-    PydanticSchemaGenerationError,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-)
-from pydantic_core import PydanticSerializationError, to_json
+import orjson
+from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, create_model
 
 from gateway.errors import AbortTask, InvalidValue
-from gateway.sdk.definitions import describe
-from gateway.stores.base import encode_json
+from gateway.sdk.values import Values
 
 R = TypeVar("R")
 
@@ -65,16 +57,13 @@ class Signature(Generic[R]):
             raise InvalidValue(
                 f"task {self._task_id!r}: a payload is an object of arguments, not {payload!r:.60}"
             )
-        try:
-            data = to_json(self._payload.model_validate(dict(payload)))
-        except (ValidationError, PydanticSerializationError) as error:
-            raise InvalidValue(f"task {self._task_id!r}: {describe(error)}") from None
+        data = self._payload.encode(dict(payload))
         if len(data) > MAX_PAYLOAD_BYTES:
             raise InvalidValue(
                 f"task {self._task_id!r}: the payload is {len(data)} bytes; "
                 f"the limit is {MAX_PAYLOAD_BYTES}"
             )
-        return _exact(data, f"task {self._task_id!r}: the payload")
+        return msgspec.json.decode(data)
 
     def arguments_of(self, payload: Any) -> dict[str, Any]:
         """Return the keyword arguments that a payload stands for.
@@ -83,9 +72,9 @@ class Signature(Generic[R]):
             InvalidPayload: it does not fit the function.
         """
         try:
-            model = self._payload.model_validate(payload)
-        except ValidationError as error:
-            raise InvalidPayload(f"task {self._task_id!r}: {describe(error)}") from None
+            model = self._payload.decode(orjson.dumps(payload))
+        except InvalidValue as error:
+            raise InvalidPayload(error.message) from None
         return {name: getattr(model, field) for name, field in self._fields.items()}
 
     def output_to_json(self, output: Any) -> Any:
@@ -94,15 +83,15 @@ class Signature(Generic[R]):
         Raises:
             InvalidValue: it does not fit the annotation, or is no JSON.
         """
-        try:
-            data = self._output.dump_json(self._output.validate_python(output))
-        except (ValidationError, PydanticSerializationError) as error:
-            raise InvalidValue(f"task {self._task_id!r}: the output: {describe(error)}") from None
-        return _exact(data, f"task {self._task_id!r}: the output")
+        return self._output.plain(output)
 
     def output_of(self, value: Any) -> R:
-        """Return what the function returned from JSON values."""
-        return self._output.validate_python(value)
+        """Return what the function returned from JSON values.
+
+        Raises:
+            InvalidValue: they do not fit the annotation: another version of the task made them.
+        """
+        return self._output.decode(orjson.dumps(value))
 
     @cached_property
     def _parameters(self) -> dict[str, Any]:
@@ -118,29 +107,26 @@ class Signature(Generic[R]):
 
     @property
     def _fields(self) -> dict[str, str]:
-        # A model's field may not start with an underscore or hide a method, a parameter may.
-        return {name: f"p_{name}" for name in self._parameters}
+        # A model's field may not start with an underscore or hide a method, a parameter may; and no
+        # parameter has such a name, under which Pydantic takes a value too.
+        return {name: f"parameter {name}" for name in self._parameters}
 
     @cached_property
-    def _payload(self) -> Any:
+    def _payload(self) -> Values[Any]:
         fields: dict[str, Any] = {}
         for name, (hint, default) in self._parameters.items():
             value = ... if default is inspect.Parameter.empty else default
             fields[self._fields[name]] = (hint, Field(value, alias=name))
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, serialize_by_alias=True)
         try:
-            return create_model(f"{self._task_id} payload", __config__=config, **fields)
+            model = create_model(f"{self._task_id} payload", __config__=config, **fields)
         except PydanticSchemaGenerationError as error:
             raise InvalidValue(f"task {self._task_id!r}: {error}") from None
+        return Values(model, f"task {self._task_id!r}")
 
     @cached_property
-    def _output(self) -> TypeAdapter[R]:
+    def _output(self) -> Values[R]:
         hint = get_type_hints(self._function, include_extras=True).get("return", Any)
-        return TypeAdapter(hint)
-
-
-def _exact(data: bytes, what: str) -> Any:
-    """Read JSON whose numbers stay what they are; one that cannot be kept so is refused here."""
-    value = msgspec.json.decode(data)  # unlike orjson, which makes large integers floats
-    encode_json(value, what)
-    return value
+        if get_origin(hint) in (Awaitable, Coroutine):
+            hint = get_args(hint)[-1]  # a plain function that returns what it does not await
+        return Values(hint, f"task {self._task_id!r}: the output")

@@ -17,13 +17,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import BaseModel
 
 from gateway import tokens
 from gateway.errors import (
@@ -37,10 +36,10 @@ from gateway.errors import (
 )
 from gateway.records import Record, StreamKey, check_run_id, check_stream_id
 from gateway.runs import iso_time, time_ms
-from gateway.sdk.definitions import describe
 from gateway.sdk.options import check_seconds, moment_ms
 from gateway.sdk.runner import waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
+from gateway.sdk.values import Values
 
 T = TypeVar("T")
 
@@ -101,12 +100,13 @@ async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> Wa
 
     Raises:
         NotInRun: called outside a task.
-        InvalidValue: no length of time.
+        InvalidValue: no length of time, or Pydantic can make no schema of the type.
     """
     context, active = current_run(), runtime()
     if context is None:
         raise NotInRun("a wait token belongs to a run: it can be made inside a task")
     check_seconds("timeout_s", timeout_s)
+    Values(type, "wait token")  # says what is wrong with the type
     key = StreamKey(context.id, f"{STREAM_PREFIX}{secrets.token_hex(10)}")
     expires_at = None
     if timeout_s is not None:
@@ -134,11 +134,7 @@ async def for_token(token: WaitToken[T]) -> T:
         record = await _answer_by(active, key, due_ms)
     if record is None:
         raise WaitTimeout(f"wait token {token.id} was not completed by {token.expires_at}")
-    try:
-        value: T = TypeAdapter(token._type).validate_json(record.data)
-    except ValidationError as error:
-        raise InvalidValue(f"wait token {token.id}: {describe(error)}") from None
-    return value
+    return Values[T](token._type, f"wait token {token.id}").decode(record.data)
 
 
 async def _answer_by(active: Runtime, key: StreamKey, due_ms: int | None) -> Record | None:
@@ -184,19 +180,21 @@ async def complete_token(id: str, value: Any = None) -> None:
 
     Args:
         id: Of the token.
-        value: JSON-able; the run that waits checks it against the token's type.
+        value: JSON-able; the run that waits checks it against the token's type. An instance of a
+            dataclass or model is checked against its own class here.
 
     Raises:
         RunNotFound: there is no such token.
         StreamEnded: it was completed before, has expired, or its run has ended.
-        InvalidValue: the value is no JSON.
+        InvalidValue: the value is no JSON, or no value of its class.
     """
     active, key = runtime(), _key(id)
+    is_instance = isinstance(value, BaseModel) or is_dataclass(value)
+    values = Values[Any](type(value) if is_instance else Any, f"wait token {id}", is_input=True)
     try:
-        data = to_json(value, inf_nan_mode="constants")
-        orjson.loads(data)
-    except (PydanticSerializationError, ValueError) as error:
-        raise InvalidValue(f"wait token {id}: {value!r:.80} is no JSON: {error}") from None
+        data = values.encode(value)
+    except InvalidValue as error:
+        raise InvalidValue(f"{value!r:.80} is no JSON: {error.message}") from None
     head = await active.store.head(key)
     if head.end is None and head.position.offset == 0:
         raise RunNotFound(f"there is no wait token {id}")

@@ -32,9 +32,9 @@ from gateway.protocol import without
 from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id
 from gateway.runs import Run
 from gateway.sdk import runs as sdk_runs
-from gateway.sdk.definitions import describe
 from gateway.sdk.signatures import MAX_PAYLOAD_BYTES
 from gateway.sdk.tasks import find_task
+from gateway.sdk.values import describe
 from gateway.stores.base import RunQuery, Store
 from gateway.web.arriving import refuse_secret_url
 

@@ -1,0 +1,136 @@
+"""A type's values as JSON: what `encode` accepts, `decode` gives back, equal.
+
+Pydantic alone does not promise that. It takes the instance of a class without looking at its
+fields, and JSON loses some values: NaN becomes null, a secret becomes stars, a subclass becomes its
+base. So `encode` reads back what it wrote and compares. Types for which validation alone decides
+(text, numbers, lists and dicts of them) skip that; streams of text tokens pay nothing.
+
+Where a type is `Any`, a value is what its JSON is: a dataclass is read back as a dict, a tuple as a
+list, a datetime as text.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from pydantic import (
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticSerializationError
+
+from gateway.errors import InvalidValue
+from gateway.sdk.value_equality import at, difference, has_long_integer, large_integer, shown
+from gateway.sdk.value_types import Form
+
+T = TypeVar("T")
+
+
+class Values(Generic[T]):
+    """The values of one type. What is expensive to find out about the type is found out once.
+
+    Args:
+        type_: Anything that Pydantic's TypeAdapter takes.
+        what: Whose values these are, for messages.
+        is_input: Clients write them too, by the type's JSON Schema: fields go by their aliases,
+            and what the schema does not have (computed fields) is left out.
+
+    Raises:
+        InvalidValue: Pydantic can make no schema of the type.
+    """
+
+    def __init__(self, type_: Any, what: str, *, is_input: bool = False) -> None:
+        self._what = what
+        self._is_input = is_input
+        try:
+            self.adapter: TypeAdapter[T] = TypeAdapter(type_)
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            raise InvalidValue(f"{what}: {error}") from error
+
+    def encode(self, value: T) -> bytes:
+        """Check a value against the type and return it as JSON bytes.
+
+        Raises:
+            InvalidValue: names the field and the value.
+        """
+        form = self._form
+        try:
+            # By name too: it is the names that are written, unless the model says otherwise.
+            checked = self.adapter.validate_python(value, by_alias=True, by_name=True)
+            data = self.adapter.dump_json(
+                checked,
+                by_alias=True if self._is_input else None,  # None: as the model says
+                round_trip=self._is_input,
+                warnings=False,  # what they warn of is found when it is read back
+            )
+        except (ValidationError, PydanticSerializationError) as error:
+            raise self._refusal(describe(error)) from None
+        if form.is_read_back or (form.has_floats and b"null" in data):
+            self._check_read_back(checked, data)
+        if form.may_be_no_json or (form.has_integers and has_long_integer(data)):
+            self._check_numbers(data)
+        return data
+
+    def plain(self, value: T) -> Any:
+        """Check a value and return it as JSON is in Python."""
+        return msgspec.json.decode(self.encode(value))  # orjson makes large integers floats
+
+    def decode(self, data: bytes) -> T:
+        """Read JSON bytes as the type.
+
+        Raises:
+            InvalidValue: names the field and the value.
+        """
+        try:
+            return self._read(data)
+        except ValidationError as error:
+            raise self._refusal(describe(error)) from None
+
+    @property
+    def by_alias(self) -> bool:
+        """Whether fields go by their aliases in JSON."""
+        return self._form.by_alias
+
+    def _read(self, data: bytes) -> T:
+        return self.adapter.validate_json(
+            data, by_alias=True, by_name=True, extra=self._form.extra_when_read
+        )
+
+    def _check_read_back(self, value: T, data: bytes) -> None:
+        try:
+            fault = difference(value, self._read(data), self._form.open, ())
+        except ValidationError as error:
+            raise self._refusal(describe(error)) from None
+        if fault is not None:
+            raise self._refusal(fault)
+
+    def _check_numbers(self, data: bytes) -> None:
+        try:
+            fault = large_integer(msgspec.json.decode(data), ())
+        except msgspec.DecodeError as error:
+            raise self._refusal(str(error)) from None
+        if fault is not None:
+            raise self._refusal(fault)
+
+    def _refusal(self, why: str) -> InvalidValue:
+        return InvalidValue(f"{self._what}: {why}")
+
+    @cached_property
+    def _form(self) -> Form:
+        return Form(self.adapter.core_schema, self._is_input)
+
+
+def describe(error: Exception) -> str:
+    """Say in one line which field of which value a type refused."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = []
+    for fault in error.errors(include_url=False)[:3]:
+        where = at(fault["loc"])
+        faults.append(f"{where}: {fault['msg']} (got {shown(fault['input'])})")
+    more = error.error_count() - len(faults)
+    return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")
