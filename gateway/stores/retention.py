@@ -46,6 +46,17 @@ class Retention:
         """Whether records of a run that is kept may go."""
         return (self.age_s, self.records, self.bytes) != (None, None, None)
 
+    @property
+    def bounds(self) -> bool:
+        """Whether a stream may outgrow what is kept, however young it is."""
+        return (self.records, self.bytes) != (None, None)
+
+    def is_beyond(self, records: int, size: int) -> bool:
+        """Whether a stream of so many records and bytes has outgrown what is kept."""
+        return (self.records is not None and records > self.records) or (
+            self.bytes is not None and size > self.bytes
+        )
+
     def records_since_ms(self, now_ms: int) -> int:
         """Return the time, in ms since 1970, before which records may go; 0 for none."""
         return 0 if self.age_s is None else now_ms - round(self.age_s * 1000)

@@ -88,7 +88,7 @@ class SqliteStore:
         self._retention = retention
         self._incarnation = Incarnation(self.path)
         self._probe: asyncio.Task[None] | None = None
-        self._swept_no = 0  # the stream that the last step of sweeping came to
+        self._swept_no: int | None = 0  # how far a sweep has looked at all streams; None: it has
         self._lock: FileLock | None = None
         self._growth = Growth()
         self._tails = Tails()
@@ -106,6 +106,7 @@ class SqliteStore:
                 asyncio.get_running_loop(),
                 self._tell,
                 self._probe_soon,
+                self._retention,
             )
         except (sqlite3.Error, OSError) as error:
             self._release_file()
@@ -291,10 +292,12 @@ class SqliteStore:
         await self._rename()
         kept, now_ms = self._retention, self._clock_ms()
         found = await self._read(lambda db: sqlite_sweep.find(db, self._swept_no, kept, now_ms))
+        if found.is_nothing and not (self._writer is not None and self._writer.has_outgrown):
+            swept = Swept(has_more=found.has_more)
+        else:
+            swept = await self._write(lambda tx: sqlite_sweep.remove(tx, found, kept, now_ms))
         self._swept_no = found.last_no
-        if found.is_nothing:
-            return Swept(has_more=found.last_no > 0)
-        return await self._write(lambda tx: sqlite_sweep.remove(tx, found, kept, now_ms))
+        return swept
 
     async def _rename(self) -> None:
         """Give the file another name, if anything was written since it got its last."""
@@ -386,6 +389,7 @@ class _WriterThread:
         loop: asyncio.AbstractEventLoop,
         tell: Callable[[Mapping[StreamKey, Grown], set[StreamKey], set[str]], None],
         on_refused: Callable[[], None],
+        retention: Retention,
     ) -> None:
         self.is_refused = False  # the last commit failed
         self._db = connection
@@ -393,7 +397,7 @@ class _WriterThread:
         self._loop = loop
         self._tell = tell
         self._on_refused = on_refused
-        self._transactions = Transactions(connection)
+        self._transactions = Transactions(connection, retention)
         self._gathered: list[tuple[Work, Waiting]] = []  # since the loop's last turn
         self._queue: queue.SimpleQueue[list[tuple[Work, Waiting]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
@@ -425,6 +429,11 @@ class _WriterThread:
     def has_written(self) -> bool:
         """Whether anything was committed since the file got its name."""
         return self._transactions.has_written
+
+    @property
+    def has_outgrown(self) -> bool:
+        """Whether streams have outgrown what is kept of them."""
+        return bool(self._transactions.outgrown)
 
     async def stop(self) -> None:
         """Do what was submitted, then end."""

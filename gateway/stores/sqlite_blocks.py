@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.records import EndReason, Position, Record, StreamKey
 from gateway.stores.base import Head, Page
-from gateway.stores.logs import kept_records
+from gateway.stores.logs import is_announced, kept_records
 from gateway.stores.retention import Retention
 from gateway.stores.writers import WriterState
 
@@ -105,9 +105,12 @@ def write_streams(
     heads: list[Any] = []
     writers: list[Any] = []
     trimmed: list[tuple[int, int]] = []
+    refilled: list[tuple[int, int]] = []
     for key, stream in streams.items():
         no, added = stream.no, stream.added
         first = stream.next_offset - len(added)
+        if added and first == stream.earliest > 0 and is_announced(key):
+            refilled.append((added[0][0], no))
         for at, data in encode_blocks(first, added):
             blocks += (no, at, data, added[-1][0])
             stream.bytes += len(data)
@@ -130,31 +133,84 @@ def write_streams(
             "(SELECT max(first) FROM blocks WHERE stream = ?1 AND first <= ?2)",
             (no, earliest),
         )
+    if refilled:
+        db.executemany("UPDATE streams SET oldest_ms = ? WHERE no = ?", refilled)
     return grown
 
 
 def _outgrows(stream: StreamState, kept: int) -> bool:
-    # Whole blocks go, now and then.
-    return stream.next_offset - stream.earliest > 2 * kept
+    # Whole blocks go, now and then, and few enough that appends do not wait for it.
+    return stream.next_offset - stream.earliest > kept + max(8, kept // 8)
+
+
+@dataclass(slots=True)
+class Budget:
+    """How much one step of sweeping may still remove."""
+
+    rows: int
+    bytes: int
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing more may go."""
+        return self.rows <= 0 or self.bytes <= 0
+
+    def spend(self, size: int) -> None:
+        """Take note of one more row."""
+        self.rows -= 1
+        self.bytes -= size
+
+
+class Cut(NamedTuple):
+    """Where what is kept of a stream begins.
+
+    Attributes:
+        earliest: The first offset that is kept.
+        bytes: Of the rows before it.
+        oldest_ms: The time of the first row that is kept; None if none is.
+        is_cut_short: More could go than the budget allowed.
+    """
+
+    earliest: int
+    bytes: int
+    oldest_ms: int | None
+    is_cut_short: bool
 
 
 def cut(
-    rows: list[tuple[int, int, int]],
-    ends: list[int],
+    rows: Iterator[tuple[int, int, int]],
     stream: StreamState,
     retention: Retention,
     now_ms: int,
-) -> tuple[int, int]:
-    """Say where what is kept begins, and the size of the rows before it."""
+    budget: Budget,
+) -> Cut:
+    """Find where what is kept begins.
+
+    Args:
+        rows: The first offset, the size and the last time of each stored row, from the oldest on;
+            no more are read than have to be looked at.
+        stream: Their stream.
+        retention: What has to be kept.
+        now_ms: The time.
+        budget: Bounds what goes; what goes is taken from it.
+    """
     kept_from = stream.next_offset - retention.records if retention.records is not None else 0
     excess = stream.bytes - retention.bytes if retention.bytes is not None else 0
     since_ms = retention.records_since_ms(now_ms)
     earliest, removed = stream.earliest, 0
-    for (_, size, last_ms), end in zip(rows, ends, strict=False):
+    row = next(rows, None)
+    while row is not None:
+        _, size, last_ms = row
+        row = next(rows, None)
+        end = row[0] if row is not None else stream.next_offset - len(stream.added)
         if not (end <= kept_from or last_ms < since_ms or size <= excess - removed):
-            break
+            return Cut(earliest, removed, last_ms, is_cut_short=False)
+        if budget.is_spent:
+            return Cut(earliest, removed, last_ms, is_cut_short=True)
+        budget.spend(size)
         earliest, removed = end, removed + size
-    return earliest, removed
+    oldest_ms = stream.added[0][0] if stream.added else None
+    return Cut(earliest, removed, oldest_ms, is_cut_short=False)
 
 
 def encode_blocks(first: int, entries: list[Entry]) -> list[tuple[int, bytes]]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import time
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+PROGRESS_S = 5.0  # between two reports of an upgrade that takes long
+PROGRESS_STEPS = 1_000_000  # of SQLite's virtual machine, between two looks at the clock
+
+_log = logging.getLogger("realtime.sqlite")
 
 _SCHEMA = """
 CREATE TABLE streams (
@@ -47,12 +53,26 @@ CREATE TABLE garbage (stream INTEGER PRIMARY KEY);
 """
 _INCARNATION = "CREATE TABLE incarnation (current TEXT NOT NULL, beside TEXT NOT NULL);"
 _ORDERS = "CREATE TABLE orders (stream INTEGER PRIMARY KEY, last TEXT NOT NULL);"
+_DUE = """
+ALTER TABLE streams ADD COLUMN oldest_ms INTEGER;
+UPDATE streams SET oldest_ms = 0 WHERE substr(stream_id, 1, 1) <> '$';
+CREATE INDEX streams_by_age ON streams (oldest_ms) WHERE oldest_ms IS NOT NULL;
+CREATE TABLE empty_sets (stream INTEGER PRIMARY KEY, since_ms INTEGER NOT NULL);
+INSERT INTO empty_sets SELECT no, 0 FROM streams WHERE stream_id = '$runs';
+CREATE INDEX empty_sets_by_time ON empty_sets (since_ms);
+DROP INDEX runs_by_status;
+CREATE INDEX runs_by_status ON runs (status, id);
+CREATE INDEX runs_by_owner ON runs (owner, id);
+"""
+# streams.oldest_ms: no record that is kept is older. NULL: there is none, or none is ever trimmed.
+# empty_sets: logs of sets to look at, which were empty at that time and may have runs again.
 _STEPS = (
     _SCHEMA,
     _SPENT_AND_KEYS,
     _RETENTION,
     _INCARNATION,
     _ORDERS,
+    _DUE,
 )  # what each version adds to the one before
 
 
@@ -69,4 +89,33 @@ def create_tables(connection: sqlite3.Connection) -> None:
         )
     if version < SCHEMA_VERSION:
         steps = "".join(_STEPS[version:])
-        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        connection.set_progress_handler(_Report(connection, version), PROGRESS_STEPS)
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        finally:
+            connection.set_progress_handler(None, 0)
+
+
+class _Report:
+    """Logs every few seconds that a large file is being upgraded."""
+
+    def __init__(self, connection: sqlite3.Connection, version: int) -> None:
+        (_, _, self._path) = connection.execute("PRAGMA database_list").fetchone()
+        self._version = version
+        self._began_s = self._said_s = time.monotonic()
+
+    def __call__(self) -> int:
+        now_s = time.monotonic()
+        if now_s - self._said_s >= PROGRESS_S:
+            self._said_s = now_s
+            _log.warning(
+                "the store %s is upgraded from schema version %d to %d: %.0f s so far; it opens"
+                " when this is done",
+                self._path,
+                self._version,
+                SCHEMA_VERSION,
+                now_s - self._began_s,
+            )
+        return 0  # go on

@@ -1,18 +1,25 @@
-"""What the SQLite store may forget: found by a reader, step by step, and removed by the writer."""
+"""What the SQLite store may forget: found by a reader, step by step, and removed by the writer.
+
+An idle store costs nothing, however large it is: each query asks an index for what is due. Streams
+that have outgrown their bounds are noticed as they grow; all streams are looked at once after the
+store was opened, since its bounds may be others than before.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field
 
-from gateway.records import RUNS_STREAM, RunSet, StreamKey
+from gateway.records import StreamKey
+from gateway.stores.logs import is_announced
 from gateway.stores.retention import EMPTY_SET_S, Retention, Swept
-from gateway.stores.sqlite_reads import MEMBERS
+from gateway.stores.sqlite_blocks import Budget
 from gateway.stores.sqlite_transactions import Transactions
 
 STEP_STREAMS = 1000  # looked at in one step
 STEP_RUNS = 100  # deleted in one step
-STEP_ROWS = 200  # of at most 256 KiB, removed in one step: how long appends wait behind it
+STEP_ROWS = 1000  # removed in one step, and
+STEP_BYTES = 8 << 20  # of their data: appends wait behind it for about 30 ms
 
 
 @dataclass(slots=True)
@@ -21,81 +28,94 @@ class Found:
 
     Attributes:
         run_ids: Runs that finished long enough ago.
-        keys: Streams with records beyond what is kept.
-        sets: Logs of sets that have been empty for long.
-        last_no: The last stream that was looked at; 0 after the last of all.
+        aged: Streams with records that are older than what is kept.
+        outgrown: Streams with more records or bytes than are kept.
+        sets: Logs of sets that were empty long ago.
+        last_no: The last stream that was looked at; None after the last of all.
         has_garbage: Rows of deleted streams are there.
-        has_more: There are more runs than one step takes.
+        has_more: There is more than one step takes.
     """
 
     run_ids: list[str] = field(default_factory=list)
-    keys: list[StreamKey] = field(default_factory=list)
+    aged: list[StreamKey] = field(default_factory=list)
+    outgrown: list[StreamKey] = field(default_factory=list)
     sets: list[StreamKey] = field(default_factory=list)
-    last_no: int = 0
+    last_no: int | None = None
     has_garbage: bool = False
     has_more: bool = False
 
     @property
     def is_nothing(self) -> bool:
         """Whether there is nothing to remove."""
-        return not (self.run_ids or self.keys or self.sets or self.has_garbage)
+        found = self.run_ids or self.aged or self.outgrown or self.sets
+        return not (found or self.has_garbage)
 
 
-def find(db: sqlite3.Connection, after_no: int, retention: Retention, now_ms: int) -> Found:
-    """Look for what may be forgotten, on from the stream that the last step came to."""
-    found = Found()
-    (found.has_garbage,) = db.execute("SELECT EXISTS (SELECT 1 FROM garbage)").fetchone()
-    rows = db.execute(
+def find(db: sqlite3.Connection, after_no: int | None, retention: Retention, now_ms: int) -> Found:
+    """Look for what may be forgotten.
+
+    Args:
+        db: A reader's connection.
+        after_no: The stream that the last step came to; None if all were looked at.
+        retention: What is kept.
+        now_ms: The time.
+    """
+    (has_garbage,) = db.execute("SELECT EXISTS (SELECT 1 FROM garbage)").fetchone()
+    runs = db.execute(
         "SELECT id FROM runs WHERE finished_at <= ? ORDER BY finished_at LIMIT ?",
         (retention.runs_until(now_ms), STEP_RUNS),
+    ).fetchall()
+    aged = db.execute(
+        "SELECT run_id, stream_id FROM streams WHERE oldest_ms < ? ORDER BY oldest_ms LIMIT ?",
+        (retention.records_since_ms(now_ms), STEP_STREAMS),
+    ).fetchall()
+    sets = db.execute(
+        "SELECT run_id, stream_id FROM empty_sets JOIN streams ON no = stream"
+        " WHERE since_ms <= ? ORDER BY since_ms LIMIT ?",
+        (now_ms - EMPTY_SET_S * 1000, STEP_STREAMS),
+    ).fetchall()
+    found = Found(
+        run_ids=[id for (id,) in runs],
+        aged=[StreamKey(*row) for row in aged],
+        sets=[StreamKey(*row) for row in sets],
+        has_garbage=bool(has_garbage),
+        has_more=len(runs) == STEP_RUNS or STEP_STREAMS in (len(aged), len(sets)),
     )
-    found.run_ids = [id for (id,) in rows]
-    found.has_more = len(found.run_ids) == STEP_RUNS
-    _look_at_streams(db, found, after_no, retention, now_ms)
+    if after_no is not None and retention.bounds:
+        _look_at_streams(db, found, after_no, retention)
     return found
 
 
 def _look_at_streams(
-    db: sqlite3.Connection, found: Found, after_no: int, retention: Retention, now_ms: int
+    db: sqlite3.Connection, found: Found, after_no: int, retention: Retention
 ) -> None:
-    since_ms = retention.records_since_ms(now_ms)
     rows = db.execute(
-        "SELECT no, run_id, stream_id, next - earliest, bytes,"
-        " (SELECT last_ms FROM blocks WHERE stream = no ORDER BY first LIMIT 1),"
-        " (SELECT last_ms FROM blocks WHERE stream = no ORDER BY first DESC LIMIT 1)"
-        " FROM streams WHERE no > ? ORDER BY no LIMIT ?",
+        "SELECT no, run_id, stream_id, next - earliest, bytes FROM streams"
+        " WHERE no > ? ORDER BY no LIMIT ?",
         (after_no, STEP_STREAMS),
     ).fetchall()
-    for _, run_id, stream_id, records, size, oldest_ms, newest_ms in rows:
+    for _, run_id, stream_id, records, size in rows:
         key = StreamKey(run_id, stream_id)
-        if stream_id == RUNS_STREAM and _is_empty_set(db, key, now_ms, newest_ms or 0):
-            found.sets.append(key)
-        if stream_id.startswith("$") or oldest_ms is None:
-            continue
-        is_over = records > (retention.records or records) or size > (retention.bytes or size)
-        if is_over or oldest_ms < since_ms:
-            found.keys.append(key)
-    found.last_no = rows[-1][0] if len(rows) == STEP_STREAMS else 0
-
-
-def _is_empty_set(db: sqlite3.Connection, key: StreamKey, now_ms: int, changed_ms: int) -> bool:
-    if changed_ms + EMPTY_SET_S * 1000 > now_ms:
-        return False
-    kind, id = RunSet.parse(key.run_id)
-    return db.execute(f"{MEMBERS[kind]} LIMIT 1", (id,)).fetchone() is None
+        if is_announced(key) and retention.is_beyond(records, size):
+            found.outgrown.append(key)
+    if len(rows) == STEP_STREAMS:
+        found.last_no, found.has_more = rows[-1][0], True
 
 
 def remove(tx: Transactions, found: Found, retention: Retention, now_ms: int) -> Swept:
     """Forget what was found, as far as one step goes."""
-    has_more = found.has_more or found.last_no > 0
     runs = sum(tx.delete_run(run_id, now_ms) for run_id in found.run_ids)
     for key in found.sets:
-        tx.forget_set(key)
-    records = 0
-    for key in found.keys:
-        removed, is_cut_short = tx.trim(key, retention, now_ms, STEP_ROWS)
+        tx.forget_set(key, now_ms)
+    tx.outgrown.update(found.outgrown)
+    budget = Budget(STEP_ROWS, STEP_BYTES)
+    records, has_more = 0, found.has_more
+    for key in dict.fromkeys([*found.aged, *tx.outgrown]):
+        removed, is_cut_short = tx.trim(key, retention, now_ms, budget)
         records += removed
         has_more = has_more or is_cut_short
-    if found.has_garbage or runs:
-        has_more = tx.drop_garbage(STEP_ROWS) or has_more
+        if budget.is_spent:
+            has_more = True
+            break
+    has_more = tx.drop_garbage(budget) or has_more
     return Swept(records, runs, has_more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import orjson
@@ -22,10 +23,18 @@ from gateway.records import (
     Writer,
 )
 from gateway.runs import Run, change, iso_time
-from gateway.stores.base import Appended, belongs_to_no_run, encode_json, end_of, new_epoch, run_log
-from gateway.stores.logs import announcement, deletion_records, is_announced, set_records
-from gateway.stores.retention import Retention
-from gateway.stores.sqlite_blocks import Grown, StreamState, cut, write_streams
+from gateway.stores.base import (
+    Appended,
+    belongs_to_no_run,
+    encode_json,
+    end_of,
+    is_set_log,
+    new_epoch,
+    run_log,
+)
+from gateway.stores.logs import announcement, deletion_records, is_announced, set_records, sets_of
+from gateway.stores.retention import EMPTY_SET_S, KEEP_ALL, Retention
+from gateway.stores.sqlite_blocks import Budget, Grown, StreamState, cut, write_streams
 from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_reads import MEMBERS, load_run, snapshot_of, stream_row
 from gateway.stores.writers import (
@@ -37,6 +46,14 @@ from gateway.stores.writers import (
 )
 
 CACHED_STREAMS = 20_000  # about 500 bytes each
+FORGOTTEN_TOKENS = 100  # that have expired, whenever one is spent
+
+# Never the number of a stream that is gone while its rows are still there.
+_NEXT_NO = (
+    "1 + max(coalesce((SELECT max(no) FROM streams), 0),"
+    " coalesce((SELECT max(stream) FROM garbage), 0))"
+)
+_OF_STREAMS = ("writers", "orders", "empty_sets")  # tables of what is kept by a stream's number
 
 _log = logging.getLogger("realtime.sqlite")
 
@@ -49,10 +66,14 @@ class Transactions:
 
     Args:
         connection: The only one that writes.
+        retention: What may be forgotten.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, retention: Retention = KEEP_ALL) -> None:
         self._db = connection
+        self._retention = retention
+        self.outgrown: set[StreamKey] = set()  # grown beyond what is kept, and not trimmed since
+        self._trimmed: set[StreamKey] = set()
         self._streams: dict[StreamKey, StreamState] = {}
         self._dirty: dict[StreamKey, StreamState] = {}
         self.grown: dict[StreamKey, Grown] = {}  # what to tell the followers of
@@ -70,9 +91,16 @@ class Transactions:
 
     def commit(self) -> None:
         """Write what the streams have gathered and make it durable."""
-        self.grown |= write_streams(self._db, self._dirty)
-        self._dirty.clear()
+        written = write_streams(self._db, self._dirty)
+        self.grown |= written
         self._db.execute("COMMIT")
+        self.outgrown -= self._trimmed
+        self._trimmed.clear()
+        if self._retention.bounds:
+            self.outgrown.update(
+                key for key, each in written.items() if self._is_outgrown(key, each)
+            )
+        self._dirty.clear()
         renamed, self._renamed = self._renamed, None
         self.has_written = renamed is None
         if renamed is not None:
@@ -80,6 +108,12 @@ class Transactions:
                 renamed.follow()
             except OSError as error:
                 _log.warning("the store's name could not be written beside it: %s", error)
+
+    def _is_outgrown(self, key: StreamKey, grown: Grown) -> bool:
+        if not grown.entries or not is_announced(key):
+            return False
+        stream = self._dirty[key]
+        return self._retention.is_beyond(stream.next_offset - stream.earliest, stream.bytes)
 
     def probe(self) -> None:
         """Write something that changes nothing."""
@@ -94,6 +128,7 @@ class Transactions:
         """Forget all of it: what the cache says may be untrue."""
         self._streams.clear()
         self._dirty.clear()
+        self._trimmed.clear()
         self._renamed = None
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
@@ -124,7 +159,7 @@ class Transactions:
         if stream is not None and order is not None:
             check_order(key, self._order(stream), order)
         if stream is None:
-            stream = self._create(key, new_epoch(now_ms))
+            stream = self._create(key, new_epoch(now_ms), oldest_ms=now_ms)
             if is_announced(key):
                 log, data = announcement(key)
                 self.append(log, [data], key.run_id, None, None, now_ms)
@@ -168,18 +203,30 @@ class Transactions:
         return Appended(first if records else None, stream.position(), next_sequence=counted)
 
     def delete(self, key: StreamKey, now_ms: int) -> None:
-        """See `Store.delete`."""
+        """See `Store.delete`; the records themselves go step by step, as garbage."""
         stream = self._find(key)
         if stream is None:
             if not belongs_to_no_run(key):
                 load_run(self._db, key.run_id)  # refuses a run that is not there
             stream = self._create(key, new_epoch(now_ms))
-        self._db.execute("DELETE FROM blocks WHERE stream = ?", (stream.no,))
+        self._leave_records(stream)
         stream.added.clear()
         stream.bytes = 0
         stream.earliest, stream.ended = stream.next_offset, "deleted"
         self._dirty[key] = stream
         self.changed.add(key)
+
+    def _leave_records(self, stream: StreamState) -> None:
+        """Give a stream another number, under which it has no records."""
+        before = stream.no
+        self._db.execute("INSERT INTO garbage VALUES (?)", (before,))
+        (stream.no,) = self._db.execute(f"SELECT {_NEXT_NO}").fetchone()
+        self._db.execute(
+            "UPDATE streams SET no = ?, oldest_ms = NULL WHERE no = ?", (stream.no, before)
+        )
+        for table in _OF_STREAMS:
+            sql = f"UPDATE {table} SET stream = ? WHERE stream = ?"
+            self._db.execute(sql, (stream.no, before))
 
     def drop(self, key: StreamKey, at: Position) -> bool:
         """See `PathStore.drop`."""
@@ -187,8 +234,7 @@ class Transactions:
         if stream is None or stream.head().position != at:
             return False
         self._throw_away("run_id = ? AND stream_id = ?", key)
-        del self._streams[key]
-        self._dirty.pop(key, None)
+        self._forget(key)
         self.grown[key] = Grown(0, [], ORIGIN, None)
         self.changed.add(key)
         return True
@@ -236,15 +282,23 @@ class Transactions:
         data = encode_json(patch, f"the patch of run {run_id}")
         snapshot = encode_json(run.to_wire(), f"run {run_id}")
         version = self.append(run_log(run_id), [data], run_id, writer, end, now_ms).offset or 0
-        finished_at = (run.finished_at or iso_time(now_ms)) if run.is_final else None
-        self._db.execute(
-            "UPDATE runs SET status = ?, owner = ?, snapshot = ?, finished_at = ? WHERE id = ?",
-            (run.status, run.owner, snapshot, finished_at, run_id),
-        )
+        # No index is touched that need not change: most patches are of metadata alone.
+        if run.status != before.status or run.is_final:
+            finished_at = (run.finished_at or iso_time(now_ms)) if run.is_final else None
+            self._db.execute(
+                "UPDATE runs SET status = ?, snapshot = ?, finished_at = ? WHERE id = ?",
+                (run.status, snapshot, finished_at, run_id),
+            )
+        else:
+            self._db.execute("UPDATE runs SET snapshot = ? WHERE id = ?", (snapshot, run_id))
+        if run.owner != before.owner:
+            self._db.execute("UPDATE runs SET owner = ? WHERE id = ?", (run.owner, run_id))
         if run.tags != before.tags:
             self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
             self._tag(run)
         self._tell_sets(set_records(before, run, version, data, snapshot), now_ms)
+        if run.tags != before.tags:
+            self._note_empty_sets(before, now_ms)
         if end is not None:
             self._end_streams(run_id, end)
         return run
@@ -258,74 +312,116 @@ class Transactions:
         log = self._find(run_log(run_id))
         version = log.next_offset if log is not None else 0
         self._tell_sets(deletion_records(run, version), now_ms)
+        sql = "SELECT stream_id FROM streams WHERE run_id = ?"
+        for (stream_id,) in self._db.execute(sql, (run_id,)).fetchall():
+            self._forget(StreamKey(run_id, stream_id))
         self._throw_away("run_id = ?", [run_id])
-        for key in [key for key in self._streams if key.run_id == run_id]:
-            del self._streams[key]
-            self._dirty.pop(key, None)
         self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
         self._db.execute(
             "DELETE FROM keys WHERE task = ? AND key = ? AND run_id = ?",
             (run.task, run.idempotency_key, run_id),
         )
         self._db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+        self._note_empty_sets(run, now_ms)
         self.ended_runs.add(run_id)
         return True
 
-    def forget_set(self, key: StreamKey) -> None:
-        """Remove the log of a set that has no runs."""
-        kind, id = RunSet.parse(key.run_id)
-        if self._db.execute(f"{MEMBERS[kind]} LIMIT 1", (id,)).fetchone() is None:
+    def _note_empty_sets(self, left: Run, now_ms: int) -> None:
+        """Have the logs of the sets that have lost their last run looked at in time."""
+        for each in sets_of(left):
+            if self._is_empty(each):
+                self._db.execute(
+                    "INSERT OR REPLACE INTO empty_sets (stream, since_ms)"
+                    " SELECT no, ? FROM streams WHERE run_id = ? AND stream_id = ?",
+                    (now_ms, *each.log),
+                )
+
+    def _is_empty(self, each: RunSet) -> bool:
+        return self._db.execute(f"{MEMBERS[each.kind]} LIMIT 1", (each.id,)).fetchone() is None
+
+    def _forget(self, key: StreamKey) -> None:
+        self._streams.pop(key, None)
+        self._dirty.pop(key, None)
+
+    def forget_set(self, key: StreamKey, now_ms: int) -> None:
+        """Remove the log of a set if the set has had no runs for `EMPTY_SET_S`."""
+        stream = self._find(key)
+        if stream is None or stream.added:
+            return  # it is gone, or has a change in this very commit
+        row = self._db.execute(
+            "SELECT last_ms FROM blocks WHERE stream = ? ORDER BY first DESC LIMIT 1", (stream.no,)
+        ).fetchone()
+        changed_ms = row[0] if row is not None else 0
+        if not self._is_empty(RunSet.parse(key.run_id)):
+            self._db.execute("DELETE FROM empty_sets WHERE stream = ?", (stream.no,))
+        elif changed_ms > now_ms - EMPTY_SET_S * 1000:
+            sql = "UPDATE empty_sets SET since_ms = ? WHERE stream = ?"
+            self._db.execute(sql, (changed_ms, stream.no))
+        else:
             self._throw_away("run_id = ? AND stream_id = ?", key)
-            self._streams.pop(key, None)
-            self._dirty.pop(key, None)
+            self._forget(key)
             self.changed.add(key)
 
     def _throw_away(self, condition: str, values: Sequence[str]) -> None:
         found = f"FROM streams WHERE {condition}"
         self._db.execute(f"INSERT INTO garbage SELECT no {found}", values)
-        for table in ("writers", "orders"):
+        for table in _OF_STREAMS:
             self._db.execute(f"DELETE FROM {table} WHERE stream IN (SELECT no {found})", values)
         self._db.execute(f"DELETE {found}", values)
 
-    def drop_garbage(self, count: int) -> bool:
-        """Remove some rows of streams that are gone; whether there are more."""
+    def drop_garbage(self, budget: Budget) -> bool:
+        """Remove rows of streams that are gone; whether there may be more."""
         rows = self._db.execute(
-            "DELETE FROM blocks WHERE no IN (SELECT b.no FROM garbage g JOIN blocks b"
-            " ON b.stream = g.stream LIMIT ?)",
-            (count,),
-        ).rowcount
-        if rows < count:
-            self._db.execute("DELETE FROM garbage")
-        return rows == count
+            # The garbage is the outer table: the planner would rather walk all blocks there are.
+            "SELECT g.stream, b.no, length(b.data) FROM garbage g"
+            " LEFT JOIN blocks b ON b.stream = g.stream ORDER BY g.stream LIMIT ?",
+            (max(1, budget.rows),),
+        ).fetchall()
+        blocks: list[tuple[int]] = []
+        emptied_to, has_more = 0, len(rows) >= budget.rows
+        for stream, no, size in rows:
+            if no is None:
+                emptied_to = stream
+                continue
+            emptied_to = stream - 1  # it may have more
+            if budget.is_spent:
+                has_more = True
+                break
+            budget.spend(size)
+            blocks.append((no,))
+        if rows and not has_more:
+            emptied_to = rows[-1][0]
+        self._db.executemany("DELETE FROM blocks WHERE no = ?", blocks)
+        self._db.execute("DELETE FROM garbage WHERE stream <= ?", (emptied_to,))
+        return has_more
 
     def trim(
-        self, key: StreamKey, retention: Retention, now_ms: int, count: int
+        self, key: StreamKey, retention: Retention, now_ms: int, budget: Budget
     ) -> tuple[int, bool]:
         """Remove the oldest rows of a stream that are beyond what is kept.
 
         Returns:
-            How many records went, and whether there may be more than `count` rows to remove.
+            How many records went, and whether more could go than the budget allowed.
         """
         stream = self._find(key)
         if stream is None:
+            self._trimmed.add(key)
             return 0, False
-        rows = self._db.execute(
-            "SELECT first, length(data), last_ms FROM blocks WHERE stream = ? ORDER BY first"
-            " LIMIT ?",
-            (stream.no, count + 1),
-        ).fetchall()
-        ends = [first for first, _, _ in rows[1:]]
-        if len(rows) <= count:
-            ends.append(stream.next_offset - len(stream.added))
-        earliest, size = cut(rows, ends, stream, retention, now_ms)
-        removed = earliest - stream.earliest
+        sql = "SELECT first, length(data), last_ms FROM blocks WHERE stream = ? ORDER BY first"
+        with closing(self._db.execute(sql, (stream.no,))) as rows:
+            found = cut(rows, stream, retention, now_ms, budget)
+        removed = found.earliest - stream.earliest
         if removed > 0:
             self._db.execute(
-                "DELETE FROM blocks WHERE stream = ? AND first < ?", (stream.no, earliest)
+                "DELETE FROM blocks WHERE stream = ? AND first < ?", (stream.no, found.earliest)
             )
-            stream.earliest, stream.bytes = earliest, stream.bytes - size
+            stream.earliest, stream.bytes = found.earliest, stream.bytes - found.bytes
             self._dirty[key] = stream
-        return removed, len(rows) > count and earliest == ends[-1]
+        if not found.is_cut_short:
+            self._trimmed.add(key)
+            sql = "UPDATE streams SET oldest_ms = ? WHERE no = ?"
+            self._db.execute(sql, (found.oldest_ms, stream.no))
+        return removed, found.is_cut_short
 
     def put_records(
         self,
@@ -339,7 +435,10 @@ class Transactions:
         """Add records of another store's stream as they are; see `MovableStore.put_records`."""
         stream = self._find(key)
         if stream is None:
-            stream = self._create(key, at.epoch, at.offset)
+            oldest_ms = min((each.time_ms for each in records), default=0)
+            stream = self._create(key, at.epoch, at.offset, oldest_ms)
+            if is_set_log(key):  # its runs may come later, or never
+                self._db.execute("INSERT INTO empty_sets VALUES (?, 0)", (stream.no,))
         elif stream.head().position != at:
             raise StoreUnavailable(f"stream {key} is at {stream.head().position}, and not at {at}")
         stream.added.extend((each.time_ms, each.source, each.data) for each in records)
@@ -383,7 +482,11 @@ class Transactions:
 
     def spend(self, token_id: str, uses: int, expires_at_ms: int, now_ms: int) -> bool:
         """See `Store.spend`."""
-        self._db.execute("DELETE FROM spent WHERE expires_at_ms <= ?", (now_ms,))
+        self._db.execute(
+            "DELETE FROM spent WHERE id IN"
+            " (SELECT id FROM spent WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?)",
+            (now_ms, FORGOTTEN_TOKENS),
+        )
         row = self._db.execute("SELECT uses FROM spent WHERE id = ?", (token_id,)).fetchone()
         taken = row[0] if row else 0
         if taken < uses:
@@ -426,13 +529,13 @@ class Transactions:
             stream = self._streams[key] = StreamState(*row)
         return stream
 
-    def _create(self, key: StreamKey, epoch: str, first: int = 0) -> StreamState:
+    def _create(
+        self, key: StreamKey, epoch: str, first: int = 0, oldest_ms: int | None = None
+    ) -> StreamState:
         cursor = self._db.execute(
-            # Never the number of one that is gone while its rows are still there.
-            "INSERT INTO streams (no, run_id, stream_id, epoch, earliest, next) VALUES (1 + max("
-            "coalesce((SELECT max(no) FROM streams), 0),"
-            " coalesce((SELECT max(stream) FROM garbage), 0)),?,?,?,?,?)",
-            (key.run_id, key.stream_id, epoch, first, first),
+            "INSERT INTO streams (no, run_id, stream_id, epoch, earliest, next, oldest_ms)"
+            f" VALUES ({_NEXT_NO},?,?,?,?,?,?)",
+            (*key, epoch, first, first, oldest_ms if is_announced(key) else None),
         )
         stream = StreamState(cursor.lastrowid or 0, epoch, first, first, None, 0)
         self._streams[key] = stream
