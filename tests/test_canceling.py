@@ -9,7 +9,7 @@ from serving import DEADLINE_S, gateway_process, until, worker_token, working
 
 from gateway import current_run, metadata, runs, streams, task
 from gateway.errors import RunCanceled, StreamIncomplete
-from gateway.sdk.runtime import run_in_loop
+from gateway.sdk.bridge import run_in_loop
 from gateway.stores.base import RunQuery
 from gateway.stores.remote import RemoteStore
 

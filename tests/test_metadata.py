@@ -23,8 +23,8 @@ from gateway.errors import (
 )
 from gateway.patches import Operation
 from gateway.sdk import metadata_writer
+from gateway.sdk.bridge import run_in_loop
 from gateway.sdk.metadata_writer import MetadataWriter
-from gateway.sdk.runtime import run_in_loop
 from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote import RemoteStore

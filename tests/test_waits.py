@@ -19,7 +19,7 @@ from gateway.errors import (
     WaitTimeout,
 )
 from gateway.records import StreamKey
-from gateway.sdk.runtime import run_in_loop
+from gateway.sdk.bridge import run_in_loop
 from gateway.sdk.wait import WaitToken
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote import RemoteStore

@@ -14,6 +14,7 @@ from gateway.patches import fold_change
 from gateway.records import STREAMS_STREAM, StreamKey
 from gateway.runs import Run
 from gateway.sdk import registry
+from gateway.sdk.bridge import iterated_on_its_loop
 from gateway.sdk.runtime import Runtime, runtime
 from gateway.sdk.streams import ReadRecord, Stream, pages_of
 from gateway.stores.base import run_log
@@ -93,6 +94,7 @@ class RunSubscription:
         )
 
 
+@iterated_on_its_loop
 async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
     while True:
         state = await active.store.get_run(run_id)
@@ -142,6 +144,7 @@ class _Source(NamedTuple):
     items: AsyncGenerator[Any, None]
 
 
+@iterated_on_its_loop
 async def _together(
     sources: Iterable[AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Run | StreamRecord[Any], None]:

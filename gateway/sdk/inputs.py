@@ -27,6 +27,7 @@ from pydantic import PydanticUserError
 from gateway.errors import InvalidValue, NotInRun, ReadTimeout, StreamIncomplete
 from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk import registry, schemas
+from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
 from gateway.sdk.values import Values
@@ -61,6 +62,7 @@ class InputStream(StreamDefinition[T]):
 
     # ---- in the task ----
 
+    @on_its_loop
     async def once(self, *, timeout_s: float | None = None) -> T:
         """Take the next value, waiting for it; the run counts as executing meanwhile.
 
@@ -75,6 +77,7 @@ class InputStream(StreamDefinition[T]):
         async with place.lock:
             return self.decode((await _take(place, timeout_s)).data)
 
+    @on_its_loop
     async def wait(self, *, timeout_s: float | None = None) -> T:
         """Like `once`, for long waits: the run is `waiting`, and another may execute meanwhile."""
         context, runner = _run(self.id), runtime().runner
@@ -82,6 +85,7 @@ class InputStream(StreamDefinition[T]):
         async with runner.waiting(context):
             return await self.once(timeout_s=timeout_s)
 
+    @on_its_loop
     async def peek(self) -> T | None:
         """Return the next value without taking it; None if nothing was sent yet."""
         place = _place(self)
@@ -103,7 +107,7 @@ class InputStream(StreamDefinition[T]):
             Exception: what the handler raised, at the end of the block.
         """
         place = _place(self)
-        task = asyncio.create_task(self._feed(place, handler), name=f"input {place.key}")
+        task = asyncio.create_task(self._feed(handler), name=f"input {place.key}")
         try:
             yield task
         finally:
@@ -113,11 +117,9 @@ class InputStream(StreamDefinition[T]):
         if failed:
             task.result()
 
-    async def _feed(self, place: _Place, handler: Handler[T]) -> None:
+    async def _feed(self, handler: Handler[T]) -> None:
         while True:
-            async with place.lock:
-                value = self.decode((await _take(place, None)).data)
-            outcome = handler(value)
+            outcome = handler(await self.once())
             if inspect.isawaitable(outcome):
                 await outcome
 

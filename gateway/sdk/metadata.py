@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from gateway.errors import InvalidValue, MetadataTooLarge, NotInRun
 from gateway.patches import Operation
 from gateway.runs import MAX_METADATA_BYTES
+from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.runtime import current_run, runtime
 from gateway.sdk.values import Values
@@ -74,6 +75,7 @@ class _Keys:
         """Subtract from a number; one that is not there is 0."""
         self._put("increment", key, -by)
 
+    @on_its_loop
     async def flush(self) -> None:
         """Send what waits, also to parent and root, and wait until it is durable.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.errors import RunFailed
 from gateway.runs import RunError
+from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.runner import waiting
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class RunHandle(Generic[R]):
     access_token: str
     _task: Task[..., R]
 
+    @on_its_loop
     async def wait(self) -> RunResult[R]:
         """Wait until the run has ended; a failure is in the result, not raised."""
         async with waiting():

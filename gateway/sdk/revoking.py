@@ -6,9 +6,11 @@ import secrets
 
 from gateway.records import REVOCATIONS, Writer
 from gateway.revocations import Revocation
+from gateway.sdk.bridge import on_its_loop
 from gateway.stores.base import Store
 
 
+@on_its_loop
 async def keep_revocation(store: Store, revocation: Revocation) -> None:
     """Append to the log of revoked tokens.
 

@@ -8,6 +8,7 @@ from typing import Any
 from gateway.records import check_run_id
 from gateway.runs import Run
 from gateway.sdk import canceling, tasks
+from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.following import RunSubscription
 from gateway.sdk.options import again
 from gateway.sdk.results import RunHandle
@@ -15,6 +16,7 @@ from gateway.sdk.runtime import runtime
 from gateway.stores.base import RunQuery
 
 
+@on_its_loop
 async def retrieve(run_id: str) -> Run:
     """Return a run as it is now.
 
@@ -40,6 +42,7 @@ def subscribe(run_id: str) -> RunSubscription:
     return RunSubscription(check_run_id(run_id))
 
 
+@on_its_loop
 async def list(
     *,
     status: tuple[str, ...] = (),
@@ -63,6 +66,7 @@ async def list(
     return await runtime().store.list_runs(query)
 
 
+@on_its_loop
 async def cancel(run_id: str) -> Run:
     """Ask for a run, and the runs below it, to be canceled.
 
@@ -80,6 +84,7 @@ async def cancel(run_id: str) -> Run:
     return await canceling.cancel(runtime(), check_run_id(run_id))
 
 
+@on_its_loop
 async def replay(run_id: str) -> RunHandle[Any]:
     """Start a new run of the same task, with the same payload, tags and metadata.
 

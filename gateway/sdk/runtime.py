@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Context:
     attempt: int = 1
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _canceled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    _carried: set[Future[Any]] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: Run) -> Context:
@@ -81,6 +83,15 @@ class Context:
     def cancel(self) -> None:
         """Say that the run is being canceled; the runner does this."""
         self._canceled.set()
+        for future in list(self._carried):
+            future.cancel()
+
+    def cancels(self, future: Future[Any]) -> None:
+        """Cancel what another thread waits for when the run is canceled."""
+        self._carried.add(future)
+        future.add_done_callback(self._carried.discard)
+        if self._canceled.is_set():  # just before it was added
+            future.cancel()
 
     def raise_if_canceled(self) -> None:
         """Stop here if the run is being canceled. `append` does this by itself.
@@ -162,11 +173,8 @@ class Runtime:
     async def undivided(self, work: Coroutine[Any, Any, T]) -> T:
         """Do some work on the runtime's loop, all of it, also if the caller is canceled meanwhile.
 
-        The calling run, and the runtime, do not end before it is done. May be called on any loop.
+        The calling run, and the runtime, do not end before it is done.
         """
-        if asyncio.get_running_loop() is not self.loop:
-            future = asyncio.run_coroutine_threadsafe(self.undivided(work), self.loop)
-            return await asyncio.shield(asyncio.wrap_future(future))
         context = current_run()
         task = self.loop.create_task(work)
         self._undivided[task] = context.id if context is not None else None
@@ -389,27 +397,3 @@ async def executing(context: Context) -> AsyncIterator[Context]:
         yield context
     finally:
         _context.reset(reset)
-
-
-def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of the SDK from a plain function's thread and return its result.
-
-    Raises:
-        RuntimeError: called on the event loop itself; await the coroutine there.
-        RunCanceled: the calling run is being canceled; the coroutine does not begin.
-    """
-    active = runtime()
-    loop = active.loop
-    try:
-        on_loop = asyncio.get_running_loop() is loop
-    except RuntimeError:
-        on_loop = False
-    if on_loop:
-        work.close()
-        raise RuntimeError("run_in_loop is for plain threads; here, await the coroutine")
-    try:
-        active.raise_if_canceled()
-    except RunCanceled:
-        work.close()
-        raise
-    return asyncio.run_coroutine_threadsafe(work, loop).result()

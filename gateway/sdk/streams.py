@@ -26,6 +26,7 @@ from gateway.errors import InvalidValue, ReadTimeout, StreamIncomplete, WriterFu
 from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.runs import Run
 from gateway.sdk import registry
+from gateway.sdk.bridge import iterated_on_its_loop, on_its_loop
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream
 from gateway.sdk.runtime import Runtime, runtime
@@ -159,8 +160,8 @@ class Stream(StreamDefinition[T]):
         """Like `read`, with each record's offset, time, source, position and attempt."""
         key = StreamKey(check_run_id(run_id), self.id)
         active = runtime()
-        wanted = _Attempts((await active.store.get_run(run_id)).run, attempt)
-        after = await _place(active, key, start)
+        run, after = await _start(active, key, start)
+        wanted = _Attempts(run, attempt)
         async with aclosing(pages_of(active, key, after, timeout_s)) as pages:
             async for page in pages:
                 for record in page.records:
@@ -220,14 +221,17 @@ async def _values(records: AsyncGenerator[ReadRecord[T], None]) -> AsyncIterator
             yield record.value
 
 
-async def _place(active: Runtime, key: StreamKey, start: str) -> Position | None:
+@on_its_loop
+async def _start(active: Runtime, key: StreamKey, start: str) -> tuple[Run, Position | None]:
+    run = (await active.store.get_run(key.run_id)).run
     if start == "beginning":
-        return None
+        return run, None
     if start == "latest":
-        return (await active.store.head(key)).position
-    return Position.parse(start)
+        return run, (await active.store.head(key)).position
+    return run, Position.parse(start)
 
 
+@iterated_on_its_loop
 async def pages_of(
     active: Runtime, key: StreamKey, after: Position | None, timeout_s: float | None
 ) -> AsyncGenerator[Page, None]:

@@ -26,6 +26,7 @@ from gateway.errors import InvalidValue, TaskNotFound
 from gateway.records import check_stream_id
 from gateway.runs import Run, check_metadata
 from gateway.sdk import queues, triggering
+from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
 from gateway.sdk.redelivery import take_over
 from gateway.sdk.results import RunHandle, RunResult
@@ -123,6 +124,7 @@ class Task(Generic[P, R]):
         changed._options = options
         return changed
 
+    @on_its_loop
     async def trigger(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R]:
         """Start a run and return at once.
 
@@ -138,6 +140,7 @@ class Task(Generic[P, R]):
         run = await self._create(self._signature.bind(args, kwargs))
         return self._handle(run)
 
+    @on_its_loop
     async def trigger_payload(self, payload: Mapping[str, Any]) -> RunHandle[R]:
         """Start a run from its keyword arguments as JSON, as a page sends them."""
         return self._handle(await self._create(self._signature.bind_keywords(payload)))
@@ -150,12 +153,14 @@ class Task(Generic[P, R]):
         """
         self._signature.bind_keywords(payload)
 
+    @on_its_loop
     async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
         """Start a run and wait until it has ended; a failure is in the result, not raised."""
         run = await self._create(self._signature.bind(args, kwargs))
         async with waiting():
             return await self.wait(run.id)
 
+    @on_its_loop
     async def batch_trigger(self, payloads: Iterable[Mapping[str, Any]]) -> list[RunHandle[R]]:
         """Start a run for each payload.
 
@@ -168,6 +173,7 @@ class Task(Generic[P, R]):
         """
         return [self._handle(run) for run in await self._create_batch(payloads)]
 
+    @on_its_loop
     async def batch_trigger_and_wait(
         self, payloads: Iterable[Mapping[str, Any]]
     ) -> list[RunResult[R]]:
@@ -180,6 +186,7 @@ class Task(Generic[P, R]):
         async with waiting():
             return list(await asyncio.gather(*(self.wait(run.id) for run in runs)))
 
+    @on_its_loop
     async def wait(self, run_id: str) -> RunResult[R]:
         """Wait until a run of this task has ended.
 

@@ -36,6 +36,7 @@ from gateway.errors import (
 )
 from gateway.records import Record, StreamKey, check_run_id, check_stream_id
 from gateway.runs import iso_time, time_ms
+from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.options import check_seconds, moment_ms
 from gateway.sdk.runner import waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
@@ -62,6 +63,7 @@ class WaitToken(Generic[T]):
     _type: Any = field(repr=False)
 
 
+@on_its_loop
 async def for_seconds(seconds: float) -> None:
     """Wait for some time; other runs have the slot meanwhile.
 
@@ -73,6 +75,7 @@ async def for_seconds(seconds: float) -> None:
         await runtime().sleep(seconds)
 
 
+@on_its_loop
 async def until(moment: datetime) -> None:
     """Wait until a moment; one that has passed already returns at once.
 
@@ -88,6 +91,7 @@ async def until(moment: datetime) -> None:
 async def create_token(type: type[T], *, timeout_s: float | None = None) -> WaitToken[T]: ...
 @overload
 async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]: ...
+@on_its_loop
 async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]:
     """Make a token that the calling run can wait for.
 
@@ -117,6 +121,7 @@ async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> Wa
     return WaitToken(str(key), access_token, expires_at, type)
 
 
+@on_its_loop
 async def for_token(token: WaitToken[T]) -> T:
     """Wait until a token is completed; other runs have the slot meanwhile.
 
@@ -175,6 +180,7 @@ async def _end(active: Runtime, key: StreamKey, reason: Any) -> None:
         pass  # by its answer
 
 
+@on_its_loop
 async def complete_token(id: str, value: Any = None) -> None:
     """Complete a wait token, from any process.
 
