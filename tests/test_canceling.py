@@ -8,10 +8,12 @@ import pytest
 from serving import DEADLINE_S, gateway_process, until, worker_token, working
 
 from gateway import current_run, metadata, runs, streams, task
-from gateway.errors import RunCanceled, StreamIncomplete
+from gateway.errors import FrameTooLarge, RunCanceled, StreamIncomplete
 from gateway.sdk.bridge import run_in_loop
 from gateway.stores.base import RunQuery
+from gateway.stores.memory import MemoryStore
 from gateway.stores.remote import RemoteStore
+from gateway.stores.sqlite import SqliteStore
 
 progress = streams.define("progress", str)
 
@@ -341,3 +343,91 @@ async def test_a_wait_that_ends_with_the_cancellation_does_not_run_on():
         assert (await asyncio.wait_for(handle.wait(), DEADLINE_S)).status == "canceled"
         assert (reached, (await runs.retrieve(waiting.id)).status) == ([], "canceled")
         await runs.cancel(occupant.id)
+
+
+async def test_deep_chain_is_canceled_in_linear_time():
+    """An agent that calls itself: deeper than Python's recursion goes."""
+    depth, reached = 500, asyncio.Event()
+
+    class Counting(MemoryStore):
+        lists = 0
+
+        async def list_runs(self, query):
+            self.lists += 1
+            return await super().list_runs(query)
+
+    @task
+    async def dig(n: int) -> None:
+        if n == 1:
+            reached.set()
+            await asyncio.Event().wait()
+        await dig.trigger_and_wait(n - 1)
+
+    async with working(Counting()) as active:
+        top = await dig.trigger(depth)
+        await reached.wait()
+        before = active.store.lists
+        await runs.cancel(top.id)
+        assert active.store.lists - before <= 3 * depth
+        await until(lambda: not active.runner._executions)
+        assert active.store.lists - before <= 3 * depth
+        assert len(await runs.list(status=("canceled",), limit=1000)) == depth
+
+
+async def test_many_children_are_canceled_by_few_requests_at_once(tmp_path):
+    count = 200
+
+    class Counting(SqliteStore):
+        under_way = most = 0
+
+        async def get_run(self, run_id):
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            try:
+                return await super().get_run(run_id)
+            finally:
+                self.under_way -= 1
+
+    @task
+    async def child() -> None: ...
+
+    @task
+    async def parent() -> None:
+        await child.options(delay_s=3600).batch_trigger([{}] * count)
+        await asyncio.Event().wait()
+
+    async with working(Counting(tmp_path / "test.db", durability="normal")) as active:
+        handle = await parent.trigger()
+        while len(await runs.list(parent_id=handle.id, limit=1000)) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await runs.cancel(handle.id)
+        assert (await handle.wait()).status == "canceled"
+        children = await runs.list(parent_id=handle.id, limit=1000)
+        assert [run.status for run in children] == ["canceled"] * count
+        assert 1 < active.store.most <= 64  # 32 by the caller, and 32 by the run as it ends
+
+
+async def test_children_whose_list_is_too_large_for_a_link_are_canceled():
+    class Narrow(MemoryStore):
+        async def list_runs(self, query):
+            if query.limit > 10:
+                raise FrameTooLarge("the answer is over the limit")
+            return await super().list_runs(query)
+
+    @task
+    async def child() -> None: ...
+
+    @task
+    async def parent() -> None:
+        await child.options(delay_s=3600).batch_trigger([{}] * 25)
+        await asyncio.Event().wait()
+
+    store = MemoryStore()
+    async with working(store):
+        handle = await parent.trigger()
+        await until_runs(lambda all: len(all) == 26)
+        store.__class__ = Narrow
+        await runs.cancel(handle.id)
+        assert (await handle.wait()).status == "canceled"
+        store.__class__ = MemoryStore
+        assert {run.status for run in await runs.list()} == {"canceled"}
