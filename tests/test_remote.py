@@ -25,7 +25,7 @@ from serving import (
 from websockets.asyncio.client import connect as connect_socket
 from websockets.asyncio.server import serve
 
-from gateway import connect, runs, streams, task, tokens
+from gateway import connect, runs, streams, task, tokens, wait
 from gateway.errors import (
     ConfigurationError,
     ConnectionLost,
@@ -35,11 +35,14 @@ from gateway.errors import (
     InvalidToken,
     RunExists,
     StoreUnavailable,
+    StreamEnded,
     TokenExpired,
+    WaitTimeout,
 )
 from gateway.limits import DEFAULT_LIMITS
 from gateway.patches import Operation
 from gateway.records import StreamKey, Writer
+from gateway.sdk.runtime import Context, executing, runtime
 from gateway.sdk.session import opened as open_for_block
 from gateway.stores import link, remote, under_way
 from gateway.stores.base import RunQuery, run_log
@@ -306,6 +309,31 @@ async def test_an_append_without_a_writer_is_not_sent_twice():
         with pytest.raises(ConnectionLost, match="the append may have happened"):
             await asyncio.wait_for(store.append(key, [b"1"]), DEADLINE_S)
         assert len(await records_of(store, key)) == 1
+
+
+async def test_wait_tokens_go_on_when_answers_are_lost(monkeypatch):
+    async with relayed() as (relay, _, store):
+        monkeypatch.setattr(runtime(), "store", store)  # of the gateway, which is in this process
+        run = await store.create_run(new_run())
+        async with executing(Context.of(run)), asyncio.timeout(DEADLINE_S):
+            relay.drop_answer_of = "appended"
+            token = await wait.create_token(int)
+            relay.drop_answer_of = "appended"
+            await wait.complete_token(token.id, 7)
+            assert await wait.for_token(token) == 7
+            with pytest.raises(StreamEnded, match="cannot be completed"):
+                await wait.complete_token(token.id, 8)
+
+            left_open = await wait.create_token(int)
+            await store.append(StreamKey(*left_open.id.split("/")), [b"9"])
+            relay.drop_answer_of = "appended"
+            assert await wait.for_token(left_open) == 9
+
+            late = await wait.create_token(int, timeout_s=0.001)
+            relay.drop_answer_of = "appended"
+            with pytest.raises(WaitTimeout):
+                await wait.for_token(late)
+        assert relay.dropped == 4
 
 
 async def test_making_a_run_whose_answer_was_lost_is_repeated_without_harm():

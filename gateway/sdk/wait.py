@@ -34,7 +34,7 @@ from gateway.errors import (
     StreamIncomplete,
     WaitTimeout,
 )
-from gateway.records import Record, StreamKey, check_run_id, check_stream_id
+from gateway.records import Record, StreamKey, Writer, check_run_id, check_stream_id
 from gateway.runs import iso_time, time_ms
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.options import check_seconds, moment_ms
@@ -115,7 +115,8 @@ async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> Wa
     expires_at = None
     if timeout_s is not None:
         expires_at = iso_time(active.clock_ms() + round(timeout_s * 1000))
-    await active.store.append(key, [orjson.dumps({"expires_at": expires_at})], source=context.id)
+    first = orjson.dumps({"expires_at": expires_at})
+    await active.store.append(key, [first], source=context.id, writer=_once())
     ttl_s = tokens.MAX_TTL_S if timeout_s is None else min(timeout_s + 60, tokens.MAX_TTL_S)
     access_token = tokens.mint([f"write:streams:{key}"], ttl_s=ttl_s)
     return WaitToken(str(key), access_token, expires_at, type)
@@ -175,7 +176,7 @@ async def _answer(active: Runtime, key: StreamKey) -> Record | None:
 
 async def _end(active: Runtime, key: StreamKey, reason: Any) -> None:
     try:
-        await active.store.append(key, [], end=reason)
+        await active.store.append(key, [], end=reason, writer=_once())
     except StreamEnded:
         pass  # by its answer
 
@@ -207,10 +208,15 @@ async def complete_token(id: str, value: Any = None) -> None:
     context = current_run()
     source = context.id if context is not None else None
     try:
-        await active.store.append(key, [data], source=source, end="completed")
+        await active.store.append(key, [data], source=source, end="completed", writer=_once())
     except StreamEnded:
         end = (await active.store.head(key)).end
         raise StreamEnded(f"wait token {id} has ended ({end}); it cannot be completed") from None
+
+
+def _once() -> Writer:
+    """Name the writer of a single append, so that it is repeated when its answer is lost."""
+    return Writer(secrets.token_urlsafe(12), 0, 0)
 
 
 def _key(id: str) -> StreamKey:
