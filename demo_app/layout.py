@@ -177,9 +177,8 @@ def link_state(source: RealtimeStream[Any] | RealtimeRun) -> rx.Component:
         ("live", line("radio", "live", "green")),
         ("reconnecting", line("unplug", "reconnecting, nothing will be missed", "amber")),
         ("connecting", line("loader", "connecting", "gray")),
-        ("ended", line("check", "complete record", "gray")),
         ("error", line("octagon-alert", "not allowed", "red")),
-        rx.fragment(),
+        rx.cond(source.is_ended, line("check", "complete record", "gray"), rx.fragment()),
     )
 
 

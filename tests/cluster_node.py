@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway import streams, task
+from gateway import Retry, streams, task
 from gateway.cli import main
 
 numbers = streams.define("numbers", int)
@@ -17,6 +17,12 @@ async def count_up(upto: int, pause_s: float = 0.05) -> int:
         numbers.append(number)
         await asyncio.sleep(pause_s)
     return upto
+
+
+@task(retry=Retry(max_attempts=2))
+async def count_again(upto: int, pause_s: float = 0.05) -> int:
+    """Count up, and do it once more should the process die."""
+    return await count_up(upto, pause_s)
 
 
 if __name__ == "__main__":

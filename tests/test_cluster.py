@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,8 +53,11 @@ class Node(Process):
         headers = {"Authorization": f"Bearer {bearer}"}
         return httpx.post(f"{self.http}{path}", json=body, headers=headers)
 
-    def trigger(self, **payload):
-        answer = self.post("/v1/tasks/count-up/trigger", payload=payload)
+    def signal(self, number):
+        self._process.send_signal(number)
+
+    def trigger(self, task="count-up", **payload):
+        answer = self.post(f"/v1/tasks/{task}/trigger", payload=payload)
         assert answer.status_code == 201, answer.text
         return answer.json()["id"]
 
@@ -158,6 +162,33 @@ async def test_a_gateway_that_starts_or_dies_leaves_the_runs_of_the_others_alone
 
 async def status(store, id):
     return (await store.get_run(id)).run.status
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_run_goes_on_elsewhere_when_its_gateway_dies_or_is_frozen(cluster, store, how):
+    one = cluster.add()
+    cluster.add()
+    id = await asyncio.to_thread(one.trigger, "count-again", upto=100, pause_s=0.02)
+    await until_records(store, id, 3)
+    first_owner = (await store.get_run(id)).run.owner
+    one.signal(how)
+    async with asyncio.timeout(DEADLINE_S):
+        while (run := (await store.get_run(id)).run).attempt == 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert run.last_error.type == "ProcessDied" and run.owner != first_owner
+    if how == signal.SIGSTOP:
+        one.signal(signal.SIGCONT)
+    run = await until_status(store, id, "completed")
+    assert (run.attempt, run.output) == (2, 100)
+    page = await store.read(StreamKey(id, "numbers"))
+    written = {attempt: [] for attempt in (1, 2)}
+    for record in page.records:
+        written[record.written_by[1]].append(int(record.data))
+    assert written[2] == list(range(100))  # whole, and by one process
+    assert written[1] == list(range(len(written[1])))
+    if how == signal.SIGSTOP:
+        assert len(written[1]) < 100
+        assert "another process has taken the run over" in one.log
 
 
 async def test_what_a_gateway_had_queued_goes_on_where_its_task_is_known(cluster, store):

@@ -266,9 +266,9 @@ async def test_what_is_being_kept_when_the_process_stops_is_kept(status, owner, 
 SCRIPT = """
 import asyncio, os, sys
 import gateway
-from gateway import task
+from gateway import Retry, task
 
-@task
+@task(retry=Retry(max_attempts=int(sys.argv[2])))
 async def work(n: int) -> int:
     if n == 0:
         print("executing", flush=True)
@@ -285,10 +285,11 @@ asyncio.run(main())
 """
 
 
-def test_after_a_kill_queued_runs_start_and_executing_ones_are_crashed(tmp_path):
+@pytest.mark.parametrize("max_attempts", [1, 2])
+def test_after_a_kill_queued_runs_start_and_executing_ones_are_crashed(tmp_path, max_attempts):
     store = f"sqlite:{tmp_path}/test.db"
     script = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, store],
+        [sys.executable, "-c", SCRIPT, store, str(max_attempts)],
         env=environment(REALTIME_CONCURRENCY="1", PYTHONPATH=os.pathsep.join(sys.path)),
         stdout=subprocess.PIPE,
         text=True,
@@ -311,7 +312,10 @@ def test_after_a_kill_queued_runs_start_and_executing_ones_are_crashed(tmp_path)
             return [await work.wait(id) for id in ids]
 
     executing, queued = asyncio.run(look())
-    assert (executing.status, executing.error.type) == ("crashed", "ProcessDied")
+    if max_attempts == 1:
+        assert (executing.status, executing.error.type) == ("crashed", "ProcessDied")
+    else:
+        assert (executing.status, executing.output) == ("completed", 0)
     assert (queued.status, queued.output) == ("completed", 1)
 
 

@@ -85,6 +85,22 @@ async def test_records_carry_their_source_and_a_time_that_does_not_run_backwards
     assert times[0] > 1_600_000_000_000
 
 
+async def test_a_change_by_an_attempt_that_is_over_is_refused_and_leaves_no_trace(store, key):
+    await store.patch_run(key.run_id, {"status": "executing"})
+    await store.patch_run(key.run_id, {"attempt": 2, "status": "queued"})
+    await store.patch_run(key.run_id, {"attempt": 2, "status": "executing"})
+    before = await store.get_run(key.run_id)
+    for late in ({"status": "completed"}, {"attempt": 1, "status": "delayed"}, {}):
+        with pytest.raises(IllegalTransition):
+            await store.patch_run(key.run_id, {"attempt": 1, **late})
+    with pytest.raises(IllegalTransition):
+        operations = [{"op": "set", "key": "a", "value": 1}]
+        await store.patch_run(key.run_id, {"attempt": 1}, operations=operations)
+    assert await store.get_run(key.run_id) == before
+    ended = await store.patch_run(key.run_id, {"attempt": 2, "status": "completed"})
+    assert (ended.status, ended.attempt) == ("completed", 2)
+
+
 async def test_records_carry_the_attempt_of_the_run_that_wrote_them(store, key):
     other = await store.create_run(new_run())
     writers = [(key.run_id, 1), (key.run_id, 2), (other.id, 1), (other.id, 1000), (key.run_id, 3)]

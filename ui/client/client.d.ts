@@ -200,8 +200,8 @@ export interface Run<P = Json, O = Json> {
   readonly last_error: RunError | null;
   readonly attempt: number;
   readonly max_attempts: number;
-  /** Absent from runs of an older gateway. */
-  readonly retry_on_crash?: boolean;
+  /** Whether an attempt whose process died is followed by another; an older gateway leaves it out. */
+  readonly retry_on_crash: boolean;
   readonly parent_id: string | null;
   readonly root_id: string;
   readonly batch_id: string | null;
