@@ -431,9 +431,12 @@ class RunIds:
         return _run_id(*self._last)
 
 
+LAST_MS = 253_402_300_799_000  # the last second of the year 9999, whose number has four digits
+
+
 def iso_time(now_ms: int) -> str:
-    """Write a time in the form that a run's fields have."""
-    moment = datetime.fromtimestamp(now_ms / 1000, tz=UTC)
+    """Write a time in the form that a run's fields have; after the year 9999 it is its end."""
+    moment = datetime.fromtimestamp(min(now_ms, LAST_MS) / 1000, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,8 +1,10 @@
 """Input streams: kept until taken, taken once, checked at the edge, refused after the end."""
 
 import asyncio
+import importlib
 import json
 import re
+import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ import pytest
 
 from gateway import Retry, connect, current_run, streams, task
 from gateway.errors import InvalidId, InvalidValue, NotInRun, ReadTimeout, StreamEnded
-from gateway.sdk import schemas
+from gateway.sdk import registry, schemas
 from gateway.sdk.runtime import runtime
 from gateway.stores.base import run_log
 from tests.serving import DEADLINE_S, serving, token_for, until
+from tests.stores import working_on
 
 
 @dataclass
@@ -73,6 +76,42 @@ async def test_once_in_vain_is_an_error_that_names_the_input_and_the_time(store)
     assert result.error is not None
     assert result.error.type == ReadTimeout.__name__
     assert "approval" in result.error.message and "0.01 s" in result.error.message
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
+async def test_a_time_out_of_0_takes_what_is_there_and_waits_for_nothing(kind, tmp_path):
+    looked, sent = asyncio.Event(), asyncio.Event()
+
+    @task
+    async def decide() -> list[str]:
+        for take in (approval.once, approval.wait):
+            with pytest.raises(ReadTimeout, match="nothing was sent within 0 s"):
+                await take(timeout_s=0)
+        looked.set()
+        await sent.wait()
+        first = await approval.once(timeout_s=0)
+        return [first.note, (await approval.wait(timeout_s=0)).note]
+
+    async with working_on(kind, tmp_path):
+        run = await decide.trigger()
+        await looked.wait()
+        for note in ("a", "b"):
+            await approval.send(run.id, Approval(True, note))
+        sent.set()
+        result = await run.wait()
+        assert result.ok, result.error
+        assert result.output == ["a", "b"]
+
+
+async def test_a_time_out_that_is_no_length_of_time_is_refused(store):
+    @task
+    async def decide() -> None:
+        for timeout_s in (-1, float("nan"), "1"):
+            with pytest.raises(InvalidValue, match=r"timeout_s is .*; it goes from 0 to"):
+                await approval.once(timeout_s=timeout_s)
+
+    result = await decide.trigger_and_wait()
+    assert result.ok, result.error
 
 
 async def test_wait_parks_the_run_and_gives_its_slot_to_another():
@@ -321,6 +360,54 @@ def test_streams_of_one_id_may_differ_for_they_belong_to_runs():
 def test_a_module_that_is_loaded_anew_may_bring_another_type():
     made = [streams.input("reloaded", type_) for type_ in (int, str)]
     assert schemas.registered()["reloaded"] == made[1].adapter.json_schema()
+
+
+CELL = """
+from dataclasses import dataclass
+from gateway import streams
+
+@dataclass
+class Vote:
+    ok: bool
+    {more}
+
+vote = streams.input({id!r}, Vote)
+"""
+
+
+def _execute(cell, names, file, **fields):
+    exec(compile(CELL.format(**fields), file, "exec"), names)
+    return names["vote"]
+
+
+def test_a_cell_of_a_notebook_may_define_its_input_anew():
+    names = {"__name__": "__main__"}
+    for version, more in enumerate(["", 'why: str = ""', "share: float = 1.0"]):
+        file = f"/tmp/ipykernel_1/{version}.py"  # a file for each version of a cell
+        vote = _execute(CELL, names, file, id="cell-vote", more=more)
+        assert schemas.registered()["cell-vote"] == vote.adapter.json_schema()
+        assert registry.find("cell-vote") is vote
+
+
+def test_an_input_of_another_module_is_not_taken_over():
+    _execute(CELL, {"__name__": "one"}, "one.py", id="own-vote", more="")
+    with pytest.raises(InvalidValue, match=r"an input of Vote at one\.py:10; .* at other\.py:10"):
+        _execute(CELL, {"__name__": "other"}, "other.py", id="own-vote", more="why: str = ''")
+
+
+def test_a_module_that_is_changed_and_reloaded_may_move_and_change_its_input(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = tmp_path / "votes_of_a_test.py"
+    module.write_text(CELL.format(id="reloaded-vote", more=""))
+    votes = importlib.import_module("votes_of_a_test")
+    module.write_text(
+        "# a line more\n" + CELL.format(id="reloaded-vote", more="share: float = 1.0")
+    )
+    importlib.invalidate_caches()
+    importlib.reload(votes)
+    assert "share" in schemas.registered()["reloaded-vote"]["properties"]
+    del sys.modules["votes_of_a_test"]
 
 
 def test_an_input_whose_type_has_no_json_schema_is_refused():

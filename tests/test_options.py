@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from serving import Time, gateway_process, until, worker_token, working
+from stores import working_on
 
 from gateway import current_run, runs, streams, task, wait
 from gateway.errors import InvalidId, InvalidValue, StreamIncomplete
@@ -55,6 +56,37 @@ async def test_a_moment_that_has_passed_is_no_delay():
         result = await work.options(delay_until=past).trigger_and_wait()
         run = await runs.retrieve(result.run_id)
         assert (run.delay_until, run.queued_at) == (None, run.created_at)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
+async def test_a_moment_at_the_end_of_time_is_a_delay_without_an_end(kind, tmp_path):
+    zones = [UTC, timezone(timedelta(hours=14)), timezone(timedelta(hours=-14))]
+
+    @task
+    async def work() -> None: ...
+
+    @task
+    async def waits() -> None:
+        await wait.until(datetime.max.replace(tzinfo=UTC))
+
+    async with working_on(kind, tmp_path):
+        for zone in zones:
+            moment = datetime.max.replace(tzinfo=zone)
+            handle = await work.options(delay_until=moment, ttl_s=10**8).trigger()
+            run = await runs.retrieve(handle.id)
+            assert run.status == "delayed"
+            assert run.delay_until.startswith("9999-12-31T")
+            assert run.expires_at == "9999-12-31T23:59:59.000Z"
+            await runs.cancel(handle.id)
+            assert (await handle.wait()).status == "canceled"
+            moment = datetime.min.replace(tzinfo=zone)
+            assert (await work.options(delay_until=moment).trigger_and_wait()).ok
+        handle = await waits.trigger()
+        async for run in runs.subscribe(handle.id):
+            if run.status == "waiting":
+                break
+        await runs.cancel(handle.id)
+        assert (await handle.wait()).status == "canceled"
 
 
 async def test_a_delayed_run_is_canceled_at_once():

@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 from pydantic import BaseModel
-from serving import SECRET, new_run, until
+from serving import DEADLINE_S, SECRET, new_run, until
+from stores import working_on
 
 from gateway import connect, run_in_loop, streams, task
 from gateway.errors import (
@@ -535,6 +536,51 @@ async def test_a_reader_that_gets_nothing_in_time_is_told_so(runtime, run):
             got.append(value)
     assert got == [1]
     assert runtime.store._growth._watches == {}
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
+async def test_a_time_out_of_0_yields_what_is_there_and_waits_for_nothing(kind, tmp_path):
+    going_on = asyncio.Event()
+
+    @task
+    async def work() -> None:
+        for i in range(2000):
+            numbers.append(i)
+        await numbers.append(2000)
+        await going_on.wait()
+
+    async def read(run_id, start="beginning"):
+        got = []
+        with pytest.raises(ReadTimeout, match="no record came within 0 s"):
+            async for record in numbers.read_records(run_id, start=start, timeout_s=0):
+                got.append(record)
+        return got
+
+    async with working_on(kind, tmp_path) as runtime:
+        run = await work.trigger()
+        async for value in numbers.read(run.id, timeout_s=DEADLINE_S):
+            if value == 2000:
+                break
+        got = await read(run.id)
+        assert [record.value for record in got] == list(range(2001))
+        assert [record.value for record in await read(run.id, got[1998].position)] == [1999, 2000]
+        assert await read(run.id, "latest") == []
+        going_on.set()
+        assert (await run.wait()).ok
+        assert [value async for value in numbers.read(run.id, timeout_s=0)] == list(range(2001))
+        with pytest.raises(InvalidValue, match=r"timeout_s is -1; it goes from 0 to"):
+            async for _ in numbers.read(run.id, timeout_s=-1):
+                pass
+        if kind == "memory":
+            assert runtime.store._growth._watches == {}
+
+
+async def test_a_time_out_is_kept_when_the_store_does_not_answer(runtime, run, monkeypatch):
+    monkeypatch.setattr("gateway.sdk.inputs.LOOK_S", 0.01)
+    monkeypatch.setattr(runtime.store, "read", lambda *_: asyncio.Event().wait())
+    with pytest.raises(ReadTimeout, match=r"no record came within 0\.01 s"):
+        async for _ in numbers.read(run.id, start="latest", timeout_s=0.01):
+            pass
 
 
 async def test_the_time_of_a_reader_counts_from_record_to_record(runtime, run):

@@ -1,10 +1,12 @@
 import asyncio
+import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -280,6 +282,79 @@ async def test_parameters_may_be_called_what_a_model_forbids(runtime):
         return _private + model_dump + json + self
 
     assert (await work.trigger_and_wait(1, 2, 3, 4)).output == 10
+
+
+# Functions.
+
+
+def _passing_on(function):
+    """Decorate a function as many libraries do; what it returns may be a coroutine."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return call
+
+
+async def test_an_async_function_behind_a_plain_decorator_is_awaited(runtime):
+    @task
+    @_passing_on
+    async def greet(name: str) -> str:
+        await asyncio.sleep(0)
+        assert current_run().task == "greet"
+        return f"hello {name}"
+
+    @task
+    def later() -> Awaitable[Item]:
+        return asyncio.sleep(0, Item("a"))
+
+    assert (await greet.trigger_and_wait("you")).output == "hello you"
+    assert (await later.trigger_and_wait()).output == Item("a")
+
+
+async def test_an_async_function_behind_a_plain_decorator_is_canceled(runtime):
+    @task
+    @_passing_on
+    async def rest() -> None:
+        await asyncio.Event().wait()
+
+    run = await rest.trigger()
+    await until(lambda: runtime.runner._executions[run.id]._work)
+    await runs.cancel(run.id)
+    assert (await run.wait()).status == "canceled"
+
+
+def test_a_generator_or_no_function_cannot_be_a_task():
+    def plain():
+        yield 1
+
+    async def asynchronous():
+        yield 1
+
+    for function in (plain, asynchronous):
+        with pytest.raises(InvalidValue, match=r"task '.*' is a generator.*stream\.pipe"):
+            task(function)
+    for function in (functools.partial(print), 3):
+        with pytest.raises(InvalidValue, match="it has to be a function"):
+            task(function)
+
+
+async def test_a_generator_behind_a_decorator_fails_its_run(runtime):
+    @task
+    @_passing_on
+    def plain():
+        yield 1
+
+    @task
+    @_passing_on
+    async def asynchronous():
+        yield 1
+
+    for one in (plain, asynchronous):
+        result = await one.trigger_and_wait()
+        assert (result.status, result.error.type) == ("failed", "InvalidValue")
+        assert "is a generator" in result.error.message
 
 
 # Names.

@@ -29,12 +29,15 @@ from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk import registry, schemas
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.definitions import StreamDefinition
+from gateway.sdk.options import check_seconds
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
 from gateway.sdk.values import Values
 from gateway.sdk.writer import Receipt
-from gateway.stores.base import Page
+from gateway.stores.base import Page, Store
 
 T = TypeVar("T")
+
+LOOK_S = 5.0  # for a store to say what it has, after a time-out; it may be out of reach
 
 Handler = Callable[[T], Awaitable[None] | None]
 
@@ -67,10 +70,11 @@ class InputStream(StreamDefinition[T]):
         """Take the next value, waiting for it; the run counts as executing meanwhile.
 
         Args:
-            timeout_s: How long to wait; None: as long as it takes.
+            timeout_s: How long to wait; 0: take what is there; None: as long as it takes.
 
         Raises:
             ReadTimeout: nothing was sent in time.
+            InvalidValue: no length of time.
             NotInRun: called outside a task.
         """
         place = _place(self)
@@ -174,15 +178,32 @@ def _place(stream: InputStream[Any]) -> _Place:
 
 
 async def _take(place: _Place, timeout_s: float | None) -> Record:
+    check_seconds("timeout_s", timeout_s)
     if not place.ahead:
         try:
             async with asyncio.timeout(timeout_s):
                 await _read_on(place)
         except TimeoutError:
-            raise ReadTimeout(
-                f"input {place.key}: nothing was sent within {timeout_s:g} s"
-            ) from None
+            if (page := await look(place.runtime.store, place.key, place.read_to)) is not None:
+                place.keep(page)
+            if not place.ahead:
+                raise ReadTimeout(
+                    f"input {place.key}: nothing was sent within {timeout_s:g} s"
+                ) from None
     return place.ahead.popleft()
+
+
+async def look(store: Store, key: StreamKey, after: Position | None) -> Page | None:
+    """Read what a stream has after a position, once a time-out is over; None if it is nothing.
+
+    So a time-out is true however slow the store is, and 0 means "what is there".
+    """
+    try:
+        async with asyncio.timeout(LOOK_S):
+            page = await store.read(key, after)
+    except TimeoutError:
+        return None
+    return None if page.is_empty else page
 
 
 async def _read_on(place: _Place) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from gateway.errors import InvalidId, InvalidValue
-from gateway.runs import Run, iso_time
+from gateway.runs import LAST_MS, Run, iso_time
 from gateway.sdk.values import Values
 
 MAX_TAGS = 10
@@ -166,7 +166,7 @@ def check_seconds(name: str, seconds: float | None) -> None:
 
 
 def moment_ms(name: str, moment: datetime) -> int:
-    """Return a moment as milliseconds since 1970 UTC.
+    """Return a moment as milliseconds since 1970 UTC; `datetime.max` is the end of the year 9999.
 
     Raises:
         InvalidValue: it is no datetime, or one without a time zone, which could mean any.
@@ -175,7 +175,7 @@ def moment_ms(name: str, moment: datetime) -> int:
         raise InvalidValue(
             f"{name} is {moment!r}; it is a datetime with a time zone, as datetime.now(UTC) has"
         )
-    return round(moment.timestamp() * 1000)
+    return min(round(moment.timestamp() * 1000), LAST_MS)
 
 
 def check_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -15,35 +15,65 @@ from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 
 
+class _Place(NamedTuple):
+    """A place in the user's code.
+
+    Attributes:
+        file: With `line`, where the definition is.
+        module: Its name; a notebook is one module, `__main__`, of many files: one for each version
+            of each cell.
+        loaded: Import specification; a module that is loaded anew has a new one.
+    """
+
+    file: str
+    line: int
+    module: str
+    loaded: Any
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    def replaces(self, other: _Place) -> bool:
+        """Whether what was defined there is defined anew here."""
+        if (self.file, self.line) == (other.file, other.line):
+            return True
+        is_another_load = self.file != other.file or self.loaded is not other.loaded
+        return self.module == other.module and is_another_load
+
+
 class _Defined(NamedTuple):
     definition: StreamDefinition[Any]
     is_input: bool
+    place: _Place
 
 
-_defined: dict[str, dict[str, _Defined]] = {}  # by id and place
+_defined: dict[str, list[_Defined]] = {}  # by id
 
 
 def add(definition: StreamDefinition[Any], *, is_input: bool = False) -> None:
-    """Take note of a definition; one from the same place is a module that was loaded anew.
+    """Take note of a definition.
+
+    It takes the place of an older one from the same line, from an earlier load of the same module,
+    or from another cell of the same notebook.
 
     Raises:
         InvalidValue: an input's id is taken by another type; names both places.
     """
-    place = _place()
-    known = _defined.setdefault(definition.id, {})
-    for other_place, other in known.items():
-        is_taken = other_place != place and (is_input or other.is_input)
-        if is_taken and not is_same_type(definition, other.definition):
+    new = _Defined(definition, is_input, _place())
+    known = _defined.get(definition.id, [])
+    others = [other for other in known if not new.place.replaces(other.place)]
+    for other in others:
+        if (is_input or other.is_input) and not is_same_type(definition, other.definition):
             raise InvalidValue(
-                f"stream {definition.id!r} is {_name(other)} at {other_place}; it cannot be "
-                f"{_name(_Defined(definition, is_input))} at {place}: an input's id has one type"
+                f"stream {definition.id!r} is {_name(other)} at {other.place}; it cannot be "
+                f"{_name(new)} at {new.place}: an input's id has one type"
             )
-    known[place] = _Defined(definition, is_input)
+    _defined[definition.id] = [*others, new]
 
 
 def find(stream_id: str) -> StreamDefinition[Any] | None:
     """Return the definition of a stream; None if there is none, or if there are several types."""
-    found = [defined.definition for defined in _defined.get(stream_id, {}).values()]
+    found = [defined.definition for defined in _defined.get(stream_id, [])]
     is_clear = all(is_same_type(found[0], other) for other in found[1:])
     return found[0] if found and is_clear else None
 
@@ -64,12 +94,13 @@ def _name(defined: _Defined) -> str:
     return f"an input of {shown}" if defined.is_input else f"a stream of {shown}"
 
 
-def _place() -> str:
+def _place() -> _Place:
     """Say where the calling code outside this package stands."""
     frame = sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("gateway."):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    module, loaded = frame.f_globals.get("__name__", ""), frame.f_globals.get("__spec__")
+    return _Place(frame.f_code.co_filename, frame.f_lineno, module, loaded)
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

@@ -28,7 +28,8 @@ from gateway.runs import Run
 from gateway.sdk import registry
 from gateway.sdk.bridge import iterated_on_its_loop, on_its_loop
 from gateway.sdk.definitions import StreamDefinition
-from gateway.sdk.inputs import InputStream
+from gateway.sdk.inputs import InputStream, look
+from gateway.sdk.options import check_seconds
 from gateway.sdk.runtime import Runtime, runtime
 from gateway.sdk.writer import MAX_RECORD_BYTES, Receipt, StreamWriter
 from gateway.stores.base import Page
@@ -134,7 +135,8 @@ class Stream(StreamDefinition[T]):
         Args:
             run_id: Whose stream.
             start: `beginning`, `latest` (what comes from now on) or a position.
-            timeout_s: How long to wait for the next record; None: as long as it takes.
+            timeout_s: How long to wait for the next record; 0: yield what is there and wait for
+                nothing; None: as long as it takes.
             attempt: Of what the run itself wrote, only that of one attempt: a number, or `latest`
                 (the one that the run is at now, and those that follow). What other runs and
                 clients wrote is always yielded. None: of all attempts.
@@ -241,20 +243,31 @@ async def pages_of(
         ReadTimeout: none came in time.
         StreamIncomplete: records are gone.
     """
-    async with aclosing(active.store.follow(key, after)) as pages:
+    check_seconds("timeout_s", timeout_s)
+    pages = active.store.follow(key, after)
+    try:
         while True:
             try:
                 async with asyncio.timeout(timeout_s):
                     page = await anext(pages, None)
             except TimeoutError:
-                raise ReadTimeout(f"stream {key}: no record came within {timeout_s:g} s") from None
+                # A store that is slower than the time-out has cut itself off; what is there counts.
+                page = await look(active.store, key, after)
+                if page is None:
+                    why = f"stream {key}: no record came within {timeout_s:g} s"
+                    raise ReadTimeout(why) from None
+                pages = active.store.follow(key, page.position)
             if page is None:
                 return
             if page.gap or page.reset:
                 why = page.reset or "trimmed"
                 raise StreamIncomplete(f"stream {key}: records after {after} are gone ({why})")
             yield page
+            if page.end is not None:
+                return
             after = page.position
+    finally:
+        await pages.aclose()
 
 
 class Writer(Generic[T]):

@@ -56,6 +56,10 @@ class Task(Generic[P, R]):
         self, function: Callable[P, Awaitable[R]] | Callable[P, R], id: str, options: Options
     ) -> None:
         self.id = check_stream_id(id)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise _is_generator(self.id)
+        if not hasattr(function, "__qualname__"):
+            raise InvalidValue(f"task {self.id!r} is {function!r:.80}; it has to be a function")
         self._function: Callable[..., Any] = function
         self._signature = Signature[R](self.id, function)
         self._options = options
@@ -276,7 +280,18 @@ class Task(Generic[P, R]):
             output = await self._function(**arguments)
         else:
             output = await runner.call_in_thread(partial(self._function, **arguments))
+            if inspect.isawaitable(output):  # of an async function behind a plain decorator
+                output = await output
+        if inspect.isgenerator(output) or inspect.isasyncgen(output):
+            raise _is_generator(self.id)
         return self._signature.output_to_json(output)
+
+
+def _is_generator(task_id: str) -> InvalidValue:
+    return InvalidValue(
+        f"task {task_id!r} is a generator, whose values nothing would take: append them to a "
+        "stream (stream.append, stream.pipe), or return a list"
+    )
 
 
 def _runner(active: Runtime) -> Runner:
@@ -298,7 +313,8 @@ def find_task(task_id: str) -> Task[..., Any]:
 
 
 def _id_of(function: Callable[..., Any]) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", function.__name__).strip("-")
+    name = getattr(function, "__name__", type(function).__name__)
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
 
 
 @overload
@@ -327,8 +343,9 @@ def task(
     """Make a function a task.
 
     Args:
-        function: Async, or plain: then it is executed in a thread. Its parameters and result are
-            checked against their annotations and kept as JSON.
+        function: Async, or plain: then it is executed in a thread; what it returns is awaited if
+            it can be. Its parameters and result are checked against their annotations and kept as
+            JSON. No generator: `stream.pipe` takes those.
         id: Name of the task; default: the function's, with `-` for `_`.
         retry: How often and when a run that fails is tried again; default: not at all. `AbortTask`
             and `RunCanceled` are not tried again, nor is what timed out.
@@ -341,7 +358,7 @@ def task(
 
     Raises:
         InvalidId: the id is outside its rule.
-        InvalidValue: another task has this id.
+        InvalidValue: another task has this id, or it is no function, or a generator.
     """
     decorate = _Decorator(id, Options(retry=retry, max_duration_s=max_duration_s, runner=runner))
     return decorate if function is None else decorate(function)
