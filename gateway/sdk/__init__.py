@@ -12,7 +12,7 @@ parts        of an AI answer, and assembler; part_limits (what a record cannot c
 runs         as a backend sees them: following, canceling
 
 session      `connect()`, over runtime: what the SDK works with in one process, on its event loop
-bridge       carries what is awaited on another event loop there
+bridge       carries what is awaited on another event loop there; forks (what a child may not)
 runner       executes runs: execution (one run), ending (how it ends), slot, executing_time,
 surroundings
 keeper, adopting    who is alive, and what becomes of the runs of those who are not: cut_off (what

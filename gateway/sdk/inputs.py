@@ -79,15 +79,25 @@ class InputStream(StreamDefinition[T]):
         """
         place = _place(self)
         async with place.lock:
-            return self.decode((await _take(place, timeout_s)).data)
+            await _await_value(place, timeout_s)
+            return self.decode(place.ahead.popleft().data)
 
     @on_its_loop
     async def wait(self, *, timeout_s: float | None = None) -> T:
         """Like `once`, for long waits: the run is `waiting`, and another may execute meanwhile."""
         context, runner = _run(self.id), runtime().runner
         assert runner is not None, "a run executes, so there is a runner"
-        async with runner.waiting(context):
-            return await self.once(timeout_s=timeout_s)
+        place = _place(self)
+        is_locked = False
+        try:
+            async with runner.waiting(context):
+                is_locked = await place.lock.acquire()
+                await _await_value(place, timeout_s)
+            # Only now, with the slot, is the value taken: canceled before, it stays for the next.
+            return self.decode(place.ahead.popleft().data)
+        finally:
+            if is_locked:
+                place.lock.release()
 
     @on_its_loop
     async def peek(self) -> T | None:
@@ -177,7 +187,8 @@ def _place(stream: InputStream[Any]) -> _Place:
     return place
 
 
-async def _take(place: _Place, timeout_s: float | None) -> Record:
+async def _await_value(place: _Place, timeout_s: float | None) -> None:
+    """Wait until a value is there to be taken; hold the place's lock."""
     check_seconds("timeout_s", timeout_s)
     if not place.ahead:
         try:
@@ -190,7 +201,6 @@ async def _take(place: _Place, timeout_s: float | None) -> Record:
                 raise ReadTimeout(
                     f"input {place.key}: nothing was sent within {timeout_s:g} s"
                 ) from None
-    return place.ahead.popleft()
 
 
 async def look(store: Store, key: StreamKey, after: Position | None) -> Page | None:

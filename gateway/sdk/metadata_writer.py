@@ -19,6 +19,8 @@ from gateway.errors import InvalidValue, RealtimeError, WriterFull, WriterGap
 from gateway.patches import Operation, carry_out
 from gateway.records import Writer
 from gateway.runs import MAX_METADATA_BYTES
+from gateway.sdk import forks
+from gateway.sdk.writer import Untold
 from gateway.stores.base import Store
 
 FLUSH_S = 0.1  # how long operations gather
@@ -79,6 +81,15 @@ class MetadataWriter:
         self._hurry = asyncio.Event()
         self._refusal: RealtimeError | None = None  # the first that nobody has seen yet
         self._outage: Exception | None = None
+        self._process = forks.here
+        self.untold: Untold | None = None  # None: a run's end reports what fails
+
+    def __del__(self) -> None:
+        if self.untold is not None and (failure := self._refusal or self._outage) is not None:
+            self.untold.report(str(self), failure)
+
+    def __str__(self) -> str:
+        return f"metadata of run {self._run_id}"
 
     # ---- any thread ----
 
@@ -91,7 +102,10 @@ class MetadataWriter:
 
         Raises:
             WriterFull: 100,000 operations wait.
+            NotStarted: this is a forked child of the process that made the writer.
         """
+        if self._process is not forks.here:
+            raise forks.not_here(f"the metadata of run {self._run_id}")
         with self._lock:
             if len(self._waiting) >= MAX_WAITING_OPERATIONS:
                 raise WriterFull(
@@ -156,6 +170,7 @@ class MetadataWriter:
             try:
                 await self._send(self._next_batch())
             except Exception as outage:
+                outage.__traceback__ = None
                 self._outage = outage
                 with self._lock:
                     self._is_draining = False  # until the next put or flush
@@ -196,6 +211,7 @@ class MetadataWriter:
                 for operation in batch:
                     await self._send([operation])
                 return
+            error.__traceback__ = None  # its frames would keep the writer alive
             self._refusal = self._refusal or error
             self._settle(1)
 

@@ -7,19 +7,32 @@ one a process.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCanceled
 from gateway.records import StreamKey, check_run_id, source_of
 from gateway.runs import Run, RunIds
+from gateway.sdk import forks
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.queues import HERE
 from gateway.sdk.writer import StreamWriter
@@ -29,7 +42,10 @@ if TYPE_CHECKING:
     from gateway.sdk.keeper import Keeper
     from gateway.sdk.runner import Runner
 
+RECENT_WRITERS = 64  # outside runs, of which the last ones are used again; about 2 KiB each
 MAX_SLEEP_S = 60.0  # the wall clock may be set, or the machine may rest: look again
+
+_log = logging.getLogger("realtime.writer")
 
 T = TypeVar("T")
 
@@ -60,6 +76,7 @@ class Context:
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _canceled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
     _carried: set[Future[Any]] = field(default_factory=set, repr=False, compare=False)
+    _over: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: Run) -> Context:
@@ -92,6 +109,15 @@ class Context:
         future.add_done_callback(self._carried.discard)
         if self._canceled.is_set():  # just before it was added
             future.cancel()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the function has returned; a thread or task that it left may go on."""
+        return self._over.is_set()
+
+    def end(self) -> None:
+        """Say that the function has returned."""
+        self._over.set()
 
     def raise_if_canceled(self) -> None:
         """Stop here if the run is being canceled. `append` does this by itself.
@@ -143,9 +169,17 @@ class Runtime:
         self.run_ids = RunIds()
         self.runner: Runner | None = None  # executes what this process triggers
         self.keeper: Keeper | None = None  # of leases, where others share the store
-        # By what they write to, and by attempt and run on whose behalf.
+        # By what they write to, and by attempt and run on whose behalf: those of runs that execute,
+        # which are flushed at the end of the run.
         self._writers: dict[tuple[StreamKey, int, str | None], StreamWriter] = {}
         self._metadata_writers: dict[tuple[str, int, str], MetadataWriter] = {}
+        # All others live as long as they have work, or are referred to by a receipt or a pipe.
+        self._others: WeakValueDictionary[tuple[StreamKey, int, str | None], StreamWriter]
+        self._others = WeakValueDictionary()
+        self._other_metadata: WeakValueDictionary[tuple[str, int, str], MetadataWriter]
+        self._other_metadata = WeakValueDictionary()
+        self._recent: OrderedDict[StreamWriter, None] = OrderedDict()
+        self.untold: Exception | None = None  # the first failure that reached no caller
         self._undivided: dict[asyncio.Task[Any], str | None] = {}  # the calling run of each
         self._lock = threading.Lock()
         self._loop_thread = threading.get_ident()
@@ -163,12 +197,39 @@ class Runtime:
         key = StreamKey(target_run(target, context), stream_id)
         with self._lock:
             writer = self._writers.get((key, attempt, by))
-            if writer is None:
-                id = secrets.token_urlsafe(12)
-                source = source_of(by, attempt) if by is not None else None
-                writer = StreamWriter(self.store, key, source, id, self.loop)
-                self._writers[key, attempt, by] = writer
+            if writer is not None:
+                return writer
+            if context is None or context.is_over:
+                return self._other_writer(key, attempt, by)
+            writer = self._new_writer(key, attempt, by)
+            self._writers[key, attempt, by] = writer
         return writer
+
+    def _new_writer(self, key: StreamKey, attempt: int, by: str | None) -> StreamWriter:
+        source = source_of(by, attempt) if by is not None else None
+        return StreamWriter(self.store, key, source, secrets.token_urlsafe(12), self.loop)
+
+    def _other_writer(self, key: StreamKey, attempt: int, by: str | None) -> StreamWriter:
+        """Find or make a writer that no run's end will flush."""
+        writer = self._others.get((key, attempt, by))
+        if writer is None:
+            writer = self._others[key, attempt, by] = self._new_writer(key, attempt, by)
+            writer.untold = self
+        # The last ones are used again: a store remembers every writer of a stream.
+        self._recent[writer] = None
+        self._recent.move_to_end(writer)
+        if len(self._recent) > RECENT_WRITERS:
+            self._recent.popitem(last=False)
+        return writer
+
+    def failed(self, writer: StreamWriter) -> None:
+        """Release a writer after a failure, to report it as soon as its receipts are dropped."""
+        self._recent.pop(writer, None)
+
+    def report(self, what: str, error: Exception) -> None:
+        """Log a failure that reached no caller, and keep the first for the end of `connect()`."""
+        self.untold = self.untold or error
+        _log.error("%s: refused, and no receipt was awaited: %s", what, error)
 
     async def undivided(self, work: Coroutine[Any, Any, T]) -> T:
         """Do some work on the runtime's loop, all of it, also if the caller is canceled meanwhile.
@@ -224,16 +285,18 @@ class Runtime:
         context = current_run()
         self.raise_if_canceled()
         if context is None:
-            raise NotInRun("metadata belongs to a run: it can be changed inside a task")
+            raise NotInRun(f"metadata belongs to a run: it can be changed inside a task{_hint()}")
         run_id = target_run(target, context)
         with self._lock:
-            writer = self._metadata_writers.get((run_id, context.attempt, context.id))
+            writers = self._other_metadata if context.is_over else self._metadata_writers
+            writer = writers.get((run_id, context.attempt, context.id))
             if writer is None:
                 known = context.metadata if run_id == context.id else {}
                 id = secrets.token_urlsafe(12)
                 attempt = context.attempt if run_id == context.id else None
                 writer = MetadataWriter(self.store, run_id, id, self.loop, known, attempt)
-                self._metadata_writers[run_id, context.attempt, context.id] = writer
+                writer.untold = self if context.is_over else None
+                writers[run_id, context.attempt, context.id] = writer
         return writer
 
     def raise_if_canceled(self) -> None:
@@ -272,31 +335,44 @@ class Runtime:
         """
         await self.undivided_done(source)
         with self._lock:
-            streams = _of(self._writers, source, forget)
+            streams = _of(self._writers, source, forget) + _of(self._others, source)
             metadata = _of(self._metadata_writers, source, forget)
+            metadata += _of(self._other_metadata, source)
         writers: list[_Flushes] = [*streams, *metadata]
+        if forget:
+            for writer in writers:
+                writer.untold = self  # a thread or task that was left may go on with it
         await _flush_each(writers)
 
     async def flush_all(self) -> None:
-        """Wait until everything is durable; failures were or will be told at the receipts."""
+        """Wait until everything is durable; report the failures that no run's end reports."""
         await self.all_undivided_done()
         with self._lock:
             writers: list[_Flushes] = [*self._writers.values(), *self._metadata_writers.values()]
+            writers += [*self._others.values(), *self._other_metadata.values()]
+            self._recent.clear()
         for writer in writers:
-            await _failure(writer)
+            error = await _failure(writer)
+            if error is not None and writer.untold is not None:
+                self.report(str(writer), error)
 
 
 class _Flushes(Protocol):
+    untold: Any
+
     async def flush(self) -> None: ...
 
 
 W = TypeVar("W", bound=_Flushes)
 
 
-def _of(writers: dict[Any, W], source: str | None, forget: bool) -> list[W]:
+def _of(writers: MutableMapping[Any, W], source: str | None, forget: bool = False) -> list[W]:
     """Find the writers of a run; their keys end with it."""
-    mine = [key for key in writers if key[-1] == source]
-    return [writers.pop(key) if forget else writers[key] for key in mine]
+    mine = {key: writer for key, writer in list(writers.items()) if key[-1] == source}
+    if forget:
+        for key in mine:
+            del writers[key]
+    return list(mine.values())
 
 
 async def _flush_each(writers: Sequence[_Flushes]) -> None:
@@ -327,7 +403,9 @@ def target_run(target: str, context: Context | None) -> str:
     if target not in ("self", "parent", "root"):
         return check_run_id(target)
     if context is None:
-        raise NoParent(f'target="{target}" needs a run: outside a task give a run id as target')
+        raise NoParent(
+            f'target="{target}" needs a run: outside a task give a run id as target{_hint()}'
+        )
     if target == "self":
         return context.id
     if target == "root":
@@ -337,6 +415,16 @@ def target_run(target: str, context: Context | None) -> str:
     return context.parent_id
 
 
+def _hint() -> str:
+    """Say what to do in a thread that a task has started; it does not inherit the task's run."""
+    if threading.current_thread() is threading.main_thread():
+        return ""
+    return (
+        "; a thread that a task starts does not know its run: start it by asyncio.to_thread, or "
+        "give a pool `contextvars.copy_context().run` with the function, a new copy for each call"
+    )
+
+
 def runtime() -> Runtime:
     """Return this process's runtime.
 
@@ -344,6 +432,8 @@ def runtime() -> Runtime:
         NotStarted: there is none; the message says how to get one.
     """
     if _runtime is None:
+        if forks.is_child:
+            raise forks.not_here("the open store")
         raise NotStarted(
             "no store is open in this process: run inside a gateway's app, or use "
             "`async with gateway.connect():` (with REALTIME_URL set, through a gateway elsewhere)"
@@ -385,7 +475,9 @@ def enter_run(context: Context) -> Token[Context | None]:
 
 
 def leave_run(token: Token[Context | None]) -> None:
-    """Undo `enter_run`."""
+    """Undo `enter_run`; the run's function has returned."""
+    if (context := _context.get()) is not None:
+        context.end()
     _context.reset(token)
 
 
@@ -396,4 +488,15 @@ async def executing(context: Context) -> AsyncIterator[Context]:
     try:
         yield context
     finally:
+        context.end()
         _context.reset(reset)
+
+
+def _forget_parent() -> None:
+    """In a forked child: the threads that serve the runtime are not here."""
+    global _runtime
+    _runtime = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -104,6 +104,9 @@ async def connect(
         ConfigurationError: a setting that cannot work.
         StoreUnavailable: no gateway answered, or the store cannot be opened.
         StoreLocked: another process owns the store: pass its gateway's `url`.
+        RealtimeError: at the end of the block, the first failure that reached no caller: a record
+            that was sent or appended outside any run and refused, and whose receipt was not
+            awaited. The log names all of them.
     """
     settings = Settings.from_env()
     settings = replace(
@@ -114,6 +117,8 @@ async def connect(
     )
     async with connected(settings) as runtime:
         yield runtime
+    if runtime.untold is not None:
+        raise runtime.untold
 
 
 @asynccontextmanager

@@ -8,6 +8,8 @@ async for value in progress.read(run_id): ...   # in a backend
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -18,8 +20,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from gateway.errors import InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
@@ -309,6 +314,15 @@ class Pipe(Generic[T]):
         self._values = values
         self._stream = stream
         self._writer = runtime().writer(stream.id, target)
+        self._has_begun = False
+
+    def __del__(self) -> None:
+        if not getattr(self, "_has_begun", True):
+            message = (
+                f"a pipe into stream {self._stream.id!r} was never awaited, so nothing was "
+                "appended: use `await`, `async for`, or `for` in a plain function"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=2, source=self)
 
     def __await__(self) -> Generator[Any, None, list[T]]:
         return self._collect().__await__()
@@ -317,6 +331,7 @@ class Pipe(Generic[T]):
         return [value async for value in self]
 
     async def __aiter__(self) -> AsyncIterator[T]:
+        self._has_begun = True
         since = 0
         receipt: Receipt | None = None
         async with aclosing(_each(self._values)) as values:
@@ -339,6 +354,7 @@ class Pipe(Generic[T]):
                 await self._writer.settled()
 
     def __iter__(self) -> Iterator[T]:
+        self._has_begun = True
         if isinstance(self._values, AsyncIterable):
             raise TypeError("this pipe's values are async: use `async for` or `await`")
         self._writer.refuse_on_loop("`for` over a pipe is for plain functions; use `async for`")
@@ -358,10 +374,41 @@ async def _each(values: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, Non
         for value in values:
             yield value
     else:
-        # May block (a client that waits for the network), so not on the event loop.
-        iterator = iter(values)
-        while (value := await asyncio.to_thread(next, iterator, _END)) is not _END:
+        async with aclosing(_in_thread(values)) as pulled:
+            async for value in pulled:
+                yield value
+
+
+async def _in_thread(values: Iterable[T]) -> AsyncGenerator[T, None]:
+    """Yield the values of an iterable that may block, such as a client that waits for the network.
+
+    It has a thread of its own: in a pool, iterables that wait would hold the threads that others
+    need. The next value is read when it is asked for.
+    """
+    asked: SimpleQueue[Future[Any] | None] = SimpleQueue()
+    context = contextvars.copy_context()
+
+    def read() -> None:
+        iterator: Any = None
+        while (future := asked.get()) is not None:
+            try:
+                iterator = context.run(iter, values) if iterator is None else iterator
+                future.set_result(context.run(next, iterator, _END))
+            except BaseException as error:
+                future.set_exception(error)
+
+    try:
+        Thread(target=read, name="realtime-pipe", daemon=True).start()
+        while True:
+            future: Future[Any] = Future()
+            future.set_running_or_notify_cancel()  # a thread cannot be canceled
+            asked.put(future)
+            value = await asyncio.wrap_future(future)
+            if value is _END:
+                return
             yield value
+    finally:
+        asked.put(None)
 
 
 @overload

@@ -13,11 +13,12 @@ import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from gateway import tracing
 from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull, WriterGap
 from gateway.records import StreamKey, Writer
+from gateway.sdk import forks
 from gateway.stores.base import Store
 
 MAX_WAITING_BYTES = 16 << 20  # per writer, of records not yet durable
@@ -77,6 +78,16 @@ class Receipt:
         self.offset, self._error, self.is_done = offset, error, True
 
 
+class Untold(Protocol):
+    """Takes the failures of a writer that no run's end reports."""
+
+    def failed(self, writer: StreamWriter) -> None:
+        """Take note that something was refused; its receipt may still be awaited."""
+
+    def report(self, what: str, error: Exception) -> None:
+        """Report a failure that can reach no caller any more."""
+
+
 class _Item(NamedTuple):
     data: bytes
     receipt: Receipt
@@ -115,6 +126,16 @@ class StreamWriter:
         self._trace: Any = None  # what the last of these is part of
         self._futures: dict[Receipt, Future[None]] = {}
         self._error: RealtimeError | None = None  # the first that nobody has seen yet
+        self._process = forks.here
+        self.untold: Untold | None = None  # None: a run's end reports what fails
+
+    def __del__(self) -> None:
+        # Every receipt refers to its writer, so none of them can be awaited any more.
+        if self.untold is not None and self._error is not None:
+            self.untold.report(str(self), self._error)
+
+    def __str__(self) -> str:
+        return f"stream {self._key}"
 
     # ---- any thread ----
 
@@ -127,7 +148,10 @@ class StreamWriter:
         Raises:
             RecordTooLarge: over 1 MiB.
             WriterFull: see above.
+            NotStarted: this is a forked child of the process that made the writer.
         """
+        if self._process is not forks.here:
+            raise forks.not_here(f"the writer of stream {self._key}")
         if len(data) > MAX_RECORD_BYTES:
             raise RecordTooLarge(
                 f"stream {self._key}: record is {len(data)} bytes; the limit is {MAX_RECORD_BYTES}"
@@ -161,6 +185,8 @@ class StreamWriter:
 
     def future(self, receipt: Receipt) -> Future[None]:
         """Return a future that ends when the receipt is settled."""
+        if self._process is not forks.here:
+            raise forks.not_here(f"the writer of stream {self._key}")
         with self._lock:
             future: Future[None] = Future()
             if receipt.is_done:
@@ -262,6 +288,9 @@ class StreamWriter:
                 [self._futures.pop(item.receipt, None) for item in batch] if self._futures else []
             )
             self._space.notify_all()
+        if error is not None and self.untold is not None:
+            error.__traceback__ = None  # its frames would keep the writer alive
+            self.untold.failed(self)
         for future in futures:
             if future is not None and not future.done():
                 future.set_result(None)
