@@ -324,17 +324,20 @@ def change(
 def _without_attempt(run: Run, patch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse a change by an attempt that is over; the current one need not be written down.
 
-    A process that was taken for dead, and comes back, names the attempt that it executes.
+    A process that was taken for dead, and comes back, names the attempt that it executes. Of two
+    that begin the same attempt, the second is refused.
     """
     attempt: Any = patch.get("attempt")
     if not _is_number(attempt, int, least=1) or attempt > run.attempt:
         return patch
-    status = patch.get("status")
+    status, owner = patch.get("status"), patch.get("owner", run.owner)
     if attempt < run.attempt or (run.is_executing and status in ("queued", "delayed")):
         raise IllegalTransition(
             f"run {run.id} is at attempt {run.attempt}; the change is of attempt {attempt}"
             + (f" and makes it {status}" if attempt == run.attempt else ", which is over")
         )
+    if run.is_executing and status == "executing" and owner != run.owner:
+        raise IllegalTransition(f"attempt {attempt} of run {run.id} was begun by {run.owner}")
     return {name: value for name, value in patch.items() if name != "attempt"}
 
 

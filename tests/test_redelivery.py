@@ -1,6 +1,7 @@
 """Runs that a task queue brings a second time."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from serving import DEADLINE_S, Time, new_run, until, working
@@ -9,6 +10,7 @@ from gateway import Retry, current_run, runs, streams, task
 from gateway.sdk import tasks
 from gateway.sdk.queues import owner_of
 from gateway.sdk.redelivery import ANSWER_S, take_over
+from gateway.sdk.runner import Runner
 from gateway.sdk.runtime import Runtime
 
 QUEUE = owner_of("test")
@@ -108,3 +110,57 @@ async def test_a_worker_that_comes_back_stops_and_changes_nothing_of_the_next_at
         run = await runs.retrieve(run.id)
         assert (run.status, run.owner, run.attempt) == ("executing", "worker_b", 2)
         assert "another process has taken the run over" in caplog.text
+
+
+async def test_a_run_that_two_workers_are_brought_at_once_is_begun_by_one():
+    began, release = [], asyncio.Event()
+
+    @task(retry=Retry(max_attempts=2))
+    async def work() -> int:
+        began.append(1)
+        await release.wait()
+        return len(began)
+
+    async with working(owner="worker_a") as active:
+        elsewhere = Runtime(active.store, active.loop)
+        elsewhere.runner = Runner(elsewhere, owner="worker_b", concurrency=1)
+        run = await active.store.create_run(
+            new_run(task="work", payload={}, owner=QUEUE, max_attempts=2)
+        )
+        body = partial(work._execute, active.runner)
+        carrying = [
+            asyncio.create_task(each.carry_out(run, body, Retry(), QUEUE))
+            for each in (active.runner, elsewhere.runner)
+        ]
+        await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
+        assert len(began) == 1
+        release.set()
+        found = await asyncio.gather(*carrying)
+        assert sorted(each.status for each in found) == ["completed", "executing"]
+        assert (await runs.retrieve(run.id)).output == 1
+
+
+async def test_a_worker_that_comes_back_stops_also_if_the_attempt_has_its_number():
+    """A run without a `Retry` that its queue has brought again."""
+    time, stopped = Time(), asyncio.Event()
+
+    @task
+    async def work() -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with working(owner="worker_a", time=time) as active:
+        run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
+        first = asyncio.create_task(tasks.carry_out(run.id, QUEUE))
+        async for now in runs.subscribe(run.id):
+            if now.status == "executing":
+                break
+        later = "2126-11-22T12:56:14.000Z"  # in one change, so that the first one cannot answer
+        patch = {"owner": "worker_b", "queued_at": later}
+        await active.store.patch_run(run.id, patch)
+        await asyncio.wait_for(stopped.wait(), 20)
+        await first
+        run = await runs.retrieve(run.id)
+        assert (run.status, run.owner) == ("executing", "worker_b")

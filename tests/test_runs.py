@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,8 @@ def test_a_change_by_an_attempt_that_is_over_is_refused_and_the_current_one_leav
     for again in ("queued", "delayed"):  # the retry that another process has made already
         with pytest.raises(IllegalTransition, match=f"is of attempt 2 and makes it {again}"):
             change(run, {"attempt": 2, "status": again})
+    with pytest.raises(IllegalTransition, match=r"attempt 2 of run \w+ was begun by a"):
+        change(replace(run, owner="a"), {"attempt": 2, "status": "executing", "owner": "b"})
     after, patch = change(run, {"attempt": 2, "status": "completed"})
     assert (after.status, after.attempt, patch) == ("completed", 2, {"status": "completed"})
     after, patch = change(run, {"attempt": 3, "status": "queued"})

@@ -236,6 +236,8 @@ async def claim(active: Runtime, run: Run, attempt: int) -> Run:
         "owner": active.runner.owner if active.runner is not None else "",
         "started_at": kept.started_at or now,
     }
+    if kept.is_executing:  # brought again: its function is the queue's, which executes it anyhow
+        del patch["status"]
     try:
         if kept.status == "delayed":
             await active.store.patch_run(kept.id, {"status": "queued", "queued_at": now})

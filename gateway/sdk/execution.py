@@ -75,6 +75,7 @@ class Execution:
         self._stopping = asyncio.Event()
         self._work: asyncio.Task[Any] | None = None
         self._is_alive = False
+        self._queued_at: str | None = None  # of the attempt that is executed
         self._is_beginning = False
         self._clock = ExecutingTime(
             around.runtime, run.max_duration_s, lambda: self.stop("timed_out")
@@ -184,10 +185,14 @@ class Execution:
             patch["owner"] = self._around.owner  # brought here by a queue
         self._is_beginning = True  # stopped in between, it would be left as executing
         try:
-            if not await self._change(**patch):
-                return False  # canceled while it was queued
+            if not await self._change(**patch):  # canceled while it was queued, or begun elsewhere
+                self.run = (await self._keep(lambda: self._store.get_run(self.run.id))).run
+                return False
+        except RunNotFound:
+            return False  # it was deleted
         finally:
             self._is_beginning = False
+        self._queued_at = self.run.queued_at
         if self._reason is not None:
             await self._end_stopped()
             return False
@@ -285,6 +290,8 @@ class Execution:
         if run.owner == self._around.owner or run.is_final:
             return  # a change of before this attempt
         try:
+            if run.queued_at != self._queued_at:  # taken over in an attempt of the same number
+                raise IllegalTransition(f"run {run.id} was begun anew by {run.owner}")
             await self._patch({"owner": self._around.owner})
         except IllegalTransition:
             self.stop("taken")
