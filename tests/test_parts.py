@@ -275,6 +275,8 @@ def test_part_with_values_that_json_has_not_is_stored() -> None:
         (TextDelta(half), TextDelta("a\ufffd")),
         (ToolResult(half, [half, "\ud83d\ude00"]), ToolResult("a\ufffd", ["a\ufffd", "😀"])),
         (ToolResult("c1", {half: 1}), ToolResult("c1", {"a\ufffd": 1})),
+        (ToolResult("c1", [float("nan"), -float("inf")]), ToolResult("c1", ["NaN", "-Infinity"])),
+        (ToolCall("c1", "f", {"id": 2**63}), ToolCall("c1", "f", {"id": str(2**63)})),
     ]:
         assert answer.decode(answer.encode(part)) == read
     assert b"bottom" not in answer.encode(ToolResult("c1", deep))

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from gateway import streams
 from gateway.integrations.model_streams import ModelStreamError, as_json, read_parts
-from gateway.sdk.parts import ErrorPart, TextDelta
+from gateway.sdk.parts import ErrorPart, Finish, Part, ReasoningDelta, TextDelta, ToolInputDelta
 
 
 class Echo:
@@ -83,6 +84,45 @@ async def test_being_canceled_is_no_error_of_the_answer() -> None:
     assert await anext(parts) == TextDelta("a")
     with pytest.raises(asyncio.CancelledError):
         await anext(parts)
+
+
+async def test_half_a_character_waits_for_its_other_half_or_is_replaced(collect) -> None:
+    class Both:
+        """Text and a call's input, as they come."""
+
+        def take(self, event):
+            kind, piece = event
+            yield ToolInputDelta("a", piece) if kind == "input" else kind(piece)
+
+        def end(self):
+            yield Finish()
+
+    async def halves():
+        yield TextDelta, "a\ud83d"
+        yield ReasoningDelta, "b\ud83e"
+        yield "input", "\ud83d"
+        yield TextDelta, ""
+        yield TextDelta, "\ude00c\ud83d"
+        yield "input", "\ude01"
+        yield TextDelta, "d\ude00"
+
+    assert await collect(read_parts(halves(), Both())) == [
+        TextDelta("a"),
+        ReasoningDelta("b"),
+        TextDelta("\U0001f600c"),
+        ToolInputDelta("a", "\U0001f601"),
+        TextDelta("\ufffdd\ufffd"),
+        ReasoningDelta("\ufffd"),
+        Finish(),
+    ]
+
+
+async def test_text_that_no_record_can_carry_is_split_and_not_cut(collect) -> None:
+    answer, text = streams.define("answer", Part), "\0\u20ac\U0001f600" * 200_000
+    parts = await collect(read_parts(Stream(text), Echo()))
+    assert "".join(part.text for part in parts) == text + "!"
+    assert all(answer.decode(answer.encode(part)) == part for part in parts)
+    assert len(parts) < 10
 
 
 def test_what_json_cannot_hold_is_text() -> None:
