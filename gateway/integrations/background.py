@@ -1,16 +1,22 @@
 """The SDK in programs without an event loop: its runtime lives on one of its own, in a thread.
 
-`submit` brings work there. It is done in order for each run, and waits while no gateway answers. A
-process that has a runtime already (a gateway, `connect()`) uses that one.
+    from gateway.integrations.background import call
+
+    run = call(pack.trigger(["tea", "cups"]))  # a view; see docs/web-frameworks.md
+
+`call` waits for a result. `submit` does not: its work is done in order for each run, and waits
+while no gateway answers. A process that has a runtime already (a gateway, `connect()`) uses that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import inspect
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
@@ -19,7 +25,8 @@ from weakref import WeakValueDictionary
 from gateway import tokens
 from gateway.errors import RealtimeError, StoreUnavailable
 from gateway.sdk.runtime import Runtime, forget_runtime, has_runtime, runtime
-from gateway.sdk.session import connect
+from gateway.sdk.session import connected
+from gateway.settings import Settings
 
 T = TypeVar("T")
 Work = Callable[[Runtime], Awaitable[T]]
@@ -27,6 +34,7 @@ Work = Callable[[Runtime], Awaitable[T]]
 MAX_WAITING = 10_000  # pieces of work while no gateway answers; about 2 KB each
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
+CALL_S = 30.0  # for `call`, connecting included
 STOP_S = 15.0  # for what was accepted to become durable when the process ends
 
 _log = logging.getLogger("realtime.queues")
@@ -55,6 +63,37 @@ def submit(work: Work[T], order: str | None = None) -> Future[T]:
 
         return asyncio.run_coroutine_threadsafe(do(), active.loop)
     return start().submit(work, order)
+
+
+def call(work: Coroutine[Any, Any, T], timeout_s: float | None = CALL_S) -> T:
+    """Run a coroutine of the SDK from a plain thread and return its result.
+
+    The first call of a process connects as `connect()` does, by the settings in the environment,
+    until the process ends; a forked process connects anew. What is triggered goes on after the
+    call, in this process unless its runner is a queue.
+
+    Args:
+        work: Such as `task.trigger(…)`, `runs.retrieve(…)`.
+        timeout_s: How long to wait; None: as long as it takes.
+
+    Raises:
+        TimeoutError: it took longer, such as while no gateway answers; the work is canceled.
+        RuntimeError: called on the SDK's event loop; await the coroutine there.
+        RealtimeError: what the coroutine, or connecting, raises.
+    """
+    try:
+        if is_on_loop():
+            raise RuntimeError("call() is for plain threads; here, await the coroutine")
+        future = submit(lambda _: work)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            if future.cancel():
+                raise TimeoutError(f"nothing came of it within {timeout_s:g} s") from None
+            raise
+    finally:
+        if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+            work.close()
 
 
 def start() -> Background:
@@ -146,7 +185,7 @@ class Background:
         backoff_s = FIRST_BACKOFF_S
         while True:
             try:
-                async with connect() as active:
+                async with connected(Settings.from_env()) as active:
                     self._ready.set_result(active)
                     await self._stopping.wait()
                     if self._works:
@@ -190,3 +229,4 @@ _background: Background | None = None
 _starting = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+atexit.register(stop)  # for a program that does not stop it: what was accepted becomes durable

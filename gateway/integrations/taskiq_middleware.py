@@ -20,7 +20,8 @@ from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.runs import Run
 from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
-from gateway.sdk.session import connect
+from gateway.sdk.session import connected
+from gateway.settings import Settings
 
 QUEUE = "taskiq"
 PREFIX = "realtime."  # of the names of this library's tasks
@@ -94,7 +95,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         backoff_s = 0.2
         while True:
             try:
-                async with connect():
+                async with connected(Settings.from_env()):
                     self._is_ready.set()
                     await self._is_stopping.wait()
                 return

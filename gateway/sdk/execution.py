@@ -83,6 +83,11 @@ class Execution:
         self._slot = self._new_slot()
         self.task = asyncio.create_task(self._live(), name=f"run {run.id}")
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended, or its function has returned and the rest takes a moment."""
+        return self.run.is_final or (self._work is not None and self._work.done())
+
     def stop(self, reason: StopReason) -> None:
         """End the run: its function gets `CancelledError`; one that has not begun will not."""
         if self._reason is None:

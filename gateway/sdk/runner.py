@@ -29,6 +29,7 @@ from gateway.stores.shared import SharedStore
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store
 CANCEL_GRACE_S = 10.0  # for the `finally` blocks of a canceled function
 STOP_GRACE_S = 3.0  # the same, when the process stops
+NAMED_RUNS = 10  # in one line of the log
 
 _log = logging.getLogger("realtime.runner")
 
@@ -202,6 +203,21 @@ class Runner:
     async def until_kept(self, keep: Callable[[], Awaitable[T]], run_id: str) -> T:
         """Write to the store, for as long as it takes; see `Surroundings.until_kept`."""
         return await self._around.until_kept(keep, run_id, _log)
+
+    def warn_of_unfinished(self) -> None:
+        """Log which runs the end of `connect()` stops, and how to let them end."""
+        left = [each.run for each in self._executions.values() if not each.is_over]
+        if not left:
+            return
+        named = ", ".join(f"{run.id} ({run.task})" for run in left[:NAMED_RUNS])
+        _log.warning(
+            "connect() ends and stops the runs that this process executes (%d): %s%s. Await them "
+            "before the block ends (`await run.wait()`), or keep one block open for as long as "
+            "the process lives; for views of a web framework see docs/web-frameworks.md",
+            len(left),
+            named,
+            ", …" if len(left) > NAMED_RUNS else "",
+        )
 
     async def stop(self) -> None:
         """Stop what executes and wait until it has ended."""

@@ -92,7 +92,11 @@ async def connect(
 
     With a gateway's address (the argument or `REALTIME_URL`) everything goes through that gateway;
     without one this process opens the store itself and is its only owner. Tasks that are triggered
-    inside are executed in this process.
+    inside are executed in this process, unless their runner is a queue.
+
+    The block's end stops what it executes, with a warning. So await the runs (`await run.wait()`),
+    or keep one block open for as long as the process lives; a view of a web framework that should
+    return before its run ends must not enter a block of its own (docs/web-frameworks.md).
 
     Args:
         url: The gateway, `ws://host:port`.
@@ -117,6 +121,8 @@ async def connect(
     )
     async with connected(settings) as runtime:
         yield runtime
+        if runtime.runner is not None:  # left by an error, the cause is known
+            runtime.runner.warn_of_unfinished()
     if runtime.untold is not None:
         raise runtime.untold
 
