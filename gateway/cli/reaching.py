@@ -17,7 +17,6 @@ from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
 
 import typer
-from filelock import FileLock, Timeout
 
 from gateway import tokens
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
@@ -26,6 +25,7 @@ from gateway.sdk.session import WORKER_SCOPES, opened
 from gateway.settings import Settings, open_store, sqlite_file
 from gateway.stores.base import Store
 from gateway.stores.remote import RemoteStore, gateway_url
+from gateway.stores.sqlite_lock import SqliteLock
 
 LOCAL_URL = "ws://127.0.0.1:8400"
 TOKEN_TTL_S = 3600.0  # renewed for as long as the command goes on
@@ -192,9 +192,10 @@ def check_own_store(url: str, make: bool = False) -> None:
             f"there is no store {path}: name one by --store, or a gateway by --url {LOCAL_URL}"
         )
     try:
-        with FileLock(f"{path}.lock", timeout=0):
-            pass
-    except Timeout:
+        lock = SqliteLock(path)
+        lock.acquire(0)
+        lock.release()
+    except TimeoutError:
         raise StoreLocked(
             f"the store {path} is in use by a gateway or worker: go through the gateway, by"
             f" --url {LOCAL_URL} (of `realtime serve`) or wherever it listens"

@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from filelock import FileLock, Timeout
-
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
 from gateway.patches import Operation
 from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
@@ -42,6 +40,7 @@ from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.sqlite_blocks import Grown
 from gateway.stores.sqlite_faults import DAMAGED, explained, is_the_files
 from gateway.stores.sqlite_incarnation import Incarnation
+from gateway.stores.sqlite_lock import SqliteLock
 from gateway.stores.sqlite_transactions import Transactions
 from gateway.stores.tails import Tails
 
@@ -89,7 +88,7 @@ class SqliteStore:
         self._incarnation = Incarnation(self.path)
         self._probe: asyncio.Task[None] | None = None
         self._swept_no: int | None = 0  # how far a sweep has looked at all streams; None: it has
-        self._lock: FileLock | None = None
+        self._lock = SqliteLock(self.path)
         self._growth = Growth()
         self._tails = Tails()
         self._writer: _WriterThread | None = None
@@ -108,23 +107,23 @@ class SqliteStore:
                 self._probe_soon,
                 self._retention,
             )
-        except (sqlite3.Error, OSError) as error:
-            self._release_file()
-            raise explained(self.path, error, "opened") from error
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise explained(self.path, error, "opened") from error
+            raise
 
     def _take_file(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{self.path}.lock", thread_local=False)
-            lock.acquire(timeout=self._lock_wait_s)
-        except Timeout:
+            self._lock.acquire(self._lock_wait_s)
+        except TimeoutError:
             raise StoreLocked(
                 f"the store {self.path} is in use by another process; only one may own it. "
                 "Set REALTIME_URL to that process's gateway (ws://host:port) to work through it"
             ) from None
         except OSError as error:
             raise explained(self.path, error, "opened") from error
-        self._lock = lock
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -166,12 +165,7 @@ class SqliteStore:
         if readers is not None:
             await asyncio.to_thread(readers.stop)
         self._tails.clear()
-        self._release_file()
-
-    def _release_file(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._lock.release()  # after SQLite has closed the file
 
     @property
     def is_ready(self) -> bool:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
-
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
 from gateway.stores.sqlite_incarnation import mark_as_backup
+from gateway.stores.sqlite_lock import SqliteLock
 from gateway.stores.sqlite_schema import SCHEMA_VERSION, create_tables
 
 STEP_PAGES = 1000  # 4 MB between two reports
@@ -88,7 +87,7 @@ def restore(
     """
     _check_source(source)
     _check_target(store, force, same_as=source)
-    with _owned(store), _part_of(store, source) as part:
+    with _owned(store) as store, _part_of(store, source) as part:
         with closing(_read_only(source)) as copy:
             _check_schema(source, copy)
             copied = _check_copy(copy, source)
@@ -118,14 +117,18 @@ def _check_target(path: Path, force: bool, *, same_as: Path) -> None:
 
 
 @contextmanager
-def _owned(store: Path) -> Iterator[None]:
+def _owned(store: Path) -> Iterator[Path]:
+    lock = SqliteLock(store, is_made=False)
     try:
-        with FileLock(f"{store}.lock", timeout=0):
-            yield
-    except Timeout:
+        lock.acquire(0)
+    except TimeoutError:
         raise StoreLocked(
             f"the store {store} is in use by a gateway or worker; stop it first"
         ) from None
+    try:
+        yield store.resolve()  # a symbolic link stays one
+    finally:
+        lock.release()
 
 
 @contextmanager

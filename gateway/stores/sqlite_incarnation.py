@@ -29,11 +29,14 @@ class Incarnation:
     """The name of a database file, and its twin beside it.
 
     Args:
-        path: The database file.
+        path: The database file. The twin lies beside the file that symbolic links lead to; that of
+            an older release lies beside the link.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.with_name(f"{path.name}.incarnation")
+        files = dict.fromkeys((path.resolve(), path.absolute()))
+        self._paths = [file.with_name(f"{file.name}.incarnation") for file in files]
+        self._path = self._paths[0]
         self._beside = ""
         self._next = ""
 
@@ -47,8 +50,10 @@ class Incarnation:
             sqlite3.Error: the database cannot be written.
             OSError: the file beside it cannot be read or written.
         """
-        self._beside = self._path.read_text().strip() if self._path.exists() else ""
         row = db.execute("SELECT current, beside FROM incarnation").fetchone()
+        names = [path.read_text().strip() for path in self._paths if path.exists()]
+        names.sort(key=lambda name: name not in (row or ()))
+        self._beside = names[0] if names else ""
         is_new = row is None and not self._beside  # or of a release that kept no name
         was_restored = not is_new and (not self._beside or self._beside not in (row or ()))
         db.execute("BEGIN IMMEDIATE")
