@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from gateway import connect, current_run, streams, task
 from gateway.errors import InvalidValue, StreamIncomplete
+from gateway.integrations.langchain import from_langchain
 from gateway.sdk import parts as all_parts
 from gateway.sdk.assembler import AssembledParts, Assembler, assemble, assemble_by_source
 from gateway.sdk.parts import (
@@ -34,6 +35,7 @@ from gateway.sdk.parts import (
 )
 from gateway.sdk.streams import ReadRecord
 from gateway.sdk.writer import MAX_RECORD_BYTES
+from tests.serving import SECRET, gateway_process
 
 CASES = json.loads((Path(__file__).parent / "protocol_cases.json").read_text())
 EVERY_PART = [
@@ -310,6 +312,28 @@ async def test_part_over_the_record_limit_is_piped_and_the_answer_goes_on() -> N
     assert whole.text == "It says x."
     assert whole.tool_calls["c1"].output.startswith('{"page":"xxx')
     assert whole.tool_calls["c2"].output.endswith("… [truncated: 1500002 bytes in full]")
+
+
+async def test_part_over_the_limit_of_a_workers_gateway_is_truncated_to_that(tmp_path) -> None:
+    answer = streams.define("answer", Part)
+
+    @task
+    async def ask() -> None:
+        async def events():
+            yield "y" * 100_000
+
+        answer.append(ToolResult("c1", "x" * 100_000))
+        await answer.pipe(from_langchain(events()))
+
+    env = {"REALTIME_RECORD_BYTES": "20000", "REALTIME_SECRET_KEY": SECRET}
+    with gateway_process("memory:", tmp_path, **env) as gateway:
+        async with connect(gateway.url, secret_key=SECRET):
+            run = await ask.trigger()
+            whole = await assemble(answer.read(run.id, timeout_s=10))
+            assert (await run.wait()).ok
+    assert whole.text == "y" * 100_000
+    assert whole.tool_calls["c1"].output.endswith("x… [truncated: 100002 bytes in full]")
+    assert 18_000 < len(whole.tool_calls["c1"].output) < 20_000
 
 
 async def test_assembling_an_answer_that_broke_off_raises() -> None:

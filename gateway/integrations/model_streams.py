@@ -41,6 +41,7 @@ from gateway.sdk.parts import (
     TextDelta,
     ToolInputDelta,
 )
+from gateway.sdk.runtime import record_bytes
 from gateway.sdk.value_equality import exact
 
 ModelStream: TypeAlias = (
@@ -197,7 +198,7 @@ class _Texts:
         if text and "\ud800" <= text[-1] <= "\udbff":
             self._halves[key], text = text[-1], text[:-1]
         if text:
-            yield from pieces(mended(text))
+            yield from pieces(mended(text), record_bytes())
 
 
 # What readers read events with.

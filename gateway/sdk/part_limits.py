@@ -16,7 +16,8 @@ from typing import Any
 from gateway.sdk.parts import PARTS, DataPart, Part
 
 MAX_DEPTH = 100  # of an output or input; deeper values are text
-MAX_PIECE_CHARS = 128 << 10  # of one delta; at most 6 bytes each as JSON, so under 1 MiB
+CHAR_BYTES = 6  # of a character as JSON, at most
+AROUND_BYTES = 512  # of a delta beside its text, with an id
 MAX_WHOLE = 2**53 - 1  # the largest whole number that a page reads exactly
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -41,10 +42,11 @@ def mended(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def pieces(text: str) -> Iterator[str]:
-    """Split a text that is too long for one delta."""
-    for start in range(0, len(text), MAX_PIECE_CHARS):
-        yield text[start : start + MAX_PIECE_CHARS]
+def pieces(text: str, max_bytes: int) -> Iterator[str]:
+    """Split a text that is too long for one delta; `max_bytes` of the record."""
+    chars = max((max_bytes - AROUND_BYTES) // CHAR_BYTES, 1)
+    for start in range(0, len(text), chars):
+        yield text[start : start + chars]
 
 
 def mark(size: int) -> str:

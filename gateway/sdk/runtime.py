@@ -35,7 +35,7 @@ from gateway.runs import Run, RunIds
 from gateway.sdk import forks
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.queues import HERE
-from gateway.sdk.writer import StreamWriter
+from gateway.sdk.writer import MAX_RECORD_BYTES, StreamWriter
 from gateway.stores.base import Store, system_clock_ms
 
 if TYPE_CHECKING:
@@ -252,6 +252,11 @@ class Runtime:
         while self._undivided:
             await asyncio.wait([*self._undivided])
 
+    @property
+    def record_bytes(self) -> int:
+        """How large a record may be: 1 MiB, or less where a worker's gateway allows less."""
+        return min(MAX_RECORD_BYTES, getattr(self.store, "record_bytes", None) or MAX_RECORD_BYTES)
+
     async def sleep_until(self, due_ms: int) -> None:
         """Sleep until a time, milliseconds since 1970 UTC."""
         while (left_ms := due_ms - self.clock_ms()) > 0:
@@ -467,6 +472,11 @@ def forget_runtime() -> None:
 def has_runtime() -> bool:
     """Whether this process has a runtime."""
     return _runtime is not None
+
+
+def record_bytes() -> int:
+    """How large a record may be; see `Runtime.record_bytes`."""
+    return _runtime.record_bytes if _runtime is not None else MAX_RECORD_BYTES
 
 
 def enter_run(context: Context) -> Token[Context | None]:

@@ -35,9 +35,11 @@ from gateway.sdk.bridge import iterated_on_its_loop, on_its_loop
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream, look
 from gateway.sdk.options import check_seconds
-from gateway.sdk.runtime import Runtime, runtime
+from gateway.sdk.runtime import Runtime, record_bytes, runtime
 from gateway.sdk.writer import MAX_RECORD_BYTES, Receipt, StreamWriter
 from gateway.stores.base import Page
+
+SMALL_BYTES = 1 << 10  # a record that is under every limit
 
 T = TypeVar("T")
 
@@ -75,11 +77,12 @@ class Stream(StreamDefinition[T]):
         try:
             data = super().encode(value)
         except InvalidValue:
-            if (part := _part_in(self, value)) is None:
+            if (part := _part_in(self, value, MAX_RECORD_BYTES)) is None:
                 raise
-            return super().encode(part)
-        if len(data) > MAX_RECORD_BYTES and (part := _part_in(self, value)) is not None:
-            return super().encode(part)
+            data = super().encode(part)
+        if len(data) > SMALL_BYTES and len(data) > (limit := record_bytes()):
+            part = _part_in(self, value, limit)
+            return data if part is None else super().encode(part)
         return data
 
     def append(self, value: T, *, target: str = "self") -> Receipt:
@@ -210,7 +213,7 @@ class _Attempts:
         return attempt == (self._latest if self._wanted == "latest" else self._wanted)
 
 
-def _part_in(stream: StreamDefinition[Any], value: Any) -> Any:
+def _part_in(stream: StreamDefinition[Any], value: Any, max_bytes: int) -> Any:
     """Return a value that is a part of an AI answer as a record can carry it; else None."""
     from gateway.sdk import part_limits, parts  # most streams carry none
 
@@ -219,7 +222,7 @@ def _part_in(stream: StreamDefinition[Any], value: Any) -> Any:
             value = parts.PART.validate_python(value)
         except ValueError:
             return None
-    return part_limits.storable(value, MAX_RECORD_BYTES) if part_limits.is_part(value) else None
+    return part_limits.storable(value, max_bytes) if part_limits.is_part(value) else None
 
 
 async def _values(records: AsyncGenerator[ReadRecord[T], None]) -> AsyncIterator[T]:

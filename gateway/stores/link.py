@@ -126,6 +126,11 @@ class Link:
         return self._limits.subscriptions if self._limits is not None else None
 
     @property
+    def record_bytes(self) -> int | None:
+        """How large a record the gateway takes; None before the first welcome."""
+        return self._limits.record_bytes if self._limits is not None else None
+
+    @property
     def follow_count(self) -> int:
         """How many streams are followed over it."""
         return len(self._follows)

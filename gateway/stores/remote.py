@@ -121,6 +121,11 @@ class RemoteStore:
         """See `Store.is_ready`: whether the gateway is there."""
         return self._main.is_connected
 
+    @property
+    def record_bytes(self) -> int | None:
+        """How large a record the gateway takes; None while that is not known."""
+        return self._main.record_bytes
+
     async def append(
         self,
         key: StreamKey,
