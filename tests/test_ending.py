@@ -3,15 +3,17 @@
 import asyncio
 import json
 import re
+from typing import Any
+from unittest.mock import AsyncMock
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import new_run, until, working
+from serving import DEADLINE_S, new_run, until, working
 from stores import working_on
 
-from gateway import AbortTask, Retry, runs, task
+from gateway import AbortTask, Retry, current_run, metadata, runs, streams, task
 from gateway.errors import (
     Forbidden,
     Internal,
@@ -25,6 +27,7 @@ from gateway.sdk.surroundings import INTERNAL_ATTEMPTS
 from gateway.stores.memory import MemoryStore
 
 AT_ONCE = Retry(max_attempts=3, min_s=0, max_s=0)
+notes = streams.define("notes", Any)
 HALF = "\ud83d"  # of an emoji that was cut in two
 
 
@@ -107,6 +110,62 @@ async def test_a_run_fails_with_whatever_its_function_raises(kind, tmp_path):
                 assert len(result.error.message) <= MAX_ERROR_CHARACTERS
 
 
+def deep(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+class Odd:
+    @property
+    def __dict__(self):
+        raise SystemExit("no fields")
+
+
+OUTPUTS = {
+    "half an emoji": lambda: HALF,
+    "half an emoji as a key": lambda: {HALF: 1},
+    "deep": lambda: deep(300),
+    "very deep": lambda: deep(100_000),
+    "endless": lambda: (endless := []).append(endless) or endless,
+    "huge number": lambda: 10**5000,
+    "no number": lambda: float("nan"),
+    "bytes": lambda: b"\xff",
+    "object": object,
+    "hostile": Odd,
+    "function": lambda: deep,
+    "error": lambda: Hostile(),
+    "key that is no text": lambda: {(1, 2): 3},
+}
+
+
+@pytest.mark.parametrize("kind", ["memory", "remote"])
+async def test_a_run_ends_whatever_its_function_returns_or_puts_into_metadata(kind, tmp_path):
+    @task
+    async def give(what: str) -> Any:
+        return OUTPUTS[what]()
+
+    @task
+    def put(what: str) -> None:
+        for key in (HALF, 7, None):
+            with pytest.raises(InvalidValue, match="a key is a text"):
+                metadata.set(key, 1)
+        metadata.set("value", OUTPUTS[what]())
+
+    @task
+    async def add(what: str) -> None:
+        notes.append(OUTPUTS[what]())
+
+    async with working_on(kind, tmp_path), asyncio.timeout(DEADLINE_S):
+        for one in (give, put, add):
+            results = await one.batch_trigger_and_wait([{"what": what} for what in OUTPUTS])
+            for what, result in zip(OUTPUTS, results, strict=True):
+                if not result.ok:
+                    assert result.status == "failed", (one.id, what)
+                    assert result.error.message, (one.id, what)
+
+
 @given(st.text(st.characters(exclude_categories=[]), max_size=50))
 def test_any_text_becomes_one_that_can_be_kept(text):
     error = error_of(ValueError(text))
@@ -140,6 +199,19 @@ def test_the_error_of_a_group_of_groups_shows_each_reason_once():
     for _ in range(60):  # as a tree it would have 2**60 leaves
         group = ExceptionGroup("g", [group, group])
     assert error_of(group)["message"] == "g (2 sub-exceptions): ValueError: the only one"
+
+
+async def test_a_fault_while_what_was_appended_is_flushed_is_a_failed_attempt(monkeypatch):
+    @task(retry=AT_ONCE)
+    async def work() -> int:
+        return current_run().attempt
+
+    async with working() as active:
+        fault = AsyncMock(side_effect=[None, ZeroDivisionError("a fault"), None, None])
+        monkeypatch.setattr(active, "flush", fault)
+        result = await work.trigger_and_wait()
+        assert result.output == 2
+        assert (await runs.retrieve(result.run_id)).last_error.type == "ZeroDivisionError"
 
 
 # ---- groups and cancellation ----

@@ -305,10 +305,10 @@ class Execution:
 
     async def _close(self, work: asyncio.Task[Any], was_stopped: bool) -> bool:
         """Keep how it went; what was appended is durable first, however it went."""
-        lost: RealtimeError | None = None
+        lost: Exception | None = None
         try:
             await self._around.runtime.flush(self.run.id, forget=True)
-        except RealtimeError as error:
+        except Exception as error:
             lost = error
         failure = _failure(work) or lost
         if was_stopped or (failure is not None and self._reason is not None):

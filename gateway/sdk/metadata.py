@@ -98,6 +98,12 @@ class _Keys:
             ) from None
 
     def _put(self, op: Any, key: str, value: Any) -> None:
+        try:
+            key.encode()
+        except (AttributeError, UnicodeEncodeError):  # no text, or half a character
+            raise InvalidValue(
+                f"metadata {key!r:.80}: a key is a text of whole characters"
+            ) from None
         data = self._encode(op, key, value)
         if len(data) > MAX_METADATA_BYTES:
             raise MetadataTooLarge(
