@@ -30,6 +30,7 @@ from gateway.sdk.canceling import cancel_children
 from gateway.sdk.ending import error_of, is_any, is_away, is_only, keep_end
 from gateway.sdk.executing_time import ExecutingTime
 from gateway.sdk.options import Retry
+from gateway.sdk.queues import has_lease
 from gateway.sdk.runtime import Context, executing
 from gateway.sdk.slot import Slot
 from gateway.sdk.surroundings import Surroundings
@@ -74,9 +75,8 @@ class Execution:
         self._reason: StopReason | None = None
         self._stopping = asyncio.Event()
         self._work: asyncio.Task[Any] | None = None
-        self._is_alive = False
         self._queued_at: str | None = None  # of the attempt that is executed
-        self._is_beginning = False
+        self._is_resting = False
         self._clock = ExecutingTime(
             around.runtime, run.max_duration_s, lambda: self.stop("timed_out")
         )
@@ -94,8 +94,13 @@ class Execution:
             self._reason = reason
             self._stopping.set()
             self._slot.close()
-            if self._work is None and self._is_alive and not self._is_beginning:
-                self.task.cancel()  # before it is alive, it would never look
+            if self._is_resting:
+                self.task.cancel()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it was stopped, and left to whatever executes the run next."""
+        return self.run.is_queued and (self._reason == "stopped" or self.task.cancelled())
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -124,7 +129,15 @@ class Execution:
     # ---- before and between attempts ----
 
     async def _live(self) -> None:
-        self._is_alive = True
+        try:
+            await self._execute()
+        except Exception as error:
+            await self._fail(error)
+        finally:
+            self._slot.release()
+
+    async def _execute(self) -> None:
+        """Make attempts until the run ends, or rests with another owner."""
         try:
             while self._reason is None:
                 if not (await self._become_due() and await self._take_slot()):
@@ -133,12 +146,9 @@ class Execution:
                     return
                 self._slot.release()
             await self._not_begun()
-        except asyncio.CancelledError:
-            await self._not_begun()
-        except Exception as error:
-            await self._fail(error)
-        finally:
-            self._slot.release()
+        except asyncio.CancelledError:  # by `stop`, or by code that cancels all tasks
+            self.stop("stopped")
+            await (self._end_stopped() if self.run.is_executing else self._not_begun())
 
     async def _fail(self, error: Exception) -> None:
         """End a run of which something could not be kept; a store that is away is left alone."""
@@ -161,19 +171,30 @@ class Execution:
         if self.run.status != "delayed":
             return True
         due_ms = time_ms(self.run.delay_until or "") or 0
-        await self._around.runtime.sleep_until(due_ms)
+        await self._rest_until(self._around.runtime.sleep_until(due_ms))
         return await self._change(status="queued", queued_at=self._now())
 
     async def _take_slot(self) -> bool:
         self._slot = self._new_slot()
         try:
             async with self._until_expiry():
-                await self._slot.take()
+                await self._rest_until(self._slot.take())
         except TimeoutError:
             why = f"it had not started by {self.run.expires_at}"
             await self._end("expired", error=error_of(why, "Expired"))
             return False
         return True
+
+    async def _rest_until(self, event: Coroutine[Any, Any, None]) -> None:
+        """Wait for an event. `stop` calls off only this, never a change of the run."""
+        if self._reason is not None:  # stopped since it was looked at
+            event.close()
+            raise asyncio.CancelledError
+        self._is_resting = True
+        try:
+            await event
+        finally:
+            self._is_resting = False
 
     def _until_expiry(self) -> AbstractAsyncContextManager[None]:
         if self.run.expires_at is None or self.run.started_at is not None:
@@ -188,15 +209,12 @@ class Execution:
         patch = {"status": "executing", "started_at": started_at}
         if self.run.owner != self._around.owner:
             patch["owner"] = self._around.owner  # brought here by a queue
-        self._is_beginning = True  # stopped in between, it would be left as executing
         try:
             if not await self._change(**patch):  # canceled while it was queued, or begun elsewhere
                 self.run = (await self._keep(lambda: self._store.get_run(self.run.id))).run
                 return False
         except RunNotFound:
             return False  # it was deleted
-        finally:
-            self._is_beginning = False
         self._queued_at = self.run.queued_at
         if self._reason is not None:
             await self._end_stopped()
@@ -214,7 +232,7 @@ class Execution:
             return await self._close(work, was_stopped)
         finally:
             watch.cancel()
-            self._work = None  # only now: what is being kept must not be canceled
+            self._work = None
 
     async def _call(self, context: Context) -> Any:
         run = self.run
@@ -246,7 +264,10 @@ class Execution:
         work.cancel()
         around = self._around
         grace_s = around.stop_grace_s if self._reason == "stopped" else around.cancel_grace_s
-        await asyncio.wait({work}, timeout=grace_s)
+        try:
+            await asyncio.wait({work}, timeout=grace_s)
+        except asyncio.CancelledError:
+            pass  # by code that cancels all tasks, for the second time
         if not work.done():
             self._leave_behind(work, grace_s)
         return True
@@ -392,10 +413,36 @@ class Execution:
 
     async def _change(self, **patch: Any) -> bool:
         """Change the run; false if it has ended, or was deleted, meanwhile."""
+
+        async def keep() -> Run:
+            try:
+                return await self._patch(patch)
+            except IllegalTransition:
+                if not await self._restored():
+                    raise
+                return await self._patch(patch)
+
         try:
-            self.run = await self._keep(lambda: asyncio.shield(self._patch(patch)))
+            self.run = await self._keep(lambda: asyncio.shield(keep()))
         except (IllegalTransition, RunNotFound):
             return False
+        return True
+
+    async def _restored(self) -> bool:
+        """Say again that the run executes, if the store has lost that; false if it has not.
+
+        A failover of Redis may lose changes that were acknowledged just before.
+        """
+        stored = (await self._store.get_run(self.run.id)).run
+        is_ours = stored.owner == self.run.owner or not has_lease(stored.owner)
+        is_behind = stored.is_queued and stored.attempt <= self.run.attempt
+        if self._work is None or not (is_ours and is_behind):
+            return False
+        self._log.warning("run %s: the store has lost that it executes", self.run.id)
+        if stored.status == "delayed":
+            await self._patch({"status": "queued"})
+        started = {"started_at": self.run.started_at, "owner": self._around.owner}
+        await self._patch({"status": "executing", **started})
         return True
 
     async def _patch(self, patch: dict[str, Any]) -> Run:
@@ -410,7 +457,13 @@ class Execution:
         return run
 
     async def _keep(self, keep: Callable[[], Awaitable[T]]) -> T:
-        return await self._around.until_kept(keep, self.run.id, self._log)
+        try:
+            return await self._around.until_kept(keep, self.run.id, self._log)
+        except (
+            asyncio.CancelledError
+        ):  # by code that cancels all tasks: once more, a repeat is safe
+            self.stop("stopped")
+            return await keep()
 
     def _now_ms(self) -> int:
         return self._around.runtime.clock_ms()

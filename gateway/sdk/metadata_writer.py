@@ -166,9 +166,13 @@ class MetadataWriter:
             self._task = self._loop.create_task(self._drain(), name=f"metadata of {self._run_id}")
 
     async def _drain(self) -> None:
-        while await self._gather():
+        while True:
             try:
+                if not await self._gather():
+                    return
                 await self._send(self._next_batch())
+            except asyncio.CancelledError:
+                pass  # by code that cancels all tasks; a repeat is safe
             except Exception as outage:
                 outage.__traceback__ = None
                 self._outage = outage

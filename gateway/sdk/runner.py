@@ -128,7 +128,13 @@ class Runner:
         if self.has(run.id):
             return
         execution = self._executions[run.id] = Execution(run, body, retry, self._around)
-        execution.task.add_done_callback(lambda _: self._executions.pop(run.id, None))
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._executions.pop(run.id, None)
+            if execution.is_left and not self._around.closing.is_set():
+                self.start(execution.run, body, retry)  # stopped by code that cancels all tasks
+
+        execution.task.add_done_callback(ended)
 
     def has(self, run_id: str) -> bool:
         """Whether a run executes here, or waits for its turn."""
@@ -184,6 +190,11 @@ class Runner:
         def call() -> None:
             try:
                 future.set_result(context.run(function))
+            except (StopIteration, KeyboardInterrupt) as error:
+                # No future takes the one; the other would end the event loop.
+                raised = RuntimeError(f"the task raised {type(error).__name__}")
+                raised.__cause__ = error
+                future.set_exception(raised)
             except BaseException as error:
                 future.set_exception(error)
 

@@ -215,11 +215,22 @@ class StreamWriter:
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._drain(), name=f"writer {self._key}")
+        self._task.add_done_callback(self._start_again)
+
+    def _start_again(self, ended: asyncio.Task[None]) -> None:
+        if ended.cancelled():  # before it began
+            self._start()
 
     async def _drain(self) -> None:
         while batch := self._next_batch():
-            offset, error = await self._append(batch)
-            self._settle(batch, offset, error)
+            self._settle(batch, *await self._appended(batch))
+
+    async def _appended(self, batch: list[_Item]) -> tuple[int | None, RealtimeError | None]:
+        while True:
+            try:
+                return await self._append(batch)
+            except asyncio.CancelledError:
+                pass  # by code that cancels all tasks; a repeat is safe
 
     def _next_batch(self) -> list[_Item]:
         with self._lock:

@@ -101,6 +101,12 @@ class Link:
     def start(self) -> None:
         """Connect, and stay connected."""
         self._task = asyncio.create_task(self._stay_connected(), name=f"gateway {self._peer.url}")
+        self._task.add_done_callback(self._start_again)
+
+    def _start_again(self, ended: asyncio.Task[None]) -> None:
+        if ended.cancelled() and ended is self._task:  # by code that cancels all tasks
+            self._disconnected()
+            self.start()
 
     async def close(self, error: RealtimeError) -> None:
         """Disconnect; what is under way fails with the error."""
