@@ -311,7 +311,7 @@ class WaitTimeout(RealtimeError, code="wait_timeout", http_status=504):
 
 
 class AbortTask(RealtimeError, code="abort_task", http_status=500):
-    """Raise it in a task to fail the run at once: trying again will not help."""
+    """Raise it in a task to fail the run at once, also in a group: trying again will not help."""
 
 
 BY_CODE: dict[str, type[RealtimeError]] = {

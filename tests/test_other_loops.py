@@ -6,7 +6,7 @@ import threading
 from contextlib import aclosing
 
 import pytest
-from serving import SECRET, until, working
+from serving import DEADLINE_S, SECRET, until, working
 from stores import working_on
 
 from gateway import connect, current_run, metadata, run_in_loop, runs, streams, task, tokens, wait
@@ -95,7 +95,7 @@ EVERYTHING = {
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
 async def test_plain_task_awaits_everything_in_asyncio_run(kind, tmp_path):
     async with working_on(kind, tmp_path):
-        result = await asyncio.wait_for(everything.trigger_and_wait(), 20)
+        result = await asyncio.wait_for(everything.trigger_and_wait(), DEADLINE_S)
         assert result.output == EVERYTHING
         assert (await runs.retrieve(result.run_id)).metadata == {"here": True}
         own = [number async for number in numbers.read(result.run_id)]

@@ -22,7 +22,7 @@ from celery import Celery, states
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 
-from gateway.errors import RealtimeError, RunCanceled
+from gateway.errors import RunCanceled
 from gateway.integrations import background, tracking
 from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all
@@ -184,7 +184,7 @@ class Worker:
         async def end(active: Runtime) -> None:
             try:
                 await active.flush(run_id, forget=True)
-            except RealtimeError as error:
+            except Exception as error:  # whatever it is, the run has to end
                 _log.warning("run %s: %s", run_id, error)
             await tracking.end(active, run_id, status, **fields)
 

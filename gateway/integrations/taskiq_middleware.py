@@ -225,11 +225,11 @@ class RealtimeMiddleware(TaskiqMiddleware):
             lambda active: tracking.rest(active, run_id, QUEUE, attempt=attempt, error=error),
         )
 
-    async def _flush(self, run_id: str) -> RealtimeError | None:
+    async def _flush(self, run_id: str) -> Exception | None:
         if has_runtime():
             try:
                 await runtime().flush(run_id, forget=True)
-            except RealtimeError as error:
+            except Exception as error:  # whatever it is, the run has to end
                 return error
         return None
 

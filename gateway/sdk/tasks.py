@@ -348,7 +348,8 @@ def task(
             JSON. No generator: `stream.pipe` takes those.
         id: Name of the task; default: the function's, with `-` for `_`.
         retry: How often and when a run that fails is tried again; default: not at all. `AbortTask`
-            and `RunCanceled` are not tried again, nor is what timed out.
+            (also in a group of exceptions) and `RunCanceled` are not tried again, nor is what timed
+            out.
         max_duration_s: How long a run may execute; see `Task.options`.
         runner: Who executes its runs: `process` (the one that triggers them), `celery`, `taskiq`;
             default: REALTIME_RUNNER.

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from unittest.mock import AsyncMock
 
 import pytest
 from queue_workers import Shop, ended, first, seen_by_a_page, shop, statuses, until_asked_for
@@ -294,6 +295,23 @@ async def test_a_function_that_fails_oddly_has_failed():
             run = await ended(handle_of(sent, broker).id)
             assert (run.status, run.error.type) == ("failed", type(error).__name__), what
             assert text in run.error.message, what
+        await broker.shutdown()
+
+
+async def test_a_fault_while_what_was_appended_is_flushed_fails_the_run(monkeypatch):
+    broker = InMemoryBroker()
+    install(broker)
+
+    @broker.task
+    async def work() -> None: ...
+
+    async with connect(store="memory:", secret_key=SECRET) as active:
+        await broker.startup()
+        fault = AsyncMock(side_effect=[ZeroDivisionError("a fault")])
+        with monkeypatch.context() as patched:
+            patched.setattr(active, "flush", fault)
+            run = await ended(handle_of(await work.kiq(), broker).id)
+        assert (run.status, run.error.type) == ("failed", "ZeroDivisionError")
         await broker.shutdown()
 
 
