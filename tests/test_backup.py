@@ -201,13 +201,13 @@ async def test_a_worker_goes_on_after_a_restore_and_applies_nothing_twice(path, 
             await asyncio.to_thread(process.stop)
             restore(tmp_path / "copy.db", path, force=True)
             await asyncio.to_thread(process.start)
-            assert await write(5) == 3
-            assert await write(6) == 4
+            with pytest.raises(WriterGap):  # records were lost that had been acknowledged
+                await write(5)
+            assert await write(6) == 3
             await appending.flush()
-            assert (await values_of(store, key))[0] == [0, 1, 2, 5, 6]
+            assert (await values_of(store, key))[0] == [0, 1, 2, 6]
             metadata = (await store.get_run(run.id)).run.metadata
             assert metadata == {"seen": [0, 1, 2, 5, 6]}
-    assert f"stream {key}: the store has lost records that it had acknowledged" in caplog.text
     assert f"metadata of run {run.id}: the store has lost changes" in caplog.text
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 from gateway import tracing
-from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull, WriterGap
+from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull
 from gateway.records import StreamKey, Writer
 from gateway.sdk import forks
 from gateway.stores.base import Store
@@ -248,21 +248,6 @@ class StreamWriter:
             return batch
 
     async def _append(self, batch: list[_Item]) -> tuple[int | None, RealtimeError | None]:
-        offset, error = await self._try(batch)
-        if isinstance(error, WriterGap):
-            # The store has forgotten acknowledged records: a backup was restored, or a failover
-            # lost them. None of this batch was written, so that it can be sent under a new epoch.
-            _log.warning(
-                "stream %s: the store has lost records that it had acknowledged (%s); "
-                "appending goes on with those that wait",
-                self._key,
-                error,
-                extra=self._key.named(),
-            )
-            offset, error = await self._try(batch)
-        return offset, error
-
-    async def _try(self, batch: list[_Item]) -> tuple[int | None, RealtimeError | None]:
         writer = Writer(self._id, self._epoch, self._sequence)
         span = tracing.span(
             f"append {self._key.stream_id}",
