@@ -19,6 +19,7 @@ EndReason = Literal["completed", "failed", "canceled", "crashed", "expired", "ti
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _RUN_ID = re.compile(r"run_[A-Za-z0-9]{1,60}\Z")
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,9}\Z")
 _POSITION = re.compile(r"([0-9a-f]{16})_([0-9]{16})\Z")
 
 
@@ -144,11 +145,14 @@ def source_of(run_id: str, attempt: int) -> str:
 
 
 def split_source(source: str | None) -> tuple[str | None, int]:
-    """Return the run and the attempt that a source names; None and 1 for a client outside any."""
+    """Return the run and the attempt that a source names; None and 1 for a client outside any.
+
+    A source in another form, which a client may have given, is returned as it is.
+    """
     if source is None or ":" not in source:
         return source, 1
-    run_id, _, attempt = source.partition(":")
-    return run_id, int(attempt)
+    run_id, _, attempt = source.rpartition(":")
+    return (run_id, int(attempt)) if _ATTEMPT.match(attempt) else (source, 1)
 
 
 class Record(NamedTuple):

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidId, InvalidPosition
-from gateway.records import ORIGIN, Position, StreamKey, check_run_id, check_stream_id
+from gateway.records import (
+    ORIGIN,
+    Position,
+    StreamKey,
+    check_run_id,
+    check_stream_id,
+    split_source,
+)
 
 CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
 
@@ -120,3 +127,9 @@ def test_what_is_no_position_is_refused(text):
 def test_the_origin_sorts_before_every_other_position():
     assert Position.parse("019aab37c2f1a3d4_0000000000000000") > ORIGIN
     assert str(ORIGIN) == "0" * 16 + "_" + "0" * 16
+
+
+@pytest.mark.parametrize("source", [None, "run_a", "run_a:", "run_a:x", "run_a:-1", "a:" * 50])
+def test_a_source_without_an_attempt_is_of_the_first(source):
+    assert split_source(source) == (source, 1)
+    assert split_source("run_a:23") == ("run_a", 23)

@@ -164,3 +164,21 @@ async def test_a_worker_that_comes_back_stops_also_if_the_attempt_has_its_number
         await first
         run = await runs.retrieve(run.id)
         assert (run.status, run.owner) == ("executing", "worker_b")
+
+
+async def test_a_run_that_one_worker_is_brought_twice_is_executed_once():
+    began, release = [], asyncio.Event()
+
+    @task
+    async def work() -> int:
+        began.append(1)
+        await release.wait()
+        return len(began)
+
+    async with working(owner="worker_a") as active:
+        run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
+        both = [asyncio.create_task(tasks.carry_out(run.id, QUEUE)) for _ in range(2)]
+        await until(lambda: began)
+        release.set()
+        ended = await asyncio.gather(*both)
+        assert [(each.status, each.output) for each in ended] == [("completed", 1)] * 2

@@ -359,6 +359,20 @@ async def test_a_patch_whose_answer_was_lost_is_repeated_without_harm():
             await store.patch_run(run.id, {"status": "completed"})
 
 
+async def test_a_repeated_patch_is_not_taken_for_that_of_another_worker():
+    """A queue brought the run to two workers; the other one began it."""
+    async with relayed() as (relay, gateway, store):
+        run = await store.create_run(new_run())
+        begin = {"attempt": 1, "status": "executing"}
+        await gateway.store.patch_run(run.id, begin | {"owner": "worker_b"})
+        relay.drop_answer_of = "error"
+        with pytest.raises(IllegalTransition):
+            await asyncio.wait_for(
+                store.patch_run(run.id, begin | {"owner": "worker_a"}), DEADLINE_S
+            )
+        assert relay.dropped == 1
+
+
 async def test_a_follow_goes_on_where_the_connection_broke():
     async with relayed() as (relay, gateway, store):
         run = await store.create_run(new_run())

@@ -155,6 +155,9 @@ class Runner:
         Returns:
             The run as it is then: ended, or back in the queue.
         """
+        if (first := self._executions.get(run.id)) is not None:  # one message, several times
+            await asyncio.wait({first.task})
+            return (await self._runtime.store.get_run(run.id)).run
         execution = Execution(run, body, retry, self._around_brought, rests_with)
         self._executions[run.id] = execution
         try:

@@ -247,8 +247,9 @@ class RemoteStore:
             return Run.from_wire(msgspec.json.decode((await self._answer(call)).value))
         except IllegalTransition:
             stored = (await self.get_run(run_id)).run
-            is_attempt = stored.attempt == patch.get("attempt", stored.attempt)
-            if call.was_repeated and is_attempt and stored.status == patch.get("status"):
+            names = {"status", *(name for name in ("attempt", "owner") if name in patch)}
+            is_there = all(getattr(stored, name) == patch.get(name) for name in names)
+            if call.was_repeated and is_there:
                 return stored  # the first try's answer was lost on the way
             raise
 
