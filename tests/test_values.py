@@ -272,7 +272,13 @@ def test_what_is_lost_on_the_way_is_refused_and_named():
         (Progress, Progress(1, item=dt.date(2026, 1, 1)), "item: .* would be read back as '2026"),
         (Anything, Anything.model_construct(number=1, at=dt.date(2026, 1, 1)), "at: .*date"),
         (dt.timedelta | str, object(), "Input should be"),
-        (str, "half \ud83d", "surrogates not allowed"),
+        (
+            str,
+            "half \ud83d",
+            r"the value: 'half \\ud83d' has half of a surrogate pair: .*not allowed",
+        ),
+        (Any, {"a": [1, ("b", "\ud83d")]}, r"a\.1\.1: '\\ud83d' has half of a surrogate pair"),
+        (list[Progress], [Progress(1, item="\udc00")], r"0\.item: .* has half of a surrogate pair"),
         (Any, _deep(230), "recursion limit exceeded"),
         (Any, _deep(5000), "Maximum serialization depth exceeded"),
     ):

@@ -185,6 +185,19 @@ def exact(value: Any, levels: int = MAX_LEVELS) -> Any:
     return str(value) if is_large or _is_no_number(value) else value
 
 
+def half_character(value: Any, path: Path = (), levels: int = MAX_LEVELS) -> str | None:
+    """Name the first text with half of a surrogate pair, which UTF-8 does not have."""
+    if isinstance(value, str):
+        is_whole = not any("\ud800" <= character <= "\udfff" for character in value)
+        return None if is_whole else f"{at(path)}: {shown(value)} has half of a surrogate pair"
+    is_leaf = levels == 0 or isinstance(value, bytes | set | frozenset)
+    for name, one, _ in (not is_leaf and _parts(value, value)) or ():
+        fault = half_character(one, (*path, _label(value, name)), levels - 1)
+        if fault is not None:
+            return fault
+    return None
+
+
 def at(path: Sequence[Any]) -> str:
     """Write the path of a field."""
     return ".".join(str(part) for part in path)[:_PATH_CHARACTERS] or "the value"

@@ -24,7 +24,14 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from gateway.errors import InvalidValue
-from gateway.sdk.value_equality import at, difference, has_long_integer, large_integer, shown
+from gateway.sdk.value_equality import (
+    at,
+    difference,
+    half_character,
+    has_long_integer,
+    large_integer,
+    shown,
+)
 from gateway.sdk.value_types import Form
 
 T = TypeVar("T")
@@ -67,8 +74,11 @@ class Values(Generic[T]):
                 round_trip=self._is_input,
                 warnings=False,  # what they warn of is found when it is read back
             )
-        except (ValidationError, PydanticSerializationError) as error:
+        except ValidationError as error:
             raise self._refusal(describe(error)) from None
+        except PydanticSerializationError as error:
+            where = half_character(value) if "surrogates" in str(error) else None
+            raise self._refusal(f"{where}: {error}" if where else str(error)) from None
         if form.is_read_back or (form.has_floats and b"null" in data):
             self._check_read_back(checked, data)
         if form.may_be_no_json or (form.has_integers and has_long_integer(data)):
