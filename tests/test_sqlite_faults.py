@@ -20,8 +20,10 @@ from serving import DEADLINE_S, gateway_process, new_run, until, worker_token
 
 from gateway.errors import StoreUnavailable
 from gateway.records import StreamKey, Writer
+from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
-from gateway.stores import sqlite_faults
+from gateway.stores import sqlite, sqlite_faults
+from gateway.stores.base import RunQuery
 from gateway.stores.remote import RemoteStore
 from gateway.stores.sqlite import SqliteStore
 
@@ -270,3 +272,83 @@ async def test_what_could_not_be_written_leaves_nothing_behind(tmp_path):
         await store._write(lambda tx: tx._db.execute("PRAGMA max_page_count = 1000000"))
         assert (await store.append(key, [b"2"], writer=Writer("w", 0, 2))).offset == 2
         assert [json.loads(record.data) for record in await records_of(store, key)] == [0, 1, 2]
+
+
+def fill(folder):
+    """Leave no byte of a file system free."""
+    with (folder / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
+        while True:
+            file.write(b"x" * 4096)
+
+
+def make_older(path):
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(
+            "DROP INDEX streams_by_age; ALTER TABLE streams DROP COLUMN oldest_ms;"
+            "DROP TABLE empty_sets; DROP INDEX runs_by_owner; DROP INDEX runs_by_status;"
+            "CREATE INDEX runs_by_status ON runs (status, owner, id); PRAGMA user_version = 5;"
+        )
+
+
+@as_root
+@pytest.mark.parametrize("is_older", [False, True], ids=["", "older"])
+async def test_a_store_opened_on_a_full_disk_is_read_and_goes_on_when_there_is_room(
+    tmp_path, is_older, monkeypatch
+):
+    monkeypatch.setattr(sqlite, "PROBE_S", 0.05)
+    with mounted(tmp_path / "disk", "3m") as folder:
+        path = folder / "test.db"
+        async with opened(store_at(path)) as store:
+            key = StreamKey((await store.create_run(new_run())).id, "s")
+            for number in range(20):
+                done = await store.append(key, [b"[%d,%b]" % (number, RECORD)])
+        if is_older:
+            make_older(path)
+        fill(folder)
+        async with opened(store_at(path)) as store:
+            assert not store.is_ready
+            assert len(await records_of(store, key)) == 20
+            assert len(await store.list_runs(RunQuery(status=("queued",)))) == 1
+            for refused in (store.append(key, [b"1"]), store.sweep()):
+                with pytest.raises(StoreUnavailable, match=r"test\.db cannot be written"):
+                    await refused
+            (folder / "filler").unlink()
+            reads = [await records_of(store, key) for _ in range(20)]
+            assert {len(records) for records in reads} == {20}
+            await until(lambda: store.is_ready)
+            assert (await store.append(key, [b"1"])).offset == 20
+            assert (await store.read(key, done.position)).reset is None
+        async with opened(store_at(path)) as store:
+            assert len(await records_of(store, key)) == 21
+
+
+@as_root
+async def test_a_gateway_that_starts_on_a_full_disk_serves_what_is_there(tmp_path):
+    with mounted(tmp_path / "disk", "3m") as folder:
+        async with process_at(folder, tmp_path) as (process, store):
+            run = await store.create_run(new_run(status="executing", owner=EMBEDDED_OWNER))
+            key = StreamKey(run.id, "s")
+            await store.append(key, [b"1"])
+            process.kill()
+            fill(folder)
+            await asyncio.to_thread(process.start)
+            assert await readiness(process) == (503, "store unavailable")
+            assert len(await records_of(store, key)) == 1
+            (folder / "filler").unlink()
+            async with asyncio.timeout(20):  # what the last process left is judged then
+                while (await store.get_run(run.id)).run.status != "crashed":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
+
+@as_root
+async def test_a_store_is_closed_on_a_full_disk_and_loses_nothing(tmp_path):
+    with mounted(tmp_path / "disk", "3m") as folder:
+        async with opened(store_at(folder / "test.db")) as store:
+            key = StreamKey((await store.create_run(new_run())).id, "s")
+            for number in range(20):
+                await store.append(key, [b"[%d,%b]" % (number, RECORD)])
+            fill(folder)
+        (folder / "filler").unlink()
+        async with opened(store_at(folder / "test.db")) as store:
+            assert len(await records_of(store, key)) == 20
+            assert (await store.append(key, [b"1"])).offset == 20

@@ -111,6 +111,9 @@ async def _opened(settings: Settings, what: str) -> Check:
     try:
         async with opened(open_store(settings.store, settings.retention)) as store:
             await store.list_runs(RunQuery(limit=1))
+            if not store.is_ready:
+                what = "it can be read, but not be written"
+                return Check("wrong", "store", what, "make room on its disk: appends fail")
     except StoreLocked:
         advice = "give --url to look at that gateway"
         return Check("ok", "store", "a gateway or worker has it open, and only one may", advice)

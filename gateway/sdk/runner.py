@@ -88,7 +88,12 @@ class Runner:
         self._around_brought = replace(self._around, slots=asyncio.Semaphore(sys.maxsize))
         self._executions: dict[str, Execution] = {}
 
-    async def recover(self, tasks: Tasks) -> int:
+    async def left_over(self) -> list[Run]:
+        """Return the runs that this owner's last process left unfinished, the oldest first."""
+        left = [run async for run in unfinished(self._runtime.store, self.owner)]
+        return left[::-1]
+
+    async def recover(self, tasks: Tasks, left: list[Run] | None = None) -> int:
         """Judge what this owner's last process left unfinished.
 
         If its task is known, a run that had not begun starts again, and one that was executing
@@ -96,14 +101,14 @@ class Runner:
 
         Args:
             tasks: Those known here.
+            left: What was left unfinished, if that is known.
 
         Returns:
             How many runs were marked.
         """
         store, clock_ms = self._runtime.store, self._runtime.clock_ms
         marked = 0
-        left = [run async for run in unfinished(store, self.owner)]
-        for run in reversed(left):  # the oldest first
+        for run in await self.left_over() if left is None else left:
             why = "the process that executed it ended"
             if run.is_queued or may_retry_crash(run):
                 if tasks.is_known(run.task):

@@ -14,6 +14,7 @@ from gateway import tokens
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
 from gateway.limits import DEFAULT_LIMITS
+from gateway.runs import Run
 from gateway.sdk import schemas, tasks
 from gateway.sdk.keeper import Keeper, new_node
 from gateway.sdk.queues import HERE
@@ -28,6 +29,7 @@ from gateway.stores.shared import SharedStore
 S = TypeVar("S", bound=Store)
 
 WORKER_TOKEN_TTL_S = 3600.0
+RECOVERY_PAUSE_S = 0.2
 WORKER_SCOPES = ("read:runs:*", "write:runs:*")
 
 
@@ -55,18 +57,32 @@ async def serve_runtime(
     async with installed(new) as runtime:
         here = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
         tokens.use(keys, partial(keep_revocation, store))
+        recovering: asyncio.Task[None] | None = None
         try:
-            if owner == EMBEDDED_OWNER:
+            if owner == EMBEDDED_OWNER and store.is_ready:
                 await here.recover(tasks)
+            elif owner == EMBEDDED_OWNER:  # its disk is full: what can be read is served meanwhile
+                left = await here.left_over()
+                recovering = asyncio.create_task(_recover_late(store, here, left))
             elif isinstance(store, SharedStore):
                 runtime.keeper = Keeper(store, owner, lease_s)
                 await runtime.keeper.start()
             yield runtime
         finally:
+            if recovering is not None:
+                recovering.cancel()
+                await asyncio.gather(recovering, return_exceptions=True)
             await here.stop()
             if runtime.keeper is not None:
                 await runtime.keeper.stop()
             tokens.use(None)
+
+
+async def _recover_late(store: Store, runner: Runner, left: list[Run]) -> None:
+    """Judge what the last process left, once the store can be written."""
+    while not store.is_ready:  # noqa: ASYNC110 - a store says so only when it is asked
+        await asyncio.sleep(RECOVERY_PAUSE_S)
+    await runner.recover(tasks, left)
 
 
 def owner_of_gateway(store: Store) -> str:

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -38,7 +39,7 @@ from gateway.stores.growth import Growth
 from gateway.stores.logs import check_path_log
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.sqlite_blocks import Grown
-from gateway.stores.sqlite_faults import DAMAGED, explained, is_the_files
+from gateway.stores.sqlite_faults import DAMAGED, explained, is_full, is_the_files
 from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_lock import SqliteLock
 from gateway.stores.sqlite_transactions import Transactions
@@ -93,25 +94,65 @@ class SqliteStore:
         self._tails = Tails()
         self._writer: _WriterThread | None = None
         self._readers: _Readers | None = None
+        self._can_read = asyncio.Event()  # cleared while the readers are replaced
+        self._refusal: StoreUnavailable | None = None  # why it was opened for reading alone
 
     async def open(self) -> None:
         """See `Store.open`."""
         await asyncio.to_thread(self._take_file)
         try:
-            self._readers = _Readers(self._connect)
-            self._writer = _WriterThread(
-                await asyncio.to_thread(self._prepare),
-                self.path,
-                asyncio.get_running_loop(),
-                self._tell,
-                self._probe_soon,
-                self._retention,
-            )
+            await self._begin()
         except BaseException as error:
-            self._lock.release()
-            if isinstance(error, sqlite3.Error | OSError):
-                raise explained(self.path, error, "opened") from error
-            raise
+            if isinstance(error, Exception) and is_full(error) and await self._can_be_read():
+                self._refusal = explained(self.path, error, "written")
+                _log.warning("%s; until then it is read", self._refusal)
+                self._readers = _Readers(self._connect_alone)
+                self._probe = asyncio.create_task(self._begin_late(), name=f"open {self.path}")
+            else:
+                self._lock.release()
+                if isinstance(error, sqlite3.Error | OSError):
+                    raise explained(self.path, error, "opened") from error
+                raise
+        self._can_read.set()
+
+    async def _begin(self) -> None:
+        connection = await asyncio.to_thread(self._prepare)
+        self._readers = _Readers(self._connect)
+        self._writer = _WriterThread(
+            connection,
+            self.path,
+            asyncio.get_running_loop(),
+            self._tell,
+            self._probe_soon,
+            self._retention,
+        )
+
+    async def _begin_late(self) -> None:
+        """Open the file as usual once the disk allows it; reads wait for the moment of a try."""
+        while self._writer is None:
+            await asyncio.sleep(PROBE_S)
+            self._can_read.clear()
+            try:
+                if self._readers is not None:
+                    await asyncio.to_thread(self._readers.stop)
+                await self._begin()
+            except (sqlite3.Error, OSError) as error:
+                self._refusal = explained(self.path, error, "written")
+                self._readers = _Readers(self._connect_alone)
+            finally:
+                self._can_read.set()
+        _log.warning("the store %s can be written again", self.path)
+        self._probe = None
+
+    async def _can_be_read(self) -> bool:
+        def look() -> bool:
+            with closing(self._connect_alone()) as db:
+                return sqlite_schema.is_readable(db) and self._incarnation.is_of(db)
+
+        try:
+            return self.path.exists() and await asyncio.to_thread(look)
+        except (sqlite3.Error, OSError):
+            return False
 
     def _take_file(self) -> None:
         try:
@@ -132,6 +173,19 @@ class SqliteStore:
             isolation_level=None,
             check_same_thread=False,
         )
+
+    def _connect_alone(self) -> sqlite3.Connection:
+        # No other process can open the file meanwhile, so that its index of the log needs no room
+        # on the disk. Read-only is said otherwise: that mode would want the index to be there.
+        connection = sqlite3.connect(
+            f"{self.path.resolve().as_uri()}?vfs=unix-excl",
+            uri=True,
+            timeout=sqlite_faults.BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA query_only = 1")
+        return connection
 
     def _prepare(self) -> sqlite3.Connection:
         connection = self._connect()
@@ -154,6 +208,7 @@ class SqliteStore:
         """See `Store.close`."""
         if self._probe is not None:
             self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
         try:
             await self._rename()
         except StoreUnavailable as error:
@@ -210,7 +265,7 @@ class SqliteStore:
     ) -> None:
         """See `Store.begin_append`."""
         if self._writer is None:
-            done(StoreUnavailable(f"the store {self.path} is not open"))
+            done(self._why_not())
             return
         self._writer.begin(
             lambda tx: tx.append(key, records, source, writer, end, self._clock_ms(), order), done
@@ -283,6 +338,8 @@ class SqliteStore:
 
     async def sweep(self) -> Swept:
         """See `Store.sweep`."""
+        if self._writer is None:
+            raise self._why_not()
         await self._rename()
         kept, now_ms = self._retention, self._clock_ms()
         found = await self._read(lambda db: sqlite_sweep.find(db, self._swept_no, kept, now_ms))
@@ -314,9 +371,14 @@ class SqliteStore:
 
     async def _write(self, work: Callable[[Transactions], T]) -> T:
         if self._writer is None:
-            raise StoreUnavailable(f"the store {self.path} is not open")
+            raise self._why_not()
         result: T = await self._writer.submit(work)
         return result
+
+    def _why_not(self) -> StoreUnavailable:
+        if self._readers is not None and self._refusal is not None:
+            return self._refusal
+        return StoreUnavailable(f"the store {self.path} is not open")
 
     def _probe_soon(self) -> None:
         if self._probe is None:
@@ -324,7 +386,10 @@ class SqliteStore:
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._readers is None:
-            raise StoreUnavailable(f"the store {self.path} is not open")
+            raise self._why_not()
+        await self._can_read.wait()
+        if self._readers is None:  # it was closed meanwhile
+            raise self._why_not()
         try:
             return await self._readers.submit(work)
         except (sqlite3.Error, *DAMAGED) as error:

@@ -71,6 +71,13 @@ def _code(error: Exception) -> int:
     return (code or 0) & 0xFF
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a file could not be opened because the disk is full, or may be."""
+    if isinstance(error, sqlite3.Error):
+        return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def is_the_files(error: Exception) -> bool:
     """Whether a failure is the file's and not that of one piece of work: all of a group have it."""
     return _code(error) in _ADVICE and _code(error) != sqlite3.SQLITE_FULL

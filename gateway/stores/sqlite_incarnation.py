@@ -50,12 +50,7 @@ class Incarnation:
             sqlite3.Error: the database cannot be written.
             OSError: the file beside it cannot be read or written.
         """
-        row = db.execute("SELECT current, beside FROM incarnation").fetchone()
-        names = [path.read_text().strip() for path in self._paths if path.exists()]
-        names.sort(key=lambda name: name not in (row or ()))
-        self._beside = names[0] if names else ""
-        is_new = row is None and not self._beside  # or of a release that kept no name
-        was_restored = not is_new and (not self._beside or self._beside not in (row or ()))
+        was_restored = not self.is_of(db)
         db.execute("BEGIN IMMEDIATE")
         try:
             if was_restored:
@@ -67,6 +62,15 @@ class Incarnation:
         db.execute("COMMIT")
         self.follow()
         return was_restored
+
+    def is_of(self, db: sqlite3.Connection) -> bool:
+        """Whether the database is the one that was last closed here, or is new."""
+        row = db.execute("SELECT current, beside FROM incarnation").fetchone()
+        names = [path.read_text().strip() for path in self._paths if path.exists()]
+        names.sort(key=lambda name: name not in (row or ()))
+        self._beside = names[0] if names else ""
+        is_new = row is None and not self._beside  # or of a release that kept no name
+        return is_new or (bool(self._beside) and self._beside in (row or ()))
 
     def write(self, db: sqlite3.Connection) -> None:
         """Write a new name into the database, in the transaction that is open."""

@@ -76,6 +76,12 @@ _STEPS = (
 )  # what each version adds to the one before
 
 
+def is_readable(connection: sqlite3.Connection) -> bool:
+    """Whether the file can be read as it is; that of the release before can."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return bool(5 <= version <= SCHEMA_VERSION)
+
+
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables in a new file, or those that a file of an older version lacks.
 
