@@ -93,7 +93,10 @@ class Tail:
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
-        self._feeder = asyncio.create_task(self._feed(), name=f"tail {key}")
+        self._feeder: asyncio.Task[None] | None = asyncio.create_task(
+            self._feed(), name=f"tail {key}"
+        )
+        self._feeder.add_done_callback(self._fed)
 
     async def ready(self) -> None:
         """Wait until the tail knows where the stream ends.
@@ -129,7 +132,8 @@ class Tail:
         self._alone.discard(cursor)
         self._resting.discard(cursor)
         if not self._alone and not self._cohorts:
-            self._feeder.cancel()
+            if self._feeder is not None:
+                self._feeder.cancel()
             self._on_idle(self)
 
     def join_cohort(self, cursor: Reader, kind: Kind, sink: Sink, not_before: float) -> Cohort:
@@ -162,6 +166,11 @@ class Tail:
             self._fail(
                 Internal(f"stream {self.key} cannot be followed; the gateway's log has more")
             )
+
+    def _fed(self, _: asyncio.Task[None]) -> None:
+        # A cancelled task holds its error, whose traceback holds the tail: a cycle, which would
+        # keep the ring until the garbage collector's next full pass, hours later.
+        self._feeder = None
 
     async def _find_trace(self) -> Any:
         if not tracing.is_on() or belongs_to_no_run(self.key):

@@ -118,7 +118,7 @@ async def fill(gateway, run, carrier):
     count = 0
     while True:
         since_s = carrier._wire.blocked_since_s
-        if since_s is not None and time.time() - since_s > 0.1:
+        if since_s is not None and carrier._steady_s() - since_s > 0.1:
             return count
         if since_s is None:  # what sockets hold grows as it is needed
             await append(gateway, run, [count, BIG])

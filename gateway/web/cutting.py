@@ -43,11 +43,18 @@ class CuttingProtocol(H11Protocol):
         """See asyncio."""
         self._forget_deadline()
         super().connection_lost(exc)
+        self.cycle: Any = None
+        self._break_cycle()
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
         """Hand the connection over to the other protocol; nothing keeps this one then."""
         self._forget_deadline()
         super().handle_websocket_upgrade(*args)
+        self._break_cycle()
+
+    def _break_cycle(self) -> None:
+        """Let the protocol be freed at once, and not by the garbage collector, hours later."""
+        self.app = self._loaded_app  # `_run` holds the protocol
 
     def _forget_deadline(self) -> None:
         if self._deadline is not None:

@@ -84,7 +84,11 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         """Run the application, with the sink in its scope."""
         scope: dict[str, Any] = cast(Any, self.scope)
         scope["extensions"] = {**scope["extensions"], EXTENSION: self}
-        await super().run_asgi()
+        try:
+            await super().run_asgi()
+        finally:
+            # A cycle, which the garbage collector would find with a full pass only, hours later.
+            del scope["extensions"][EXTENSION]
 
     async def send(self, message: Any) -> None:
         """Send as ASGI does; the frame that closes is the last."""

@@ -210,6 +210,10 @@ class Carrier:
                 id = self._machine.id
                 _log.error("connection %s failed", id, exc_info=outcome, extra=self._named())
         self._subscriptions.forget_host()
+        # A cancelled task holds its traceback, which holds the carrier: without these cycles all of
+        # it goes now, and not with the garbage collector's next full pass, hours later.
+        self._reader = self._writer = None
+        self._tasks.clear()
 
     # ---- in ----
 
