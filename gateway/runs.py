@@ -188,7 +188,7 @@ class Run:
             run = cls(**known)
         except (TypeError, KeyError) as error:
             raise InvalidValue(f"not a run: {error}") from None
-        _check(run)
+        check_fields(run)
         return run
 
 
@@ -210,7 +210,13 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
 _FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Run))
 
 
-def _check(run: Run) -> None:
+def check_fields(run: Run) -> None:
+    """Refuse a run that could be written and not be read again.
+
+    Raises:
+        InvalidValue: a field is of the wrong kind.
+        InvalidId: the run's id, its root's or its parent's is none.
+    """
     check_run_id(run.id)
     check_run_id(run.root_id)
     if run.parent_id is not None:

@@ -347,6 +347,7 @@ async def test_a_batch_cannot_have_one_key():
         ({"delay_s": 1, "delay_until": datetime.now(UTC)}, "delay_s or delay_until, not both"),
         ({"idempotency_key": ""}, "1 to 256 characters"),
         ({"idempotency_key": "k" * 257}, "1 to 256 characters"),
+        ({"idempotency_key": "order \ud83d"}, r"'order \\ud83d' .* half of a surrogate pair"),
     ],
 )
 def test_options_outside_their_rule_are_refused(options, message):
@@ -365,6 +366,8 @@ def test_tags_outside_their_rule_are_refused():
         work.options(tags=["x"] * 11)
     with pytest.raises(InvalidId, match=r"no \* at the end"):
         work.options(tags=["x*"])
+    with pytest.raises(InvalidId, match=r"tag 'a \\ud83d' is not allowed: .*surrogate"):
+        work.options(tags=["a \ud83d"])
 
 
 async def test_options_add_up_and_leave_the_task_as_it_was():

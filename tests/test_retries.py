@@ -198,7 +198,10 @@ def test_the_first_rests_are_as_documented():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_attempts": 0}, "max_attempts is 0; it goes from 1 to 1000"),
+        ({"max_attempts": 0}, "max_attempts is 0; it is a whole number from 1 to 1000"),
+        ({"max_attempts": 1.5}, "max_attempts is 1.5; it is a whole number"),
+        ({"jitter": 0.5}, "jitter is 0.5; it is True or False"),
+        ({"min_s": "1"}, "min_s is '1'; it goes from 0"),
         ({"min_s": 5, "max_s": 1}, "min_s is 5 and max_s 1"),
         ({"min_s": -1}, "min_s is -1"),
         ({"factor": 0.5}, "factor is 0.5; it goes from 1"),
@@ -207,6 +210,11 @@ def test_the_first_rests_are_as_documented():
 def test_a_retry_that_cannot_work_is_refused(fields, message):
     with pytest.raises(InvalidValue, match=message):
         Retry(**fields)
+
+
+def test_retry_of_a_task_that_is_a_number_is_refused():
+    with pytest.raises(InvalidValue, match=r"retry is 3; it is a Retry\(max_attempts"):
+        task(retry=3)
 
 
 # What attempts write.

@@ -722,6 +722,15 @@ async def test_a_runs_id_can_be_taken_once(store):
     assert (await store.get_run(run.id)).run == run
 
 
+@pytest.mark.parametrize(("field", "value"), [("max_attempts", 1.5), ("retry_on_crash", 1)])
+async def test_run_that_could_not_be_read_is_not_kept(store, field, value):
+    run = new_run(**{field: value})
+    with pytest.raises(InvalidValue, match=f"run {run.id}: {field} must be"):
+        await store.create_run(run)
+    kept = await store.create_run(new_run())
+    assert await store.list_runs(RunQuery()) == [kept]
+
+
 async def test_the_log_of_a_run_folds_to_its_snapshot(store):
     run = await store.create_run(new_run(metadata={"a": 1, "b": {"c": 2}}))
     for patch in (

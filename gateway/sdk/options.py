@@ -18,6 +18,17 @@ IDEMPOTENCY_KEY_TTL_S = 30 * 24 * 3600.0
 MAX_SECONDS = 10 * 365 * 24 * 3600.0  # of any delay or limit; more is a mistake
 
 
+def check_seconds(name: str, seconds: float | None) -> None:
+    """Refuse what is no length of time.
+
+    Raises:
+        InvalidValue: names it and the limit.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (is_number and 0 <= seconds <= MAX_SECONDS):
+        raise InvalidValue(f"{name} is {seconds!r}; it goes from 0 to {MAX_SECONDS:g} seconds")
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often a run that fails is tried, and how long it rests in between.
@@ -47,10 +58,15 @@ class Retry:
     on_crash: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_attempts, bool) or not 1 <= self.max_attempts <= 1000:
-            raise InvalidValue(f"max_attempts is {self.max_attempts!r}; it goes from 1 to 1000")
-        if not isinstance(self.on_crash, bool):
-            raise InvalidValue(f"on_crash is {self.on_crash!r}; it is True or False")
+        attempts: Any = self.max_attempts
+        is_whole = isinstance(attempts, int) and not isinstance(attempts, bool)
+        if not is_whole or not 1 <= attempts <= 1000:
+            raise InvalidValue(f"max_attempts is {attempts!r}; it is a whole number from 1 to 1000")
+        for name in ("jitter", "on_crash"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InvalidValue(f"{name} is {value!r}; it is True or False")
+        check_seconds("min_s", self.min_s)
+        check_seconds("max_s", self.max_s)
         if not 0 <= self.min_s <= self.max_s <= MAX_SECONDS:
             raise InvalidValue(
                 f"min_s is {self.min_s!r} and max_s {self.max_s!r}; it is 0 <= min_s <= max_s"
@@ -92,6 +108,8 @@ class Options:
     runner: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.retry, Retry):
+            raise InvalidValue(f"retry is {self.retry!r:.80}; it is a Retry(max_attempts=…)")
         check_tags(self.tags)
         for name in ("idempotency_key_ttl_s", "delay_s", "ttl_s", "max_duration_s"):
             check_seconds(name, getattr(self, name))
@@ -100,9 +118,10 @@ class Options:
         if self.delay_until is not None:
             moment_ms("delay_until", self.delay_until)
         key = self.idempotency_key
-        if key is not None and not (isinstance(key, str) and 0 < len(key) <= MAX_KEY_CHARACTERS):
+        if key is not None and not _is_text(key, MAX_KEY_CHARACTERS):
             raise InvalidValue(
-                f"idempotency_key {key!r:.80} is not allowed: 1 to {MAX_KEY_CHARACTERS} characters"
+                f"idempotency_key {key!r:.80} is not allowed: 1 to {MAX_KEY_CHARACTERS} "
+                "characters, none of them half of a surrogate pair"
             )
 
     def fields(self, now_ms: int) -> dict[str, Any]:
@@ -154,17 +173,6 @@ def _after(now_ms: int, seconds: float | None) -> str | None:
     return None if seconds is None else iso_time(now_ms + round(seconds * 1000))
 
 
-def check_seconds(name: str, seconds: float | None) -> None:
-    """Refuse what is no length of time.
-
-    Raises:
-        InvalidValue: names it and the limit.
-    """
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (is_number and 0 <= seconds <= MAX_SECONDS):
-        raise InvalidValue(f"{name} is {seconds!r}; it goes from 0 to {MAX_SECONDS:g} seconds")
-
-
 def moment_ms(name: str, moment: datetime) -> int:
     """Return a moment as milliseconds since 1970 UTC; `datetime.max` is the end of the year 9999.
 
@@ -188,9 +196,16 @@ def check_tags(tags: Sequence[str]) -> tuple[str, ...]:
     if isinstance(tags, str) or len(tags) > MAX_TAGS:
         raise InvalidValue(f"tags are a list of up to {MAX_TAGS}")
     for tag in tags:
-        if not isinstance(tag, str) or not 0 < len(tag) <= MAX_TAG_CHARACTERS or tag.endswith("*"):
+        if not _is_text(tag, MAX_TAG_CHARACTERS) or tag.endswith("*"):
             raise InvalidId(
                 f"tag {tag!r:.80} is not allowed: 1 to {MAX_TAG_CHARACTERS} characters, "
-                "no * at the end"
+                "none of them half of a surrogate pair, no * at the end"
             )
     return tuple(tags)
+
+
+def _is_text(value: Any, max_characters: int) -> bool:
+    """Whether a value is a text that a store can keep."""
+    if not isinstance(value, str) or not 0 < len(value) <= max_characters:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)

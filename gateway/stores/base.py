@@ -299,6 +299,7 @@ class Store(Protocol):
 
         Raises:
             RunExists: the id is taken.
+            InvalidValue: a field is of the wrong kind; the run could never be read.
         """
 
     async def patch_run(
