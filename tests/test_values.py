@@ -37,6 +37,7 @@ from typing_extensions import TypedDict
 from gateway import connect, metadata, runs, streams, task, wait
 from gateway.errors import InvalidValue
 from gateway.integrations import model_streams, tracking
+from gateway.sdk.value_equality import unwritable
 from gateway.sdk.values import Values
 
 NAN = math.nan
@@ -279,12 +280,33 @@ def test_what_is_lost_on_the_way_is_refused_and_named():
         ),
         (Any, {"a": [1, ("b", "\ud83d")]}, r"a\.1\.1: '\\ud83d' has half of a surrogate pair"),
         (list[Progress], [Progress(1, item="\udc00")], r"0\.item: .* has half of a surrogate pair"),
+        (float, NAN, "the value: nan would be read back as None: JSON has no NaN"),
+        (list[float], [1.0, math.inf], "1: inf would be read back as None: JSON has no NaN"),
+        (
+            Any,
+            {"a": {(1, 2): 3}},
+            r"a: \{\(1, 2\): 3\} would be read back .* keys in JSON are texts",
+        ),
+        (Any, {"a": [1, object()]}, r"a\.1: <object .* has no JSON: Unable to serialize"),
+        (list[bytes], [b"a", b"\xff"], r"1: b'\\xff' has no JSON: .*invalid utf-8"),
+        (Any, {"a": {b"\xff": 1}}, r"a: the key b'\\xff' has no JSON"),
+        (Any, {"a": [10**5000]}, r"a\.0: a whole number of 16610 bits is beyond 2\*\*53"),
+        (list[int], [1, 10**5000], r"1: a whole number of 16610 bits is beyond 2\*\*53"),
         (Any, _deep(230), "recursion limit exceeded"),
         (Any, _deep(5000), "Maximum serialization depth exceeded"),
     ):
         with pytest.raises(InvalidValue, match=why) as refused:
             read_back(type_, value)
         assert len(refused.value.message) < 1000
+
+
+def test_search_for_what_has_no_json_ends_in_values_that_share_parts():
+    shared = [1]
+    for _ in range(60):
+        shared = [shared, shared]  # 2**60 paths
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    assert unwritable([shared, cycle, "\ud83d"]) == r"2: '\ud83d' has half of a surrogate pair"
 
 
 def _deep(levels):
@@ -627,6 +649,8 @@ async def test_metadata_is_checked_like_a_record(runtime):
             lambda: state.set("loss", NAN),
             lambda: metadata.set("a", {"b": NAN}),
             lambda: metadata.set("a", 2**53 + 1),
+            lambda: metadata.set("a", 10**5000),
+            lambda: metadata.set("a", _deep(100_000)),
             lambda: metadata.append("a", [Progress(1, loss=NAN)]),
         ):
             with pytest.raises(InvalidValue, match=r"metadata '(step|loss|a)'"):

@@ -28,6 +28,7 @@ from gateway.runs import MAX_METADATA_BYTES
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.runtime import current_run, runtime
+from gateway.sdk.value_equality import shown
 from gateway.sdk.values import Values
 
 M = TypeVar("M")
@@ -94,7 +95,7 @@ class _Keys:
             return _ANY.encode(value)
         except InvalidValue as error:
             raise InvalidValue(
-                f"metadata {key!r}: {value!r:.80} is no JSON: {error.message}"
+                f"metadata {key!r}: {shown(value)} is no JSON: {error.message}"
             ) from None
 
     def _put(self, op: Any, key: str, value: Any) -> None:

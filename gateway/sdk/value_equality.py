@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic_core import to_json
 
 from gateway.patches import MAX_INTEGER
 from gateway.sdk.value_types import Open
@@ -16,6 +17,7 @@ Path = tuple[Any, ...]
 
 MAX_LEVELS = 128  # Pydantic reads 200; a record has some around it
 _SHOWN_CHARACTERS = 80
+_SHOWN_BITS = 256
 _PATH_CHARACTERS = 200
 _SECRETS = (SecretStr, SecretBytes)
 _MISSING = object()
@@ -102,7 +104,9 @@ def _at_field(open_: Open, name: Any) -> Open:
 def _parts_of_json(given: Any, read: Any) -> list[tuple[Any, Any, Any]] | None:
     """Pair the parts of a value with those of its JSON, where any JSON may be."""
     if isinstance(given, Mapping) and isinstance(read, dict):
-        same = len(given) == len(read)  # else two keys are the same in JSON
+        # Else two keys are the same in JSON, or one is a tuple, of which a text is written that
+        # other keys have too.
+        same = len(given) == len(read) and not any(isinstance(key, tuple) for key in given)
         pairs = zip(read, given.values(), read.values(), strict=False)
         return list(pairs) if same else None
     if isinstance(given, Collection) and isinstance(read, list):
@@ -126,6 +130,8 @@ def _changed(given: Any, read: Any, path: Path) -> str:
     why = ""
     if _is_no_number(given):
         why = ": JSON has no NaN and no infinity"
+    elif isinstance(given, Mapping) and not all(isinstance(key, str) for key in given):
+        why = ": keys in JSON are texts; one is lost or changed"
     elif isinstance(given, _SECRETS):
         why = ": JSON has the stars of a secret only"
     elif type(given) is not type(read):
@@ -156,8 +162,9 @@ def large_integer(value: Any, path: Path = ()) -> str | None:
         if abs(value) <= MAX_INTEGER:
             return None
         return (
-            f"{at(path)}: {value} is beyond 2**53 = {MAX_INTEGER}, up to which pages have whole "
-            "numbers exactly; declare it as text, for example Annotated[int, PlainSerializer(str)]"
+            f"{at(path)}: {shown(value)} is beyond 2**53 = {MAX_INTEGER}, up to which pages have "
+            "whole numbers exactly; declare it as text, for example "
+            "Annotated[int, PlainSerializer(str)]"
         )
     if isinstance(value, dict):
         parts: Any = value.items()
@@ -185,17 +192,52 @@ def exact(value: Any, levels: int = MAX_LEVELS) -> Any:
     return str(value) if is_large or _is_no_number(value) else value
 
 
-def half_character(value: Any, path: Path = (), levels: int = MAX_LEVELS) -> str | None:
-    """Name the first text with half of a surrogate pair, which UTF-8 does not have."""
+def unwritable(value: Any) -> str | None:
+    """Name the first part of a value that has no JSON, after the serializer has refused it."""
+    return _unwritable(value, (), set())
+
+
+def _unwritable(value: Any, path: Path, seen: set[int]) -> str | None:
     if isinstance(value, str):
         is_whole = not any("\ud800" <= character <= "\udfff" for character in value)
         return None if is_whole else f"{at(path)}: {shown(value)} has half of a surrogate pair"
-    is_leaf = levels == 0 or isinstance(value, bytes | set | frozenset)
-    for name, one, _ in (not is_leaf and _parts(value, value)) or ():
-        fault = half_character(one, (*path, _label(value, name)), levels - 1)
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return large_integer(value, path)
+    if isinstance(value, int | float | None):
+        return None
+    is_leaf = isinstance(value, bytes | set | frozenset)
+    parts = None if is_leaf or len(path) == MAX_LEVELS else _parts(value, value)
+    if not parts:
+        return f"{at(path)}: {shown(value)} has no JSON" if not _has_json(value) else None
+    if id(value) in seen:  # a cycle, or shared by many
+        return None
+    seen.add(id(value))
+    for name, one, _ in parts:
+        if isinstance(value, Mapping) and not _has_json({name: None}):
+            return f"{at(path)}: the key {shown(name)} has no JSON"
+        fault = _unwritable(one, (*path, _label(value, name)), seen)
         if fault is not None:
             return fault
     return None
+
+
+def _has_json(value: Any) -> bool:
+    try:
+        to_json(value)
+    except Exception:  # of a class of the user's, too
+        return False
+    return True
+
+
+def no_number(value: Any, path: Sequence[Any]) -> str | None:
+    """Name a NaN or an infinity at a place of a value; None if there is anything else."""
+    for name in path:
+        try:
+            is_open = isinstance(value, Mapping | list | tuple)
+            value = value[name] if is_open else getattr(value, name)
+        except (LookupError, TypeError, AttributeError):  # an alias, or a choice of a union
+            return None
+    return _changed(value, None, tuple(path)) if _is_no_number(value) else None
 
 
 def at(path: Sequence[Any]) -> str:
@@ -205,6 +247,8 @@ def at(path: Sequence[Any]) -> str:
 
 def shown(value: Any) -> str:
     """Write the beginning of a value."""
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"a whole number of {value.bit_length()} bits"  # Python writes no more
     try:
         return repr(value)[:_SHOWN_CHARACTERS]
     except Exception:  # a class of the user's

@@ -27,10 +27,11 @@ from gateway.errors import InvalidValue
 from gateway.sdk.value_equality import (
     at,
     difference,
-    half_character,
     has_long_integer,
     large_integer,
+    no_number,
     shown,
+    unwritable,
 )
 from gateway.sdk.value_types import Form
 
@@ -77,12 +78,11 @@ class Values(Generic[T]):
         except ValidationError as error:
             raise self._refusal(describe(error)) from None
         except PydanticSerializationError as error:
-            where = half_character(value) if "surrogates" in str(error) else None
-            raise self._refusal(f"{where}: {error}" if where else str(error)) from None
+            raise self._no_json(value, str(error)) from None
         if form.is_read_back or (form.has_floats and b"null" in data):
             self._check_read_back(checked, data)
         if form.may_be_no_json or (form.has_integers and has_long_integer(data)):
-            self._check_numbers(data)
+            self._check_numbers(checked, data)
         return data
 
     def plain(self, value: T) -> Any:
@@ -114,17 +114,24 @@ class Values(Generic[T]):
         try:
             fault = difference(value, self._read(data), self._form.open, ())
         except ValidationError as error:
-            raise self._refusal(describe(error)) from None
+            first = error.errors(include_url=False)[0]
+            if first["type"] == "json_invalid":  # a whole number of very many digits
+                raise self._no_json(value, describe(error)) from None
+            raise self._refusal(no_number(value, first["loc"]) or describe(error)) from None
         if fault is not None:
             raise self._refusal(fault)
 
-    def _check_numbers(self, data: bytes) -> None:
+    def _check_numbers(self, value: T, data: bytes) -> None:
         try:
             fault = large_integer(msgspec.json.decode(data), ())
         except msgspec.DecodeError as error:
-            raise self._refusal(str(error)) from None
+            raise self._no_json(value, str(error)) from None
         if fault is not None:
             raise self._refusal(fault)
+
+    def _no_json(self, value: T, error: str) -> InvalidValue:
+        where = unwritable(value)
+        return self._refusal(f"{where}: {error}" if where else error)
 
     def _refusal(self, why: str) -> InvalidValue:
         return InvalidValue(f"{self._what}: {why}")
