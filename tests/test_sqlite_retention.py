@@ -194,3 +194,20 @@ async def test_a_sweep_forgets_what_the_model_forgets_and_nothing_else(tmp_path,
         await pair.random.choice(doings)()
     await pair.sweep()
     await pair.store.close()
+
+
+async def test_first_record_of_a_stream_that_was_swept_while_empty_is_trimmed_by_age(tmp_path):
+    now_ms = 1_795_352_174_000
+    store = SqliteStore(
+        tmp_path / "test.db", clock_ms=lambda: now_ms, retention=Retention(age_s=600)
+    )
+    await store.open()
+    key = StreamKey((await store.create_run(new_run())).id, "a")
+    await store.append(key, [])
+    now_ms += 601_000
+    await store.sweep()
+    await store.append(key, [b"1"])
+    now_ms += 601_000
+    assert (await store.sweep()).records == 1
+    assert (await store.read(key)).records == []
+    await store.close()

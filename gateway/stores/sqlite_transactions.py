@@ -419,8 +419,10 @@ class Transactions:
             self._dirty[key] = stream
         if not found.is_cut_short:
             self._trimmed.add(key)
+            # One without a first record yet is looked at again: that record does not say so itself.
+            oldest_ms = found.oldest_ms if stream.next_offset > 0 else now_ms
             sql = "UPDATE streams SET oldest_ms = ? WHERE no = ?"
-            self._db.execute(sql, (found.oldest_ms, stream.no))
+            self._db.execute(sql, (oldest_ms, stream.no))
         return removed, found.is_cut_short
 
     def put_records(
