@@ -398,6 +398,29 @@ def test_a_value_that_is_equal_in_another_way_is_accepted():
         read_back(AnyVector, Vector(NAN))
 
 
+Hourly = Annotated[dt.datetime, PlainSerializer(lambda when: when.replace(minute=0).isoformat())]
+
+
+class FallBack(dt.tzinfo):
+    """A zone in the night in which it has an hour twice: `fold` says which one is meant."""
+
+    def utcoffset(self, when):
+        return dt.timedelta(hours=1 if when is not None and when.fold else 2)
+
+    def dst(self, when):
+        return None
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_time_in_the_hour_that_a_zone_has_twice_is_accepted(fold):
+    """Python calls such a time unequal to every one of another zone."""
+    moment = dt.datetime(2020, 10, 25, 2, 30, fold=fold, tzinfo=FallBack())
+    assert read_back(dt.datetime, moment).isoformat() == moment.isoformat()
+    assert read_back(list[dt.datetime], [moment])[0].isoformat() == moment.isoformat()
+    with pytest.raises(InvalidValue, match="would be read back as"):
+        read_back(Hourly, moment)
+
+
 def test_a_value_that_changes_after_it_was_accepted_is_written_as_it_was():
     value = Progress(1)
     data = (stream := streams.define("changing", Progress)).encode(value)
