@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gateway.sdk.session import opened
 from gateway.stores.base import RunQuery
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite_backup import backup, restore
-from gateway.stores.sqlite_lock import check_file_system
+from gateway.stores.sqlite_lock import SqliteLock, check_file_system
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux locks the inode")
 
@@ -35,6 +36,26 @@ async def main():
             print("locked")
         else:
             print("opened")
+
+asyncio.run(main())
+"""
+
+
+FORK = """
+import asyncio, os, sys
+from gateway.stores.sqlite import SqliteStore
+
+async def main():
+    await SqliteStore(sys.argv[1], lock_wait_s=0).open()
+    dies, stays = os.fork(), os.fork()
+    if dies == 0:
+        os._exit(0)
+    if stays == 0:
+        sys.stdin.read()  # until the test ends
+        os._exit(0)
+    os.waitpid(dies, 0)
+    print("forked", flush=True)
+    await asyncio.sleep(1000)
 
 asyncio.run(main())
 """
@@ -148,6 +169,58 @@ async def test_a_copy_put_back_by_a_link_replaces_the_file_that_it_leads_to(tmp_
     assert link.is_symlink()
     async with opened(store_at(path)) as store:
         assert [each.id for each in await store.list_runs(RunQuery())] == [run.id]
+
+
+@on_linux
+def test_a_forked_child_that_outlives_the_owner_does_not_hold_the_file(tmp_path):
+    path = tmp_path / "test.db"
+    command = [sys.executable, "-W", "ignore", "-c", FORK, path]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as owner:
+        try:
+            assert owner.stdout.readline() == "forked\n"
+            assert in_another_process(path) == ["locked"]  # though a child has ended
+            (tmp_path / "test.db.lock").unlink()
+            assert in_another_process(path) == ["locked"]
+            owner.send_signal(signal.SIGKILL)
+            owner.wait()
+            assert in_another_process(path) == ["opened"]
+        finally:
+            owner.kill()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_release_in_a_forked_child_leaves_the_file_to_its_parent(tmp_path):
+    path = tmp_path / "test.db"
+    lock = SqliteLock(path)
+    lock.acquire(0)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # the same numbers
+            lock.release()
+            for other in others:
+                os.fstat(other)
+            with pytest.raises(TimeoutError):
+                SqliteLock(path).acquire(0)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert in_another_process(path) == ["locked"]
+    lock.release()
+    assert in_another_process(path) == ["opened"]
+
+
+async def test_a_file_in_a_linked_folder_opens_and_is_refused_by_each_name(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    async with opened(store_at(link / "test.db")):
+        names = [link / "test.db", real / "test.db"]
+        assert in_another_process(*names) == ["locked", "locked"]
 
 
 @on_linux
