@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from faults import cluster, scenarios, valkey
+from faults import cluster, large, scenarios, valkey
 from faults.history import Verdict
 
 Scenario = Callable[[Path, scenarios.Say], Awaitable[Verdict]]
@@ -26,6 +26,8 @@ AGAIN = 5  # of what is done once more, over another store or another way
 SLOW_S = 40.0
 RELOADS = 5
 MAX_SCENARIO_S = 240.0
+LARGE_RUNS = 1_000_000
+LARGE_STREAM_MB = 1_000
 
 SCENARIOS: dict[str, Scenario] = {
     "kills": lambda folder, say: scenarios.kills(folder, times=KILLS, say=say),
@@ -54,6 +56,9 @@ SCENARIOS: dict[str, Scenario] = {
     "one of two": lambda folder, say: cluster.kills(folder, times=STOPS, say=say),
     "affinity": lambda folder, say: cluster.kills(folder, times=AGAIN, has_affinity=True, say=say),
     "rolling": lambda folder, say: cluster.rolling(folder, rounds=RELOADS, say=say),
+    "large file": lambda folder, say: large.large(
+        folder, runs=LARGE_RUNS, stream_mb=LARGE_STREAM_MB, say=say
+    ),
     "nginx": lambda folder, say: scenarios.proxied(folder, reloads=RELOADS, say=say),
 }
 

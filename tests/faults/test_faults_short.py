@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults import cluster, network, nginx, scenarios, valkey
+from faults import cluster, large, network, nginx, scenarios, valkey
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -34,6 +34,12 @@ async def test_kills_and_stops_over_redis_lose_and_repeat_nothing(tmp_path):
 
 async def test_a_kill_of_the_stores_server_loses_nothing_that_was_acknowledged(tmp_path):
     verdict = await valkey.killed(tmp_path, times=1, **SMALL)
+    assert verdict.is_clean, verdict.faults
+    assert verdict.records > 100
+
+
+async def test_appends_to_a_large_file_wait_for_no_list_delete_or_sweep(tmp_path):
+    verdict = await large.large(tmp_path, runs=20_000, stream_mb=20)
     assert verdict.is_clean, verdict.faults
     assert verdict.records > 100
 

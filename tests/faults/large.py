@@ -1,0 +1,96 @@
+"""A SQLite store of a million runs: appends go on while runs are listed, deleted and swept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from large_sqlite import make_large_store
+from serving import new_run
+
+from faults.history import Verdict
+from faults.scenarios import Say, quiet
+from gateway.records import StreamKey
+from gateway.stores.base import RunQuery
+from gateway.stores.retention import Retention
+from gateway.stores.sqlite import SqliteStore
+from gateway.web.sweeper import STEP_S
+
+MAX_STALL_S = 3.0  # of an append; measured: 0.03 on an idle machine, up to 0.75 on a loaded one
+RECORD = b'"%s"' % (b"x" * 100_000)
+SWEEP_S = 20.0  # of the sweep that deletes finished runs; it has more to do than that
+
+
+async def large(folder: Path, *, runs: int, stream_mb: int, say: Say = quiet) -> Verdict:
+    """List, delete and sweep in a large store; no append waits long for any of it."""
+    path = folder / "large.db"
+    await asyncio.to_thread(make_large_store, path, runs)
+    say(f"{runs} runs, {path.stat().st_size >> 20} MiB")
+    store = SqliteStore(path, durability="normal", retention=Retention(run_ttl_s=1))
+    await store.open()
+    verdict, appends = Verdict(), _Appends(store)
+    try:
+        doomed = StreamKey((await store.create_run(new_run())).id, "s")
+        for _ in range(stream_mb):
+            await store.append(doomed, [RECORD] * 10)
+        await appends.start()
+
+        async def judged(what: str, work: Awaitable[Any]) -> None:
+            appends.longest_s = 0.0
+            began_s = time.monotonic()
+            await work
+            took_s = time.monotonic() - began_s
+            say(f"{what}: {took_s:.2f} s; the longest append {appends.longest_s * 1000:.0f} ms")
+            if appends.longest_s > MAX_STALL_S:
+                stall = f"{what}: an append took {appends.longest_s:.1f} s"
+                verdict.count("contradictions", stall)
+
+        for query in (
+            RunQuery(status=("executing", "waiting")),
+            RunQuery(status=("failed",)),
+            RunQuery(status=("completed",), tag="t07"),
+        ):
+            await judged(f"list {query.status} {query.tag or ''}", store.list_runs(query))
+        await judged(f"delete a stream of {stream_mb} MB", store.delete(doomed))
+        await judged("sweep", _sweep(store))
+        await appends.stop()
+        verdict.records = appends.count
+    finally:
+        await store.close()
+    return verdict
+
+
+async def _sweep(store: SqliteStore) -> None:
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < SWEEP_S:
+        if not (await store.sweep()).has_more:
+            return
+        await asyncio.sleep(STEP_S)
+
+
+class _Appends:
+    """One append after the other, and the longest of them."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._is_over = False
+        self.count = 0
+        self.longest_s = 0.0
+
+    async def start(self) -> None:
+        key = StreamKey((await self._store.create_run(new_run())).id, "live")
+        self._task = asyncio.create_task(self._append(key))
+
+    async def _append(self, key: StreamKey) -> None:
+        while not self._is_over:
+            began_s = time.monotonic()
+            await self._store.append(key, [b"1"])
+            self.longest_s = max(self.longest_s, time.monotonic() - began_s)
+            self.count += 1
+
+    async def stop(self) -> None:
+        self._is_over = True
+        await self._task
