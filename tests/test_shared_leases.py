@@ -1,11 +1,12 @@
 """Leases in a store that several gateways share: who is alive, and what becomes of the others."""
 
 import asyncio
+import hashlib
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
-from redis_serving import fresh_url
+from redis_serving import fresh_url, shared_server
 
 from gateway import Retry, runs, task
 from gateway.errors import StoreUnavailable
@@ -14,6 +15,8 @@ from gateway.sdk.keeper import BEATS, Keeper, new_node
 from gateway.sdk.queues import owner_of
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore
+from gateway.stores.redis_leases import BUCKET
+from gateway.stores.redis_scripts import SCRIPTS, Script
 from gateway.stores.shared import Lapsed, SharedStore
 from gateway.stores.sqlite import SqliteStore
 from gateway.web.shared_leases import UNKNOWN_S, SharedLeases
@@ -91,6 +94,153 @@ async def test_an_owner_lapses_when_its_time_is_over_or_it_lets_go_until_it_hold
     assert await store.lapsed() == []
     await store.let_go("a")
     assert [lapsed.owner for lapsed in await store.lapsed()] == ["a"]
+
+
+async def test_an_owner_that_is_renewed_after_the_judge_looked_is_not_forgotten(store):
+    await store.hold(["a"], 0)
+    assert len(await store.lapsed()) == 1
+    await store.hold(["a"], LEASE_S)
+    await store.forget_lease("a")
+    await store.hold(["a"], 0, only_new=True)  # has one still, so this changes nothing
+    assert await store.lapsed() == []
+
+
+class ServerClock:
+    """The clock of the server as the scripts of leases read it, and the keys of the leases."""
+
+    def __init__(self, url):
+        self.client = shared_server().client()
+        self.base = f"{url.partition('prefix=')[2]}:{{{BUCKET}}}:"
+
+    def set(self, now_s):
+        self.client.set(f"{self.base}now_s", now_s)
+
+    def eval(self, script, *arguments):
+        return self.client.eval(script, 1, f"{self.base}leases", *arguments)
+
+    def lengths(self):
+        return self.client.hgetall(f"{self.base}lease_ms")
+
+
+@pytest.fixture
+def url():
+    return fresh_url()
+
+
+@pytest.fixture
+def server_clock(monkeypatch, url):
+    now = b"call('TIME')"
+    for name, (source, _) in SCRIPTS.items():
+        assert source.count(now) == 1
+        given = source.replace(now, b"{ call('GET', base .. 'now_s') or call('TIME')[1], '0' }")
+        sha = hashlib.sha1(given).hexdigest().encode()
+        monkeypatch.setitem(SCRIPTS, name, Script(given, sha))
+    clock = ServerClock(url)
+    yield clock
+    clock.client.close()
+
+
+NOW_S = 1_795_352_174
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600, -LEASE_S / BEATS, 0])
+async def test_a_step_of_the_servers_clock_lapses_no_lease_and_keeps_no_dead_owner(
+    server_clock, url, step_s
+):
+    time = Time()
+    of_time = {"monotonic_s": lambda: time.now_ms / 1000}
+    judging, living = RedisStore(url, **of_time), RedisStore(url)
+    await judging.open()
+    await living.open()
+    keeper = Keeper(judging, "node_a", LEASE_S, sleep=time.of_runtime["sleep"], **of_time)
+    try:
+        server_clock.set(NOW_S)
+        kept = await executing_run(judging, "node_b")
+        lost = await executing_run(judging, "worker_c")
+        await keeper.start()
+        judge = SharedLeases(keeper, Known(), lambda: 0.5).judge
+        last, stepped = BEATS, BEATS + 1  # the worker's last renewal; judges judge from BEATS on
+        for beats in range(last + 2 * BEATS):
+            await living.hold(["node_b", "worker_c"] if beats <= last else ["node_b"], LEASE_S)
+            server_clock.set(NOW_S + beats * LEASE_S / BEATS + (step_s if beats >= stepped else 0))
+            await judge()
+            assert await status_of(judging, kept) == "executing"
+            if beats < last + BEATS:
+                assert await status_of(judging, lost) == "executing"
+            await beat(SimpleNamespace(time=time))
+        assert await status_of(judging, lost) == "crashed"  # within two leases
+    finally:
+        await keeper.stop()
+        await judging.close()
+        await living.close()
+
+
+async def test_each_renewal_is_seen_though_the_servers_clock_stands(server_clock, url):
+    server_clock.set(NOW_S)
+    now_s = 0.0
+    async with judging(url, lambda: now_s) as store:
+        for beats in range(4):
+            now_s = beats * LEASE_S
+            await store.hold(["a"], LEASE_S)
+            assert await store.lapsed() == []
+
+
+@asynccontextmanager
+async def judging(url, monotonic_s):
+    store = RedisStore(url, monotonic_s=monotonic_s)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def test_a_lease_is_judged_by_its_own_length(url):
+    now_s = 0.0
+    async with judging(url, lambda: now_s) as store:
+        await store.hold(["a"], LEASE_S)
+        await store.hold(["b"], 10 * LEASE_S)
+        assert await store.lapsed() == []
+        now_s = LEASE_S
+        assert [lapsed.owner for lapsed in await store.lapsed()] == ["a"]
+        now_s = 10 * LEASE_S
+        assert [lapsed.owner for lapsed in await store.lapsed()] == ["a", "b"]
+
+
+async def test_time_in_which_a_judge_is_frozen_counts_for_no_lease(url):
+    times_s = iter([0, 5 * LEASE_S, 5 * LEASE_S + 1, 50 * LEASE_S, 6 * LEASE_S, 50 * LEASE_S])
+    async with judging(url, lambda: next(times_s)) as store:
+        await store.hold(["a"], LEASE_S)
+        assert await store.lapsed() == []  # asked at 0, answered late
+        assert await store.lapsed() == []  # asked a second after the answer
+        assert [lapsed.owner for lapsed in await store.lapsed()] == ["a"]
+
+
+# What the release before runs in the server: leases by the server's clock.
+HOLD_BEFORE = "return redis.call('ZADD', KEYS[1], redis.call('TIME')[1] * 1000 + ARGV[1], ARGV[2])"
+LAPSED_BEFORE = (
+    "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1] * 1000 + 1000)"
+)
+FORGET_BEFORE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
+
+
+async def test_gateways_of_the_release_before_judge_and_are_judged_on_the_same_store(url):
+    server, now_s = ServerClock(url), 0.0
+    async with judging(url, lambda: now_s) as store:
+        await store.hold(["new"], LEASE_S)
+        await store.hold(["new_dead"], 0)
+        server.eval(HOLD_BEFORE, LEASE_S * 1000, "old")
+        server.eval(HOLD_BEFORE, -1000, "old_dead")
+        assert server.eval(LAPSED_BEFORE) == ["old_dead", "new_dead"]
+        assert [lapsed.owner for lapsed in await store.lapsed()] == ["old_dead", "new_dead"]
+        now_s = LEASE_S  # the worker came back through a gateway of the release before
+        server.eval(HOLD_BEFORE, LEASE_S * 2000, "new")
+        assert [lapsed.owner for lapsed in await store.lapsed()] == ["old_dead", "new_dead"]
+        server.eval(FORGET_BEFORE, "new_dead")
+        await store.forget_lease("old_dead")
+        assert await store.lapsed() == []
+        assert list(server.lengths()) == ["new"]
+    server.client.close()
 
 
 async def test_a_run_is_changed_only_by_whose_it_is(store):

@@ -34,6 +34,7 @@ memory is full an append fails with `StoreUnavailable`, which says so, and readi
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -84,6 +85,7 @@ class RedisStore:
         clock_ms: Gives the time of records; None: the server's own clock, one for all processes.
         patience_s: How long a call waits for servers that cannot be reached.
         deaf_s: Without a sign of life for so long, followers are taken for deaf.
+        monotonic_s: Gives a time that nobody sets, by which leases are judged.
     """
 
     def __init__(
@@ -94,13 +96,14 @@ class RedisStore:
         clock_ms: Callable[[], int] | None = None,
         patience_s: float = PATIENCE_S,
         deaf_s: float = DEAF_S,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock_ms = clock_ms
         self._servers = Servers(RedisUrl.parse(url), self._connected, patience_s)
         self._bell = Bell(self._servers, deaf_s)
         self._follows = self._bell.follows
         self._runs = RedisRuns(self._servers, self.read, clock_ms)
-        self._leases = RedisLeases(self._servers)
+        self._leases = RedisLeases(self._servers, monotonic_s)
         self._sweep = RedisSweep(self._servers, self._runs, retention, clock_ms or system_clock_ms)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._begun = Begun()

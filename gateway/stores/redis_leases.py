@@ -1,33 +1,54 @@
-"""Leases in Redis: one sorted set of owners, by the time at which each lease ends."""
+"""Leases in Redis: a sorted set of owners and values, and a hash of the lengths of their leases.
+
+A renewal changes the value. A judge takes an owner for dead when it has seen the same value for the
+length of the lease, by its own monotonic clock; a wall clock that is set changes nothing of that.
+
+The value is the time at which the lease ends by the server's clock, because the release before
+judges by it. That release writes no lengths: an owner without one is judged as it judges, by the
+server's clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from gateway.stores.redis_servers import Servers, bucket_of
 from gateway.stores.shared import Lapsed
 
 KEY = "leases"
 BUCKET = bucket_of(KEY)
-MOST = 100  # looked at in one round
+MOST = 100  # given to be settled in one round
+
+
+class _Sighting(NamedTuple):
+    """The value of a lease, and since when it has been the same."""
+
+    value: bytes
+    since_s: float
 
 
 class RedisLeases:
     """The part of the store that knows who is alive.
 
     Args:
-        servers: Where it is kept; their clock counts.
+        servers: Where it is kept.
+        monotonic_s: Gives a time that nobody sets.
     """
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, servers: Servers, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._servers = servers
+        self._monotonic_s = monotonic_s
+        self._seen: dict[bytes, _Sighting] = {}
+        self._lapsed: dict[str, bytes] = {}  # the values that were seen by the last `lapsed`
 
     async def hold(self, owners: Sequence[str], lease_s: float, only_new: bool) -> None:
         """See `SharedStore.hold`."""
         if owners:
-            ends_in_ms, which = round(lease_s * 1000), "NX" if only_new else ""
+            length_ms, which = round(lease_s * 1000), "NX" if only_new else ""
             await self._servers.write(
-                "hold", BUCKET, (KEY,), ends_in_ms, which, *owners, repeatable=True
+                "hold", BUCKET, (KEY,), length_ms, which, *owners, repeatable=True
             )
 
     async def let_go(self, owner: str) -> None:
@@ -36,11 +57,33 @@ class RedisLeases:
 
     async def lapsed(self) -> list[Lapsed]:
         """See `SharedStore.lapsed`."""
-        found = await self._servers.read("lapsed", BUCKET, (KEY,), MOST)
-        ends_ms = [int(float(end)) for end in found[1::2]]
-        owners = [name.decode() for name in found[::2]]
-        return [Lapsed(owner, end == 0) for owner, end in zip(owners, ends_ms, strict=True)]
+        # The server answers between these two times: only what lies between an answer and the next
+        # request counts as unchanged, also if this process is frozen in between.
+        asked_s = self._monotonic_s()
+        values, lengths, server_ms = await self._servers.read("leases", BUCKET, (KEY,))
+        answered_s = self._monotonic_s()
+        before, self._seen, self._lapsed = self._seen, {}, {}
+        length_ms = dict(zip(lengths[::2], lengths[1::2], strict=True))
+        for owner, value in zip(values[::2], values[1::2], strict=True):
+            seen = before.get(owner)
+            if seen is None or seen.value != value:
+                seen = _Sighting(value, answered_s)
+            self._seen[owner] = seen
+            length = length_ms.pop(owner, None)
+            if length is None:
+                is_over = int(value) <= int(server_ms)
+            else:
+                is_over = max(asked_s - seen.since_s, 0) * 1000 >= int(length)
+            if (value == b"0" or is_over) and len(self._lapsed) < MOST:
+                self._lapsed[owner.decode()] = value
+        for owner in length_ms:  # the release before has forgotten its lease, and not the length
+            await self._forget(owner, b"")
+        return [Lapsed(owner, value == b"0") for owner, value in self._lapsed.items()]
 
     async def forget(self, owner: str) -> None:
         """See `SharedStore.forget_lease`."""
-        await self._servers.write("forget_lease", BUCKET, (KEY,), owner, repeatable=True)
+        if owner in self._lapsed:
+            await self._forget(owner.encode(), self._lapsed[owner])
+
+    async def _forget(self, owner: bytes, value: bytes) -> None:
+        await self._servers.write("forget_lease", BUCKET, (KEY,), owner, value, repeatable=True)

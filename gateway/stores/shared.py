@@ -1,9 +1,10 @@
 """What a store can do that several processes open at once: it knows which of them are alive.
 
 Whoever executes runs, a gateway or a worker, has a name, the `owner` of these runs, and a lease
-under that name, which it renews. When a lease has lapsed any gateway may judge what its owner has
-left. Who was only taken for dead finds that it has lost what another has taken: a change of a run
-by its owner is refused when the run has another one meanwhile.
+under that name, which it renews. A lease has lapsed when a gateway has seen no renewal for the
+length of the lease by its own monotonic clock. Then it may judge what the owner has left. Who was
+only taken for dead finds that it has lost what another has taken: a change of a run by its owner is
+refused when the run has another one meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gateway.stores.base import PathStore
 
 
 class Lapsed(NamedTuple):
-    """An owner whose lease has run out.
+    """An owner whose lease has lapsed.
 
     Attributes:
         owner: Its name.
@@ -29,14 +30,14 @@ class Lapsed(NamedTuple):
 
 @runtime_checkable
 class SharedStore(PathStore, Protocol):
-    """A store for several gateways and workers at once. The clock of leases is the servers'."""
+    """A store for several gateways and workers at once."""
 
     async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
-        """Say that owners are alive, and will be taken for so during the lease's time.
+        """Renew the leases of owners.
 
         Args:
             owners: Their names.
-            lease_s: Seconds from now.
+            lease_s: The length in seconds: so long without a renewal, and they are taken for dead.
             only_new: Leave those alone that have a lease, also if it has lapsed.
         """
 
@@ -44,10 +45,14 @@ class SharedStore(PathStore, Protocol):
         """Say that an owner is gone."""
 
     async def lapsed(self) -> list[Lapsed]:
-        """Return owners whose lease has run out, some of them if they are many."""
+        """Return owners that let go or were not renewed; some of them if they are many.
+
+        Call it several times in a lease: it finds a lease lapsed that was the same in all calls
+        over the lease's length. After the first sight of a value no time has passed yet.
+        """
 
     async def forget_lease(self, owner: str) -> None:
-        """Forget an owner that has nothing left, unless it has a lease again."""
+        """Forget an owner that the last `lapsed` returned, unless it was renewed since."""
 
     async def patch_own_run(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
         """Change a run as `Store.patch_run` does, as one atomic unit with seeing whose it is.
