@@ -9,3 +9,7 @@ library      searches and reads the standard library: library_entries, library_r
 operating    the operator's figures
 cluster      two gateways on one machine, with cluster_tasks
 """
+
+from gateway.extras import require
+
+require("demo", "reflex", "httpx")

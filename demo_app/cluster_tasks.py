@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-from celery import Celery
-
 from gateway import streams, task
+from gateway.extras import needs
 from gateway.integrations.celery import install
+
+with needs("celery"):
+    from celery import Celery
 
 TICK_S = 0.25
 

@@ -3,6 +3,7 @@
 What a user imports is listed in `__all__`. The modules, in the order in which the data flows:
 
     errors       every error: code, HTTP status, close code, retryable
+    extras       names the extra that brings a package which is not installed
     records      StreamKey, Record, Position: frozen values
     limits       what a client must stay below
     visitors     where a connection comes from

@@ -270,6 +270,10 @@ class ConfigurationError(RealtimeError, code="configuration_error", http_status=
     """A setting that cannot work."""
 
 
+class MissingExtra(ConfigurationError, ModuleNotFoundError):
+    """A package that an extra brings is not installed; the message has the command."""
+
+
 class NotStarted(RealtimeError, code="not_started", http_status=500):
     """The SDK has no store: use `async with connect():` or run inside an app."""
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jwt
 
 from gateway.errors import ConfigurationError, InvalidToken
+from gateway.extras import needs
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -220,11 +221,7 @@ def _check_curve(public: EllipticCurvePublicKey, name: str) -> EllipticCurvePubl
 
 
 def _cryptography() -> tuple[Any, Any]:
-    try:
+    with needs("es256"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
-    except ImportError:
-        raise ConfigurationError(
-            'key pairs need a library of their own: pip install "realtime-streams[es256]"'
-        ) from None
     return ec, serialization

@@ -271,7 +271,6 @@ def open_movable_store(url: str) -> MovableStore:
         path, options = _sqlite_path(rest)
         return MovableSqliteStore(path, durability=options.get("durability", "full"))  # type: ignore[arg-type]
     if is_redis(url):
-        _redis_store(url, KEEP_ALL)  # says what is not installed
         from gateway.stores.redis_moving import MovableRedisStore
 
         return MovableRedisStore(url)
@@ -286,13 +285,8 @@ def is_redis(url: str) -> bool:
 
 
 def _redis_store(url: str, retention: Retention) -> Store:
-    try:
-        from gateway.stores.redis import RedisStore
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the store redis: needs the package {error.name}: "
-            "pip install 'realtime-streams[redis]'"
-        ) from None
+    from gateway.stores.redis import RedisStore
+
     return RedisStore(url, retention=retention)
 
 

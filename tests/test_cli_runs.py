@@ -8,7 +8,7 @@ import pytest
 from commanding import going, realtime
 from serving import SECRET, new_run, serving, token_for
 
-from gateway import task, tokens
+from gateway import __version__, task, tokens
 from gateway.cli.watching import Held
 from gateway.records import Record, RunSet
 from gateway.sdk.revoking import keep_revocation
@@ -183,3 +183,8 @@ async def test_help_tells_of_every_command():
         assert name in top.out
     assert "Exit codes" in top.out
     assert "watch" in below[0].out and "revoke" in below[1].out
+
+
+async def test_the_command_prints_its_version():
+    done = await realtime("--version")
+    assert (done.code, done.out) == (0, f"realtime-streams {__version__}\n")

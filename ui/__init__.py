@@ -8,39 +8,42 @@ text_numbers  the Vars of numbers that JSON carries as text
 client      the browser's part: one socket, subscriptions, records (plain JavaScript)
 """
 
-from ui.actions import (
-    InputStreamHook,
-    RealtimeTaskTrigger,
-    RealtimeTaskTriggerWithStreams,
-    TaskTrigger,
-    use_input_stream,
-    use_realtime_task_trigger,
-    use_realtime_task_trigger_with_streams,
-    use_task_trigger,
-)
-from ui.hooks import (
-    RealtimeRunWithStreams,
-    use_realtime_run,
-    use_realtime_run_with_streams,
-    use_realtime_stream,
-)
-from ui.loop_variables import LoopVariableError
-from ui.page_runs import PageRun, PageStream
-from ui.run_sets import (
-    RealtimeRuns,
-    use_realtime_batch,
-    use_realtime_children,
-    use_realtime_runs_with_tag,
-)
-from ui.vars import (
-    Finish,
-    Parts,
-    RealtimeRun,
-    RealtimeStream,
-    SourceParts,
-    StreamRecord,
-    ToolCall,
-)
+from gateway.extras import needs
+
+with needs("ui"):
+    from ui.actions import (
+        InputStreamHook,
+        RealtimeTaskTrigger,
+        RealtimeTaskTriggerWithStreams,
+        TaskTrigger,
+        use_input_stream,
+        use_realtime_task_trigger,
+        use_realtime_task_trigger_with_streams,
+        use_task_trigger,
+    )
+    from ui.hooks import (
+        RealtimeRunWithStreams,
+        use_realtime_run,
+        use_realtime_run_with_streams,
+        use_realtime_stream,
+    )
+    from ui.loop_variables import LoopVariableError
+    from ui.page_runs import PageRun, PageStream
+    from ui.run_sets import (
+        RealtimeRuns,
+        use_realtime_batch,
+        use_realtime_children,
+        use_realtime_runs_with_tag,
+    )
+    from ui.vars import (
+        Finish,
+        Parts,
+        RealtimeRun,
+        RealtimeStream,
+        SourceParts,
+        StreamRecord,
+        ToolCall,
+    )
 
 __all__ = [
     "Finish",

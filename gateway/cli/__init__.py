@@ -18,8 +18,11 @@ A module a group of commands; what is in a longer one stands in a module beside 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from gateway import __version__
 from gateway.cli import (
     bench,
     copying,
@@ -47,6 +50,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"realtime-streams {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
+
+
 app.command()(serving.serve)
 app.command()(streams.tail)
 app.command()(streams.append)

@@ -20,15 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from celery import Celery, signals
-from celery.result import AsyncResult
-
 from gateway.errors import RunNotFound
+from gateway.extras import needs
 from gateway.integrations.celery_sender import Sender
 from gateway.integrations.celery_tasks import PREFIX, CeleryQueue
 from gateway.integrations.celery_worker import Worker
 from gateway.integrations.handles import Handle
 from gateway.sdk import queues
+
+with needs("celery"):
+    from celery import Celery, signals
+    from celery.result import AsyncResult
 
 _installed: dict[Celery, Sender] = {}
 

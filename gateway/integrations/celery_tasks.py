@@ -11,18 +11,20 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Celery
-from celery.exceptions import Ignore, Retry
-from kombu.exceptions import OperationalError
-
 from gateway.errors import QueueUnavailable, RunFailed
+from gateway.extras import needs
 from gateway.integrations import background, tracking
 from gateway.runs import Run, time_ms
 from gateway.sdk import tasks
 from gateway.sdk.ending import error_of
 from gateway.sdk.queues import owner_of
 from gateway.sdk.runtime import Runtime
+
+with needs("celery"):
+    from billiard.exceptions import SoftTimeLimitExceeded
+    from celery import Celery
+    from celery.exceptions import Ignore, Retry
+    from kombu.exceptions import OperationalError
 
 PREFIX = "realtime."
 NAME = "celery"

@@ -17,12 +17,8 @@ from functools import wraps
 from typing import Any
 from weakref import WeakValueDictionary
 
-from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from celery import Celery, states
-from celery.app.trace import build_tracer
-from celery.exceptions import Ignore
-
 from gateway.errors import RunCanceled
+from gateway.extras import needs
 from gateway.integrations import background, tracking
 from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all
@@ -30,6 +26,12 @@ from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.runs import Run
 from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Context, Runtime, enter_run, has_runtime, leave_run, runtime
+
+with needs("celery"):
+    from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+    from celery import Celery, states
+    from celery.app.trace import build_tracer
+    from celery.exceptions import Ignore
 
 _TRACKED = "_realtime_run"  # attribute of the request that is executed
 _WRAPPED = "_realtime_wrapped"  # attribute of a task whose `run` is wrapped

@@ -7,12 +7,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import reflex as rx
-from reflex.config import get_config
-
+from gateway.extras import needs
 from gateway.sdk.session import connect
 from gateway.settings import Settings
-from gateway.web.app import Gateway, make_app
+
+with needs("ui"):
+    import reflex as rx
+    from reflex.config import get_config
+
+    from gateway.web.app import Gateway, make_app
 
 
 def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None:

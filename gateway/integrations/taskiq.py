@@ -21,17 +21,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from taskiq import AsyncBroker, AsyncTaskiqTask
-from taskiq.exceptions import NoResultError, SendTaskError
-from taskiq.kicker import AsyncKicker
-
 from gateway.errors import QueueUnavailable, RunFailed, RunNotFound
+from gateway.extras import needs
 from gateway.integrations.handles import Handle
 from gateway.integrations.taskiq_holder import Holder
 from gateway.integrations.taskiq_middleware import PREFIX, QUEUE, RealtimeMiddleware
 from gateway.runs import Run, time_ms
 from gateway.sdk import queues, tasks
 from gateway.sdk.runtime import runtime
+
+with needs("taskiq"):
+    from taskiq import AsyncBroker, AsyncTaskiqTask
+    from taskiq.exceptions import NoResultError, SendTaskError
+    from taskiq.kicker import AsyncKicker
 
 
 def install(

@@ -8,10 +8,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
-from taskiq.exceptions import NoResultError
-
 from gateway.errors import RealtimeError, RunCanceled
+from gateway.extras import needs
 from gateway.integrations import tracking
 from gateway.integrations.background import in_order
 from gateway.integrations.handles import SentRuns
@@ -22,6 +20,10 @@ from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
 from gateway.sdk.session import connected
 from gateway.settings import Settings
+
+with needs("taskiq"):
+    from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
+    from taskiq.exceptions import NoResultError
 
 QUEUE = "taskiq"
 PREFIX = "realtime."  # of the names of this library's tasks

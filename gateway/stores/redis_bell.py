@@ -23,14 +23,16 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
-
 from gateway.errors import RealtimeError, RunNotFound, StoreUnavailable
+from gateway.extras import needs
 from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.base import Page
 from gateway.stores.redis_lane import CONNECT_S, pack
 from gateway.stores.redis_servers import Servers
+
+with needs("redis"):
+    from redis.asyncio.connection import AbstractConnection
+    from redis.exceptions import RedisError
 
 DEAF_S = 5.0  # no beat for so long: the bell is taken for deaf
 BEATS = 5  # in that time

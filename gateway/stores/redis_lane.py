@@ -19,25 +19,27 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    MovedError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-
 from gateway.errors import StoreUnavailable
+from gateway.extras import needs
 from gateway.stores.redis_scripts import SCRIPTS
+
+with needs("redis"):
+    import hiredis
+    from redis.asyncio.connection import AbstractConnection
+    from redis.exceptions import (
+        AskError,
+        AuthenticationError,
+        BusyLoadingError,
+        ClusterDownError,
+        MasterDownError,
+        MovedError,
+        NoScriptError,
+        OutOfMemoryError,
+        ReadOnlyError,
+        RedisError,
+        ResponseError,
+        TryAgainError,
+    )
 
 MAX_BATCH = 500  # calls in one write: bounds how long the first of them waits
 MAX_BATCH_BYTES = 4 << 20  # likewise, and what is held twice while it is written

@@ -13,14 +13,16 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.sentinel import Sentinel
-from redis.crc import key_slot
-from redis.exceptions import RedisError
-
 from gateway.errors import StoreUnavailable
+from gateway.extras import needs
 from gateway.stores.redis_lane import CONNECT_S, PATIENCE_S, Call, Lane
 from gateway.stores.redis_url import RedisUrl
+
+with needs("redis"):
+    from redis.asyncio.connection import AbstractConnection
+    from redis.asyncio.sentinel import Sentinel
+    from redis.crc import key_slot
+    from redis.exceptions import RedisError
 
 BUCKETS = 64  # never changed: keys say which. Lists ask each; a cluster has at most so many masters
 Address = tuple[str, int]

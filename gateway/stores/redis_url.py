@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-
 from gateway.errors import ConfigurationError
+from gateway.extras import needs
+
+with needs("redis"):
+    from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 
 DEFAULT_PREFIX = "rt"
 _OF_THE_CONNECTION = frozenset(

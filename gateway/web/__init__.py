@@ -1,1 +1,5 @@
 """The gateway over HTTP and WebSocket; Starlette lives only here."""
+
+from gateway.extras import require
+
+require("server", "h11", "jsonschema", "prometheus_client", "starlette", "uvicorn")
