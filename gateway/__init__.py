@@ -65,6 +65,7 @@ from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.web.app import create_app
+    from gateway.web.mounting import mount
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ __all__ = [
     "current_run",
     "errors",
     "metadata",
+    "mount",
     "run_in_loop",
     "runs",
     "streams",
@@ -99,4 +101,8 @@ def __getattr__(name: str) -> Any:
         from gateway.web.app import create_app
 
         return create_app
+    if name == "mount":
+        from gateway.web.mounting import mount
+
+        return mount
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,7 +40,7 @@
     ├── ConnectionAged        503  close 4510, retryable; open for as long as it may be
     ├── Internal              500  close 1011, retryable
     ├── ConfigurationError    500  settings that cannot work
-    ├── NotStarted            500  the SDK was used without a store
+    ├── NotStarted            500  close 4404; no store was opened
     ├── TokenSpent            403  a trigger token used as often as it may be
     ├── NoParent              422  target "parent" or "root" without one
     ├── NotInRun              422  called outside a task
@@ -274,8 +274,8 @@ class MissingExtra(ConfigurationError, ModuleNotFoundError):
     """A package that an extra brings is not installed; the message has the command."""
 
 
-class NotStarted(RealtimeError, code="not_started", http_status=500):
-    """The SDK has no store: use `async with connect():` or run inside an app."""
+class NotStarted(RealtimeError, code="not_started", http_status=500, close_code=4404):
+    """No store was opened: the gateway's lifespan was not run, or there is no `connect()`."""
 
 
 class TokenSpent(RealtimeError, code="token_spent", http_status=403):

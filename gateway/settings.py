@@ -26,7 +26,8 @@ REALTIME_NAME
 REALTIME_ENV
     `development` (default) or `production`, which refuses what is only for trying out.
 REALTIME_URL
-    A worker's gateway, `ws://host:port`. Set, no store of its own is opened.
+    A worker's gateway, `ws://host:port`, or `wss://host/path` of one below a path. Set, no store
+    of its own is opened.
 REALTIME_RETENTION_AGE_S, REALTIME_RETENTION_RECORDS, REALTIME_RETENTION_BYTES
     What is kept of each stream: records younger than this, so many, so many bytes; what is beyond
     any of them goes at the next sweep (every minute). Default: everything is kept.

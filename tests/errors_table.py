@@ -16,7 +16,6 @@ OF_THE_SDK = {
     errors.StoreLocked,
     errors.ConnectionLost,
     errors.ConfigurationError,
-    errors.NotStarted,
     errors.NoParent,
     errors.NotInRun,
     errors.RunCanceled,

@@ -40,6 +40,7 @@ def test_the_public_names_are_these():
         "current_run",
         "errors",
         "metadata",
+        "mount",
         "run_in_loop",
         "runs",
         "streams",

@@ -198,6 +198,8 @@ async def test_a_gateway_that_was_never_there_is_said_so(monkeypatch):
         ("wss://host/behind/a/proxy/v1/ws", "wss://host/behind/a/proxy/v1/ws"),
         ("http://host:8400", "ws://host:8400/v1/ws"),
         ("https://host", "wss://host/v1/ws"),
+        ("https://host/live", "wss://host/live/v1/ws"),
+        ("ws://host/behind/a/proxy/", "ws://host/behind/a/proxy/v1/ws"),
     ],
 )
 def test_a_gateways_address_is_completed(url, expected):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from gateway.extras import needs
-from gateway.sdk.session import connect
 from gateway.settings import Settings
 
 with needs("ui"):
@@ -16,12 +13,14 @@ with needs("ui"):
     from reflex.config import get_config
 
     from gateway.web.app import Gateway, make_app
+    from gateway.web.mounting import connected_to, under
 
 
 def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None:
     """Mount a gateway in a Reflex app, and start and stop it with the app.
 
-    Its WebSocket is then at the Reflex backend's own address, which is where pages look for it.
+    Its WebSocket is then at the Reflex backend's own address (with its `backend_path`), which is
+    where pages look for it.
     Pages of the origins that Reflex allows (`cors_allowed_origins`) may connect, unless the
     settings name others (`REALTIME_ORIGINS`).
     With `REALTIME_URL` set, nothing is mounted: tasks of this app work through the gateway at that
@@ -36,13 +35,16 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None
     """
     settings = settings or Settings.from_env()
     if settings.url is not None:
-        app.register_lifespan_task(_connected(settings.url))
+        app.register_lifespan_task(connected_to(settings.url))
         return None
     # In development pages come from another port than the gateway's: whoever may open Reflex's own
     # socket may open this one.
     origins = settings.origins or tuple(get_config().cors_allowed_origins)
     gateway = Gateway(replace(settings, origins=origins))
-    app.api_transformer = [make_app(gateway, cors=False), *_transformers(app)]
+    prefix = get_config().prepend_backend_path("/").rstrip("/")
+    mounted = make_app(gateway, cors=False)
+    mounted.router.routes = under(prefix, mounted.routes)
+    app.api_transformer = [mounted, *_transformers(app)]
     # Reflex never runs the lifespan of a mounted app, so its own has to.
     app.register_lifespan_task(gateway.run)
     return gateway
@@ -53,12 +55,3 @@ def _transformers(app: rx.App) -> list[Any]:
     if there is None:
         return []
     return list(there) if isinstance(there, list | tuple) else [there]
-
-
-def _connected(url: str) -> Callable[[], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def connected() -> AsyncIterator[None]:
-        async with connect(url):
-            yield
-
-    return connected

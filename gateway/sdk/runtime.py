@@ -440,7 +440,8 @@ def runtime() -> Runtime:
         if forks.is_child:
             raise forks.not_here("the open store")
         raise NotStarted(
-            "no store is open in this process: run inside a gateway's app, or use "
+            "no store is open in this process: give the app a gateway (Reflex: "
+            "`add_gateway(app)`; Starlette and FastAPI: `gateway.mount(app, path)`), or use "
             "`async with gateway.connect():` (with REALTIME_URL set, through a gateway elsewhere)"
         )
     return _runtime

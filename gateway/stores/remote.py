@@ -351,7 +351,7 @@ class RemoteStore:
 
 
 def gateway_url(url: str) -> str:
-    """Complete a gateway's address.
+    """Complete a gateway's address, which may have a path: `https://host/live`.
 
     Raises:
         ConfigurationError: it is no WebSocket address.
@@ -360,5 +360,5 @@ def gateway_url(url: str) -> str:
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in ("ws", "wss") or not parts.netloc or parts.query:
         raise ConfigurationError(f"{url!r} is no gateway's address; it looks like ws://host:port")
-    path = parts.path if parts.path.strip("/") else "/v1/ws"
-    return urlunsplit((scheme, parts.netloc, path, "", ""))
+    prefix = parts.path.rstrip("/").removesuffix("/v1/ws")
+    return urlunsplit((scheme, parts.netloc, f"{prefix}/v1/ws", "", ""))

@@ -161,7 +161,9 @@ class SqliteStore:
         except TimeoutError:
             raise StoreLocked(
                 f"the store {self.path} is in use by another process; only one may own it. "
-                "Set REALTIME_URL to that process's gateway (ws://host:port) to work through it"
+                "Set REALTIME_URL to that process's gateway (ws://host:port) to work through it. "
+                "Where a server runs several worker processes (Reflex with REFLEX_REDIS_URL or "
+                "REDIS_URL, `uvicorn --workers`), set REALTIME_STORE=redis://HOST:PORT/0"
             ) from None
         except OSError as error:
             raise explained(self.path, error, "opened") from error

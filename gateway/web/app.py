@@ -25,7 +25,13 @@ from gateway import tokens
 from gateway.access import require
 from gateway.admission import Admission
 from gateway.counters import Counters
-from gateway.errors import RealtimeError, ShuttingDown, StoreUnavailable, TokenRevoked
+from gateway.errors import (
+    NotStarted,
+    RealtimeError,
+    ShuttingDown,
+    StoreUnavailable,
+    TokenRevoked,
+)
 from gateway.hub import Hub
 from gateway.key_files import resolve_keys
 from gateway.sdk import registry, schemas, tasks
@@ -59,6 +65,11 @@ from gateway.web.websocket import Carrier
 CLIENTS_SHARE = 0.5  # of the time to go down: for clients to be told and seen off
 WEBSOCKET_PATH = "/v1/ws"
 
+LIFESPAN_NOT_RUN = (
+    "this gateway was never started: the application that it is mounted in does not run its "
+    'lifespan; mount it by `gateway.mount(app, "/live")`, in a Reflex app by `add_gateway(app)`'
+)
+
 _log = logging.getLogger("uvicorn.error")  # where those who look for the server's words find them
 
 
@@ -72,6 +83,8 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._store: Store | None = None  # None: takes nothing new
+        self._is_lifespan_run = False
+        self._is_warned = False
         self._kept: Store | None = None  # without the counters around it
         self._hub: Hub | None = None
         self._secret_key = ""
@@ -111,6 +124,7 @@ class Gateway:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Open the store, serve, and close in the opposite order."""
+        self._is_lifespan_run = True
         self._secret_key = resolve_secret(self.settings)
         keys = resolve_keys(replace(self.settings, secret_key=self._secret_key))
         self._verifier = Verifier(keys)
@@ -229,7 +243,7 @@ class Gateway:
 
     def _verify(self, token: object, now_s: float) -> tokens.Access:
         if self._verifier is None:
-            raise ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
+            raise self._not_running()
         access = self._verifier.verify(token, now_s)
         if self._revocations is not None and self._revocations.is_revoked(access):
             raise TokenRevoked("the token was revoked; another one is needed")
@@ -269,7 +283,7 @@ class Gateway:
     def unready(self) -> str | None:
         """Why it is not ready for clients, in words that a stranger may read; None: it is."""
         if self._store is None:
-            return "down"
+            return "down" if self._is_lifespan_run else "never started: its lifespan was not run"
         if not self._store.is_ready:
             return "store unavailable"
         if not self._hears_revocations():  # nor is ready who reads no answer from the store
@@ -306,8 +320,16 @@ class Gateway:
 
     def _open_store(self) -> Store:
         if self._store is None:
-            raise ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
+            raise self._not_running()
         return self._store
+
+    def _not_running(self) -> RealtimeError:
+        if self._is_lifespan_run:
+            return ShuttingDown("the gateway is not running", random.uniform(0.5, 2))
+        if not self._is_warned:
+            self._is_warned = True
+            _log.error(LIFESPAN_NOT_RUN)
+        return NotStarted(LIFESPAN_NOT_RUN)
 
     def _access_of_stream(self, request: Request) -> tokens.Access:
         if not self.settings.http_open:
@@ -387,9 +409,9 @@ def create_app(settings: Settings | None = None) -> Starlette:
         settings: What it runs with; default: the environment's.
 
     Returns:
-        A Starlette application whose lifespan opens and closes the store. Mounted in another
-        application, its lifespan has to be run by that one (in a Reflex app,
-        `gateway.integrations.reflex.add_gateway` does it).
+        A Starlette application whose lifespan opens and closes the store. Starlette does not run
+        the lifespan of a mounted application: inside another one use `gateway.mount`, in a Reflex
+        app `gateway.integrations.reflex.add_gateway`.
     """
     gateway = Gateway(settings or Settings.from_env())
     app = make_app(gateway)

@@ -10,21 +10,38 @@ from gateway.visitors import may_connect
 from gateway.web.app import WEBSOCKET_PATH
 
 
-def origins_of(settings):
+def mounted(settings):
     with RegistrationContext.ensure_context().fork():  # Reflex has one app in each
         app = rx.App()
     add_gateway(app, settings)
-    (route,) = (r for r in app.api_transformer[0].routes if r.path == WEBSOCKET_PATH)
+    return app.api_transformer[0]
+
+
+def origins_of(settings):
+    (route,) = (r for r in mounted(settings).routes if r.path == WEBSOCKET_PATH)
     return route.endpoint.__self__.settings.origins
 
 
 @pytest.fixture
-def allowed(monkeypatch):
-    def allow(*origins):
-        config = rx.Config(app_name="a", cors_allowed_origins=origins)
+def configure(monkeypatch):
+    def configure(**options):
+        config = rx.Config(app_name="a", **options)
         monkeypatch.setattr("gateway.integrations.reflex.get_config", lambda: config)
 
-    return allow
+    return configure
+
+
+@pytest.fixture
+def allowed(configure):
+    return lambda *origins: configure(cors_allowed_origins=origins)
+
+
+@pytest.mark.parametrize("path", ["/api", "api", "/api/"])
+def test_gateway_is_below_the_backend_path(path, configure):
+    configure(backend_path=path)
+    paths = {route.path for route in mounted(Settings(store="memory:")).routes}
+    assert {f"/api{WEBSOCKET_PATH}", "/api/v1/events", "/api/readyz"} <= paths
+    assert all(each.startswith("/api/") for each in paths)
 
 
 def test_whoever_may_open_reflexs_own_socket_may_open_the_gateways(allowed):
