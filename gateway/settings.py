@@ -79,6 +79,7 @@ from gateway.stores.memory import MemoryStore
 from gateway.stores.moving import MovableStore
 from gateway.stores.retention import KEEP_ALL, Retention
 from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite_folder import make_folder
 from gateway.stores.sqlite_moving import MovableSqliteStore
 from gateway.visitors import LOOPBACK, parse_origins, parse_proxies
 
@@ -365,7 +366,7 @@ def _read_or_make(path: Path) -> str:
         secret = path.read_text().strip()
         check_secret(secret)
         return secret
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     return _write_once(path, secrets.token_urlsafe(48))
 
 

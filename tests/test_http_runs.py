@@ -264,3 +264,23 @@ async def test_what_a_token_leaves_out_is_left_out_of_every_answer(http, add):
         assert run.keys().isdisjoint({"payload", "output"})
     refused = {"scopes": ["read:tags:x"], "skip": ["status"]}
     assert (await http.post("/v1/tokens", headers=bearer(SECRET), json=refused)).status_code == 422
+
+
+async def test_an_unknown_task_is_answered_with_those_that_the_token_may_trigger(http, add):
+    @task
+    async def secret_work(): ...
+
+    async def message(*scopes):
+        headers = bearer(token_for(*scopes))
+        answer = await http.post("/v1/tasks/ad/trigger", headers=headers, json={"payload": {}})
+        assert answer.status_code == 404
+        return answer.json()["message"]
+
+    everything = await message("trigger:tasks:*")
+    assert "no task 'ad' is defined in this process; the tasks here are add" in everything
+    assert "secret-work" in everything
+    assert "the tasks here are add" in await message("trigger:tasks:a*")
+    assert "secret-work" not in await message("trigger:tasks:a*")
+    assert await message("trigger:tasks:ad") == (
+        "no task 'ad' is defined in this process; import the module that defines it"
+    )

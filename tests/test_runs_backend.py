@@ -301,7 +301,7 @@ async def test_replay_starts_the_same_anew():
         assert (run.tags, run.metadata, run.idempotency_key) == (["t"], {"m": 1}, None)
         assert run.max_duration_s == 30
         lost = await active.store.create_run(new_run(task="lost"))
-        with pytest.raises(TaskNotFound, match="'lost'"):
+        with pytest.raises(TaskNotFound, match="'lost' is defined in this process; the tasks here"):
             await runs.replay(lost.id)
 
 

@@ -241,6 +241,33 @@ async def test_a_bad_payload_is_refused_before_there_is_a_run(runtime, args, kwa
     assert await runs.list() == []
 
 
+@pytest.mark.parametrize("start", ["trigger", "payload", "batch"])
+async def test_an_unknown_argument_is_named_with_those_that_are_known(runtime, start):
+    @task
+    async def work(name: str, count: int = 1): ...
+
+    @task
+    async def idle(): ...
+
+    def begin(which, arguments):
+        if start == "trigger":
+            return which.trigger(**arguments)
+        if start == "payload":
+            return which.trigger_payload(arguments)
+        return which.batch_trigger([arguments])
+
+    message = "task 'work': unexpected keyword argument 'cuont'; the arguments are count, name"
+    with pytest.raises(InvalidValue) as refused:
+        await begin(work, {"name": "a", "cuont": 3})
+    assert refused.value.message == message
+    with pytest.raises(InvalidValue, match="'m'; the task has no arguments"):
+        await begin(idle, {"m": 3})
+    with pytest.raises(InvalidValue) as refused:
+        await begin(work, {"x" * 100_000: 1})
+    assert len(refused.value.message) < 400
+    assert await runs.list() == []
+
+
 async def test_a_payload_has_a_limit(runtime):
     @task
     async def work(text: str): ...

@@ -3,7 +3,7 @@
 streams      typed streams: definitions (what they carry), registry, writer (the queue before
 the store), schemas and typescript (told to clients)
 values       a type's values as JSON and back, equal: value_types (what a type needs for that),
-value_equality (whether a value is what was read back)
+value_equality (whether a value is what was read back); names (lists what is known)
 inputs, wait    what a page or backend tells a run; waiting in the middle of a task
 tasks        functions whose executions are runs: options, signatures (arguments and result),
 results, queues (who executes), triggering (a run is made and begun, or not at all)

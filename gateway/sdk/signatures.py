@@ -12,6 +12,8 @@ import orjson
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, create_model
 
 from gateway.errors import AbortTask, InvalidValue
+from gateway.sdk.names import listed
+from gateway.sdk.value_equality import shown
 from gateway.sdk.values import Values
 
 R = TypeVar("R")
@@ -41,6 +43,7 @@ class Signature(Generic[R]):
         Raises:
             InvalidValue: the arguments do not fit the function, or are no JSON.
         """
+        self._check_names(kwargs)
         try:
             bound = inspect.signature(self._function).bind(*args, **kwargs)
         except TypeError as error:
@@ -57,6 +60,7 @@ class Signature(Generic[R]):
             raise InvalidValue(
                 f"task {self._task_id!r}: a payload is an object of arguments, not {payload!r:.60}"
             )
+        self._check_names(payload)
         data = self._payload.encode(dict(payload))
         if len(data) > MAX_PAYLOAD_BYTES:
             raise InvalidValue(
@@ -64,6 +68,16 @@ class Signature(Generic[R]):
                 f"the limit is {MAX_PAYLOAD_BYTES}"
             )
         return msgspec.json.decode(data)
+
+    def _check_names(self, arguments: Mapping[str, Any]) -> None:
+        unknown = [name for name in arguments if name not in self._parameters]
+        if unknown:
+            name = str(unknown[0])
+            known = listed(name, self._parameters)
+            takes = f"the arguments are {known}" if known else "the task has no arguments"
+            raise InvalidValue(
+                f"task {self._task_id!r}: unexpected keyword argument {shown(name)}; {takes}"
+            )
 
     def arguments_of(self, payload: Any) -> dict[str, Any]:
         """Return the keyword arguments that a payload stands for.

@@ -27,6 +27,7 @@ from gateway.records import check_stream_id
 from gateway.runs import Run, check_metadata
 from gateway.sdk import queues, triggering
 from gateway.sdk.bridge import on_its_loop
+from gateway.sdk.names import listed
 from gateway.sdk.options import ONCE, Options, Retry, check_tags
 from gateway.sdk.redelivery import take_over
 from gateway.sdk.results import RunHandle, RunResult
@@ -300,15 +301,21 @@ def _runner(active: Runtime) -> Runner:
     return active.runner
 
 
-def find_task(task_id: str) -> Task[..., Any]:
+def find_task(task_id: str, is_listed: Callable[[str], bool] = lambda _: True) -> Task[..., Any]:
     """Return the task with an id.
 
+    Args:
+        task_id: The id.
+        is_listed: Whether the error may name a task that is defined.
+
     Raises:
-        TaskNotFound: none is defined in this process.
+        TaskNotFound: none is defined in this process; lists those that are.
     """
     found = _tasks.get(task_id)
     if found is None:
-        raise TaskNotFound(f"no task {task_id!r} is defined in the gateway's process")
+        known = listed(task_id, sorted(filter(is_listed, _tasks)))
+        hint = f"the tasks here are {known}" if known else "import the module that defines it"
+        raise TaskNotFound(f"no task {task_id!r} is defined in this process; {hint}")
     return found
 
 

@@ -9,7 +9,7 @@ counted      counts what is asked of another store
 
 memory       `memory:`
 sqlite       `sqlite:PATH`: _schema (tables), _transactions, _reads and _blocks (what is done in
-them), _sweep, _faults, _lock, _backup, _incarnation, _moving; tails
+them), _folder, _sweep, _faults, _lock, _backup, _incarnation, _moving; tails
 redis        `redis:`: _url and _servers (which), _lane (calls), _scripts, _bell (who has to
 look), _runs and _sets, _leases, _sweep, _moving
 remote       `ws:`, a gateway elsewhere: link (one connection), under_way (what goes over it)

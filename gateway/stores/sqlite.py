@@ -40,6 +40,7 @@ from gateway.stores.logs import check_path_log
 from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.sqlite_blocks import Grown
 from gateway.stores.sqlite_faults import DAMAGED, explained, is_full, is_the_files
+from gateway.stores.sqlite_folder import make_folder
 from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_lock import SqliteLock
 from gateway.stores.sqlite_transactions import Transactions
@@ -63,7 +64,7 @@ class SqliteStore:
     """The store contract over one SQLite file.
 
     Args:
-        path: The database file; its folder is made if missing.
+        path: The database file; its folder is made if missing, but none directly below `/`.
         durability: `full` or `normal`, see the module.
         clock_ms: Gives the time of records.
         lock_wait_s: How long to wait for another owner to let go.
@@ -156,7 +157,7 @@ class SqliteStore:
 
     def _take_file(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock.acquire(self._lock_wait_s)
         except TimeoutError:
             raise StoreLocked(

@@ -166,7 +166,7 @@ class RunsApi:
             raise InvalidValue(
                 f"the payload is over the token's limit of {grant.max_payload_bytes} bytes"
             )
-        task = find_task(task_id).options(tags=_tags(grant, body))
+        task = find_task(task_id, access.may_trigger).options(tags=_tags(grant, body))
         task.check_payload(body.payload)  # a mistake does not cost the token's use
         await self._spend(access, grant)
         parent = tracing.context_of(request.headers)
