@@ -158,7 +158,7 @@ async def small_app(browser: Browser, demo: Demo, folder: Path) -> AsyncIterator
         await app.both.start()
         async with await browser.new_context() as context:  # Vite reloads at the first visit
             page = await context.new_page()
-            for path in ("/", "/watch"):
+            for path in ("/", "/watch", "/job/run_x"):
                 await page.goto(app.url + path)
                 await page.wait_for_load_state("networkidle")
         yield app

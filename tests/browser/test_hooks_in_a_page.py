@@ -127,3 +127,24 @@ async def test_changing_the_run_shows_no_value_of_the_one_before(open_app):
         total = "400" if run_id == long else "5"
         assert latest == "/" or latest.endswith(f"/{total}"), (run_id, latest)
         assert int(count) <= int(total)
+
+
+async def test_a_run_id_and_its_token_may_come_in_two_updates(open_app):
+    page = await open_app("/job/run_nobody")
+    await until_text(page, "job-error", "run_not_found" * 2)
+    for _ in range(4):
+        before = page.page.url
+        await page.page.locator("#next").click()
+        await page.page.wait_for_url(lambda url, before=before: url != before)
+        run_id = page.page.url.rstrip("/").rsplit("/", 1)[-1]
+        await until_text(page, "job", f"{run_id} live live")
+        assert await page.text("#job-error") == ""
+    for button in ("other-0", "other-5", "other-0", "other-5"):
+        before = (await page.text("#other")).split()[:-1]
+        await page.page.locator(f"#{button}").click()
+        await page.until(
+            "before => { const [id, status] = document.getElementById('other').textContent"
+            ".split(' '); return id && id !== before && status === 'live' }",
+            (before or [""])[0],
+        )
+    assert len(page.sockets) == 1

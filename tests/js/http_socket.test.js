@@ -152,6 +152,20 @@ test("a token is replaced in place, and counts from when it is accepted", async 
   assert.deepEqual(page.request.frames.map(({ token }) => token).slice(1), ["t2"]);
 });
 
+test("a token for what is over is not offered with the requests that follow", async () => {
+  const { page, component } = await httpPage();
+  const { id } = page.request.frames[1];
+  await page.send(WELCOME, subscribed(id));
+  component.render({ token: "t2" });
+  await page.pass(0);
+  const over = { type: "error", id, message: "", retryable: false };
+  await page.send(WELCOME, { ...over, code: "token_expired" }, { ...over, code: "unknown_subscription" });
+  await page.pass(0);
+  assert.deepEqual(page.request.frames.map(({ type, token }) => [type, token]).slice(1), [
+    ["subscribe", "t2"],
+  ]);
+});
+
 test("an append is a request of its own that ends with its answer", async () => {
   const { page } = await httpPage();
   const store = new Store(page.environment);

@@ -56,8 +56,7 @@ export class Connection {
 
   /** Carry a subscription from now on; it resumes where its position says. */
   add(subscription) {
-    subscription.id = this.#nextId++;
-    subscription.outcome = null;
+    subscription.begin(this.#nextId++);
     this.#subscriptions.set(subscription.id, subscription);
     this.#linger.stop();
     if (this.state === "live") this.#send(subscription.frame());
@@ -197,17 +196,10 @@ export class Connection {
     console.warn(`Realtime Streams: ${frame.message} (${frame.code})`);
   }
 
-  #tokenRefused({ subscription: id, code, message }) {
-    const subscription = this.#subscriptions.get(id);
+  #tokenRefused(frame) {
+    const subscription = this.#subscriptions.get(frame.subscription);
     if (subscription === undefined || subscription.over) return;
-    const refused = subscription.refuseToken();
-    if (code !== "forbidden") {
-      subscription.sink.tokenRefused({ code, message });
-      return;
-    }
-    // It is for another subject: whether that one may read is asked anew.
-    subscription.token = refused;
-    this.restart(subscription);
+    if (subscription.refuseToken(frame) === "again") this.restart(subscription);
   }
 
   #welcomed({ ping_ms: pingMs }) {
@@ -241,9 +233,11 @@ export class Connection {
       return;
     }
     const subscription = this.#subscriptions.get(frame.id);
-    if (subscription === undefined || subscription.over) return;
+    // One that waits to subscribe again is over for the gateway.
+    if (subscription === undefined || subscription.over || this.#retries.has(subscription)) return;
     const outcome = subscription.receive(frame);
     if (outcome === "hole") this.#giveUp();
+    else if (outcome === "again") this.restart(subscription);
     else if (outcome === "retry") this.#retryLater(subscription, frame);
     else if (subscription.over) this.#lingerIfUnused();
   }
@@ -300,9 +294,14 @@ export class Connection {
 
   #refused(error) {
     this.state = "closed";
-    for (const subscription of this.#active()) subscription.fail(error);
+    const active = this.#active();
     for (const { reject } of this.#requests.values()) reject(error);
     this.#requests.clear();
+    for (const timer of this.#retries.values()) timer.stop();
+    this.#retries.clear();
+    for (const subscription of active) {
+      if (subscription.refuse(error) === "again") this.restart(subscription);
+    }
   }
 
   // Not before the gateway said, and then not in step with all those it said the same to.

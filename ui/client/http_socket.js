@@ -57,7 +57,7 @@ export class HttpSocket {
         this.#subscriptions.set(frame.id, frame);
         return this.#askSoon();
       case "unsubscribe":
-        return this.#subscriptions.delete(frame.id) && this.#askSoon();
+        return this.#forget(frame.id) && this.#askSoon();
       case "token":
         this.#offers.push(frame);
         return this.#askSoon();
@@ -150,8 +150,14 @@ export class HttpSocket {
     const asked = this.#subscriptions.get(id);
     if (type === "token_accepted") this.#offerAnswered(id, true);
     else if (type === "error" && subscription !== undefined) this.#offerAnswered(subscription, false);
-    else if (type === "end" || type === "error") this.#subscriptions.delete(id);
+    else if (type === "end" || type === "error") this.#forget(id);
     else if (asked?.stream !== undefined && position !== undefined) asked.start = { position };
+  }
+
+  // A token of what is over would be offered, and refused, with every request to come.
+  #forget(id) {
+    this.#offers = this.#offers.filter((offer) => offer.id !== id);
+    return this.#subscriptions.delete(id);
   }
 
   #offerAnswered(id, isAccepted) {

@@ -126,8 +126,15 @@ export class Store {
     const entry = known ?? this.#newEntry(user);
     entry.users.add(user);
     entry.want(user.options);
-    if (known) this.#share(entry, user.options);
-    else this.#connection(user.options.url).add(entry.subscription);
+    const connection = this.#connection(user.options.url);
+    if (!known) {
+      connection.add(entry.subscription);
+      return;
+    }
+    this.#share(entry, user.options);
+    // A component that comes back asks anew; one beside others sees the error that they see.
+    const isRefused = entry.subscription.outcome === "failed";
+    if (isRefused && entry.users.size === 1) connection.restart(entry.subscription);
   }
 
   /** @param {User} user */
@@ -149,9 +156,11 @@ export class Store {
   }
 
   // The newest token counts, and the smallest throttle.
-  #share({ subscription }, { url, token, throttleMs }) {
+  #share(entry, { url, token, throttleMs }) {
+    const { subscription } = entry;
     const connection = this.#connection(url);
     if (token !== subscription.token) connection.replaceToken(subscription, token);
+    else if (!subscription.over) entry.tokenAccepted(); // the one in force, after another was refused
     if (throttleMs >= subscription.throttleMs) return;
     subscription.throttleMs = throttleMs;
     if (!subscription.over) connection.restart(subscription);

@@ -76,10 +76,21 @@ export class Subscription {
     return this.outcome !== null;
   }
 
+  /** Begin under a new id; the next frames are those of another subscription of the gateway. */
+  begin(id) {
+    this.id = id;
+    this.outcome = null;
+    this.#askWith(this.token);
+  }
+
+  #askWith(token) {
+    this.#tokenInForce = token;
+    this.#offered = [];
+  }
+
   /** The frame that subscribes, or resumes from the position that was reached. */
   frame() {
-    this.#tokenInForce = this.token;
-    this.#offered = [];
+    this.#askWith(this.token);
     const { id, run, stream, runs, limit, skip, throttleMs, token } = this;
     const start = this.#startNow();
     return subscribeFrame({ id, run, stream, runs, limit, skip, start, throttleMs, token });
@@ -91,11 +102,19 @@ export class Subscription {
     return tokenFrame(this.id, this.token);
   }
 
-  /** A token was refused. @returns {string} which; unless it is replaced, the old one counts */
-  refuseToken() {
-    const refused = this.#offered.shift();
-    if (this.token === refused) this.token = this.#tokenInForce;
-    return refused;
+  /**
+   * Take the refusal of a token that was to replace the one in force.
+   *
+   * @returns {"ok"|"again"} `again`: subscribe again at once, with the newest token
+   */
+  refuseToken({ code, message }) {
+    this.#offered.shift();
+    if (this.#offered.length > 0) return "ok"; // a newer one is not answered yet
+    // It is for another subject: whether that one may read is asked anew.
+    if (code === "forbidden") return "again";
+    this.token = this.#tokenInForce;
+    this.sink.tokenRefused({ code, message });
+    return "ok";
   }
 
   #acceptToken() {
@@ -112,8 +131,8 @@ export class Subscription {
   /**
    * Take a frame that names this subscription.
    *
-   * @returns {"ok"|"hole"|"retry"} `hole`: a record is missing, so nothing of the frame was taken
-   *   and the socket must go; `retry`: subscribe again later
+   * @returns {"ok"|"hole"|"retry"|"again"} `hole`: a record is missing, so nothing of the frame was
+   *   taken and the socket must go; `retry`: subscribe again later; `again`: at once
    */
   receive(frame) {
     return this.#take(frame) ?? "ok";
@@ -140,10 +159,16 @@ export class Subscription {
     }
   }
 
-  /** End with an error; only a new token or a new subscription goes on from here. */
-  fail({ code, message }) {
+  /**
+   * Take a refusal. It is final, and an error, unless it is of a token that has been replaced since.
+   *
+   * @returns {"ok"|"again"} `again`: subscribe again at once, with the newest token
+   */
+  refuse({ code, message }) {
     this.outcome = "failed";
+    if (this.#offered.length > 0 || this.token !== this.#tokenInForce) return "again";
     this.sink.error({ code, message });
+    return "ok";
   }
 
   #subscribed(frame) {
@@ -199,7 +224,6 @@ export class Subscription {
   }
 
   #error(frame) {
-    if (frame.retryable) return "retry";
-    this.fail(frame);
+    return frame.retryable ? "retry" : this.refuse(frame);
   }
 }

@@ -10,6 +10,7 @@ import reflex as rx
 
 from gateway import streams, task, tokens
 from gateway.integrations.reflex import add_gateway
+from small_app.job_page import Job, job
 from small_app.watch_page import watch
 from ui import use_realtime_run, use_realtime_stream
 
@@ -122,4 +123,5 @@ def index() -> rx.Component:
 app = rx.App()
 app.add_page(index, route="/")
 app.add_page(watch, route="/watch")
+app.add_page(job, route="/job/[run_id]", on_load=Job.mint)
 add_gateway(app)

@@ -1,0 +1,228 @@
+/** A run id and its token may reach a page in any order, and the gateway's answers at any time. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Store } from "../../ui/client/store.js";
+import { Component, livePage } from "./components.js";
+import { FakePage, records, subscribed } from "./fakes.js";
+
+/** Tokens of two subjects: what each may read. `mallet` is not signed by the gateway. */
+const TOKENS = {
+  ann_a: { subject: "ann", runs: ["run_a"] },
+  ann_b: { subject: "ann", runs: ["run_b"] },
+  bob_a: { subject: "bob", runs: ["run_a"] },
+  bob_b: { subject: "bob", runs: ["run_b"] },
+  mallet: null,
+};
+
+/** The gateway's end of one socket: what it has read, and what it has answered, are two queues. */
+class Gateway {
+  answers = [];
+  #subscriptions = new Map();
+
+  #state = "new";
+
+  constructor(socket) {
+    this.socket = socket;
+  }
+
+  open() {
+    if (this.#state !== "new") return;
+    this.#state = "open";
+    this.socket.open();
+  }
+
+  close(code) {
+    if (this.#state !== "open") return;
+    this.#state = "closed";
+    this.socket.drop(code);
+  }
+
+  /** Read the oldest frame that it has not read. */
+  read() {
+    const frame = this.socket.sent.shift();
+    if (frame !== undefined) this[frame.type](frame);
+  }
+
+  /** Let the page have the oldest answer. */
+  deliver() {
+    const answer = this.answers.shift();
+    if (answer !== undefined) this.socket.receive(answer);
+  }
+
+  #refuse(code, names, retryable = false) {
+    this.answers.push({ type: "error", code, message: `it is ${code}`, retryable, ...names });
+  }
+
+  hello() {
+    this.answers.push({ type: "welcome", protocol: 1, ping_ms: 20_000, limits: {} });
+  }
+
+  subscribe({ id, run, token }) {
+    if (!TOKENS[token]) this.#refuse("invalid_token", { id });
+    else if (!TOKENS[token].runs.includes(run)) this.#refuse("forbidden", { id });
+    else {
+      this.#subscriptions.set(id, { run, token });
+      this.answers.push(subscribed(id), records(id, 0, run));
+    }
+  }
+
+  unsubscribe({ id }) {
+    if (this.#subscriptions.delete(id)) this.answers.push({ type: "unsubscribed", id });
+    else this.#refuse("unknown_subscription", { id });
+  }
+
+  token({ id, token }) {
+    const held = this.#subscriptions.get(id);
+    if (!TOKENS[token]) this.#refuse("invalid_token", held ? { subscription: id } : { id });
+    else if (!held) this.#refuse("unknown_subscription", { id });
+    else if (TOKENS[held.token].subject !== TOKENS[token].subject) {
+      this.#refuse("forbidden", { subscription: id });
+    } else {
+      this.answers.push({ type: "token_accepted", id, expires_in_ms: 60_000 });
+      held.token = token;
+      if (!TOKENS[token].runs.includes(held.run)) this.#end("forbidden", id);
+    }
+  }
+
+  ping() {
+    this.answers.push({ type: "pong" });
+  }
+
+  #end(code, id, retryable) {
+    this.#subscriptions.delete(id);
+    this.#refuse(code, { id }, retryable);
+  }
+
+  /** End each subscription that does not hold this token. */
+  revokeAllBut(token) {
+    for (const [id, held] of this.#subscriptions) if (held.token !== token) this.#end("token_revoked", id);
+  }
+
+  /** End each subscription for now. */
+  failAll() {
+    for (const id of this.#subscriptions.keys()) this.#end("store_unavailable", id, true);
+  }
+}
+
+/** Numbers from 0 up to 1 that follow from a seed. */
+function chances(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Do things in an order that follows from the seed, and give what the page then shows. */
+function playedOut(seed) {
+  const random = chances(seed);
+  const oneOf = (list) => list[Math.floor(random() * list.length)];
+  const page = new FakePage();
+  const gateways = new Map();
+  const theGateway = () => {
+    const { socket } = page;
+    if (!gateways.has(socket)) gateways.set(socket, new Gateway(socket));
+    return gateways.get(socket);
+  };
+  const wanted = { runId: "", token: "ann_a" };
+  const last = { runId: oneOf(["run_a", "run_b"]) };
+  last.token = `${oneOf(["ann", "bob"])}_${last.runId.at(-1)}`;
+  const component = new Component(new Store(page.environment), wanted);
+  const show = (change) => component.render(Object.assign(wanted, change));
+
+  const network = [
+    () => theGateway().open(),
+    () => theGateway().read(),
+    () => theGateway().deliver(),
+    () => theGateway().revokeAllBut(last.token),
+    () => theGateway().failAll(),
+    () => theGateway().close(oneOf([1006, 4503])),
+    () => page.clock.advance(oneOf([10, 600])),
+  ];
+  const renders = [
+    () => show({ runId: oneOf(["", "run_a", "run_b"]) }),
+    () => show({ token: oneOf(Object.keys(TOKENS)) }),
+  ];
+  const some = (count, more = []) => {
+    for (let i = 0; i < count; i++) oneOf(page.socket ? [...network, ...more] : [...more, () => {}])();
+  };
+  // Not the last pair: that one is good.
+  const isLast = () => wanted.runId === last.runId && wanted.token === last.token;
+  const refuseAll = () => page.socket && !isLast() && theGateway().close(4401);
+  some(12, [...renders, refuseAll]);
+  // The two come in either order, with anything between and behind them but another pair.
+  const [first, second] = oneOf([["runId", "token"], ["token", "runId"]]);
+  show({ [first]: last[first] });
+  some(6, [refuseAll]);
+  show({ [second]: last[second] });
+  some(6);
+  for (let i = 0; i < 200; i++) {
+    theGateway().open();
+    theGateway().read();
+    theGateway().deliver();
+    page.clock.advance(100);
+  }
+  const { status, error, data } = component.snapshot;
+  return [{ status, error, data }, { status: "live", error: null, data: [last.runId] }];
+}
+
+test("whatever the order of run id, token, refusal, answer and close, a good pair is live", (t) => {
+  t.mock.method(console, "warn", () => {});
+  for (let seed = 1; seed <= 3_000; seed++) {
+    const [shown, wanted] = playedOut(seed);
+    assert.deepEqual(shown, wanted, `seed ${seed}`);
+  }
+});
+
+test("the refusal of a token that has been replaced since is not an error", () => {
+  const errors = [];
+  const { page, component } = livePage({ token: "of the run before", onError: (error) => errors.push(error) });
+  component.render({ runId: "run_b", token: "of the run before" });
+  component.render({ runId: "run_b", token: "t2" });
+  page.socket.taken();
+  const names = { id: 2, message: "no", retryable: false };
+  page.socket.receive({ type: "error", code: "forbidden", ...names });
+  page.socket.receive({ type: "error", code: "unknown_subscription", ...names });
+  assert.deepEqual(page.socket.taken(), [
+    { type: "subscribe", id: 3, run: "run_b", stream: "progress", token: "t2", throttle_ms: 50 },
+  ]);
+  page.socket.receive(subscribed(3));
+  assert.deepEqual([component.snapshot.status, component.snapshot.error, errors], ["live", null, []]);
+});
+
+test("a subscription that the gateway does not know takes a new token by subscribing again", () => {
+  const { page, component } = livePage();
+  component.render({ token: "t2" });
+  page.socket.taken();
+  page.socket.receive({ type: "error", id: 1, code: "unknown_subscription", message: "", retryable: false });
+  assert.deepEqual(page.socket.taken().map(({ type, id, token }) => [type, id, token]), [["subscribe", 2, "t2"]]);
+});
+
+test("a refused token that is not the newest does not take the place of the newest", () => {
+  const { page, component } = livePage();
+  component.render({ token: "of another" });
+  component.render({ token: "t3" });
+  page.socket.taken();
+  page.socket.receive({ type: "error", code: "forbidden", message: "", retryable: false, subscription: 1 });
+  page.socket.receive({ type: "token_accepted", id: 1, expires_in_ms: 1_000 });
+  assert.deepEqual(page.socket.taken(), []);
+  page.socket.drop();
+  page.reconnect();
+  assert.equal(page.socket.taken()[0].token, "t3");
+});
+
+test("a connection that is refused is opened again for a token that it has not seen", () => {
+  const { page, component } = livePage();
+  component.render({ token: "t2" });
+  page.socket.drop(4401);
+  assert.equal(page.sockets.length, 2);
+  page.socket.welcome();
+  assert.equal(page.socket.taken()[1].token, "t2");
+  page.socket.drop(4401);
+  page.clock.advance(600_000);
+  assert.deepEqual([page.sockets.length, component.snapshot.error.code], [2, "closed_4401"]);
+});
