@@ -93,7 +93,7 @@ async def worker(port: int):
 
 @pytest.fixture
 async def gateway():
-    async with serving(limits=Limits(lease_s=0.2)) as gateway:
+    async with serving() as gateway:
         yield gateway
 
 
@@ -138,8 +138,11 @@ async def test_worker_from_the_document_stops_when_asked_to_cancel(gateway):
     assert (await run_of(gateway, foreign.id)).status == "canceled"
 
 
-async def test_runs_of_a_worker_that_was_killed_become_crashed(gateway):
-    async with worker(gateway.port) as foreign:
+async def test_runs_of_a_worker_that_was_killed_become_crashed():
+    async with (
+        serving(limits=Limits(lease_s=0.2)) as gateway,
+        worker(gateway.port) as foreign,
+    ):
         (run,) = await gateway.store.list_runs(RunQuery(tag="foreign"))
         assert (run.id, run.is_executing) == (foreign.id, True)
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as page:
