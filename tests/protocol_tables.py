@@ -1,0 +1,64 @@
+"""Tables of PROTOCOL.md that are made from the code.
+
+`python tests/protocol_tables.py` writes them there; `test_protocol_document.py` asserts that they
+are what it says.
+"""
+
+import dataclasses
+import json
+
+from errors_table import PROTOCOL
+
+from gateway.runs import _FIXED_FIELDS, FINAL_STATUSES, STATUSES, TRANSITIONS, Run
+
+
+def transitions() -> str:
+    """From each status that is not final, a mark for each that may follow."""
+    lines = [f"| from | {' | '.join(f'`{status}`' for status in STATUSES)} |"]
+    lines.append("|---" * (len(STATUSES) + 1) + "|")
+    for status in STATUSES:
+        if status not in FINAL_STATUSES:
+            marks = ["✓" if each in TRANSITIONS[status] else "" for each in STATUSES]
+            lines.append(f"| `{status}` | {' | '.join(marks)} |")
+    return "\n".join(lines) + "\n"
+
+
+def run_fields() -> str:
+    """What `run_create` needs and adds, and which fields `run_patch` may change."""
+    lines = ["| field | in `run_create` | a patch may change it |", "|---|---|---|"]
+    for field in dataclasses.fields(Run):
+        may = "no" if field.name in _FIXED_FIELDS else "yes"
+        lines.append(f"| `{field.name}` | {_default(field)} | {may} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{json.dumps(field.default_factory())}`"
+    if field.default is not dataclasses.MISSING:
+        return f"`{json.dumps(field.default)}`"
+    return "required"
+
+
+TABLES = {"transitions": transitions, "run-fields": run_fields}
+
+
+def _place(text: str, name: str) -> slice:
+    begin = f"<!-- {name}:begin -->\n"
+    return slice(text.index(begin) + len(begin), text.index(f"<!-- {name}:end -->\n"))
+
+
+def written(name: str) -> str:
+    text = PROTOCOL.read_text()
+    return text[_place(text, name)]
+
+
+def write() -> None:
+    for name, table in TABLES.items():
+        text = PROTOCOL.read_text()
+        place = _place(text, name)
+        PROTOCOL.write_text(text[: place.start] + table() + text[place.stop :])
+
+
+if __name__ == "__main__":
+    write()
