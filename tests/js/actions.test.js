@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Actions, RESTING, trigger } from "../../ui/client/actions.js";
+import { Actions, MAX_PENDING, RESTING, trigger } from "../../ui/client/actions.js";
 import { Store, User, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
 
@@ -114,6 +114,87 @@ test("an action is pending while it is under way, and a second click does nothin
     error: null,
     handle: { id: "run_b", access_token: "t" },
   });
+});
+
+/** Calls that the test lets end one by one. */
+function calls() {
+  const begun = [];
+  const call = (name) => () =>
+    new Promise((resolve, reject) => begun.push({ name, succeed: () => resolve({ id: name }), fail: reject }));
+  const settled = () => new Promise((resolve) => setImmediate(resolve));
+  return { begun, call, settled, names: () => begun.map(({ name }) => name) };
+}
+
+test("calls that differ are all carried out, one at a time and in order", async () => {
+  const actions = new Actions();
+  actions.subscribe("a", () => {});
+  const { begun, call, settled, names } = calls();
+  for (const name of ["tea", "tea", "cups", "tea", "tea"]) actions.run("a", call(name), name);
+  actions.run("b", call("of another key"), "of another key");
+  assert.deepEqual(names(), ["tea", "of another key"]);
+  begun[0].succeed();
+  await settled();
+  assert.deepEqual(names().slice(2), ["cups"]);
+  assert.deepEqual([actions.stateOf("a").isPending, actions.stateOf("a").handle], [true, { id: "tea" }]);
+  begun[2].succeed();
+  await settled();
+  begun[3].succeed();
+  await settled();
+  assert.deepEqual(names(), ["tea", "of another key", "cups", "tea"]);
+  const { isPending, count, error } = actions.stateOf("a");
+  assert.deepEqual({ isPending, count, error }, { isPending: false, count: 3, error: null });
+});
+
+test("a call that fails does not keep later ones from being made, and its error stays", async () => {
+  const actions = new Actions();
+  actions.subscribe("a", () => {});
+  const { begun, call, settled } = calls();
+  actions.run("a", call("tea"));
+  actions.run("a", call("cups"));
+  begun[0].fail(Object.assign(new Error("no"), { code: "forbidden" }));
+  await settled();
+  begun[1].succeed();
+  await settled();
+  assert.deepEqual(actions.stateOf("a"), {
+    isPending: false,
+    count: 1,
+    error: { code: "forbidden", message: "no" },
+    handle: { id: "cups" },
+  });
+  actions.run("a", call("spoons"));
+  assert.equal(actions.stateOf("a").error, null);
+});
+
+test("more calls than may be pending are refused, and those before them are made", async () => {
+  const actions = new Actions();
+  actions.subscribe("a", () => {});
+  const { begun, call, settled } = calls();
+  for (let i = 0; i <= MAX_PENDING; i++) actions.run("a", call(i));
+  assert.equal(actions.stateOf("a").error.code, "too_many_pending");
+  for (let i = 0; i < MAX_PENDING; i++) {
+    begun[i].succeed();
+    await settled();
+  }
+  assert.deepEqual([begun.length, actions.stateOf("a").isPending], [MAX_PENDING, false]);
+});
+
+test("what ends after the last component has left is not kept", async () => {
+  const actions = new Actions();
+  const leave = actions.subscribe("a", () => {});
+  const { begun, call, settled } = calls();
+  actions.run("a", call("tea"));
+  leave();
+  await settled();
+  begun[0].succeed();
+  await settled();
+  assert.equal(actions.stateOf("a"), RESTING);
+});
+
+test("a browser's own error has the code of the network, whatever number it carries", async () => {
+  const actions = new Actions();
+  actions.subscribe("a", () => {});
+  await actions.run("a", () => Promise.reject(new DOMException("took too long", "TimeoutError")));
+  assert.deepEqual(actions.stateOf("a").error, { code: "network", message: "took too long" });
 });
 
 test("a failed action shows its error, and the next try clears it", async () => {

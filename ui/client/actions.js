@@ -7,15 +7,29 @@
 
 /** @typedef {{isPending: boolean, count: number, error: {code: string, message: string}|null, handle: {id: string, access_token: string}|null}} ActionState */
 
+/** Calls of one action that may be under way or wait for their turn; a further one is refused. */
+export const MAX_PENDING = 32;
+
+const TRIGGER_MS = 60_000; // an answer that takes longer is no longer waited for
+
 /** @type {ActionState} */
 export const RESTING = Object.freeze({ isPending: false, count: 0, error: null, handle: null });
 
-/** The actions of a page, by key. */
+/**
+ * The actions of a page, by key. The calls of one key are carried out one at a time, in order.
+ *
+ * - `isPending`: a call is under way or waits for its turn.
+ * - `count`, `handle`: how many calls succeeded, and what the last of them gave.
+ * - `error`: of the last call that failed. It stays until a call is made while none is pending, so
+ *   that the success of a later one does not hide it.
+ */
 export class Actions {
   /** @type {Map<string, ActionState>} */
   #states = new Map();
   /** @type {Map<string, Set<() => void>>} */
   #listeners = new Map();
+  /** The calls that are not over, oldest first. @type {Map<string, {work: Function, identity: unknown}[]>} */
+  #calls = new Map();
 
   /** @param {string} key */
   stateOf = (key) => this.#states.get(key) ?? RESTING;
@@ -40,21 +54,43 @@ export class Actions {
   }
 
   /**
-   * Do something once: while it is under way, another call of the same key is ignored, so that a
-   * double click sends once.
+   * Do something, after all that was asked for before under the same key. A double click is one
+   * call: a call with the identity of the one right before it, which is not over yet, is left out.
    *
    * @param {string} key
    * @param {() => Promise<ActionState["handle"]|undefined>} work
+   * @param {unknown} [identity] equal for two calls that do the same
    */
-  async run(key, work) {
-    if (this.stateOf(key).isPending) return;
+  async run(key, work, identity = work) {
+    const calls = this.#calls.get(key) ?? [];
+    if (calls.length > 0 && calls.at(-1).identity === identity) return;
+    if (calls.length >= MAX_PENDING) {
+      const message = `${MAX_PENDING} calls are pending, which is the limit: this one was not made. Try again once they are answered`;
+      this.#set(key, { error: { code: "too_many_pending", message } });
+      return;
+    }
+    calls.push({ work, identity });
+    if (calls.length === 1) await this.#carryOut(key, calls);
+  }
+
+  async #carryOut(key, calls) {
+    this.#calls.set(key, calls);
     this.#set(key, { isPending: true, error: null });
+    while (calls.length > 0) {
+      const change = await this.#outcomeOf(key, calls[0].work);
+      calls.shift();
+      this.#set(key, { ...change, isPending: calls.length > 0 });
+    }
+    this.#calls.delete(key);
+    if (!this.#listeners.has(key)) this.#states.delete(key);
+  }
+
+  async #outcomeOf(key, work) {
     try {
       const handle = (await work()) ?? null;
-      this.#set(key, { isPending: false, handle, count: this.stateOf(key).count + 1 });
+      return { handle, count: this.stateOf(key).count + 1 };
     } catch (error) {
-      const { code = "network", message } = error;
-      this.#set(key, { isPending: false, error: { code, message } });
+      return { error: problemOf(error) };
     }
   }
 
@@ -62,6 +98,11 @@ export class Actions {
     this.#states.set(key, Object.freeze({ ...this.stateOf(key), ...change }));
     for (const listener of this.#listeners.get(key) ?? []) listener();
   }
+}
+
+// What a browser throws has a number as its code, or none.
+function problemOf({ code, message }) {
+  return { code: typeof code === "string" ? code : "network", message };
 }
 
 /** A refusal of the gateway, as an error with its code. */
@@ -87,6 +128,7 @@ export async function trigger(fetch, url, { task, token, payload }) {
     method: "POST",
     headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
     body: JSON.stringify({ payload }),
+    signal: AbortSignal.timeout(TRIGGER_MS), // else all later calls would wait behind it for good
   });
   const body = await answer.json().catch(() => ({
     code: `http_${answer.status}`,

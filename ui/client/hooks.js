@@ -82,11 +82,13 @@ export function useInputStream({ runId, stream, token = null, gatewayUrl: base =
   const url = gatewayUrl(base);
   const key = JSON.stringify(["input", url, runId, stream]);
   const state = useAction(key);
-  const send = (value) =>
-    actions.run(key, async () => {
+  const send = (value) => {
+    const append = async () => {
       if (!runId) throw new Error("there is no run to send to yet");
       await theStore().append({ url, run: runId, stream, value, token });
-    });
+    };
+    return actions.run(key, append, JSON.stringify(value));
+  };
   return { ...state, send };
 }
 
@@ -99,10 +101,12 @@ export function useTaskTrigger({ task, token, handlerKey, gatewayUrl: base = nul
   const url = gatewayUrl(base);
   const key = JSON.stringify(["trigger", url, task, handlerKey]);
   const state = useAction(key);
-  const start = (payload) =>
-    actions.run(key, async () => {
+  const start = (payload) => {
+    const work = async () => {
       if (!token) throw new Error("there is no token to trigger with yet");
       return trigger(fetch, url, { task, token, payload });
-    });
+    };
+    return actions.run(key, work, JSON.stringify(payload));
+  };
   return { ...state, trigger: start };
 }
