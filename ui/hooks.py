@@ -20,6 +20,7 @@ from reflex_base.utils.exceptions import EventHandlerArgTypeMismatchError
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 from ui.loop_variables import refuse_loop_variable
+from ui.mounted import warn_without_gateway
 from ui.page_runs import PageRun, PageStream
 from ui.text_numbers import page_type
 from ui.vars import Hook, RealtimeRun, RealtimeStream
@@ -325,6 +326,8 @@ def hook_of(function: str, options: Mapping[str, Any]) -> Hook:
         given["maxRecords"] = None
     for name, value in given.items():
         refuse_loop_variable(name, value)
+    if "gatewayUrl" not in given:
+        warn_without_gateway()
     return Hook(function, given)
 
 

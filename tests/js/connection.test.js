@@ -397,7 +397,8 @@ test("a URL that no WebSocket takes is an error of its subscriptions", () => {
   const page = new FakePage();
   const environment = { ...page.environment, WebSocket: class { constructor() { throw new SyntaxError("bad"); } } };
   const { sink } = follow(new Connection("nonsense", environment));
-  assert.deepEqual(sink.heard, [["error", { code: "invalid_gateway_url", message: "bad" }]]);
+  const message = "the gateway's address nonsense cannot be used: bad";
+  assert.deepEqual(sink.heard, [["error", { code: "invalid_gateway_url", message }]]);
 });
 
 test("a connection without a subscription closes after a short while", () => {

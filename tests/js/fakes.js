@@ -120,6 +120,7 @@ export const SINK_METHODS = [
   "end",
   "error",
   "lost",
+  "unreachable",
   "tokenExpiring",
   "tokenAccepted",
   "tokenRefused",

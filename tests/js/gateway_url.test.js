@@ -31,6 +31,9 @@ test("the gateway is found beside Reflex's backend, or where the app says", (t) 
   for (const [base, url] of [
     [null, "ws://pages.test:8000/backend/v1/ws"],
     ["/realtime", "ws://pages.test:8000/realtime/v1/ws"],
+    ["/realtime/v1/ws", "ws://pages.test:8000/realtime/v1/ws"],
+    ["wss://live.example.com/v1/ws", "wss://live.example.com/v1/ws"],
+    ["http://", "http://"], // no address: refused where it is used
     ["https://live.example.com", "wss://live.example.com/v1/ws"],
     ["http://10.0.0.1:8400/", "ws://10.0.0.1:8400/v1/ws"],
     ["wss://live.example.com/a", "wss://live.example.com/a/v1/ws"],

@@ -124,16 +124,19 @@ export class Refusal extends Error {
 export async function trigger(fetch, url, { task, token, payload }) {
   const address = new URL(`tasks/${encodeURIComponent(task)}/trigger`, url);
   address.protocol = address.protocol.replace(/^ws/, "http");
-  const answer = await fetch(address.href, {
+  const request = {
     method: "POST",
     headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
     body: JSON.stringify({ payload }),
     signal: AbortSignal.timeout(TRIGGER_MS), // else all later calls would wait behind it for good
+  };
+  const answer = await fetch(address.href, request).catch(({ message }) => {
+    throw new Refusal({ code: "network", message: `no gateway answers at ${address}: ${message}` });
   });
-  const body = await answer.json().catch(() => ({
-    code: `http_${answer.status}`,
-    message: `the gateway answered with status ${answer.status}`,
-  }));
-  if (!answer.ok) throw new Refusal(body);
-  return body;
+  const { status } = answer;
+  const body = await answer.json().catch(() => null);
+  if (answer.ok && body?.id) return body;
+  if (body?.code && body.message) throw new Refusal(body);
+  const message = `${address} answered with status ${status}, as no gateway does`;
+  throw new Refusal({ code: `http_${status}`, message });
 }

@@ -21,7 +21,8 @@ import { Store, User, keyOf } from "./store.js";
 
 /** @typedef {Omit<import("./store.js").Options, "url"|"runId"|"stream"|"runs"|"token"> & {token?: import("./bearer.js").TokenSource}} Options */
 
-const environment = browserEnvironment();
+const advice = 'Its address is the `url` of connect({ url: "https://…", token }).';
+const environment = { ...browserEnvironment(), advice };
 const store = new Store(environment);
 
 /**
@@ -48,7 +49,7 @@ function socketUrl(base) {
 
 // On a page an address may be a path of its own host.
 function underFolder(text) {
-  const folder = text.endsWith("/") ? text : `${text}/`;
+  const folder = text.replace(/(\/v1\/ws)?\/?$/, "/");
   return new URL("v1/ws", new URL(folder, globalThis.location?.href));
 }
 

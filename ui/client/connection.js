@@ -12,13 +12,20 @@
 
 import { backoffMs } from "./backoff.js";
 import { Timer } from "./environment.js";
-import { helloFrame, mayReconnect, pingFrame, unsubscribeFrame } from "./protocol.js";
+import {
+  UNREACHABLE,
+  helloFrame,
+  mayReconnect,
+  pingFrame,
+  unsubscribeFrame,
+} from "./protocol.js";
 import { Transport } from "./transport.js";
 
 const ANSWER_MS = 10_000; // silence this long after a ping or a `hello` means a dead connection
 const WAKE_ANSWER_MS = 3_000; // shorter when the page wakes: somebody is looking
 const LINGER_MS = 1_000; // an unused socket stays this long, so that a remount finds it
 const MAX_ADVICE_MS = 60_000; // no gateway sends a page away for longer
+const UNREACHED_MS = 5_000; // where nothing was ever heard, the page says so after this time
 const STABLE_MS = 5_000; // a connection that lived this long starts the backoff afresh
 
 export class Connection {
@@ -38,6 +45,11 @@ export class Connection {
   #attempt = 0;
   #liveSince = null;
   #complaint = null;
+  #url;
+  #wasReached = false;
+  /** Why no gateway is there, as far as is known. @type {{code: string, message: string}|null} */
+  #unreachable = null;
+  #unreached;
   #reconnect;
   #ping;
   #deadline;
@@ -45,7 +57,9 @@ export class Connection {
 
   /** @param {string} url @param {import("./environment.js").Environment} environment */
   constructor(url, environment) {
+    this.#url = url;
     this.#environment = environment;
+    this.#unreached = new Timer(environment);
     this.#transport = new Transport(url, environment);
     this.#reconnect = new Timer(environment);
     this.#ping = new Timer(environment);
@@ -61,6 +75,7 @@ export class Connection {
     this.#linger.stop();
     if (this.state === "live") this.#send(subscription.frame());
     else if (!this.#reconnect.running) this.#open();
+    if (this.#unreachable !== null) subscription.sink.unreachable(this.#unreachable);
   }
 
   /** Stop carrying a subscription. */
@@ -88,9 +103,11 @@ export class Connection {
    * one that may be repeated.
    *
    * @param {(id: number) => object} build
-   * @returns {Promise<object>} rejected with the gateway's `error` frame
+   * @returns {Promise<object>} rejected with the gateway's `error` frame, or with
+   *   `gateway_unreachable`: then it was not sent
    */
   request(build) {
+    if (this.#unreachable !== null) return Promise.reject(this.#unreachable);
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       this.#requests.set(id, { frame: build(id), resolve, reject });
@@ -136,6 +153,7 @@ export class Connection {
 
   #rest() {
     this.#reconnect.stop();
+    this.#unreached.stop();
     this.#detach(1000);
     this.state = "idle";
   }
@@ -144,10 +162,14 @@ export class Connection {
     if (this.#socket !== null) return;
     this.#reconnect.stop();
     this.state = this.state === "reconnecting" ? "reconnecting" : "connecting";
+    if (!this.#wasReached && !this.#unreached.running) {
+      this.#unreached.start(UNREACHED_MS, () => this.#notReached(`no answer in ${UNREACHED_MS / 1000} s`));
+    }
     try {
       this.#listen(this.#transport.open());
     } catch (error) {
-      this.#refused({ code: "invalid_gateway_url", message: error.message });
+      const message = `the gateway's address ${this.#url} cannot be used: ${error.message}`;
+      this.#refused({ code: "invalid_gateway_url", message });
     }
   }
 
@@ -202,8 +224,25 @@ export class Connection {
     if (subscription.refuseToken(frame) === "again") this.restart(subscription);
   }
 
+  // It is tried on: the gateway may start later than the page.
+  #notReached(why) {
+    if (this.#wasReached) return;
+    if (this.#unreachable === null) {
+      const { advice = "" } = this.#environment;
+      const message = `no gateway answers at ${this.#url} (${why}). ${advice}`.trimEnd();
+      this.#unreachable = { code: UNREACHABLE, message };
+      console.error(`Realtime Streams: ${message}`);
+      for (const subscription of this.#active()) subscription.sink.unreachable(this.#unreachable);
+    }
+    for (const { reject } of this.#requests.values()) reject(this.#unreachable);
+    this.#requests.clear();
+  }
+
   #welcomed({ ping_ms: pingMs }) {
     this.state = "live";
+    this.#wasReached = true;
+    this.#unreachable = null;
+    this.#unreached.stop();
     this.#liveSince = this.#environment.now();
     this.#transport.worked((socket, welcome) => this.#adopt(socket, welcome));
     this.#pingEvery(pingMs);
@@ -276,8 +315,12 @@ export class Connection {
   }
 
   #closed(code, reason) {
+    const why = this.#socket?.failure;
     this.#detach();
-    if (!this.#isHeard) this.#transport.failed();
+    if (!this.#isHeard) {
+      this.#transport.failed();
+      if (why) this.#notReached(why);
+    }
     this.#forgetOldFailures();
     if (!mayReconnect(code)) {
       const message = reason || `the gateway closed the connection with code ${code}`;
@@ -294,6 +337,7 @@ export class Connection {
 
   #refused(error) {
     this.state = "closed";
+    this.#unreached.stop();
     const active = this.#active();
     for (const { reject } of this.#requests.values()) reject(error);
     this.#requests.clear();

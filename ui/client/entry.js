@@ -8,6 +8,7 @@
 import { Attempts, attemptOf, ofOthers } from "./attempts.js";
 import { Timer } from "./environment.js";
 import { RunFold, SetFold, StreamFold } from "./folds.js";
+import { UNREACHABLE } from "./protocol.js";
 import { CONNECTING, NOTHING_SEEN } from "./snapshot.js";
 import { Subscription } from "./subscription.js";
 
@@ -98,12 +99,20 @@ export class Entry {
   }
 
   tokenAccepted() {
-    if (this.snapshot.error !== null) this.#change({ error: null });
+    const { error } = this.snapshot;
+    if (error !== null && error.code !== UNREACHABLE) this.#change({ error: null });
   }
 
   /** What is shown stays, and goes on until the old token expires. */
   tokenRefused({ code, message }) {
     const error = Object.freeze({ code, message });
+    this.#change({ error });
+    this.#tellHandlers("onError", [[error]]);
+  }
+
+  /** The status goes on to say that it is being connected. */
+  unreachable(problem) {
+    const error = Object.freeze({ ...problem });
     this.#change({ error });
     this.#tellHandlers("onError", [[error]]);
   }

@@ -9,6 +9,7 @@
  * @property {(handle: unknown) => void} clearTimeout
  * @property {() => number} now milliseconds that never run backwards
  * @property {() => number} random
+ * @property {string} [advice] what to do when no gateway is found
  * @property {(listener: () => void) => void} onWake calls the listener whenever the page may have
  *   slept or lost its network: its timers and its socket can no longer be believed
  */

@@ -25,7 +25,12 @@ export function gatewayUrl(base) {
 // name than the backend's.
 function findUrl(base) {
   const backend = new URL(".", getBackendURL(env.EVENT));
-  const folder = base ? new URL(base.endsWith("/") ? base : `${base}/`, backend) : backend;
+  let folder;
+  try {
+    folder = base ? new URL(base.replace(/(\/v1\/ws)?\/?$/, "/"), backend) : backend;
+  } catch {
+    return base; // it is refused where it is used, and the page says so
+  }
   const url = new URL(PATH, folder);
   url.protocol = url.protocol.replace(/^http/, "ws");
   return url.href;

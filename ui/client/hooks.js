@@ -13,7 +13,9 @@ import { Store, User, keyOf } from "./store.js";
 
 const actions = new Actions();
 let store = null;
-const theStore = () => (store ??= new Store(browserEnvironment()));
+const advice =
+  "The app's module has to call add_gateway(app); a gateway elsewhere is named by gateway_url.";
+const theStore = () => (store ??= new Store({ ...browserEnvironment(), advice }));
 const idle = () => IDLE;
 const noRun = () => NO_RUN;
 

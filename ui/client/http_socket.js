@@ -20,6 +20,8 @@ export class HttpSocket {
   onopen = () => {};
   onmessage = () => {};
   onclose = () => {};
+  /** Why there was no answer of a gateway; "" while there may be one. */
+  failure = "";
   #url;
   #environment;
   #hello = "";
@@ -122,7 +124,7 @@ export class HttpSocket {
 
   async *#events(frames, { signal }) {
     const lines = [this.#hello, ...frames.map((frame) => JSON.stringify(frame))];
-    const answer = await this.#environment.fetch(this.#url, {
+    const answer = await this.#fetch({
       method: "POST",
       headers: { "Content-Type": "application/x-ndjson" },
       body: lines.join("\n"),
@@ -130,8 +132,20 @@ export class HttpSocket {
       signal,
     });
     const type = answer.headers.get("Content-Type") ?? "";
-    if (!answer.ok || !type.startsWith("text/event-stream")) throw new Error("no gateway answered");
+    if (!answer.ok || !type.startsWith("text/event-stream")) {
+      this.failure = `${this.#url} answered with status ${answer.status}, as no gateway does`;
+      throw new Error(this.failure);
+    }
     yield* eventsOf(answer.body);
+  }
+
+  async #fetch(options) {
+    try {
+      return await this.#environment.fetch(this.#url, options);
+    } catch (error) {
+      if (!options.signal.aborted) this.failure = `${this.#url}: ${error.message}`;
+      throw error;
+    }
   }
 
   #receive(data) {

@@ -6,6 +6,7 @@
 
 export const PROTOCOL_VERSION = 1;
 export const DEFAULT_LIMIT = 50; // runs in the snapshot of a set
+export const UNREACHABLE = "gateway_unreachable"; // the client's own code: no gateway was ever heard
 export const MAX_LIMIT = 1_000;
 
 /** Source: PROTOCOL.md 4. The token travels in `subscribe`, so one connection can carry many. */

@@ -125,5 +125,7 @@ export class Reading {
 
   subscribed() {}
   tokenAccepted() {}
+  unreachable() {} // it is in the console; the loop waits
+
   lost() {}
 }

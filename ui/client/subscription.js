@@ -22,6 +22,8 @@ import { DEFAULT_LIMIT, subscribeFrame, tokenFrame } from "./protocol.js";
  * @property {(error: {code: string, message: string}) => void} tokenRefused the old one stays in
  *   force
  * @property {() => void} lost the connection is gone; the subscription is not
+ * @property {(error: {code: string, message: string}) => void} unreachable no gateway was ever heard
+ *   at this address; it is tried on
  */
 
 const DEFAULTS = {

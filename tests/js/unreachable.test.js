@@ -1,0 +1,120 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { trigger } from "../../ui/client/actions.js";
+import { Store } from "../../ui/client/store.js";
+import { Component, OPTIONS } from "./components.js";
+import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
+
+// Answers of a fetch come in microtasks: a turn of the real loop lets all of them run.
+const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+
+/** A page of an application that has no gateway; `fetch` is what its server answers. */
+function pageWithout(fetch, t) {
+  const page = new FakePage();
+  const written = t.mock.method(console, "error", () => {}).mock;
+  const environment = { ...page.environment, fetch, advice: "Call add_gateway(app)." };
+  const store = new Store(environment);
+  const component = new Component(store);
+  return { page, store, component, written };
+}
+
+const failing = async () => {
+  throw new TypeError("Failed to fetch");
+};
+const notFound = async () => new Response("Not Found", { status: 404 });
+const website = async () =>
+  new Response("<html>", { headers: { "Content-Type": "text/html; charset=utf-8" } });
+
+for (const [fetch, why] of [
+  [failing, "http://gateway.test/v1/events: Failed to fetch"],
+  [notFound, "http://gateway.test/v1/events answered with status 404, as no gateway does"],
+  [website, "http://gateway.test/v1/events answered with status 200, as no gateway does"],
+]) {
+  test(`a page without a gateway shows the address and the remedy at once: ${why}`, async (t) => {
+    const { page, store, component, written } = pageWithout(fetch, t);
+    const send = store.append({ ...OPTIONS, run: "run_a", value: 1 });
+    const refused = assert.rejects(send, { code: "gateway_unreachable" });
+    page.socket.drop(1006);
+    page.clock.advance(500);
+    page.clock.advance(0);
+    await settled();
+    const message = `no gateway answers at ${URL_OF_GATEWAY} (${why}). Call add_gateway(app).`;
+    assert.deepEqual(component.snapshot.error, { code: "gateway_unreachable", message });
+    assert.equal(component.snapshot.status, "connecting"); // the gateway may start later
+    assert.deepEqual(written.calls.map((call) => call.arguments), [[`Realtime Streams: ${message}`]]);
+    await refused;
+    await assert.rejects(store.append({ ...OPTIONS, run: "run_a", value: 2 }), { message });
+  });
+}
+
+test("an address where nothing answers is an error after five seconds", (t) => {
+  const { page, component } = pageWithout(() => new Promise(() => {}), t);
+  page.clock.advance(4_999);
+  assert.equal(component.snapshot.error, null);
+  page.clock.advance(1);
+  assert.match(component.snapshot.error.message, /ws:\/\/gateway\.test\/v1\/ws \(no answer in 5 s\)/);
+  const later = new Component(component.store, { stream: "other" });
+  assert.equal(later.snapshot.error.code, "gateway_unreachable");
+  const beside = new Component(component.store); // sees the error that the first one sees
+  assert.equal(beside.snapshot.error.code, "gateway_unreachable");
+});
+
+test("a gateway that starts later than the page ends the error", async (t) => {
+  const { page, component } = pageWithout(failing, t);
+  page.socket.drop(1006);
+  page.clock.advance(500);
+  page.clock.advance(0);
+  await settled();
+  assert.equal(component.snapshot.error.code, "gateway_unreachable");
+  while (page.sockets.length === 1) page.clock.advance(500);
+  page.socket.welcome();
+  const [, { id }] = page.socket.taken();
+  page.socket.receive(subscribed(id));
+  assert.deepEqual([component.snapshot.status, component.snapshot.error], ["live", null]);
+  const sent = component.store.append({ ...OPTIONS, run: "run_a", value: 1 });
+  const [frame] = page.socket.taken();
+  page.socket.receive({ type: "appended", id: frame.id, offset: 0, position: "p" });
+  assert.equal((await sent).offset, 0);
+});
+
+test("a gateway that was heard and is away is no error of the page", async (t) => {
+  const { page, component, written } = pageWithout(failing, t);
+  page.socket.welcome();
+  page.socket.receive(subscribed(page.socket.taken()[1].id));
+  for (let tries = 0; tries < 6; tries++) {
+    page.socket.drop(1006);
+    page.clock.advance(30_000);
+    await settled();
+  }
+  assert.deepEqual([component.snapshot.status, component.snapshot.error], ["reconnecting", null]);
+  assert.equal(written.callCount(), 0);
+});
+
+test("an https page with the http address of a gateway is told both", async () => {
+  const page = new FakePage();
+  const blocked = "An insecure WebSocket connection may not be initiated from a page over HTTPS.";
+  class WebSocket {
+    constructor() {
+      throw new Error(blocked);
+    }
+  }
+  const component = new Component(new Store({ ...page.environment, WebSocket }));
+  assert.equal(component.snapshot.status, "error");
+  const { message } = component.snapshot.error;
+  assert.ok(message.includes(URL_OF_GATEWAY) && message.includes(blocked));
+});
+
+for (const [name, fetch, code] of [
+  ["nothing", failing, "network"],
+  ["another server", notFound, "http_404"],
+  ["a website", website, "http_200"],
+  ["another API", async () => Response.json({ detail: "Not Found" }, { status: 404 }), "http_404"],
+]) {
+  test(`a trigger that reaches ${name} names the address`, async () => {
+    const request = { task: "t", token: "x", payload: {} };
+    await assert.rejects(trigger(fetch, URL_OF_GATEWAY, request), (error) => {
+      return error.code === code && error.message.includes("http://gateway.test/v1/tasks/t/trigger");
+    });
+  });
+}

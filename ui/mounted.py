@@ -1,0 +1,61 @@
+"""Finds an app whose pages use the hooks and which has no gateway, when its pages are built."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from reflex.config import get_config
+from starlette.applications import Starlette
+
+WEBSOCKET_PATH = "/v1/ws"
+
+_log = logging.getLogger("realtime.hooks")
+
+
+def warn_without_gateway() -> None:
+    """Log once that a hook without `gateway_url` finds no gateway at this app's backend.
+
+    Reflex builds pages after it has imported the app's module. While the module is imported,
+    `add_gateway(app)` may still follow, so that nothing is known.
+    """
+    module = sys.modules.get(get_config().module)
+    if module is not None and not _is_being_imported(module) and lacks_gateway(module):
+        _warn(module.__name__)
+
+
+def lacks_gateway(module: Any) -> bool:
+    """Whether the app of a module serves no gateway, as far as can be seen."""
+    app = getattr(module, "app", None)
+    if app is None:
+        return False
+    transformers = getattr(app, "api_transformer", None) or ()
+    if not isinstance(transformers, list | tuple):
+        transformers = (transformers,)
+    if not all(isinstance(each, Starlette) for each in transformers):
+        return False  # a function that wraps the backend may add routes
+    return not any(path.endswith(WEBSOCKET_PATH) for path in _paths(transformers))
+
+
+def _paths(transformers: Any) -> Iterator[str]:
+    for transformer in transformers:
+        for route in transformer.routes:
+            yield getattr(route, "path", "")
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(module.__spec__, "_initializing", False))
+
+
+@cache
+def _warn(name: str) -> None:
+    _log.error(
+        "pages of %s use realtime hooks, but the app has no gateway, so that they stay empty: call "
+        "add_gateway(app) of gateway.integrations.reflex in that module; with REALTIME_URL set, or "
+        "for a gateway elsewhere, give each hook its gateway_url",
+        name,
+    )
