@@ -323,6 +323,28 @@ BY_CODE: dict[str, type[RealtimeError]] = {
 }
 """The error class of each code on the wire."""
 
+_OF_THE_SDK: frozenset[type[RealtimeError]] = frozenset(
+    {
+        WriterFull,
+        StoreLocked,
+        ConnectionLost,
+        ConfigurationError,
+        NoParent,
+        NotInRun,
+        RunCanceled,
+        RunFailed,
+        StreamIncomplete,
+        ReadTimeout,
+        WaitTimeout,
+        AbortTask,
+    }
+)
+
+
+def on_the_wire() -> list[type[RealtimeError]]:
+    """Return those that gateways send; the others are raised where the SDK is used."""
+    return [error for error in BY_CODE.values() if error not in _OF_THE_SDK]
+
 
 def from_wire(code: str, message: str, retry_after_s: float | None = None) -> RealtimeError:
     """Make the error that a gateway's `error` frame speaks of.

@@ -6,29 +6,10 @@
 from pathlib import Path
 
 from gateway import errors
+from gateway.errors import on_the_wire
 
 PROTOCOL = Path(errors.__file__).with_name("PROTOCOL.md")
 BEGIN, END = "<!-- errors:begin -->\n", "<!-- errors:end -->"
-
-# Raised inside a process that uses the SDK; no gateway sends them.
-OF_THE_SDK = {
-    errors.WriterFull,
-    errors.StoreLocked,
-    errors.ConnectionLost,
-    errors.ConfigurationError,
-    errors.NoParent,
-    errors.NotInRun,
-    errors.RunCanceled,
-    errors.RunFailed,
-    errors.StreamIncomplete,
-    errors.ReadTimeout,
-    errors.WaitTimeout,
-    errors.AbortTask,
-}
-
-
-def on_the_wire() -> list[type[errors.RealtimeError]]:
-    return [error for error in errors.BY_CODE.values() if error not in OF_THE_SDK]
 
 
 def table() -> str:

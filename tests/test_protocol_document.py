@@ -8,16 +8,17 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import protocol_tables
 import pytest
-from errors_table import PROTOCOL, on_the_wire
+from errors_table import PROTOCOL
 
 from gateway import connection, pages, protocol
-from gateway.errors import BY_CODE
+from gateway.errors import BY_CODE, on_the_wire
 from gateway.limits import DEFAULT_LIMITS
 from gateway.runs import MAX_METADATA_BYTES, Run
 from gateway.stores.retention import Retention
-from gateway.web import durable_streams
+from gateway.web import asyncapi, durable_streams
 from gateway.web.durable_streams import refusals
 from tests.serving import new_run, serving, worker_token
 
@@ -87,7 +88,7 @@ CLOSE_CODES = {
 def test_close_codes_say_in_both_places_whether_to_come_back():
     rule = {case["code"]: case["reconnect"] for case in CASES["close_codes"]}
     for code, (_, _, come_back) in CLOSE_CODES.items():
-        assert come_back.startswith("yes" if rule.get(code, True) else "no"), code
+        assert come_back.startswith("yes" if rule[code] else "no"), code
     for error in on_the_wire():
         if error.close_code is not None:
             come_back = CLOSE_CODES[error.close_code][2]
@@ -95,7 +96,7 @@ def test_close_codes_say_in_both_places_whether_to_come_back():
 
 
 def test_close_codes_of_the_protocol_are_those_of_errors():
-    codes = {error.close_code for error in on_the_wire()} - {None}
+    codes = {error.close_code for error in on_the_wire() if error.close_code is not None}
     assert {code for code in CLOSE_CODES if code >= 4000} == {code for code in codes if code > 4000}
 
 
@@ -286,3 +287,47 @@ async def test_reset_comes_before_gap_and_gap_before_records():
         assert reset["position"].endswith("_0000000000000000")
         assert [each["data"] for each in records["records"]] == [3, 4]
         assert gap["to"] == records["position"][:17] + "0000000000000003"
+
+
+# The description for machines.
+
+
+async def test_results_are_of_the_shapes_that_the_asyncapi_document_says(client):
+    document = asyncapi.document("1")
+    value = new_run(tags=["x"]).to_wire()
+    at = {"run": value["id"], "stream": "s"}
+    asked = [
+        {"type": "register", "schemas": {"vote": {"type": "integer"}}},
+        {"type": "run_create", "value": value},
+        {"type": "append", **at, "records": [1]},
+        {"type": "head", **at},
+        {"type": "read", **at},
+        {"type": "run_patch", "run": value["id"], "patch": {"metadata": {"a": None}}},
+        {"type": "run_get", "run": value["id"]},
+        {"type": "runs_get", "runs": {"tag": "x"}},
+        {"type": "run_list", "tag": "x"},
+        {"type": "spend", "token_id": "t", "uses": 1, "expires_at_ms": 2**50},
+        {"type": "delete", **at},
+        {"type": "head", **at},
+        {"type": "run_delete", "run": value["id"]},
+    ]
+    for request in asked:
+        answer = await client.ask(id=1, **request)
+        operation = document["operations"][request["type"]]
+        names = [each["$ref"].rpartition("/")[2] for each in operation["reply"]["messages"]]
+        message = document["components"]["messages"][names[0]]
+        assert message["name"] == answer["type"], answer
+        schema = {**message["payload"], "components": document["components"]}
+        jsonschema.validate(answer, schema)
+        if answer["type"] == "result":  # another shape does not fit, so the schema says something
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(answer | {"value": [7]}, schema)
+    assert {each["type"] for each in asked} == {
+        str(request.__struct_config__.tag) for request in protocol.Request.__args__
+    }
+
+
+def test_asyncapi_document_has_every_code_of_an_error():
+    messages = asyncapi.document("1")["components"]["messages"]
+    said = {each["code"]: each["close_code"] for each in messages["error"]["x-errors"]}
+    assert said == {error.code: error.close_code for error in on_the_wire()}

@@ -4,6 +4,7 @@
     gateway_frames  what a gateway sends
     coding          text to frame, frame to text
     contents        records and runs as they stand in frames
+    results         the shapes of requests' results
 
 The rest of the code takes all of it from here: `protocol.Subscribe`, `protocol.decode`.
 

@@ -6,12 +6,17 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import msgspec
 
 from gateway import protocol
+from gateway.errors import on_the_wire
+from gateway.protocol import gateway_frames as ours
+from gateway.protocol.results import RESULTS
+from gateway.runs import Run
 
 _CHANNEL = "connection"
 _SCHEMAS = "#/components/schemas/"
@@ -27,8 +32,12 @@ def document(version: str) -> dict[str, Any]:
     Returns:
         AsyncAPI 3.0, as JSON-able values. What it calls `receive` the gateway receives.
     """
-    ours = list(protocol.ReceivedFrame.__args__)
-    theirs = list(protocol.ClientFrame.__args__)
+    sent = list(protocol.ReceivedFrame.__args__)
+    received = list(protocol.ClientFrame.__args__)
+    messages = {_tag(frame): _message(frame) for frame in (*received, *sent)}
+    schemas, values = _schemas([*received, *sent])
+    messages |= {_result(frame): _result_message(frame, values[frame]) for frame in RESULTS}
+    messages["error"]["x-errors"] = _errors()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -42,20 +51,15 @@ def document(version: str) -> dict[str, Any]:
             _CHANNEL: {
                 "address": "/v1/ws",
                 "title": "One WebSocket for all subscriptions of a client",
-                "messages": {
-                    _tag(frame): {"$ref": f"#/components/messages/{_tag(frame)}"}
-                    for frame in (*theirs, *ours)
-                },
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
             }
         },
         "operations": {
-            "fromClient": _operation("receive", "Frames from the client", theirs),
-            "fromGateway": _operation("send", "Frames from the gateway", ours),
+            "fromClient": _operation("receive", "Frames from the client", map(_tag, received)),
+            "fromGateway": _operation("send", "Frames from the gateway", map(_tag, sent)),
+            **{_tag(frame): _exchange(frame) for frame in received},
         },
-        "components": {
-            "messages": {_tag(frame): _message(frame) for frame in (*theirs, *ours)},
-            "schemas": _schemas([*theirs, *ours]),
-        },
+        "components": {"messages": messages, "schemas": schemas},
     }
 
 
@@ -63,14 +67,40 @@ def _tag(frame: type[msgspec.Struct]) -> str:
     return str(frame.__struct_config__.tag)
 
 
-def _operation(action: str, title: str, frames: list[type[msgspec.Struct]]) -> dict[str, Any]:
-    messages = f"#/channels/{_CHANNEL}/messages/"
+def _result(request: type[msgspec.Struct]) -> str:
+    return f"{_tag(request)}_result"
+
+
+_ANSWERS: dict[type[msgspec.Struct], type[msgspec.Struct]] = {
+    protocol.Hello: ours.Welcome,
+    protocol.Subscribe: ours.Subscribed,
+    protocol.Unsubscribe: ours.Unsubscribed,
+    protocol.Token: ours.TokenAccepted,
+    protocol.Ping: ours.Pong,
+    protocol.Append: ours.Appended,
+}
+
+
+def _operation(action: str, title: str, names: Iterable[str]) -> dict[str, Any]:
     return {
         "action": action,
         "title": title,
         "channel": {"$ref": f"#/channels/{_CHANNEL}"},
-        "messages": [{"$ref": messages + _tag(frame)} for frame in frames],
+        "messages": _messages(names),
     }
+
+
+def _messages(names: Iterable[str]) -> list[dict[str, str]]:
+    return [{"$ref": f"#/channels/{_CHANNEL}/messages/{name}"} for name in names]
+
+
+def _exchange(frame: type[msgspec.Struct]) -> dict[str, Any]:
+    """Describe one frame of the client with what answers it."""
+    answer = _tag(_ANSWERS[frame]) if frame in _ANSWERS else _result(frame)
+    answers = [answer] if frame is protocol.Ping else [answer, _tag(ours.ErrorFrame)]
+    reply = {"channel": {"$ref": f"#/channels/{_CHANNEL}"}, "messages": _messages(answers)}
+    operation = _operation("receive", f"`{_tag(frame)}` and its answer", [_tag(frame)])
+    return {**operation, "reply": reply}
 
 
 def _message(frame: type[msgspec.Struct]) -> dict[str, Any]:
@@ -81,11 +111,44 @@ def _message(frame: type[msgspec.Struct]) -> dict[str, Any]:
     }
 
 
-def _schemas(frames: list[type[msgspec.Struct]]) -> dict[str, Any]:
+def _result_message(request: type[msgspec.Struct], value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": _tag(ours.ResultFrame),
+        "summary": f"Answer to `{_tag(request)}`.",
+        "payload": {
+            "allOf": [
+                {"$ref": _SCHEMAS + ours.ResultFrame.__name__},
+                {"properties": {"value": value}},
+            ]
+        },
+    }
+
+
+def _errors() -> list[dict[str, Any]]:
+    return [
+        {
+            "code": error.code,
+            "http_status": error.http_status,
+            "close_code": error.close_code,  # of the connection, if it names no `id`
+            "retryable": error.retryable,
+            "meaning": (error.__doc__ or "").partition("\n")[0],
+        }
+        for error in on_the_wire()
+    ]
+
+
+_Schema = dict[str, Any]
+
+
+def _schemas(
+    frames: list[type[msgspec.Struct]],
+) -> tuple[dict[str, _Schema], dict[type[msgspec.Struct], _Schema]]:
+    """Make the schemas of all frames, and of the value of each request's result."""
     starts = [protocol.FromPosition, protocol.FromLast]
-    _, schemas = msgspec.json.schema_components(
-        [*frames, *starts], ref_template=_SCHEMAS + "{name}"
+    found, schemas = msgspec.json.schema_components(
+        [*RESULTS.values(), *frames, *starts, Run], ref_template=_SCHEMAS + "{name}"
     )
+    values = dict(zip(RESULTS, found, strict=False))
     # msgspec cannot tell the two objects apart, so the type says nothing of them.
     schemas["Subscribe"]["properties"]["start"] = {
         "anyOf": [
@@ -94,4 +157,15 @@ def _schemas(frames: list[type[msgspec.Struct]]) -> dict[str, Any]:
         ],
         "default": "beginning",
     }
-    return schemas
+    # These are written from bytes that are ready, so their types say nothing either.
+    run = {"$ref": _SCHEMAS + Run.__name__}
+    schemas["Subscribed"]["properties"]["run"] = run
+    for name in ("Subscribed", "Reset"):
+        schemas[name]["properties"]["runs"] = {"type": "array", "items": run}
+    distinct = {str(value): value for value in values.values()}
+    schemas["ResultFrame"]["properties"]["value"] = {"anyOf": list(distinct.values())}
+    schemas["ErrorFrame"]["properties"]["code"] = {
+        "description": "Others may be added.",
+        "anyOf": [{"enum": [error.code for error in on_the_wire()]}, {"type": "string"}],
+    }
+    return schemas, values

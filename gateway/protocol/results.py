@@ -1,0 +1,58 @@
+"""The values of `result` frames, by request: the shapes of what `web/requests.py` answers with.
+
+They are written from stores' values, and read by clients as they need them: these types are for
+descriptions of the protocol, and tests hold real answers against them.
+
+Source:
+    PROTOCOL.md, section 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.protocol import client_frames as asked
+from gateway.protocol.gateway_frames import PageFields
+from gateway.records import EndReason
+from gateway.runs import Run
+
+
+class StreamHead(msgspec.Struct, frozen=True):
+    """Where a stream ends and begins."""
+
+    position: str
+    earliest: str
+    end: EndReason | None
+
+
+class RunAt(msgspec.Struct, frozen=True):
+    """A run, and the position of its log that it reflects."""
+
+    run: Run
+    position: str
+
+
+class RunsAt(msgspec.Struct, frozen=True):
+    """The runs of sets, and the positions of the sets' logs that they reflect."""
+
+    runs: list[Run]
+    has_more: bool
+    positions: list[str]
+
+
+RESULTS: dict[type[msgspec.Struct], Any] = {
+    asked.Head: StreamHead,
+    asked.Read: PageFields,
+    asked.Delete: None,
+    asked.RunCreate: Run,
+    asked.RunPatch: Run,
+    asked.RunDelete: bool,
+    asked.RunGet: RunAt,
+    asked.RunList: list[Run],
+    asked.RunsGet: RunsAt,
+    asked.Spend: bool,
+    asked.Register: None,
+}
+"""The type of each request's value; `append` is answered by `appended`."""
