@@ -13,17 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from reflex.vars import BooleanVar, NumberVar, StringVar, Var
+from reflex.vars import ArrayVar, BooleanVar, NumberVar, StringVar, Var
 from reflex.vars.function import FunctionVar
 
+from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
+from ui.arguments import check
 from ui.hooks import (
     RealtimeRunWithStreams,
     hook_of,
     use_realtime_run,
     use_realtime_run_with_streams,
 )
-from ui.text_numbers import exact
+from ui.refusals import as_json, check_keys, refused, shown
+from ui.text_numbers import exact, field_names
 from ui.vars import Hook, RealtimeRun, RealtimeStream, Refusable
 
 T = TypeVar("T")
@@ -32,12 +35,25 @@ T = TypeVar("T")
 class _Action(Refusable):
     @property
     def is_pending(self) -> BooleanVar:
-        """It is under way; a second click meanwhile does nothing."""
+        """A call is under way or waits for its turn.
+
+        The calls of one hook are made one at a time, in order; up to 32 may be pending. A double
+        click is one call: a call with the value of the one right before it, which is not over yet,
+        is left out. So a value that may be sent twice in a row needs something that differs.
+        """
         return cast(BooleanVar, self._hook.read("$.isPending", bool))
 
     @property
+    def error(self) -> StringVar[str]:
+        """Why the last call that failed did so; "" when none did.
+
+        It stays, also when a later call succeeds, until a call is made while none is pending.
+        """
+        return super().error
+
+    @property
     def count(self) -> NumberVar[int]:
-        """How often it has been done since the page was opened."""
+        """How many calls have succeeded since the page was opened."""
         return cast("NumberVar[int]", self._hook.read("$.count", int))
 
     def _call(self, function: str, argument: Any) -> FunctionVar[Any]:
@@ -49,25 +65,78 @@ class _Action(Refusable):
 class InputStreamHook(_Action, Generic[T]):
     """Sends values to an input of a run."""
 
+    def __init__(self, hook: Hook, definition: StreamDefinition[T]) -> None:
+        super().__init__(hook)
+        self._definition = definition
+
     def send(self, value: T | Mapping[str, Any] | Var[Any]) -> FunctionVar[Any]:
         """Make an event that sends a value, for `on_click` and the like.
 
         Args:
-            value: Of the input's type, as JSON-able values or Vars; the gateway checks it.
+            value: Of the input's type, as JSON-able values or Vars. What is known now is checked
+                now, and all of it by the gateway.
+
+        Raises:
+            InvalidValue: the value does not fit the input's type.
         """
-        return self._call("send", exact(value, "the value"))
+        value = exact(value, "the value")
+        self._check(value)
+        return self._call("send", value)
+
+    def _check(self, value: Any) -> None:
+        hook = "use_input_stream(…).send"
+        names = field_names(self._definition.type)
+        if isinstance(value, Mapping) and names:
+            check_keys(hook, value, names)
+        data = as_json(value)
+        if data is not None:
+            try:
+                self._definition.decode(data)
+            except InvalidValue as error:
+                raise InvalidValue(f"{hook}: {error.message}") from None
 
 
 class TaskTrigger(_Action):
     """Triggers a task from the page."""
 
+    def __init__(self, hook: Hook, task: Any) -> None:
+        super().__init__(hook)
+        self._task = task
+
     def trigger(self, payload: Mapping[str, Any] | Var[Any]) -> FunctionVar[Any]:
-        """Make an event that triggers the task with these keyword arguments."""
-        return self._call("trigger", exact(payload, "the payload"))
+        """Make an event that triggers the task with these keyword arguments.
+
+        Args:
+            payload: JSON-able values or Vars by the names of the task's parameters. Where the hook
+                was given the task and not its id, names are checked now, and so are values that are
+                known now.
+
+        Raises:
+            InvalidValue: the payload does not fit the task.
+        """
+        payload = exact(payload, "the payload")
+        self._check(payload)
+        return self._call("trigger", payload)
+
+    def _check(self, payload: Any) -> None:
+        hook = "use_task_trigger(…).trigger"
+        if isinstance(payload, StringVar | NumberVar | BooleanVar | ArrayVar) or not isinstance(
+            payload, Mapping | Var
+        ):
+            allowed = "an object of the task's keyword arguments, or a Var of one"
+            remedy = 'Write .trigger({"name": value})'
+            raise refused(hook, "the payload", shown(payload), allowed, remedy)
+        check_arguments = getattr(self._task, "check_arguments", None)
+        if check_arguments is None or isinstance(payload, Var):
+            return  # known by its id only: the gateway checks
+        try:
+            check_arguments({name: as_json(value) for name, value in payload.items()})
+        except InvalidValue as error:
+            raise InvalidValue(f"{hook}: {error.message}") from None
 
     @property
     def run_id(self) -> StringVar[str]:
-        """Id of the run that was triggered last; "" before."""
+        """Id of the run that the last successful call triggered; "" before."""
         return cast("StringVar[str]", self._hook.read('($.handle?.id ?? "")', str))
 
     @property
@@ -79,8 +148,8 @@ class TaskTrigger(_Action):
 class RealtimeTaskTrigger(TaskTrigger):
     """Triggers a task and follows the run that comes of it."""
 
-    def __init__(self, hook: Hook, follow: Mapping[str, Any]) -> None:
-        super().__init__(hook)
+    def __init__(self, hook: Hook, task: Any, follow: Mapping[str, Any]) -> None:
+        super().__init__(hook, task)
         self.realtime: RealtimeRun = use_realtime_run(
             self.run_id, access_token=self.access_token, **follow
         )
@@ -95,9 +164,13 @@ class RealtimeTaskTriggerWithStreams(TaskTrigger):
     """Triggers a task and follows the run and streams that come of it."""
 
     def __init__(
-        self, hook: Hook, streams: Sequence[StreamDefinition[Any]], follow: Mapping[str, Any]
+        self,
+        hook: Hook,
+        task: Any,
+        streams: Sequence[StreamDefinition[Any]],
+        follow: Mapping[str, Any],
     ) -> None:
-        super().__init__(hook)
+        super().__init__(hook, task)
         self.realtime: RealtimeRunWithStreams = use_realtime_run_with_streams(
             self.run_id, streams, access_token=self.access_token, **follow
         )
@@ -133,14 +206,22 @@ def use_input_stream(
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
+    check(
+        "use_input_stream",
+        run_id=run_id,
+        definition=stream,
+        access_token=access_token,
+        gateway_url=gateway_url,
+    )
     options = {
         "runId": run_id,
         "stream": stream.id,
         "token": access_token,
         "gatewayUrl": gateway_url,
     }
-    return InputStreamHook(hook_of("useInputStream", options))
+    return InputStreamHook(hook_of("useInputStream", options), stream)
 
 
 def use_task_trigger(
@@ -158,8 +239,18 @@ def use_task_trigger(
 
     Returns:
         `trigger(payload)` gives an event; `run_id`, `access_token`, `is_pending`, `error` are Vars.
+
+    Raises:
+        LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
-    return TaskTrigger(_trigger_hook(task, access_token, gateway_url))
+    check(
+        "use_task_trigger",
+        task=task,
+        access_token=access_token,
+        gateway_url=gateway_url,
+    )
+    return TaskTrigger(_trigger_hook(task, access_token, gateway_url), task)
 
 
 def use_realtime_task_trigger(
@@ -179,9 +270,20 @@ def use_realtime_task_trigger(
 
     Returns:
         As `use_task_trigger`, with `run` and `realtime`.
+
+    Raises:
+        LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
+    check(
+        "use_realtime_task_trigger",
+        task=task,
+        access_token=access_token,
+        gateway_url=gateway_url,
+        **follow,
+    )
     hook = _trigger_hook(task, access_token, gateway_url)
-    return RealtimeTaskTrigger(hook, {"gateway_url": gateway_url, **follow})
+    return RealtimeTaskTrigger(hook, task, {"gateway_url": gateway_url, **follow})
 
 
 def use_realtime_task_trigger_with_streams(
@@ -203,9 +305,23 @@ def use_realtime_task_trigger_with_streams(
 
     Returns:
         As `use_realtime_task_trigger`, with the streams.
+
+    Raises:
+        LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
+    check(
+        "use_realtime_task_trigger_with_streams",
+        task=task,
+        streams=streams,
+        access_token=access_token,
+        gateway_url=gateway_url,
+        **follow,
+    )
     hook = _trigger_hook(task, access_token, gateway_url)
-    return RealtimeTaskTriggerWithStreams(hook, streams, {"gateway_url": gateway_url, **follow})
+    return RealtimeTaskTriggerWithStreams(
+        hook, task, streams, {"gateway_url": gateway_url, **follow}
+    )
 
 
 def _trigger_hook(

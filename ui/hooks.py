@@ -17,11 +17,12 @@ from reflex.event import EventChain, EventType
 from reflex.vars import LiteralVar, ObjectVar, StringVar, Var
 from reflex_base.utils.exceptions import EventHandlerArgTypeMismatchError
 
-from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
+from ui.arguments import check
 from ui.loop_variables import refuse_loop_variable
 from ui.mounted import warn_without_gateway
 from ui.page_runs import PageRun, PageStream
+from ui.refusals import refused, shown, similar
 from ui.text_numbers import page_type
 from ui.vars import Hook, RealtimeRun, RealtimeStream
 
@@ -116,11 +117,23 @@ def use_realtime_stream(
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
-        InvalidValue: `attempt` is neither a number from 1 nor `"latest"`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
 
     Source:
         PROTOCOL.md, sections 4 and 5.
     """
+    check(
+        "use_realtime_stream",
+        run_id=run_id,
+        stream=stream,
+        access_token=access_token,
+        throttle_ms=throttle_ms,
+        start=start,
+        attempt=attempt,
+        max_records=max_records,
+        enabled=enabled,
+        gateway_url=gateway_url,
+    )
     id_, type_ = (stream.id, stream.type) if isinstance(stream, StreamDefinition) else (stream, Any)
     options = {
         "runId": run_id,
@@ -128,7 +141,7 @@ def use_realtime_stream(
         "token": access_token,
         "throttleMs": throttle_ms,
         "start": start,
-        "attempt": _attempt(attempt),
+        "attempt": attempt,
         "maxRecords": max_records,
         "enabled": enabled,
         "gatewayUrl": gateway_url,
@@ -179,10 +192,20 @@ def use_realtime_run(
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
 
     Source:
         PROTOCOL.md, section 6.
     """
+    check(
+        "use_realtime_run",
+        run_id=run_id,
+        access_token=access_token,
+        throttle_ms=throttle_ms,
+        enabled=enabled,
+        skip=skip,
+        gateway_url=gateway_url,
+    )
     options = {
         "runId": run_id,
         "token": access_token,
@@ -234,10 +257,23 @@ class RealtimeRunWithStreams(RealtimeRun):
         """Give one of the streams, typed.
 
         Raises:
+            InvalidValue: it is not a definition.
             KeyError: it was not among those that the hook was called with.
         """
+        if not isinstance(definition, StreamDefinition):
+            raise refused(
+                "use_realtime_run_with_streams",
+                "the stream in result[…]",
+                shown(definition),
+                "a definition from `streams.define`",
+                'Give the definition; an id alone goes with `use_realtime_stream(run_id, "id")`',
+            )
         if self._streams is not None and definition.id not in self._streams:
-            raise KeyError(definition.id)
+            raise KeyError(
+                f"use_realtime_run_with_streams was called without the stream {definition.id!r}; "
+                f"its streams are: {similar(definition.id, self._streams)}. Add the definition to "
+                "`streams`, or leave `streams` out for any"
+            )
         options = {**self._options, "stream": definition.id}
         return RealtimeStream(Hook("useRealtimeStream", options, self._beside), definition.type)
 
@@ -286,7 +322,20 @@ def use_realtime_run_with_streams(
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
+    check(
+        "use_realtime_run_with_streams",
+        run_id=run_id,
+        streams=streams,
+        access_token=access_token,
+        throttle_ms=throttle_ms,
+        attempt=attempt,
+        max_records=max_records,
+        enabled=enabled,
+        skip=skip,
+        gateway_url=gateway_url,
+    )
     shared: dict[str, Any] = {
         "access_token": access_token,
         "throttle_ms": throttle_ms,
@@ -302,17 +351,11 @@ def use_realtime_run_with_streams(
         on_token_expiring=on_token_expiring,
         **shared,
     )
-    stream = use_realtime_stream(run_id, "", attempt=attempt, max_records=max_records, **shared)
+    # The id is put in by `stream`.
+    stream = use_realtime_stream(run_id, "any", attempt=attempt, max_records=max_records, **shared)
     options = stream._hook.options
     named = None if streams is None else frozenset(stream.id for stream in streams)
     return RealtimeRunWithStreams(run._hook, options, named)
-
-
-def _attempt(attempt: Any) -> Any:
-    is_number = isinstance(attempt, int) and not isinstance(attempt, bool) and attempt >= 1
-    if attempt is None or isinstance(attempt, Var) or attempt == "latest" or is_number:
-        return attempt
-    raise InvalidValue(f'attempt is {attempt!r}; it is a number from 1, "latest" or None')
 
 
 def hook_of(function: str, options: Mapping[str, Any]) -> Hook:

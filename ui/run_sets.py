@@ -15,6 +15,7 @@ from reflex.event import EventType
 from reflex.vars import ArrayVar, BooleanVar, NumberVar, Var
 from reflex.vars.function import FunctionVar
 
+from ui.arguments import check
 from ui.hooks import handler_of, hook_of
 from ui.page_runs import PageRun
 from ui.vars import Subscribed
@@ -94,10 +95,12 @@ def use_realtime_runs_with_tag(
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
+        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
 
     Source:
         PROTOCOL.md, section 6.
     """
+    check("use_realtime_runs_with_tag", tag=tag, **options)
     is_one = isinstance(tag, str) or (isinstance(tag, Var) and not isinstance(tag, ArrayVar))
     named = {"tag": tag} if is_one else {"tags": tag if isinstance(tag, Var) else list(tag)}
     return _runs(named, **options)
@@ -112,6 +115,7 @@ def use_realtime_batch(
         batch_id: The batch; while it is None or "", the status is `idle`.
         **options: See `SetOptions`. The token has the scope `read:batches:` of the batch.
     """
+    check("use_realtime_batch", batch_id=batch_id, **options)
     return _runs({"batch": batch_id}, **options)
 
 
@@ -125,6 +129,7 @@ def use_realtime_children(
         **options: See `SetOptions`. The token has the scope `read:runs:` of the parent; the
             children's own streams need a scope of their own, or that of a tag they carry.
     """
+    check("use_realtime_children", run_id=run_id, **options)
     return _runs({"parent": run_id}, **options)
 
 

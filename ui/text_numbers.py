@@ -210,6 +210,31 @@ def _fields(class_: Any) -> Mapping[str, Any]:
         return {}
 
 
+def field_names(type_: Any) -> frozenset[str] | None:
+    """Return the names that a type's objects have in JSON.
+
+    Returns:
+        Names and aliases; none of a type without fields, such as text; None where they are not
+        known, as of a dict.
+    """
+    plain = plain_type(type_)
+    if _is_union(plain):
+        members = [each for each in typing.get_args(plain) if each is not types.NoneType]
+        names = [field_names(member) for member in members]
+        return None if None in names else frozenset().union(*filter(None, names))
+    if not _is_object(plain):
+        return frozenset() if plain in _WITHOUT_FIELDS else None
+    if not issubclass(plain, BaseModel):
+        return frozenset(_fields(plain)) or None
+    if plain.model_config.get("extra") == "allow":
+        return None
+    fields = plain.model_fields.values()
+    aliases = {alias for each in fields for alias in (each.alias, each.serialization_alias)}
+    return frozenset(aliases - {None}) | frozenset(_fields(plain))
+
+
+_WITHOUT_FIELDS = (str, int, float, bool, bytes, Decimal, TextNumber)
+
 _page_classes: dict[Any, Any] = {}  # by class; also while they are made, of one that holds itself
 
 

@@ -26,13 +26,24 @@ from reflex_base.utils.imports import ImportVar
 from reflex_base.utils.types import get_attribute_access_type
 
 from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
+from ui.arguments import check
 from ui.client import library
-from ui.loop_variables import refuse_loop_variable
 from ui.page_runs import PageRun
-from ui.text_numbers import TextNumber, TextNumberVar, digits, exact, page_type, plain_type
+from ui.refusals import refused, shown, similar
+from ui.text_numbers import (
+    TextNumber,
+    TextNumberVar,
+    digits,
+    exact,
+    field_names,
+    page_type,
+    plain_type,
+)
 
 T = TypeVar("T")
 E = TypeVar("E")
+
+_WHERE = "use_realtime_stream(…).where"
 
 SubscriptionStatus = Literal["idle", "connecting", "live", "reconnecting", "ended", "error"]
 
@@ -283,9 +294,12 @@ class RealtimeStream(Subscribed, Generic[T]):
         """The newest values, oldest of them first.
 
         Args:
-            count: At most so many, and at most `max_records`.
+            count: At most so many, from 0, and at most `max_records`.
+
+        Raises:
+            InvalidValue: `count` is not a whole number from 0.
         """
-        refuse_loop_variable("count", count)
+        check("use_realtime_stream(…).last", count=count)
         return cast("ArrayVar[list[T]]", self._hook.read("$.last", _list_of(self._type), count))
 
     def where(self, field: str, value: Any) -> ArrayVar[list[T]]:
@@ -294,12 +308,24 @@ class RealtimeStream(Subscribed, Generic[T]):
         Args:
             field: Of a stream of objects.
             value: A plain value or a Var: a string, a number, a boolean or None.
+
+        Raises:
+            InvalidValue: the stream's records have no such field, or the value is not plain.
         """
-        refuse_loop_variable("value", value)
+        check(_WHERE, value=value)
+        self._check_field(field)
         if get_attribute_access_type(self._type, field) is TextNumber:
             value = digits(value)
         spec = ["where", field, exact(value, f"where({field!r}, …)")]
         return cast("ArrayVar[list[T]]", self._view(spec, _list_of(self._type)))
+
+    def _check_field(self, field: Any) -> None:
+        names = field_names(self._type)
+        if not isinstance(field, str):
+            raise refused(_WHERE, "field", shown(field), "the name of a field", "Write it as text")
+        if names is not None and field not in names:
+            allowed = f"a field of the stream's records: {similar(field, names)}"
+            raise refused(_WHERE, "field", repr(field), allowed, "Mend the name")
 
     @property
     def group_by_source(self) -> ObjectVar[dict[str, list[T]]]:

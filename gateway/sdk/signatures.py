@@ -79,6 +79,26 @@ class Signature(Generic[R]):
                 f"task {self._task_id!r}: unexpected keyword argument {shown(name)}; {takes}"
             )
 
+    def check_arguments(self, arguments: Mapping[str, bytes | None]) -> None:
+        """Check keyword arguments of which some are known later only.
+
+        Args:
+            arguments: Each as JSON; None: its value is not known yet.
+
+        Raises:
+            InvalidValue: one has no such parameter, is missing or does not fit its annotation.
+        """
+        self._check_names(arguments)
+        for name, data in arguments.items():
+            if data is not None:
+                hint, _ = self._parameters[name]
+                Values(hint, f"task {self._task_id!r}: parameter {name!r}").decode(data)
+        for name, (_, default) in self._parameters.items():
+            if default is inspect.Parameter.empty and name not in arguments:
+                raise InvalidValue(
+                    f"task {self._task_id!r}: parameter {name!r} is not given and has no default"
+                )
+
     def arguments_of(self, payload: Any) -> dict[str, Any]:
         """Return the keyword arguments that a payload stands for.
 

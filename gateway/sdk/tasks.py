@@ -158,6 +158,17 @@ class Task(Generic[P, R]):
         """
         self._signature.bind_keywords(payload)
 
+    def check_arguments(self, arguments: Mapping[str, bytes | None]) -> None:
+        """Check keyword arguments of which some are known later only, as on a page.
+
+        Args:
+            arguments: Each as JSON; None: its value is not known yet.
+
+        Raises:
+            InvalidValue: they do not fit the function.
+        """
+        self._signature.check_arguments(arguments)
+
     @on_its_loop
     async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
         """Start a run and wait until it has ended; a failure is in the result, not raised."""

@@ -208,7 +208,7 @@ def test_a_hook_asks_for_one_attempt_and_refuses_what_is_none() -> None:
     assert line_of(together[PROGRESS].status) == options(attempt="latest")
     assert "attempt" in options(attempt=HookState.run_id)
     for wrong in (0, -1, True, 1.5, "newest", ""):
-        with pytest.raises(InvalidValue, match="it is a number from 1"):
+        with pytest.raises(InvalidValue, match="it must be a whole number from 1"):
             options(attempt=wrong)
 
 

@@ -1,0 +1,60 @@
+"""Words of the errors of wrong arguments."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reflex.vars import Var
+from reflex_base.constants.state import FIELD_MARKER
+
+from gateway.errors import InvalidValue
+from gateway.sdk.definitions import StreamDefinition
+
+
+def refused(hook: str, argument: str, what: str, allowed: str, remedy: str) -> InvalidValue:
+    """Make the error of a wrong argument."""
+    return InvalidValue(f"{hook}: {argument} is {what}; it must be {allowed}. {remedy}.")
+
+
+def shown(value: Any, *, secret: bool = False) -> str:
+    """Return a value as it stands in a message."""
+    if isinstance(value, Var):
+        name = str(value).rpartition(".")[2].removesuffix(FIELD_MARKER)
+        return f"the Var {name:.60} of type {getattr(value._var_type, '__name__', value._var_type)}"
+    if isinstance(value, StreamDefinition):
+        return f"the stream {value.id!r}"
+    if secret:
+        return f"a value of type {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}… ({len(text)} characters)"
+
+
+def similar(name: object, known: Iterable[str]) -> str:
+    """Return the known names for a message, the one that was probably meant first."""
+    names = sorted(known)
+    meant = difflib.get_close_matches(str(name), names, n=1)
+    return ", ".join([*meant, *(each for each in names if each not in meant)]) or "none"
+
+
+def as_json(value: Any) -> bytes | None:
+    """Return a value as JSON; None if it, or a part of it, is known in the browser only."""
+    try:
+        return json.dumps(value).encode()
+    except (TypeError, ValueError):  # a Var, or what Reflex has a serializer for
+        return None
+
+
+def check_keys(hook: str, given: Mapping[Any, Any], known: Iterable[str]) -> None:
+    """Refuse a key that is not among the known ones.
+
+    Raises:
+        InvalidValue: names the key and the known ones.
+    """
+    names = set(known)
+    for key in given:
+        if not isinstance(key, Var) and key not in names:
+            allowed = f"any of {similar(key, names)}"
+            raise refused(hook, "a key of the value", repr(key), allowed, "Mend the name")
