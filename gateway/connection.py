@@ -100,6 +100,11 @@ class Connection:
         return self._lifetime.heard_at_s
 
     @property
+    def is_known(self) -> bool:
+        """Whether some token of the client was good."""
+        return self._bearer.is_known
+
+    @property
     def subjects(self) -> frozenset[str]:
         """Whom `admit` has let in here."""
         return frozenset(self._bearer.subjects)

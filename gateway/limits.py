@@ -19,7 +19,8 @@ class Limits:
 
     Attributes:
         frame_bytes: Of a frame from a client that carries no data. Before `hello` every frame is
-            one, so a stranger costs no more than this.
+            one, so a stranger costs no more than this. On the gateway's own server a larger one,
+            its fragments together, closes the connection while it arrives.
         data_frame_bytes: Of `append`, `run_create`, `run_patch` and `register`: records of 1 MiB,
             or a payload, and what is around them. Memory of the gateway while it is read.
         record_bytes: Of one record. It is kept whole in memory for as long as it is sent.
@@ -81,6 +82,14 @@ class Limits:
                 f"does not fit REALTIME_DATA_FRAME_BYTES, which is {self.data_frame_bytes}"
             )
         return self
+
+
+def arriving_bytes(limits: Limits) -> int:
+    """Return the most that a server gathers of one message, after `hello`.
+
+    It is more than any frame may have, so that one that is too large is answered with both numbers.
+    """
+    return 2 * limits.data_frame_bytes
 
 
 DEFAULT_LIMITS = Limits()

@@ -130,6 +130,7 @@ class AnsweringProtocol(CuttingProtocol):
         )
 
     def _answer(self, head: Head, body: bytes) -> None:
+        self._note_head()
         path = head.path.decode("ascii")
         self.headers = list(head.headers)
         scope: Any = {

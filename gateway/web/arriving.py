@@ -17,6 +17,7 @@ from gateway.settings import Settings
 from gateway.visitors import Proxies, may_connect
 
 _SECRETS = re.compile(r"token|jwt|secret|password|authorization|bearer|api[-_]?key", re.IGNORECASE)
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.")  # a JWT, wherever it is
 
 
 def address_of(request: HTTPConnection, proxies: Proxies) -> str:
@@ -46,17 +47,19 @@ def refuse_secret_url(scope: MutableMapping[str, Any]) -> None:
     """Refuse a URL with a token in it, and take the query away before a server logs it.
 
     Raises:
-        TokenInUrl: names the parameter.
+        TokenInUrl: names the parameter, unless it is itself the token.
     """
     raw = scope.get("query_string", b"")
     if not raw:
         return
     query = raw.decode("latin-1")
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if _SECRETS.search(name) or (value.startswith("eyJ") and value.count(".") == 2):
+        is_token = _TOKEN.search(name) is not None
+        if is_token or _SECRETS.search(name) or _TOKEN.search(value):
             scope["query_string"] = b""
+            what = "a token" if is_token else f"a parameter {name[:40]!r}"
             raise TokenInUrl(
-                f"the URL has a parameter {name[:40]!r}; a token never travels in a URL, which "
+                f"the URL has {what}; a token never travels in a URL, which "
                 "logs and histories keep: send it in a frame, or in `Authorization`"
             )
 

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable
 from random import random
 
@@ -28,7 +29,8 @@ from gateway.counters import Counters
 from gateway.errors import HelloExpected
 from gateway.limits import Limits
 from gateway.web.sending import EVENT_HEADERS, Outgoing, Stalled, until_gone
-from gateway.web.wire import COUNTED
+from gateway.web.unproven import Share
+from gateway.web.wire import COUNTED, LIMITED
 
 PATH = "/v1/events"
 ALIVE_S = 10.0  # the client cannot ping; while it is there this is done for it
@@ -73,7 +75,8 @@ class _Answer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         channel = _Channel(scope, receive, send, self._limits, self._counters)
         # The server's extensions are those of an HTTP connection: nothing may be written past this.
-        own = {"type": "websocket", "subprotocols": [], "extensions": {COUNTED: {}}}
+        extensions = {COUNTED: {}, LIMITED: channel}
+        own = {"type": "websocket", "subprotocols": [], "extensions": extensions}
         try:
             await self._serve(WebSocket({**scope, **own}, channel.receive, channel.send))
         finally:
@@ -89,12 +92,14 @@ class _Channel:
         self._counters = counters
         self._receive = receive
         self._body = Outgoing(scope, send, limits.send_s)
-        self._limits = limits
+        self._max_line_bytes = limits.frame_bytes
+        self._share = Share(limits.frame_bytes)
         self._is_connected = False
         self._is_closed = False
         self._is_read = False  # the body has been
         self._has_spoken = False
-        self._rest = b""
+        self._lines: deque[bytes] = deque()  # whole ones
+        self._rest = bytearray()  # of one that is not whole
         self._gone: asyncio.Task[None] | None = None
         now_s = asyncio.get_running_loop().time()
         self._ends_at_s = now_s + limits.events_s * (1 - 0.2 * random())
@@ -114,19 +119,41 @@ class _Channel:
 
     async def _line(self) -> bytes | None:
         """Give the body's next line; one that is too long is cut where that is certain."""
-        while b"\n" not in self._rest and not self._is_read:
-            if len(self._rest) > self._limits.data_frame_bytes:
-                self._is_read = True
+        while not self._lines and not self._is_read:
+            is_too_long = len(self._rest) > self._max_line_bytes
+            if is_too_long or not self._share.hold(len(self._rest)):
                 break
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 return None
             body = message.get("body", b"")
             self._counters.bytes_received += len(body)
-            self._rest += body
             self._is_read = not message.get("more_body", False)
-        line, newline, self._rest = self._rest.partition(b"\n")
-        return line if line or newline else None
+            self._split(body)
+        if self._lines:
+            return self._lines.popleft()
+        self._is_read = True
+        line = bytes(self._rest)
+        self._forget_rest()
+        return line or None
+
+    def _split(self, body: bytes) -> None:
+        *whole, rest = body.split(b"\n")
+        if whole:
+            self._lines.append(bytes(self._rest) + whole[0])
+            self._lines.extend(line for line in whole[1:] if line.strip())
+            self._forget_rest()
+        self._rest += rest
+
+    def _forget_rest(self) -> None:
+        self._rest = bytearray()
+        self._share.hold(0)
+
+    def raise_limit(self, max_bytes: int, *, is_known: bool) -> None:
+        """See `DirectProtocol.raise_limit`."""
+        self._max_line_bytes = max_bytes
+        if is_known:
+            self._share.end()
 
     async def _stay(self) -> Message:
         """Wait with the client: it is gone, its time is over, or it is there still."""
@@ -169,6 +196,7 @@ class _Channel:
 
     async def close(self) -> None:
         """End the answer. Safe to call twice."""
+        self._forget_rest()
         if not self._is_closed:
             self._is_closed = True
             with contextlib.suppress(OSError):

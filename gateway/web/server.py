@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from gateway.limits import arriving_bytes
 from gateway.settings import Settings
 from gateway.web.answering import AnsweringProtocol
 from gateway.web.app import WEBSOCKET_PATH, Gateway, make_app
@@ -122,14 +123,13 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
         options: Further ones of uvicorn's own.
     """
     limits = settings.limits
-    options.setdefault("ws", DirectProtocol)
+    ws = options.setdefault("ws", DirectProtocol)
     begin = app.begin if isinstance(app, Straight) else None
     options.setdefault("http", partial(AnsweringProtocol, begin=begin))
     return uvicorn.Config(
         app,
-        # The gateway refuses what is over its own limit with an error that says so; this is only
-        # the bound on what the server will gather before.
-        ws_max_size=2 * limits.data_frame_bytes,
+        # Ours begins with what a stranger may send, and each connection raises it later.
+        ws_max_size=limits.frame_bytes if ws is DirectProtocol else arriving_bytes(limits),
         ws_per_message_deflate=False,  # halves throughput and costs 40 to 100 KB a connection
         # Clients ping in frames of their own. The server's ping would end those that are alive
         # but do not read, and would not free a send that is blocked.

@@ -27,12 +27,15 @@ class Splitter:
 
     Args:
         max_bytes: Of a message; a larger one is left to the library to refuse.
+
+    Attributes:
+        max_bytes: The same; may be changed between two frames.
     """
 
-    __slots__ = ("_head", "_is_in_pieces", "_max_bytes", "_owed")
+    __slots__ = ("_head", "_is_in_pieces", "_owed", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._head = b""  # of a frame whose size is not known yet: 13 bytes at most
         self._owed = 0  # bytes of the library's frame that are still to come
         self._is_in_pieces = False  # the library waits for more of a message
@@ -73,7 +76,7 @@ class Splitter:
                 start = at + (8 if size == 126 else 14)
                 size = int.from_bytes(data[at + 2 : start - 4])
             stop = start + size
-            if stop > end or size > self._max_bytes:
+            if stop > end or size > self.max_bytes:
                 break
             texts.append(_unmasked(data[start:stop], data[start - 4 : start]))
             at = stop

@@ -30,7 +30,7 @@ from gateway.connection import Connection
 from gateway.counters import Counters
 from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.hub import Hub
-from gateway.limits import Limits
+from gateway.limits import Limits, arriving_bytes
 from gateway.sdk import schemas
 from gateway.stores.base import Appended, Store
 from gateway.web.figures import LaggingReader
@@ -42,6 +42,7 @@ from gateway.web.subscribing import Host, Subscriptions, Work
 from gateway.web.wire import Wire
 
 CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
+LOT = 256  # frames that are judged in one pass of the event loop: about 3 ms
 
 _log = logging.getLogger("realtime.websocket")
 
@@ -99,6 +100,7 @@ class Carrier:
         )
         self._hub = hub
         self._is_new = True  # has asked for nothing yet
+        self._is_known = False  # has shown a good token
         self._wire = Wire(websocket, self._steady_s, counters)
         self._flight = Flight(limits)
         host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
@@ -222,7 +224,10 @@ class Carrier:
             if self._is_new:  # a thousand who come at once let those go before who are at work
                 await self._hub.newcomers.take()
             now_s, steady_s = self._clock_s(), self._steady_s()
-            for frame in lot:
+            for count, frame in enumerate(lot, 1):
+                if not count % LOT:
+                    self._settle()
+                    await asyncio.sleep(0)
                 self._take(self._machine.receive(frame, now_s, steady_s), len(frame))
                 if self._flight.is_full:
                     self._settle()
@@ -230,7 +235,14 @@ class Carrier:
                     await self._flight.room()
                     self._is_deaf = False
                     now_s, steady_s = self._clock_s(), self._steady_s()
+            if not self._is_known:
+                self._raise_limit()
             self._settle()
+
+    def _raise_limit(self) -> None:
+        if self._machine.state == "ready":
+            self._is_known = self._machine.is_known
+            self._wire.raise_limit(arriving_bytes(self._limits), is_known=self._is_known)
 
     def _carry(self, commands: Iterable[Command]) -> None:
         self._is_to_arm = True

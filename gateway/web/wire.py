@@ -12,6 +12,7 @@ from gateway.frame import Frame
 from gateway.web.direct import frame_of, frame_size, sink_of
 
 COUNTED = "realtime.counted"  # of a scope's extensions: whoever lent it counts its bytes
+LIMITED = "realtime.limited"  # likewise: has `raise_limit`, as a sink has
 
 
 class Wire:
@@ -35,6 +36,7 @@ class Wire:
         self._counters = counters
         self._is_counted = COUNTED in websocket.scope.get("extensions", {})
         self.sink = sink_of(websocket)
+        self._limited = self.sink or websocket.scope.get("extensions", {}).get(LIMITED)
         self.blocked_since_s: float | None = None
 
     @property
@@ -48,6 +50,11 @@ class Wire:
         frames = b"".join(map(frame_of, texts))
         self._counters.bytes_sent += len(frames)
         self.sink.write(frames)
+
+    def raise_limit(self, max_bytes: int, *, is_known: bool) -> None:
+        """Let the client's messages be larger, as far as the server has a limit of ours."""
+        if self._limited is not None:
+            self._limited.raise_limit(max_bytes, is_known=is_known)
 
     async def receive(self) -> list[str | bytes]:
         """Wait for frames of the client.

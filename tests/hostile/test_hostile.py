@@ -1,0 +1,43 @@
+"""Each attack costs a bounded amount of memory, and holds nobody else up."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from hostile import attacks_on_the_wire
+from hostile.raw import HELLO, TEXT, connected, frame, head, push, websocket
+from hostile.target import target_at
+
+ATTACKS = [*attacks_on_the_wire.ATTACKS]
+GROWTH_MIB = 100  # over all of them together
+BUSY_S = 1.0  # of the event loop's CPU time in one pass
+LATE_S = 10.0  # of its time, also of a loaded machine: what waits for something stays away longer
+DRAIN_S = 3
+EXIT_S = 5  # of a loaded machine, for a process to end
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    settings = {"REALTIME_HELLO_S": "3", "REALTIME_DRAIN_S": str(DRAIN_S)}
+    with target_at(tmp_path_factory.mktemp("hostile"), **settings) as it:
+        yield it
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+async def test_an_attack_costs_little_and_holds_nobody_up(target, attack):
+    cost = await target.cost_of(attack)
+    assert cost.growth_mib < GROWTH_MIB
+    assert cost.busy_s < BUSY_S
+    assert cost.late_s < LATE_S
+
+
+async def test_sigterm_ends_it_in_time_while_it_is_attacked(target):
+    async with AsyncExitStack() as stack:
+        for first in ([], [head(TEXT, 60_000)], [frame(TEXT, HELLO), head(TEXT, 1 << 20)]):
+            await stack.enter_async_context(websocket(target.port, *first))
+        for request in (b"", b"GET / HTTP/1.1\r\n", b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"):
+            _, writer = await stack.enter_async_context(connected(target.port))
+            await push(writer, request)
+        assert target.stop() < DRAIN_S + EXIT_S

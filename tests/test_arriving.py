@@ -1,0 +1,224 @@
+"""What arrives is bounded while it arrives: messages by what is known of the client, requests."""
+
+import json
+
+import pytest
+from hostile.raw import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    HELLO,
+    PING,
+    TEXT,
+    answer,
+    connected,
+    frame,
+    head,
+    push,
+    rest,
+    upgrade,
+    websocket,
+)
+from serving import new_run, serving, token_for, until
+
+from gateway.limits import Limits
+from gateway.web import unproven
+from gateway.web.cutting import CuttingProtocol
+from gateway.web.direct import DirectProtocol
+from gateway.web.unproven import Share
+
+LIMITS = Limits(frame_bytes=5000, record_bytes=30_000, data_frame_bytes=40_000)
+
+
+@pytest.fixture
+async def gateway():
+    async with serving(limits=LIMITS) as running:
+        yield running
+
+
+def protocols(gateway):
+    connections = gateway.server.server_state.connections
+    return [each for each in connections if isinstance(each, DirectProtocol)]
+
+
+async def close_of(reader) -> tuple[int, str]:
+    """Read to the end and find the close frame, which is the last."""
+    data = await rest(reader)
+    while data:
+        size, start = data[1], 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4]), 4
+        payload, opcode, data = data[start : start + size], data[0] & 15, data[start + size :]
+    assert opcode == CLOSE
+    return int.from_bytes(payload[:2]), payload[2:].decode()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [head(TEXT, 5001)],
+        [head(BINARY, 5001)],
+        [frame(TEXT, b"x" * 3000, is_final=False), head(CONTINUATION, 2001)],
+        [frame(TEXT, b"x" * 3000, is_final=False), frame(PING), head(CONTINUATION, 2001)],
+        [frame(TEXT, b"x" * 5001)],
+    ],
+    ids=["a head", "binary", "a fragment's head", "with a ping between", "a whole one"],
+)
+async def test_a_message_over_the_limit_before_hello_closes_while_it_arrives(gateway, frames):
+    async with websocket(gateway.port, *frames) as (reader, _):
+        code, reason = await close_of(reader)
+    assert code == 1009 and "5000" in reason
+
+
+async def test_a_message_at_the_limit_before_hello_is_read(gateway):
+    hello = HELLO.ljust(5000)
+    for frames in (
+        [frame(TEXT, hello)],
+        [frame(TEXT, hello[:9], is_final=False), frame(CONTINUATION, hello[9:])],
+    ):
+        async with websocket(gateway.port, *frames) as (reader, _):
+            assert b'"type":"welcome"' in await reader.readuntil(b"}}")
+
+
+async def test_hello_and_a_large_append_with_its_own_token_may_come_at_once(gateway):
+    run = await gateway.store.create_run(new_run())
+    append = {"type": "append", "id": 1, "run": run.id, "stream": "s", "records": ["x" * 20_000]}
+    append["token"] = token_for(f"write:streams:{run.id}/s")
+    data = json.dumps(append).encode()
+    for append_frames in (
+        frame(TEXT, data),
+        frame(TEXT, data[:9000], is_final=False) + frame(PING) + frame(CONTINUATION, data[9000:]),
+    ):
+        async with websocket(gateway.port, frame(TEXT, HELLO) + append_frames) as (reader, _):
+            assert b'"offset":' in await reader.readuntil(b'"duplicate"')
+
+
+async def test_clients_without_a_token_have_one_amount_for_their_large_messages(
+    gateway, monkeypatch
+):
+    monkeypatch.setattr(unproven, "MAX_BYTES", 50_000)
+    large = [head(TEXT, 40_000), b"x" * 30_000]
+    hello = frame(TEXT, HELLO)
+    token = token_for("write:runs:*")
+    known = frame(TEXT, json.dumps({"type": "hello", "protocol": 1, "token": token}).encode())
+    async with (
+        websocket(gateway.port, hello, *large),
+        websocket(gateway.port, known, *large) as (_, writer),
+    ):
+        await until(lambda: unproven._held.bytes >= 30_000)
+        async with websocket(gateway.port, hello, *large) as (reader, _):
+            assert (await close_of(reader))[0] == 1013
+        async with websocket(gateway.port, hello, head(TEXT, 4900), b"x" * 4000) as (_, small):
+            assert await push(small, b"x" * 500)  # what each may have goes on
+            await until(lambda: len(protocols(gateway)) == 3)
+        assert await push(writer, b"x" * 1000)  # and so does a client that is known
+    await until(lambda: unproven._held.bytes == 0)
+
+
+@pytest.mark.parametrize("goes", ["by itself", "refused"])
+async def test_an_unfinished_message_is_freed_when_its_connection_closes(gateway, goes):
+    async with websocket(gateway.port, frame(TEXT, HELLO)) as (reader, writer):
+        await reader.readuntil(b"}}")
+        (protocol,) = protocols(gateway)
+        await push(writer, frame(TEXT, b"x" * 20_000, is_final=False), head(CONTINUATION, 9000))
+        await push(writer, b"x" * 8000)
+        await until(lambda: len(protocol.conn.reader.buffer) == 8000)
+        assert len(protocol.frames[0]) == 20_000 and unproven._held.bytes == 28_000
+        if goes == "refused":
+            await push(writer, b"x" * 1000, head(CONTINUATION, 1 << 30))
+            assert (await close_of(reader))[0] == 1009
+            assert not protocol.frames and not protocol.conn.reader.buffer
+    await until(lambda: protocol.disconnected)
+    assert not protocol.frames and not protocol.conn.reader.buffer and not unproven._held.bytes
+    assert protocol.conn.parser.gi_frame is None  # which would hold the rest of it
+
+
+async def test_only_the_latest_ping_is_answered_to_a_client_that_took_nothing(gateway):
+    async with websocket(gateway.port, frame(TEXT, HELLO)) as (reader, writer):
+        await reader.readuntil(b"}}")
+        (protocol,) = protocols(gateway)
+        protocol.pause_writing()  # as the transport does
+        await push(writer, *[frame(PING, b"%d" % number) for number in range(1000)])
+        await until(lambda: protocol._pong.endswith(b"999"))
+        protocol.resume_writing()
+        assert await reader.readexactly(5) == b"\x8a\x03999"
+        await push(writer, frame(PING, b"next"))
+        assert await reader.readexactly(6) == b"\x8a\x04next"
+
+
+def test_a_share_counts_what_is_over_the_free_bytes_until_it_ends():
+    share = Share(100)
+    assert share.hold(100) and unproven._held.bytes == 0
+    assert share.hold(101) and unproven._held.bytes == 101
+    assert not share.hold(unproven.MAX_BYTES + 1)
+    share.end()
+    assert unproven._held.bytes == 0 and share.hold(unproven.MAX_BYTES + 1)
+
+
+# Requests.
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (["X: " + "x" * 9000], 431),
+        (["X: x"] * 140, 431),
+        (["Content-Length: 5"], 400),
+        (["Transfer-Encoding: chunked"], 400),
+        (["X: " + "x" * 300_000], 400),
+    ],
+)
+async def test_an_upgrade_that_is_none_is_answered_and_closed(gateway, headers, status):
+    said = await answer(gateway.port, upgrade(*headers))
+    assert said.startswith(b"HTTP/1.1 %d " % status)
+    assert len(said.partition(b"\r\n\r\n")[2]) > 20  # says why
+
+
+async def test_a_request_with_two_lengths_is_refused_with_the_reason(gateway):
+    request = b"POST /v1/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+    request += (
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
+    said = await answer(gateway.port, request)
+    assert said.count(b"HTTP/1.1 ") == 1 and said.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Length and Transfer-Encoding" in said
+
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJ4In0.c2lnbmF0dXJl"
+
+
+async def test_a_token_anywhere_in_the_query_is_refused_and_not_repeated(gateway):
+    queries = [JWT, f"a=1&{JWT}", f"x={JWT}", f"x=Bearer%20{JWT}", f"{JWT}=1", f"%65yJ{JWT[3:]}"]
+    for query in queries:
+        request = f"GET /v1/runs?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        said = await answer(gateway.port, request.encode())
+        assert said.startswith(b"HTTP/1.1 400 ") and b"token_in_url" in said
+        async with connected(gateway.port) as (reader, writer):
+            await push(writer, upgrade(target=f"/v1/ws?{query}"))
+            opened = await reader.readuntil(b"retryable")
+        assert b"token_in_url" in opened
+        assert b"eyJ" not in said + opened
+
+
+async def test_a_request_that_begins_after_another_has_a_deadline_too(monkeypatch):
+    monkeypatch.setattr(CuttingProtocol, "request_s", 0.1)
+    async with serving() as gateway, connected(gateway.port) as (reader, writer):
+        await push(writer, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        await push(writer, b"GET /healthz HTTP/1.1\r\nX")
+        await rest(reader)
+
+
+async def test_of_too_many_silent_connections_the_oldest_are_cut_off(monkeypatch):
+    monkeypatch.setattr(CuttingProtocol, "silent_connections", 2)
+    async with (
+        serving() as gateway,
+        connected(gateway.port) as (first, _),
+        connected(gateway.port),
+        gateway.client() as client,  # has made its request, and does not count
+        connected(gateway.port),
+        connected(gateway.port),
+    ):
+        await rest(first)
+        await until(lambda: len(gateway.server.server_state.connections) == 3)
+        assert await client.ask(type="ping") == {"type": "pong"}
