@@ -11,6 +11,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     counters     what a gateway counts
     tracing      spans of OpenTelemetry
     patches      merge patches, and operations on metadata
+    run_limits   which values a run may hold
     runs         Run, its statuses and the table of transitions
     access       what a token says, and what a scope allows
     keys         the key ring: which key signs, which verify

@@ -1,16 +1,109 @@
 """What a client must stay below, and what a gateway spends at most. No I/O.
 
-Each is read from the environment as `REALTIME_` and its name in capitals, for example
-`REALTIME_SUBSCRIPTIONS=100`. The default stands beside it, and what raising it costs.
+There are two kinds. The constants are the limits of what users make. They hold on every way in
+(WebSocket, HTTP, SDK, command line) and are no settings, since a value that one process has
+accepted must be readable by all others. `VALUE_LIMITS` is the table of them that PROTOCOL.md shows.
+
+The fields of `Limits` are what one gateway spends on its clients. Each is read from the
+environment as `REALTIME_` and its name in capitals, for example `REALTIME_SUBSCRIPTIONS=100`. The
+default stands beside it, and what raising it costs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from gateway.errors import ConfigurationError
+from gateway.errors import (
+    ConfigurationError,
+    InvalidId,
+    InvalidValue,
+    MalformedFrame,
+    MetadataTooLarge,
+    RealtimeError,
+)
+from gateway.records import MAX_RUN_ID_CHARACTERS, MAX_STREAM_ID_CHARACTERS
 
 SPARE_BYTES = 4096  # of a frame that carries one record: what is around the record
+
+# Names.
+MAX_TASK_CHARACTERS = 256  # Celery and Taskiq name tasks by their module
+MAX_TAG_CHARACTERS = 128
+MAX_BATCH_ID_CHARACTERS = 128
+MAX_OWNER_CHARACTERS = 64
+MAX_WRITER_ID_CHARACTERS = 64
+MAX_KEY_CHARACTERS = 256  # of an idempotency key
+MAX_ORDER_CHARACTERS = 256
+MAX_METADATA_KEY_CHARACTERS = 128
+
+# A run's values, as JSON. A listing of runs leaves large ones out; any other answer holds them all.
+MAX_TAGS = 10  # each is a log that gets a copy of every change of the run
+MAX_PAYLOAD_BYTES = 512 << 10
+MAX_OUTPUT_BYTES = (2 << 20) - SPARE_BYTES  # what fits into a data frame of the default size
+MAX_METADATA_BYTES = 256 << 10  # part of every snapshot of the run
+MAX_ERROR_TYPE_CHARACTERS = 200
+MAX_ERROR_CHARACTERS = 2000
+MAX_ATTEMPTS = 2**32 - 1
+MAX_SECONDS = 10 * 365 * 24 * 3600.0  # of any delay or limit; more is a mistake
+
+# Numbers of things in one request, and in its answer.
+MAX_APPEND_RECORDS = 1000  # one atomic unit
+MAX_OPERATIONS = 1000  # on metadata, in one `run_patch`
+MAX_BATCH_RUNS = 1000
+MAX_SET_TAGS = 20  # in one union of sets: a cursor each
+MAX_LISTED_RUNS = 1000  # in one answer: a page of a list, or a snapshot of a set
+LIST_BYTES = 4 << 20  # of one such answer, and of what a store reads for it
+LISTED_FIELD_BYTES = 64 << 10  # of one field of a run in such an answer: a larger one is left out
+MAX_THROTTLE_MS = 60_000
+
+MAX_INTEGER = 2**53  # every client knows whole numbers up to here exactly
+
+
+class ValueLimit(NamedTuple):
+    """One row of the table in PROTOCOL.md.
+
+    Attributes:
+        what: What is limited.
+        most: How much of it is allowed.
+        unit: Of `most`; of several things, nothing.
+        error: What refuses more; None: no error, the answer is cut.
+    """
+
+    what: str
+    most: float
+    unit: str
+    error: type[RealtimeError] | None
+
+
+VALUE_LIMITS: tuple[ValueLimit, ...] = (
+    ValueLimit("run id", MAX_RUN_ID_CHARACTERS, "characters", InvalidId),
+    ValueLimit("stream id", MAX_STREAM_ID_CHARACTERS, "characters", InvalidId),
+    ValueLimit("`task` of a run", MAX_TASK_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("`batch_id` of a run", MAX_BATCH_ID_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("`owner` of a run", MAX_OWNER_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("`idempotency_key` of a run", MAX_KEY_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("tags of a run", MAX_TAGS, "", InvalidValue),
+    ValueLimit("one tag", MAX_TAG_CHARACTERS, "characters", InvalidId),
+    ValueLimit("`payload` of a run", MAX_PAYLOAD_BYTES, "bytes", InvalidValue),
+    ValueLimit("`output` of a run", MAX_OUTPUT_BYTES, "bytes", InvalidValue),
+    ValueLimit("`metadata` of a run", MAX_METADATA_BYTES, "bytes", MetadataTooLarge),
+    ValueLimit("one key of it", MAX_METADATA_KEY_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("`type` of a run's error", MAX_ERROR_TYPE_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("`message` of a run's error", MAX_ERROR_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("`attempt`, `max_attempts`", MAX_ATTEMPTS, "", InvalidValue),
+    ValueLimit("`max_duration_s`", MAX_SECONDS, "seconds", InvalidValue),
+    ValueLimit("records of an `append`", MAX_APPEND_RECORDS, "", MalformedFrame),
+    ValueLimit("`id` of a writer", MAX_WRITER_ID_CHARACTERS, "characters", MalformedFrame),
+    ValueLimit("`order` of an `append`", MAX_ORDER_CHARACTERS, "characters", MalformedFrame),
+    ValueLimit("operations of a `run_patch`", MAX_OPERATIONS, "", MalformedFrame),
+    ValueLimit("runs of a batch that the SDK triggers", MAX_BATCH_RUNS, "", InvalidValue),
+    ValueLimit("`throttle_ms`", MAX_THROTTLE_MS, "ms", MalformedFrame),
+    ValueLimit("tags of a set of runs", MAX_SET_TAGS, "", MalformedFrame),
+    ValueLimit("`limit` of a list, or of a set of runs", MAX_LISTED_RUNS, "", MalformedFrame),
+    ValueLimit("runs of one such answer together", LIST_BYTES, "bytes", None),
+    ValueLimit("one field of a run in it", LISTED_FIELD_BYTES, "bytes", None),
+)
+"""The limits of what users make, in the order of the documents' table."""
 
 
 @dataclass(frozen=True, slots=True)

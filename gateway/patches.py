@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
-from gateway.errors import InvalidValue
+import orjson
 
-MAX_METADATA_KEY_CHARACTERS = 128
-MAX_INTEGER = 2**53  # every client knows whole numbers up to here exactly
+from gateway.errors import InvalidValue
+from gateway.limits import MAX_INTEGER
+from gateway.run_limits import check_metadata_key
+
 REPLACED = frozenset({"payload", "output", "error", "last_error"})  # never merged
 METADATA_NULLS = "metadata_nulls"  # the member of a change that names the nulls of its metadata
 
@@ -136,6 +138,9 @@ def is_same(one: Any, other: Any) -> bool:
 def carry_out(metadata: Mapping[str, Any], operations: Iterable[Operation]) -> dict[str, Any]:
     """Fold operations into metadata, all of them or none.
 
+    The cost grows with the size of the metadata and of the operations together: a list is copied,
+    and its items are compared, once for all operations on it.
+
     Args:
         metadata: As it is; not changed.
         operations: In order.
@@ -146,56 +151,107 @@ def carry_out(metadata: Mapping[str, Any], operations: Iterable[Operation]) -> d
     Raises:
         InvalidValue: an operation does not fit what the key holds; names both.
     """
-    after = dict(metadata)
+    fold = Fold(metadata)
     for operation in operations:
-        _check(operation)
-        _STEPS[operation.op](after, operation.key, operation.value)
-    return after
+        fold.add(operation)
+    return fold.result()
 
 
-def _check(operation: Operation) -> None:
-    key = operation.key
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_METADATA_KEY_CHARACTERS:
-        raise InvalidValue(
-            f"metadata key {key!r:.80} is not allowed: "
-            f"it is 1 to {MAX_METADATA_KEY_CHARACTERS} characters"
-        )
-    if operation.op not in _STEPS:
-        raise InvalidValue(f"metadata {key!r}: {operation.op!r:.40} is none of {', '.join(_STEPS)}")
+class Fold:
+    """Metadata that operations are added to, one at a time.
+
+    Args:
+        metadata: As it is; not changed.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self._values = dict(metadata)
+        self._lists: dict[str, _List] = {}  # keys whose value is not, or no longer, in `_values`
+
+    def add(self, operation: Operation) -> None:
+        """Do one operation, or nothing of it.
+
+        Raises:
+            InvalidValue: it does not fit what the key holds; names both.
+        """
+        check_metadata_key(operation.key)
+        if operation.op not in _STEPS:
+            raise InvalidValue(
+                f"metadata {operation.key!r}: {operation.op!r:.40} is none of {', '.join(_STEPS)}"
+            )
+        _STEPS[operation.op](self, operation.key, operation.value)
+
+    def result(self) -> dict[str, Any]:
+        """Return the metadata after all of them."""
+        return self._values | {key: items.result() for key, items in self._lists.items()}
+
+    def _set(self, key: str, value: Any) -> None:
+        self._lists.pop(key, None)
+        self._values[key] = value
+
+    def _delete(self, key: str, _: Any) -> None:
+        self._lists.pop(key, None)
+        self._values.pop(key, None)
+
+    def _append(self, key: str, value: Any) -> None:
+        self._list_at(key, "append to").append(value)
+
+    def _remove(self, key: str, value: Any) -> None:
+        if key in self._values or key in self._lists:
+            self._list_at(key, "remove from").remove(value)
+
+    def _list_at(self, key: str, what: str) -> _List:
+        if (items := self._lists.get(key)) is None:
+            there = self._values.get(key, [])
+            if not isinstance(there, list):
+                raise InvalidValue(f"metadata {key!r} is {there!r:.80}: no list to {what}")
+            items = self._lists[key] = _List(there)
+        return items
+
+    def _increment(self, key: str, by: Any) -> None:
+        there = self._lists[key].result() if key in self._lists else self._values.get(key, 0)
+        if not (_is_number(there) and _is_number(by) and _is_number(there + by)):
+            raise InvalidValue(
+                f"metadata {key!r} is {there!r:.80}: it cannot be incremented by {by!r:.80}"
+            )
+        self._values[key] = there + by
 
 
-def _set(metadata: dict[str, Any], key: str, value: Any) -> None:
-    metadata[key] = value
+class _List:
+    """A list that much is added to and removed from."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._before = items
+        self._items = list(items)
+        self._places: dict[Any, list[int]] | None = None  # of equal items; made by a first removal
+        self._removed: set[int] = set()
+
+    def append(self, value: Any) -> None:
+        if self._places is not None:
+            self._places.setdefault(_identity(value), []).append(len(self._items))
+        self._items.append(value)
+
+    def remove(self, value: Any) -> None:
+        if self._places is None:
+            self._places = {}
+            for place, item in enumerate(self._items):
+                self._places.setdefault(_identity(item), []).append(place)
+        self._removed.update(self._places.pop(_identity(value), ()))
+
+    def result(self) -> list[Any]:
+        if not self._removed and len(self._items) == len(self._before):
+            return self._before  # the same object: nothing has to be compared with it
+        return [item for place, item in enumerate(self._items) if place not in self._removed]
 
 
-def _delete(metadata: dict[str, Any], key: str, _: Any) -> None:
-    metadata.pop(key, None)
-
-
-def _append(metadata: dict[str, Any], key: str, value: Any) -> None:
-    metadata[key] = [*_list_at(metadata, key, "append to"), value]
-
-
-def _remove(metadata: dict[str, Any], key: str, value: Any) -> None:
-    if key in metadata:
-        there = _list_at(metadata, key, "remove from")
-        metadata[key] = [item for item in there if not is_same(item, value)]
-
-
-def _list_at(metadata: dict[str, Any], key: str, what: str) -> list[Any]:
-    there = metadata.get(key, [])
-    if not isinstance(there, list):
-        raise InvalidValue(f"metadata {key!r} is {there!r:.80}: no list to {what}")
-    return there
-
-
-def _increment(metadata: dict[str, Any], key: str, by: Any) -> None:
-    there = metadata.get(key, 0)
-    if not (_is_number(there) and _is_number(by) and _is_number(there + by)):
-        raise InvalidValue(
-            f"metadata {key!r} is {there!r:.80}: it cannot be incremented by {by!r:.80}"
-        )
-    metadata[key] = there + by
+def _identity(value: Any) -> Any:
+    """Return a key that two values share if, and only if, they are the same JSON (`is_same`)."""
+    if value is None or type(value) in (str, int, bool):
+        return type(value), value
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)  # ten times as fast as json
+    except orjson.JSONEncodeError:
+        return json.dumps(value, sort_keys=True)  # no store keeps it
 
 
 def _is_number(value: Any) -> bool:
@@ -204,10 +260,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
 
 
-_STEPS: dict[str, Callable[[dict[str, Any], str, Any], None]] = {
-    "set": _set,
-    "delete": _delete,
-    "append": _append,
-    "remove": _remove,
-    "increment": _increment,
+_STEPS: dict[str, Callable[[Fold, str, Any], None]] = {
+    "set": Fold._set,
+    "delete": Fold._delete,
+    "append": Fold._append,
+    "remove": Fold._remove,
+    "increment": Fold._increment,
 }

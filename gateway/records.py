@@ -14,6 +14,7 @@ RUN_STREAM = "$run"  # the reserved stream that holds a run's own changes
 STREAMS_STREAM = "$streams"  # the one that names a run's streams as they appear
 RUNS_STREAM = "$runs"  # the one that holds the changes of all runs of a set
 MAX_STREAM_ID_CHARACTERS = 64
+MAX_RUN_ID_CHARACTERS = 64
 
 EndReason = Literal["completed", "failed", "canceled", "crashed", "expired", "timed_out", "deleted"]
 

@@ -22,13 +22,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import orjson
-
-from gateway.errors import IllegalTransition, InvalidValue, MetadataTooLarge
+from gateway.errors import IllegalTransition, InvalidValue
 from gateway.patches import METADATA_NULLS, Operation, carry_out, difference, fold_change
 from gateway.records import check_run_id
-
-MAX_METADATA_BYTES = 256 << 10  # as JSON: it is part of every snapshot of the run
+from gateway.run_limits import check_metadata, check_metadata_key, check_values
 
 RunStatus = Literal[
     "delayed",
@@ -249,21 +246,19 @@ def _is_number(value: Any, kind: Any, least: int) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and value >= least
 
 
-def check_metadata(run: Run) -> None:
-    """Refuse a run whose metadata is over its limit.
+def check_new_run(run: Run) -> None:
+    """Refuse a run that may not be made.
 
     Raises:
+        InvalidValue: a field is of the wrong kind, or over its limit.
+        InvalidId: an id or a tag is outside its rule.
         MetadataTooLarge: states both numbers.
-        InvalidValue: something in it is no JSON that can be kept.
     """
-    try:
-        size = len(orjson.dumps(run.metadata))
-    except orjson.JSONEncodeError as error:
-        raise InvalidValue(f"run {run.id}: metadata cannot be kept as JSON: {error}") from None
-    if size > MAX_METADATA_BYTES:
-        raise MetadataTooLarge(
-            f"run {run.id}: the metadata would be {size} bytes; the limit is {MAX_METADATA_BYTES}"
-        )
+    check_fields(run)
+    check_values(run.id, run.to_wire())
+    for key in run.metadata:
+        check_metadata_key(key)
+    check_metadata(run.id, run.metadata)
 
 
 def apply(run: Run, patch: Mapping[str, Any]) -> Run:
@@ -278,7 +273,8 @@ def apply(run: Run, patch: Mapping[str, Any]) -> Run:
 
     Raises:
         IllegalTransition: the run is final, or its status does not go there.
-        InvalidValue: a field that is unknown, fixed, or of the wrong kind.
+        InvalidValue: a field that is unknown, fixed, of the wrong kind, or over its limit.
+        MetadataTooLarge: the metadata would be over its limit.
     """
     for name in patch:
         if name not in _FIELDS or name in _FIXED_FIELDS:
@@ -288,9 +284,13 @@ def apply(run: Run, patch: Mapping[str, Any]) -> Run:
         raise InvalidValue(f"run {run.id}: status must be a string")
     if run.is_final or (status != run.status and status not in TRANSITIONS[run.status]):
         raise IllegalTransition(f"run {run.id} is {run.status}; it cannot become {status}")
-    after = Run.from_wire(fold_change(run.to_wire(), patch))
+    wire = fold_change(run.to_wire(), patch)
+    after = Run.from_wire(wire)
+    check_values(run.id, {name: wire[name] for name in patch if name in wire})
     if "metadata" in patch:
-        check_metadata(after)
+        for key in after.metadata.keys() - run.metadata.keys():
+            check_metadata_key(key)
+        check_metadata(run.id, after.metadata)
     return after
 
 
@@ -320,7 +320,7 @@ def change(
         if not operations:
             return after, patch
         after = dataclasses.replace(after, metadata=carry_out(after.metadata, operations))
-        check_metadata(after)
+        check_metadata(run.id, after.metadata)
         merge, nulls = difference(run.metadata, after.metadata)
         return after, {**patch, "metadata": merge, **({METADATA_NULLS: nulls} if nulls else {})}
     except RecursionError:

@@ -22,7 +22,8 @@ from gateway.errors import (
     StoreUnavailable,
 )
 from gateway.integrations import tracking
-from gateway.sdk.ending import MAX_ERROR_CHARACTERS, error_of
+from gateway.limits import MAX_ERROR_CHARACTERS
+from gateway.sdk.ending import error_of
 from gateway.sdk.surroundings import INTERNAL_ATTEMPTS
 from gateway.stores.memory import MemoryStore
 

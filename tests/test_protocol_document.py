@@ -15,8 +15,8 @@ from errors_table import PROTOCOL
 
 from gateway import connection, pages, protocol
 from gateway.errors import BY_CODE, on_the_wire
-from gateway.limits import DEFAULT_LIMITS
-from gateway.runs import MAX_METADATA_BYTES, Run
+from gateway.limits import DEFAULT_LIMITS, MAX_METADATA_BYTES
+from gateway.runs import Run
 from gateway.stores.retention import Retention
 from gateway.web import asyncapi, durable_streams
 from gateway.web.durable_streams import refusals

@@ -21,7 +21,7 @@ from pydantic.errors import PydanticUserError
 from reflex.vars import NumberVar, StringVar, Var
 
 from gateway.errors import InvalidValue
-from gateway.patches import MAX_INTEGER
+from gateway.limits import MAX_INTEGER
 
 
 class TextNumber(str):

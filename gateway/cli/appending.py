@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from gateway.errors import InvalidValue, RecordTooLarge
-from gateway.protocol import MAX_APPEND_RECORDS
+from gateway.limits import MAX_APPEND_RECORDS
 from gateway.records import EndReason, Position, StreamKey, Writer
 from gateway.stores.base import Store
 

@@ -20,6 +20,7 @@ from gateway import protocol
 from gateway.cli.output import JsonOption, emit, note, shown
 from gateway.cli.reaching import Reach, TokenOption, UrlOption
 from gateway.errors import ConfigurationError, RealtimeError, StoreUnavailable, from_wire
+from gateway.limits import MAX_APPEND_RECORDS
 from gateway.records import StreamKey, Writer
 from gateway.runs import Run, iso_time, new_run_id
 from gateway.stores.base import Store, system_clock_ms
@@ -210,7 +211,7 @@ async def _append(
             while sent < total:
                 due = min(total, int((time.perf_counter() - began_s) * rate) + 1) - sent
                 if due > 0:
-                    due = min(due, protocol.MAX_APPEND_RECORDS)
+                    due = min(due, MAX_APPEND_RECORDS)
                     group.create_task(one(sent, due))
                     sent += due
                 await asyncio.sleep(min(TICK_S, 1 / rate))

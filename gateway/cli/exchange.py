@@ -26,7 +26,7 @@ from gateway.cli.output import named_writer, note
 from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.streams import ENDS, names_of
 from gateway.errors import ConfigurationError, InvalidValue, RunExists
-from gateway.protocol import MAX_APPEND_RECORDS
+from gateway.limits import MAX_APPEND_RECORDS
 from gateway.records import (
     EndReason,
     Position,

@@ -20,9 +20,9 @@ from pydantic_core import to_json
 
 from gateway.errors import IllegalTransition, InvalidId, InvalidValue, RealtimeError, RunExists
 from gateway.records import check_run_id
+from gateway.run_limits import check_tags
 from gateway.runs import TRANSITIONS, Run, RunIds, iso_time
 from gateway.sdk.ending import is_away, keep_end
-from gateway.sdk.options import check_tags
 from gateway.sdk.queues import owner_of
 from gateway.sdk.runtime import Context, Runtime, current_run
 from gateway.sdk.value_equality import exact

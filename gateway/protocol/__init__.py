@@ -15,7 +15,6 @@ Source:
 # ruff: noqa: I001  (it would give every name an import statement of its own)
 
 from gateway.protocol.client_frames import (
-    MAX_APPEND_RECORDS as MAX_APPEND_RECORDS,
     PING_MS as PING_MS,
     VERSION as VERSION,
     Append as Append,

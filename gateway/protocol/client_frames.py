@@ -14,26 +14,41 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.errors import MalformedFrame
+from gateway.limits import (
+    MAX_APPEND_RECORDS,
+    MAX_ATTEMPTS,
+    MAX_BATCH_ID_CHARACTERS,
+    MAX_INTEGER,
+    MAX_LISTED_RUNS,
+    MAX_OPERATIONS,
+    MAX_ORDER_CHARACTERS,
+    MAX_OWNER_CHARACTERS,
+    MAX_SET_TAGS,
+    MAX_TAG_CHARACTERS,
+    MAX_THROTTLE_MS,
+    MAX_WRITER_ID_CHARACTERS,
+)
 from gateway.patches import Operation
-from gateway.records import RunSet
+from gateway.records import MAX_RUN_ID_CHARACTERS, RunSet
+from gateway.runs import STATUSES, RunStatus
 
 VERSION = 1
 PING_MS = 25_000  # a hidden tab may run its timers once a minute only
-MAX_THROTTLE_MS = 60_000
-MAX_APPEND_RECORDS = 1000
-MAX_OPERATIONS = 1000  # on metadata, in one run_patch
-MAX_SET_RUNS = 1000  # in one snapshot of a set
 DEFAULT_SET_RUNS = 50
-MAX_SET_TAGS = 20  # in one union: a cursor each
 
 FrameId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Throttle = Annotated[int, Meta(ge=0, le=MAX_THROTTLE_MS)]
-Sequence = Annotated[int, Meta(ge=0, le=2**53)]
-Name = Annotated[str, Meta(min_length=1, max_length=64)]
-Attempt = Annotated[int, Meta(ge=1, le=2**32 - 1)]
-Order = Annotated[str, Meta(min_length=1, max_length=256)]
-Name128 = Annotated[str, Meta(min_length=1, max_length=128)]
+Sequence = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+WriterId = Annotated[str, Meta(min_length=1, max_length=MAX_WRITER_ID_CHARACTERS)]
+Owner = Annotated[str, Meta(min_length=1, max_length=MAX_OWNER_CHARACTERS)]
+Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
+Order = Annotated[str, Meta(min_length=1, max_length=MAX_ORDER_CHARACTERS)]
+Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARACTERS)]
+BatchId = Annotated[str, Meta(min_length=1, max_length=MAX_BATCH_ID_CHARACTERS)]
+RunId = Annotated[str, Meta(max_length=MAX_RUN_ID_CHARACTERS)]
+Statuses = Annotated[list[RunStatus], Meta(max_length=len(STATUSES))]
+ListLimit = Annotated[int, Meta(ge=1, le=MAX_LISTED_RUNS)]
 Skip = list[Literal["payload", "output", "metadata"]]
 
 
@@ -56,7 +71,7 @@ class FromLast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WriterFields(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who appends: PROTOCOL.md, section 8."""
 
-    id: Name
+    id: WriterId
     epoch: Sequence
     sequence: Sequence
     counts: Literal["records", "appends"] = "records"
@@ -70,15 +85,15 @@ class Hello(_In, frozen=True, tag="hello"):
 
     protocol: int
     token: str | None = None
-    owner: Name | None = None
+    owner: Owner | None = None
 
 
 class RunSetFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which runs: exactly one field is given. PROTOCOL.md, section 6."""
 
-    tag: Name128 | None = None
-    tags: Annotated[list[Name128], Meta(min_length=1, max_length=MAX_SET_TAGS)] | None = None
-    batch: Name128 | None = None
+    tag: Tag | None = None
+    tags: Annotated[list[Tag], Meta(min_length=1, max_length=MAX_SET_TAGS)] | None = None
+    batch: BatchId | None = None
     parent: str | None = None
 
     @property
@@ -97,16 +112,13 @@ class RunSetFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         return [RunSet.parse(f"{given[0]}:{getattr(self, given[0])}")]
 
 
-SetLimit = Annotated[int, Meta(ge=1, le=MAX_SET_RUNS)]
-
-
 class Subscribe(_In, frozen=True, tag="subscribe"):
     """Follow a stream, the run itself when no stream is named, or a set of runs."""
 
     id: FrameId
     run: str | UnsetType = UNSET
     runs: RunSetFields | UnsetType = UNSET
-    limit: SetLimit = DEFAULT_SET_RUNS
+    limit: ListLimit = DEFAULT_SET_RUNS
     skip: Skip = []
     stream: str | None = None
     start: Any = "beginning"  # read by `start_of`: msgspec cannot tell the two objects apart
@@ -214,13 +226,13 @@ class RunList(_In, frozen=True, tag="run_list"):
     """Ask for runs, newest first."""
 
     id: FrameId
-    status: list[str] | None = None
-    tag: str | None = None
-    parent: str | None = None
-    batch: str | None = None
-    owner: str | None = None
-    before: str | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    status: Statuses | None = None
+    tag: Tag | None = None
+    parent: RunId | None = None
+    batch: BatchId | None = None
+    owner: Owner | None = None
+    before: RunId | None = None
+    limit: ListLimit = 100
     token: str | None = None
 
 
@@ -229,8 +241,8 @@ class Spend(_In, frozen=True, tag="spend"):
 
     id: FrameId
     token_id: Annotated[str, Meta(min_length=1, max_length=128)]
-    uses: Annotated[int, Meta(ge=1)]
-    expires_at_ms: int
+    uses: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+    expires_at_ms: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
     token: str | None = None
 
 
@@ -247,7 +259,7 @@ class RunsGet(_In, frozen=True, tag="runs_get"):
 
     id: FrameId
     runs: RunSetFields
-    limit: SetLimit = DEFAULT_SET_RUNS
+    limit: ListLimit = DEFAULT_SET_RUNS
     token: str | None = None
 
 

@@ -13,10 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar, cast
 
 from gateway.errors import IllegalTransition, Internal, RealtimeError, RunNotFound
+from gateway.limits import MAX_ERROR_CHARACTERS, MAX_ERROR_TYPE_CHARACTERS
 from gateway.runs import Run, end_patch
-
-MAX_ERROR_CHARACTERS = 2000
-MAX_TYPE_CHARACTERS = 200
 
 _log = logging.getLogger("realtime.runner")
 
@@ -36,7 +34,7 @@ def error_of(failure: BaseException | str, type_: str | None = None) -> dict[str
     is_text = type(failure) is str  # isinstance() asks for __class__, which may raise
     message: Any = failure if is_text else _reasons(cast(BaseException, failure))
     return {
-        "type": _storable(type_ or _class_name(failure), MAX_TYPE_CHARACTERS),
+        "type": _storable(type_ or _class_name(failure), MAX_ERROR_TYPE_CHARACTERS),
         "message": _storable(message, MAX_ERROR_CHARACTERS),
     }
 

@@ -23,8 +23,8 @@ import orjson
 from pydantic import BaseModel
 
 from gateway.errors import InvalidValue, MetadataTooLarge, NotInRun
+from gateway.limits import MAX_METADATA_BYTES
 from gateway.patches import Operation
-from gateway.runs import MAX_METADATA_BYTES
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.runtime import current_run, runtime

@@ -16,16 +16,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gateway.errors import InvalidValue, RealtimeError, WriterFull, WriterGap
-from gateway.patches import Operation, carry_out
+from gateway.limits import MAX_METADATA_BYTES, MAX_OPERATIONS
+from gateway.patches import Fold, Operation
 from gateway.records import Writer
-from gateway.runs import MAX_METADATA_BYTES
 from gateway.sdk import forks
 from gateway.sdk.writer import Untold
 from gateway.stores.base import Store
 
 FLUSH_S = 0.1  # how long operations gather
 MAX_WAITING_OPERATIONS = 100_000  # not yet durable; about 300 bytes each beside their values
-MAX_BATCH_OPERATIONS = 1000
 MAX_BATCH_BYTES = 2 * MAX_METADATA_BYTES
 ATTEMPTS = 6  # to send a batch, before whoever flushes is told; about 3 s in all
 FIRST_REST_S = 0.2
@@ -122,13 +121,13 @@ class MetadataWriter:
         """Return the metadata as last told by the store, and what was put since."""
         with self._lock:
             known, waiting = self._known, list(self._waiting)
-        view = dict(known)
+        view = Fold(known)
         for item in waiting:
             try:
-                view = carry_out(view, [item.operation])
+                view.add(item.operation)
             except InvalidValue:
                 pass  # the store will refuse it too; whoever flushes is told
-        return view
+        return view.result()
 
     # ---- the event loop ----
 
@@ -200,7 +199,7 @@ class MetadataWriter:
             size = 0
             for item in self._waiting:
                 size += item.size
-                if batch and (size > MAX_BATCH_BYTES or len(batch) >= MAX_BATCH_OPERATIONS):
+                if batch and (size > MAX_BATCH_BYTES or len(batch) >= MAX_OPERATIONS):
                     break
                 batch.append(item.operation)
             return batch

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from gateway.errors import InvalidId, InvalidValue
+from gateway.errors import InvalidValue
+from gateway.limits import MAX_KEY_CHARACTERS, MAX_SECONDS
+from gateway.run_limits import check_tags, is_text
 from gateway.runs import LAST_MS, Run, iso_time
 from gateway.sdk.values import Values
 
-MAX_TAGS = 10
-MAX_TAG_CHARACTERS = 128
-MAX_KEY_CHARACTERS = 256
 IDEMPOTENCY_KEY_TTL_S = 30 * 24 * 3600.0
-MAX_SECONDS = 10 * 365 * 24 * 3600.0  # of any delay or limit; more is a mistake
 
 
 def check_seconds(name: str, seconds: float | None) -> None:
@@ -118,7 +116,7 @@ class Options:
         if self.delay_until is not None:
             moment_ms("delay_until", self.delay_until)
         key = self.idempotency_key
-        if key is not None and not _is_text(key, MAX_KEY_CHARACTERS):
+        if key is not None and not is_text(key, MAX_KEY_CHARACTERS):
             raise InvalidValue(
                 f"idempotency_key {key!r:.80} is not allowed: 1 to {MAX_KEY_CHARACTERS} "
                 "characters, none of them half of a surrogate pair"
@@ -184,28 +182,3 @@ def moment_ms(name: str, moment: datetime) -> int:
             f"{name} is {moment!r}; it is a datetime with a time zone, as datetime.now(UTC) has"
         )
     return min(round(moment.timestamp() * 1000), LAST_MS)
-
-
-def check_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Return tags if they are allowed.
-
-    Raises:
-        InvalidValue: too many, or no list.
-        InvalidId: one is outside the rule.
-    """
-    if isinstance(tags, str) or len(tags) > MAX_TAGS:
-        raise InvalidValue(f"tags are a list of up to {MAX_TAGS}")
-    for tag in tags:
-        if not _is_text(tag, MAX_TAG_CHARACTERS) or tag.endswith("*"):
-            raise InvalidId(
-                f"tag {tag!r:.80} is not allowed: 1 to {MAX_TAG_CHARACTERS} characters, "
-                "none of them half of a surrogate pair, no * at the end"
-            )
-    return tuple(tags)
-
-
-def _is_text(value: Any, max_characters: int) -> bool:
-    """Whether a value is a text that a store can keep."""
-    if not isinstance(value, str) or not 0 < len(value) <= max_characters:
-        return False
-    return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -12,13 +12,12 @@ import orjson
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, create_model
 
 from gateway.errors import AbortTask, InvalidValue
+from gateway.limits import MAX_PAYLOAD_BYTES
 from gateway.sdk.names import listed
 from gateway.sdk.value_equality import shown
 from gateway.sdk.values import Values
 
 R = TypeVar("R")
-
-MAX_PAYLOAD_BYTES = 512 << 10
 
 
 class InvalidPayload(AbortTask):

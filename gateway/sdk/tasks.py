@@ -23,12 +23,14 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from gateway import tokens, tracing
 from gateway.errors import InvalidValue, TaskNotFound
+from gateway.limits import MAX_BATCH_RUNS
 from gateway.records import check_stream_id
-from gateway.runs import Run, check_metadata
+from gateway.run_limits import check_tags
+from gateway.runs import Run, check_new_run
 from gateway.sdk import queues, triggering
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.names import listed
-from gateway.sdk.options import ONCE, Options, Retry, check_tags
+from gateway.sdk.options import ONCE, Options, Retry
 from gateway.sdk.redelivery import take_over
 from gateway.sdk.results import RunHandle, RunResult
 from gateway.sdk.runner import Runner, waiting
@@ -39,7 +41,6 @@ from gateway.stores.base import run_log
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MAX_BATCH = 1000
 HANDLE_TTL_S = 3600.0  # life of a handle's token
 
 _tasks: dict[str, Task[..., Any]] = {}
@@ -229,8 +230,10 @@ class Task(Generic[P, R]):
 
     async def _create_batch(self, payloads: Iterable[Mapping[str, Any]]) -> list[Run]:
         bound = [self._signature.bind_keywords(payload) for payload in payloads]
-        if len(bound) > MAX_BATCH:
-            raise InvalidValue(f"the batch has {len(bound)} payloads; the limit is {MAX_BATCH}")
+        if len(bound) > MAX_BATCH_RUNS:
+            raise InvalidValue(
+                f"the batch has {len(bound)} payloads; the limit is {MAX_BATCH_RUNS}"
+            )
         if len(bound) > 1 and self._options.idempotency_key is not None:
             raise InvalidValue(f"the batch has {len(bound)} payloads; an idempotency key is of one")
         active = runtime()
@@ -258,7 +261,7 @@ class Task(Generic[P, R]):
             **self._options.fields(now_ms),
         )
         run.metadata.update(tracing.carried())
-        check_metadata(run)
+        check_new_run(run)
         return await triggering.make(active, run, partial(self._begin, queue, run.id))
 
     async def _begin(self, queue: queues.TaskQueue | None, id: str, run: Run) -> None:

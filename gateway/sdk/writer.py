@@ -17,14 +17,14 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway import tracing
 from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull
+from gateway.limits import DEFAULT_LIMITS, MAX_APPEND_RECORDS
 from gateway.records import StreamKey, Writer
 from gateway.sdk import forks
 from gateway.stores.base import Store
 
 MAX_WAITING_BYTES = 16 << 20  # per writer, of records not yet durable
 MAX_WAITING_RECORDS = 200_000  # per writer; about 300 bytes each beside their data
-MAX_RECORD_BYTES = 1 << 20
-MAX_APPEND_RECORDS = 1000  # in one atomic unit
+MAX_RECORD_BYTES = DEFAULT_LIMITS.record_bytes
 MAX_APPEND_BYTES = 512 << 10
 
 _log = logging.getLogger("realtime.writer")

@@ -19,7 +19,7 @@ from gateway.records import (
     Writer,
     path_of,
 )
-from gateway.runs import Run, change, check_fields, iso_time
+from gateway.runs import Run, change, check_new_run, iso_time
 from gateway.stores.base import (
     NO_RECORDS,
     PAGE_BYTES,
@@ -288,7 +288,7 @@ class MemoryStore:
     async def create_run(self, run: Run) -> Run:
         """See `Store.create_run`."""
         self._check_open()
-        check_fields(run)
+        check_new_run(run)
         if run.id in self._runs:
             raise RunExists(f"run {run.id} exists already")
         if (first := self._first_of_key(run)) is not None:

@@ -41,7 +41,7 @@ from typing import Any, TypeVar
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable, StreamEnded
 from gateway.patches import Operation
 from gateway.records import ORIGIN, EndReason, Position, Record, RunSet, StreamKey, Writer, path_of
-from gateway.runs import Run, check_fields
+from gateway.runs import Run, check_new_run
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -272,7 +272,7 @@ class RedisStore:
 
     async def create_run(self, run: Run) -> Run:
         """See `Store.create_run`."""
-        check_fields(run)
+        check_new_run(run)
         return await self._whole(self._runs.create(run))
 
     async def patch_run(

@@ -276,7 +276,7 @@ class RemoteStore:
         """See `Store.list_runs`."""
         frame = protocol.RunList(
             next(self._ids),
-            status=[*query.status] or None,
+            status=[*query.status] or None,  # type: ignore[list-item]
             tag=query.tag,
             parent=query.parent_id,
             batch=query.batch_id,

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
 from gateway.patches import Operation
 from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
-from gateway.runs import Run, check_fields
+from gateway.runs import Run, check_new_run
 from gateway.stores import sqlite_faults, sqlite_reads, sqlite_schema, sqlite_sweep
 from gateway.stores.base import (
     PAGE_BYTES,
@@ -316,7 +316,7 @@ class SqliteStore:
 
     async def create_run(self, run: Run) -> Run:
         """See `Store.create_run`."""
-        check_fields(run)
+        check_new_run(run)
         return await self._write(lambda tx: tx.create_run(run, self._clock_ms()))
 
     async def patch_run(

@@ -23,7 +23,7 @@ from gateway.records import (
     source_of,
 )
 from gateway.revocations import Revocation
-from gateway.runs import Run, check_metadata
+from gateway.runs import Run
 from gateway.sdk import schemas
 from gateway.stores import base
 from gateway.stores.base import Done, Page, RunQuery, RunState, Store
@@ -150,9 +150,7 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
             await store.delete(StreamKey(run, check_stream_id(stream)))
             return None
         case protocol.RunCreate(value=value):
-            new = Run.from_wire(value)
-            check_metadata(new)
-            return shown(await store.create_run(new))
+            return shown(await store.create_run(Run.from_wire(value)))
         case protocol.RunPatch(run=run, patch=patch, operations=operations, writer=writer):
             changed = await store.patch_run(
                 run, patch, operations=operations, writer=_writer(writer)

@@ -28,18 +28,17 @@ from gateway.errors import (
     RunNotFound,
     TokenSpent,
 )
+from gateway.limits import MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
 from gateway.protocol import without
 from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id
 from gateway.runs import Run
 from gateway.sdk import runs as sdk_runs
-from gateway.sdk.signatures import MAX_PAYLOAD_BYTES
 from gateway.sdk.tasks import find_task
 from gateway.sdk.values import describe
 from gateway.stores.base import RunQuery, Store
 from gateway.web.arriving import refuse_secret_url
 
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
-MAX_PAGE = 1000
 
 EVERYTHING = frozenset(
     {
@@ -322,8 +321,10 @@ def _tags(grant: TriggerGrant, body: TriggerBody) -> list[str]:
 
 def _whole(query: Mapping[str, str], name: str, default: int) -> int:
     text = query.get(name) or str(default)
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
-        raise InvalidValue(f"{name} is {text[:20]!r}; it is a whole number from 1 to {MAX_PAGE}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_LISTED_RUNS:
+        raise InvalidValue(
+            f"{name} is {text[:20]!r}; it is a whole number from 1 to {MAX_LISTED_RUNS}"
+        )
     return int(text)
 
 

@@ -1,0 +1,160 @@
+"""Which values a run may hold: the limits of `gateway.limits`, held against its fields. No I/O.
+
+A run is checked whole when it is made, and each change of it in the fields that it changes. So a
+run over a limit, which a version before this one has kept, is still read, and still ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.errors import InvalidId, InvalidValue, MetadataTooLarge
+from gateway.limits import (
+    MAX_ATTEMPTS,
+    MAX_BATCH_ID_CHARACTERS,
+    MAX_ERROR_CHARACTERS,
+    MAX_ERROR_TYPE_CHARACTERS,
+    MAX_INTEGER,
+    MAX_KEY_CHARACTERS,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_KEY_CHARACTERS,
+    MAX_OUTPUT_BYTES,
+    MAX_OWNER_CHARACTERS,
+    MAX_PAYLOAD_BYTES,
+    MAX_SECONDS,
+    MAX_TAG_CHARACTERS,
+    MAX_TAGS,
+    MAX_TASK_CHARACTERS,
+)
+
+_Check = Callable[[str, Any], object]
+
+
+def check_values(run_id: str, values: Mapping[str, Any]) -> None:
+    """Refuse values that are over their limits.
+
+    Args:
+        run_id: Whose they are.
+        values: Fields of a run as on the wire, each of the right kind.
+
+    Raises:
+        InvalidValue: names the field, its size and the limit; or something is no JSON.
+        InvalidId: a tag is outside the rule.
+        MetadataTooLarge: states both numbers.
+    """
+    for name, value in values.items():
+        if value is not None and (check := _CHECKS.get(name)) is not None:
+            check(f"run {run_id}: {name}", value)
+
+
+def check_tags(tags: Sequence[str], what: str = "tags") -> tuple[str, ...]:
+    """Return tags if they are allowed.
+
+    Raises:
+        InvalidValue: too many, or no list.
+        InvalidId: one is outside the rule.
+    """
+    if isinstance(tags, str) or len(tags) > MAX_TAGS:
+        got = "a text" if isinstance(tags, str) else str(len(tags))
+        raise InvalidValue(f"{what} are a list of up to {MAX_TAGS}, got {got}")
+    for tag in tags:
+        if not is_text(tag, MAX_TAG_CHARACTERS) or tag.endswith("*"):
+            raise InvalidId(
+                f"tag {tag!r:.80} is not allowed: 1 to {MAX_TAG_CHARACTERS} characters, "
+                "none of them half of a surrogate pair, no * at the end"
+            )
+    return tuple(tags)
+
+
+def is_text(value: Any, max_characters: int) -> bool:
+    """Whether a value is a text that a store can keep, and not empty."""
+    if not isinstance(value, str) or not 0 < len(value) <= max_characters:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def check_metadata(run_id: str, metadata: Mapping[str, Any]) -> None:
+    """Refuse metadata that is over its limit as a whole.
+
+    Raises:
+        MetadataTooLarge: states both numbers.
+        InvalidValue: something in it is no JSON that can be kept.
+    """
+    size = _size_of(f"run {run_id}: metadata", metadata)
+    if size > MAX_METADATA_BYTES:
+        raise MetadataTooLarge(
+            f"run {run_id}: the metadata would be {size} bytes; the limit is {MAX_METADATA_BYTES}"
+        )
+
+
+def check_metadata_key(key: object) -> None:
+    """Refuse what cannot be a key of metadata.
+
+    Raises:
+        InvalidValue: states the rule.
+    """
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_METADATA_KEY_CHARACTERS:
+        raise InvalidValue(
+            f"metadata key {key!r:.80} is not allowed: "
+            f"it is 1 to {MAX_METADATA_KEY_CHARACTERS} characters"
+        )
+
+
+def _size_of(what: str, value: Any) -> int:
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError as error:
+        raise InvalidValue(f"{what} cannot be kept as JSON: {error}") from None
+
+
+def _bytes(limit: int) -> _Check:
+    def check(what: str, value: Any) -> None:
+        size = _size_of(what, value)
+        if size > limit:
+            raise InvalidValue(
+                f"{what} is {size} bytes; the limit is {limit}: keep it elsewhere, or send it as "
+                "records of a stream"
+            )
+
+    return check
+
+
+def _characters(limit: int) -> _Check:
+    def check(what: str, value: str) -> None:
+        if len(value) > limit:
+            raise InvalidValue(f"{what} has {len(value)} characters; the limit is {limit}")
+
+    return check
+
+
+def _number(limit: float) -> _Check:
+    def check(what: str, value: float) -> None:
+        if value > limit:
+            raise InvalidValue(f"{what} is {value:.17g}; the limit is {limit:.17g}")
+
+    return check
+
+
+def _error(what: str, error: Mapping[str, str]) -> None:
+    for name, limit in (("type", MAX_ERROR_TYPE_CHARACTERS), ("message", MAX_ERROR_CHARACTERS)):
+        _characters(limit)(f"{what}.{name}", error[name])
+
+
+_CHECKS: dict[str, _Check] = {
+    "task": _characters(MAX_TASK_CHARACTERS),
+    "batch_id": _characters(MAX_BATCH_ID_CHARACTERS),
+    "owner": _characters(MAX_OWNER_CHARACTERS),
+    "idempotency_key": _characters(MAX_KEY_CHARACTERS),
+    "tags": lambda what, tags: check_tags(tags, what),
+    "payload": _bytes(MAX_PAYLOAD_BYTES),
+    "output": _bytes(MAX_OUTPUT_BYTES),
+    "error": _error,
+    "last_error": _error,
+    "attempt": _number(MAX_ATTEMPTS),
+    "max_attempts": _number(MAX_ATTEMPTS),
+    "duration_ms": _number(MAX_INTEGER),
+    "max_duration_s": _number(MAX_SECONDS),
+}
