@@ -6,10 +6,10 @@ import threading
 
 import pytest
 import serving
-from serving import DEADLINE_S, SECRET, gateway_process, new_run, until, worker_token
+from serving import DEADLINE_S, SECRET, Process, gateway_process, new_run, until, worker_token
 
 from gateway import connect, streams, task
-from gateway.errors import ConnectionLost, WriterFull
+from gateway.errors import ConnectionLost, InvalidToken, WriterFull
 from gateway.records import StreamKey
 from gateway.sdk import writer
 from gateway.sdk.session import opened
@@ -110,3 +110,55 @@ async def test_after_its_patience_an_append_fails_aloud_and_the_next_go_on(proce
         await until(lambda: store.is_ready)
         assert await appending.put(b"2") == 1
         assert await values_of(store, key) == [0, 2]
+
+
+async def test_a_worker_may_be_started_before_its_gateway(tmp_path):
+    @task
+    async def work() -> int:
+        numbers.append(1)
+        return await numbers.append(2)
+
+    process = Process("memory:", tmp_path)
+
+    async def execute() -> list[int]:
+        async with connect(process.url, secret_key=SECRET) as it:
+            handle = await work.trigger()
+            assert (await handle.wait()).output == 1
+            return await values_of(it.store, StreamKey(handle.id, "numbers"))
+
+    executing = asyncio.create_task(execute())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(executing), 0.5)
+    try:
+        await asyncio.to_thread(process.start)
+        assert await asyncio.wait_for(executing, serving.DEADLINE_S) == [1, 2]
+    finally:
+        process.kill()
+
+
+async def test_a_store_that_does_not_wait_for_its_gateway_keeps_the_order_of_calls(tmp_path):
+    process = Process("memory:", tmp_path)
+    async with opened(RemoteStore(process.url, worker_token, open_s=0)) as store:
+        assert not store.was_reached
+        run = new_run()
+        key = StreamKey(run.id, "s")
+        appending = StreamWriter(store, key, None, "w", asyncio.get_running_loop())
+        creating = asyncio.create_task(store.create_run(run))
+        await asyncio.sleep(0)
+        receipts = [appending.put(b"%d" % i) for i in range(5)]
+        await asyncio.to_thread(process.start)
+        try:
+            await asyncio.wait_for(asyncio.gather(creating, *receipts), serving.DEADLINE_S)
+            assert await values_of(store, key) == list(range(5))
+            assert store.was_reached
+        finally:
+            process.kill()
+
+
+async def test_a_refusal_fails_the_calls_of_a_store_that_does_not_wait(process):
+    store = RemoteStore(process.url, lambda: worker_token()[:-6] + "AAAAAA", open_s=0)
+    async with opened(store):
+        with pytest.raises(InvalidToken, match="not valid here"):
+            await asyncio.wait_for(store.get_run("run_a"), serving.DEADLINE_S)
+        with pytest.raises(InvalidToken):
+            await store.reach()

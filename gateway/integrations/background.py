@@ -27,6 +27,7 @@ from gateway.errors import RealtimeError, StoreUnavailable
 from gateway.sdk.runtime import Runtime, forget_runtime, has_runtime, runtime
 from gateway.sdk.session import connected
 from gateway.settings import Settings
+from gateway.stores.remote import RemoteStore
 
 T = TypeVar("T")
 Work = Callable[[Runtime], Awaitable[T]]
@@ -165,7 +166,7 @@ class Background:
     def _stop(self) -> None:
         self._stopping.set()
         if not self._ready.done() and self._serving is not None:
-            self._serving.cancel()  # nobody answers; what waits is lost
+            self._serving.cancel()  # no store was opened; what waits is lost
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -177,18 +178,24 @@ class Background:
     async def _live(self) -> None:
         self._serving = asyncio.create_task(self._serve())
         await asyncio.gather(self._serving, return_exceptions=True)
+        self._cancel_works()
+        await asyncio.gather(*self._works, return_exceptions=True)
+
+    def _cancel_works(self) -> None:
         for work in self._works:
             work.cancel()
-        await asyncio.gather(*self._works, return_exceptions=True)
 
     async def _serve(self) -> None:
         backoff_s = FIRST_BACKOFF_S
         while True:
             try:
-                async with connected(Settings.from_env()) as active:
+                # Calls and appends wait for a gateway that is away, also before the first answer.
+                async with connected(Settings.from_env(), open_s=0) as active:
                     self._ready.set_result(active)
                     await self._stopping.wait()
-                    if self._works:
+                    if not _was_reached(active):
+                        self._cancel_works()
+                    elif self._works:
                         await asyncio.wait(self._works, timeout=STOP_S / 2)
                 return
             except RealtimeError as error:
@@ -201,6 +208,10 @@ class Background:
                     return
             await asyncio.sleep(backoff_s)
             backoff_s = min(MAX_BACKOFF_S, 2 * backoff_s)
+
+
+def _was_reached(active: Runtime) -> bool:
+    return not isinstance(active.store, RemoteStore) or active.store.was_reached
 
 
 def in_order(order: str | None) -> AbstractAsyncContextManager[Any]:

@@ -20,6 +20,7 @@ from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
 from gateway.sdk.session import connected
 from gateway.settings import Settings
+from gateway.stores.remote import RemoteStore
 
 with needs("taskiq"):
     from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
@@ -97,7 +98,10 @@ class RealtimeMiddleware(TaskiqMiddleware):
         backoff_s = 0.2
         while True:
             try:
-                async with connected(Settings.from_env()):
+                # Calls and appends wait for a gateway that is away, also before the first answer.
+                async with connected(Settings.from_env(), open_s=0) as active:
+                    if isinstance(active.store, RemoteStore):
+                        await active.store.reach()
                     self._is_ready.set()
                     await self._is_stopping.wait()
                 return

@@ -23,7 +23,7 @@ from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.settings import Settings, is_redis, open_store
 from gateway.stores.base import Store
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote import PATIENCE_S, RemoteStore
 from gateway.stores.shared import SharedStore
 
 S = TypeVar("S", bound=Store)
@@ -122,7 +122,7 @@ async def connect(
 
     Raises:
         ConfigurationError: a setting that cannot work.
-        StoreUnavailable: no gateway answered, or the store cannot be opened.
+        StoreUnavailable: no gateway answered within 120 s, or the store cannot be opened.
         StoreLocked: another process owns the store: pass its gateway's `url`.
         RealtimeError: at the end of the block, the first failure that reached no caller: a record
             that was sent or appended outside any run and refused, and whose receipt was not
@@ -135,7 +135,7 @@ async def connect(
         store=store or settings.store,
         secret_key=secret_key or settings.secret_key,
     )
-    async with connected(settings) as runtime:
+    async with connected(settings, open_s=PATIENCE_S) as runtime:
         yield runtime
         if runtime.runner is not None:  # left by an error, the cause is known
             runtime.runner.warn_of_unfinished()
@@ -144,13 +144,18 @@ async def connect(
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Runtime]:
-    """Be `connect` with settings that are made already."""
+async def connected(settings: Settings, *, open_s: float | None = None) -> AsyncIterator[Runtime]:
+    """Be `connect` with settings that are made already.
+
+    Args:
+        settings: The settings.
+        open_s: How long a gateway elsewhere is waited for; see `RemoteStore`.
+    """
     keys = resolve_keys(settings)
     owner = _owner(settings)
     async with AsyncExitStack() as stack:
         chosen = (
-            _worker_store(settings.url, keys, owner)
+            _worker_store(settings.url, keys, owner, open_s)
             if settings.url
             else open_store(settings.store, settings.retention)
         )
@@ -173,8 +178,8 @@ def _owner(settings: Settings) -> str:
     return f"worker_{secrets.token_hex(8)}"
 
 
-def _worker_store(url: str, keys: KeyRing, owner: str) -> RemoteStore:
+def _worker_store(url: str, keys: KeyRing, owner: str, open_s: float | None) -> RemoteStore:
     def token() -> str:
         return tokens.mint(WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", keys=keys)
 
-    return RemoteStore(url, token, owner=owner, schemas=schemas.registered)
+    return RemoteStore(url, token, owner=owner, schemas=schemas.registered, open_s=open_s)

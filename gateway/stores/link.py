@@ -32,6 +32,7 @@ from gateway.stores.base import Page
 from gateway.stores.under_way import Call, Follow
 
 OPEN_TIMEOUT_S = 10.0
+GOODBYE_S = 1.0  # for the closing handshake after a refusal
 MAX_BACKOFF_S = 5.0
 FIRST_BACKOFF_S = 0.1
 MAX_MESSAGE_BYTES = 8 << 20  # of a message from the gateway; a larger one fails its request
@@ -112,6 +113,8 @@ class Link:
         """Disconnect; what is under way fails with the error."""
         task, self._task = self._task, None
         if task is not None:
+            if self.refused is not None:  # its socket is being closed; cut off, it would stay open
+                await asyncio.wait({task}, timeout=GOODBYE_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         self._fail_all(error)

@@ -61,6 +61,8 @@ class RemoteStore:
         owner: Name under which this process executes runs: they are marked crashed when it is gone.
         schemas: JSON Schemas of the input streams defined here, for the gateway to check.
         patience_s: How long a call waits for a gateway that is away.
+        open_s: How long `open` waits for the gateway; 0: not at all, calls wait for it. Default:
+            10 s.
         jitter: Gives a number from 0 to 1.
     """
 
@@ -72,10 +74,12 @@ class RemoteStore:
         owner: str | None = None,
         schemas: Callable[[], dict[str, dict[str, Any]]] = dict,
         patience_s: float = PATIENCE_S,
+        open_s: float | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url = gateway_url(url)
         self._patience_s = patience_s
+        self._open_s = OPEN_TIMEOUT_S if open_s is None else open_s
         self._ids = itertools.count()
         self._begun = Begun()
         self._peer = Peer(self.url, token, jitter, self._ids)
@@ -93,16 +97,29 @@ class RemoteStore:
         """See `Store.open`."""
         self._main = self._main_link()
         self._main.start()
+        if self._open_s == 0:
+            return
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await self._main.welcomed.wait()
+            async with asyncio.timeout(self._open_s):
+                await self.reach()
         except TimeoutError:
+            why = f": {away}" if (away := self._main.away_because) is not None else ""
             await self.close()
             raise StoreUnavailable(
-                f"no gateway answered at {self.url} within {OPEN_TIMEOUT_S:g} s"
+                f"no gateway answered at {self.url} within {self._open_s:g} s{why}"
             ) from None
-        if self._main.refused is not None:
+        except BaseException:
             await self.close()
+            raise
+
+    async def reach(self) -> None:
+        """Wait until the gateway has answered.
+
+        Raises:
+            RealtimeError: it refuses this process.
+        """
+        await self._main.welcomed.wait()
+        if self._main.refused is not None:
             raise self._main.refused
 
     async def close(self) -> None:
@@ -120,6 +137,11 @@ class RemoteStore:
     def is_ready(self) -> bool:
         """See `Store.is_ready`: whether the gateway is there."""
         return self._main.is_connected
+
+    @property
+    def was_reached(self) -> bool:
+        """Whether the gateway has ever accepted this process."""
+        return self._peer.was_welcomed
 
     @property
     def record_bytes(self) -> int | None:

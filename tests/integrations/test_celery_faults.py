@@ -1,5 +1,6 @@
 """What becomes of runs when a whole Celery worker dies, no gateway is there, or none is needed."""
 
+import asyncio
 import os
 import signal
 import time
@@ -10,7 +11,15 @@ from queue_workers import Shop, ended, first, let_go, on_thread
 import gateway
 from gateway import runs
 from gateway.integrations import background, celery_sender
-from tests.serving import SECRET, Process, environment, gateway_process, serving
+from tests.serving import (
+    DEADLINE_S,
+    SECRET,
+    Process,
+    environment,
+    gateway_process,
+    serving,
+    until,
+)
 
 WORKER = ("celery", "-A", "celery_shop", "worker", "-c", "2", "-l", "info")
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -83,6 +92,34 @@ async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_l
         process.kill()
 
 
+async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_append(
+    celery_place, celery, tmp_path, monkeypatch
+):
+    process = Process("memory:", tmp_path)
+    for name, value in environment(REALTIME_URL=process.url).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(celery_sender, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(celery_sender, "_is_late", False)
+    from gateway.integrations.celery import handle_of
+
+    result = await on_thread(celery.greet.apply_async, ("ann",), queue="early")
+    run_id = handle_of(result).id
+    await on_thread(background.stop)  # this process has told nobody of the run
+    own = Shop(tmp_path, celery_place.server, process)
+    log = tmp_path / "worker.log"
+    try:
+        with own.worker(*WORKER, *QUIET, "-Q", "early", PATIENCE_S="0.1"):
+            await until(lambda: log.exists() and "the task goes on" in log.read_text())
+            await asyncio.to_thread(process.start)
+            assert await on_thread(result.get, timeout=DEADLINE_S) == "ANN"
+            async with gateway.connect(process.url, secret_key=SECRET):
+                assert (await ended(run_id)).status == "completed"
+                lines = [line async for line in celery.lines.read(run_id)]
+                assert lines == ["hello ann", "attempt 1"]
+    finally:
+        process.kill()
+
+
 def _kept(result):
     """Wait until a run is kept: work of the same order is done after what waits already."""
     from gateway.integrations.celery import handle_of
@@ -105,13 +142,13 @@ def test_too_much_that_waits_is_refused_and_not_kept(monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(background, "MAX_WAITING", 2)
 
-    async def nothing(active):
-        return None
+    async def ask(active):
+        return await active.store.get_run("run_a")
 
     try:
-        waiting = [background.submit(nothing) for _ in range(2)]
+        waiting = [background.submit(ask) for _ in range(2)]
         with pytest.raises(gateway.errors.StoreUnavailable, match="2 changes wait"):
-            background.submit(nothing)
+            background.submit(ask)
     finally:
         background.stop()
     assert all(future.cancelled() for future in waiting)

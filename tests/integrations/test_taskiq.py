@@ -12,10 +12,11 @@ from taskiq_lists import ListBroker
 
 from gateway import connect, runs, streams, task
 from gateway.errors import QueueUnavailable, RunNotFound
+from gateway.integrations import taskiq_middleware
 from gateway.integrations.taskiq import TaskiqQueue, handle_of, install
 from gateway.sdk import queues
 from gateway.sdk.runtime import runtime
-from tests.serving import SECRET, serving
+from tests.serving import DEADLINE_S, SECRET, Process, environment, serving
 
 WORKER = ("taskiq", "worker", "taskiq_shop:broker", "--workers", "2", "--log-level", "INFO")
 
@@ -242,6 +243,36 @@ async def test_a_broker_that_executes_here_needs_no_worker():
         assert [line async for line in lines.read(run.id)] == ["hello ann"]
         assert (await double.trigger_and_wait(21)).output == 42
         await broker.shutdown()
+
+
+async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_append(
+    tmp_path, monkeypatch
+):
+    process = Process("memory:", tmp_path)
+    for name, value in environment(REALTIME_URL=process.url).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(taskiq_middleware, "PATIENCE_S", 0.1)
+    broker = InMemoryBroker()
+    install(broker)
+    lines = streams.define("lines")
+
+    @broker.task
+    async def greet(name: str) -> str:
+        lines.append(f"hello {name}")
+        return name
+
+    await broker.startup()
+    try:
+        sent = await greet.kiq("ann")
+        run_id = handle_of(sent, broker).id
+        await asyncio.to_thread(process.start)
+        result = await sent.wait_result(timeout=DEADLINE_S)
+        assert (result.is_err, result.return_value) == (False, "ann")
+        assert (await ended(run_id)).status == "completed"
+        assert await values(lines, run_id) == ["hello ann"]
+    finally:
+        await broker.shutdown()
+        process.kill()
 
 
 async def test_a_timeout_of_the_functions_own_is_not_taken_for_the_label():
