@@ -14,7 +14,7 @@ runs         as a backend sees them: following, canceling
 session      `connect()`, over runtime: what the SDK works with in one process, on its event loop
 bridge       carries what is awaited on another event loop there; forks (what a child may not)
 runner       executes runs: execution (one run), ending (how it ends), slot, executing_time,
-surroundings
+surroundings; blocking (warns of what stops the event loop)
 keeper, adopting    who is alive, and what becomes of the runs of those who are not: cut_off (what
 follows an attempt that ended with its process), redelivery (runs that a queue brings again)
 revoking     keeps revocations

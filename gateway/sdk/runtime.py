@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCanceled
 from gateway.records import StreamKey, check_run_id, source_of
@@ -131,6 +132,34 @@ class Context:
 
 _context: ContextVar[Context | None] = ContextVar("realtime_run", default=None)
 _runtime: Runtime | None = None
+# What executes a run, for other threads: before Python 3.12 a task does not show its context.
+_contexts: WeakKeyDictionary[asyncio.Task[Any], Context] = WeakKeyDictionary()
+
+
+def run_of(task: asyncio.Task[Any]) -> Context | None:
+    """Return the run that a task of asyncio executes; None if it is not known."""
+    if sys.version_info >= (3, 12):
+        return task.get_context().get(_context)
+    return _contexts.get(task)
+
+
+def _asyncio_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a plain thread
+        return None
+
+
+def _enter(context: Context) -> Token[Context | None]:
+    if (task := _asyncio_task()) is not None:
+        _contexts[task] = context
+    return _context.set(context)
+
+
+def _leave(token: Token[Context | None]) -> None:
+    if (task := _asyncio_task()) is not None:
+        _contexts.pop(task, None)
+    _context.reset(token)
 
 
 def current_run() -> Context | None:
@@ -482,25 +511,25 @@ def record_bytes() -> int:
 
 def enter_run(context: Context) -> Token[Context | None]:
     """Make a run the current one from here on, where no block holds it; see `executing`."""
-    return _context.set(context)
+    return _enter(context)
 
 
 def leave_run(token: Token[Context | None]) -> None:
     """Undo `enter_run`; the run's function has returned."""
     if (context := _context.get()) is not None:
         context.end()
-    _context.reset(token)
+    _leave(token)
 
 
 @asynccontextmanager
 async def executing(context: Context) -> AsyncIterator[Context]:
     """Make a run the current one while the block runs."""
-    reset = _context.set(context)
+    reset = _enter(context)
     try:
         yield context
     finally:
         context.end()
-        _context.reset(reset)
+        _leave(reset)
 
 
 def _forget_parent() -> None:

@@ -16,6 +16,7 @@ from gateway.keys import KeyRing
 from gateway.limits import DEFAULT_LIMITS
 from gateway.runs import Run
 from gateway.sdk import schemas, tasks
+from gateway.sdk.blocking import watching_for_blocking
 from gateway.sdk.keeper import Keeper, new_node
 from gateway.sdk.queues import HERE
 from gateway.sdk.revoking import keep_revocation
@@ -54,7 +55,7 @@ async def serve_runtime(
         lease_s: Where others share the store: not heard of for so long, it is taken for dead.
     """
     new = Runtime(store, asyncio.get_running_loop(), default_runner=runner)
-    async with installed(new) as runtime:
+    async with watching_for_blocking(), installed(new) as runtime:
         here = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
         tokens.use(keys, partial(keep_revocation, store))
         recovering: asyncio.Task[None] | None = None
