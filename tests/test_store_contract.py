@@ -809,6 +809,25 @@ async def test_the_end_of_a_run_ends_all_its_streams(store, status):
     assert await asyncio.wait_for(asyncio.gather(*followers), DEADLINE_S) == [status, status]
 
 
+async def test_a_stream_that_was_never_written_ends_at_the_origin_and_no_other(store):
+    run = await store.create_run(new_run())
+    written, empty, absent = (StreamKey(run.id, id) for id in ("written", "empty", "absent"))
+    await store.append(written, [b"1"])
+    await store.append(empty, [], end="completed")
+    following = asyncio.create_task(_follow_positions(store, absent))
+    await store.patch_run(run.id, {"status": "executing"})
+    await store.patch_run(run.id, {"status": "completed", "output": 1})
+    for each in (written, empty, absent):
+        found = {(await store.head(each)).position, (await store.read(each)).position}
+        assert (found == {ORIGIN}) is (each == absent)
+        assert (ORIGIN in found) is (each == absent)
+    assert (await asyncio.wait_for(following, DEADLINE_S))[-1] == ORIGIN
+
+
+async def _follow_positions(store, key):
+    return [page.position async for page in store.follow(key)]
+
+
 async def _ends(store, key):
     return [page.end async for page in store.follow(key)][-1]
 

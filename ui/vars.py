@@ -290,6 +290,14 @@ class RealtimeStream(Subscribed, Generic[T]):
         """How often records were gone for good before they could be read."""
         return cast("NumberVar[int]", self._hook.read("$.gaps.length", int))
 
+    @property
+    def hint(self) -> StringVar[str]:
+        """Why there is nothing, if the run has ended without such a stream; otherwise "".
+
+        For instance because the id is misspelt. It is in the browser's console too.
+        """
+        return cast("StringVar[str]", self._hook.read('($.hint ?? "")', str))
+
     def last(self, count: int | Var[Any]) -> ArrayVar[list[T]]:
         """The newest values, oldest of them first.
 

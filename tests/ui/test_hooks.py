@@ -111,9 +111,16 @@ def test_imports_the_hook_from_the_linked_client(app_folder: Path) -> None:
         assert set(imported) <= linked, name
 
 
+def test_hint_is_text_that_is_empty_without_one() -> None:
+    hint = use_realtime_stream("run_a", PROGRESS).hint
+    assert isinstance(hint, StringVar)
+    assert str(hint).endswith('.hint ?? "")')
+
+
 def test_all_attributes_share_one_call() -> None:
     stream = use_realtime_stream("run_a", PROGRESS)
-    lines = {line_of(var) for var in (stream.data, stream.latest, stream.status, stream.error)}
+    shown = (stream.data, stream.latest, stream.status, stream.error, stream.hint)
+    lines = {line_of(var) for var in shown}
     assert len(lines) == 1
 
 

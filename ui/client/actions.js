@@ -65,8 +65,9 @@ export class Actions {
     const calls = this.#calls.get(key) ?? [];
     if (calls.length > 0 && calls.at(-1).identity === identity) return;
     if (calls.length >= MAX_PENDING) {
+      const code = "too_many_pending";
       const message = `${MAX_PENDING} calls are pending, which is the limit: this one was not made. Try again once they are answered`;
-      this.#set(key, { error: { code: "too_many_pending", message } });
+      this.#set(key, { error: problemOf({ code, message }) });
       return;
     }
     calls.push({ work, identity });
@@ -100,9 +101,11 @@ export class Actions {
   }
 }
 
-// What a browser throws has a number as its code, or none.
-function problemOf({ code, message }) {
-  return { code: typeof code === "string" ? code : "network", message };
+// For the page and its console. What a browser throws has a number as its code, or none.
+function problemOf({ code: given, message }) {
+  const code = typeof given === "string" ? given : "network";
+  console.warn(`Realtime Streams: ${message} (${code})`);
+  return { code, message };
 }
 
 /** A refusal of the gateway, as an error with its code. */

@@ -141,6 +141,8 @@ export interface StreamSnapshot<T> extends Snapshot {
   readonly count: number;
   readonly dropped: number;
   readonly gaps: readonly { from: string; to: string; reason: string }[];
+  /** Why there is nothing, if the run has ended without such a stream. */
+  readonly hint: string | null;
   readonly position: string | null;
   last(count: number): T[];
 }

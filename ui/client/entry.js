@@ -12,6 +12,7 @@ import { UNREACHABLE } from "./protocol.js";
 import { CONNECTING, NOTHING_SEEN } from "./snapshot.js";
 import { Subscription } from "./subscription.js";
 
+const COMPLAINT_MS = 1_000; // a page that changes run and token has the new token by then
 const FRAME_MS = 16; // telling more often than the screen is drawn helps nobody
 
 /** @implements {import("./subscription.js").Sink} */
@@ -24,6 +25,9 @@ export class Entry {
   #changes = {};
   #pending = [];
   #fold;
+  #complaint;
+  /** Codes of what the console has been told. */
+  #complained = new Set();
   #flushTimer;
   #flushedAt = -Infinity;
   #wasLive = false;
@@ -37,6 +41,7 @@ export class Entry {
     this.#environment = environment;
     this.#attempts = new Attempts(attempt);
     this.#flushTimer = new Timer(environment);
+    this.#complaint = new Timer(environment);
     this.subscription = new Subscription(request, this);
     const { isRun, isSet } = this.subscription;
     const Fold = isSet ? SetFold : isRun ? RunFold : StreamFold;
@@ -58,11 +63,13 @@ export class Entry {
   /** Stop telling anyone: the last component has left. */
   discard() {
     this.#flushTimer.stop();
+    this.#complaint.stop();
   }
 
   subscribed(frame) {
     this.#flush(); // what came before this snapshot must not be folded into it
     this.#wasLive = true;
+    this.#complaint.stop();
     this.#change({ status: "live", error: null, ...this.#fold.subscribed(frame) });
   }
 
@@ -82,16 +89,15 @@ export class Entry {
     this.#change({ ...NOTHING_SEEN, ...this.#fold.shown() });
   }
 
-  end(reason) {
-    this.#change({ status: "ended", endReason: reason });
+  end(reason, hint) {
+    this.#change({ status: "ended", endReason: reason, hint });
+    if (hint !== null) console.info(`Realtime Streams: ${hint}`);
     this.#tellHandlers("onEnd", [[reason]]);
     if (this.subscription.isRun) this.#tellHandlers("onComplete", [[this.snapshot.run]]);
   }
 
-  error({ code, message }) {
-    const error = Object.freeze({ code, message });
-    this.#change({ status: "error", error });
-    this.#tellHandlers("onError", [[error]]);
+  error(refusal) {
+    this.#refused(refusal, { status: "error" });
   }
 
   tokenExpiring() {
@@ -99,15 +105,28 @@ export class Entry {
   }
 
   tokenAccepted() {
+    this.#complaint.stop();
     const { error } = this.snapshot;
     if (error !== null && error.code !== UNREACHABLE) this.#change({ error: null });
   }
 
   /** What is shown stays, and goes on until the old token expires. */
-  tokenRefused({ code, message }) {
+  tokenRefused(refusal) {
+    this.#refused(refusal, {});
+  }
+
+  #refused({ code, message }, changes) {
     const error = Object.freeze({ code, message });
-    this.#change({ error });
+    this.#change({ ...changes, error });
+    this.#complaint.start(COMPLAINT_MS, () => this.#complainOnce(error));
     this.#tellHandlers("onError", [[error]]);
+  }
+
+  // The messages of the gateway hold no token.
+  #complainOnce({ code, message }) {
+    if (this.#complained.has(code)) return;
+    this.#complained.add(code);
+    console.warn(`Realtime Streams: ${this.subscription.name} is refused: ${message} (${code})`);
   }
 
   /** The status goes on to say that it is being connected. */

@@ -5,6 +5,8 @@
  */
 
 export const PROTOCOL_VERSION = 1;
+/** Position of a stream that was never written. Source: PROTOCOL.md 3. */
+export const ORIGIN = "0000000000000000_0000000000000000";
 export const DEFAULT_LIMIT = 50; // runs in the snapshot of a set
 export const UNREACHABLE = "gateway_unreachable"; // the client's own code: no gateway was ever heard
 export const MAX_LIMIT = 1_000;

@@ -96,7 +96,8 @@ export class Reading {
     this.#wake();
   }
 
-  end(reason) {
+  end(reason, hint) {
+    if (hint !== null) console.info(`Realtime Streams: ${hint}`);
     if (reason === "completed") this.#finish(null);
     else this.#isIncomplete(`it has ended: ${reason}`);
   }

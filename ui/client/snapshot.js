@@ -40,6 +40,8 @@ export class Snapshot {
   position = null;
   /** @type {string|null} */
   endReason = null;
+  /** Why there is nothing, if the run has ended without such a stream. @type {string|null} */
+  hint = null;
   /** @type {{code: string, message: string}|null} */
   error = null;
 
@@ -92,5 +94,6 @@ export const NOTHING_SEEN = Object.freeze({
   views: new Map(),
   gaps: NONE,
   endReason: null,
+  hint: null,
   error: null,
 });

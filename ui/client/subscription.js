@@ -4,7 +4,7 @@
  * It decides and never touches a socket; `connection.js` carries its frames.
  */
 
-import { DEFAULT_LIMIT, subscribeFrame, tokenFrame } from "./protocol.js";
+import { DEFAULT_LIMIT, ORIGIN, subscribeFrame, tokenFrame } from "./protocol.js";
 
 /**
  * Where a subscription reports to.
@@ -15,7 +15,8 @@ import { DEFAULT_LIMIT, subscribeFrame, tokenFrame } from "./protocol.js";
  * @property {(records: object[]) => void} records each record once, in order
  * @property {(gap: {from: string, to: string, reason: string}) => void} gap
  * @property {(reason: string) => void} reset everything seen so far is void
- * @property {(reason: string) => void} end
+ * @property {(reason: string, hint: string|null) => void} end `hint`: why nothing came, if the stream
+ *   was never written
  * @property {(error: {code: string, message: string}) => void} error
  * @property {() => void} tokenExpiring the token is near its end
  * @property {() => void} tokenAccepted a new one is in force
@@ -72,6 +73,12 @@ export class Subscription {
 
   get isStream() {
     return this.stream !== null;
+  }
+
+  /** What it is called in messages. */
+  get name() {
+    if (this.isSet) return `runs ${JSON.stringify(this.runs)}`;
+    return this.isRun ? `run ${this.run}` : `stream ${this.run}/${this.stream}`;
   }
 
   get over() {
@@ -222,7 +229,12 @@ export class Subscription {
   #end({ reason, position }) {
     this.outcome = "ended";
     this.position = position ?? this.position;
-    this.sink.end(reason);
+    this.sink.end(reason, position === ORIGIN && reason !== "deleted" ? this.#absence(reason) : null);
+  }
+
+  #absence(reason) {
+    const { run, stream } = this;
+    return `run ${run} has ended (${reason}) without a stream "${stream}": check the stream's id, and that the task appends to it`;
   }
 
   #error(frame) {
