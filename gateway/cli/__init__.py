@@ -14,6 +14,7 @@ A module a group of commands; what is in a longer one stands in a module beside 
     doctor     doctor; its checks are in checks and public
     bench      bench
     types      types
+    client     client
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import typer
 from gateway import __version__
 from gateway.cli import (
     bench,
+    client,
     copying,
     doctor,
     exchange,
@@ -80,6 +82,7 @@ app.add_typer(tokens.app, name="token")
 app.command()(files.backup)
 app.command()(files.restore)
 app.command()(types.types)
+app.command()(client.client)
 app.command()(copying.copy)
 app.command()(exchange.export)
 app.command("import")(exchange.import_run)

@@ -10,10 +10,11 @@ Source:
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,6 +47,45 @@ def client_module() -> str:
 def client_types() -> str:
     """Return the TypeScript declarations of that module."""
     return (FOLDER / "client.d.ts").read_text("utf-8")
+
+
+_HOME = "const HOME = import.meta.url;"
+_URL = ("url?: string | URL", "url: string | URL")
+_CONNECT = ("connect(options?: ConnectOptions)", "connect(options: ConnectOptions)")
+
+
+def package() -> dict[str, str]:
+    """Return the client as an npm package: the text of each file by its name.
+
+    It is what the gateway serves, but for one thing: it was not loaded from a gateway, so it has to
+    be given the address of one.
+    """
+    return {
+        "package.json": json.dumps(_manifest(), indent=2) + "\n",
+        "client.js": _replaced(client_module(), (_HOME, "const HOME = null;")),
+        "client.d.ts": _replaced(client_types(), _URL, _CONNECT),
+    }
+
+
+def _manifest() -> dict[str, Any]:
+    return {
+        "name": "realtime-streams-client",
+        "version": version("realtime-streams"),
+        "description": "Client of Realtime Streams, written by `realtime client`",
+        "license": "MIT",
+        "type": "module",
+        "sideEffects": False,
+        "exports": {".": {"types": "./client.d.ts", "default": "./client.js"}},
+        "types": "./client.d.ts",
+        "files": ["client.js", "client.d.ts"],
+    }
+
+
+def _replaced(text: str, *changes: tuple[str, str]) -> str:
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
 
 
 @cache

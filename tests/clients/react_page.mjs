@@ -8,7 +8,8 @@ const React = await import("react");
 const { createRoot } = await import("react-dom/client");
 const { connect, createHooks } = await import(process.argv[2]);
 
-const { useRealtimeRun, useRealtimeStream } = createHooks(React);
+const hooks = createHooks(React);
+const { useInputStream, useRealtimeRun, useRealtimeStream, useTaskTrigger } = hooks;
 const gateway = connect({ url: process.env.GATEWAY, token: process.env.TOKEN });
 const h = React.createElement;
 const heard = [];
@@ -25,9 +26,19 @@ function Run({ run }) {
   return h("b", null, useRealtimeRun(gateway, run).run?.status);
 }
 
-function App({ run, count }) {
+let act = null;
+
+function Ask({ run }) {
+  const { send, ...sent } = useInputStream(gateway, run, "approval");
+  const { trigger, ...triggered } = useTaskTrigger(gateway, "missing");
+  act = { send, trigger };
+  const state = ({ count, error }) => `${count}${error?.code ?? ""}`;
+  return h("u", null, `${state(sent)}/${state(triggered)}`);
+}
+
+function App({ run, count, ask }) {
   const streams = Array.from({ length: count }, (_, key) => h(Stream, { key, run }));
-  return h(React.StrictMode, null, streams, h(Run, { run }));
+  return h(React.StrictMode, null, streams, ask ? h(Ask, { run }) : h(Run, { run }));
 }
 
 const element = document.createElement("main");
@@ -38,6 +49,10 @@ new window.MutationObserver(show).observe(element, {
   characterData: true,
   subtree: true,
 });
-for await (const line of createInterface({ input: process.stdin })) root.render(h(App, JSON.parse(line)));
+for await (const line of createInterface({ input: process.stdin })) {
+  const { call, value, ...props } = JSON.parse(line);
+  if (call) act[call](value);
+  else root.render(h(App, props));
+}
 root.unmount();
 process.exit();

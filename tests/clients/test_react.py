@@ -21,8 +21,15 @@ class ReactPage:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    def render(self, run: str | None, count: int = 1) -> None:
-        self._process.stdin.write(json.dumps({"run": run, "count": count}).encode() + b"\n")
+    def render(self, run: str | None, count: int = 1, **more: bool) -> None:
+        self._say(run=run, count=count, **more)
+
+    def call(self, name: str, value: object) -> None:
+        """Call what a hook gave."""
+        self._say(call=name, value=value)
+
+    def _say(self, **said: object) -> None:
+        self._process.stdin.write(json.dumps(said).encode() + b"\n")
 
     async def shows(self, text: str) -> dict:
         """Wait until this is shown, and give what the page says of itself."""
@@ -89,3 +96,17 @@ async def test_what_no_component_shows_any_more_is_given_up(gateway, page):
     await page.shows(f"{written.id}:live:queued")
     page.render(None, count=0)
     await until(lambda: gateway.hub.live_streams == 0)
+
+
+async def test_hooks_of_an_input_and_a_trigger_show_what_became_of_calls(gateway, page):
+    written = await Written(gateway).create()
+    page.render(None, count=0, ask=True)
+    await page.shows("0/0")
+    page.call("send", {"ok": True})
+    await page.shows("0network/0")  # there is no run yet
+    page.render(written.id, count=0, ask=True)
+    await page.shows("0/0")
+    page.call("send", {"ok": True})
+    await page.shows("0forbidden/0")
+    page.call("trigger", {})
+    await page.shows("0forbidden/0forbidden")

@@ -10,7 +10,7 @@
 /** Calls of one action that may be under way or wait for their turn; a further one is refused. */
 export const MAX_PENDING = 32;
 
-const TRIGGER_MS = 60_000; // an answer that takes longer is no longer waited for
+const ANSWER_MS = 60_000; // an answer that takes longer is no longer waited for
 
 /** @type {ActionState} */
 export const RESTING = Object.freeze({ isPending: false, count: 0, error: null, handle: null });
@@ -118,20 +118,73 @@ export class Refusal extends Error {
 }
 
 /**
+ * One action of a page without React: what is known of its calls, in `snapshot`, and the calls.
+ *
+ * A call that fails is in `snapshot.error`; it throws nothing.
+ */
+export class Action {
+  #actions = new Actions();
+
+  constructor() {
+    this.#actions.subscribe("", () => {}); // so that what is known stays while nobody listens
+  }
+
+  /** @returns {ActionState} */
+  get snapshot() {
+    return this.#actions.stateOf("");
+  }
+
+  /**
+   * Hear of changes: the listener is called with what is known now, and at each change.
+   *
+   * @param {(snapshot: ActionState) => void} listener
+   * @returns {() => void} call it to hear no more
+   */
+  subscribe(listener) {
+    const leave = this.#actions.subscribe("", () => listener(this.snapshot));
+    listener(this.snapshot);
+    return leave;
+  }
+
+  /** Make a call after those before it; see `Actions.run`. */
+  call(work, identity) {
+    return this.#actions.run("", work, identity);
+  }
+}
+
+const httpUrl = (path, url) => {
+  const address = new URL(path, url);
+  address.protocol = address.protocol.replace(/^ws/, "http");
+  return address;
+};
+
+/**
  * Trigger a task over HTTP.
  *
  * @param {typeof fetch} fetch
  * @param {string} url of the gateway's WebSocket
  * @param {{task: string, token: string, payload: object}} request
  */
-export async function trigger(fetch, url, { task, token, payload }) {
-  const address = new URL(`tasks/${encodeURIComponent(task)}/trigger`, url);
-  address.protocol = address.protocol.replace(/^ws/, "http");
+export const trigger = (fetch, url, { task, token, payload }) =>
+  post(fetch, httpUrl(`tasks/${encodeURIComponent(task)}/trigger`, url), token, { payload });
+
+/**
+ * Ask for a run, and the runs below it, to be canceled.
+ *
+ * @param {typeof fetch} fetch
+ * @param {string} url of the gateway's WebSocket
+ * @param {{run: string, token: string}} request
+ * @returns {Promise<object>} the run after the request
+ */
+export const cancel = (fetch, url, { run, token }) =>
+  post(fetch, httpUrl(`runs/${encodeURIComponent(run)}/cancel`, url), token, {});
+
+async function post(fetch, address, token, content) {
   const request = {
     method: "POST",
     headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
-    body: JSON.stringify({ payload }),
-    signal: AbortSignal.timeout(TRIGGER_MS), // else all later calls would wait behind it for good
+    body: JSON.stringify(content),
+    signal: AbortSignal.timeout(ANSWER_MS), // else all later calls would wait behind it for good
   };
   const answer = await fetch(address.href, request).catch(({ message }) => {
     throw new Refusal({ code: "network", message: `no gateway answers at ${address}: ${message}` });

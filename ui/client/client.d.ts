@@ -59,6 +59,10 @@ export interface StreamOptions<T = Json> extends FollowOptions {
    * and clients wrote is always there. In `for await` nothing is taken back.
    */
   attempt?: number | "latest" | null;
+  /** Assemble the parts of an AI answer, in `parts` of the snapshot. */
+  parts?: boolean;
+  /** Assemble them for each run that writes into the stream, in `partsBySource`. */
+  partsBySource?: boolean;
   /** The newest records that are kept; null: all. 1000. */
   maxRecords?: number | null;
   onRecord?: (value: T, meta: RecordMeta) => void;
@@ -90,6 +94,37 @@ export interface Gateway {
   /** Append one value to a stream, or send it to an input; once, also over a lost connection. */
   append(runId: string, stream: string, value: Json): Promise<Appended>;
   trigger(task: string, payload?: Record<string, Json>): Promise<RunHandle>;
+  /** Ask for a run, and the runs below it, to be canceled; gives the run after the request. */
+  cancel<P = Json, O = Json>(runId: string): Promise<RunFields<P, O>>;
+  /** An input of a run, with what became of what was sent. Null: there is no run yet. */
+  input<T = Json>(runId: string | null, stream: string): Input<T>;
+  /** A task, with what became of its triggers. */
+  task<P extends object = Record<string, Json>>(task: string): Task<P>;
+}
+
+/** What is known of the calls of an action, which are made one after the other. */
+export interface ActionSnapshot {
+  /** A call is under way or waits for its turn. */
+  readonly isPending: boolean;
+  /** How many calls have succeeded. */
+  readonly count: number;
+  /** Of the last call that failed; gone when one is made while none is pending. */
+  readonly error: Problem | null;
+}
+
+export interface TriggerSnapshot extends ActionSnapshot {
+  /** The run that was triggered last, and a token that reads it. */
+  readonly handle: RunHandle | null;
+}
+
+/** A failure is in the snapshot; to await one call, and to catch it, use `gateway.append`. */
+export interface Input<T = Json> extends Source<ActionSnapshot> {
+  send(value: T): Promise<void>;
+}
+
+/** A failure is in the snapshot; to await one call, and to catch it, use `gateway.trigger`. */
+export interface Task<P extends object = Record<string, Json>> extends Source<TriggerSnapshot> {
+  trigger(payload?: P): Promise<void>;
 }
 
 export interface Appended {
@@ -144,7 +179,44 @@ export interface StreamSnapshot<T> extends Snapshot {
   /** Why there is nothing, if the run has ended without such a stream. */
   readonly hint: string | null;
   readonly position: string | null;
+  /** The answer that its parts come to; empty unless `parts` was asked for. */
+  readonly parts: Parts;
+  readonly partsBySource: readonly { readonly source: string | null; readonly parts: Parts }[];
   last(count: number): T[];
+}
+
+/** An AI answer as far as it has come. */
+export interface Parts {
+  readonly text: string;
+  readonly reasoning: string;
+  /** In the order in which they were first heard of. */
+  readonly tool_calls: readonly ToolCall[];
+  readonly sources: readonly {
+    readonly id: string | null;
+    readonly url: string | null;
+    readonly title: string | null;
+  }[];
+  /** The newest value of each name. */
+  readonly data: Readonly<Record<string, Json>>;
+  readonly steps: readonly {
+    readonly index: number;
+    readonly state: "running" | "done" | "failed";
+  }[];
+  readonly finish: { readonly reason: string; readonly usage: Json } | null;
+  readonly error: string | null;
+}
+
+export interface ToolCall {
+  readonly id: string;
+  readonly name: string;
+  /** Null until it is whole. */
+  readonly input: Json;
+  /** The input while it is being written, "" afterwards. */
+  readonly input_text: string;
+  readonly output: Json;
+  readonly state: "streaming" | "waiting" | "running" | "done" | "failed" | "denied";
+  readonly approval: "requested" | "approved" | "denied" | null;
+  readonly reason: string | null;
 }
 
 export interface RunSnapshot<P = Json, O = Json> extends Snapshot {
@@ -190,7 +262,8 @@ export interface RunError {
   message: string;
 }
 
-export interface Run<P = Json, O = Json> {
+/** The fields of a run as the gateway sends them. */
+export interface RunFields<P = Json, O = Json> {
   readonly id: string;
   readonly task: string;
   readonly status: RunStatus;
@@ -219,6 +292,9 @@ export interface Run<P = Json, O = Json> {
   readonly idempotency_key_expires_at: string | null;
   readonly owner: string | null;
   readonly duration_ms: number | null;
+}
+
+export interface Run<P = Json, O = Json> extends RunFields<P, O> {
   readonly is_queued: boolean;
   readonly is_executing: boolean;
   readonly is_waiting: boolean;
@@ -260,6 +336,15 @@ export interface Hooks {
     runId: string | null,
     options?: FollowOptions,
   ): RunStreamsSnapshot;
+  useInputStream<T = Json>(
+    gateway: Gateway,
+    runId: string | null,
+    stream: string,
+  ): ActionSnapshot & Pick<Input<T>, "send">;
+  useTaskTrigger<P extends object = Record<string, Json>>(
+    gateway: Gateway,
+    task: string,
+  ): TriggerSnapshot & Pick<Task<P>, "trigger">;
 }
 
 /** Make React hooks with an application's own React: `createHooks(React)`. */

@@ -11,7 +11,7 @@
  * more than once is one subscription.
  */
 
-import { Refusal, trigger } from "./actions.js";
+import { Action, Refusal, cancel, trigger } from "./actions.js";
 import { Bearer } from "./bearer.js";
 import { browserEnvironment } from "./environment.js";
 import { Reading } from "./reading.js";
@@ -23,6 +23,8 @@ import { Store, User, keyOf } from "./store.js";
 
 const advice = 'Its address is the `url` of connect({ url: "https://…", token }).';
 const environment = { ...browserEnvironment(), advice };
+// Null in the package that `realtime client` writes, which came from no gateway.
+const HOME = import.meta.url;
 const store = new Store(environment);
 
 /**
@@ -39,7 +41,10 @@ export function connect({ url, token } = {}) {
 
 function socketUrl(base) {
   const text = base === undefined ? null : String(base);
-  const folder = text === null ? new URL("./ws", import.meta.url) : underFolder(text);
+  if (text === null && HOME === null) {
+    throw new TypeError('connect() needs the gateway\'s address: connect({ url: "https://…" })');
+  }
+  const folder = text === null ? new URL("./ws", HOME) : underFolder(text);
   if (!/^(http|ws)s?:$/.test(folder.protocol)) {
     throw new TypeError(`${folder.href} is no address of a gateway: connect({ url: "https://…" })`);
   }
@@ -116,6 +121,27 @@ class Gateway {
    */
   async trigger(task, payload = {}) {
     return trigger(fetch, this.url, { task, payload, token: await this.#bearer.get() });
+  }
+
+  /**
+   * Ask for a run, and the runs below it, to be canceled; the token has `write:runs:` of it.
+   *
+   * @param {string} runId
+   * @returns {Promise<object>} the run after the request
+   * @throws {Refusal}
+   */
+  async cancel(runId) {
+    return cancel(fetch, this.url, { run: runId, token: await this.#bearer.get() });
+  }
+
+  /** An input of a run, with what became of what was sent. @param {string|null} runId @param {string} stream */
+  input(runId, stream) {
+    return new Input(this, runId, stream);
+  }
+
+  /** A task, with what became of its triggers. @param {string} task */
+  task(task) {
+    return new Task(this, task);
   }
 
   #asked({ token, ...options }, what) {
@@ -212,6 +238,46 @@ class RunStreamsSource extends Source {
 
   join(options, listener) {
     return follow(new RunStreams(store, listKeyOf(options)), options, listener);
+  }
+}
+
+/** Sends values to an input of a run, one after the other, and knows what became of them. */
+class Input extends Action {
+  #gateway;
+  #run;
+  #stream;
+
+  constructor(gateway, run, stream) {
+    super();
+    this.#gateway = gateway;
+    this.#run = run;
+    this.#stream = stream;
+  }
+
+  /** Send a value; a double click is one. What becomes of it is in `snapshot`. */
+  send(value) {
+    return this.call(async () => {
+      if (!this.#run) throw new Error("there is no run to send to yet");
+      await this.#gateway.append(this.#run, this.#stream, value);
+    }, JSON.stringify(value));
+  }
+}
+
+/** Triggers a task, and knows what became of it. */
+class Task extends Action {
+  #gateway;
+  #task;
+
+  constructor(gateway, task) {
+    super();
+    this.#gateway = gateway;
+    this.#task = task;
+  }
+
+  /** Trigger it; a double click is one. The run is in `snapshot.handle`. */
+  trigger(payload = {}) {
+    const work = () => this.#gateway.trigger(this.#task, payload);
+    return this.call(work, JSON.stringify(payload));
   }
 }
 

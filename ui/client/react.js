@@ -2,6 +2,7 @@
  * React hooks over what `client.js` follows, for an application that brings its own React.
  */
 
+import { RESTING } from "./actions.js";
 import { IDLE } from "./snapshot.js";
 
 const HANDLERS = ["onRecord", "onEnd", "onComplete", "onError", "onTokenExpiring"];
@@ -50,7 +51,23 @@ export function createHooks({ useEffect, useMemo, useRef, useSyncExternalStore }
     return useSyncExternalStore(shown.subscribe, shown.getSnapshot, idle);
   }
 
+  function useAction(make, named) {
+    const action = useMemo(make, named);
+    const shown = useMemo(() => new Shown(action), [action]);
+    const state = useSyncExternalStore(shown.subscribe, shown.getSnapshot, resting);
+    return [state, action];
+  }
+
   return {
+    useInputStream: (gateway, runId, stream) => {
+      const make = () => gateway.input(runId, stream);
+      const [state, input] = useAction(make, [gateway, runId, stream]);
+      return { ...state, send: (value) => input.send(value) };
+    },
+    useTaskTrigger: (gateway, task) => {
+      const [state, action] = useAction(() => gateway.task(task), [gateway, task]);
+      return { ...state, trigger: (payload) => action.trigger(payload) };
+    },
     useRealtimeStream: (gateway, runId, stream, options = {}) =>
       useSource(gateway, "stream", [runId, stream], options),
     useRealtimeRun: (gateway, runId, options = {}) => useSource(gateway, "run", [runId], options),
@@ -61,3 +78,4 @@ export function createHooks({ useEffect, useMemo, useRef, useSyncExternalStore }
 }
 
 const idle = () => IDLE;
+const resting = () => RESTING;

@@ -37,6 +37,23 @@ gateway.streams("run_1").subscribe(({ streams }) => void streams["answer"]?.text
 // @ts-expect-error: a set has one name
 gateway.runs({ user: "user_7" });
 
+gateway.stream("run_1", "answer", { parts: true }).subscribe(({ parts, partsBySource }) => {
+  const text: string = parts.text + (parts.tool_calls[0]?.input_text ?? "");
+  // @ts-expect-error: a state that there is not
+  parts.tool_calls[0]?.state === "over";
+  void [text, partsBySource[0]?.parts.finish?.reason];
+});
+const approval = gateway.input<{ ok: boolean }>("run_1", "approval");
+approval.subscribe(({ isPending, count, error }) => void [isPending, count, error?.code]);
+await approval.send({ ok: true });
+// @ts-expect-error: a value of another type
+approval.send("yes");
+const census = gateway.task<{ items: string[] }>("census");
+await census.trigger({ items: [] });
+const run: string | undefined = census.snapshot.handle?.id;
+const { status, output } = await gateway.cancel<unknown, number>("run_1");
+void [run, status === "canceled", output?.toFixed()];
+
 try {
   const { offset } = await gateway.append("run_1", "approval", { ok: true });
   const { id, access_token } = await gateway.trigger("census", { items: [] });

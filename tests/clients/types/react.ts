@@ -2,7 +2,7 @@
 import * as React from "react";
 import { connect, createHooks } from "./client.js";
 
-const { useRealtimeRun, useRealtimeStream } = createHooks(React);
+const { useInputStream, useRealtimeRun, useRealtimeStream, useTaskTrigger } = createHooks(React);
 const gateway = connect();
 
 export function Progress({ run }: { run: string | null }) {
@@ -13,4 +13,11 @@ export function Progress({ run }: { run: string | null }) {
   // @ts-expect-error: no such field
   latest?.item;
   return React.createElement("p", null, status, latest?.current, shown?.output?.toFixed());
+}
+
+export function Ask({ run }: { run: string | null }) {
+  const { send, isPending, error } = useInputStream<{ ok: boolean }>(gateway, run, "approval");
+  const { trigger, handle } = useTaskTrigger<{ question: string }>(gateway, "ask");
+  const onClick = () => (run === null ? trigger({ question: "?" }) : send({ ok: true }));
+  return React.createElement("button", { onClick }, isPending, error?.message, handle?.id);
 }
