@@ -6,6 +6,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     extras       names the extra that brings a package which is not installed
     records      StreamKey, Record, Position: frozen values
     limits       what a client must stay below
+    untrusted    which JSON is accepted from outside
     visitors     where a connection comes from
     admission    who may open one more connection
     counters     what a gateway counts

@@ -59,6 +59,12 @@ MAX_THROTTLE_MS = 60_000
 MAX_INTEGER = 2**53  # every client knows whole numbers up to here exactly
 
 
+# Arrays and objects inside each other, of a value: Pydantic reads 200, and a record has some more
+# around it. What is deeper could be stored and not be read again.
+JSON_DEPTH = 128
+FRAME_DEPTH = JSON_DEPTH + 4  # of a frame: what is around the value in it
+
+
 class ValueLimit(NamedTuple):
     """One row of the table in PROTOCOL.md.
 
@@ -92,6 +98,7 @@ VALUE_LIMITS: tuple[ValueLimit, ...] = (
     ValueLimit("`message` of a run's error", MAX_ERROR_CHARACTERS, "characters", InvalidValue),
     ValueLimit("`attempt`, `max_attempts`", MAX_ATTEMPTS, "", InvalidValue),
     ValueLimit("`max_duration_s`", MAX_SECONDS, "seconds", InvalidValue),
+    ValueLimit("arrays and objects inside each other, of a record", JSON_DEPTH, "", MalformedFrame),
     ValueLimit("records of an `append`", MAX_APPEND_RECORDS, "", MalformedFrame),
     ValueLimit("`id` of a writer", MAX_WRITER_ID_CHARACTERS, "characters", MalformedFrame),
     ValueLimit("`order` of an `append`", MAX_ORDER_CHARACTERS, "characters", MalformedFrame),

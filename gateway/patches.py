@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
+import msgspec
 import orjson
 
 from gateway.errors import InvalidValue
@@ -25,8 +25,7 @@ REPLACED = frozenset({"payload", "output", "error", "last_error"})  # never merg
 METADATA_NULLS = "metadata_nulls"  # the member of a change that names the nulls of its metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One change of one key of a run's metadata.
 
     Attributes:

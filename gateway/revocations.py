@@ -45,8 +45,9 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
         Raises:
             InvalidValue: it names neither a token nor a subject, or both, or a time that is not
-                there yet, which would shut the subject out.
+                there yet, which would shut the subject out; or it could not be read again.
         """
+        self.decode(self.encode())
         is_of_token = self.token_id is not None and self.subject is None
         is_of_subject = self.token_id is None and self.subject is not None
         if not (
@@ -64,8 +65,15 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         return self
 
     def encode(self) -> bytes:
-        """Write it as a record's data."""
-        return msgspec.json.encode(self)
+        """Write it as a record's data.
+
+        Raises:
+            InvalidValue: a text in it is no UTF-8, or a number is out of range.
+        """
+        try:
+            return msgspec.json.encode(self)
+        except (UnicodeError, OverflowError) as error:
+            raise InvalidValue(f"a revocation cannot be written: {error}") from None
 
     @classmethod
     def decode(cls, data: bytes) -> Revocation:

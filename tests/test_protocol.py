@@ -204,7 +204,14 @@ def test_an_append_has_at_most_a_thousand_records():
 
 
 def test_the_records_of_an_append_keep_their_bytes():
-    values = ['{ "a" : 1.0 , "a":2}', '"\\u00fc \\/"', "1e400", "123456789012345678901", '"🎉"']
+    values = [
+        '{ "a" : 1.0 , "a":2}',
+        '"\\u00fc \\/"',
+        "1E+300",
+        "1e-400",
+        "123456789012345678901",
+        '"🎉"',
+    ]
     text = '{"type":"append","id":1,"run":"run_a","stream":"s","records":['
     frame = decode(text + ",".join(values) + "]}")
     assert isinstance(frame, Append)

@@ -9,13 +9,13 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-import msgspec
 import orjson
 
 from gateway.errors import InvalidValue, RecordTooLarge
 from gateway.limits import MAX_APPEND_RECORDS
 from gateway.records import EndReason, Position, StreamKey, Writer
 from gateway.stores.base import Store
+from gateway.untrusted import NotJson, check_json
 
 CHUNK_BYTES = 64 << 10  # read of standard input at a time
 CHUNKS_AHEAD = 16  # read and not yet appended: then whoever writes has to wait
@@ -113,22 +113,16 @@ def _record(line: bytes, number: int, is_text: bool, record_bytes: int) -> bytes
     elif not (data := line.strip()):
         return None
     else:
-        check_json(data, f"line {number}")
+        _check_json(data, f"line {number}")
     if len(data) > record_bytes:
         raise RecordTooLarge(f"line {number} is {len(data)} bytes; the limit is {record_bytes}")
     return data
 
 
-def check_json(data: bytes, what: str) -> None:
-    """Refuse what is no JSON.
-
-    Raises:
-        InvalidValue: says where it is none.
-    """
+def _check_json(data: bytes, what: str) -> None:
     try:
-        msgspec.json.decode(data, type=msgspec.Raw)
-        data.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        check_json(data)
+    except NotJson as error:
         raise InvalidValue(
             f"{what} is no JSON ({error}); strings want quotes, or give --text"
         ) from None

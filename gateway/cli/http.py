@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from gateway.cli.reaching import Reach
@@ -40,7 +41,7 @@ async def ask(reach: Reach, method: str, path: str, body: Any = None, *scopes: s
     if scopes:
         request.add_header("Authorization", f"Bearer {reach.bearer(*scopes)}")
     if body is not None:
-        request.data = orjson.dumps(body)
+        request.data = msgspec.json.encode(body)  # whole numbers of any size
         request.add_header("Content-Type", "application/json")
     return await asyncio.to_thread(_send, request)
 

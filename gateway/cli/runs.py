@@ -36,6 +36,7 @@ from gateway.runs import STATUSES, Run
 from gateway.sdk.canceling import cancel as cancel_run
 from gateway.sdk.runtime import Runtime
 from gateway.stores.base import RunQuery, Store
+from gateway.untrusted import NotJson, read_json
 
 COLUMNS = ("RUN", "TASK", "STATUS", "AGE", "TOOK", "TAGS")
 
@@ -227,8 +228,8 @@ def _payload(text: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{source} cannot be read: {error}") from None
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        value = read_json(text)
+    except NotJson as error:
         raise InvalidValue(f"{source} is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidValue(f"{source} is no JSON object: it names the task's arguments")

@@ -7,9 +7,17 @@ from typing import Any
 import msgspec
 
 from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
-from gateway.limits import DEFAULT_LIMITS, Limits
-from gateway.protocol.client_frames import ClientFrame, FromLast, FromPosition, Start, Subscribe
+from gateway.limits import DEFAULT_LIMITS, FRAME_DEPTH, JSON_DEPTH, Limits
+from gateway.protocol.client_frames import (
+    Append,
+    ClientFrame,
+    FromLast,
+    FromPosition,
+    Start,
+    Subscribe,
+)
 from gateway.protocol.gateway_frames import GatewayFrame, LimitFields, ReceivedFrame
+from gateway.untrusted import NotJson, check_values, why_not_json
 
 
 class _Tag(msgspec.Struct):
@@ -22,6 +30,9 @@ _tags = msgspec.json.Decoder(_Tag)
 _encoder = msgspec.json.Encoder()
 _gateway_frames = msgspec.json.Decoder(ReceivedFrame)
 _KNOWN = frozenset(str(frame.__struct_config__.tag) for frame in ClientFrame.__args__)
+
+_QUOTE = 34  # what a text begins with
+MAX_REASON_CHARACTERS = 300  # a field that is not known is repeated in it
 
 # These carry what users have made, and may be as large as that is.
 _DATA_FRAMES = frozenset({"append", "run_create", "run_patch", "register"})
@@ -51,9 +62,23 @@ def decode(
         _check_size(size, limits.data_frame_bytes if carries_data else limits.frame_bytes)
     try:
         frame: ClientFrame = _client_frames.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        _check_values(frame, text)
+    except (msgspec.DecodeError, NotJson, UnicodeError, RecursionError) as error:
         raise _fault(text, error) from None
     return frame
+
+
+def _check_values(frame: ClientFrame, text: str | bytes) -> None:
+    """Refuse values that msgspec takes and others do not: of the whole frame, since that is cheap.
+
+    Source:
+        PROTOCOL.md, section 2.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    if not isinstance(frame, Append):
+        check_values(data, FRAME_DEPTH)
+    elif len(frame.records) != 1 or memoryview(frame.records[0])[0] != _QUOTE:  # no single text
+        check_values(data, JSON_DEPTH + 2)  # a record is in the frame and in its array
 
 
 def size_of(text: str | bytes) -> int:
@@ -93,7 +118,10 @@ def _fault(text: str | bytes, error: Exception) -> MalformedFrame | UnknownFrame
     type_ = _tag(text).type
     if isinstance(type_, str) and type_ not in _KNOWN:
         return UnknownFrame(f"no frame has the type {type_[:40]!r}")
-    return MalformedFrame(f"the frame cannot be read: {error}")
+    why = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        why = why_not_json(text, FRAME_DEPTH) or why
+    return MalformedFrame(f"the frame cannot be read: {why[:MAX_REASON_CHARACTERS]}")
 
 
 def _tag(text: str | bytes) -> _Tag:

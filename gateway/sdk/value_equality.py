@@ -11,12 +11,11 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_json
 
-from gateway.limits import MAX_INTEGER
+from gateway.limits import JSON_DEPTH, MAX_INTEGER
 from gateway.sdk.value_types import Open
 
 Path = tuple[Any, ...]
 
-MAX_LEVELS = 128  # Pydantic reads 200; a record has some around it
 _SHOWN_CHARACTERS = 80
 _SHOWN_BITS = 256
 _PATH_CHARACTERS = 200
@@ -180,14 +179,14 @@ def large_integer(value: Any, path: Path = ()) -> str | None:
     return next((fault for fault in faults if fault is not None), None)
 
 
-def exact(value: Any, levels: int = MAX_LEVELS) -> Any:
+def exact(value: Any, levels: int = JSON_DEPTH) -> Any:
     """Return JSON of elsewhere with text for those numbers that a page would not have exactly.
 
     Raises:
         ValueError: it is nested deeper than a record can be.
     """
     if levels == 0:
-        raise ValueError(f"it is nested deeper than {MAX_LEVELS} levels")
+        raise ValueError(f"it is nested deeper than {JSON_DEPTH} levels")
     if isinstance(value, dict):
         return {key: exact(part, levels - 1) for key, part in value.items()}
     if isinstance(value, list):
@@ -210,7 +209,7 @@ def _unwritable(value: Any, path: Path, seen: set[int]) -> str | None:
     if isinstance(value, int | float | None):
         return None
     is_leaf = isinstance(value, bytes | set | frozenset)
-    parts = None if is_leaf or len(path) == MAX_LEVELS else _parts(value, value)
+    parts = None if is_leaf or len(path) == JSON_DEPTH else _parts(value, value)
     if not parts:
         return f"{at(path)}: {shown(value)} has no JSON" if not _has_json(value) else None
     if id(value) in seen:  # a cycle, or shared by many

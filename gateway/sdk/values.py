@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from gateway.errors import InvalidValue
+from gateway.limits import JSON_DEPTH
 from gateway.sdk.value_equality import (
     at,
     difference,
@@ -34,6 +35,7 @@ from gateway.sdk.value_equality import (
     unwritable,
 )
 from gateway.sdk.value_types import Form
+from gateway.untrusted import NotJson, check_depth
 
 T = TypeVar("T")
 
@@ -83,6 +85,8 @@ class Values(Generic[T]):
             self._check_read_back(checked, data)
         if form.may_be_no_json or (form.has_integers and has_long_integer(data)):
             self._check_numbers(checked, data)
+        if len(data) > 2 * JSON_DEPTH:  # each level has two brackets
+            self._check_depth(data)
         return data
 
     def plain(self, value: T) -> Any:
@@ -128,6 +132,12 @@ class Values(Generic[T]):
             raise self._no_json(value, str(error)) from None
         if fault is not None:
             raise self._refusal(fault)
+
+    def _check_depth(self, data: bytes) -> None:
+        try:
+            check_depth(data)
+        except NotJson as error:
+            raise self._refusal(str(error)) from None
 
     def _no_json(self, value: T, error: str) -> InvalidValue:
         where = unwritable(value)

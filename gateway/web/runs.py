@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from gateway.sdk import runs as sdk_runs
 from gateway.sdk.tasks import find_task
 from gateway.sdk.values import describe
 from gateway.stores.base import RunQuery, Store
+from gateway.untrusted import NotJson, check_json
 from gateway.web.arriving import refuse_secret_url
 
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
@@ -308,7 +310,9 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 def _parse(model: type[B], data: bytes) -> B:
     try:
-        return model.model_validate_json(data or b"{}")
+        return model.model_validate_json(check_json(data or b"{}"))
+    except NotJson as error:
+        raise InvalidValue(f"the body is no JSON that is accepted: {error}") from None
     except ValidationError as error:
         raise InvalidValue(f"the body: {describe(error)}") from None
 
@@ -321,7 +325,7 @@ def _tags(grant: TriggerGrant, body: TriggerBody) -> list[str]:
 
 def _whole(query: Mapping[str, str], name: str, default: int) -> int:
     text = query.get(name) or str(default)
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_LISTED_RUNS:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LISTED_RUNS:
         raise InvalidValue(
             f"{name} is {text[:20]!r}; it is a whole number from 1 to {MAX_LISTED_RUNS}"
         )

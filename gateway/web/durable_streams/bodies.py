@@ -14,6 +14,8 @@ from typing import Literal
 import msgspec
 import orjson
 
+from gateway.limits import JSON_DEPTH
+from gateway.untrusted import NotJson, check_json
 from gateway.web.durable_streams.headers import media_type
 from gateway.web.durable_streams.refusals import Refused, malformed
 
@@ -57,12 +59,13 @@ def split(form: Form, body: bytes, max_bytes: int) -> list[bytes]:
 
 
 def _split_json(body: bytes) -> list[bytes]:
+    is_array = body.lstrip(b" \t\r\n").startswith(b"[")
     try:
-        orjson.loads(body)  # strict about what it takes for JSON and for UTF-8
-    except orjson.JSONDecodeError as error:
-        raise malformed(f"the body is no JSON: {error}") from None
+        check_json(body, JSON_DEPTH + is_array)
+    except NotJson as error:
+        raise malformed(f"the body is no JSON that is accepted: {error}") from None
     body = body.strip(b" \t\r\n")
-    if not body.startswith(b"["):
+    if not is_array:
         return [body]
     values = [bytes(value).strip(b" \t\r\n") for value in _values.decode(body)]
     if len(values) > MAX_BODY_RECORDS:
