@@ -195,3 +195,26 @@ async def test_a_gateway_that_goes_down_says_goodbye():
         kind, data = await answer.event()
         assert (kind, json.loads(data)["code"]) == ("close", 4503)
         await draining
+
+
+async def test_an_answer_goes_on_for_as_long_as_its_client_lets_it(gateway):
+    run = await gateway.store.create_run(new_run())
+    await gateway.store.append(StreamKey(run.id, "progress"), [b"1"])
+    frames = (HELLO, subscribe(run, stream="progress"))
+    async with client_of(gateway) as http:
+        body = "\n".join(map(json.dumps, frames))
+        answer = await http.post("/v1/events?wait_s=0.05", content=body)  # ends by itself
+    types = [
+        json.loads(line[6:]).get("type") for line in answer.text.split("\n") if line[:5] == "data:"
+    ]
+    assert types == ["welcome", "subscribed", "records", None]
+    assert 'event: close\ndata: {"code": 1001' in answer.text
+    assert answer.headers["timing-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("wait", ["", "x", "-1", "nan", "1e3", "1" * 400, "٣", "0.5s"])
+async def test_a_time_that_is_no_number_of_seconds_is_refused(gateway, wait):
+    async with client_of(gateway) as http:
+        answer = await http.post("/v1/events", params={"wait_s": wait}, content=json.dumps(HELLO))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_value")
+    assert "wait_s is" in answer.json()["message"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,7 @@ from starlette.websockets import WebSocket
 
 from gateway import protocol
 from gateway.counters import Counters
-from gateway.errors import HelloExpected
+from gateway.errors import HelloExpected, InvalidValue
 from gateway.limits import Limits
 from gateway.web.sending import EVENT_HEADERS, Outgoing, Stalled, until_gone
 from gateway.web.unproven import Share
@@ -35,13 +36,16 @@ from gateway.web.wire import COUNTED, LIMITED
 PATH = "/v1/events"
 ALIVE_S = 10.0  # the client cannot ping; while it is there this is done for it
 GOING_AWAY = 1001  # the answer has gone on for long enough: ask again
+WAIT = "wait_s"  # the query's parameter: how long a client lets its answer go on
 
 _PING = protocol.encode(protocol.Ping())
+_SECONDS = re.compile(r"\d{1,5}(\.\d{1,6})?", re.ASCII)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _HEADERS = {
     **EVENT_HEADERS,
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "cross-origin",
+    "Timing-Allow-Origin": "*",  # or a page cannot see that the answer came over HTTP/2
 }
 
 Serve = Callable[[WebSocket], Awaitable[None]]
@@ -57,23 +61,33 @@ def route(serve: Serve, limits: Limits, counters: Counters) -> Route:
         counters: Of the bytes that go either way.
     """
 
-    async def answer(_: Request) -> Response:
-        return _Answer(serve, limits, counters)
+    async def answer(request: Request) -> Response:
+        within_s = _seconds_of(request.query_params.get(WAIT))
+        return _Answer(serve, limits, counters, min(limits.events_s, within_s))
 
     return Route(PATH, answer, methods=["POST"])
 
 
+def _seconds_of(text: str | None) -> float:
+    if text is None:
+        return math.inf
+    if not _SECONDS.fullmatch(text):
+        raise InvalidValue(f"{WAIT} is {text[:40]!r}; it is a number of seconds, 0.5 for example")
+    return float(text)
+
+
 class _Answer(Response):
-    def __init__(self, serve: Serve, limits: Limits, counters: Counters) -> None:
+    def __init__(self, serve: Serve, limits: Limits, counters: Counters, within_s: float) -> None:
         super().__init__(status_code=200, headers=_HEADERS)
         del self.headers["content-length"]
         self._serve = serve
         self._limits = limits
         self._counters = counters
+        self._within_s = within_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        channel = _Channel(scope, receive, send, self._limits, self._counters)
+        channel = _Channel(scope, receive, send, self._limits, self._counters, self._within_s)
         # The server's extensions are those of an HTTP connection: nothing may be written past this.
         extensions = {COUNTED: {}, LIMITED: channel}
         own = {"type": "websocket", "subprotocols": [], "extensions": extensions}
@@ -87,7 +101,13 @@ class _Channel:
     """The two ends of a WebSocket, made of a request and its answer."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, limits: Limits, counters: Counters
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        limits: Limits,
+        counters: Counters,
+        within_s: float,
     ) -> None:
         self._counters = counters
         self._receive = receive
@@ -102,7 +122,7 @@ class _Channel:
         self._rest = bytearray()  # of one that is not whole
         self._gone: asyncio.Task[None] | None = None
         now_s = asyncio.get_running_loop().time()
-        self._ends_at_s = now_s + limits.events_s * (1 - 0.2 * random())
+        self._ends_at_s = now_s + within_s * (1 - 0.2 * random())
 
     # ---- from the client ----
 

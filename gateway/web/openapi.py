@@ -145,12 +145,21 @@ def _events() -> dict[str, Any]:
         "description": "The body has the client's frames, one a line; the answer the gateway's.",
         "operationId": "exchange_frames",
         "security": [],  # the tokens are in the frames
+        "parameters": [
+            _parameter(
+                "wait_s",
+                "query",
+                "How long the answer goes on at most, in seconds; default: REALTIME_EVENTS_S.",
+                {"type": "number", "minimum": 0},
+            )
+        ],
         "requestBody": {"content": {"*/*": {}}},
         "responses": {
             "200": {
                 "description": "Frames as they come; the last event says why there are no more.",
                 "content": {"text/event-stream": {}},
-            }
+            },
+            "422": {"description": _ERRORS["422"], "content": _content("ErrorBody")},
         },
     }
 

@@ -6,55 +6,7 @@ import { Store } from "../../ui/client/store.js";
 import { eventsOf } from "../../ui/client/events.js";
 import { Component } from "./components.js";
 import { FakePage, position, records, subscribed } from "./fakes.js";
-
-const WELCOME = { type: "welcome", protocol: 1, connection: "c_1", ping_ms: 20_000, limits: {} };
-
-// Bodies are read in microtasks: a turn of the real loop lets all of them run.
-const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
-
-/** A page whose WebSockets are the test's, and whose requests too. */
-class HttpPage extends FakePage {
-  requests = [];
-
-  get environment() {
-    return { ...super.environment, fetch: (url, options) => this.#answer(url, options) };
-  }
-
-  #answer(url, { body, signal }) {
-    const request = { url, frames: body.split("\n").map((line) => JSON.parse(line)), signal };
-    this.requests.push(request);
-    const stream = new ReadableStream({ start: (controller) => (request.controller = controller) });
-    signal.addEventListener("abort", () => {
-      try {
-        request.controller.error(signal.reason);
-      } catch {} // it has ended already
-    });
-    const headers = { "Content-Type": "text/event-stream" };
-    return Promise.resolve(new Response(stream, { headers }));
-  }
-
-  get request() {
-    return this.requests.at(-1);
-  }
-
-  async send(...frames) {
-    const text = frames.map((frame) => `data: ${JSON.stringify(frame)}\n\n`).join("");
-    this.request.controller.enqueue(new TextEncoder().encode(text));
-    await settled();
-  }
-
-  async close(code) {
-    const text = `event: close\ndata: {"code":${code},"reason":""}\n\n`;
-    this.request.controller.enqueue(new TextEncoder().encode(text));
-    this.request.controller.close();
-    await settled();
-  }
-
-  async pass(ms) {
-    this.clock.advance(ms);
-    await settled();
-  }
-}
+import { HttpPage, WELCOME, settled } from "./http_page.js";
 
 /** A page whose WebSocket is refused, so that it lives by HTTP. */
 async function httpPage() {

@@ -9,6 +9,7 @@ import reflex as rx
 _MODULES = (
     "protocol.js",
     "backoff.js",
+    "places.js",
     "environment.js",
     "events.js",
     "http_socket.js",

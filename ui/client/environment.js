@@ -9,10 +9,14 @@
  * @property {(handle: unknown) => void} clearTimeout
  * @property {() => number} now milliseconds that never run backwards
  * @property {() => number} random
+ * @property {typeof import("./places.js").takePlace} [takePlace] left out: every answer over HTTP may
+ *   go on
  * @property {string} [advice] what to do when no gateway is found
  * @property {(listener: () => void) => void} onWake calls the listener whenever the page may have
  *   slept or lost its network: its timers and its socket can no longer be believed
  */
+
+import { takePlace } from "./places.js";
 
 /** @returns {Environment} the environment of a page in a browser, or of Node */
 export function browserEnvironment() {
@@ -23,6 +27,7 @@ export function browserEnvironment() {
     clearTimeout: (handle) => clearTimeout(handle),
     now: () => performance.now(),
     random: Math.random,
+    takePlace: typeof location === "undefined" ? undefined : takePlace, // Node has no such limit
     onWake,
   };
 }

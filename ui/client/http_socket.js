@@ -5,6 +5,9 @@
  * is to say, each subscription with the position it has reached: a new subscription, or the end of
  * an answer, is a new request, and nothing is lost or repeated.
  *
+ * An answer goes on where this tab has a place (`places.js`). Otherwise it polls: short answers with
+ * a pause between them, until there is a place.
+ *
  * Source: PROTOCOL.md 12.
  */
 
@@ -12,6 +15,9 @@ import { Timer } from "./environment.js";
 import { eventsOf } from "./events.js";
 
 const ALIVE_MS = 25_000; // the gateway sends something every 10 s
+const POLL_S = 0.25; // how long an answer goes on without a place
+const MAX_POLL_S = 8; // where not all was answered in that time, it doubles
+const PAUSE_MS = 1_500; // between polls, by half more or less
 const GOING_AWAY = 1001; // an answer that has gone on for long enough
 const LOST = 1006;
 
@@ -35,6 +41,11 @@ export class HttpSocket {
   #asking = new Set();
   #isGreeted = false;
   #isClosed = false;
+  /** Gives the place back; null: there is none. @type {(() => void)|null} */
+  #leavePlace = null;
+  #taking = null;
+  #pollS = POLL_S;
+  #isPolling = false;
   #heardAt = -Infinity;
   #soon;
 
@@ -72,6 +83,7 @@ export class HttpSocket {
 
   close() {
     this.#isClosed = true;
+    this.#leavePlace?.();
     this.#soon.stop();
     for (const answer of [this.#answer, ...this.#asking]) answer?.abort();
   }
@@ -85,20 +97,53 @@ export class HttpSocket {
     this.#answer?.abort();
     const answer = (this.#answer = new AbortController());
     const isPresent = () => this.#answer === answer && !this.#isClosed;
+    this.#heardAt = this.#environment.now(); // silence counts from here
+    const hasPlace = await this.#takePlace();
+    if (!isPresent()) return;
     const frames = [...this.#subscriptions.values(), ...this.#offers];
+    const unanswered = new Set(this.#subscriptions.keys());
+    const waitS = hasPlace ? null : this.#pollS;
     let end = { code: LOST, reason: "" };
     try {
-      for await (const event of this.#events(frames, answer)) {
+      for await (const event of this.#events(frames, answer, waitS)) {
         if (!isPresent()) return;
         if (event.type === "close") end = JSON.parse(event.data);
-        else this.#receive(event.data);
+        else unanswered.delete(this.#receive(event.data).id);
       }
     } catch {
       // As good as an answer that broke off.
     }
     if (!isPresent()) return;
-    if (end.code === GOING_AWAY && this.#isGreeted) this.#askSoon();
-    else this.#lost(end);
+    const isOver = end.code === GOING_AWAY && (this.#isGreeted || !hasPlace);
+    if (!isOver) this.#lost(end);
+    else if (hasPlace) this.#askSoon();
+    else this.#pollLater(unanswered.size > 0);
+  }
+
+  #pollLater(isTooShort) {
+    if (!this.#isPolling) console.info("Realtime Streams: other tabs hold the connections; polling");
+    this.#isPolling = true;
+    if (isTooShort) this.#pollS = Math.min(MAX_POLL_S, 2 * this.#pollS);
+    const pauseMs = PAUSE_MS * (0.5 + this.#environment.random());
+    this.#soon.start(pauseMs, () => this.#follow());
+  }
+
+  // It is kept until the end; one that polls tries to get one each time.
+  async #takePlace() {
+    const { takePlace } = this.#environment;
+    if (takePlace === undefined || this.#leavePlace !== null) return true;
+    this.#taking ??= takePlace(this.#url, () => this.#losePlace()).then((leave) => {
+      this.#taking = null;
+      if (this.#isClosed) leave?.();
+      else this.#leavePlace = leave;
+    });
+    await this.#taking;
+    return this.#leavePlace !== null;
+  }
+
+  #losePlace() {
+    this.#leavePlace = null;
+    this.#askSoon();
   }
 
   // One that is not answered is for the connection to send again.
@@ -122,9 +167,9 @@ export class HttpSocket {
     }
   }
 
-  async *#events(frames, { signal }) {
+  async *#events(frames, { signal }, waitS = null) {
     const lines = [this.#hello, ...frames.map((frame) => JSON.stringify(frame))];
-    const answer = await this.#fetch({
+    const answer = await this.#fetch(waitS === null ? "" : `?wait_s=${waitS}`, {
       method: "POST",
       headers: { "Content-Type": "application/x-ndjson" },
       body: lines.join("\n"),
@@ -139,9 +184,9 @@ export class HttpSocket {
     yield* eventsOf(answer.body);
   }
 
-  async #fetch(options) {
+  async #fetch(query, options) {
     try {
-      return await this.#environment.fetch(this.#url, options);
+      return await this.#environment.fetch(this.#url + query, options);
     } catch (error) {
       if (!options.signal.aborted) this.failure = `${this.#url}: ${error.message}`;
       throw error;
@@ -151,12 +196,12 @@ export class HttpSocket {
   #receive(data) {
     const frame = JSON.parse(data);
     this.#heardAt = this.#environment.now();
-    if (frame.type === "pong") return;
-    if (frame.type === "welcome") {
-      if (this.#isGreeted) return;
-      this.#isGreeted = true;
-    } else this.#remember(frame);
+    const isFirstWelcome = frame.type === "welcome" && !this.#isGreeted;
+    if (isFirstWelcome) this.#isGreeted = true;
+    else if (frame.type === "welcome" || frame.type === "pong") return frame;
+    else this.#remember(frame);
     this.onmessage({ data });
+    return frame;
   }
 
   // Where each subscription has come to is where the next request goes on.
@@ -182,7 +227,9 @@ export class HttpSocket {
   }
 
   #pong() {
-    if (this.#environment.now() - this.#heardAt > ALIVE_MS) return; // it will be given up
+    const isPausing = this.#soon.running;
+    if (isPausing) this.#askSoon(); // it may be that the page has just been shown
+    else if (this.#environment.now() - this.#heardAt > ALIVE_MS) return; // it will be given up
     this.#environment.setTimeout(() => {
       if (!this.#isClosed) this.onmessage({ data: '{"type":"pong"}' });
     }, 0);
