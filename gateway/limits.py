@@ -112,6 +112,17 @@ VALUE_LIMITS: tuple[ValueLimit, ...] = (
 )
 """The limits of what users make, in the order of the documents' table."""
 
+# A JSON Schema that a worker registers, and the checks by it. They run on the event loop, so their
+# costs are bounded in advance: no check of a value takes more than about half a second.
+SCHEMA_BYTES = 256 << 10  # of one schema; compiling it takes up to 0.1 s
+SCHEMA_LEVELS = 64  # of schemas in schemas, and of references to references
+SCHEMA_PARTS = 2000  # schemas in one schema; looking through them takes up to 0.1 s
+SCHEMA_PATTERNS = 128  # in one schema; compiling one takes up to 3 ms
+REGISTERED_SCHEMAS = 1000  # in one gateway
+CHECK_STEPS = 1_000_000  # comparisons of a part of a value with a part of a schema; 0.5 us each
+PATTERN_WORK_US = 500_000  # of all texts of one value that are held against patterns
+HASHED_ITEMS = 1000  # of a set or of keys, where a client can choose values of equal hash
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

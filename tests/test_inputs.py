@@ -255,9 +255,9 @@ def test_an_inputs_id_follows_the_rule_of_streams():
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b'{"ok": 1}', "ok: 1 is not of type 'boolean'"),
-        (b'{"note": "x"}', "'ok' is a required property"),
-        (b"3", "3 is not of type 'object'"),
+        (b'{"ok": 1}', 'ok: 1 is not of type "boolean"'),
+        (b'{"note": "x"}', '"ok" is a required property'),
+        (b"3", '3 is not of type "object"'),
     ],
 )
 def test_the_schema_names_stream_field_and_value(data, fault):

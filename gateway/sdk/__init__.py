@@ -1,7 +1,8 @@
 """What a user of the library imports.
 
 streams      typed streams: definitions (what they carry), registry, writer (the queue before
-the store), schemas and typescript (told to clients)
+the store), schemas and typescript (told to clients); schema_checks (a value by a schema),
+schema_cost (how long that takes at most)
 values       a type's values as JSON and back, equal: value_types (what a type needs for that),
 value_equality (whether a value is what was read back); names (lists what is known)
 inputs, wait    what a page or backend tells a run; waiting in the middle of a task

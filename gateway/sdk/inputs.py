@@ -31,6 +31,8 @@ from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.options import check_seconds
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
+from gateway.sdk.schema_cost import Cost
+from gateway.sdk.value_types import slow_pattern
 from gateway.sdk.values import Values
 from gateway.sdk.writer import Receipt
 from gateway.stores.base import Page, Store
@@ -49,15 +51,23 @@ class InputStream(StreamDefinition[T]):
         """Check the id and the type, and make the gateway check what clients send.
 
         Raises:
-            InvalidValue: the type has no JSON Schema, or the id is taken by another type.
+            InvalidValue: the type has no JSON Schema, or one whose checks are not bounded; or the
+                id is taken by another type.
         """
         super().__post_init__()
         try:
             schema = self.adapter.json_schema()
-        except PydanticUserError as error:
+            Cost(schema)
+        except (PydanticUserError, InvalidValue) as error:
             raise InvalidValue(f"input {self.id!r}: {error}") from None
+        if (pattern := slow_pattern(self.adapter.core_schema)) is not None:
+            raise InvalidValue(
+                f"input {self.id!r}: the pattern {pattern[:100]!r} is checked by Python's re, "
+                "which a client can keep busy for hours; give it as text, for Pydantic's own "
+                "engine (rust-regex), or check it in the task"
+            )
         registry.add(self, is_input=True)
-        schemas.register({self.id: schema})
+        schemas.define(self.id, schema, self.decode)
 
     @cached_property
     def _values(self) -> Values[T]:

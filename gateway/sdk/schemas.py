@@ -1,20 +1,25 @@
 """JSON Schemas of the streams that clients may write to: checked at the gateway's edge.
 
 A definition in the gateway's own process registers itself; a worker's come over its connection.
-While anyone holds a stream's schema, nobody can put another in its place; the schema of a worker
-that has left is still checked, until someone brings another.
+While a definition or a worker holds a stream's schema, no other can replace it; the schema of a
+worker that has left is still checked, until another one is brought or there are too many.
+
+A value has to fit the schema and, if the type is defined in this process, it has to be readable by
+it, as the task reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-import orjson
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidValue
+from gateway.limits import REGISTERED_SCHEMAS
+
+if TYPE_CHECKING:
+    from gateway.sdk.schema_checks import Checker
 
 HERE = "the gateway's own process"
 
@@ -23,18 +28,34 @@ HERE = "the gateway's own process"
 class _Registered:
     schema: dict[str, Any]
     holders: set[str] = field(default_factory=set)
+    read: Callable[[bytes], Any] | None = None  # as a task of this process reads it
 
     @cached_property
-    def validator(self) -> Any:
-        from jsonschema import Draft202012Validator  # only a gateway checks, and only it needs this
+    def checker(self) -> Checker:
+        from gateway.sdk.schema_checks import Checker  # only a gateway checks
 
-        return Draft202012Validator(self.schema)
+        return Checker(self.schema)
 
 
 _registered: dict[str, _Registered] = {}
 
 
-def register(schemas: Mapping[str, dict[str, Any]], holder: str = HERE) -> None:
+def define(stream_id: str, schema: dict[str, Any], read: Callable[[bytes], Any]) -> None:
+    """Check what clients append to streams of an id by a type of this process from now on.
+
+    Args:
+        stream_id: Of the input.
+        schema: The type's JSON Schema.
+        read: Reads a record as the task does; raises InvalidValue.
+
+    Raises:
+        InvalidValue: a worker that is connected defines it otherwise.
+    """
+    register({stream_id: schema}, HERE)
+    _registered[stream_id].read = read
+
+
+def register(schemas: Mapping[str, dict[str, Any]], holder: str) -> None:
     """Check what clients append to streams of these ids from now on.
 
     Args:
@@ -46,6 +67,7 @@ def register(schemas: Mapping[str, dict[str, Any]], holder: str = HERE) -> None:
     """
     for stream_id, schema in schemas.items():
         _refuse_other(stream_id, schema, holder)
+    _make_room(len(schemas.keys() - _registered.keys()))
     for stream_id, schema in schemas.items():
         known = _registered.get(stream_id)
         if known is None or known.schema != schema:
@@ -63,6 +85,21 @@ def _refuse_other(stream_id: str, schema: dict[str, Any], holder: str) -> None:
         )
 
 
+def _make_room(wanted: int) -> None:
+    """Forget schemas that nobody holds, the oldest first, if there are too many."""
+    surplus = len(_registered) + wanted - REGISTERED_SCHEMAS
+    if surplus <= 0:
+        return
+    unheld = [stream_id for stream_id, known in _registered.items() if not known.holders]
+    if len(unheld) < surplus:
+        raise InvalidValue(
+            f"{len(_registered) - len(unheld)} inputs are defined by workers that are connected, "
+            f"and {wanted} more are to be; the limit is {REGISTERED_SCHEMAS}"
+        )
+    for stream_id in unheld[:surplus]:
+        del _registered[stream_id]
+
+
 def release(holder: str) -> None:
     """Take note that someone has left."""
     for known in _registered.values():
@@ -75,7 +112,7 @@ def registered() -> dict[str, dict[str, Any]]:
 
 
 def check(stream_id: str, data: bytes) -> None:
-    """Check a client's record.
+    """Check a client's record, in bounded time.
 
     Raises:
         InvalidValue: names stream, field and value. A stream without a schema takes any JSON.
@@ -83,23 +120,24 @@ def check(stream_id: str, data: bytes) -> None:
     known = _registered.get(stream_id)
     if known is None:
         return
-    from jsonschema.exceptions import best_match
-
-    fault = best_match(known.validator.iter_errors(orjson.loads(data)))
-    if fault is not None:
-        where = ".".join(str(part) for part in fault.absolute_path) or "the value"
-        raise InvalidValue(f"stream {stream_id!r}: {where}: {fault.message[:200]}")
+    if (fault := known.checker.fault(data)) is not None:
+        raise InvalidValue(f"stream {stream_id!r}: {fault}")
+    if known.read is not None:
+        known.read(data)
 
 
 def check_schema(stream_id: str, schema: dict[str, Any]) -> None:
     """Check a schema that came from elsewhere.
 
     Raises:
-        InvalidValue: it is no JSON Schema.
+        InvalidValue: it is no JSON Schema, or one whose checks are not bounded.
     """
-    from jsonschema import Draft202012Validator, SchemaError
+    from gateway.sdk.schema_checks import Checker
 
+    known = _registered.get(stream_id)
+    if known is not None and known.schema == schema:
+        return
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidValue(f"stream {stream_id!r}: no JSON Schema: {error.message}") from None
+        Checker(schema)
+    except InvalidValue as error:
+        raise InvalidValue(f"stream {stream_id!r}: {error.message}") from None

@@ -6,8 +6,9 @@ here counts as one that has to be read back to be sure, and as closed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 _LEAVES = frozenset({"str", "bool", "none", "int", "float"})
 
@@ -35,6 +36,51 @@ class Form:
         # Computed fields are written for pages; a model that forbids extras must not refuse them.
         is_in_the_way = is_computed and "forbid" in extras and "allow" not in extras
         self.extra_when_read: Any = "ignore" if is_in_the_way else None
+
+
+Hashed = Literal["nothing", "integers", "anything"]
+
+# What is hashed by a secret of the process, or has few values of equal hash.
+_HASHED_SAFELY = frozenset(
+    {"str", "bytes", "bool", "none", "float", "literal", "enum", "url", "multi-host-url"}
+    | {"date", "time", "datetime"}
+)
+_WRAPPERS = frozenset(
+    {"nullable", "union", "tagged-union", "json-or-python", "lax-or-strict", "chain", "default"}
+    | {"function-before", "function-after", "function-wrap"}
+)
+
+
+def hashed(schema: Any) -> Hashed:
+    """Say what a type keeps in sets and as keys whose equal hashes a client can choose.
+
+    Python hashes a number, a UUID or a Decimal to a number modulo 2**61 - 1; a thousand values of
+    one hash are compared half a million times.
+    """
+    kinds: set[str] = set()
+    for node in _nodes(schema):
+        if node["type"] == "dict":
+            kinds |= {inner["type"] for inner in _nodes(node.get("keys_schema"))} - {"any"}
+        elif node["type"] in ("set", "frozenset"):
+            kinds |= {inner["type"] for inner in _nodes(node.get("items_schema", {"type": "any"}))}
+    kinds -= _HASHED_SAFELY | _WRAPPERS
+    if kinds <= {"int", "any"}:
+        return "integers" if kinds else "nothing"
+    return "anything"
+
+
+def slow_pattern(schema: Any) -> str | None:
+    """Return a pattern that Python's own `re` checks, in unbounded time; None if there is none."""
+    nodes = list(_nodes(schema))
+    configs = [node.get("config") or {} for node in nodes] + nodes
+    is_chosen = any(config.get("regex_engine") == "python-re" for config in configs)
+    for node in nodes:
+        pattern = node.get("pattern") if node["type"] == "str" else None
+        if isinstance(pattern, re.Pattern):
+            return str(pattern.pattern)
+        if pattern is not None and is_chosen:
+            return str(pattern)
+    return None
 
 
 def _leaves(schema: Any) -> frozenset[str] | None:

@@ -11,6 +11,7 @@ list, a datetime as text.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from gateway.errors import InvalidValue
-from gateway.limits import JSON_DEPTH
+from gateway.limits import HASHED_ITEMS, JSON_DEPTH
 from gateway.sdk.value_equality import (
     at,
     difference,
@@ -34,10 +35,12 @@ from gateway.sdk.value_equality import (
     shown,
     unwritable,
 )
-from gateway.sdk.value_types import Form
+from gateway.sdk.value_types import Form, Hashed, hashed
 from gateway.untrusted import NotJson, check_depth
 
 T = TypeVar("T")
+
+_MAX_FAULTS = 10_000  # of one value; Pydantic describes all or none, in 10 us each
 
 
 class Values(Generic[T]):
@@ -110,9 +113,21 @@ class Values(Generic[T]):
         return self._form.by_alias
 
     def _read(self, data: bytes) -> T:
+        if self._is_input:
+            self._refuse_equal_hashes(data)
         return self.adapter.validate_json(
             data, by_alias=True, by_name=True, extra=self._form.extra_when_read
         )
+
+    def _refuse_equal_hashes(self, data: bytes) -> None:
+        kind = self._hashed
+        if kind == "nothing" or (kind == "integers" and not _HASHED_INTEGER.search(data)):
+            return
+        if data.count(b",") >= HASHED_ITEMS and (most := _most_items(data)) > HASHED_ITEMS:
+            raise self._refusal(
+                f"it has {most} items in one place; the limit is {HASHED_ITEMS} for a type with "
+                "sets or keys of numbers, UUIDs and the like; let them be texts or a list"
+            )
 
     def _check_read_back(self, value: T, data: bytes) -> None:
         try:
@@ -147,14 +162,35 @@ class Values(Generic[T]):
         return InvalidValue(f"{self._what}: {why}")
 
     @cached_property
+    def _hashed(self) -> Hashed:
+        return hashed(self.adapter.core_schema)
+
+    @cached_property
     def _form(self) -> Form:
         return Form(self.adapter.core_schema, self._is_input)
+
+
+_HASHED_INTEGER = re.compile(rb"\d{18}")  # those that differ have equal hashes from 2**61 - 1
+
+
+def _most_items(data: bytes) -> int:
+    """Return the most items that an array or an object of a value has."""
+    most = 0
+    waiting: list[Any] = [[msgspec.json.decode(data)]]
+    while waiting:
+        part = waiting.pop()
+        most = max(most, len(part))
+        inner = part.values() if isinstance(part, dict) else part
+        waiting += [each for each in inner if isinstance(each, list | dict)]
+    return most
 
 
 def describe(error: Exception) -> str:
     """Say in one line which field of which value a type refused."""
     if not isinstance(error, ValidationError):
         return str(error)
+    if error.error_count() > _MAX_FAULTS:
+        return f"{error.error_count()} faults, too many to name one"
     faults = []
     for fault in error.errors(include_url=False)[:3]:
         where = at(fault["loc"])
