@@ -9,9 +9,8 @@ from serving import DEADLINE_S, SECRET, serving
 from taskiq import InMemoryBroker
 
 from gateway import connect, current_run, task
-from gateway.integrations import background
 from gateway.integrations.taskiq import install
-from gateway.sdk import blocking
+from gateway.sdk import background, blocking
 from gateway.sdk.blocking import BlockingWatch
 
 
@@ -132,7 +131,7 @@ def on_a_gateway(body):
 def in_the_background(body):
     """As in the views of Django, and in the processes of Celery's workers."""
     try:
-        assert background.call(task(id="blocks")(body).trigger_and_wait(), DEADLINE_S).ok
+        assert task(id="blocks")(body).trigger_and_wait_sync().ok
     finally:
         background.stop()
     return "task 'blocks', run "

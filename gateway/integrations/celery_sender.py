@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.errors import RealtimeError
-from gateway.integrations import background
 from gateway.integrations.handles import SentRuns
 from gateway.integrations.tracking import (
     HEADER,
@@ -21,6 +20,8 @@ from gateway.integrations.tracking import (
     until_kept,
 )
 from gateway.runs import iso_time
+from gateway.sdk import background
+from gateway.sdk.bridge import is_on_loop
 
 QUEUE = "celery"
 PATIENCE_S = 5.0  # for a gateway to hear of a change; the queue goes on without it
@@ -105,7 +106,7 @@ def tell(work: background.Work[Any], order: str) -> Any:
     except RealtimeError as error:
         _log.warning("run %s: %s", order, error)
         return None
-    if background.is_on_loop() or _is_late:
+    if is_on_loop() or _is_late:
         future.add_done_callback(_has_come)
         return None
     try:

@@ -13,9 +13,9 @@ from typing import Any
 
 from gateway.errors import QueueUnavailable, RunFailed
 from gateway.extras import needs
-from gateway.integrations import background, tracking
+from gateway.integrations import tracking
 from gateway.runs import Run, time_ms
-from gateway.sdk import tasks
+from gateway.sdk import background, tasks
 from gateway.sdk.ending import error_of
 from gateway.sdk.queues import owner_of
 from gateway.sdk.runtime import Runtime

@@ -19,11 +19,13 @@ from weakref import WeakValueDictionary
 
 from gateway.errors import RunCanceled
 from gateway.extras import needs
-from gateway.integrations import background, tracking
+from gateway.integrations import tracking
 from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all
 from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.runs import Run
+from gateway.sdk import background
+from gateway.sdk.bridge import is_on_loop
 from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Context, Runtime, enter_run, has_runtime, leave_run, runtime
 
@@ -270,7 +272,7 @@ def _flushing(task: Any) -> Callable[..., Any]:
             )
             raise Ignore
         result = function(*args, **kwargs)
-        if has_runtime() and not background.is_on_loop():
+        if has_runtime() and not is_on_loop():
             active = runtime()
             flushing = active.flush(tracked.id)
             asyncio.run_coroutine_threadsafe(flushing, active.loop).result()

@@ -11,11 +11,11 @@ from typing import Any
 from gateway.errors import RealtimeError, RunCanceled
 from gateway.extras import needs
 from gateway.integrations import tracking
-from gateway.integrations.background import in_order
 from gateway.integrations.handles import SentRuns
 from gateway.integrations.taskiq_guard import Tracked, executed, guarded
 from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.runs import Run
+from gateway.sdk.background import in_order
 from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
 from gateway.sdk.session import connected

@@ -13,6 +13,7 @@ parts        of an AI answer, and assembler; part_limits (what a record cannot c
 runs         as a backend sees them: following, canceling
 
 session      `connect()`, over runtime: what the SDK works with in one process, on its event loop
+plain_code   twins for code without an event loop, over background: a runtime in a thread
 bridge       carries what is awaited on another event loop there; forks (what a child may not)
 runner       executes runs: execution (one run), ending (how it ends), slot, executing_time,
 surroundings; blocking (warns of what stops the event loop)

@@ -40,31 +40,63 @@ def iterated_on_its_loop(function: G) -> G:
     @wraps(function)
     def iterate(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         items = function(*args, **kwargs)
-        return items if _is_here() else _each(items)
+        return items if is_on_loop() else _each(items)
 
     return cast(G, iterate)
 
 
-def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
+def run_in_loop(work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
     """Run a coroutine of the SDK from a plain function's thread and return its result.
+
+    Connects this process as `connect()` does, until it ends, unless a gateway or a block of
+    `connect()` is open in it.
+
+    Args:
+        work: Such as `tokens.revoke(…)`; most functions have a twin ending with `_sync` instead.
+        timeout_s: How long to wait; None: as long as it takes. Then the work is canceled.
 
     Raises:
         RuntimeError: called on the event loop itself; await the coroutine there.
         RunCanceled: the calling run is being canceled, before the coroutine began or meanwhile.
+        TimeoutError: it took longer.
+        RealtimeError: what the coroutine, or connecting, raises.
     """
-    if _is_here():
+    try:
+        if is_on_loop():
+            raise RuntimeError("run_in_loop is for plain threads; here, await the coroutine")
+        start_runtime()
+    except BaseException:
         work.close()
-        raise RuntimeError("run_in_loop is for plain threads; here, await the coroutine")
+        raise
     future = _submit(work)
     try:
-        return future.result()
+        return future.result(timeout_s)
     except CancelledError:
         _raise_if_canceled()
         raise
+    except TimeoutError:
+        if future.cancel():
+            raise TimeoutError(f"no result came within {timeout_s:g} s") from None
+        raise  # the coroutine's own
+    except BaseException:  # Ctrl-C in this thread
+        future.cancel()
+        raise
+
+
+def start_runtime() -> None:
+    """Connect this process, in the background, unless it has a runtime; for plain code.
+
+    Raises:
+        RealtimeError: the store, or the gateway, cannot be used.
+    """
+    if not has_runtime() and not is_in_coroutine():
+        from gateway.sdk import background  # which needs tasks, and these this module
+
+        background.start().wait_until_ready()
 
 
 async def _carried(work: Coroutine[Any, Any, T]) -> T:
-    if not has_runtime() or _is_here():
+    if not has_runtime() or is_on_loop():
         return await work
     future = _submit(work)
     try:
@@ -101,13 +133,18 @@ def _raise_if_canceled() -> None:
         raise RunCanceled(f"run {context.id} is being canceled") from None
 
 
-def _is_here() -> bool:
+def is_on_loop() -> bool:
     """Whether the caller runs on the runtime's event loop."""
+    return has_runtime() and is_in_coroutine() and runtime().loop is asyncio.get_running_loop()
+
+
+def is_in_coroutine() -> bool:
+    """Whether an event loop runs in the calling thread."""
     try:
-        loop = asyncio.get_running_loop()
+        asyncio.get_running_loop()
     except RuntimeError:
         return False
-    return has_runtime() and runtime().loop is loop
+    return True
 
 
 async def _each(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -30,6 +30,7 @@ from gateway.sdk import registry, schemas
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.options import check_seconds
+from gateway.sdk.plain_code import begin, in_plain_code
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
 from gateway.sdk.schema_cost import Cost
 from gateway.sdk.value_types import slow_pattern
@@ -117,6 +118,10 @@ class InputStream(StreamDefinition[T]):
             place.keep(await place.runtime.store.read(place.key, place.read_to))
         return self.decode(place.ahead[0].data) if place.ahead else None
 
+    once_sync = in_plain_code(once)
+    wait_sync = in_plain_code(wait)
+    peek_sync = in_plain_code(peek)
+
     @asynccontextmanager
     async def on(self, handler: Handler[T]) -> AsyncGenerator[asyncio.Task[None], None]:
         """Call a handler with each value while the block runs.
@@ -165,6 +170,15 @@ class InputStream(StreamDefinition[T]):
             RunNotFound: at the receipt, when there is no such run.
         """
         return runtime().writer(self.id, check_run_id(run_id)).put(self.encode(value))
+
+    def send_sync(self, run_id: str, value: T) -> int | None:
+        """Send a value to a run and wait until it will find it; see `send`. For plain code.
+
+        Returns:
+            The record's offset.
+        """
+        begin("send")
+        return self.send(run_id, value).wait()
 
 
 class _Place:

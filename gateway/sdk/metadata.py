@@ -27,6 +27,7 @@ from gateway.limits import MAX_METADATA_BYTES
 from gateway.patches import Operation
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.metadata_writer import MetadataWriter
+from gateway.sdk.plain_code import in_plain_code
 from gateway.sdk.runtime import current_run, runtime
 from gateway.sdk.value_equality import shown
 from gateway.sdk.values import Values
@@ -89,6 +90,8 @@ class _Keys:
         if context is None:
             raise NotInRun("metadata belongs to a run: it can be flushed inside a task")
         await runtime().flush_metadata(context.id)
+
+    flush_sync = in_plain_code(flush)
 
     def _encode(self, op: str, key: str, value: Any) -> bytes:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from gateway.errors import RunFailed
 from gateway.runs import RunError
 from gateway.sdk.bridge import on_its_loop
+from gateway.sdk.plain_code import in_plain_code
 from gateway.sdk.runner import waiting
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class RunHandle(Generic[R]):
         """Wait until the run has ended; a failure is in the result, not raised."""
         async with waiting():
             return await self._task.wait(self.id)
+
+    wait_sync = in_plain_code(wait)
 
 
 @dataclass(frozen=True, slots=True)

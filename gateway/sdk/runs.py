@@ -11,6 +11,7 @@ from gateway.sdk import canceling, tasks
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.following import RunSubscription
 from gateway.sdk.options import again
+from gateway.sdk.plain_code import in_plain_code, iterated_in_plain_code
 from gateway.sdk.results import RunHandle
 from gateway.sdk.runtime import runtime
 from gateway.stores.base import RunQuery
@@ -99,3 +100,10 @@ async def replay(run_id: str) -> RunHandle[Any]:
     run = await retrieve(run_id)
     task = tasks.find_task(run.task)
     return await task.with_options(again(run, task.defaults)).trigger(**run.payload)
+
+
+retrieve_sync = in_plain_code(retrieve)
+subscribe_sync = iterated_in_plain_code(subscribe)
+list_sync = in_plain_code(list)
+cancel_sync = in_plain_code(cancel)
+replay_sync = in_plain_code(replay)

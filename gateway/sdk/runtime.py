@@ -471,7 +471,8 @@ def runtime() -> Runtime:
         raise NotStarted(
             "no store is open in this process: give the app a gateway (Reflex: "
             "`add_gateway(app)`; Starlette and FastAPI: `gateway.mount(app, path)`), or use "
-            "`async with gateway.connect():` (with REALTIME_URL set, through a gateway elsewhere)"
+            "`async with gateway.connect():` (with REALTIME_URL set, through a gateway elsewhere). "
+            "In plain code use the functions that end with _sync: append_sync, trigger_sync, …"
         )
     return _runtime
 

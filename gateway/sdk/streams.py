@@ -35,6 +35,7 @@ from gateway.sdk.bridge import iterated_on_its_loop, on_its_loop
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream, look
 from gateway.sdk.options import check_seconds
+from gateway.sdk.plain_code import begin, iterated_in_plain_code
 from gateway.sdk.runtime import Runtime, record_bytes, runtime
 from gateway.sdk.writer import MAX_RECORD_BYTES, Receipt, StreamWriter
 from gateway.stores.base import Page
@@ -109,6 +110,15 @@ class Stream(StreamDefinition[T]):
         """
         return runtime().writer(self.id, target).put(self.encode(value))
 
+    def append_sync(self, value: T, *, target: str = "self") -> int | None:
+        """Append a value and wait until it is durable; see `append`. For plain code.
+
+        Returns:
+            The record's offset.
+        """
+        begin("append")
+        return self.append(value, target=target).wait()
+
     def pipe(self, values: AsyncIterable[T] | Iterable[T], *, target: str = "self") -> Pipe[T]:
         """Append every value of an iterable and pass the values through.
 
@@ -179,6 +189,9 @@ class Stream(StreamDefinition[T]):
                         yield self.read_record(record, page)
                 if page.end not in (None, "completed"):
                     raise StreamIncomplete(f"stream {key} has ended: {page.end}")
+
+    read_sync = iterated_in_plain_code(read)
+    read_records_sync = iterated_in_plain_code(read_records)
 
     def read_record(self, record: Record, page: Page) -> ReadRecord[T]:
         """Read a record of a page as the stream's type.

@@ -31,6 +31,7 @@ from gateway.sdk import queues, triggering
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.names import listed
 from gateway.sdk.options import ONCE, Options, Retry
+from gateway.sdk.plain_code import in_plain_code
 from gateway.sdk.redelivery import take_over
 from gateway.sdk.results import RunHandle, RunResult
 from gateway.sdk.runner import Runner, waiting
@@ -203,6 +204,11 @@ class Task(Generic[P, R]):
         async with waiting():
             return list(await asyncio.gather(*(self.wait(run.id) for run in runs)))
 
+    trigger_sync = in_plain_code(trigger)
+    trigger_and_wait_sync = in_plain_code(trigger_and_wait)
+    batch_trigger_sync = in_plain_code(batch_trigger)
+    batch_trigger_and_wait_sync = in_plain_code(batch_trigger_and_wait)
+
     @on_its_loop
     async def wait(self, run_id: str) -> RunResult[R]:
         """Wait until a run of this task has ended.
@@ -220,6 +226,8 @@ class Task(Generic[P, R]):
                         break
             state = await store.get_run(run_id)
         return self._result(state.run)
+
+    wait_sync = in_plain_code(wait)
 
     def _result(self, run: Run) -> RunResult[R]:
         ok = run.status == "completed"

@@ -36,8 +36,9 @@ from gateway.errors import (
 )
 from gateway.records import Record, StreamKey, Writer, check_run_id, check_stream_id
 from gateway.runs import iso_time, time_ms
-from gateway.sdk.bridge import on_its_loop
+from gateway.sdk.bridge import on_its_loop, run_in_loop
 from gateway.sdk.options import check_seconds, moment_ms
+from gateway.sdk.plain_code import begin, in_plain_code
 from gateway.sdk.runner import waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
 from gateway.sdk.values import Values
@@ -212,6 +213,22 @@ async def complete_token(id: str, value: Any = None) -> None:
     except StreamEnded:
         end = (await active.store.head(key)).end
         raise StreamEnded(f"wait token {id} has ended ({end}); it cannot be completed") from None
+
+
+for_seconds_sync = in_plain_code(for_seconds)
+until_sync = in_plain_code(until)
+for_token_sync = in_plain_code(for_token)
+complete_token_sync = in_plain_code(complete_token)
+
+
+@overload
+def create_token_sync(type: type[T], *, timeout_s: float | None = None) -> WaitToken[T]: ...
+@overload
+def create_token_sync(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]: ...
+def create_token_sync(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]:
+    """Make a token that the calling run can wait for; see `create_token`."""
+    begin("create_token")
+    return run_in_loop(create_token(type, timeout_s=timeout_s))
 
 
 def _once() -> Writer:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from queue_workers import shop
 
-from gateway.integrations import background
+from gateway.sdk import background
 
 
 class Provider:

@@ -10,7 +10,8 @@ from queue_workers import Shop, ended, first, let_go, on_thread
 
 import gateway
 from gateway import runs
-from gateway.integrations import background, celery_sender
+from gateway.integrations import celery_sender
+from gateway.sdk import background
 from tests.serving import (
     DEADLINE_S,
     SECRET,

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import gateway
-from gateway import task
+from gateway import run_in_loop, task
 from gateway.errors import InvalidValue
-from gateway.integrations.background import call
 from tests.serving import DEADLINE_S, SECRET, environment, gateway_process
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "web-frameworks.md"
@@ -52,14 +51,13 @@ with TestClient(app) as client:
 """
 LATE = """
 from gateway import streams, task
-from gateway.integrations.background import call
 
 numbers = streams.define("numbers", int)
 
 @task
 async def work() -> None: ...
 
-run = call(work.options(delay_s=3600).trigger())
+run = work.options(delay_s=3600).trigger_sync()
 for number in range(100):
     numbers.append(number, target=run.id)
 print(run.id)
@@ -108,20 +106,20 @@ async def _count(store, run_id):
         return (await active.store.head(StreamKey(run_id, "numbers"))).position.offset
 
 
-async def test_call_on_another_thread_uses_the_runtime_that_is_there():
+async def test_run_in_loop_on_another_thread_uses_the_runtime_that_is_there():
     @task
     async def double(x: int) -> int:
         return 2 * x
 
     async with gateway.connect(store="memory:", secret_key=SECRET):
-        result = await asyncio.to_thread(call, double.trigger_and_wait(21))
+        result = await asyncio.to_thread(run_in_loop, double.trigger_and_wait(21))
         assert result.output == 42
         with pytest.raises(RuntimeError, match="await the coroutine"):
-            call(double.trigger(1))
+            run_in_loop(double.trigger(1))
         with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
-            await asyncio.to_thread(call, gateway.wait.for_seconds(DEADLINE_S), 0.01)
+            await asyncio.to_thread(run_in_loop, gateway.wait.for_seconds(DEADLINE_S), 0.01)
         with pytest.raises(InvalidValue):
-            await asyncio.to_thread(call, double.trigger("no number"))
+            await asyncio.to_thread(run_in_loop, double.trigger("no number"))
 
 
 async def test_connect_warns_of_the_runs_that_it_stops(caplog):

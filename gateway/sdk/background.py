@@ -1,22 +1,20 @@
 """The SDK in programs without an event loop: its runtime lives on one of its own, in a thread.
 
-    from gateway.integrations.background import call
-
-    run = call(pack.trigger(["tea", "cups"]))  # a view; see docs/web-frameworks.md
-
-`call` waits for a result. `submit` does not: its work is done in order for each run, and waits
-while no gateway answers. A process that has a runtime already (a gateway, `connect()`) uses that.
+Plain code reaches it by `run_in_loop` and the functions that end with `_sync`, which wait for a
+result. `submit`, of task queues, does not: its work is done in order for each run, and waits while
+no gateway answers. A process that has a runtime already (a gateway, `connect()`) uses that; a
+forked process connects anew. What is triggered is executed in this process unless its runner is a
+queue.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import inspect
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
@@ -35,7 +33,7 @@ Work = Callable[[Runtime], Awaitable[T]]
 MAX_WAITING = 10_000  # pieces of work while no gateway answers; about 2 KB each
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
-CALL_S = 30.0  # for `call`, connecting included
+READY_S = 30.0  # for the store to open, where a caller waits for it
 STOP_S = 15.0  # for what was accepted to become durable when the process ends
 
 _log = logging.getLogger("realtime.queues")
@@ -66,37 +64,6 @@ def submit(work: Work[T], order: str | None = None) -> Future[T]:
     return start().submit(work, order)
 
 
-def call(work: Coroutine[Any, Any, T], timeout_s: float | None = CALL_S) -> T:
-    """Run a coroutine of the SDK from a plain thread and return its result.
-
-    The first call of a process connects as `connect()` does, by the settings in the environment,
-    until the process ends; a forked process connects anew. What is triggered goes on after the
-    call, in this process unless its runner is a queue.
-
-    Args:
-        work: Such as `task.trigger(…)`, `runs.retrieve(…)`.
-        timeout_s: How long to wait; None: as long as it takes.
-
-    Raises:
-        TimeoutError: it took longer, such as while no gateway answers; the work is canceled.
-        RuntimeError: called on the SDK's event loop; await the coroutine there.
-        RealtimeError: what the coroutine, or connecting, raises.
-    """
-    try:
-        if is_on_loop():
-            raise RuntimeError("call() is for plain threads; here, await the coroutine")
-        future = submit(lambda _: work)
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            if future.cancel():
-                raise TimeoutError(f"nothing came of it within {timeout_s:g} s") from None
-            raise
-    finally:
-        if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-            work.close()
-
-
 def start() -> Background:
     """Start the background of this process, unless there is one; returns at once."""
     global _background
@@ -112,15 +79,6 @@ def stop(timeout_s: float = STOP_S) -> None:
     if _background is not None:
         _background.stop(timeout_s)
         _background = None
-
-
-def is_on_loop() -> bool:
-    """Whether the caller runs on the runtime's event loop, and so must not wait for it."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return has_runtime() and runtime().loop is loop
 
 
 class Background:
@@ -144,6 +102,25 @@ class Background:
         future = asyncio.run_coroutine_threadsafe(self._do(work, order), self._loop)
         future.add_done_callback(self._one_less)
         return future
+
+    def wait_until_ready(self, timeout_s: float = READY_S) -> None:
+        """Wait in a plain thread until the process has its runtime.
+
+        Raises:
+            StoreUnavailable: it has none yet; the log says why.
+            RealtimeError: it cannot have one.
+        """
+
+        async def nothing(_: Runtime) -> None: ...
+
+        future = self.submit(nothing, None)
+        try:
+            future.result(timeout_s)
+        except TimeoutError:
+            future.cancel()
+            raise StoreUnavailable(
+                f"the store could not be opened within {timeout_s:g} s; the log says why"
+            ) from None
 
     def stop(self, timeout_s: float) -> None:
         """See `stop`."""
@@ -178,8 +155,10 @@ class Background:
     async def _live(self) -> None:
         self._serving = asyncio.create_task(self._serve())
         await asyncio.gather(self._serving, return_exceptions=True)
-        self._cancel_works()
-        await asyncio.gather(*self._works, return_exceptions=True)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:  # threads may wait for them
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _cancel_works(self) -> None:
         for work in self._works:
