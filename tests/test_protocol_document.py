@@ -16,7 +16,7 @@ from errors_table import PROTOCOL
 from gateway import connection, pages, protocol
 from gateway.errors import BY_CODE, on_the_wire
 from gateway.limits import DEFAULT_LIMITS, MAX_METADATA_BYTES
-from gateway.runs import Run
+from gateway.runs import FINAL_STATUSES, Run
 from gateway.stores.retention import Retention
 from gateway.web import asyncapi, durable_streams
 from gateway.web.durable_streams import refusals
@@ -255,6 +255,14 @@ async def test_patch_of_a_field_that_may_not_change_is_refused(client, run, fiel
     answer = await client.ask(type="run_patch", id=1, run=run.id, patch=patch)
     assert answer["code"] == "invalid_value"
     assert (await client.ask(type="run_get", id=1, run=run.id))["value"]["run"]["tags"] == []
+
+
+@pytest.mark.parametrize("status", sorted(FINAL_STATUSES))
+async def test_new_run_that_has_ended_is_refused(client, status):
+    value = new_run(status=status).to_wire()
+    answer = await client.ask(type="run_create", id=1, value=value)
+    assert (answer["code"], f"cannot be {status}" in answer["message"]) == ("invalid_value", True)
+    assert (await client.ask(type="run_get", id=1, run=value["id"]))["code"] == "run_not_found"
 
 
 async def test_gateway_fills_in_no_field_of_a_run_that_it_is_not_sent(client):

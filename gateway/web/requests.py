@@ -151,7 +151,7 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
             await store.delete(StreamKey(run, check_stream_id(stream)))
             return None
         case protocol.RunCreate(value=value):
-            return shown(await store.create_run(Run.from_wire(value)))
+            return shown(await store.create_run(_new_run(value)))
         case protocol.RunPatch(run=run, patch=patch, operations=operations, writer=writer):
             changed = await store.patch_run(
                 run, patch, operations=operations, writer=_writer(writer)
@@ -175,6 +175,16 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
             }
         case _:
             raise AssertionError(f"no such request: {request}")
+
+
+def _new_run(value: dict[str, Any]) -> Run:
+    run = Run.from_wire(value)
+    if run.is_final:  # its own log would never end for those who follow it
+        raise InvalidValue(
+            f"run {run.id}: a new run cannot be {run.status}; make it with a status that is not "
+            "final, and end it with a run_patch"
+        )
+    return run
 
 
 async def _register(given: dict[str, dict[str, Any]], holder: str) -> None:
