@@ -1,10 +1,13 @@
 """A gateway mounted in another application, under a prefix, with and without its lifespan."""
 
+import asyncio
 import json
 import logging
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
@@ -13,11 +16,25 @@ from starlette.websockets import WebSocketDisconnect
 
 import gateway
 from gateway import streams, task
+from gateway.cli.http import ask
+from gateway.cli.reaching import Reach
 from gateway.errors import ConfigurationError
+from gateway.records import StreamKey
+from gateway.sdk.session import opened
 from gateway.settings import Settings
+from gateway.stores.remote import RemoteStore
 from gateway.web.app import LIFESPAN_NOT_RUN, make_app
 from gateway.web.mounting import under
-from tests.serving import SECRET, serving, token_for
+from gateway.web.server import configure
+from tests.serving import (
+    SECRET,
+    free_socket,
+    new_run,
+    serving,
+    token_for,
+    until,
+    worker_token,
+)
 
 HELLO = {"type": "hello", "protocol": 1}
 SETTINGS = Settings(store="memory:", secret_key=SECRET)
@@ -84,6 +101,31 @@ async def test_mount_with_a_gateway_elsewhere_mounts_nothing_and_works_through_i
         settings = Settings(url=elsewhere.url)
         assert gateway.mount(app, "/live", settings) is None
         assert app.routes == []
+
+
+@asynccontextmanager
+async def served(app):
+    listening = free_socket()
+    server = uvicorn.Server(configure(app, SETTINGS, log_level="error"))
+    task = asyncio.create_task(server._serve([listening]))  # `serve` would take the signals over
+    try:
+        await until(lambda: server.started or task.done())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def test_worker_and_command_line_reach_a_gateway_below_a_path():
+    app = Starlette()
+    gateway.mount(app, "/live", SETTINGS)
+    async with served(app) as url:
+        async with opened(RemoteStore(f"{url}/live", worker_token)) as store:
+            run = await store.create_run(new_run())
+            await store.append(StreamKey(run.id, "marks"), [b"1"])
+        reach = Reach(replace(SETTINGS, url=f"{url}/live"))
+        answer = await ask(reach, "GET", f"/v1/runs/{run.id}", None, f"read:runs:{run.id}")
+        assert answer.value["id"] == run.id
 
 
 @pytest.fixture

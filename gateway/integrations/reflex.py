@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from gateway.extras import needs
-from gateway.settings import Settings
+from gateway.settings import Settings, is_redis
 
 with needs("ui"):
     import reflex as rx
     from reflex.config import get_config
+    from reflex.utils.exec import is_prod_mode
 
     from gateway.web.app import Gateway, make_app
     from gateway.web.mounting import connected_to, under
+
+_log = logging.getLogger("uvicorn.error")  # where the gateway's own words are
 
 
 def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None:
@@ -37,6 +41,12 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None
     if settings.url is not None:
         app.register_lifespan_task(connected_to(settings.url))
         return None
+    if get_config().redis_url and is_prod_mode() and not is_redis(settings.store):
+        _log.warning(
+            "Reflex has a Redis (REFLEX_REDIS_URL) and so starts several worker processes in "
+            "production, but the store %s belongs to one process: set REALTIME_STORE=redis://…",
+            settings.store,
+        )
     # In development pages come from another port than the gateway's: whoever may open Reflex's own
     # socket may open this one.
     origins = settings.origins or tuple(get_config().cors_allowed_origins)

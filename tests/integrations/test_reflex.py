@@ -1,5 +1,7 @@
 """Which pages a gateway in a Reflex app lets in."""
 
+import logging
+
 import pytest
 import reflex as rx
 from reflex_base.registry import RegistrationContext
@@ -34,6 +36,27 @@ def configure(monkeypatch):
 @pytest.fixture
 def allowed(configure):
     return lambda *origins: configure(cors_allowed_origins=origins)
+
+
+@pytest.mark.parametrize(
+    ("store", "redis_url", "mode", "is_warned"),
+    [
+        ("memory:", "redis://localhost", "prod", True),
+        ("sqlite:a.db", "redis://localhost", "prod", True),
+        ("redis://localhost", "redis://localhost", "prod", False),
+        ("memory:", "redis://localhost", "dev", False),  # one worker process
+        ("memory:", None, "prod", False),
+    ],
+)
+def test_store_of_one_process_in_an_app_of_several_is_warned_of(
+    store, redis_url, mode, is_warned, configure, monkeypatch, caplog
+):
+    configure(redis_url=redis_url)
+    monkeypatch.setenv("REFLEX_ENV_MODE", mode)
+    with caplog.at_level(logging.WARNING, logger="uvicorn.error"):
+        mounted(Settings(store=store))
+    lines = [line for line in caplog.messages if "REALTIME_STORE=redis://" in line]
+    assert (len(lines) == 1 and store in lines[0]) if is_warned else lines == []
 
 
 @pytest.mark.parametrize("path", ["/api", "api", "/api/"])
