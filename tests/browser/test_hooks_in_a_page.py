@@ -148,3 +148,14 @@ async def test_a_run_id_and_its_token_may_come_in_two_updates(open_app):
             (before or [""])[0],
         )
     assert len(page.sockets) == 1
+
+
+async def test_calls_that_differ_are_made_in_order_and_a_double_click_once(open_app):
+    page = await open_app("/job/run_nobody")
+    await until_text(page, "job-error", "run_not_found" * 2)  # its tokens are there
+    lines = []
+    page.page.on("console", lambda message: lines.append(message.text))
+    await page.page.locator("#trigger").click()
+    await until_text(page, "count", "2 2")  # two calls; the second one's run is shown
+    await page.until("() => document.getElementById('hint').textContent.includes('stepz')")
+    assert [line for line in lines if 'without a stream "stepz"' in line]

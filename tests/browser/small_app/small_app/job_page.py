@@ -7,7 +7,7 @@ import asyncio
 import reflex as rx
 
 from gateway import streams, task, tokens
-from ui import use_realtime_run_with_streams, use_realtime_stream
+from ui import use_realtime_run_with_streams, use_realtime_stream, use_realtime_task_trigger
 
 steps = streams.define("steps", int)
 
@@ -25,10 +25,12 @@ class Job(rx.State):
     token: str = ""
     other_id: str = ""
     other_token: str = ""
+    trigger_token: str = ""
 
     @rx.event
     def mint(self) -> None:
         self.token = tokens.mint([f"read:runs:{self.run_id}"])
+        self.trigger_token = tokens.mint_trigger(step.id, uses=9)
 
     @rx.event
     async def go_on(self):
@@ -47,7 +49,20 @@ class Job(rx.State):
 def job() -> rx.Component:
     run = use_realtime_run_with_streams(Job.run_id, [steps], access_token=Job.token)
     other = use_realtime_stream(Job.other_id, steps, access_token=Job.other_token)
+    trigger = use_realtime_task_trigger(step, access_token=Job.trigger_token)
+    payload = trigger.run.payload.to(dict[str, int])
+    one, other_one = ({"count": count, "interval_s": 0} for count in (1, 2))
+    misspelt = use_realtime_stream(
+        trigger.run_id, "stepz", access_token=trigger.access_token, throttle_ms=0
+    )
     return rx.el.main(
+        rx.el.button(
+            "Trigger",
+            on_click=[trigger.trigger(one), trigger.trigger(one), trigger.trigger(other_one)],
+            id="trigger",
+        ),
+        rx.el.p(trigger.count, " ", trigger.error_code, payload["count"], id="count"),
+        rx.el.p(misspelt.hint, id="hint"),
         rx.el.button("Next", on_click=Job.go_on, id="next"),
         rx.el.button("Other", on_click=Job.start_other(0), id="other-0"),
         rx.el.button("Other, slowly", on_click=Job.start_other(0.005), id="other-5"),
