@@ -133,6 +133,24 @@ async def test_an_unfinished_message_is_freed_when_its_connection_closes(gateway
     assert protocol.conn.parser.gi_frame is None  # which would hold the rest of it
 
 
+async def test_a_connection_that_is_being_closed_gathers_no_message(gateway):
+    async with websocket(gateway.port, frame(TEXT, b"[]")) as (reader, writer):
+        await reader.readuntil(b"hello_expected")
+        (protocol,) = protocols(gateway)
+        await until(lambda: protocol.close_sent)
+        for _ in range(3):
+            await push(writer, frame(BINARY, b"x" * 3000, is_final=False), frame(PING))
+            await push(writer, frame(CONTINUATION, b"x"), frame(TEXT, b"{}"), head(TEXT, 4000))
+            await push(writer, b"x" * 4000)
+        await push(writer, frame(TEXT, b"x" * 3000, is_final=False), head(CONTINUATION, 1000))
+        await push(writer, bytes(900))
+        await until(lambda: protocol._splitter._owed == 100)
+        assert not protocol.frames and not protocol.conn.reader.buffer
+        await push(writer, bytes(100), frame(CLOSE, b"\x0f\xa0"))
+        await rest(reader)
+        assert protocol.conn.close_rcvd is not None  # it heard the goodbye among all this
+
+
 async def test_only_the_latest_ping_is_answered_to_a_client_that_took_nothing(gateway):
     async with websocket(gateway.port, frame(TEXT, HELLO)) as (reader, writer):
         await reader.readuntil(b"}}")
@@ -207,6 +225,19 @@ async def test_a_request_that_begins_after_another_has_a_deadline_too(monkeypatc
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         await push(writer, b"GET /healthz HTTP/1.1\r\nX")
         await rest(reader)
+
+
+async def test_a_body_that_breaks_off_into_nonsense_under_its_answer_ends_the_connection(
+    gateway, caplog
+):
+    async with connected(gateway.port) as (reader, writer):
+        request = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await push(writer, request + b"%x\r\n%b\n\r\n" % (len(HELLO) + 1, HELLO))
+        await reader.readuntil(b"welcome")
+        await push(writer, b"no size\r\n")
+        await rest(reader)
+    await until(lambda: not gateway.gateway._carriers)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_of_too_many_silent_connections_the_oldest_are_cut_off(monkeypatch):

@@ -13,6 +13,7 @@ import asyncio
 from asyncio.transports import Transport
 from typing import Any
 
+import h11
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -58,6 +59,13 @@ class CuttingProtocol(H11Protocol):
         super().data_received(data)
         if self._deadline is None and not (self._is_handed_over or self._is_answering):
             self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """See uvicorn, which fails when an answer has begun: then there is none any more."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.abort()
 
     @property
     def _is_answering(self) -> bool:

@@ -231,6 +231,8 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     def _shut(self) -> None:
         self.is_clear = self._is_accepted = False
         self._room = math.inf  # the client's goodbye is to be read, and nothing else is kept
+        if self._splitter is not None:
+            self._splitter.is_closing = True
         _changes.count += 1
 
     def pause_writing(self) -> None:

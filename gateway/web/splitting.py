@@ -30,15 +30,19 @@ class Splitter:
 
     Attributes:
         max_bytes: The same; may be changed between two frames.
+        is_closing: The connection is being closed: messages that begin now are dropped, and only
+            control frames go to the library, of which one is the client's goodbye.
     """
 
-    __slots__ = ("_head", "_is_in_pieces", "_owed", "max_bytes")
+    __slots__ = ("_head", "_is_dropping", "_is_in_pieces", "_owed", "is_closing", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._head = b""  # of a frame whose size is not known yet: 13 bytes at most
         self._owed = 0  # bytes of the library's frame that are still to come
         self._is_in_pieces = False  # the library waits for more of a message
+        self._is_dropping = False  # the frame of which bytes are still to come
+        self.is_closing = False
 
     def split(self, data: bytes) -> Iterator[list[bytes] | bytes]:
         """Split what has come.
@@ -54,7 +58,8 @@ class Splitter:
                 piece = data[at : at + self._owed]
                 self._owed -= len(piece)
                 at += len(piece)
-                yield piece
+                if not self._is_dropping:
+                    yield piece
                 continue
             if not self._is_in_pieces:
                 texts: list[bytes] = []
@@ -92,6 +97,7 @@ class Splitter:
             return len(data)
         size = int.from_bytes(head[2:size_end]) if size_end > 2 else short
         self._owed = size_end + (4 if head[1] & _MASKED else 0) + size
+        self._is_dropping = self.is_closing and not head[0] & _CONTROL
         if not head[0] & _CONTROL:
             self._is_in_pieces = head[0] < _FINAL_TEXT - 1
         return at
