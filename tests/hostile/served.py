@@ -13,6 +13,9 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from gateway import streams, task
 from gateway.cli import main
@@ -21,12 +24,14 @@ from gateway.web import app
 EVERY_S = 0.02
 STALLS = struct.Struct("dd")
 
-answers = streams.input("answers", set[str])
+sets = streams.input("sets", set[str])
+words = streams.input("words", Annotated[str, Field(pattern=r"^(\w+\s?)*$")])
+anything = streams.input("anything", Any)
 
 
 @task
 async def waits(text: str = "") -> str:
-    await answers.once()
+    await anything.once()
     return text
 
 
