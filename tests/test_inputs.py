@@ -357,6 +357,33 @@ def test_streams_of_one_id_may_differ_for_they_belong_to_runs():
     assert (one.encode(1), other.encode("1")) == (b"1", b'"1"')
 
 
+def warnings_of(caplog):
+    return [each.getMessage() for each in caplog.records if each.name == "realtime.streams"]
+
+
+def test_another_type_under_a_streams_id_is_logged_with_both_places(caplog):
+    streams.define("told", int)
+    streams.define("told", int)
+    assert not warnings_of(caplog)
+    streams.define("told", str)
+    *_, warning = warnings_of(caplog)
+    assert "stream 'told' is a stream of int at" in warning and "a stream of str at" in warning
+    assert len(set(re.findall(r"test_inputs\.py:(\d+)", warning))) == 2
+    assert registry.find("told") is None and "has no type" in warning
+
+
+@pytest.mark.parametrize("define", [streams.input, streams.define])
+def test_function_that_defines_one_id_with_two_types_is_logged(define, caplog):
+    def make(type_):
+        return define(f"made-twice-by-{define.__name__}", type_)
+
+    make(int), make(int)
+    assert not warnings_of(caplog)
+    make(str)
+    (warning,) = warnings_of(caplog)
+    assert "made-twice" in warning and "int" in warning and "has the last type only" in warning
+
+
 def test_a_module_that_is_loaded_anew_may_bring_another_type():
     made = [streams.input("reloaded", type_) for type_ in (int, str)]
     assert schemas.registered()["reloaded"] == made[1].adapter.json_schema()
@@ -380,13 +407,14 @@ def _execute(cell, names, file, **fields):
     return names["vote"]
 
 
-def test_a_cell_of_a_notebook_may_define_its_input_anew():
+def test_a_cell_of_a_notebook_may_define_its_input_anew(caplog):
     names = {"__name__": "__main__"}
     for version, more in enumerate(["", 'why: str = ""', "share: float = 1.0"]):
         file = f"/tmp/ipykernel_1/{version}.py"  # a file for each version of a cell
         vote = _execute(CELL, names, file, id="cell-vote", more=more)
         assert schemas.registered()["cell-vote"] == vote.adapter.json_schema()
         assert registry.find("cell-vote") is vote
+    assert not warnings_of(caplog)
 
 
 def test_an_input_of_another_module_is_not_taken_over():
@@ -395,7 +423,9 @@ def test_an_input_of_another_module_is_not_taken_over():
         _execute(CELL, {"__name__": "other"}, "other.py", id="own-vote", more="why: str = ''")
 
 
-def test_a_module_that_is_changed_and_reloaded_may_move_and_change_its_input(tmp_path, monkeypatch):
+def test_a_module_that_is_changed_and_reloaded_may_move_and_change_its_input(
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     module = tmp_path / "votes_of_a_test.py"
@@ -407,6 +437,7 @@ def test_a_module_that_is_changed_and_reloaded_may_move_and_change_its_input(tmp
     importlib.invalidate_caches()
     importlib.reload(votes)
     assert "share" in schemas.registered()["reloaded-vote"]["properties"]
+    assert not warnings_of(caplog)
     del sys.modules["votes_of_a_test"]
 
 

@@ -1,11 +1,14 @@
 """Which streams are defined in this process, and where.
 
-A stream belongs to a run, so two tasks may each have a stream of one id and of different types. An
-input may not share its id with another type: what clients send is checked by the id alone.
+A stream belongs to a run, so two tasks may each have a stream of one id and of different types; the
+log says so, since what knows a stream by its id alone then has no type for it. An input may not
+share its id with another type: what clients send is checked by the id alone.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 import sys
 from typing import Any, NamedTuple
 
@@ -13,6 +16,8 @@ from pydantic import PydanticUserError
 
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
+
+_log = logging.getLogger("realtime.streams")
 
 
 class _Place(NamedTuple):
@@ -23,12 +28,14 @@ class _Place(NamedTuple):
         module: Its name; a notebook is one module, `__main__`, of many files: one for each version
             of each cell.
         loaded: Import specification; a module that is loaded anew has a new one.
+        is_in_function: Whether it is executed again without a module or cell that is loaded again.
     """
 
     file: str
     line: int
     module: str
     loaded: Any
+    is_in_function: bool
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -62,13 +69,32 @@ def add(definition: StreamDefinition[Any], *, is_input: bool = False) -> None:
     new = _Defined(definition, is_input, _place())
     known = _defined.get(definition.id, [])
     others = [other for other in known if not new.place.replaces(other.place)]
-    for other in others:
-        if (is_input or other.is_input) and not is_same_type(definition, other.definition):
+    for other in known:
+        if is_same_type(definition, other.definition):
+            continue
+        is_other = other in others
+        if is_other and (is_input or other.is_input):
             raise InvalidValue(
                 f"stream {definition.id!r} is {_name(other)} at {other.place}; it cannot be "
                 f"{_name(new)} at {new.place}: an input's id has one type"
             )
+        if is_other or (new.place.is_in_function and new.place.loaded is other.place.loaded):
+            _warn(new, other, "has no type" if is_other else "has the last type only")
     _defined[definition.id] = [*others, new]
+
+
+def _warn(new: _Defined, other: _Defined, outcome: str) -> None:
+    _log.warning(
+        "stream %r is %s at %s, and now also %s at %s; what knows it by its id alone (values of "
+        "clients, runs.subscribe(…).with_streams(), /v1/schemas, `realtime types`) %s. Give one of "
+        "them another id",
+        new.definition.id,
+        _name(other),
+        other.place,
+        _name(new),
+        new.place,
+        outcome,
+    )
 
 
 def find(stream_id: str) -> StreamDefinition[Any] | None:
@@ -100,7 +126,8 @@ def _place() -> _Place:
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("gateway."):
         frame = frame.f_back
     module, loaded = frame.f_globals.get("__name__", ""), frame.f_globals.get("__spec__")
-    return _Place(frame.f_code.co_filename, frame.f_lineno, module, loaded)
+    is_in_function = bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
+    return _Place(frame.f_code.co_filename, frame.f_lineno, module, loaded, is_in_function)
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
