@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from demo_app import answerer, census_reading, census_sources
 from demo_app.answerer_tools import Allow
@@ -13,7 +14,7 @@ from demo_app.census import Census
 from demo_app.census_reading import Totals, WorkerReport
 from demo_app.streams import answer, decision, events, progress, stop, summary
 from gateway import Retry, current_run, metadata, runs, task
-from gateway.sdk.parts import Finish
+from gateway.sdk.parts import PART, ErrorPart, Finish, Part, TextDelta
 from gateway.sdk.runtime import Context
 
 MAX_WORKERS = 8
@@ -107,11 +108,16 @@ async def ask(question: str, ask_first: bool = False) -> str:
 
 
 async def _write(question: str, allow: Allow | None, written: list[str]) -> None:
-    async for part in answer.pipe(answerer.answer(question, allow=allow)):
-        if part["type"] == "error":
-            raise RuntimeError(part["message"])
-        if part["type"] == "text-delta":
-            written.append(part["text"])
+    async for part in answer.pipe(_parts(answerer.answer(question, allow=allow))):
+        if isinstance(part, ErrorPart):
+            raise RuntimeError(part.message)
+        if isinstance(part, TextDelta):
+            written.append(part.text)
+
+
+async def _parts(answered: AsyncIterator[dict[str, Any]]) -> AsyncIterator[Part]:
+    async for part in answered:
+        yield PART.validate_python(part)
 
 
 async def _may_read(call_id: str) -> bool:

@@ -25,7 +25,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from gateway.errors import InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
 from gateway.records import Position, Record, StreamKey, check_run_id
@@ -39,6 +39,9 @@ from gateway.sdk.plain_code import begin, iterated_in_plain_code
 from gateway.sdk.runtime import Runtime, record_bytes, runtime
 from gateway.sdk.writer import MAX_RECORD_BYTES, Receipt, StreamWriter
 from gateway.stores.base import Page
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # a type, a union or an `Annotated[…]` of PEP 747
 
 SMALL_BYTES = 1 << 10  # a record that is under every limit
 
@@ -432,6 +435,8 @@ def define(id: str) -> Stream[str]: ...
 @overload
 def define(id: str, type: type[T]) -> Stream[T]: ...
 @overload
+def define(id: str, type: TypeForm[T]) -> Stream[T]: ...
+@overload
 def define(id: str, type: Any) -> Stream[Any]: ...
 
 
@@ -462,6 +467,8 @@ def define(id: str, type: Any = str) -> Stream[Any]:
 def input(id: str) -> InputStream[str]: ...
 @overload
 def input(id: str, type: type[T]) -> InputStream[T]: ...
+@overload
+def input(id: str, type: TypeForm[T]) -> InputStream[T]: ...
 @overload
 def input(id: str, type: Any) -> InputStream[Any]: ...
 

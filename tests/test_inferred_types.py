@@ -1,0 +1,72 @@
+"""What a type checker infers for a user of the library; mypy says it, and so does pyright."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+SNIPPET = """
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from gateway import streams
+from gateway.sdk.parts import ErrorPart, Part
+
+
+@dataclass
+class A:
+    x: int
+
+
+@dataclass
+class B:
+    y: str
+
+
+reveal_type(streams.define("x"))  # Stream[str]
+reveal_type(streams.define("x", A))  # Stream[A]
+reveal_type(streams.define("x", A | B))  # Stream[A | B]
+reveal_type(streams.define("x", Annotated[A | B, Field(description="")]))  # Stream[A | B]
+reveal_type(streams.define("x", list[A | None]))  # Stream[list[A | None]]
+reveal_type(streams.define("x", dict[str, Any]))  # Stream[dict[str, Any]]
+reveal_type(streams.input("x", A | B))  # InputStream[A | B]
+parts = streams.define("x", Part)
+
+
+async def read() -> None:
+    async for part in parts.read("run_1"):
+        if isinstance(part, ErrorPart):
+            reveal_type(part.message)  # str
+    async for either in streams.define("x", A | B).read("run_1"):
+        reveal_type(either)  # A | B
+
+
+def of_a_computed_type(type_: Any) -> None:
+    reveal_type(streams.define("x", type_))  # Stream[Any]
+"""
+
+
+def test_types_are_inferred_from_definitions(tmp_path):
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(SNIPPET)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    checked = subprocess.run(
+        [*command, "--no-error-summary", str(snippet)], cwd=ROOT, capture_output=True, text=True
+    )
+    lines = [re.sub(r"[\w.]+\.(?=[A-Z])", "", line) for line in checked.stdout.splitlines()]
+    found = {
+        int(line.split(":")[1]): re.sub(r'.*Revealed type is "(.*)"', r"\1", line)
+        for line in lines
+        if "Revealed type" in line
+    }
+    wanted = {
+        number: line.partition("  # ")[2]
+        for number, line in enumerate(SNIPPET.splitlines(), 1)
+        if "reveal_type" in line
+    }
+    assert {number: type_.removeprefix("builtins.") for number, type_ in found.items()} == wanted
+    assert checked.returncode == 0, checked.stdout + checked.stderr
