@@ -79,3 +79,18 @@ test("what is no attempt is refused, and a large frame is taken", () => {
   const many = Array.from({ length: 300_000 }, (_, offset) => ({ offset, attempt: 2 }));
   assert.equal(new Attempts("latest").choose(many).wanted.length, 300_000);
 });
+
+test("an attempt that is none is an error of its hook, and nothing is asked for", (t) => {
+  t.mock.method(console, "warn", () => {});
+  const { page, store } = livePage();
+  const errors = [];
+  const component = new Component(store, { attempt: 0, onError: (error) => errors.push(error.code) });
+  assert.deepEqual([component.snapshot.status, component.snapshot.error.code], ["error", "invalid_value"]);
+  component.render({ attempt: 0, token: "t2", throttleMs: 10 });
+  component.unmount();
+  page.clock.advance(5_000);
+  assert.deepEqual(page.socket.taken(), []);
+  component.render({ attempt: 1 });
+  assert.equal(page.socket.taken().at(-1).type, "subscribe");
+  assert.deepEqual(errors, ["invalid_value"]);
+});

@@ -6,15 +6,20 @@ export const attemptOf = ({ attempt = 1 }) => attempt;
 
 const isOfRun = ({ source }) => source === undefined; // PROTOCOL.md 5
 
+/** Why this is no attempt; null when it is one. */
+export function attemptFault(wanted) {
+  if (wanted === null || wanted === "latest" || (Number.isInteger(wanted) && wanted >= 1)) return null;
+  return `attempt is ${wanted}; it is a number from 1, "latest" or null`;
+}
+
 export class Attempts {
   #wanted;
   #latest = 1;
 
   /** @param {number|"latest"|null} [wanted] null: all of them */
   constructor(wanted = null) {
-    if (wanted !== null && wanted !== "latest" && !(Number.isInteger(wanted) && wanted >= 1)) {
-      throw new TypeError(`attempt is ${wanted}; it is a number from 1, "latest" or null`);
-    }
+    const fault = attemptFault(wanted);
+    if (fault !== null) throw new TypeError(fault);
     this.#wanted = wanted;
   }
 

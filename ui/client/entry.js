@@ -5,7 +5,7 @@
  * in once, and they are told at most once per window.
  */
 
-import { Attempts, attemptOf, ofOthers } from "./attempts.js";
+import { Attempts, attemptFault, attemptOf, ofOthers } from "./attempts.js";
 import { Timer } from "./environment.js";
 import { RunFold, SetFold, StreamFold } from "./folds.js";
 import { UNREACHABLE } from "./protocol.js";
@@ -39,7 +39,9 @@ export class Entry {
    */
   constructor(request, environment, attempt) {
     this.#environment = environment;
-    this.#attempts = new Attempts(attempt);
+    /** Why it asks for nothing: a value that only the browser knows is wrong. @type {string|null} */
+    this.fault = attemptFault(attempt ?? null);
+    this.#attempts = new Attempts(this.fault === null ? attempt : null);
     this.#flushTimer = new Timer(environment);
     this.#complaint = new Timer(environment);
     this.subscription = new Subscription(request, this);

@@ -128,7 +128,8 @@ export class Store {
     entry.want(user.options);
     const connection = this.#connection(user.options.url);
     if (!known) {
-      connection.add(entry.subscription);
+      if (entry.fault === null) connection.add(entry.subscription);
+      else entry.error({ code: "invalid_value", message: entry.fault });
       return;
     }
     this.#share(entry, user.options);
@@ -157,6 +158,7 @@ export class Store {
 
   // The newest token counts, and the smallest throttle.
   #share(entry, { url, token, throttleMs }) {
+    if (entry.fault !== null) return;
     const { subscription } = entry;
     const connection = this.#connection(url);
     if (token !== subscription.token) connection.replaceToken(subscription, token);
