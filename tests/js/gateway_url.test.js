@@ -34,6 +34,7 @@ test("the gateway is found beside Reflex's backend, or where the app says", (t) 
     ["/realtime/v1/ws", "ws://pages.test:8000/realtime/v1/ws"],
     ["wss://live.example.com/v1/ws", "wss://live.example.com/v1/ws"],
     ["http://", "http://"], // no address: refused where it is used
+    ["localhost:8400", "localhost:8400"],
     ["https://live.example.com", "wss://live.example.com/v1/ws"],
     ["http://10.0.0.1:8400/", "ws://10.0.0.1:8400/v1/ws"],
     ["wss://live.example.com/a", "wss://live.example.com/a/v1/ws"],

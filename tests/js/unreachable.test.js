@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { trigger } from "../../ui/client/actions.js";
+import { connect } from "../../ui/client/client.js";
 import { Store } from "../../ui/client/store.js";
 import { Component, OPTIONS } from "./components.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
@@ -91,6 +92,20 @@ test("a gateway that was heard and is away is no error of the page", async (t) =
   assert.equal(written.callCount(), 0);
 });
 
+test("an https page that does not reach a gateway with http is told so", async (t) => {
+  t.after(() => delete globalThis.location);
+  globalThis.location = { protocol: "https:" };
+  const { page, component } = pageWithout(failing, t);
+  page.socket.drop(1006);
+  page.clock.advance(500);
+  page.clock.advance(0);
+  await settled();
+  assert.match(component.snapshot.error.message, /this page came by https, .* needs https too/);
+  const request = { task: "t", token: "x", payload: {} };
+  await assert.rejects(trigger(failing, URL_OF_GATEWAY, request), /needs https too/);
+  await assert.rejects(trigger(failing, "wss://gateway.test/v1/ws", request), /Failed to fetch$/);
+});
+
 test("an https page with the http address of a gateway is told both", async () => {
   const page = new FakePage();
   const blocked = "An insecure WebSocket connection may not be initiated from a page over HTTPS.";
@@ -118,3 +133,20 @@ for (const [name, fetch, code] of [
     });
   });
 }
+
+for (const url of ["localhost:8400", "ftp://host", "http://", "/live", ""]) {
+  test(`${JSON.stringify(url)} is no address to connect to outside a page`, () => {
+    assert.throws(() => connect({ url }), { name: "TypeError", message: /is no address of a gateway/ });
+  });
+}
+
+test("an address may have a path, with or without that of the WebSocket", () => {
+  for (const [url, expected] of [
+    ["https://host.test", "wss://host.test/v1/ws"],
+    ["https://host.test/live", "wss://host.test/live/v1/ws"],
+    ["wss://host.test/live/v1/ws", "wss://host.test/live/v1/ws"],
+    ["http://host.test/a/b/", "ws://host.test/a/b/v1/ws"],
+  ]) {
+    assert.equal(connect({ url }).url, expected);
+  }
+});

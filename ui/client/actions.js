@@ -5,6 +5,8 @@
  * what came of it) lives here by key, and all of them see the same.
  */
 
+import { obstacleTo } from "./environment.js";
+
 /** @typedef {{isPending: boolean, count: number, error: {code: string, message: string}|null, handle: {id: string, access_token: string}|null}} ActionState */
 
 /** Calls of one action that may be under way or wait for their turn; a further one is refused. */
@@ -186,8 +188,9 @@ async function post(fetch, address, token, content) {
     body: JSON.stringify(content),
     signal: AbortSignal.timeout(ANSWER_MS), // else all later calls would wait behind it for good
   };
-  const answer = await fetch(address.href, request).catch(({ message }) => {
-    throw new Refusal({ code: "network", message: `no gateway answers at ${address}: ${message}` });
+  const answer = await fetch(address.href, request).catch(({ message: cause }) => {
+    const why = cause + obstacleTo(address.href);
+    throw new Refusal({ code: "network", message: `no gateway answers at ${address}: ${why}` });
   });
   const { status } = answer;
   const body = await answer.json().catch(() => null);

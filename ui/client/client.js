@@ -45,8 +45,8 @@ function socketUrl(base) {
     throw new TypeError('connect() needs the gateway\'s address: connect({ url: "https://…" })');
   }
   const folder = text === null ? new URL("./ws", HOME) : underFolder(text);
-  if (!/^(http|ws)s?:$/.test(folder.protocol)) {
-    throw new TypeError(`${folder.href} is no address of a gateway: connect({ url: "https://…" })`);
+  if (folder === null || !/^(http|ws)s?:$/.test(folder.protocol)) {
+    throw new TypeError(`${folder?.href ?? text} is no address of a gateway: connect({ url: "https://…" })`);
   }
   folder.protocol = folder.protocol.replace(/^http/, "ws");
   return folder.href;
@@ -55,7 +55,11 @@ function socketUrl(base) {
 // On a page an address may be a path of its own host.
 function underFolder(text) {
   const folder = text.replace(/(\/v1\/ws)?\/?$/, "/");
-  return new URL("v1/ws", new URL(folder, globalThis.location?.href));
+  try {
+    return new URL("v1/ws", new URL(folder, globalThis.location?.href));
+  } catch {
+    return null;
+  }
 }
 
 class Gateway {

@@ -11,7 +11,7 @@
  */
 
 import { backoffMs } from "./backoff.js";
-import { Timer } from "./environment.js";
+import { Timer, obstacleTo } from "./environment.js";
 import {
   UNREACHABLE,
   helloFrame,
@@ -229,7 +229,7 @@ export class Connection {
     if (this.#wasReached) return;
     if (this.#unreachable === null) {
       const { advice = "" } = this.#environment;
-      const message = `no gateway answers at ${this.#url} (${why}). ${advice}`.trimEnd();
+      const message = `no gateway answers at ${this.#url} (${why}${obstacleTo(this.#url)}). ${advice}`.trimEnd();
       this.#unreachable = { code: UNREACHABLE, message };
       console.error(`Realtime Streams: ${message}`);
       for (const subscription of this.#active()) subscription.sink.unreachable(this.#unreachable);

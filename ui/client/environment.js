@@ -32,6 +32,12 @@ export function browserEnvironment() {
   };
 }
 
+/** What keeps this page from a gateway, whatever that answers; "" if nothing is known to. */
+export const obstacleTo = (url) =>
+  globalThis.location?.protocol === "https:" && /^(http|ws):/.test(url)
+    ? "; this page came by https, so that its gateway needs https too"
+    : "";
+
 function onWake(listener) {
   if (typeof document === "undefined") return; // Node, or a worker: nobody hides it
   for (const type of ["focus", "online", "pageshow"]) window.addEventListener(type, listener);

@@ -25,13 +25,12 @@ export function gatewayUrl(base) {
 // name than the backend's.
 function findUrl(base) {
   const backend = new URL(".", getBackendURL(env.EVENT));
-  let folder;
   try {
-    folder = base ? new URL(base.replace(/(\/v1\/ws)?\/?$/, "/"), backend) : backend;
+    const folder = base ? new URL(base.replace(/(\/v1\/ws)?\/?$/, "/"), backend) : backend;
+    const url = new URL(PATH, folder);
+    url.protocol = url.protocol.replace(/^http/, "ws");
+    return url.href;
   } catch {
     return base; // it is refused where it is used, and the page says so
   }
-  const url = new URL(PATH, folder);
-  url.protocol = url.protocol.replace(/^http/, "ws");
-  return url.href;
 }
