@@ -14,12 +14,16 @@ OURS = ("gateway", "ui", "demo_app")
 
 
 def modules():
+    """Return the source of each module by its name."""
+    found = {}
     for package in ("gateway", "ui"):
         for path in sorted(Path(package).rglob("*.py")):
             name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
             if not name.endswith("__main__"):
-                yield name
-    yield from ("demo_app.tasks", "demo_app.cluster_tasks")
+                found[name] = path.read_text()
+    for name in ("tasks", "cluster_tasks"):
+        found[f"demo_app.{name}"] = Path("demo_app", f"{name}.py").read_text()
+    return found
 
 
 def failures(names):
@@ -65,9 +69,10 @@ def without(package, names, ours):
 def main(extras):
     """Take the packages of each extra; all modules are tried without the first of them.
 
-    The others are tried with the modules that missed the first.
+    The others are tried with the modules that missed the first, or name them.
     """
-    names = list(modules())
+    sources = modules()
+    names = list(sources)
     answers = {"": failures(names)}
     ours = [name for name in sys.modules if name.partition(".")[0] in OURS]
     for packages in extras:
@@ -75,7 +80,8 @@ def main(extras):
         answers[first] = without(first, names, ours)
         missed = list(answers[first])
         for package in others:
-            answers[package] = without(package, missed, missed)
+            using = [name for name in names if package in sources[name] or name in missed]
+            answers[package] = without(package, using, using)
     print(json.dumps(answers))
 
 

@@ -13,12 +13,15 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import jsonschema_rs
 import orjson
 
 from gateway.errors import InvalidValue
+from gateway.extras import needs
 from gateway.limits import CHECK_STEPS, JSON_DEPTH, PATTERN_WORK_US, SCHEMA_BYTES
 from gateway.sdk.schema_cost import Cost, Schema, choices, subschemas
+
+with needs("server"):
+    import jsonschema_rs
 
 _ERROR_WORK = 300_000  # steps times bytes; above it no error is made, which copies values
 _SHOWN_CHARACTERS = 200

@@ -2,4 +2,4 @@
 
 from gateway.extras import require
 
-require("server", "h11", "jsonschema", "prometheus_client", "starlette", "uvicorn")
+require("server", "h11", "jsonschema_rs", "prometheus_client", "starlette", "uvicorn")
