@@ -19,7 +19,7 @@ from hostile.raw import (
     upgrade,
     websocket,
 )
-from serving import new_run, serving, token_for, until
+from serving import SECRET, new_run, serving, token_for, until
 
 from gateway.limits import Limits
 from gateway.web import unproven
@@ -238,6 +238,29 @@ async def test_a_body_that_breaks_off_into_nonsense_under_its_answer_ends_the_co
         await rest(reader)
     await until(lambda: not gateway.gateway._carriers)
     assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("path", ["/v1/tokens", "/v1/stream/a", "/v1/events"])
+async def test_a_body_that_does_not_come_has_a_deadline(monkeypatch, path):
+    monkeypatch.setattr(CuttingProtocol, "body_s", 0.1)
+    request = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n"
+    request += "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    async with serving() as gateway, connected(gateway.port) as (reader, writer):
+        await push(writer, request.encode(), b"{")
+        await rest(reader)
+
+
+async def test_a_body_that_has_come_frees_its_connection_of_the_deadline(monkeypatch):
+    monkeypatch.setattr(CuttingProtocol, "body_s", 0.1)
+    async with serving() as gateway, connected(gateway.port) as (reader, writer):
+        request = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(HELLO)
+        await push(writer, request, HELLO[:9])
+        await until(lambda: gateway.gateway._carriers)
+        await push(writer, HELLO[9:])
+        await reader.readuntil(b"welcome")
+        (protocol,) = gateway.server.server_state.connections
+        await until(lambda: protocol._deadline is None)
+        assert not protocol.transport.is_closing()
 
 
 async def test_of_too_many_silent_connections_the_oldest_are_cut_off(monkeypatch):
