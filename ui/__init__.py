@@ -4,6 +4,7 @@ actions     use_input_stream, use_task_trigger, use_realtime_task_trigger
 hooks       use_realtime_stream, use_realtime_run, use_realtime_run_with_streams
 run_sets    use_realtime_runs_with_tag, use_realtime_batch, use_realtime_children
 vars        the typed Vars that they return
+chart_rows  a stream's values as rows of a chart
 arguments   what they may be called with
 refusals    words of the errors of wrong arguments
 text_numbers  the Vars of numbers that JSON carries as text

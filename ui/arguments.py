@@ -266,6 +266,7 @@ _RULES: Mapping[str, Rule] = {
         "Decorate the function with `@task`, and give it without calling it",
     ),
     "count": Rule(_from_0, "a whole number from 0, or a Var of one", "Give how many values"),
+    "last": Rule(_from_0, "a whole number from 0, or a Var of one", "Give how many values"),
     "value": Rule(
         _literal,
         "a text, a number, a boolean, None, or a Var of one",

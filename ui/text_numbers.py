@@ -210,6 +210,13 @@ def _fields(class_: Any) -> Mapping[str, Any]:
         return {}
 
 
+def is_without_fields(type_: Any) -> bool:
+    """Whether a type is known to be text, a number, a boolean or None."""
+    plain = plain_type(type_)
+    members = typing.get_args(plain) if _is_union(plain) else (plain,)
+    return all(plain_type(each) in (*_WITHOUT_FIELDS, types.NoneType) for each in members)
+
+
 def field_names(type_: Any) -> frozenset[str] | None:
     """Return the names that a type's objects have in JSON.
 

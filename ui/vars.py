@@ -27,6 +27,7 @@ from reflex_base.utils.types import get_attribute_access_type
 
 from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
 from ui.arguments import check
+from ui.chart_rows import Rows, rows_of
 from ui.client import library
 from ui.page_runs import PageRun
 from ui.refusals import refused, shown, similar
@@ -309,6 +310,27 @@ class RealtimeStream(Subscribed, Generic[T]):
         """
         check("use_realtime_stream(…).last", count=count)
         return cast("ArrayVar[list[T]]", self._hook.read("$.last", _list_of(self._type), count))
+
+    def rows(self, *, last: int | Var[Any] | None = None) -> ArrayVar[list[dict[str, Any]]]:
+        """The values as `data` of a chart, oldest first.
+
+            rx.recharts.line_chart(rx.recharts.line(data_key="done"), data=progress.rows(last=100))
+
+        Objects are rows as they are, with numbers in place of numbers that JSON carries as text. A
+        value without fields becomes the row `{offset, time_ms, value}`.
+
+        Args:
+            last: The newest only, so many; None: all that are kept.
+
+        Raises:
+            InvalidValue: `last` is not a whole number from 0.
+        """
+        if last is None:
+            rows = self._hook.read(rows_of(self._type, is_last=False), Rows)
+        else:
+            check("use_realtime_stream(…).rows", last=last)
+            rows = self._hook.read(rows_of(self._type, is_last=True), Rows, last)
+        return cast("ArrayVar[list[dict[str, Any]]]", rows)
 
     def where(self, field: str, value: Any) -> ArrayVar[list[T]]:
         """The kept values one of whose fields has a given value, oldest first.

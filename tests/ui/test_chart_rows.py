@@ -1,0 +1,95 @@
+"""A stream's values go into a chart as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reflex as rx
+from reflex.vars import Var
+
+from gateway.errors import InvalidValue
+from gateway.sdk.definitions import StreamDefinition
+from tests.conformance.published import tool
+from ui import use_realtime_stream
+from ui.client import library
+
+
+@dataclass
+class Sale:
+    shop: str
+    count: int
+    price: Decimal
+
+
+@pytest.fixture(autouse=True, scope="module")
+def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Building a page links the client into the working directory's assets."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("app"))
+    library.cache_clear()
+    yield
+    os.chdir(before)
+
+
+def stream_of(type_: Any) -> Any:
+    return use_realtime_stream("run_a", StreamDefinition("sales", type_))
+
+
+def evaluated(rows: Var[Any], values: list[Any]) -> Any:
+    """Evaluate rows in Node for a stream that has these values."""
+    records = [{"offset": i, "time_ms": 1000 + i, "data": one} for i, one in enumerate(values)]
+    name = str(rows).replace("(", " ").replace(".", " ").split()
+    (hook,) = {word for word in name if word.startswith("realtime_")}
+    script = (
+        f"const records = {json.dumps(records)}, data = records.map((one) => one.data);"
+        f"const {hook} = {{records, data, last: (n) => data.slice(data.length - n)}};"
+        f"console.log(JSON.stringify({rows!s}))"
+    )
+    done = subprocess.run([tool("node"), "--eval", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+SALES = [
+    {"shop": "a", "count": 1, "price": "1.5"},
+    {"shop": "b", "count": 2, "price": None},
+    {"shop": "c", "count": 3, "price": "3"},
+]
+
+
+def test_rows_of_objects_have_numbers_where_json_has_text() -> None:
+    sales = stream_of(Sale)
+    rows = [{**one, "price": one["price"] and float(one["price"])} for one in SALES]
+    assert evaluated(sales.rows(), SALES) == rows
+    assert evaluated(sales.rows(last=2), SALES) == rows[1:]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values", "charted"),
+    [(float, [1.5, 2.5], [1.5, 2.5]), (Decimal, ["1.5", "2"], [1.5, 2]), (int | None, [1], [1])],
+)
+def test_values_without_fields_become_rows(type_: Any, values: Any, charted: Any) -> None:
+    rows = [{"offset": i, "time_ms": 1000 + i, "value": value} for i, value in enumerate(charted)]
+    assert evaluated(stream_of(type_).rows(), values) == rows
+    assert evaluated(stream_of(type_).rows(last=1), values) == rows[-1:]
+    assert evaluated(stream_of(type_).rows(last=9), values) == rows
+    assert evaluated(stream_of(type_).rows(last=0), values) == []
+
+
+@pytest.mark.parametrize("type_", [Sale, float, dict[str, int], Any, Sale | None])
+def test_chart_takes_rows_as_its_data(type_: Any) -> None:
+    for rows in (stream_of(type_).rows(), stream_of(type_).rows(last=100)):
+        chart = rx.recharts.line_chart(rx.recharts.line(data_key="count"), data=rows)
+        assert str(rows) in str(chart.render())
+
+
+def test_number_of_rows_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="last"):
+        stream_of(Sale).rows(last=-1)

@@ -1,0 +1,38 @@
+"""A stream's values as rows of a chart: objects whose values are numbers and text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reflex_base.utils.types import get_attribute_access_type
+
+from ui.text_numbers import TextNumber, field_names, is_without_fields
+
+Rows = list[dict[str, Any]]
+
+
+def rows_of(type_: Any, is_last: bool) -> str:
+    """Return the JavaScript that makes rows of the values of a stream; `$` is the hook's result.
+
+    Args:
+        type_: Of the values, on the page.
+        is_last: Whether it is a function of the number of values, and not the rows themselves.
+    """
+    if is_without_fields(type_):
+        records = "$.records.slice(Math.max(0, $.records.length - count))"
+        value = "Number(one.data)" if type_ is TextNumber else "one.data"
+        fields = f"{{offset: one.offset, time_ms: one.time_ms, value: {value}}}"
+        rows = f"{records if is_last else '$.records'}.map((one) => ({fields}))"
+        return f"((count) => {rows})" if is_last else rows
+    numbers = _text_numbers(type_)
+    if not numbers:
+        return "$.last" if is_last else "$.data"
+    fields = ", ".join(f"{name}: one.{name} && Number(one.{name})" for name in numbers)
+    rows = f"{'$.last(count)' if is_last else '$.data'}.map((one) => ({{...one, {fields}}}))"
+    return f"((count) => {rows})" if is_last else rows
+
+
+def _text_numbers(type_: Any) -> list[str]:
+    """Return the fields that are numbers in Python and text in JSON."""
+    names = sorted(field_names(type_) or ())
+    return [name for name in names if get_attribute_access_type(type_, name) is TextNumber]
