@@ -9,8 +9,11 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from reflex.config import get_config
-from starlette.applications import Starlette
+from gateway.extras import needs
+
+with needs("ui"):
+    from reflex.config import get_config
+    from starlette.applications import Starlette
 
 WEBSOCKET_PATH = "/v1/ws"
 
