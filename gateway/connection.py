@@ -49,7 +49,7 @@ from gateway.errors import (
     TooManySubscriptions,
 )
 from gateway.lifetime import Lifetime, Standing
-from gateway.limits import Limits
+from gateway.limits import LIST_BYTES, Limits
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
 from gateway.records import (
     Position,
@@ -58,8 +58,6 @@ from gateway.records import (
 )
 from gateway.stores.base import RunState, SetState
 from gateway.subscriptions import Subscription, Subscriptions
-
-SNAPSHOT_BYTES = 4 << 20  # of the runs of a set in one frame; the first always comes
 
 
 @dataclass(slots=True)
@@ -348,7 +346,7 @@ class Connection:
             return self.failed(id, error)
         subscription.state = "live"
         self._subscriptions.changed()
-        runs = protocol.encode_runs(found.runs, subscription.skip, SNAPSHOT_BYTES)
+        runs = protocol.encode_runs(found.runs, subscription.skip, LIST_BYTES)
         has_more = found.has_more or len(runs) < len(found.runs)
         frame: protocol.GatewayFrame
         if reset is None:

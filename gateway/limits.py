@@ -53,6 +53,7 @@ MAX_BATCH_RUNS = 1000
 MAX_SET_TAGS = 20  # in one union of sets: a cursor each
 MAX_LISTED_RUNS = 1000  # in one answer: a page of a list, or a snapshot of a set
 LIST_BYTES = 4 << 20  # of one such answer, and of what a store reads for it
+LEAST_LISTED_RUNS = 10  # in it, if there are so many: a shorter page of a list is the last
 LISTED_FIELD_BYTES = 64 << 10  # of one field of a run in such an answer: a larger one is left out
 MAX_THROTTLE_MS = 60_000
 

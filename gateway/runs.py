@@ -88,7 +88,8 @@ class Run:
     """One execution of a task, as it is now.
 
     Times are ISO 8601 strings in UTC with milliseconds, or None. PROTOCOL.md says of each field
-    what it means.
+    what it means. `omitted` is empty but for a run of a list: there it names the large fields that
+    the list left out, with their sizes in bytes; `runs.retrieve` has them.
 
     Source:
         PROTOCOL.md, section 6.
@@ -121,6 +122,7 @@ class Run:
     idempotency_key: str | None = None
     idempotency_key_expires_at: str | None = None
     owner: str = ""
+    omitted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
@@ -168,6 +170,9 @@ class Run:
         for name in _ERRORS:
             if (error := wire[name]) is not None:
                 wire[name] = {"type": error.type, "message": error.message}
+        if self.omitted:
+            wire = {name: value for name, value in wire.items() if name not in self.omitted}
+            wire["omitted"] = dict(self.omitted)
         return wire
 
     @classmethod
@@ -204,7 +209,11 @@ _TEXTS_OR_NONE = (
 _COUNTS = ("attempt", "max_attempts")
 _ERRORS = ("error", "last_error")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
-_FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Run))
+_FIELDS: tuple[str, ...] = tuple(
+    each.name
+    for each in dataclasses.fields(Run)
+    if each.name != "omitted"  # of a list's answer
+)
 
 
 def check_fields(run: Run) -> None:

@@ -27,6 +27,8 @@ def run_fields() -> str:
     """What `run_create` needs and adds, and which fields `run_patch` may change."""
     lines = ["| field | in `run_create` | a patch may change it |", "|---|---|---|"]
     for field in dataclasses.fields(Run):
+        if field.name == "omitted":  # of a list's answer only
+            continue
         may = "no" if field.name in _FIXED_FIELDS else "yes"
         lines.append(f"| `{field.name}` | {_default(field)} | {may} |")
     return "\n".join(lines) + "\n"

@@ -935,7 +935,7 @@ def test_a_set_expires_with_its_token_and_can_be_unsubscribed():
 
 
 def test_a_snapshot_is_bounded_by_its_bytes_and_says_so(monkeypatch):
-    monkeypatch.setattr("gateway.connection.SNAPSHOT_BYTES", 500)
+    monkeypatch.setattr("gateway.connection.LIST_BYTES", 500)
     connection = ready("read:tags:x")
     follow_set(connection)
     (answer,) = frames(connection.opened_set(1, set_state("run_c", "run_b", "run_a")))

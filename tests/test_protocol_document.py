@@ -13,9 +13,9 @@ import protocol_tables
 import pytest
 from errors_table import PROTOCOL
 
-from gateway import connection, pages, protocol
+from gateway import pages, protocol
 from gateway.errors import BY_CODE, on_the_wire
-from gateway.limits import DEFAULT_LIMITS, MAX_METADATA_BYTES
+from gateway.limits import DEFAULT_LIMITS, LIST_BYTES, MAX_METADATA_BYTES
 from gateway.runs import FINAL_STATUSES, Run
 from gateway.stores.retention import Retention
 from gateway.web import asyncapi, durable_streams
@@ -134,7 +134,7 @@ def test_no_message_of_the_gateway_is_larger_than_clients_are_asked_to_take():
     run = 2 * limits.data_frame_bytes + MAX_METADATA_BYTES  # made by one frame, ended by another
     around = 64 << 10
     page = (1 << 20) + limits.record_bytes
-    for size in (pages.FRAME_BYTES + run, connection.SNAPSHOT_BYTES, page, run):
+    for size in (pages.FRAME_BYTES + run, LIST_BYTES, page, run):
         assert size + around <= LARGEST
     assert f"MUST take messages of {LARGEST >> 20} MiB" in TEXT
 

@@ -41,6 +41,8 @@ class PageRun:
         finished_at: When it was over.
         cancel_requested_at: When someone asked for it to be canceled.
         duration_ms: From its start to its end; None before.
+        omitted: In a set: fields that are left out since they are large, and their sizes in bytes;
+            None: nothing is.
     """
 
     id: str
@@ -71,6 +73,7 @@ class PageRun:
     finished_at: str | None
     cancel_requested_at: str | None
     duration_ms: int | None
+    omitted: dict[str, int] | None
 
 
 @dataclass(frozen=True)

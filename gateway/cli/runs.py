@@ -35,7 +35,7 @@ from gateway.records import RunSet, check_run_id
 from gateway.runs import STATUSES, Run
 from gateway.sdk.canceling import cancel as cancel_run
 from gateway.sdk.runtime import Runtime
-from gateway.stores.base import RunQuery, Store
+from gateway.stores.base import RunQuery, Store, all_runs
 from gateway.untrusted import NotJson, read_json
 
 COLUMNS = ("RUN", "TASK", "STATUS", "AGE", "TOOK", "TAGS")
@@ -70,7 +70,7 @@ def list_runs(
     query = RunQuery(_statuses(statuses), tag, parent, batch, None, before, limit)
 
     async def ask(opened: Store) -> list[Run]:
-        return await opened.list_runs(query)
+        return await all_runs(opened, query)
 
     found = asyncio.run(_with_store(Reach.of(url, token, store), ask))
     if as_json:

@@ -11,7 +11,8 @@ import orjson
 from gateway.patches import fold_change
 from gateway.records import Record, RunSet
 from gateway.runs import Run
-from gateway.stores.base import RunQuery, Store
+from gateway.stores.base import RunQuery, Store, all_runs
+from gateway.stores.listed import from_list
 
 LOOK_S = 1.0  # between two looks at all runs, which have no log of their own
 
@@ -45,7 +46,7 @@ async def watch_runs(
 async def _looking(store: Store, limit: int) -> AsyncGenerator[list[Run], None]:
     last: list[Run] | None = None
     while True:
-        runs = await store.list_runs(RunQuery(limit=limit))
+        runs = await all_runs(store, RunQuery(limit=limit))
         if runs != last:
             yield runs
         last = runs
@@ -90,7 +91,7 @@ class Held:
         return self._by_id != before
 
     def _patch(self, held: Run, patch: dict[str, object]) -> None:
-        run = Run.from_wire(fold_change(held.to_wire(), patch))
+        run = from_list(fold_change(held.to_wire(), patch))
         self._by_id[run.id] = run
         if self._which.kind == "tag" and self._which.id not in run.tags:
             del self._by_id[run.id]

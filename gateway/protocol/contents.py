@@ -46,7 +46,10 @@ def without(wire: dict[str, Any], skip: Collection[str]) -> dict[str, Any]:
     """Leave fields out of a run or of a change of one."""
     if "metadata" in skip:
         skip = {*skip, METADATA_NULLS}
-    return {name: value for name, value in wire.items() if name not in skip}
+    wire = {name: value for name, value in wire.items() if name not in skip}
+    if omitted := wire.pop("omitted", None):  # of a list
+        wire |= {"omitted": rest} if (rest := without(omitted, skip)) else {}
+    return wire
 
 
 def encode_runs(runs: Iterable[Run], skip: Collection[str], max_bytes: int) -> list[Raw]:

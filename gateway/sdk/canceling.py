@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from gateway.errors import FrameTooLarge, IllegalTransition, RunNotFound
+from gateway.limits import LEAST_LISTED_RUNS
 from gateway.runs import Run, end_patch, iso_time
 from gateway.sdk.runtime import Runtime
 from gateway.stores.base import RunQuery
@@ -72,7 +73,7 @@ async def _unfinished_children(active: Runtime, run_id: str) -> list[str]:
             limit //= 10
             continue
         children += [child.id for child in page]
-        if len(page) < limit:
+        if len(page) < min(limit, LEAST_LISTED_RUNS):
             return children
         before = page[-1].id
 

@@ -112,6 +112,7 @@ class Runner:
             why = "the process that executed it ended"
             if run.is_queued or may_retry_crash(run):
                 if tasks.is_known(run.task):
+                    run = (await store.get_run(run.id)).run if run.omitted else run
                     if not run.is_queued:
                         patch = cut_off.next_patch(run, cut_off.died(why), clock_ms())
                         run = await store.patch_run(run.id, patch)

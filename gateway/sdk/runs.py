@@ -14,7 +14,7 @@ from gateway.sdk.options import again
 from gateway.sdk.plain_code import in_plain_code, iterated_in_plain_code
 from gateway.sdk.results import RunHandle
 from gateway.sdk.runtime import runtime
-from gateway.stores.base import RunQuery
+from gateway.stores.base import RunQuery, all_runs, whole_run
 
 
 @on_its_loop
@@ -52,8 +52,12 @@ async def list(
     batch_id: str | None = None,
     before: str | None = None,
     limit: int = 100,
+    whole: bool = False,
 ) -> builtins.list[Run]:
     """Return runs, newest first.
+
+    Payloads, outputs, metadata and errors over 64 KiB are left out, so that a list of large runs
+    costs little: `run.omitted` names them, with their sizes in bytes, and `retrieve` has them.
 
     Args:
         status: Only these statuses.
@@ -62,9 +66,15 @@ async def list(
         batch_id: Only runs of this batch.
         before: Only runs whose id sorts before this one: the last of the page before.
         limit: At most so many.
+        whole: Leave nothing out. All of them are then in memory at once.
     """
     query = RunQuery(status, tag, parent_id, batch_id, None, before, limit)
-    return await runtime().store.list_runs(query)
+    store = runtime().store
+    found = await all_runs(store, query)
+    if not whole:
+        return found
+    wholes = [await whole_run(store, run) for run in found]
+    return [run for run in wholes if run is not None]
 
 
 @on_its_loop

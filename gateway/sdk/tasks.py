@@ -218,14 +218,15 @@ class Task(Generic[P, R]):
         """
         store = runtime().store
         state = await store.get_run(run_id)
-        if not state.run.is_final:
-            pages = store.follow(run_log(run_id), state.position)
-            async with aclosing(pages) as open_pages:
-                async for page in open_pages:
-                    if page.end is not None:
-                        break
-            state = await store.get_run(run_id)
-        return self._result(state.run)
+        if state.run.is_final:
+            return self._result(state.run)
+        pages = store.follow(run_log(run_id), state.position)
+        del state  # its payload: there may be a thousand waits at once
+        async with aclosing(pages) as open_pages:
+            async for page in open_pages:
+                if page.end is not None:
+                    break
+        return self._result((await store.get_run(run_id)).run)
 
     wait_sync = in_plain_code(wait)
 

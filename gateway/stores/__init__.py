@@ -5,6 +5,7 @@ writers, logs, reading, retention, growth, beginning    what stores share: repea
 own, places in a stream, what may be forgotten, how followers hear of growth, appends not awaited
 shared       what a store of several processes can do besides
 moving       copying one store into another
+listed       runs as lists and sets show them: without their large fields
 counted      counts what is asked of another store
 
 memory       `memory:`

@@ -5,6 +5,7 @@ One suite (`tests/test_store_contract.py`) holds every store to it.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
-from gateway.errors import InvalidValue
+from gateway.errors import InvalidValue, RunNotFound
+from gateway.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS
 from gateway.patches import Operation
 from gateway.records import (
     ORIGIN,
@@ -376,10 +378,18 @@ class Store(Protocol):
         """
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
-        """Return runs, newest first."""
+        """Return one page of runs, newest first.
+
+        Fields over `LISTED_FIELD_BYTES` are left out, and named by `Run.omitted`. Fewer than
+        `limit` come when the page would be over `LIST_BYTES`: go on with the last id as `before`,
+        or use `all_runs`. `LEAST_LISTED_RUNS` come in any case: a shorter page is the last.
+        """
 
     async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
         """Return the newest runs of any of the sets, seen in one moment.
+
+        Large fields are left out as in a list, but for the metadata. Fewer than `limit` come, and
+        `has_more` is true, when the runs are over `LIST_BYTES`.
 
         Args:
             sets: One batch, one run's children, or one or more tags.
@@ -416,6 +426,30 @@ class PathStore(Store, Protocol):
         Raises:
             InvalidId: the log is not a path's.
         """
+
+
+async def all_runs(store: Store, query: RunQuery) -> list[Run]:
+    """Return the runs of a query over as many pages as they take, large fields left out."""
+    found: list[Run] = []
+    before = query.before
+    while (left := query.limit - len(found)) > 0:
+        limit = min(left, MAX_LISTED_RUNS)
+        page = await store.list_runs(dataclasses.replace(query, before=before, limit=limit))
+        found += page
+        if len(page) < min(limit, LEAST_LISTED_RUNS):
+            break
+        before = page[-1].id
+    return found
+
+
+async def whole_run(store: Store, run: Run) -> Run | None:
+    """Return a run of a list with all its fields; None if it was deleted since."""
+    if not run.omitted:
+        return run
+    try:
+        return (await store.get_run(run.id)).run
+    except RunNotFound:
+        return None
 
 
 NO_RECORDS = Head(ORIGIN, ORIGIN, None)

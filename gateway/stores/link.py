@@ -35,7 +35,9 @@ OPEN_TIMEOUT_S = 10.0
 GOODBYE_S = 1.0  # for the closing handshake after a refusal
 MAX_BACKOFF_S = 5.0
 FIRST_BACKOFF_S = 0.1
-MAX_MESSAGE_BYTES = 8 << 20  # of a message from the gateway; a larger one fails its request
+# Of a message from the gateway; a larger one fails its request. 8 MiB are enough for what is within
+# the limits of values; the rest is for runs that an earlier version kept with a large output.
+MAX_MESSAGE_BYTES = 64 << 20
 MAX_ADVICE_S = 60.0  # nobody may send a worker away for longer
 
 _LEAVING = (ShuttingDown.code, ConnectionAged.code)

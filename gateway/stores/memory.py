@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
+
+import orjson
 
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
 from gateway.patches import Operation
@@ -41,6 +44,7 @@ from gateway.stores.base import (
     system_clock_ms,
 )
 from gateway.stores.growth import Growth
+from gateway.stores.listed import ListedRun, in_list, in_set, that_fit
 from gateway.stores.logs import (
     announcement,
     check_path_log,
@@ -98,6 +102,7 @@ class MemoryStore:
         self._retention = retention
         self._streams: dict[StreamKey, _Stream] = {}
         self._runs: dict[str, Run] = {}
+        self._listed: dict[str, tuple[Run, ListedRun]] = {}  # made when they are first listed
         self._spent: dict[str, tuple[int, int]] = {}  # uses taken and expiry of tokens
         self._keys: dict[tuple[str, str], Run] = {}  # by task and idempotency key
         self._growth = Growth()
@@ -342,6 +347,7 @@ class MemoryStore:
         for key, data in deletion_records(run, self._streams[run_log(run_id)].next_offset):
             self._write(key, [data], key.run_id, None, None)
         del self._runs[run_id]
+        self._listed.pop(run_id, None)
         for key in [key for key in self._streams if key.run_id == run_id]:
             del self._streams[key]
         self._keys = {name: kept for name, kept in self._keys.items() if kept.id != run_id}
@@ -420,7 +426,17 @@ class MemoryStore:
         """See `Store.list_runs`."""
         self._check_open()
         runs = (self._runs[run_id] for run_id in sorted(self._runs, reverse=True))
-        return [run for run in runs if matches(run, query)][: query.limit]
+        found = (in_list(self._shown(run)) for run in runs if matches(run, query))
+        return that_fit(islice(found, query.limit))
+
+    def _shown(self, run: Run) -> ListedRun:
+        """Return what sets show of a run."""
+        whole, shown = self._listed.get(run.id, (None, None))
+        if whole is not run or shown is None:
+            light = in_set(run)
+            shown = ListedRun(light, len(orjson.dumps(light.to_wire())))
+            self._listed[run.id] = (run, shown)
+        return shown
 
     async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
         """See `Store.get_set`."""
@@ -428,7 +444,8 @@ class MemoryStore:
         runs = (self._runs[run_id] for run_id in sorted(self._runs, reverse=True))
         members = [run for run in runs if not set(sets).isdisjoint(sets_of(run))]
         positions = tuple(self._head(each.log).position for each in sets)
-        return SetState(members[:limit], len(members) > limit, positions)
+        found = that_fit(self._shown(run) for run in members[:limit])
+        return SetState(found, len(members) > len(found), positions)
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -161,12 +161,10 @@ async def _run_ids(store: MovableStore) -> list[str]:
     """All runs, oldest first: as their sets would have been told of them."""
     found: list[str] = []
     before: str | None = None
-    while True:
-        runs = await store.list_runs(RunQuery(before=before, limit=PAGE_RUNS))
+    while runs := await store.list_runs(RunQuery(before=before, limit=PAGE_RUNS)):
         found += [run.id for run in runs]
-        if len(runs) < PAGE_RUNS:
-            return found[::-1]
         before = runs[-1].id
+    return found[::-1]
 
 
 async def _path_logs(store: MovableStore) -> AsyncIterator[StreamKey]:

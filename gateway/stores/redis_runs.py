@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -26,6 +27,7 @@ from gateway.stores.base import (
     run_log,
     system_clock_ms,
 )
+from gateway.stores.listed import ListedRun, encode_listed, is_full, that_fit
 from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
 from gateway.stores.redis_sets import (
     LoadedRun,
@@ -105,6 +107,7 @@ class RedisRuns:
             end_of(run) or "",
             entry,
             _finished_ms(run),
+            encode_listed(run, len(data)),
             repeatable=False,
         )
         if what == b"exists":
@@ -169,6 +172,7 @@ class RedisRuns:
             end_of(run) or "",
             entry,
             _finished_ms(run),
+            encode_listed(run, len(data)),
             repeatable=False,
         )
         if run.idempotency_key is not None:
@@ -276,6 +280,7 @@ class RedisRuns:
             entry,
             *(writer[:3] if writer is not None else ("", 0, 0)),
             _finished_ms(run),
+            encode_listed(run, len(snapshot)),
             repeatable=writer is not None,
         )
         if what == b"ok":
@@ -326,16 +331,21 @@ class RedisRuns:
 
     async def list(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
-        found: list[Run] = []
-        before = query.before
-        while len(found) < query.limit:
+        found: list[ListedRun] = []
+        before, size = query.before, 0
+        while len(found) < query.limit and not is_full(len(found), size):
             ids = await self._candidates(query, before)
-            runs = await asyncio.gather(*(self._found(id) for id in ids))
-            found += [run for run in runs if run is not None and matches(run, query)]
+            async with aclosing(self.sets.listed(ids)) as listed:
+                async for each in listed:
+                    if matches(each.run, query):
+                        found.append(each)
+                        size += each.size
+                    if len(found) >= query.limit or is_full(len(found), size):
+                        break
             if len(ids) < query.limit:
                 break
             before = ids[-1]
-        return found[: query.limit]
+        return that_fit(found[: query.limit])
 
     async def _candidates(self, query: RunQuery, before: str | None) -> Sequence[str]:
         """Return the next runs that some condition holds for."""
@@ -345,15 +355,9 @@ class RedisRuns:
         if query.owner is not None:
             names = [f"owned:{status}:{query.owner}" for status in query.status or STATUSES]
         elif query.status:
-            names = [f"status:{status}" for status in query.status]
+            names = [f"status:{status}" for status in STATUSES if status in query.status]
         indexes = ((bucket, name) for bucket in range(BUCKETS) for name in names)
         return await newest_ids(self._servers, indexes, before, query.limit)
-
-    async def _found(self, run_id: str) -> Run | None:
-        try:
-            return (await self.load(run_id)).run
-        except RunNotFound:  # deleted since
-            return None
 
 
 class _NotOwned(Exception):

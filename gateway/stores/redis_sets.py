@@ -15,22 +15,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
 from gateway.errors import RealtimeError, RunNotFound
+from gateway.limits import LISTED_FIELD_BYTES
 from gateway.patches import fold_change
 from gateway.records import ORIGIN, Position, RunSet, StreamKey
 from gateway.runs import Run
 from gateway.stores.base import SET_RECORDS, SetState, new_epoch, run_log, system_clock_ms
+from gateway.stores.listed import (
+    ListedRun,
+    decode_listed,
+    in_list,
+    in_set,
+    is_full,
+    that_fit,
+)
 from gateway.stores.logs import deletion_records, set_records, sets_of
 from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
 
 SWEEP_S = 2.0  # what is in an outbox at two looks in a row was left behind
 SWEPT = 100  # taken out of one outbox at a time
+LOT_RUNS = 100  # of a list read at a time
 
 _log = logging.getLogger("realtime.redis")
 
@@ -76,6 +87,13 @@ class LoadedRun(NamedTuple):
     def run(self) -> Run:
         """The snapshot, read."""
         return Run.from_wire(orjson.loads(self.data))
+
+
+class _Shown(NamedTuple):
+    """What the script `listed` gives."""
+
+    version: int
+    data: bytes
 
 
 _decoder = msgspec.msgpack.Decoder(Change)
@@ -242,9 +260,21 @@ class RedisSets:
                 # What another set's log has not come to yet, it will tell.
                 versions[run_id] = min(version, versions.get(run_id, version))
         newest = sorted(versions, reverse=True)
-        runs = await asyncio.gather(*(self._at(id, versions[id]) for id in newest[:limit]))
+        found: list[ListedRun] = []
+        gone = size = 0
+        async with aclosing(self._shown(newest[:limit])) as all_shown:
+            async for run_id, shown in all_shown:
+                each = await self._at(run_id, versions[run_id], shown)
+                if each is None:
+                    gone += 1
+                    continue
+                found.append(each)
+                size += each.size
+                if is_full(len(found), size):
+                    break
+        runs = that_fit(found)
         positions = tuple(position for position, _ in states)
-        return SetState([run for run in runs if run is not None], len(newest) > limit, positions)
+        return SetState(runs, len(newest) > len(runs) + gone, positions)
 
     async def _members(self, runs: RunSet, limit: int) -> tuple[Position, dict[str, int]]:
         name = str(runs)
@@ -256,15 +286,44 @@ class RedisSets:
             id.decode(): int(version) for id, version in zip(ids, versions, strict=True)
         }
 
-    async def _at(self, run_id: str, version: int) -> Run | None:
-        """Return a run as it was at a version; None if it is gone."""
+    async def _at(self, run_id: str, version: int, shown: _Shown | None) -> ListedRun | None:
+        """Return what sets show of a run, as it was at a version; None if it is gone."""
+        if shown is None:
+            return None
+        if shown.version - 1 <= version and shown.data:
+            return decode_listed(shown.data)
         try:
             loaded = await self._load(run_id)
-            if loaded.version - 1 <= version:
-                return loaded.run
-            return await self._fold(run_id, version + 1)  # it changes at this very moment
+            run = loaded.run
+            if loaded.version - 1 > version:  # it changes at this very moment
+                run = await self._fold(run_id, version + 1)
         except RunNotFound:
             return None
+        return ListedRun(in_set(run), len(loaded.data))
+
+    async def listed(self, run_ids: Sequence[str]) -> AsyncGenerator[ListedRun, None]:
+        """Yield what lists show of runs, but for those that are gone."""
+        async with aclosing(self._shown(run_ids)) as all_shown:
+            async for run_id, shown in all_shown:
+                if shown is None:
+                    continue
+                try:  # what is large, and was last changed by the release before, is read whole
+                    yield in_list(decode_listed(shown.data or (await self._load(run_id)).data))
+                except RunNotFound:
+                    continue
+
+    async def _shown(
+        self, run_ids: Sequence[str]
+    ) -> AsyncGenerator[tuple[str, _Shown | None], None]:
+        async def ask(run_id: str) -> tuple[str, _Shown | None]:
+            keys = (f"{run_id}:run", f"{run_id}/$run:meta")
+            bucket = bucket_of(run_id)
+            answer = await self._servers.read("listed", bucket, keys, run_id, LISTED_FIELD_BYTES)
+            return run_id, None if answer is None else _Shown(*answer)
+
+        for at in range(0, len(run_ids), LOT_RUNS):
+            for found in await asyncio.gather(*map(ask, run_ids[at : at + LOT_RUNS])):
+                yield found
 
     async def ids(self, runs: RunSet, before: str | None, limit: int) -> list[str]:
         """Return the newest members of a set, below an id if one is given."""

@@ -45,6 +45,7 @@ from gateway.stores.base import (
 )
 from gateway.stores.beginning import Begun
 from gateway.stores.link import OPEN_TIMEOUT_S, Link, Peer
+from gateway.stores.listed import from_list
 from gateway.stores.retention import Swept
 from gateway.stores.under_way import Call, Follow
 
@@ -306,7 +307,7 @@ class RemoteStore:
             before=query.before,
             limit=query.limit,
         )
-        return [Run.from_wire(run) for run in await self._value(frame)]
+        return [from_list(run) for run in await self._value(frame)]
 
     async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
         """See `Store.get_set`."""
@@ -315,7 +316,7 @@ class RemoteStore:
         fields = msgspec.convert(which, protocol.RunSetFields)
         value = await self._value(protocol.RunsGet(next(self._ids), fields, limit))
         return SetState(
-            [Run.from_wire(run) for run in value["runs"]],
+            [from_list(run) for run in value["runs"]],
             value["has_more"],
             tuple(Position.parse(position) for position in value["positions"]),
         )

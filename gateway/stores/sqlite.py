@@ -187,6 +187,7 @@ class SqliteStore:
             isolation_level=None,
             check_same_thread=False,
         )
+        sqlite_schema.stand_in(connection)
         connection.execute("PRAGMA query_only = 1")
         return connection
 

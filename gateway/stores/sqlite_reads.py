@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from itertools import cycle
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,6 +23,7 @@ from gateway.stores.base import (
     end_of,
     run_log,
 )
+from gateway.stores.listed import ListedRun, decode_listed, in_list, that_fit
 from gateway.stores.reading import page_of, place
 from gateway.stores.sqlite_blocks import records_from
 
@@ -43,8 +44,8 @@ def snapshot_of(db: sqlite3.Connection, run_id: str) -> bytes | None:
     return row[0] if row else None
 
 
-def load_run(db: sqlite3.Connection, run_id: str) -> Run:
-    """Return a run.
+def snapshot_there(db: sqlite3.Connection, run_id: str) -> bytes:
+    """Return a run as it is kept.
 
     Raises:
         RunNotFound: there is no such run.
@@ -52,7 +53,16 @@ def load_run(db: sqlite3.Connection, run_id: str) -> Run:
     data = snapshot_of(db, run_id)
     if data is None:
         raise RunNotFound(f"there is no run {run_id}")
-    return Run.from_wire(orjson.loads(data))
+    return data
+
+
+def load_run(db: sqlite3.Connection, run_id: str) -> Run:
+    """Return a run.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    return Run.from_wire(orjson.loads(snapshot_there(db, run_id)))
 
 
 def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
@@ -108,11 +118,21 @@ def read_runs(db: sqlite3.Connection, query: RunQuery) -> list[Run]:
     """
     conditions = _conditions(query)
     before = query.before if query.before is not None else _AFTER_ALL
-    runs: list[Run] = []
-    while len(runs) < query.limit and (id := _newest(db, conditions, before)) is not None:
-        runs.append(load_run(db, id))
+    return that_fit(islice(_listed_from(db, conditions, before), query.limit))
+
+
+def _listed_from(
+    db: sqlite3.Connection, conditions: Sequence[_Condition], before: str
+) -> Iterator[ListedRun]:
+    while (id := _newest(db, conditions, before)) is not None:
+        yield in_list(load_shown(db, id))
         before = id
-    return runs
+
+
+def load_shown(db: sqlite3.Connection, run_id: str) -> ListedRun:
+    """Return what sets show of a run, without a look at its large fields."""
+    row = db.execute("SELECT snapshot FROM listed WHERE run_id = ?", (run_id,)).fetchone()
+    return decode_listed(row[0] if row is not None else snapshot_there(db, run_id))
 
 
 def _newest(db: sqlite3.Connection, conditions: Sequence[_Condition], before: str) -> str | None:
@@ -134,13 +154,14 @@ def read_set(db: sqlite3.Connection, sets: Sequence[RunSet], limit: int) -> SetS
     count = limit + 1  # one more says that there are more
     newest = (f"SELECT * FROM ({MEMBERS[each.kind]} DESC LIMIT {count:d})" for each in sets)
     rows = db.execute(
-        f"SELECT snapshot FROM runs WHERE id IN ({' UNION '.join(newest)})"
+        f"SELECT id FROM runs WHERE id IN ({' UNION '.join(newest)})"
         f" ORDER BY id DESC LIMIT {count:d}",
         [each.id for each in sets],
     )
-    runs = [Run.from_wire(orjson.loads(data)) for (data,) in rows]
+    ids = [id for (id,) in rows]
+    runs = that_fit(load_shown(db, id) for id in ids[:limit])
     positions = tuple(read_head(db, each.log)[1].position for each in sets)
-    return SetState(runs[:limit], len(runs) > limit, positions)
+    return SetState(runs, len(ids) > len(runs), positions)
 
 
 MEMBERS = {

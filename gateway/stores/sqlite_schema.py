@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import time
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 PROGRESS_S = 5.0  # between two reports of an upgrade that takes long
 PROGRESS_STEPS = 1_000_000  # of SQLite's virtual machine, between two looks at the clock
 
@@ -64,8 +64,12 @@ DROP INDEX runs_by_status;
 CREATE INDEX runs_by_status ON runs (status, id);
 CREATE INDEX runs_by_owner ON runs (owner, id);
 """
+_LISTED = """
+CREATE TABLE IF NOT EXISTS listed (run_id TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
+"""
 # streams.oldest_ms: no record that is kept is older. NULL: there is none, or none is ever trimmed.
 # empty_sets: logs of sets to look at, which were empty at that time and may have runs again.
+# listed: what lists show of runs that have large fields; a run that is not there is shown whole.
 _STEPS = (
     _SCHEMA,
     _SPENT_AND_KEYS,
@@ -73,6 +77,7 @@ _STEPS = (
     _INCARNATION,
     _ORDERS,
     _DUE,
+    _LISTED,
 )  # what each version adds to the one before
 
 
@@ -80,6 +85,14 @@ def is_readable(connection: sqlite3.Connection) -> bool:
     """Whether the file can be read as it is; that of the release before can."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return bool(5 <= version <= SCHEMA_VERSION)
+
+
+def stand_in(connection: sqlite3.Connection) -> None:
+    """Let the file of an older version be read as it is: what it lacks is empty."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < SCHEMA_VERSION:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(_LISTED.replace("CREATE TABLE", "CREATE TEMP TABLE"))
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

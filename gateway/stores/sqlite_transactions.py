@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.errors import RunExists, StoreUnavailable, StreamEnded
+from gateway.limits import LISTED_FIELD_BYTES
 from gateway.patches import Operation
 from gateway.records import (
     ORIGIN,
@@ -32,11 +33,12 @@ from gateway.stores.base import (
     new_epoch,
     run_log,
 )
+from gateway.stores.listed import encode_listed
 from gateway.stores.logs import announcement, deletion_records, is_announced, set_records, sets_of
 from gateway.stores.retention import EMPTY_SET_S, KEEP_ALL, Retention
 from gateway.stores.sqlite_blocks import Budget, Grown, StreamState, cut, write_streams
 from gateway.stores.sqlite_incarnation import Incarnation
-from gateway.stores.sqlite_reads import MEMBERS, load_run, snapshot_of, stream_row
+from gateway.stores.sqlite_reads import MEMBERS, load_run, snapshot_of, snapshot_there, stream_row
 from gateway.stores.writers import (
     WriterState,
     check_order,
@@ -252,6 +254,7 @@ class Transactions:
             " VALUES (?,?,?,?,?,?)",
             (run.id, run.status, run.parent_id, run.batch_id, run.owner, data),
         )
+        self._list(run, len(data))
         self._tag(run)
         self._hold_key(run)
         self._tell_sets(set_records(None, run, 0, data, data), now_ms)
@@ -274,7 +277,8 @@ class Transactions:
         now_ms: int,
     ) -> Run:
         """See `Store.patch_run`."""
-        before = load_run(self._db, run_id)
+        data_before = snapshot_there(self._db, run_id)
+        before = Run.from_wire(orjson.loads(data_before))
         if writer is not None and self._is_repeat(run_log(run_id), writer):
             return before
         run, patch = change(before, patch, operations)
@@ -291,6 +295,7 @@ class Transactions:
             )
         else:
             self._db.execute("UPDATE runs SET snapshot = ? WHERE id = ?", (snapshot, run_id))
+        self._list(run, max(len(data_before), len(snapshot)))
         if run.owner != before.owner:
             self._db.execute("UPDATE runs SET owner = ? WHERE id = ?", (run.owner, run_id))
         if run.tags != before.tags:
@@ -322,6 +327,7 @@ class Transactions:
             (run.task, run.idempotency_key, run_id),
         )
         self._db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+        self._db.execute("DELETE FROM listed WHERE run_id = ?", (run_id,))
         self._note_empty_sets(run, now_ms)
         self.ended_runs.add(run_id)
         return True
@@ -454,15 +460,17 @@ class Transactions:
 
     def put_run(self, run: Run) -> None:
         """Keep a run of another store as it is; see `MovableStore.put_run`."""
+        data = encode_json(run.to_wire(), f"run {run.id}")
         self._db.execute(
             "INSERT OR REPLACE INTO runs (id, status, parent_id, batch_id, owner, snapshot,"
             " finished_at) VALUES (?,?,?,?,?,?,?)",
             (
                 *(run.id, run.status, run.parent_id, run.batch_id, run.owner),
-                encode_json(run.to_wire(), f"run {run.id}"),
+                data,
                 (run.finished_at or run.created_at) if run.is_final else None,
             ),
         )
+        self._list(run, len(data))
         self._db.execute("DELETE FROM tags WHERE run_id = ?", (run.id,))
         self._tag(run)
         self._hold_key(run)
@@ -506,6 +514,16 @@ class Transactions:
     def _tell_sets(self, records: list[tuple[StreamKey, bytes]], now_ms: int) -> None:
         for key, data in records:
             self.append(key, [data], key.run_id, None, None, now_ms)  # as a run's log: by its owner
+
+    def _list(self, run: Run, most_bytes: int) -> None:
+        """Keep what lists show of a run whose snapshot is, or was, of so many bytes at most."""
+        if most_bytes <= LISTED_FIELD_BYTES:
+            return
+        if listed := encode_listed(run, most_bytes):
+            sql = "INSERT OR REPLACE INTO listed (run_id, snapshot) VALUES (?,?)"
+            self._db.execute(sql, (run.id, listed))
+        else:
+            self._db.execute("DELETE FROM listed WHERE run_id = ?", (run.id,))
 
     def _tag(self, run: Run) -> None:
         self._db.executemany(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway import protocol
-from gateway.limits import Limits
+from gateway.limits import LIST_BYTES, Limits
 from gateway.protocol import Request
 from gateway.signals import Signal
 
@@ -16,8 +16,12 @@ PONG = protocol.encode(protocol.Pong())
 
 def cost_of(request: Request, frame_size: int) -> int:
     """Estimate what a request holds of memory until it is answered, bytes."""
-    answer = request.max_bytes if isinstance(request, protocol.Read) else ANSWER_BYTES
-    return frame_size + answer
+    match request:
+        case protocol.Read(max_bytes=max_bytes):
+            return frame_size + max_bytes
+        case protocol.RunList() | protocol.RunsGet():
+            return frame_size + LIST_BYTES
+    return frame_size + ANSWER_BYTES
 
 
 class Flight:

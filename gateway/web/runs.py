@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,10 +29,10 @@ from gateway.errors import (
     RunNotFound,
     TokenSpent,
 )
-from gateway.limits import MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
+from gateway.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
 from gateway.protocol import without
 from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id
-from gateway.runs import Run
+from gateway.runs import STATUSES, Run
 from gateway.sdk import runs as sdk_runs
 from gateway.sdk.tasks import find_task
 from gateway.sdk.values import describe
@@ -112,9 +112,11 @@ class RevokeAnswer(BaseModel):
 
 
 class RunPage(BaseModel):
-    """Runs, newest first."""
+    """Runs, newest first; fewer than `limit` when they are large."""
 
-    runs: list[dict[str, Any]]
+    runs: list[dict[str, Any]] = Field(
+        description="Without fields over 65,536 bytes: `omitted` names those, with their sizes."
+    )
     next_before: str | None = Field(description="Give it as `before` for the next page, if any.")
 
 
@@ -223,15 +225,19 @@ class RunsApi:
         else:
             require(access.may_read_set(RunSet("tag", tag)), f"list runs with the tag {tag}")
         limit = _whole(query, "limit", 50)
-        found = await self.store().list_runs(
-            RunQuery(
-                status=tuple(query.getlist("status")),
-                tag=tag,
-                before=query.get("before"),
-                limit=limit,
-            )
+        asked = RunQuery(
+            status=_statuses(query.getlist("status")),
+            tag=tag,
+            before=query.get("before"),
+            limit=limit,
         )
-        before = found[-1].id if len(found) == limit else None
+        found = await self.store().list_runs(asked)
+        before = found[-1].id if found else None
+        if len(found) < min(limit, LEAST_LISTED_RUNS):
+            before = None
+        elif len(found) < limit:  # these are all, or they are large
+            rest = replace(asked, before=before, limit=1)
+            before = before if await self.store().list_runs(rest) else None
         return _json(RunPage(runs=[_shown(run, access) for run in found], next_before=before))
 
     async def mint(self, request: Request) -> Response:
@@ -321,6 +327,13 @@ def _tags(grant: TriggerGrant, body: TriggerBody) -> list[str]:
     if grant.tags and body.tags:
         raise InvalidValue("the token sets the run's tags; leave `tags` out")
     return list(grant.tags) or body.tags
+
+
+def _statuses(given: list[str]) -> tuple[str, ...]:
+    for status in given:
+        if status not in STATUSES:
+            raise InvalidValue(f"status {status!r:.40} is none of {', '.join(STATUSES)}")
+    return tuple(dict.fromkeys(given))
 
 
 def _whole(query: Mapping[str, str], name: str, default: int) -> int:

@@ -292,6 +292,8 @@ export interface RunFields<P = Json, O = Json> {
   readonly idempotency_key_expires_at: string | null;
   readonly owner: string | null;
   readonly duration_ms: number | null;
+  /** Of a set: fields that were left out since they are large, and their bytes; `GET /v1/runs/{id}` has them. */
+  readonly omitted?: Readonly<Record<string, number>>;
 }
 
 export interface Run<P = Json, O = Json> extends RunFields<P, O> {

@@ -1,6 +1,7 @@
 -- Keep a change of a run that was worked out from a version of it, unless it has changed since.
 -- ARGV: server, run, now, epoch, version, snapshot, patch, status, owner, end, outbox,
---       writer or '', its epoch, its sequence, when it finished in ms or ''
+--       writer or '', its epoch, its sequence, when it finished in ms or '',
+--       what lists show in place of the snapshot or ''
 -- Gives {'ok', outbox id}, {'changed'}, {'ended', why} or {'absent'}.
 local run, status, owner, ended = ARGV[2], ARGV[8], ARGV[9], ARGV[10]
 local log = load(run, '$run')
@@ -20,6 +21,7 @@ reach(base .. 'outbox', base .. 'finished', key_of(run, '$run', 'writers'), old_
 log = writable(run, '$run', log, ARGV[4])
 add(run, '$run', log, run, now_ms(ARGV[3]), { ARGV[7] }, 1, ended)
 call('HSET', run_key(run), 'snapshot', ARGV[6], 'end', ended, 'status', status, 'owner', owner)
+list_as(run, ARGV[16], log.next)
 if status ~= was[1] or owner ~= was[2] then
   unindex(run, was[1], was[2])
   index(run, status, owner)

@@ -164,6 +164,16 @@ local function forget(owner, id)
   call('UNLINK', key_of(owner, id, 'meta'), key_of(owner, id, 'log'), key_of(owner, id, 'writers'))
 end
 
+-- Keep what lists show of a run that has large fields, and which version of it that is: a process
+-- that does not know of this changes the run and leaves it as it was.
+local function list_as(run, listed, version)
+  if listed ~= '' then
+    call('HSET', run_key(run), 'listed', listed, 'listed_at', whole(version))
+  else
+    call('HDEL', run_key(run), 'listed', 'listed_at')
+  end
+end
+
 -- Where lists look for a run.
 local function indexes(status, owner)
   return base .. 'status:' .. status, base .. 'owned:' .. status .. ':' .. owner
