@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from gateway import streams
+from gateway import streams, task
 from gateway.sdk.parts import ErrorPart, Part
+from ui import RealtimeRun, use_realtime_run, use_realtime_run_with_streams
 
 
 @dataclass
@@ -43,6 +44,22 @@ async def read() -> None:
             reveal_type(part.message)  # str
     async for either in streams.define("x", A | B).read("run_1"):
         reveal_type(either)  # A | B
+
+
+@task
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@task
+def make(a: int) -> A:
+    return A(a)
+
+
+reveal_type(use_realtime_run("run_1", task=add).output)  # NumberVar[int]
+reveal_type(use_realtime_run("run_1", task=make).output)  # ObjectVar[A]
+reveal_type(use_realtime_run_with_streams("run_1", task=make).output)  # ObjectVar[A]
+untyped: RealtimeRun = use_realtime_run("run_1")
 
 
 def of_a_computed_type(type_: Any) -> None:

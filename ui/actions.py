@@ -151,7 +151,7 @@ class RealtimeTaskTrigger(TaskTrigger):
     def __init__(self, hook: Hook, task: Any, follow: Mapping[str, Any]) -> None:
         super().__init__(hook, task)
         self.realtime: RealtimeRun = use_realtime_run(
-            self.run_id, access_token=self.access_token, **follow
+            self.run_id, task=_typed(task), access_token=self.access_token, **follow
         )
 
     @property
@@ -172,7 +172,7 @@ class RealtimeTaskTriggerWithStreams(TaskTrigger):
     ) -> None:
         super().__init__(hook, task)
         self.realtime: RealtimeRunWithStreams = use_realtime_run_with_streams(
-            self.run_id, streams, access_token=self.access_token, **follow
+            self.run_id, streams, task=_typed(task), access_token=self.access_token, **follow
         )
 
     @property
@@ -182,6 +182,10 @@ class RealtimeTaskTriggerWithStreams(TaskTrigger):
 
     def __getitem__(self, definition: StreamDefinition[T]) -> RealtimeStream[T]:
         return self.realtime[definition]
+
+
+def _typed(task: Any) -> Any:
+    return None if isinstance(task, str) else task
 
 
 def use_input_stream(

@@ -210,6 +210,11 @@ _RULES: Mapping[str, Rule] = {
         "of one",
         "Give the definition that the task appends to",
     ),
+    "task_types": Rule(
+        lambda value: value is None or hasattr(value, "output_type"),
+        "a function with `@task`, or None",
+        "Give the task, not its id",
+    ),
     "definition": Rule(
         lambda value: isinstance(value, StreamDefinition),
         "a definition from `streams.define` or `streams.input`",

@@ -11,22 +11,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import GenericAlias
-from typing import Any, TypeVar, cast, overload
+from typing import Any, cast, overload
 
 from reflex.event import EventChain, EventType
 from reflex.vars import LiteralVar, ObjectVar, StringVar, Var
 from reflex_base.utils.exceptions import EventHandlerArgTypeMismatchError
+from typing_extensions import TypeVar
 
 from gateway.sdk.definitions import StreamDefinition
 from ui.arguments import check
 from ui.loop_variables import refuse_loop_variable
 from ui.mounted import warn_without_gateway
-from ui.page_runs import PageRun, PageStream
+from ui.page_runs import PageRun, PageStream, TaskTypes
 from ui.refusals import refused, shown, similar
 from ui.text_numbers import page_type
 from ui.vars import Hook, RealtimeRun, RealtimeStream
 
 T = TypeVar("T")
+R = TypeVar("R", default=Any)
 
 BESIDE = frozenset({"onComplete", "onEnd", "onTokenExpiring"})  # handlers of a run, not of a stream
 
@@ -160,6 +162,7 @@ def use_realtime_stream(
 def use_realtime_run(
     run_id: str | Var[Any] | None,
     *,
+    task: TaskTypes[R] | None = None,
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
     enabled: bool | Var[Any] = True,
@@ -169,13 +172,14 @@ def use_realtime_run(
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
     on_token_expiring: EventType[()] | None = None,
-) -> RealtimeRun:
+) -> RealtimeRun[R]:
     """Follow a run: its status, metadata, output and error. Every argument may be a Var.
 
     A page that uses nothing of the result does not follow the run, and no handler is called.
 
     Args:
         run_id: The run; while it is None or "", the status is `idle`.
+        task: Whose run it is. `payload`, `output` and those of `run` then have its types.
         access_token: May read the run; see `use_realtime_stream`.
         throttle_ms: At most one update per this many milliseconds.
         enabled: While false, the status is `idle`.
@@ -200,6 +204,7 @@ def use_realtime_run(
     check(
         "use_realtime_run",
         run_id=run_id,
+        task_types=task,
         access_token=access_token,
         throttle_ms=throttle_ms,
         enabled=enabled,
@@ -218,16 +223,20 @@ def use_realtime_run(
         "onError": handler_of(on_error, {"error": dict[str, str]}),
         "onTokenExpiring": handler_of(on_token_expiring, {}),
     }
-    return RealtimeRun(hook_of("useRealtimeRun", options))
+    return RealtimeRun(hook_of("useRealtimeRun", options), task)
 
 
-class RealtimeRunWithStreams(RealtimeRun):
+class RealtimeRunWithStreams(RealtimeRun[R]):
     """A run and its streams. An error of one of them is seen on that one only."""
 
     def __init__(
-        self, hook: Hook, options: Mapping[str, Any], streams: frozenset[str] | None
+        self,
+        hook: Hook,
+        options: Mapping[str, Any],
+        streams: frozenset[str] | None,
+        task: TaskTypes[R] | None = None,
     ) -> None:
-        super().__init__(hook)
+        super().__init__(hook, task)
         self._options = options  # of any of its streams
         self._streams = streams
         # A page that shows streams only has to hear of the run all the same.
@@ -285,6 +294,7 @@ def use_realtime_run_with_streams(
     run_id: str | Var[Any] | None,
     streams: Sequence[StreamDefinition[Any]] | None = None,
     *,
+    task: TaskTypes[R] | None = None,
     access_token: str | Var[Any] | None = None,
     throttle_ms: int | Var[Any] = 50,
     attempt: int | str | Var[Any] | None = None,
@@ -296,7 +306,7 @@ def use_realtime_run_with_streams(
     on_end: EventType[str] | EventType[()] | None = None,
     on_error: EventType[dict[str, str]] | EventType[()] | None = None,
     on_token_expiring: EventType[()] | None = None,
-) -> RealtimeRunWithStreams:
+) -> RealtimeRunWithStreams[R]:
     """Follow a run together with its streams, over the same connection.
 
     Only what the page uses is subscribed to: `result[definition]` that one stream,
@@ -305,6 +315,7 @@ def use_realtime_run_with_streams(
     Args:
         run_id: The run; while it is None or "", the status is `idle`.
         streams: Definitions; `result[definition]` gives each its typed Vars. None: any.
+        task: See `use_realtime_run`.
         access_token: May read the run; see `use_realtime_stream`.
         throttle_ms: At most one update per this many milliseconds, of the run and of each stream.
         attempt: Which attempt's records each stream shows; see `use_realtime_stream`.
@@ -327,6 +338,7 @@ def use_realtime_run_with_streams(
     check(
         "use_realtime_run_with_streams",
         run_id=run_id,
+        task_types=task,
         streams=streams,
         access_token=access_token,
         throttle_ms=throttle_ms,
@@ -355,7 +367,7 @@ def use_realtime_run_with_streams(
     stream = use_realtime_stream(run_id, "any", attempt=attempt, max_records=max_records, **shared)
     options = stream._hook.options
     named = None if streams is None else frozenset(stream.id for stream in streams)
-    return RealtimeRunWithStreams(run._hook, options, named)
+    return RealtimeRunWithStreams(run._hook, options, named, task)
 
 
 def hook_of(function: str, options: Mapping[str, Any]) -> Hook:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, make_dataclass
+from typing import Any, Protocol, TypeVar
 
 from gateway.runs import RunError
+from ui.text_numbers import page_type
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class TaskTypes(Protocol[R_co]):
+    """What a hook needs to know of a task: a `Task` has it."""
+
+    @property
+    def parameter_types(self) -> Mapping[str, Any]:
+        """The type of each parameter, by its name."""
+
+    @property
+    def output_type(self) -> type[R_co]:
+        """The type of what a run gives."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +115,19 @@ class PageStream:
     status: str
     end_reason: str
     error: str
+
+
+def payload_type(task: TaskTypes[Any] | None) -> Any:
+    """Return the type of what a task is triggered with, on a page; Any if it is not known."""
+    if task is None:
+        return Any
+    fields = [(name, page_type(type_)) for name, type_ in task.parameter_types.items()]
+    return make_dataclass("Payload", fields, frozen=True)
+
+
+def run_type(payload: Any, output: Any) -> Any:
+    """Return the type of a run with such a payload and output."""
+    if payload is Any and output is Any:
+        return PageRun
+    fields = [("payload", payload), ("output", output)]
+    return make_dataclass("PageRun", fields, bases=(PageRun,), frozen=True)

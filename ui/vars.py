@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, make_dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import Any, Generic, Literal, cast, overload
 
 from reflex.vars import (
     ArrayVar,
@@ -24,12 +24,13 @@ from reflex.vars import (
 )
 from reflex_base.utils.imports import ImportVar
 from reflex_base.utils.types import get_attribute_access_type
+from typing_extensions import TypeVar
 
 from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
 from ui.arguments import check
 from ui.chart_rows import Rows, rows_of
 from ui.client import library
-from ui.page_runs import PageRun
+from ui.page_runs import PageRun, TaskTypes, payload_type, run_type
 from ui.refusals import refused, shown, similar
 from ui.text_numbers import (
     TextNumber,
@@ -43,6 +44,7 @@ from ui.text_numbers import (
 
 T = TypeVar("T")
 E = TypeVar("E")
+R = TypeVar("R", default=Any)
 
 _WHERE = "use_realtime_stream(…).where"
 
@@ -221,44 +223,55 @@ class Subscribed(Refusable):
         return cast("StringVar[str]", self._hook.read('($.endReason ?? "")', str))
 
 
-class _Latest:
-    """The type of `.latest` follows from the type of the stream."""
+class _Value:
+    """A Var whose type follows from that of the stream, or of the task."""
+
+    def __init__(self, js: str) -> None:
+        self._js = js
 
     @overload
-    def __get__(self, stream: None, owner: type[Any]) -> _Latest: ...
+    def __get__(self, of: None, owner: type[Any]) -> _Value: ...
     @overload
-    def __get__(self, stream: RealtimeStream[bool], owner: type[Any]) -> BooleanVar: ...
+    def __get__(self, of: _Typed[bool], owner: type[Any]) -> BooleanVar: ...
     @overload
-    def __get__(self, stream: RealtimeStream[int], owner: type[Any]) -> NumberVar[int]: ...
+    def __get__(self, of: _Typed[int], owner: type[Any]) -> NumberVar[int]: ...
     @overload
-    def __get__(self, stream: RealtimeStream[float], owner: type[Any]) -> NumberVar[float]: ...
+    def __get__(self, of: _Typed[float], owner: type[Any]) -> NumberVar[float]: ...
     @overload
-    def __get__(self, stream: RealtimeStream[str], owner: type[Any]) -> StringVar[str]: ...
+    def __get__(self, of: _Typed[str], owner: type[Any]) -> StringVar[str]: ...
     @overload
-    def __get__(self, stream: RealtimeStream[Decimal], owner: type[Any]) -> TextNumberVar: ...
+    def __get__(self, of: _Typed[Decimal], owner: type[Any]) -> TextNumberVar: ...
     @overload
-    def __get__(self, stream: RealtimeStream[list[E]], owner: type[Any]) -> ArrayVar[list[E]]: ...
+    def __get__(self, of: _Typed[list[E]], owner: type[Any]) -> ArrayVar[list[E]]: ...
     @overload
-    def __get__(self, stream: RealtimeStream[T], owner: type[Any]) -> ObjectVar[T]: ...
-    def __get__(self, stream: Any, owner: type[Any]) -> Any:
-        if stream is None:
+    def __get__(self, of: _Typed[T], owner: type[Any]) -> ObjectVar[T]: ...
+    def __get__(self, of: Any, owner: type[Any]) -> Any:
+        if of is None:
             return self
-        return stream._hook.read("$.latest", _or_none(stream._type))
+        warn_of_hidden_fields(of._type)
+        return of._hook.read(self._js, _or_none(of._type))
 
 
-class RealtimeStream(Subscribed, Generic[T]):
+class _Typed(Subscribed, Generic[T]):
+    """What is subscribed to, with values of one type."""
+
+    def __init__(self, hook: Hook, type_: Any) -> None:
+        super().__init__(hook)
+        self._type = plain_type(page_type(type_))
+
+
+class RealtimeStream(_Typed[T]):
     """A stream as the page sees it. Use its attributes wherever a Var goes.
 
     Each place of use renders by itself when something new comes; all of them share one
     subscription.
     """
 
-    latest = _Latest()
+    latest = _Value("$.latest")
     """The last value; None until there is one."""
 
     def __init__(self, hook: Hook, type_: Any) -> None:
-        super().__init__(hook)
-        self._type = plain_type(page_type(type_))
+        super().__init__(hook, type_)
         warn_of_hidden_fields(self._type)
 
     @property
@@ -384,11 +397,18 @@ class RealtimeStream(Subscribed, Generic[T]):
         return cast("ArrayVar[list[SourceParts]]", hook.read("$.partsBySource", type_))
 
 
-class RealtimeRun(Subscribed):
+class RealtimeRun(_Typed[R]):
     """A run as the page sees it.
 
     `status` is that of the subscription; the run's own is `run.status`.
     """
+
+    output = _Value("($.run?.output ?? null)")
+    """What the task returned; None until then. Typed if the hook was given the task."""
+
+    def __init__(self, hook: Hook, task: TaskTypes[R] | None = None) -> None:
+        super().__init__(hook, Any if task is None else task.output_type)
+        self._payload_type = payload_type(task)
 
     def _of_run(self, name: str) -> BooleanVar:
         return cast(BooleanVar, self._hook.read(f"($.run?.{name} ?? false)", bool))
@@ -396,7 +416,18 @@ class RealtimeRun(Subscribed):
     @property
     def run(self) -> ObjectVar[PageRun]:
         """The run as it is now; None until the gateway has answered."""
-        return cast("ObjectVar[PageRun]", self._hook.read("$.run", PageRun | None))
+        type_ = run_type(_or_none(self._payload_type), _or_none(self._type)) | None
+        return cast("ObjectVar[PageRun]", self._hook.read("$.run", type_))
+
+    @property
+    def payload(self) -> ObjectVar[Any]:
+        """What the run was triggered with, by the names of the task's parameters; None without.
+
+        Typed if the hook was given the task.
+        """
+        warn_of_hidden_fields(self._payload_type)
+        type_ = dict[str, Any] if self._payload_type is Any else self._payload_type
+        return cast("ObjectVar[Any]", self._hook.read("($.run?.payload ?? null)", type_ | None))
 
     @property
     def is_queued(self) -> BooleanVar:

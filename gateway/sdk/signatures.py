@@ -159,7 +159,17 @@ class Signature(Generic[R]):
 
     @cached_property
     def _output(self) -> Values[R]:
+        return Values(self.output_type, f"task {self._task_id!r}: the output")
+
+    @property
+    def parameter_types(self) -> dict[str, Any]:
+        """The type of each parameter, by its name."""
+        return {name: hint for name, (hint, _) in self._parameters.items()}
+
+    @property
+    def output_type(self) -> Any:
+        """The type of what a run gives; Any without an annotation."""
         hint = get_type_hints(self._function, include_extras=True).get("return", Any)
         if get_origin(hint) in (Awaitable, Coroutine):
-            hint = get_args(hint)[-1]  # a plain function that returns what it does not await
-        return Values(hint, f"task {self._task_id!r}: the output")
+            return get_args(hint)[-1]  # a plain function that returns what it does not await
+        return hint

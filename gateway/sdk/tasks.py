@@ -19,7 +19,7 @@ from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import partial, update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from gateway import tokens, tracing
 from gateway.errors import InvalidValue, TaskNotFound
@@ -124,6 +124,16 @@ class Task(Generic[P, R]):
     def defaults(self) -> Options:
         """What its runs are started with, as far as nothing else is said."""
         return self._options
+
+    @property
+    def parameter_types(self) -> dict[str, Any]:
+        """The type of each parameter, by its name."""
+        return self._signature.parameter_types
+
+    @property
+    def output_type(self) -> type[R]:
+        """The type of what a run of it gives."""
+        return cast("type[R]", self._signature.output_type)
 
     def with_options(self, options: Options) -> Task[P, R]:
         """Return the task with exactly these options."""

@@ -16,7 +16,7 @@ import asyncio
 import gateway
 from gateway import runs
 
-for page in (progress_line, task_progress, calm, answer):
+for page in (progress_line, result_line, progress_chart, task_progress, calm, answer):
     assert "realtime_" in str(page().render()), page
 
 
@@ -55,7 +55,7 @@ def chunk(**delta: str) -> dict[str, Any]:
 async def test_the_guide_runs_from_its_first_block_to_its_last(provider, tmp_path):
     provider.will_send(chunk(content="Hello"), chunk(content=", world"), chunk(), done=True)
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
-    assert len(blocks) == 11
+    assert len(blocks) == 13
     script = tmp_path / "guide.py"
     script.write_text("\n".join([*blocks, EPILOGUE]))
     env = {**os.environ, "OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": "not a real one"}

@@ -12,9 +12,8 @@ import reflex as rx
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from reflex.vars import Var
 
-from gateway import streams, task
+from gateway import limits, streams, task
 from gateway.errors import InvalidValue
-from gateway.protocol import client_frames
 from gateway.sdk.definitions import StreamDefinition
 from ui import (
     use_input_stream,
@@ -305,5 +304,4 @@ def test_right_argument_is_accepted(number):
 
 def test_limits_are_those_of_the_protocol():
     ours = (MAX_THROTTLE_MS, MAX_RUNS, MAX_TAGS)
-    frames = client_frames
-    assert ours == (frames.MAX_THROTTLE_MS, frames.MAX_SET_RUNS, frames.MAX_SET_TAGS)
+    assert ours == (limits.MAX_THROTTLE_MS, limits.MAX_LISTED_RUNS, limits.MAX_SET_TAGS)

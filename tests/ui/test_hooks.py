@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, V
 from reflex_base.utils.exceptions import VarAttributeError
 
 import ui.client
+from gateway import task
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 from tests.conformance.published import tool
@@ -27,8 +29,11 @@ from ui import (
     use_realtime_run,
     use_realtime_run_with_streams,
     use_realtime_stream,
+    use_realtime_task_trigger,
+    use_realtime_task_trigger_with_streams,
 )
 from ui.client import library
+from ui.text_numbers import TextNumberVar
 
 
 @dataclass
@@ -367,3 +372,57 @@ def test_variants_of_a_hook_keep_the_key_of_their_handlers() -> None:
     other = use_realtime_stream("run_a", PROGRESS, on_end=HookState.ended("x"))
     assert key(stream.parts) == key(stream.status)
     assert key(other.status) != key(stream.status)
+
+
+@task
+async def deliver(parcels: int, price: Decimal, by: Progress) -> Progress | None: ...
+
+
+@task
+async def count_parcels(shops: list[str]) -> int: ...
+
+
+def test_run_of_a_task_has_its_payload_and_output() -> None:
+    run = use_realtime_run("run_a", task=deliver)
+    for payload in (run.payload, run.run.payload):
+        assert isinstance(payload.parcels, NumberVar)
+        assert isinstance(payload.price, TextNumberVar)
+        assert isinstance(payload.by.total, NumberVar)
+        with pytest.raises(VarAttributeError):
+            _ = payload.parcel
+    for output in (run.output, run.run.output):
+        assert isinstance(output.total, NumberVar)
+        with pytest.raises(VarAttributeError):
+            _ = output.totals
+    assert isinstance(run.run.status, StringVar)
+    assert "?.output ?? null" in str(run.output) and line_of(run.output) == line_of(run.run)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: use_realtime_run("run_a", task=count_parcels),
+        lambda: use_realtime_run_with_streams("run_a", task=count_parcels),
+        lambda: use_realtime_task_trigger(count_parcels, access_token="t").realtime,
+        lambda: (
+            use_realtime_task_trigger_with_streams(
+                count_parcels, [PROGRESS], access_token="t"
+            ).realtime
+        ),
+    ],
+)
+def test_every_hook_of_a_run_takes_its_task(run: Any) -> None:
+    assert isinstance(run().output, NumberVar)
+    assert isinstance(run().payload.shops, ArrayVar)
+
+
+def test_run_without_a_task_has_untyped_values() -> None:
+    run = use_realtime_run("run_a")
+    assert str(run.payload["anything"]) and str(run.run.output)
+    trigger = use_realtime_task_trigger("count-parcels", access_token="t")
+    assert str(trigger.realtime.output)
+
+
+def test_id_of_a_task_is_refused_where_its_types_are_needed() -> None:
+    with pytest.raises(InvalidValue, match="Give the task, not its id"):
+        use_realtime_run("run_a", task="deliver")  # type: ignore[arg-type]
