@@ -15,6 +15,7 @@ What a user imports is listed in `__all__`. The modules, in the order in which t
     run_limits   which values a run may hold
     runs         Run, its statuses and the table of transitions
     access       what a token says, and what a scope allows
+    claims       which claims a token may have
     keys         the key ring: which key signs, which verify
     revocations  which tokens are good no more
     verification reads a token; the clock is an argument

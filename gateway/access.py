@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
 
 from gateway.errors import Forbidden, InvalidValue
+from gateway.limits import MAX_INTEGER, MAX_TAG_CHARACTERS, MAX_TAGS
 from gateway.records import RunSet, StreamKey
 
 MAX_TTL_S = 30 * 24 * 3600  # of a token; what is revoked has to be remembered for so long
@@ -29,6 +33,12 @@ _RESOURCES: dict[str, frozenset[str]] = {
 }
 
 
+Uses = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+Bytes = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARACTERS, pattern=r"[^*]\Z")]
+Tags = Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)]
+
+
 class Share(NamedTuple):
     """The uses of a token, of which those made from it take their own.
 
@@ -39,12 +49,11 @@ class Share(NamedTuple):
     """
 
     token_id: str
-    uses: int
-    expires_at_s: float
+    uses: Uses
+    expires_at_s: Annotated[float, Meta(ge=0, le=MAX_INTEGER / 1000)]
 
 
-@dataclass(frozen=True, slots=True)
-class TriggerGrant:
+class TriggerGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Under which conditions a token may trigger a task.
 
     Attributes:
@@ -54,9 +63,9 @@ class TriggerGrant:
         shares: Of the tokens that it was made from: each run takes a use of these too.
     """
 
-    uses: int | None = 1
-    tags: tuple[str, ...] = ()
-    max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES
+    uses: Uses | None = 1
+    tags: Tags = ()
+    max_payload_bytes: Bytes = DEFAULT_PAYLOAD_BYTES
     shares: tuple[Share, ...] = ()
 
 

@@ -35,7 +35,7 @@ def check_stream_id(stream_id: str) -> str:
     """
     if not isinstance(stream_id, str) or not _STREAM_ID.match(stream_id):
         raise InvalidId(
-            f"stream id {_shown(stream_id)} is not allowed: use 1 to {MAX_STREAM_ID_CHARACTERS} "
+            f"stream id {shown(stream_id)} is not allowed: use 1 to {MAX_STREAM_ID_CHARACTERS} "
             "of the characters A-Z a-z 0-9 - _ . (ids that start with $ are reserved)"
         )
     if stream_id in (".", ".."):
@@ -51,13 +51,17 @@ def check_run_id(run_id: str) -> str:
     """
     if not isinstance(run_id, str) or not _RUN_ID.match(run_id):
         raise InvalidId(
-            f"run id {_shown(run_id)} is not allowed: it is run_ and 1 to 60 letters and digits"
+            f"run id {shown(run_id)} is not allowed: it is run_ and 1 to 60 letters and digits"
         )
     return run_id
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def shown(value: object) -> str:
+    """Return a value's text for a message, cut to 80 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return f"a {type(value).__name__} of too many digits"
     return text if len(text) <= 80 else f"{text[:76]}... ({len(text)} characters)"
 
 
@@ -130,7 +134,7 @@ class RunSet(NamedTuple):
         """
         kind, _, id = text.partition(":") if isinstance(text, str) else ("", "", "")
         if kind not in SET_KINDS or not id:
-            raise InvalidId(f"{_shown(text)} names no set of runs: tag:…, batch:… or parent:…")
+            raise InvalidId(f"{shown(text)} names no set of runs: tag:…, batch:… or parent:…")
         if kind == "parent":
             check_run_id(id)
         return cls(kind, id)
@@ -200,7 +204,7 @@ class Position(NamedTuple):
         match = _POSITION.match(text) if isinstance(text, str) else None
         if match is None:
             raise InvalidPosition(
-                f"{_shown(text)} is not a position: send back one that you were given"
+                f"{shown(text)} is not a position: send back one that you were given"
             )
         return cls(match[1], int(match[2]))
 

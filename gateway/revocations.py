@@ -72,7 +72,7 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         """
         try:
             return msgspec.json.encode(self)
-        except (UnicodeError, OverflowError) as error:
+        except (ValueError, OverflowError) as error:
             raise InvalidValue(f"a revocation cannot be written: {error}") from None
 
     @classmethod

@@ -6,7 +6,9 @@ run over a limit, which a version before this one has kept, is still read, and s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -29,7 +31,12 @@ from gateway.limits import (
     MAX_TAGS,
     MAX_TASK_CHARACTERS,
 )
+from gateway.records import shown
 
+TIMES = (
+    *("created_at", "queued_at", "started_at", "finished_at", "cancel_requested_at"),
+    *("delay_until", "expires_at", "idempotency_key_expires_at"),
+)
 _Check = Callable[[str, Any], object]
 
 
@@ -138,12 +145,34 @@ def _number(limit: float) -> _Check:
     return check
 
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
+
+
+def time_ms(text: str) -> int | None:
+    """Read a time in the form that a run's fields have, as ms since 1970; None if it is not one."""
+    if not _TIME.match(text):
+        return None
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        return None
+
+
+def _time(what: str, text: str) -> None:
+    if time_ms(text) is None:
+        raise InvalidValue(f"{what} is {shown(text)}; it is a time like 2026-11-22T12:56:14.123Z")
+
+
 def _error(what: str, error: Mapping[str, str]) -> None:
+    are_texts = all(isinstance(value, str) for value in error.values())
+    if error.keys() != {"type", "message"} or not are_texts:
+        raise InvalidValue(f"{what} is {shown(error)}; it has two texts, type and message")
     for name, limit in (("type", MAX_ERROR_TYPE_CHARACTERS), ("message", MAX_ERROR_CHARACTERS)):
         _characters(limit)(f"{what}.{name}", error[name])
 
 
 _CHECKS: dict[str, _Check] = {
+    **dict.fromkeys(TIMES, _time),
     "task": _characters(MAX_TASK_CHARACTERS),
     "batch_id": _characters(MAX_BATCH_ID_CHARACTERS),
     "owner": _characters(MAX_OWNER_CHARACTERS),

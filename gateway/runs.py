@@ -15,7 +15,6 @@ happen.
 from __future__ import annotations
 
 import dataclasses
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,9 @@ from typing import Any, Literal
 
 from gateway.errors import IllegalTransition, InvalidValue
 from gateway.patches import METADATA_NULLS, Operation, carry_out, difference, fold_change
-from gateway.records import check_run_id
+from gateway.records import check_run_id, shown
 from gateway.run_limits import check_metadata, check_metadata_key, check_values
+from gateway.run_limits import time_ms as time_ms
 
 RunStatus = Literal[
     "delayed",
@@ -182,16 +182,24 @@ class Run:
         Raises:
             InvalidValue: a field is missing or of the wrong kind.
         """
-        try:
-            known = {name: wire[name] for name in _FIELDS if name in wire}
-            for name in _ERRORS:
-                if (error := known.get(name)) is not None:
-                    known[name] = RunError(str(error["type"]), str(error["message"]))
-            run = cls(**known)
-        except (TypeError, KeyError) as error:
-            raise InvalidValue(f"not a run: {error}") from None
+        known = {name: wire[name] for name in _FIELDS if name in wire}
+        missing = [name for name in _REQUIRED if name not in known]
+        if missing:
+            raise InvalidValue(
+                f"not a run: it needs {', '.join(_REQUIRED)}; missing: {', '.join(missing)}"
+            )
+        for name in _ERRORS:
+            if (error := known.get(name)) is not None:
+                known[name] = _read_error(name, error)
+        run = cls(**known)
         check_fields(run)
         return run
+
+
+def _read_error(name: str, error: Any) -> RunError:
+    if not isinstance(error, dict) or not {"type", "message"} <= error.keys():
+        raise InvalidValue(f"not a run: {name} is {shown(error)}; it has a type and a message")
+    return RunError(str(error["type"]), str(error["message"]))
 
 
 # What a store keeps in a column, or a client shows: a wrong kind is refused when it comes in.
@@ -208,12 +216,12 @@ _TEXTS_OR_NONE = (
 )
 _COUNTS = ("attempt", "max_attempts")
 _ERRORS = ("error", "last_error")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
 _FIELDS: tuple[str, ...] = tuple(
     each.name
     for each in dataclasses.fields(Run)
     if each.name != "omitted"  # of a list's answer
 )
+_REQUIRED = ("id", "task", "status", "root_id", "created_at")
 
 
 def check_fields(run: Run) -> None:
@@ -253,6 +261,18 @@ def check_fields(run: Run) -> None:
 
 def _is_number(value: Any, kind: Any, least: int) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and value >= least
+
+
+def check_statuses(given: Sequence[str]) -> tuple[str, ...]:
+    """Return statuses by which runs are looked for.
+
+    Raises:
+        InvalidValue: one is none.
+    """
+    for status in given:
+        if status not in TRANSITIONS:
+            raise InvalidValue(f"status {shown(status)} is none of {', '.join(STATUSES)}")
+    return tuple(dict.fromkeys(given))
 
 
 def check_new_run(run: Run) -> None:
@@ -456,13 +476,3 @@ def iso_time(now_ms: int) -> str:
     """Write a time in the form that a run's fields have; after the year 9999 it is its end."""
     moment = datetime.fromtimestamp(min(now_ms, LAST_MS) / 1000, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def time_ms(text: str) -> int | None:
-    """Read a time in the form that a run's fields have, as ms since 1970; None if it is not one."""
-    if not _TIME.match(text):
-        return None
-    try:
-        return round(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        return None

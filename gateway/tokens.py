@@ -14,11 +14,11 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import jwt
+import msgspec
 
 from gateway.access import (
     DEFAULT_PAYLOAD_BYTES,
@@ -30,6 +30,7 @@ from gateway.access import (
     covers,
     require,
 )
+from gateway.claims import AUDIENCE, BadClaims, check_claims
 from gateway.errors import (
     ConfigurationError,
     Forbidden,
@@ -37,8 +38,10 @@ from gateway.errors import (
     NotStarted,
 )
 from gateway.keys import KeyRing, check_secret, key_id
+from gateway.limits import MAX_INTEGER
+from gateway.records import shown
 from gateway.revocations import Revocation
-from gateway.verification import AUDIENCE, MAX_TOKEN_CHARACTERS, verify
+from gateway.verification import MAX_TOKEN_CHARACTERS, verify
 
 __all__ = [
     "MAX_TTL_S",
@@ -60,6 +63,7 @@ __all__ = [
 
 DEFAULT_TTL_S = 15 * 60
 MAX_SCOPES = 100  # a token is sent and verified often: some 40 bytes each
+MAX_SUBJECT_CHARACTERS = 1024
 MAX_ANCESTORS = 8  # how often a token may be made of one that was made of one
 SKIPPABLE = frozenset({"payload", "output", "metadata"})
 
@@ -68,7 +72,7 @@ def mint(
     scopes: Sequence[str],
     *,
     ttl_s: float = DEFAULT_TTL_S,
-    subject: str = "",
+    subject: str | None = None,
     skip: Sequence[str] = (),
     secret_key: str | None = None,
     keys: KeyRing | None = None,
@@ -80,7 +84,7 @@ def mint(
     Args:
         scopes: What it allows, for example `read:runs:run_1`.
         ttl_s: Life in seconds, up to 30 days.
-        subject: Who it is for.
+        subject: Who it is for; None: nobody in particular.
         skip: Fields of runs that the gateway leaves out for its bearer: any of `payload`,
             `output`, `metadata`.
         secret_key: The gateway's secret, at least 32 bytes; None: this process's keys (see `use`),
@@ -93,13 +97,27 @@ def mint(
         The JWT's compact form.
 
     Raises:
-        InvalidValue: a scope, the number or length of them or the life is outside its rule.
+        InvalidValue: a scope, the number or length of them, the subject, the life or a limit is
+            outside its rule.
         ConfigurationError: there is no secret, or it is too short.
     """
     ring = _ring(secret_key, keys)
     now_s = time.time() if now_s is None else now_s
-    if not 0 < ttl_s <= MAX_TTL_S:
-        raise InvalidValue(f"ttl_s is {ttl_s}; it must be over 0 and at most {MAX_TTL_S} (30 days)")
+    return _sign(_claims(scopes, ttl_s, subject, skip, now_s, grant), ring)
+
+
+def _claims(
+    scopes: Sequence[str],
+    ttl_s: float,
+    subject: str | None,
+    skip: Sequence[str],
+    now_s: float,
+    grant: TriggerGrant | None,
+) -> dict[str, Any]:
+    if not _is_number(ttl_s) or not 0 < ttl_s <= MAX_TTL_S:
+        raise InvalidValue(
+            f"ttl_s is {shown(ttl_s)}; it must be over 0 and at most {MAX_TTL_S} (30 days)"
+        )
     if isinstance(scopes, str) or not 0 < len(scopes) <= MAX_SCOPES:
         raise InvalidValue(f"a token takes a list of 1 to {MAX_SCOPES} scopes, got {len(scopes)}")
     claims: dict[str, Any] = {
@@ -109,13 +127,18 @@ def mint(
         "jti": secrets.token_urlsafe(12),
         "scopes": [check_scope(scope) for scope in scopes],
     }
-    if subject:
+    if subject is not None:
+        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT_CHARACTERS:
+            raise InvalidValue(
+                f"subject is {shown(subject)}; it has 1 to {MAX_SUBJECT_CHARACTERS} characters, "
+                "or is left out"
+            )
         claims["sub"] = subject
     if grant is not None:
         claims["trigger"] = _grant_claim(grant)
     if skip:
         claims["skip"] = _check_skip(skip)
-    return _sign(claims, ring)
+    return claims
 
 
 def _issue_time_s(now_s: float) -> float:
@@ -123,8 +146,15 @@ def _issue_time_s(now_s: float) -> float:
     return math.floor(now_s * 1000) / 1000
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _sign(claims: dict[str, Any], ring: KeyRing) -> str:
-    token = ring.sign(claims)
+    try:
+        token = ring.sign(check_claims(claims))
+    except BadClaims as error:
+        raise InvalidValue(f"a token cannot say this: {error}") from None
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise InvalidValue(
             f"the token has {len(token)} characters; the limit is {MAX_TOKEN_CHARACTERS}: "
@@ -140,7 +170,7 @@ def mint_trigger(
     tags: Sequence[str] = (),
     max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES,
     ttl_s: float = DEFAULT_TTL_S,
-    subject: str = "",
+    subject: str | None = None,
     secret_key: str | None = None,
     keys: KeyRing | None = None,
     now_s: float | None = None,
@@ -176,12 +206,14 @@ def mint_trigger(
 
 
 def _grant_claim(grant: TriggerGrant) -> dict[str, Any]:
-    if (grant.uses is not None and grant.uses < 1) or grant.max_payload_bytes < 1:
-        raise InvalidValue(
-            f"uses is {grant.uses} and max_payload_bytes {grant.max_payload_bytes}; "
-            "each is at least 1"
-        )
-    claim = asdict(grant)
+    for name, number in (("uses", grant.uses), ("max_payload_bytes", grant.max_payload_bytes)):
+        if number is None and name == "uses":
+            continue
+        if not _is_number(number) or not 1 <= number <= MAX_INTEGER:  # type: ignore[operator]
+            raise InvalidValue(
+                f"{name} is {shown(number)}; it is a whole number, at least 1 and at most 2**53"
+            )
+    claim = msgspec.structs.asdict(grant)
     if not grant.shares:
         del claim["shares"]
     return claim
@@ -236,16 +268,14 @@ def attenuate(
     ring = _ring(secret_key, keys)
     now_s = time.time() if now_s is None else now_s
     parent = _check_parent(verify(token, keys=ring, now_s=now_s))
-    child = mint(
+    claims = _claims(
         _lesser_scopes(parent, scopes),
         ttl_s=_lesser_life_s(parent, ttl_s, now_s),
-        subject=parent.subject,
+        subject=parent.subject or None,
         skip=sorted(parent.skip | set(_check_skip(skip))),
-        keys=ring,
         now_s=now_s,
         grant=_lesser_grant(parent, uses, tuple(tags), max_payload_bytes),
     )
-    claims = ring.read(child, AUDIENCE)
     claims["exp"] = min(claims["exp"], parent.expires_at_s)
     claims["par"] = [*parent.ancestors, parent.id]
     claims["par_iat"] = parent.first_issued_at_s
@@ -253,8 +283,6 @@ def attenuate(
 
 
 def _check_parent(parent: Access) -> Access:
-    if not parent.id:
-        raise InvalidValue("the token has no jti: what is made from it could not be revoked")
     if len(parent.ancestors) >= MAX_ANCESTORS:
         raise InvalidValue(f"the token is the {MAX_ANCESTORS}th that was made from another")
     return parent

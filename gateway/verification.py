@@ -7,18 +7,15 @@ Source:
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from gateway.access import MAX_TTL_S, Access, TriggerGrant
+from gateway.access import MAX_TTL_S, Access
+from gateway.claims import BadClaims, Claims, read_claims
 from gateway.errors import ConfigurationError, InvalidToken, TokenExpired
 from gateway.keys import KeyRing
 from gateway.revocations import MAX_SKEW_S
 
-AUDIENCE = "realtime-streams"
 MAX_TOKEN_CHARACTERS = 16_384
 REMEMBERED = 4096  # tokens that were good; 1 KB each, up to 5
 REMEMBERED_CHARACTERS = 2048  # of one of them
@@ -103,11 +100,11 @@ def _text(token: object) -> str:
 
 
 def _read(token: str, keys: KeyRing) -> _Said:
-    claims = keys.read(token, AUDIENCE)
-    access = _access(claims)
-    not_before = claims.get("nbf")
-    starts_s = _number(not_before, "nbf") if not_before is not None else 0.0
-    return _Said(access, max(access.issued_at_s, starts_s))
+    try:
+        claims = read_claims(keys.read(token))
+    except BadClaims as error:
+        raise InvalidToken(f"the token's claims are not valid here: {error}") from None
+    return _Said(_access(claims), max(claims.iat, claims.nbf or 0.0))
 
 
 def _judge(said: _Said, now_s: float) -> Access:
@@ -126,41 +123,16 @@ def _judge(said: _Said, now_s: float) -> Access:
     return access
 
 
-def _access(claims: dict[str, Any]) -> Access:
-    skip = _texts(claims, "skip", [])
-    ancestors = _texts(claims, "par", [])
-    issued_at_s = _number(claims["iat"], "iat")
+def _access(claims: Claims) -> Access:
+    oldest_s = claims.iat if claims.par_iat is None else min(claims.iat, claims.par_iat)
     return Access(
-        frozenset(_texts(claims, "scopes")),
-        _number(claims["exp"], "exp"),
-        str(claims.get("sub", "")),
-        str(claims.get("jti", "")),
-        _grant(claims.get("trigger")),
-        frozenset(skip),
-        issued_at_s,
-        tuple(ancestors),
-        min(issued_at_s, _number(claims.get("par_iat", issued_at_s), "par_iat")),
+        frozenset(claims.scopes),
+        claims.exp,
+        claims.sub or "",
+        claims.jti,
+        claims.trigger,
+        frozenset(claims.skip),
+        claims.iat,
+        tuple(claims.par),
+        oldest_s,
     )
-
-
-def _texts(claims: dict[str, Any], name: str, default: Any = None) -> list[str]:
-    value = claims.get(name, default)
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise InvalidToken(f"the token's {name} is not a list of strings")
-    return value
-
-
-def _number(value: object, name: str) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
-        raise InvalidToken(f"the token's {name} is not a number")
-    return value  # type: ignore[return-value]
-
-
-def _grant(claim: Any) -> TriggerGrant | None:
-    if claim is None:
-        return None
-    try:
-        return msgspec.convert(claim, TriggerGrant)
-    except msgspec.ValidationError as error:
-        raise InvalidToken(f"the token's trigger says what it cannot: {error}") from None

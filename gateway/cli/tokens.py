@@ -42,7 +42,7 @@ app = typer.Typer(
 def mint(
     scopes: Annotated[list[str], typer.Argument(help="For example read:runs:run_1")],
     ttl_s: Annotated[float, typer.Option(help="Life in seconds.")] = tokens.DEFAULT_TTL_S,
-    subject: Annotated[str, typer.Option(help="Who it is for.")] = "",
+    subject: Annotated[str | None, typer.Option(help="Who it is for.")] = None,
     as_json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:

@@ -56,6 +56,7 @@ from gateway.web.leases import Leases
 from gateway.web.loop_lag import measuring_lag
 from gateway.web.metrics import GatewayCollector, Metrics
 from gateway.web.openapi import document
+from gateway.web.query import taking
 from gateway.web.revoking import Revocations
 from gateway.web.runs import RunsApi, error_answer
 from gateway.web.shared_leases import SharedLeases
@@ -299,7 +300,7 @@ class Gateway:
             *inside.routes,
             Route("/v1/openapi.json", _describe),
             Route("/v1/asyncapi.json", _describe_frames),
-            Route("/v1/schemas", self.schemas),
+            Route("/v1/schemas", taking(self.schemas)),
             *client.ROUTES,
             frames_over_http.route(self.serve_websocket, self.settings.limits, self.counters),
             *self._runs.routes,

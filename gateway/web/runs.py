@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hmac
 import math
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -32,13 +32,15 @@ from gateway.errors import (
 from gateway.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
 from gateway.protocol import without
 from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id
-from gateway.runs import STATUSES, Run
+from gateway.run_limits import check_tags
+from gateway.runs import Run, check_statuses
 from gateway.sdk import runs as sdk_runs
 from gateway.sdk.tasks import find_task
 from gateway.sdk.values import describe
 from gateway.stores.base import RunQuery, Store
 from gateway.untrusted import NotJson, check_json
 from gateway.web.arriving import refuse_secret_url
+from gateway.web.query import taking, whole_number
 
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
 
@@ -79,7 +81,7 @@ class TokenBody(_Body):
 
     scopes: list[str]
     ttl_s: float = tokens.DEFAULT_TTL_S
-    subject: str = ""
+    subject: str | None = Field(default=None, min_length=1, description="Who it is for.")
     skip: list[str] = Field(
         default_factory=list,
         description="Fields of runs that its bearer never sees: payload, output, metadata.",
@@ -148,13 +150,17 @@ class RunsApi:
     def routes(self) -> list[Route]:
         """The endpoints' paths."""
         return [
-            Route("/v1/tasks/{task}/trigger", self.trigger, methods=["POST"]),
-            Route("/v1/runs/{run}/cancel", self.cancel, methods=["POST"]),
-            Route("/v1/runs/{run}/readers", self.count_readers, methods=["GET"]),
-            Route("/v1/runs/{run}", self.retrieve, methods=["GET"]),
-            Route("/v1/runs", self.list, methods=["GET"]),
-            Route("/v1/tokens", self.mint, methods=["POST"]),
-            Route("/v1/tokens/revoke", self.revoke, methods=["POST"]),
+            Route("/v1/tasks/{task}/trigger", taking(self.trigger), methods=["POST"]),
+            Route("/v1/runs/{run}/cancel", taking(self.cancel), methods=["POST"]),
+            Route("/v1/runs/{run}/readers", taking(self.count_readers), methods=["GET"]),
+            Route("/v1/runs/{run}", taking(self.retrieve), methods=["GET"]),
+            Route(
+                "/v1/runs",
+                taking(self.list, once=("tag", "before", "limit"), often=("status",)),
+                methods=["GET"],
+            ),
+            Route("/v1/tokens", taking(self.mint), methods=["POST"]),
+            Route("/v1/tokens/revoke", taking(self.revoke), methods=["POST"]),
         ]
 
     async def trigger(self, request: Request) -> Response:
@@ -162,12 +168,13 @@ class RunsApi:
         access = self.access(request)
         task_id = request.path_params["task"]
         require(access.may_trigger(task_id), f"trigger task {task_id}")
-        data = await _read(request, MAX_BODY_BYTES)
-        body = _parse(TriggerBody, data)
+        body = _parse(TriggerBody, await _read(request, MAX_BODY_BYTES))
         grant = access.grant or TriggerGrant(uses=None, max_payload_bytes=MAX_PAYLOAD_BYTES)
-        if len(data) > grant.max_payload_bytes + 1024:
+        size = len(msgspec.json.encode(body.payload))
+        if size > grant.max_payload_bytes:
             raise InvalidValue(
-                f"the payload is over the token's limit of {grant.max_payload_bytes} bytes"
+                f"the payload is {size} bytes as JSON; the token's max_payload_bytes allows "
+                f"{grant.max_payload_bytes} bytes"
             )
         task = find_task(task_id, access.may_trigger).options(tags=_tags(grant, body))
         task.check_payload(body.payload)  # a mistake does not cost the token's use
@@ -223,12 +230,13 @@ class RunsApi:
         if tag is None:
             require(access.may_read_every_run(), "list runs")
         else:
+            check_tags([tag])
             require(access.may_read_set(RunSet("tag", tag)), f"list runs with the tag {tag}")
-        limit = _whole(query, "limit", 50)
+        limit = whole_number(query, "limit", 50, MAX_LISTED_RUNS)
         asked = RunQuery(
-            status=_statuses(query.getlist("status")),
+            status=check_statuses(query.getlist("status")),
             tag=tag,
-            before=query.get("before"),
+            before=check_run_id(query["before"]) if "before" in query else None,
             limit=limit,
         )
         found = await self.store().list_runs(asked)
@@ -327,22 +335,6 @@ def _tags(grant: TriggerGrant, body: TriggerBody) -> list[str]:
     if grant.tags and body.tags:
         raise InvalidValue("the token sets the run's tags; leave `tags` out")
     return list(grant.tags) or body.tags
-
-
-def _statuses(given: list[str]) -> tuple[str, ...]:
-    for status in given:
-        if status not in STATUSES:
-            raise InvalidValue(f"status {status!r:.40} is none of {', '.join(STATUSES)}")
-    return tuple(dict.fromkeys(given))
-
-
-def _whole(query: Mapping[str, str], name: str, default: int) -> int:
-    text = query.get(name) or str(default)
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LISTED_RUNS:
-        raise InvalidValue(
-            f"{name} is {text[:20]!r}; it is a whole number from 1 to {MAX_LISTED_RUNS}"
-        )
-    return int(text)
 
 
 def _json(model: BaseModel, status: int = 200) -> Response:
