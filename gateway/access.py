@@ -133,6 +133,18 @@ class Access:
         resource = {"tag": "tags", "batch": "batches", "parent": "runs"}[runs.kind]
         return self._allows("read", resource, runs.id)
 
+    def may_put_into(self, runs: RunSet) -> bool:
+        """Whether it allows to put a run that it may write into a set, which others may read.
+
+        A token that may write one run names the sets of that run too: a tag or a batch by the
+        scope that reads it, a parent by the scope that writes it.
+        """
+        if self.may_write_every_run():
+            return True
+        if runs.kind == "parent":
+            return self._allows("write", "runs", runs.id)
+        return self._allows("read", {"tag": "tags", "batch": "batches"}[runs.kind], runs.id)
+
     def may_read_every_run(self) -> bool:
         """Whether it allows to list runs of any kind."""
         return "read:runs:*" in self.scopes

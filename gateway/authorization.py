@@ -6,7 +6,8 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from gateway import protocol
 from gateway.access import Access, require
@@ -21,6 +22,7 @@ from gateway.records import (
     StreamKey,
     check_run_id,
     check_stream_id,
+    shown,
 )
 from gateway.stores.base import RunState, belongs_to_no_run
 
@@ -51,11 +53,15 @@ def require_request(access: Access, frame: Request, record_bytes: int) -> bool:
             if access.depends_on_run() and not belongs_to_no_run(key) and not access.may_read(key):
                 return False
             require_read(access, key, None)
-        case protocol.Delete() | protocol.RunPatch() | protocol.RunDelete():
+        case protocol.Delete() | protocol.RunDelete():
             _require_write(access, readable_key(frame.run, None))
+        case protocol.RunPatch():
+            _require_write(access, readable_key(frame.run, None))
+            _require_sets_of(access, frame.run, frame.patch)
         case protocol.RunCreate():
-            run_id = frame.value.get("id")
-            _require_write(access, StreamKey(check_run_id(run_id or ""), RUN_STREAM))
+            run_id = check_run_id(frame.value.get("id") or "")
+            _require_write(access, StreamKey(run_id, RUN_STREAM))
+            _require_sets_of(access, run_id, frame.value)
             if frame.value.get("idempotency_key") is not None:
                 # The answer may be another run than the one that the token names.
                 require(access.may_write_every_run(), "use an idempotency key")
@@ -66,6 +72,26 @@ def require_request(access: Access, frame: Request, record_bytes: int) -> bool:
         case protocol.RunsGet():
             require_sets(access, frame.runs.sets)
     return True
+
+
+def _require_sets_of(access: Access, run_id: str, fields: Mapping[str, Any]) -> None:
+    """Refuse to put a run into sets, or below runs, that the token does not name.
+
+    Others read these sets, and the task of a run writes to the streams of its parent and root.
+    """
+    if access.may_write_every_run():
+        return
+    # What is of the wrong kind is refused with the run's other fields, by its form.
+    tags, batch_id = fields.get("tags"), fields.get("batch_id")
+    tags = tags if isinstance(tags, list) else []
+    sets = [RunSet("tag", tag) for tag in tags if isinstance(tag, str)]
+    if isinstance(batch_id, str):
+        sets.append(RunSet("batch", batch_id))
+    for name in ("parent_id", "root_id"):
+        if (parent := fields.get(name)) not in (None, run_id):
+            sets.append(RunSet("parent", check_run_id(parent)))
+    for each in sets:
+        require(access.may_put_into(each), f"put run {run_id} into {shown(str(each))}")
 
 
 def read_key(frame: protocol.Head | protocol.Read | protocol.RunGet) -> StreamKey:

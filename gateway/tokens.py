@@ -72,7 +72,7 @@ def mint(
     scopes: Sequence[str],
     *,
     ttl_s: float = DEFAULT_TTL_S,
-    subject: str | None = None,
+    subject: str = "",
     skip: Sequence[str] = (),
     secret_key: str | None = None,
     keys: KeyRing | None = None,
@@ -84,7 +84,7 @@ def mint(
     Args:
         scopes: What it allows, for example `read:runs:run_1`.
         ttl_s: Life in seconds, up to 30 days.
-        subject: Who it is for; None: nobody in particular.
+        subject: Who it is for; "": nobody in particular.
         skip: Fields of runs that the gateway leaves out for its bearer: any of `payload`,
             `output`, `metadata`.
         secret_key: The gateway's secret, at least 32 bytes; None: this process's keys (see `use`),
@@ -109,7 +109,7 @@ def mint(
 def _claims(
     scopes: Sequence[str],
     ttl_s: float,
-    subject: str | None,
+    subject: str,
     skip: Sequence[str],
     now_s: float,
     grant: TriggerGrant | None,
@@ -127,11 +127,10 @@ def _claims(
         "jti": secrets.token_urlsafe(12),
         "scopes": [check_scope(scope) for scope in scopes],
     }
-    if subject is not None:
-        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT_CHARACTERS:
+    if subject != "":
+        if not isinstance(subject, str) or len(subject) > MAX_SUBJECT_CHARACTERS:
             raise InvalidValue(
-                f"subject is {shown(subject)}; it has 1 to {MAX_SUBJECT_CHARACTERS} characters, "
-                "or is left out"
+                f"subject is {shown(subject)}; it has up to {MAX_SUBJECT_CHARACTERS} characters"
             )
         claims["sub"] = subject
     if grant is not None:
@@ -170,7 +169,7 @@ def mint_trigger(
     tags: Sequence[str] = (),
     max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES,
     ttl_s: float = DEFAULT_TTL_S,
-    subject: str | None = None,
+    subject: str = "",
     secret_key: str | None = None,
     keys: KeyRing | None = None,
     now_s: float | None = None,
@@ -271,7 +270,7 @@ def attenuate(
     claims = _claims(
         _lesser_scopes(parent, scopes),
         ttl_s=_lesser_life_s(parent, ttl_s, now_s),
-        subject=parent.subject or None,
+        subject=parent.subject,
         skip=sorted(parent.skip | set(_check_skip(skip))),
         now_s=now_s,
         grant=_lesser_grant(parent, uses, tuple(tags), max_payload_bytes),

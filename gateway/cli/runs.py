@@ -200,8 +200,8 @@ class _Handle(NamedTuple):
 async def _trigger(
     reach: Reach, task: str, body: dict[str, Any], follow: bool, as_json: bool
 ) -> None:
-    scope = f"trigger:tasks:{task}"
-    answer = await http.ask(reach, "POST", f"/v1/tasks/{task}/trigger", body, scope)
+    scopes = [f"trigger:tasks:{task}", *(f"read:tags:{tag}" for tag in body["tags"])]
+    answer = await http.ask(reach, "POST", f"/v1/tasks/{task}/trigger", body, *scopes)
     handle = _Handle(answer.value["id"], answer.value["access_token"])
     if as_json:
         emit(handle._asdict())

@@ -47,8 +47,11 @@ def mint(
     store: StoreOption = None,
 ) -> None:
     """Mint an access token and print it."""
+    if subject == "":
+        raise InvalidValue("--subject is empty: name whom the token is for, or leave it out")
     keys = resolve_keys(settings_of(store))
-    token = tokens.mint(scopes, ttl_s=ttl_s, subject=subject, keys=keys, now_s=time.time())
+    now_s = time.time()
+    token = tokens.mint(scopes, ttl_s=ttl_s, subject=subject or "", keys=keys, now_s=now_s)
     if as_json:
         emit({"token": token, "id": tokens.id_of(token)})
     else:

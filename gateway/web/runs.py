@@ -31,7 +31,7 @@ from gateway.errors import (
 )
 from gateway.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
 from gateway.protocol import without
-from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id
+from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id, shown
 from gateway.run_limits import check_tags
 from gateway.runs import Run, check_statuses
 from gateway.sdk import runs as sdk_runs
@@ -176,7 +176,11 @@ class RunsApi:
                 f"the payload is {size} bytes as JSON; the token's max_payload_bytes allows "
                 f"{grant.max_payload_bytes} bytes"
             )
-        task = find_task(task_id, access.may_trigger).options(tags=_tags(grant, body))
+        tags = _tags(grant, body)
+        for tag in body.tags:
+            may = access.may_put_into(RunSet("tag", tag))
+            require(may, f"give the run the tag {shown(tag)}; a trigger token has `tags`")
+        task = find_task(task_id, access.may_trigger).options(tags=tags)
         task.check_payload(body.payload)  # a mistake does not cost the token's use
         await self._spend(access, grant)
         parent = tracing.context_of(request.headers)
@@ -255,7 +259,7 @@ class RunsApi:
         token = tokens.mint(
             body.scopes,
             ttl_s=body.ttl_s,
-            subject=body.subject,
+            subject=body.subject or "",
             skip=body.skip,
             now_s=self.clock_s(),
         )
