@@ -24,7 +24,7 @@ from gateway.records import (
     source_of,
 )
 from gateway.revocations import Revocation
-from gateway.runs import Run, check_statuses
+from gateway.runs import Run
 from gateway.sdk import schemas
 from gateway.stores import base
 from gateway.stores.base import Done, Page, RunQuery, RunState, Store
@@ -215,7 +215,7 @@ def _page(page: Page, run_id: str, skip: frozenset[str]) -> dict[str, Any]:
 
 def _query(request: protocol.RunList) -> RunQuery:
     return RunQuery(
-        status=check_statuses(request.status or ()),
+        status=tuple(request.status or ()),
         tag=request.tag,
         parent_id=request.parent,
         batch_id=request.batch,
