@@ -150,3 +150,22 @@ test("an address may have a path, with or without that of the WebSocket", () => 
     assert.equal(connect({ url }).url, expected);
   }
 });
+
+test("a page that only sends finds a gateway that starts later", async (t) => {
+  t.mock.method(console, "error", () => {});
+  const page = new FakePage();
+  const store = new Store({ ...page.environment, fetch: failing });
+  const send = () => store.append({ ...OPTIONS, run: "run_a", value: 1 });
+  const refused = assert.rejects(send(), { code: "gateway_unreachable" });
+  page.socket.drop(1006);
+  page.clock.advance(500);
+  page.clock.advance(0);
+  await refused;
+  await settled();
+  page.clock.advance(60_000); // nothing is carried, so that nothing is tried on
+  const sent = send();
+  page.socket.welcome();
+  const [, { id }] = page.socket.taken();
+  page.socket.receive({ type: "appended", id, offset: 0, position: "p" });
+  assert.equal((await sent).offset, 0);
+});

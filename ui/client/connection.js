@@ -107,7 +107,7 @@ export class Connection {
    *   `gateway_unreachable`: then it was not sent
    */
   request(build) {
-    if (this.#unreachable !== null) return Promise.reject(this.#unreachable);
+    if (this.#unreachable !== null && this.#isTrying()) return Promise.reject(this.#unreachable);
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       this.#requests.set(id, { frame: build(id), resolve, reject });
@@ -115,6 +115,11 @@ export class Connection {
       if (this.state === "live") this.#send(this.#requests.get(id).frame);
       else if (!this.#reconnect.running) this.#open();
     });
+  }
+
+  // Where nothing else is carried, each request tries anew: the gateway may be there by now.
+  #isTrying() {
+    return this.#socket !== null || this.#reconnect.running;
   }
 
   /** Doubt the connection: the page was hidden, asleep or offline. */
