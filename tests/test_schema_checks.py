@@ -183,6 +183,9 @@ def test_union_of_objects_in_themselves_is_checked_when_it_is_small():
         (Annotated[str, Field(pattern=r"^\w{3,30}$")], "Zoë", "a b"),
         (Annotated[str, Field(pattern=r"^[\w-]+$")], "Zoë-1", "a.b"),
         (Annotated[str, Field(pattern=r"^\d+\s\D$")], "\u0663 x", "3 4"),
+        (Annotated[str, Field(pattern=r"^.{1,500}$")], "Zoë was here", "x" * 501),
+        (Annotated[str, Field(pattern=r"^\S{3,300}$")], "Zoë", "a b"),
+        (Annotated[str, Field(pattern=r'^[^"]{1,300}\.$')], "Zoë.", '"Zoë".'),
         (dict[Annotated[str, Field(pattern=r"^\w+$")], int], {"Zoë": 1}, {"Zoë": "1"}),
         (Annotated[float, Field(multiple_of=0.5)], 1.5, 1.2),
         (Annotated[int, Field(multiple_of=5)], 10, 12),
@@ -194,6 +197,15 @@ def test_schema_and_type_accept_the_same(type_, accepted, refused):
     assert checker.fault(json.dumps(accepted).encode()) is None
     adapter.validate_json(json.dumps(accepted))
     assert checker.fault(json.dumps(refused).encode()) is not None
+
+
+def test_decimal_is_checked_by_the_pattern_that_pydantic_had_for_it():
+    pattern = r"^(?!^[-+.]*$)[+-]?0*\d{0,3}(?:\.\d{0,2}0*)?$"  # of 2.12, with a look ahead
+    checker = Checker({"anyOf": [{"type": "number"}, {"type": "string", "pattern": pattern}]})
+    for right in ('"1.5"', '"-.50"', '"007"', "1.5"):
+        assert checker.fault(right.encode()) is None, right
+    for wrong in ('"."', '"-"', '""', '"1234"', '"1.555"', '"one"', "true"):
+        assert checker.fault(wrong.encode()) is not None, wrong
 
 
 def test_what_the_task_cannot_read_is_refused_by_the_gateway():
@@ -230,6 +242,7 @@ def test_what_no_reader_takes_is_refused(data):
         ({"anyOf": [{} for _ in range(SCHEMA_PARTS)]}, "schemas in it"),
         ({"anyOf": [{"pattern": "a"}] * 200}, "200 patterns; the limit is 128"),
         ({"pattern": "^(?=a)b"}, "cannot be checked in linear time"),
+        ({"pattern": "^(.?b?){2000}$"}, r"(?<!InvalidValue: )the pattern .* are too large"),
         ({"allOf": [{"pattern": rf"\p{{L}}{{30}}{i}"} for i in range(128)]}, "too large"),
         ({"pattern": "a{1000}{1000}{1000}"}, "cannot be checked in linear time"),
         ({"patternProperties": {"^(?=a)b": {}}}, "pattern|regex"),

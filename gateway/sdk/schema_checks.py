@@ -41,6 +41,9 @@ _UNICODE = {
 }
 _SMALL = dict.fromkeys("wdsp", "a-z")
 
+# Pydantic 2.12 and 2.13 have a pattern for a Decimal that begins so: not signs and a dot alone.
+_LOOK_AHEAD = "^(?!^[-+.]*$)"
+
 
 class Checker:
     """Checks values by one schema.
@@ -182,7 +185,7 @@ class _Patterns:
         """
         if pattern in self._compiled:
             return self._compiled[pattern]
-        schema = {"pattern": _translated(pattern, _UNICODE)}
+        schema = _condition(pattern, _UNICODE)
         for size in _PROGRAM_SIZES:
             if size <= self._left_bytes and (found := _linear(schema, size)) is not None:
                 self._left_bytes -= size
@@ -198,7 +201,11 @@ class _Pattern:
     def __init__(self, _: Schema, pattern: str, path: list[str | int]) -> None:
         self._pattern = pattern
         self._search = self.patterns.search(pattern)
-        self._cost_us = _cost_us(pattern)
+        try:
+            self._cost_us = _cost_us(pattern)
+        except InvalidValue as error:
+            self.patterns.refusal = error.message  # the engine has words of its own
+            raise
 
     def validate(self, text: Any) -> None:
         if not isinstance(text, str):
@@ -215,7 +222,7 @@ def _cost_us(pattern: str) -> float:
     Raises:
         InvalidValue: too much, or it is no pattern.
     """
-    schema = {"pattern": _translated(pattern, _SMALL)}
+    schema = _condition(pattern, _SMALL)
     for size, cost_us in _PATTERN_COSTS:
         if _linear(schema, size) is not None:
             return cost_us
@@ -229,6 +236,14 @@ def _not_linear(pattern: str) -> str:
     )
 
 
+def _condition(pattern: str, classes: dict[str, str]) -> Schema:
+    """Return the schema of the texts that match a pattern, for the linear engine."""
+    if not pattern.startswith(_LOOK_AHEAD):
+        return {"pattern": _translated(pattern, classes)}
+    rest = "^" + pattern.removeprefix(_LOOK_AHEAD)
+    return {"pattern": _translated(rest, classes), "not": {"pattern": "^[-+.]*$"}}
+
+
 def _linear(schema: Schema, size: int) -> jsonschema_rs.Draft202012Validator | None:
     options = jsonschema_rs.RegexOptions(size_limit=size)
     try:
@@ -238,18 +253,27 @@ def _linear(schema: Schema, size: int) -> jsonschema_rs.Draft202012Validator | N
 
 
 def _translated(pattern: str, classes: dict[str, str]) -> str:
-    """Write a pattern with other classes of characters."""
-    parts, is_class = [], False
+    """Write a pattern with other classes of characters.
+
+    Small ones are never negated: `.` and `[^"]` are as large as all of Unicode, and cost no more.
+    """
+    parts, is_class, before = [], False, ""
     for part in re.findall(r"\\[pP]\{[^}]*\}|\\.|[^\\]|\\", pattern, re.DOTALL):
         name = part[1:2]
+        is_small_negation = classes is _SMALL and part == "^" and before == "["
         if part in ("[", "]"):
             is_class = part == "["
-        if part[0] != "\\" or name.lower() not in classes or not name:
+        if classes is _SMALL and part == "." and not is_class:
+            parts.append("[a-z]")
+        elif is_small_negation:
+            pass
+        elif part[0] != "\\" or name.lower() not in classes or not name:
             parts.append(part)
-        elif name.islower():
-            parts.append(classes[name] if is_class else f"[{classes[name]}]")
+        elif name.islower() or classes is _SMALL:
+            parts.append(classes[name.lower()] if is_class else f"[{classes[name.lower()]}]")
         else:
             parts.append(f"[^{classes[name.lower()]}]")
+        before = part
     return "".join(parts)
 
 
