@@ -3,13 +3,14 @@
 import asyncio
 import time
 
+import httpx
 import limits_table
 import pytest
-from serving import new_run, working
+from serving import SECRET, new_run, serving, working
 from stores import new_store, store_of
 
 from gateway import limits, protocol, runs, task
-from gateway.errors import MalformedFrame, RealtimeError
+from gateway.errors import InvalidValue, MalformedFrame, RealtimeError
 from gateway.patches import Operation, carry_out
 from gateway.records import Writer
 from gateway.runs import Run, RunError
@@ -98,7 +99,7 @@ async def test_values_at_their_limits_are_taken_and_listed(kind, tmp_path):
 async def test_a_run_over_a_limit_that_an_earlier_version_kept_is_read_and_ends(kind, tmp_path):
     old = of_wire(
         status="executing",
-        tags=[f"tag_{i}" for i in range(100)],
+        tags=[f"tag_{i}" for i in range(20)],
         payload={"a": "p" * 1_000_000},
         error={"type": "E", "message": "m" * 5000},
         owner="o" * 100,
@@ -114,6 +115,28 @@ async def test_a_run_over_a_limit_that_an_earlier_version_kept_is_read_and_ends(
         await store.patch_run(old.id, {}, operations=[Operation("set", "a", 1)])
         ended = await store.patch_run(old.id, {"status": "completed", "output": 1})
         assert (ended.status, ended.tags, ended.metadata) == ("completed", old.tags, {"a": 1})
+
+
+async def test_http_and_the_sdk_take_no_more_than_a_websocket():
+    @task
+    async def work(text: str = "") -> None: ...
+
+    tags = OVER["tags"]
+    async with serving() as gateway, httpx.AsyncClient() as http:
+        url = f"http://127.0.0.1:{gateway.port}/v1/tasks/work/trigger"
+        bodies = [{"tags": tags}, {"tags": ["all*"]}, {"payload": {"text": OVER["payload"]["a"]}}]
+        answers = [
+            await http.post(url, json=body, headers={"Authorization": f"Bearer {SECRET}"})
+            for body in bodies
+        ]
+        assert [answer.status_code for answer in answers] == [422, 422, 422]
+        assert f"up to {limits.MAX_TAGS}, got {len(tags)}" in answers[0].json()["message"]
+        with pytest.raises(InvalidValue, match=f"up to {limits.MAX_TAGS}, got {len(tags)}"):
+            await work.options(tags=tags).trigger()
+        for value in (OVER["payload"]["a"], "x" * limits.MAX_PAYLOAD_BYTES):
+            with pytest.raises(InvalidValue, match=f"the limit is {limits.MAX_PAYLOAD_BYTES}"):
+                await work.trigger(value)
+        assert await runs.list() == []
 
 
 async def test_an_output_over_the_limit_fails_its_run_in_the_gateways_process():
