@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from gateway import streams, task
+from gateway import runs, streams, task, wait
 from gateway.sdk.parts import ErrorPart, Part
 from ui import RealtimeRun, use_realtime_run, use_realtime_run_with_streams
 
@@ -64,6 +64,23 @@ untyped: RealtimeRun = use_realtime_run("run_1")
 
 def of_a_computed_type(type_: Any) -> None:
     reveal_type(streams.define("x", type_))  # Stream[Any]
+
+
+@task
+async def count(to: int, name: str = "") -> list[int]:
+    return []
+
+
+def plain_code() -> None:
+    reveal_type(count.trigger_sync(3, name="a"))  # RunHandle[list[int]]
+    reveal_type(count.trigger_sync(3).wait_sync().output)  # list[int]
+    reveal_type(count.trigger_and_wait_sync(3))  # RunResult[list[int]]
+    count.trigger_sync(m=3)  # type: ignore[call-arg]
+    for value in streams.define("x", A | B).read_sync("run_1", timeout_s=1):
+        reveal_type(value)  # A | B
+    for run in runs.subscribe_sync("run_1"):
+        reveal_type(run)  # Run
+    reveal_type(wait.for_token_sync(wait.create_token_sync(A)))  # A
 """
 
 

@@ -113,7 +113,8 @@ def _twins():
         for name, member in list(vars(place).items()):
             full = f"{place.__name__}.{name}"
             is_awaited = inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
-            is_public = not name.startswith("_") and full not in WITHOUT_TWIN
+            is_own = inspect.isclass(place) or getattr(member, "__module__", "") == place.__name__
+            is_public = is_own and not name.startswith("_") and full not in WITHOUT_TWIN
             if (is_awaited or full in ITERATED) and is_public:
                 yield place, name
 
