@@ -264,7 +264,7 @@ class RedisSets:
         gone = size = 0
         async with aclosing(self._shown(newest[:limit])) as all_shown:
             async for run_id, shown in all_shown:
-                each = await self._at(run_id, versions[run_id], shown)
+                each = await self._member(run_id, versions[run_id], shown)
                 if each is None:
                     gone += 1
                     continue
@@ -286,20 +286,26 @@ class RedisSets:
             id.decode(): int(version) for id, version in zip(ids, versions, strict=True)
         }
 
-    async def _at(self, run_id: str, version: int, shown: _Shown | None) -> ListedRun | None:
+    async def _member(self, run_id: str, version: int, shown: _Shown | None) -> ListedRun | None:
         """Return what sets show of a run, as it was at a version; None if it is gone."""
         if shown is None:
             return None
         if shown.version - 1 <= version and shown.data:
             return decode_listed(shown.data)
+        run = await self._at(run_id, version)
+        if run is None:
+            return None
+        return ListedRun(in_set(run), len(orjson.dumps(run.to_wire())))
+
+    async def _at(self, run_id: str, version: int) -> Run | None:
+        """Return a run as it was at a version; None if it is gone."""
         try:
             loaded = await self._load(run_id)
-            run = loaded.run
-            if loaded.version - 1 > version:  # it changes at this very moment
-                run = await self._fold(run_id, version + 1)
+            if loaded.version - 1 <= version:
+                return loaded.run
+            return await self._fold(run_id, version + 1)  # it changes at this very moment
         except RunNotFound:
             return None
-        return ListedRun(in_set(run), len(loaded.data))
 
     async def listed(self, run_ids: Sequence[str]) -> AsyncGenerator[ListedRun, None]:
         """Yield what lists show of runs, but for those that are gone."""
