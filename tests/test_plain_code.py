@@ -279,3 +279,13 @@ def test_a_store_that_cannot_be_opened_is_said_so(plain, monkeypatch):
     monkeypatch.setenv("REALTIME_STORE", "sqlite:///no-such-folder/x.db")
     with pytest.raises(ConfigurationError, match="needs the folder /no-such-folder"):
         twice.trigger_sync(1)
+
+
+def test_a_refusal_is_told_for_a_while_and_then_the_store_is_tried_again(plain, monkeypatch):
+    monkeypatch.setenv("REALTIME_STORE", "nowhere:")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="nowhere"):
+            twice.trigger_sync(1)
+        monkeypatch.setenv("REALTIME_STORE", "memory:")  # what was wrong is gone, as a lock may be
+    monkeypatch.setattr(background, "AGAIN_S", 0.0)
+    assert twice.trigger_and_wait_sync(4).output == 8

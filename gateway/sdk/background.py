@@ -33,6 +33,7 @@ Work = Callable[[Runtime], Awaitable[T]]
 MAX_WAITING = 10_000  # pieces of work while no gateway answers; about 2 KB each
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
+AGAIN_S = 10.0  # after a refusal; until then whatever is asked for is told the same
 READY_S = 30.0  # for the store to open, where a caller waits for it
 STOP_S = 15.0  # for what was accepted to become durable when the process ends
 
@@ -90,6 +91,8 @@ class Background:
         self._works: set[asyncio.Task[Any]] = set()
         self._waiting = 0
         self._stopping = asyncio.Event()
+        self._again = asyncio.Event()
+        self._refused_at_s = 0.0
         self._serving: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="realtime", daemon=True)
         self._thread.start()
@@ -134,14 +137,23 @@ class Background:
         task = asyncio.current_task()
         assert task is not None
         self._works.add(task)
+        self._try_again_if_refused()
         try:
             async with in_order(order):
                 return await work(await asyncio.shield(self._ready))
         finally:
             self._works.discard(task)
 
+    def _try_again_if_refused(self) -> None:
+        """Open the store anew: the process that owned it, or what was wrong, may be gone."""
+        is_refused = self._ready.done() and self._ready.exception() is not None
+        if is_refused and self._loop.time() - self._refused_at_s >= AGAIN_S:
+            self._ready = self._loop.create_future()
+            self._again.set()
+
     def _stop(self) -> None:
         self._stopping.set()
+        self._again.set()
         if not self._ready.done() and self._serving is not None:
             self._serving.cancel()  # no store was opened; what waits is lost
 
@@ -182,9 +194,13 @@ class Background:
                 if self._ready.done():
                     return
                 if not error.retryable:  # every piece of work is told
+                    self._refused_at_s = self._loop.time()
                     self._ready.set_exception(error)
-                    await self._stopping.wait()
-                    return
+                    await self._again.wait()
+                    if self._stopping.is_set():
+                        return
+                    self._again.clear()
+                    continue
             await asyncio.sleep(backoff_s)
             backoff_s = min(MAX_BACKOFF_S, 2 * backoff_s)
 
