@@ -119,7 +119,8 @@ def _claims(
             f"ttl_s is {shown(ttl_s)}; it must be over 0 and at most {MAX_TTL_S} (30 days)"
         )
     if isinstance(scopes, str) or not 0 < len(scopes) <= MAX_SCOPES:
-        raise InvalidValue(f"a token takes a list of 1 to {MAX_SCOPES} scopes, got {len(scopes)}")
+        got = f"the text {shown(scopes)}" if isinstance(scopes, str) else len(scopes)
+        raise InvalidValue(f"a token takes a list of 1 to {MAX_SCOPES} scopes, got {got}")
     claims: dict[str, Any] = {
         "aud": AUDIENCE,
         "iat": _issue_time_s(now_s),

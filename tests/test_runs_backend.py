@@ -286,6 +286,24 @@ async def test_runs_are_listed_and_retrieved():
             await runs.retrieve("run_nowhere")
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"status": "completed"}, r"status is 'completed'; it is a tuple, .* any of delayed, "),
+        ({"status": ("complete",)}, r"status is \('complete',\); .* executing, waiting, completed"),
+        ({"status": [["completed"]]}, "status is"),
+        ({"limit": -1}, "limit is -1; it is a whole number from 0"),
+        ({"limit": "5"}, "limit is '5'"),
+        ({"limit": 1.5}, "limit is 1.5"),
+    ],
+)
+async def test_a_list_of_what_cannot_be_is_refused(arguments, said):
+    async with working():
+        with pytest.raises(InvalidValue, match=said):
+            await runs.list(**arguments)
+        assert await runs.list(status=["completed"], limit=0) == []
+
+
 async def test_replay_starts_the_same_anew():
     @task(max_duration_s=30)
     async def work(n: int, name: str = "x") -> str:

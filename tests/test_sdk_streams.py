@@ -618,7 +618,7 @@ async def test_a_position_that_says_nothing_any_more_is_an_error(runtime, run):
     with pytest.raises(StreamIncomplete, match="epoch_changed"):
         position = "0123456789abcdef_0000000000000001"
         _ = [value async for value in numbers.read(run.id, start=position)]
-    with pytest.raises(InvalidPosition):
+    with pytest.raises(InvalidPosition, match=r'start: .soon. is not .*, "beginning" or "latest"$'):
         _ = [value async for value in numbers.read(run.id, start="soon")]
 
 

@@ -223,6 +223,11 @@ def test_a_token_has_one_to_a_hundred_scopes(scopes):
         mint(scopes, secret_key=SECRET, now_s=NOW_S)
 
 
+def test_a_scope_in_place_of_a_list_of_scopes_is_named():
+    with pytest.raises(InvalidValue, match="got the text 'read:runs:a'"):
+        mint("read:runs:a", secret_key=SECRET, now_s=NOW_S)
+
+
 def test_a_token_with_all_the_scopes_it_may_have_can_be_sent():
     scopes = [f"write:streams:run_{'x' * 25}/stream_{'y' * 35}{i:03}" for i in range(100)]
     assert check(mint(scopes, secret_key=SECRET, now_s=NOW_S)).scopes == set(scopes)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
-from gateway.records import check_run_id
-from gateway.runs import Run
+from gateway.errors import InvalidValue
+from gateway.records import check_run_id, shown
+from gateway.runs import STATUSES, Run
 from gateway.sdk import canceling, tasks
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.following import RunSubscription
@@ -60,15 +61,25 @@ async def list(
     costs little: `run.omitted` names them, with their sizes in bytes, and `retrieve` has them.
 
     Args:
-        status: Only these statuses.
+        status: Only these statuses; empty: all.
         tag: Only runs with this tag.
         parent_id: Only children of this run.
         batch_id: Only runs of this batch.
         before: Only runs whose id sorts before this one: the last of the page before.
         limit: At most so many.
         whole: Leave nothing out. All of them are then in memory at once.
+
+    Raises:
+        InvalidValue: a status is none, or the limit is no whole number from 0.
     """
-    query = RunQuery(status, tag, parent_id, batch_id, None, before, limit)
+    if isinstance(status, str) or any(each not in STATUSES for each in status):
+        raise InvalidValue(
+            f'status is {shown(status)}; it is a tuple, as in status=("completed",), of any of '
+            f"{', '.join(STATUSES)}"
+        )
+    if not isinstance(limit, int) or limit < 0:
+        raise InvalidValue(f"limit is {shown(limit)}; it is a whole number from 0")
+    query = RunQuery(tuple(status), tag, parent_id, batch_id, None, before, limit)
     store = runtime().store
     found = await all_runs(store, query)
     if not whole:

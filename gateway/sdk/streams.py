@@ -27,7 +27,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from gateway.errors import InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
+from gateway.errors import InvalidPosition, InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
 from gateway.records import Position, Record, StreamKey, check_run_id
 from gateway.runs import Run
 from gateway.sdk import registry
@@ -254,7 +254,10 @@ async def _start(active: Runtime, key: StreamKey, start: str) -> tuple[Run, Posi
         return run, None
     if start == "latest":
         return run, (await active.store.head(key)).position
-    return run, Position.parse(start)
+    try:
+        return run, Position.parse(start)
+    except InvalidPosition as error:
+        raise InvalidPosition(f'start: {error}, "beginning" or "latest"') from None
 
 
 @iterated_on_its_loop
