@@ -206,10 +206,22 @@ def test_a_gateways_address_is_completed(url, expected):
     assert gateway_url(url) == expected
 
 
-@pytest.mark.parametrize("url", ["", "host:8400", "ftp://host", "ws://", "ws://host?token=x"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "host:8400", "ftp://host", "ws://", "ws://host?token=x", "ws://host:99999", "ws://[::1"],
+)
 def test_what_is_no_gateways_address_is_refused(url):
     with pytest.raises(ConfigurationError, match="looks like ws://host:port"):
         gateway_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http+ws://me:hidden@host", "ws://host?token=hidden", "//hidden@host"]
+)
+def test_a_refused_address_is_told_without_its_password_and_token(url):
+    with pytest.raises(ConfigurationError, match=r"'.*host'") as refused:
+        gateway_url(url)
+    assert "hidden" not in str(refused.value)
 
 
 async def test_a_call_waits_so_long_for_a_gateway_that_is_away_and_no_longer(tmp_path):

@@ -32,8 +32,12 @@ def open_and_close(store):
 def test_no_folder_is_made_directly_below_the_root(path, use, monkeypatch):
     monkeypatch.chdir("/")
     name = f"typo-{secrets.token_hex(8)}"
-    with pytest.raises(ConfigurationError, match=f"needs the folder /{name}, which does not exist"):
+    with pytest.raises(
+        ConfigurationError, match=f"needs the folder /{name}, which does not exist"
+    ) as refused:
         use(f"sqlite:{path.format(name)}")
+    assert "secret_key" not in str(refused.value)
+    assert f"a store in /{name}" in str(refused.value)
     assert not Path("/", name).exists()
 
 

@@ -379,9 +379,20 @@ def gateway_url(url: str) -> str:
     Raises:
         ConfigurationError: it is no WebSocket address.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigurationError(
+            f"a gateway's address looks like ws://host:port; this one is none: {error}"
+        ) from None
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in ("ws", "wss") or not parts.netloc or parts.query:
-        raise ConfigurationError(f"{url!r} is no gateway's address; it looks like ws://host:port")
+        # A password, and a token in a query, are kept out of the message.
+        said = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        raise ConfigurationError(
+            f"{said!r}{' with a query' if parts.query else ''} is no gateway's address; it looks "
+            "like ws://host:port"
+        )
     prefix = parts.path.rstrip("/").removesuffix("/v1/ws")
     return urlunsplit((scheme, parts.netloc, f"{prefix}/v1/ws", "", ""))

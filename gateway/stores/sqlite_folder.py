@@ -22,11 +22,11 @@ def make_folder(file: Path) -> None:
     folder = file.absolute().parent
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     if missing and missing[-1].parent == Path(folder.anchor):
-        relative = file.absolute().relative_to(folder.anchor)
+        relative = folder.relative_to(folder.anchor)
         raise ConfigurationError(
-            f"the store {file} needs the folder {missing[-1]}, which does not exist: make it, or "
-            f"mount it. A path without a leading slash (sqlite:{relative}) is below {Path.cwd()}, "
-            "where folders are made"
+            f"a store in {folder} needs the folder {missing[-1]}, which does not exist: make it, "
+            f"or mount it. A path without a leading slash (sqlite:{relative}/…) is below "
+            f"{Path.cwd()}, where folders are made"
         )
     folder.mkdir(parents=True, exist_ok=True)
     ignored = folder / ".gitignore"
