@@ -112,6 +112,8 @@ async def test_trigger_prints_the_run_and_follows_it_to_its_end(gateway):
     "arguments, said",
     [
         (("absent",), "absent"),
+        (("absent",), "This process is the gateway's"),
+        (("absent",), "`realtime serve` by itself has no tasks"),
         (("greet", "--payload", "[1]"), "is no JSON object"),
         (("greet", "--payload", "{"), "--payload is no JSON"),
         (("greet", "--payload", "@absent.json"), "cannot be read"),

@@ -30,7 +30,7 @@ from gateway.cli.output import (
 from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.tailing import Start, printer
 from gateway.cli.watching import watch_runs
-from gateway.errors import ConfigurationError, InvalidValue
+from gateway.errors import ConfigurationError, InvalidValue, TaskNotFound
 from gateway.records import RunSet, check_run_id
 from gateway.runs import STATUSES, Run
 from gateway.sdk.canceling import cancel as cancel_run
@@ -201,7 +201,14 @@ async def _trigger(
     reach: Reach, task: str, body: dict[str, Any], follow: bool, as_json: bool
 ) -> None:
     scopes = [f"trigger:tasks:{task}", *(f"read:tags:{tag}" for tag in body["tags"])]
-    answer = await http.ask(reach, "POST", f"/v1/tasks/{task}/trigger", body, *scopes)
+    try:
+        answer = await http.ask(reach, "POST", f"/v1/tasks/{task}/trigger", body, *scopes)
+    except TaskNotFound as error:
+        raise TaskNotFound(
+            f"{reach.http_url}: {error}. This process is the gateway's, an application with "
+            "`add_gateway` or `gateway.mount`: `realtime serve` by itself has no tasks, and those "
+            "of a worker are triggered by its own code"
+        ) from None
     handle = _Handle(answer.value["id"], answer.value["access_token"])
     if as_json:
         emit(handle._asdict())

@@ -38,7 +38,8 @@ def types(
 ) -> None:
     """Write TypeScript types of streams, for `gateway.stream<Streams["progress"]>(…)`.
 
-    Of the streams that modules define, or of those that a running gateway and its workers do.
+    Of the streams that modules define, or of those that a running gateway defines and the inputs
+    of its workers.
     """
     if check and output is None:
         raise ConfigurationError("--check compares with a file: name it with --output")
