@@ -182,3 +182,27 @@ async def test_a_run_that_one_worker_is_brought_twice_is_executed_once():
         release.set()
         ended = await asyncio.gather(*both)
         assert [(each.status, each.output) for each in ended] == [("completed", 1)] * 2
+
+
+async def test_a_worker_that_is_asked_for_its_run_does_not_ask_for_it_too():
+    """Its own copy of the message arrives before it has answered another worker."""
+    began, release = [], asyncio.Event()
+
+    @task
+    async def work() -> int:
+        began.append(1)
+        await release.wait()
+        return len(began)
+
+    async with working(owner="worker_a") as active:
+        run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
+        first = asyncio.create_task(tasks.carry_out(run.id, QUEUE))
+        await until(lambda: began)
+        await active.store.patch_run(run.id, {"owner": "worker_b", "attempt": 1})
+        again = await tasks.carry_out(run.id, QUEUE)
+        assert (again.status, again.owner) == ("executing", "worker_b")  # has not been answered yet
+        async for now in runs.subscribe(run.id):
+            if now.owner == "worker_a":
+                break
+        release.set()
+        assert ((await first).status, (await runs.retrieve(run.id)).output) == ("completed", 1)

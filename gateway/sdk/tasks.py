@@ -442,9 +442,10 @@ async def carry_out(run_id: str, rests_with: str | None = None) -> Run:
     run = (await active.store.get_run(run_id)).run
     if run.is_final:
         return run
-    task = find_task(run.task)
-    if run.is_executing and run.owner != _runner(active).owner:
-        run = await take_over(active, run, _runner(active).owner)
+    task, runner = find_task(run.task), _runner(active)
+    # One that executes here may bear the name of another worker, which asks for it just now.
+    if run.is_executing and run.owner != runner.owner and not runner.has(run.id):
+        run = await take_over(active, run, runner.owner)
     return await task.carry_out(run, rests_with) if run.is_queued else run
 
 

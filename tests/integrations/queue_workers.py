@@ -14,11 +14,13 @@ from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 
+import orjson
 from redis_serving import RedisServer
 from websockets.asyncio.client import connect
 
 import gateway
 from gateway import runs
+from gateway.sdk.runtime import runtime
 from gateway.stores.base import run_log
 from tests.serving import DEADLINE_S, SECRET, Client, Process, environment, gateway_process
 
@@ -123,11 +125,7 @@ async def until_status(run_id: str, *statuses: str) -> gateway.Run:
 
 async def statuses(run_id: str) -> list[str]:
     """Return all that a run has been, in order, as its log has it."""
-    from gateway.sdk.runtime import runtime
-
     page = await runtime().store.read(run_log(run_id))
-    import orjson
-
     patches = [orjson.loads(record.data) for record in page.records]
     return [patch["status"] for patch in patches if "status" in patch]
 
@@ -155,9 +153,15 @@ async def seen_by_a_page(url: str, token: str, run_id: str, stream: str) -> list
 
 async def until_asked_for(run: gateway.Run) -> None:
     """Wait until another worker has asked for a run that executes, and got its answer."""
-    owners: list[str] = []
-    async for now in runs.subscribe(run.id):
-        owners.append(now.owner)
-        if len(set(owners)) > 1 and now.owner == run.owner:
-            return
+    owners = [run.owner]  # of each change: a page that follows may be given several at once
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        aclosing(runtime().store.follow(run_log(run.id))) as pages,
+    ):
+        async for page in pages:
+            patches = [orjson.loads(record.data) for record in page.records]
+            owners += [patch["owner"] for patch in patches if "owner" in patch]
+            asked = owners[owners.index(run.owner, 1) :] if run.owner in owners[1:] else []
+            if len(set(asked)) > 1 and owners[-1] == run.owner:
+                return
     raise AssertionError(f"nobody asked for run {run.id}: {owners}")
