@@ -13,13 +13,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from redis.asyncio.sentinel import Sentinel
 from redis_serving import VALKEY, free_port, fresh_url, redis_62, redis_server
 from redis_topologies import cluster, is_up_to_date, node_id, sentinels
 
 from gateway.errors import StoreUnavailable, WriterGap
 from gateway.records import Position, RunSet, StreamKey, Writer
 from gateway.stores.base import RunQuery
-from gateway.stores.redis_servers import bucket_of
+from gateway.stores.redis_servers import Servers, bucket_of
+from gateway.stores.redis_url import RedisUrl
 from tests.serving import DEADLINE_S, new_run, until
 from tests.test_redis import _follow, new_key, opened, take, whole
 
@@ -54,6 +56,39 @@ async def test_a_store_follows_the_master_that_sentinels_name(binary):
             resets, _ = await asyncio.wait_for(following, DEADLINE_S)
             assert held == list(range(30))
             assert resets == ["epoch_changed"]  # it could not know that nothing was lost
+
+
+async def test_sentinels_are_asked_by_one_connection_at_a_time(monkeypatch):
+    """The list of a `Sentinel` loses some of them when several change its order at once."""
+    asking = []
+    ask = Sentinel.discover_master
+
+    async def discover_master(sentinel, service):
+        asking.append(service)
+        assert asking == ["mine"]
+        try:
+            return await ask(sentinel, service)
+        finally:
+            asking.clear()
+
+    monkeypatch.setattr(Sentinel, "discover_master", discover_master)
+    with sentinels() as made:
+        await until(made.is_joined)
+        servers = Servers(RedisUrl.parse(made.url), lambda info: None)
+        made.watching[0].kill()
+        try:
+            ports = await asyncio.gather(*(_master_of(servers) for _ in range(5)))
+        finally:
+            await servers.close()
+        assert ports == [made.master.port] * 5
+        asked = {
+            each.connection_pool.connection_kwargs["port"] for each in servers._sentinel.sentinels
+        }
+        assert asked == {each.port for each in made.watching}
+
+
+async def _master_of(servers):
+    return (await servers.connection()).port
 
 
 # Cluster.

@@ -55,6 +55,7 @@ class Servers:
         self._lanes: dict[tuple[Address | None, str], Lane] = {}
         self._seeking: asyncio.Task[None] | None = None
         self._sentinel: Sentinel | None = None
+        self._one_asks = asyncio.Lock()
         self._is_closed = False
 
     async def open(self) -> None:
@@ -181,7 +182,9 @@ class Servers:
                 list(self.url.addresses),
                 sentinel_kwargs={"socket_timeout": CONNECT_S / 2, **self.url.sentinel_options},
             )
-        host, port = await self._sentinel.discover_master(self.url.service)
+        # Several at once overwrite each other in its list: the one that answers is put in front.
+        async with self._one_asks:
+            host, port = await self._sentinel.discover_master(self.url.service)
         return str(host), int(port)
 
     # ---- a cluster ----
