@@ -1,11 +1,16 @@
 """What the tests of the gateway share: nothing here stands in for the real thing."""
 
 import os
+import signal
 
 import pytest
 from redis_serving import stop_shared_server
 
 from gateway.sdk import schemas, tasks
+
+# A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +20,16 @@ def _tasks_of_this_test_only(monkeypatch):
     monkeypatch.setattr(schemas, "_registered", dict(schemas._registered))
     for name in [name for name in os.environ if name.startswith("REALTIME_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Let logs with lone surrogates, which cannot be encoded, reach the process that reports."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
