@@ -22,7 +22,7 @@ cluster-demo: setup nginx  ## Run two gateways on one Valkey, nginx, Celery and 
 test: setup browser nginx  ## Run all tests
 	$(BIN)/pytest tests/browser
 	$(BIN)/pytest tests/clients
-	$(BIN)/pytest --ignore=tests/browser --ignore=tests/clients
+	$(BIN)/pytest --ignore=tests/browser --ignore=tests/clients -n auto --maxprocesses 4 --dist loadfile
 
 check: setup  ## Lint, check types and imports
 	$(BIN)/ruff check .
