@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, get_args
 
 from reflex_base.utils.types import get_attribute_access_type
 
@@ -27,12 +28,14 @@ def rows_of(type_: Any, is_last: bool) -> str:
     numbers = _text_numbers(type_)
     if not numbers:
         return "$.last" if is_last else "$.data"
-    fields = ", ".join(f"{name}: one.{name} && Number(one.{name})" for name in numbers)
+    keys = [json.dumps(name) for name in numbers]  # a key of a TypedDict may be any text
+    fields = ", ".join(f"{key}: one?.[{key}] && Number(one[{key}])" for key in keys)
     rows = f"{'$.last(count)' if is_last else '$.data'}.map((one) => ({{...one, {fields}}}))"
     return f"((count) => {rows})" if is_last else rows
 
 
 def _text_numbers(type_: Any) -> list[str]:
     """Return the fields that are numbers in Python and text in JSON."""
-    names = sorted(field_names(type_) or ())
-    return [name for name in names if get_attribute_access_type(type_, name) is TextNumber]
+    types = {name: get_attribute_access_type(type_, name) for name in field_names(type_) or ()}
+    # Of a stream whose values may be None, they may be None too.
+    return sorted(name for name, its in types.items() if TextNumber in (its, *get_args(its)))

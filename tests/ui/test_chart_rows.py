@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import reflex as rx
 from reflex.vars import Var
+from typing_extensions import TypedDict
 
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
@@ -69,6 +70,14 @@ def test_rows_of_objects_have_numbers_where_json_has_text() -> None:
     rows = [{**one, "price": one["price"] and float(one["price"])} for one in SALES]
     assert evaluated(sales.rows(), SALES) == rows
     assert evaluated(sales.rows(last=2), SALES) == rows[1:]
+
+
+def test_rows_of_objects_may_be_absent_and_have_any_name_for_a_field() -> None:
+    names: dict[str, Any] = {"unit-price": Decimal, 'the "old" one': Decimal}
+    priced = TypedDict("priced", names)  # type: ignore[misc]
+    values = [{"unit-price": "1.5", 'the "old" one': "2"}, None]
+    rows = evaluated(stream_of(priced | None).rows(), values)
+    assert rows == [{"unit-price": 1.5, 'the "old" one': 2}, {}]
 
 
 @pytest.mark.parametrize(
