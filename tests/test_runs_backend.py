@@ -289,7 +289,8 @@ async def test_runs_are_listed_and_retrieved():
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ({"status": "completed"}, r"status is 'completed'; it is a tuple, .* any of delayed, "),
+        ({"status": "complete"}, r"status is 'complete'; it lists any of delayed, "),
+        ({"status": "completedfailed"}, "status is 'completedfailed'"),
         ({"status": ("complete",)}, r"status is \('complete',\); .* executing, waiting, completed"),
         ({"status": [["completed"]]}, "status is"),
         ({"limit": -1}, "limit is -1; it is a whole number from 0"),
@@ -302,6 +303,22 @@ async def test_a_list_of_what_cannot_be_is_refused(arguments, said):
         with pytest.raises(InvalidValue, match=said):
             await runs.list(**arguments)
         assert await runs.list(status=["completed"], limit=0) == []
+
+
+@pytest.mark.parametrize("status", ["completed", ("completed",), ["completed"]])
+async def test_one_status_is_listed_as_a_text_or_in_a_list(status):
+    @task
+    async def work(fails: bool) -> None:
+        if fails:
+            raise ValueError
+
+    async with working():
+        for fails in (False, True):
+            await work.options(tags=["one"]).trigger_and_wait(fails)
+        (found,) = await runs.list(tag="one", status=status)
+        assert found.status == "completed"
+        for all_of_them in ((), "", None):
+            assert len(await runs.list(tag="one", status=all_of_them)) == 2
 
 
 async def test_replay_starts_the_same_anew():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.errors import InvalidValue
@@ -47,7 +48,7 @@ def subscribe(run_id: str) -> RunSubscription:
 @on_its_loop
 async def list(
     *,
-    status: tuple[str, ...] = (),
+    status: str | Sequence[str] | None = (),
     tag: str | None = None,
     parent_id: str | None = None,
     batch_id: str | None = None,
@@ -61,7 +62,7 @@ async def list(
     costs little: `run.omitted` names them, with their sizes in bytes, and `retrieve` has them.
 
     Args:
-        status: Only these statuses; empty: all.
+        status: Only this status, or these; empty: all.
         tag: Only runs with this tag.
         parent_id: Only children of this run.
         batch_id: Only runs of this batch.
@@ -72,14 +73,12 @@ async def list(
     Raises:
         InvalidValue: a status is none, or the limit is no whole number from 0.
     """
-    if isinstance(status, str) or any(each not in STATUSES for each in status):
-        raise InvalidValue(
-            f'status is {shown(status)}; it is a tuple, as in status=("completed",), of any of '
-            f"{', '.join(STATUSES)}"
-        )
+    wanted = (status,) if status and isinstance(status, str) else tuple(status or ())
+    if any(each not in STATUSES for each in wanted):
+        raise InvalidValue(f"status is {shown(status)}; it lists any of {', '.join(STATUSES)}")
     if not isinstance(limit, int) or limit < 0:
         raise InvalidValue(f"limit is {shown(limit)}; it is a whole number from 0")
-    query = RunQuery(tuple(status), tag, parent_id, batch_id, None, before, limit)
+    query = RunQuery(wanted, tag, parent_id, batch_id, None, before, limit)
     store = runtime().store
     found = await all_runs(store, query)
     if not whole:
