@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from websockets.asyncio.client import connect as connect_socket
 from websockets.asyncio.server import serve
 
 from gateway import connect, runs, streams, task, tokens, wait
+from gateway.cli.reaching import check_reachable
 from gateway.errors import (
     ConfigurationError,
     ConnectionLost,
@@ -222,6 +224,29 @@ def test_a_refused_address_is_told_without_its_password_and_token(url):
     with pytest.raises(ConfigurationError, match=r"'.*host'") as refused:
         gateway_url(url)
     assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["ws://me:hid/den@host", "ws://me:hidden@[host"])
+def test_a_refused_host_or_port_tells_nothing_of_the_password(url):
+    with pytest.raises(ConfigurationError, match="the host or the port") as refused:
+        gateway_url(url)
+    assert "hid" not in str(refused.value)
+
+
+async def test_a_gateway_that_is_away_is_told_without_its_password(caplog):
+    with socket.socket() as closed:  # bound and not listening: nobody answers there
+        closed.bind(("127.0.0.1", 0))
+        url = f"ws://me:hidden@127.0.0.1:{closed.getsockname()[1]}"
+        store = RemoteStore(url, lambda: "", open_s=0)
+        await store.open()
+        async with asyncio.timeout(DEADLINE_S):
+            while "trying again" not in caplog.text:  # noqa: ASYNC110 - nothing sets an event
+                await asyncio.sleep(0.01)
+        await store.close()
+        with pytest.raises(StoreUnavailable, match="no gateway at ws://127") as refused:
+            await check_reachable(url)
+    assert "gateway ws://127.0.0.1:" in caplog.text
+    assert "hidden" not in caplog.text + str(refused.value)
 
 
 async def test_a_call_waits_so_long_for_a_gateway_that_is_away_and_no_longer(tmp_path):

@@ -24,6 +24,7 @@ from gateway.key_files import resolve_keys
 from gateway.sdk.session import WORKER_SCOPES, opened
 from gateway.settings import Settings, open_store, sqlite_file
 from gateway.stores.base import Store
+from gateway.stores.link import without_login
 from gateway.stores.remote import RemoteStore, gateway_url
 from gateway.stores.sqlite_lock import SqliteLock
 
@@ -163,7 +164,8 @@ async def check_reachable(url: str) -> None:
     except (OSError, TimeoutError) as error:
         why = getattr(error, "strerror", None) or str(error) or "no answer"
         raise StoreUnavailable(
-            f"no gateway at {url} ({why}): start one by `realtime serve`, or name another by --url"
+            f"no gateway at {without_login(url)} ({why}): start one by "
+            "`realtime serve`, or name another by --url"
         ) from None
 
 

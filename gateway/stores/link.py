@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -68,6 +69,17 @@ class Peer:
     ids: Iterator[int]
     was_welcomed: bool = False
 
+    @property
+    def shown_url(self) -> str:
+        """The address for messages and logs, without a user and a password."""
+        return without_login(self.url)
+
+
+def without_login(url: str) -> str:
+    """Take a user and a password out of an address."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
 
 class Link:
     """A connection that is there from `start` to `close`, however often its socket breaks.
@@ -103,7 +115,9 @@ class Link:
 
     def start(self) -> None:
         """Connect, and stay connected."""
-        self._task = asyncio.create_task(self._stay_connected(), name=f"gateway {self._peer.url}")
+        self._task = asyncio.create_task(
+            self._stay_connected(), name=f"gateway {self._peer.shown_url}"
+        )
         self._task.add_done_callback(self._start_again)
 
     def _start_again(self, ended: asyncio.Task[None]) -> None:
@@ -232,12 +246,12 @@ class Link:
                     if await self._greet(socket):
                         await self._receive(socket)
             except InvalidURI as error:
-                self._refuse(ConfigurationError(f"REALTIME_URL: {error}"))
+                self._refuse(ConfigurationError(f"REALTIME_URL: {error.msg}"))
             except (OSError, TimeoutError, WebSocketException, RealtimeError) as error:
                 self._note_away(error)
             except Exception as error:  # or nothing would connect again
                 self._note_away(error)
-                _log.exception("gateway %s: the connection failed", self._peer.url)
+                _log.exception("gateway %s: the connection failed", self._peer.shown_url)
             self._disconnected()
             if self.refused is not None:
                 return
@@ -251,7 +265,7 @@ class Link:
 
     def _note_away(self, error: Exception) -> None:
         self.away_because = error
-        _log.warning("gateway %s: %s; trying again", self._peer.url, error)
+        _log.warning("gateway %s: %s; trying again", self._peer.shown_url, error)
         close = error.rcvd if isinstance(error, ConnectionClosed) else None
         if close is not None and close.code in _REFUSING:
             self._give_up_largest(close.code)
@@ -267,9 +281,9 @@ class Link:
             size = protocol.size_of(call.text)
             call.fail(
                 FrameTooLarge(
-                    f"{call.name}: the frame is {size} bytes; the gateway {self._peer.url}, or a "
-                    f"proxy before it, refused it (close code {code}): raise its limit, or send "
-                    "less"
+                    f"{call.name}: the frame is {size} bytes; the gateway {self._peer.shown_url}, "
+                    f"or a proxy before it, refused it (close code {code}): raise its limit, or "
+                    "send less"
                 )
             )
 
@@ -279,7 +293,7 @@ class Link:
         frame = await self._hear(socket)
         if isinstance(frame, protocol.ErrorFrame):
             self._heed(frame)
-            error = from_wire(frame.code, f"gateway {self._peer.url}: {frame.message}")
+            error = from_wire(frame.code, f"gateway {self._peer.shown_url}: {frame.message}")
             if not (frame.retryable or self._may_show_another(error, token)):
                 self._refuse(error)
                 return False
@@ -337,7 +351,9 @@ class Link:
         await socket.send(text)
         answer = await self._hear(socket)
         if isinstance(answer, protocol.ErrorFrame) and not answer.retryable:
-            self._refuse(from_wire(answer.code, f"gateway {self._peer.url}: {answer.message}"))
+            self._refuse(
+                from_wire(answer.code, f"gateway {self._peer.shown_url}: {answer.message}")
+            )
         return isinstance(answer, protocol.ResultFrame)
 
     async def _send_again(self) -> None:
@@ -365,7 +381,9 @@ class Link:
         while True:
             await asyncio.sleep(self._ping_s)
             if not self._is_heard:
-                _log.warning("gateway %s: nothing was heard since the last ping", self._peer.url)
+                _log.warning(
+                    "gateway %s: nothing was heard since the last ping", self._peer.shown_url
+                )
                 socket.transport.abort()  # a goodbye would be waited for, and nobody is there
                 return
             self._is_heard = False
@@ -380,7 +398,7 @@ class Link:
             f"{name}: the gateway's message is {size} bytes; the limit of a worker is "
             f"{MAX_MESSAGE_BYTES}: ask for less at a time"
         )
-        _log.warning("gateway %s: %s", self._peer.url, error)
+        _log.warning("gateway %s: %s", self._peer.shown_url, error)
         if call is not None:
             call.fail(error)
         if follow is not None:

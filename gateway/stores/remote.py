@@ -44,7 +44,7 @@ from gateway.stores.base import (
     SetState,
 )
 from gateway.stores.beginning import Begun
-from gateway.stores.link import OPEN_TIMEOUT_S, Link, Peer
+from gateway.stores.link import OPEN_TIMEOUT_S, Link, Peer, without_login
 from gateway.stores.listed import from_list
 from gateway.stores.retention import Swept
 from gateway.stores.under_way import Call, Follow
@@ -78,12 +78,12 @@ class RemoteStore:
         open_s: float | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.url = gateway_url(url)
         self._patience_s = patience_s
         self._open_s = OPEN_TIMEOUT_S if open_s is None else open_s
         self._ids = itertools.count()
         self._begun = Begun()
-        self._peer = Peer(self.url, token, jitter, self._ids)
+        self._peer = Peer(gateway_url(url), token, jitter, self._ids)
+        self.url = self._peer.shown_url
         self._owner = owner
         self._schemas = schemas
         self._main = self._main_link()
@@ -382,14 +382,14 @@ def gateway_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
+    except ValueError:  # whose text may have a part of a password
         raise ConfigurationError(
-            f"a gateway's address looks like ws://host:port; this one is none: {error}"
+            "the host or the port in the gateway's address is none; it looks like ws://host:port"
         ) from None
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in ("ws", "wss") or not parts.netloc or parts.query:
         # A password, and a token in a query, are kept out of the message.
-        said = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        said = without_login(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")))
         raise ConfigurationError(
             f"{said!r}{' with a query' if parts.query else ''} is no gateway's address; it looks "
             "like ws://host:port"
