@@ -265,6 +265,7 @@ async def test_a_body_that_has_come_frees_its_connection_of_the_deadline(monkeyp
 
 async def test_of_too_many_silent_connections_the_oldest_are_cut_off(monkeypatch):
     monkeypatch.setattr(CuttingProtocol, "silent_connections", 2)
+    monkeypatch.setattr(CuttingProtocol, "request_s", 300.0)  # so that no deadline cuts them off
     async with (
         serving() as gateway,
         connected(gateway.port) as (first, _),
