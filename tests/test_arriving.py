@@ -250,6 +250,30 @@ async def test_a_body_that_does_not_come_has_a_deadline(monkeypatch, path):
         await rest(reader)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "POST /v1/tokens",
+        "POST /v1/tokens/revoke",
+        "POST /v1/tasks/x/trigger",
+        "PUT /v1/stream/a",
+        "POST /v1/events",
+    ],
+)
+async def test_a_client_that_goes_in_the_middle_of_its_body_is_no_fault_in_the_log(
+    gateway, caplog, line
+):
+    bearer = SECRET if "/v1/tokens" in line else token_for("trigger:tasks:*", "write:paths:*")
+    request = f"{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\n"
+    request += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    state = gateway.server.server_state
+    async with connected(gateway.port) as (_, writer):
+        await push(writer, request.encode())
+        await until(lambda: state.tasks)
+    await until(lambda: not state.tasks)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 async def test_a_body_that_has_come_frees_its_connection_of_the_deadline(monkeypatch):
     monkeypatch.setattr(CuttingProtocol, "body_s", 0.1)
     async with serving() as gateway, connected(gateway.port) as (reader, writer):

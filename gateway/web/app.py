@@ -16,8 +16,8 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -380,6 +380,11 @@ async def _describe_frames(_: Request) -> JSONResponse:
     return JSONResponse(asyncapi.document(version("realtime-streams")))
 
 
+async def _end(_: Request, __: Exception) -> Response:
+    """End a request whose client has gone before its body was whole: nobody reads this."""
+    return Response(status_code=400)
+
+
 def make_app(gateway: Gateway, *, cors: bool = True) -> Starlette:
     """Make an application of a gateway that someone else runs.
 
@@ -399,7 +404,7 @@ def make_app(gateway: Gateway, *, cors: bool = True) -> Starlette:
     return Starlette(
         routes=gateway.routes,
         middleware=[across] if origins else [],
-        exception_handlers={RealtimeError: gateway.on_error},
+        exception_handlers={RealtimeError: gateway.on_error, ClientDisconnect: _end},
     )
 
 
