@@ -32,6 +32,7 @@ from gateway.limits import (
     MAX_TASK_CHARACTERS,
 )
 from gateway.records import shown
+from gateway.untrusted import NotJson, check_depth
 
 TIMES = (
     *("created_at", "queued_at", "started_at", "finished_at", "cancel_requested_at"),
@@ -112,8 +113,10 @@ def check_metadata_key(key: object) -> None:
 
 def _size_of(what: str, value: Any) -> int:
     try:
-        return len(orjson.dumps(value))
-    except orjson.JSONEncodeError as error:
+        data = orjson.dumps(value)
+        check_depth(data)
+        return len(data)
+    except (orjson.JSONEncodeError, NotJson) as error:
         raise InvalidValue(f"{what} cannot be kept as JSON: {error}") from None
 
 

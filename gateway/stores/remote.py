@@ -25,6 +25,8 @@ from gateway.errors import (
     ConfigurationError,
     ConnectionLost,
     IllegalTransition,
+    InvalidValue,
+    MalformedFrame,
     RunExists,
     StoreUnavailable,
 )
@@ -268,6 +270,8 @@ class RemoteStore:
         call = Call(frame, may_repeat=writer is not None or not operations)
         try:
             return Run.from_wire(msgspec.json.decode((await self._answer(call)).value))
+        except MalformedFrame as error:
+            raise InvalidValue(f"run {run_id}: the patch is refused: {error}") from None
         except IllegalTransition:
             stored = (await self.get_run(run_id)).run
             names = {"status", *(name for name in ("attempt", "owner") if name in patch)}
