@@ -189,6 +189,9 @@ class Sink:
         self._buffer += data
         self._look()
 
+    def raise_limit(self, max_bytes: int, *, is_known: bool) -> None:
+        """Take larger messages; here they come whole, whatever their size."""
+
     async def receive_lot(self) -> list[str]:
         """Take all that the client has sent."""
         messages = [await self._incoming.get()]

@@ -108,10 +108,14 @@ async def test_plain_thread_awaits_outside_a_run():
         assert result.output == 6
 
 
+def _is_imported(where, member):
+    return inspect.ismodule(where) and member.__module__ != where.__name__
+
+
 def _coroutines(where):
     for name, member in vars(where).items():
         is_async = inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
-        if is_async and not name.startswith("_"):
+        if is_async and not (name.startswith("_") or _is_imported(where, member)):
             yield f"{where.__name__}.{name}", member
 
 

@@ -155,7 +155,7 @@ def test_a_frame_says_what_is_wrong_with_its_text():
 async def test_no_way_in_answers_such_a_value_as_a_fault_of_its_own(monkeypatch, caplog):
     monkeypatch.setitem(tasks._tasks, "takes", task(id="takes")(_takes))
     monkeypatch.setattr(schemas, "_registered", {})
-    schemas.register({"typed": {"type": ["array", "object", "number", "string"]}})
+    schemas.register({"typed": {"type": ["array", "object", "number", "string"]}}, "worker_1")
     async with serving() as gateway:
         await gateway.store.create_run(new_run(id="run_1"))
         async with (

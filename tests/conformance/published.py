@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
 HERE = Path(__file__).parent
 INSTALL_S = 300
@@ -28,14 +29,15 @@ def tool(name: str) -> str:
 def install(folder: Path = HERE) -> None:
     """Install the packages of a folder's `package-lock.json`, unless that was done."""
     done, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
-    if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
-        return
-    command = [tool("npm"), "ci", "--no-audit", "--no-fund"]
-    finished = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    done.touch()
+    with FileLock(Path(sys.prefix, "npm.lock")):  # tests run in several processes
+        if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
+            return
+        command = [tool("npm"), "ci", "--no-audit", "--no-fund"]
+        finished = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        done.touch()
 
 
 def start_suite(url: str, report: Path) -> subprocess.Popen[str]:

@@ -168,7 +168,7 @@ async def odd_numbers_and_depth_in_frames(target: Target) -> None:
         wire = json.dumps(new_run().to_wire())[:-1]
         for number in [*NUMBERS, DEEP, "[" * 30_000, "[" * 10_000 + "]" * 10_000]:
             for frame in (
-                f'{{"type":"append","id":1,"run":"{run}","stream":"anything","records":[{number}]}}',
+                f'{{"type":"append","id":1,"run":"{run}","stream":"any-value","records":[{number}]}}',
                 f'{{"type":"append","id":1,"run":"{run}","stream":"plain","records":[{number}]}}',
                 f'{{"type":"append","id":{number},"run":"{run}","stream":"s","records":[1]}}',
                 f'{{"type":"run_patch","id":1,"run":"{run}","patch":{{"output":{number}}}}}',
@@ -226,8 +226,8 @@ async def inputs_that_the_task_could_not_read(target: Target) -> None:
         headers = {"Authorization": f"Bearer {SECRET}"}
         answer = await http.post("/v1/tasks/waits/trigger", content="{}", headers=headers)
         run = answer.json()["id"]
-    async with target.client(token=token_for(f"write:streams:{run}/anything")) as client:
-        frame = f'{{"type":"append","id":1,"run":"{run}","stream":"anything","records":[{DEEP}]}}'
+    async with target.client(token=token_for(f"write:streams:{run}/any-value")) as client:
+        frame = f'{{"type":"append","id":1,"run":"{run}","stream":"any-value","records":[{DEEP}]}}'
         assert (await ask_raw(client, frame))["type"] == "error"
 
 

@@ -26,7 +26,7 @@ STALLS = struct.Struct("dd")
 
 sets = streams.input("sets", set[str])
 words = streams.input("words", Annotated[str, Field(pattern=r"^(\w+\s?)*$")])
-anything = streams.input("anything", Any)
+anything = streams.input("any-value", Any)
 
 
 @task
