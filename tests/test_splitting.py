@@ -90,6 +90,8 @@ def test_what_is_read_is_what_the_library_reads_wherever_it_is_cut(messages, pla
 
 @given(messages, st.binary(max_size=40), messages, places)
 @example([], b"\x81\x03abc", [], [])  # not masked
+@example([], b"\x81\x7e", [], [])  # not masked, and its size is still to come
+@example([], b"\x83\xfe", [], [])  # no such opcode, likewise
 @example([], b"\xc1\x80\0\0\0\0", [], [])  # a bit of an extension
 @example([], b"\x83\x80\0\0\0\0", [], [])  # no such opcode
 @example([], b"\x80\x80\0\0\0\0", [], [])  # more of nothing

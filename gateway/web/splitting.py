@@ -18,6 +18,7 @@ from websockets import frames
 _FINAL_TEXT = 0x81  # and no bit of an extension
 _MASKED = 0x80
 _CONTROL = 0x08
+_OPCODES = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
 
 _unmasked = frames.apply_mask  # type: ignore[attr-defined]  # compiled, or the library's own
 
@@ -90,13 +91,16 @@ class Splitter:
     def _meet(self, data: bytes, at: int) -> int:
         """Look at a frame of the library's; returns where to go on."""
         head = data[at : at + 10]
+        if len(head) > 1 and (not head[1] & _MASKED or head[0] & 0x0F not in _OPCODES):
+            self._owed, self._is_dropping = len(data) - at, False  # to be refused at once
+            return at
         short = head[1] & ~_MASKED if len(head) > 1 else 0
         size_end = {126: 4, 127: 10}.get(short, 2)
         if len(head) < size_end:
             self._head = head
             return len(data)
         size = int.from_bytes(head[2:size_end]) if size_end > 2 else short
-        self._owed = size_end + (4 if head[1] & _MASKED else 0) + size
+        self._owed = size_end + 4 + size
         self._is_dropping = self.is_closing and not head[0] & _CONTROL
         if not head[0] & _CONTROL:
             self._is_in_pieces = head[0] < _FINAL_TEXT - 1
