@@ -7,6 +7,7 @@ import pytest
 from redis_serving import stop_shared_server
 
 from gateway.sdk import schemas, tasks
+from tests.serving import new_run, worker_token
 
 # A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,6 +31,19 @@ def pytest_runtest_makereport():
         (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
     ]
     return report
+
+
+@pytest.fixture
+async def run(gateway):
+    """A run at the `gateway` of the test's module."""
+    return await gateway.store.create_run(new_run())
+
+
+@pytest.fixture
+async def client(gateway):
+    """A worker's connection to the `gateway` of the test's module."""
+    async with gateway.client(token=worker_token()) as client:
+        yield client
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,10 +6,36 @@ are what it says.
 
 import dataclasses
 import json
+from pathlib import Path
 
-from errors_table import PROTOCOL
-
+from gateway import limits
+from gateway.errors import on_the_wire
 from gateway.runs import _FIXED_FIELDS, FINAL_STATUSES, STATUSES, TRANSITIONS, Run
+
+PROTOCOL = Path(limits.__file__).with_name("PROTOCOL.md")
+
+
+def value_limits() -> str:
+    """Each limit of a value, and the error of what is over it."""
+    lines = ["| of | at most | more gives |", "|---|---|---|"]
+    for limit in limits.VALUE_LIMITS:
+        most = f"{limit.most:.0f} {limit.unit}".rstrip()
+        error = f"`{limit.error.code}`" if limit.error else "a cut, which the answer says"
+        lines.append(f"| {limit.what} | {most} | {error} |")
+    return "\n".join(lines) + "\n"
+
+
+def errors() -> str:
+    """Each error that a client may be sent."""
+    lines = ["| code | HTTP | close code | retryable | meaning |", "|---|---|---|---|---|"]
+    for error in on_the_wire():
+        meaning = (error.__doc__ or "").strip().splitlines()[0]
+        close = error.close_code or ""
+        retryable = "yes" if error.retryable else "no"
+        lines.append(
+            f"| `{error.code}` | {error.http_status} | {close} | {retryable} | {meaning} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def transitions() -> str:
@@ -42,7 +68,12 @@ def _default(field: dataclasses.Field) -> str:
     return "required"
 
 
-TABLES = {"transitions": transitions, "run-fields": run_fields}
+TABLES = {
+    "limits": value_limits,
+    "transitions": transitions,
+    "run-fields": run_fields,
+    "errors": errors,
+}
 
 
 def _place(text: str, name: str) -> slice:

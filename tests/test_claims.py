@@ -8,20 +8,13 @@ import json
 import httpx
 import pytest
 from serving import SECRET, serving
+from test_keys import CLAIMS, NOW_S
 from test_untrusted import REFUSED
 
 from gateway import tokens
 from gateway.errors import InvalidToken, InvalidValue
 from gateway.tokens import attenuate, mint, mint_trigger, verify
 
-NOW_S = 1_795_352_174.0
-CLAIMS = {
-    "aud": "realtime-streams",
-    "iat": NOW_S,
-    "exp": NOW_S + 60,
-    "jti": "t_1",
-    "scopes": ["read:runs:run_1"],
-}
 NAMES = [*CLAIMS, "sub", "skip", "nbf", "iss", "trigger", "par", "par_iat"]
 NAMES += [f"trigger.{name}" for name in ("uses", "tags", "max_payload_bytes", "shares")]
 

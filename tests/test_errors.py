@@ -1,10 +1,10 @@
 import re
 
-import errors_table
+import protocol_tables
 import pytest
 
 from gateway import errors
-from gateway.errors import BY_CODE, RealtimeError, from_wire
+from gateway.errors import BY_CODE, RealtimeError, from_wire, on_the_wire
 
 CLASSES = RealtimeError.__subclasses__()
 
@@ -36,11 +36,11 @@ def test_the_tree_in_the_docstring_is_what_the_classes_say():
 
 
 def test_the_table_in_the_protocol_is_what_the_classes_say():
-    assert errors_table.written() == errors_table.table(), "run python tests/errors_table.py"
+    assert protocol_tables.written("errors") == protocol_tables.errors()
 
 
 def test_close_codes_tell_a_client_to_come_back_when_the_error_is_retryable():
-    for error in errors_table.on_the_wire():
+    for error in on_the_wire():
         if error.close_code is not None:
             comes_back = not 4000 <= error.close_code < 4500 or error.close_code in (4408, 4429)
             assert comes_back == error.retryable, error.code

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import httpx
-import limits_table
+import protocol_tables
 import pytest
 from serving import SECRET, new_run, serving, working
 from stores import new_store, store_of
@@ -52,7 +52,7 @@ def of_wire(**fields) -> Run:
 
 
 def test_the_documents_have_the_limits_of_the_code():
-    assert limits_table.written() == limits_table.table(), "run python tests/limits_table.py"
+    assert protocol_tables.written("limits") == protocol_tables.value_limits()
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])

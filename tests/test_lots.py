@@ -19,17 +19,6 @@ async def gateway(request):
         yield gateway
 
 
-@pytest.fixture
-async def run(gateway):
-    return await gateway.store.create_run(new_run())
-
-
-@pytest.fixture
-async def client(gateway):
-    async with gateway.client(token=worker_token()) as client:
-        yield client
-
-
 def framed(frame, opcode=Opcode.TEXT):
     data = frame if isinstance(frame, bytes) else json.dumps(frame).encode()
     return Frame(opcode, data).serialize(mask=True)

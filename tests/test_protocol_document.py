@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import protocol_tables
 import pytest
-from errors_table import PROTOCOL
+from protocol_tables import PROTOCOL
 
 from gateway import pages, protocol
 from gateway.errors import BY_CODE, on_the_wire
@@ -146,17 +146,6 @@ def test_no_message_of_the_gateway_is_larger_than_clients_are_asked_to_take():
 async def gateway():
     async with serving() as gateway:
         yield gateway
-
-
-@pytest.fixture
-async def run(gateway):
-    return await gateway.store.create_run(new_run())
-
-
-@pytest.fixture
-async def client(gateway):
-    async with gateway.client(token=worker_token()) as client:
-        yield client
 
 
 async def test_record_is_delivered_byte_by_byte_and_a_frames_last_member_counts(client, run):

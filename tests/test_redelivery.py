@@ -17,6 +17,19 @@ QUEUE = owner_of("test")
 progress = streams.define("progress", int)
 
 
+def held(**options):
+    """Define a task `work` that waits: an item for each execution, what ends them, the task."""
+    began, release = [], asyncio.Event()
+
+    @task(**options)
+    async def work() -> int:
+        began.append(1)
+        await release.wait()
+        return len(began)
+
+    return began, release, work
+
+
 async def lost_run(active, **fields):
     """Leave a run as a worker that was killed does."""
     fields = {"task": "work", "payload": {}, "owner": QUEUE} | fields
@@ -60,14 +73,8 @@ async def test_a_run_that_is_brought_again_is_at_its_next_attempt_if_it_has_one(
 
 
 async def test_a_run_whose_worker_is_alive_is_not_executed_a_second_time():
-    time, began, release = Time(), [], asyncio.Event()
-
-    @task(retry=Retry(max_attempts=3))
-    async def work() -> int:
-        began.append(1)
-        await release.wait()
-        return len(began)
-
+    time = Time()
+    began, release, _ = held(retry=Retry(max_attempts=3))
     async with working(owner="worker_a", time=time) as active:
         run = await active.store.create_run(
             new_run(task="work", payload={}, owner=QUEUE, max_attempts=3)
@@ -113,14 +120,7 @@ async def test_a_worker_that_comes_back_stops_and_changes_nothing_of_the_next_at
 
 
 async def test_a_run_that_two_workers_are_brought_at_once_is_begun_by_one():
-    began, release = [], asyncio.Event()
-
-    @task(retry=Retry(max_attempts=2))
-    async def work() -> int:
-        began.append(1)
-        await release.wait()
-        return len(began)
-
+    began, release, work = held(retry=Retry(max_attempts=2))
     async with working(owner="worker_a") as active:
         elsewhere = Runtime(active.store, active.loop)
         elsewhere.runner = Runner(elsewhere, owner="worker_b", concurrency=1)
@@ -167,14 +167,7 @@ async def test_a_worker_that_comes_back_stops_also_if_the_attempt_has_its_number
 
 
 async def test_a_run_that_one_worker_is_brought_twice_is_executed_once():
-    began, release = [], asyncio.Event()
-
-    @task
-    async def work() -> int:
-        began.append(1)
-        await release.wait()
-        return len(began)
-
+    began, release, _ = held()
     async with working(owner="worker_a") as active:
         run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
         both = [asyncio.create_task(tasks.carry_out(run.id, QUEUE)) for _ in range(2)]
@@ -186,14 +179,7 @@ async def test_a_run_that_one_worker_is_brought_twice_is_executed_once():
 
 async def test_a_worker_that_is_asked_for_its_run_does_not_ask_for_it_too():
     """Its own copy of the message arrives before it has answered another worker."""
-    began, release = [], asyncio.Event()
-
-    @task
-    async def work() -> int:
-        began.append(1)
-        await release.wait()
-        return len(began)
-
+    began, release, _ = held()
     async with working(owner="worker_a") as active:
         run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
         first = asyncio.create_task(tasks.carry_out(run.id, QUEUE))

@@ -38,17 +38,6 @@ async def gateway(request):
         yield gateway
 
 
-@pytest.fixture
-async def run(gateway):
-    return await gateway.store.create_run(new_run())
-
-
-@pytest.fixture
-async def client(gateway):
-    async with gateway.client(token=worker_token()) as client:
-        yield client
-
-
 async def subscribed(client, run, id=1, stream="s", **more):
     named = {} if stream is None else {"stream": stream}
     answer = await client.ask(type="subscribe", id=id, run=run.id, **named, **more)

@@ -70,14 +70,20 @@ async def test_workers_may_share_the_gateways_redis(celery_place, celery, tmp_pa
                 assert lines == ["hello ann", "attempt 1"]
 
 
-async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_later(
-    celery_place, celery, tmp_path, monkeypatch
-):
+def _not_started(tmp_path, monkeypatch, *, patience_s):
+    """Let Celery in this process use a gateway that has not been started."""
     process = Process("memory:", tmp_path)
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(celery_sender, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(celery_sender, "PATIENCE_S", patience_s)
     monkeypatch.setattr(celery_sender, "_is_late", False)
+    return process
+
+
+async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_later(
+    celery_place, celery, tmp_path, monkeypatch
+):
+    process = _not_started(tmp_path, monkeypatch, patience_s=1.0)
     began_s = time.monotonic()
     sent = [
         await on_thread(celery.greet.apply_async, (name,), queue="nobody") for name in "abcdefgh"
@@ -96,11 +102,7 @@ async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_l
 async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_append(
     celery_place, celery, tmp_path, monkeypatch
 ):
-    process = Process("memory:", tmp_path)
-    for name, value in environment(REALTIME_URL=process.url).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(celery_sender, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(celery_sender, "_is_late", False)
+    process = _not_started(tmp_path, monkeypatch, patience_s=0.1)
     from gateway.integrations.celery import handle_of
 
     result = await on_thread(celery.greet.apply_async, ("ann",), queue="early")

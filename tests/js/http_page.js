@@ -1,3 +1,5 @@
+import { Store } from "../../ui/client/store.js";
+import { Component } from "./components.js";
 import { FakePage } from "./fakes.js";
 
 export const WELCOME = { type: "welcome", protocol: 1, connection: "c_1", ping_ms: 20_000, limits: {} };
@@ -55,4 +57,16 @@ export class HttpPage extends FakePage {
     this.clock.advance(ms);
     await settled();
   }
+}
+
+/** A page whose WebSocket was refused, so that it uses HTTP, and a component on it. */
+export async function httpPage(more) {
+  const page = new HttpPage(more);
+  const component = new Component(new Store(page.environment));
+  page.socket.drop(1006);
+  await page.pass(500);
+  await page.pass(0);
+  await page.send(WELCOME);
+  await page.pass(0);
+  return { page, component };
 }

@@ -6,19 +6,7 @@ import { Store } from "../../ui/client/store.js";
 import { eventsOf } from "../../ui/client/events.js";
 import { Component } from "./components.js";
 import { FakePage, position, records, subscribed } from "./fakes.js";
-import { HttpPage, WELCOME, settled } from "./http_page.js";
-
-/** A page whose WebSocket is refused, so that it lives by HTTP. */
-async function httpPage() {
-  const page = new HttpPage();
-  const component = new Component(new Store(page.environment));
-  page.socket.drop(1006);
-  await page.pass(500);
-  await page.pass(0);
-  await page.send(WELCOME);
-  await page.pass(0);
-  return { page, component };
-}
+import { HttpPage, WELCOME, httpPage, settled } from "./http_page.js";
 
 test("parses events however they are cut into pieces", async () => {
   const text = 'data: {"a":"ü"}\n\n: comment\nevent: close\ndata: one\ndata: two\n\ndata: cut off';

@@ -2,9 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { takePlace } from "../../ui/client/places.js";
-import { Store } from "../../ui/client/store.js";
-import { Component } from "./components.js";
-import { HttpPage, WELCOME, settled } from "./http_page.js";
+import { WELCOME, httpPage, settled } from "./http_page.js";
 import { position, records, subscribed } from "./fakes.js";
 
 const URL_OF_EVENTS = "http://gateway.test/v1/events";
@@ -28,13 +26,7 @@ class Places {
 async function tab(t, free) {
   t.mock.method(console, "info", () => {});
   const places = new Places(free);
-  const page = new HttpPage({ takePlace: places.take });
-  const component = new Component(new Store(page.environment));
-  page.socket.drop(1006);
-  await page.pass(500);
-  await page.pass(0);
-  await page.send(WELCOME);
-  await page.pass(0);
+  const { page, component } = await httpPage({ takePlace: places.take });
   return { page, component, places, id: page.request.frames[1].id };
 }
 

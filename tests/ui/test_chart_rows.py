@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 from tests.conformance.published import tool
 from ui import use_realtime_stream
-from ui.client import library
 
 
 @dataclass
@@ -27,16 +24,6 @@ class Sale:
     shop: str
     count: int
     price: Decimal
-
-
-@pytest.fixture(autouse=True, scope="module")
-def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Building a page links the client into the working directory's assets."""
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("app"))
-    library.cache_clear()
-    yield
-    os.chdir(before)
 
 
 def stream_of(type_: Any) -> Any:

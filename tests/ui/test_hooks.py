@@ -32,7 +32,6 @@ from ui import (
     use_realtime_task_trigger,
     use_realtime_task_trigger_with_streams,
 )
-from ui.client import library
 from ui.text_numbers import TextNumberVar
 
 
@@ -69,17 +68,6 @@ class HookState(rx.State):
 
 PROGRESS = StreamDefinition[Progress]("progress", Progress)
 ANSWER = StreamDefinition[str]("answer", str)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Building a page links the client into the working directory's assets."""
-    before = Path.cwd()
-    folder = tmp_path_factory.mktemp("app")
-    os.chdir(folder)
-    library.cache_clear()
-    yield folder
-    os.chdir(before)
 
 
 def hooks_of(var: Var[Any]) -> tuple[str, ...]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +22,6 @@ from ui import (
     use_realtime_runs_with_tag,
     use_realtime_stream,
 )
-from ui.client import library
 from ui.vars import warn_of_hidden_fields
 
 
@@ -52,16 +49,6 @@ class SetState(rx.State):
 
     @rx.event
     def done_without(self) -> None: ...
-
-
-@pytest.fixture(autouse=True, scope="module")
-def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Building a page links the client into the working directory's assets."""
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("app"))
-    library.cache_clear()
-    yield
-    os.chdir(before)
 
 
 def line_of(var: Var[Any]) -> str:

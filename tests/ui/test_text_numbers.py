@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from typing_extensions import TypedDict
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 from ui import use_input_stream, use_realtime_stream, use_task_trigger
-from ui.client import library
 from ui.text_numbers import TextNumberVar, page_type
 
 BIG = 844197938335842304  # an id of 64 bits
@@ -74,16 +72,6 @@ class TextState(rx.State):
 
     @rx.event
     def got_text(self, value: str) -> None: ...
-
-
-@pytest.fixture(autouse=True, scope="module")
-def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Building a page links the client into the working directory's assets."""
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("app"))
-    library.cache_clear()
-    yield
-    os.chdir(before)
 
 
 def stream_of(type_: Any, **more: Any) -> Any:

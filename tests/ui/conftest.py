@@ -1,0 +1,20 @@
+"""What the tests of the hooks share."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ui.client import library
+
+
+@pytest.fixture(autouse=True, scope="module")
+def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Building a page links the client into the working directory's assets."""
+    before = Path.cwd()
+    folder = tmp_path_factory.mktemp("app")
+    os.chdir(folder)
+    library.cache_clear()
+    yield folder
+    os.chdir(before)
