@@ -1,7 +1,7 @@
-"""The claims of a token: which there are, and of which form each is. No I/O, no clock.
+"""The claims of a token: their names and the form of each. No I/O, no clock.
 
-Whatever mints and whatever verifies reads them here, so that what is minted can be verified. A
-claim that is not known is refused: a misspelt one would silently hide or limit nothing.
+Minting and verification both use this module, so that every minted token can be verified. An
+unknown claim is rejected: a misspelt one would silently hide or limit nothing.
 
 Source:
     PROTOCOL.md, section 10; RFC 7519, section 4.
@@ -26,25 +26,25 @@ Subject = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 class BadClaims(ValueError):
-    """The claims are none of a token; the message names the claim and its rule."""
+    """The claims do not make a valid token; the message names the claim and its rule."""
 
 
 class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a token says.
+    """The claims of one token.
 
     Attributes:
-        aud: Whom it is for: `AUDIENCE`, perhaps among others.
+        aud: Its audience: `AUDIENCE`, perhaps among others.
         iat: When it was issued, Unix time.
         exp: When it expires, Unix time.
-        jti: Its id, by which it can be revoked.
-        scopes: What it allows.
-        sub: Who it was made for.
-        skip: Fields of runs that its bearer never sees.
+        jti: Its id; a revocation names it.
+        scopes: The scopes that it grants.
+        sub: The subject that it was issued for.
+        skip: Fields of runs that its bearer never receives.
         trigger: The limits of a token that triggers tasks.
-        par: The ids of the tokens that it was made from.
-        par_iat: When the oldest of these was issued.
-        nbf: From when on it is good, Unix time.
-        iss: Who issued it; says nothing here.
+        par: The ids of the tokens that it was derived from.
+        par_iat: When the oldest of these tokens was issued.
+        nbf: When it becomes valid, Unix time.
+        iss: Its issuer; accepted and ignored.
     """
 
     aud: str | list[str]
@@ -65,7 +65,7 @@ def read_claims(data: bytes) -> Claims:
     """Read the payload of a token.
 
     Raises:
-        BadClaims: one is missing, unknown or outside its rule, or it is for another audience.
+        BadClaims: a claim is missing, unknown or breaks its rule, or the audience is another.
     """
     try:
         claims = msgspec.convert(read_json(data), Claims)
@@ -77,7 +77,7 @@ def read_claims(data: bytes) -> Claims:
 
 
 def check_claims(claims: dict[str, Any]) -> dict[str, Any]:
-    """Return claims if a token may say them.
+    """Return the claims unchanged if a token may have them.
 
     Raises:
         BadClaims: as `read_claims`.

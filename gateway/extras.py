@@ -1,4 +1,4 @@
-"""Optional dependencies: an import that fails names the extra that brings it.
+"""Optional dependencies: the error of a failed import names the extra to install.
 
 with needs("celery"):
 from celery import Celery
@@ -23,7 +23,7 @@ def needs(extra: str) -> Iterator[None]:
         extra: Its name in `pyproject.toml`.
 
     Raises:
-        MissingExtra: one of them, or of those that they import, is not installed.
+        MissingExtra: a package of the extra, or one that such a package imports, is not installed.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def require(extra: str, *packages: str) -> None:
         packages: Their names in Python.
 
     Raises:
-        MissingExtra: one of them is not installed.
+        MissingExtra: a package is not installed.
     """
     for package in packages:
         if find_spec(package) is None:

@@ -1,7 +1,7 @@
-"""Which values a run may hold: the limits of `gateway.limits`, held against its fields. No I/O.
+"""Check the fields of a run against the limits of `gateway.limits`. No I/O.
 
-A run is checked whole when it is made, and each change of it in the fields that it changes. So a
-run over a limit, which a version before this one has kept, is still read, and still ends.
+A new run is checked whole; a change is checked in the fields that it changes. A run that an
+earlier version stored with a value over a limit can therefore still be read, and can still end.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ _Check = Callable[[str, Any], object]
 
 
 def check_values(run_id: str, values: Mapping[str, Any]) -> None:
-    """Refuse values that are over their limits.
+    """Reject field values that are over their limits.
 
     Args:
-        run_id: Whose they are.
-        values: Fields of a run as on the wire, each of the right kind.
+        run_id: The run; error messages name it.
+        values: Fields of a run as on the wire, each of the right type.
 
     Raises:
-        InvalidValue: names the field, its size and the limit; or something is no JSON.
-        InvalidId: a tag is outside the rule.
-        MetadataTooLarge: states both numbers.
+        InvalidValue: a field is over its limit (the message names the field, its size and the
+            limit), or cannot be encoded as JSON.
+        InvalidId: a tag breaks the rule for tags.
+        MetadataTooLarge: states the size of the metadata and its limit.
     """
     for name, value in values.items():
         if value is not None and (check := _CHECKS.get(name)) is not None:
@@ -62,8 +63,8 @@ def check_tags(tags: Sequence[str], what: str = "tags") -> tuple[str, ...]:
     """Return tags if they are allowed.
 
     Raises:
-        InvalidValue: too many, or no list.
-        InvalidId: one is outside the rule.
+        InvalidValue: there are too many tags, or they are not a list.
+        InvalidId: a tag breaks the rule for tags.
     """
     if isinstance(tags, str) or len(tags) > MAX_TAGS:
         got = "a text" if isinstance(tags, str) else str(len(tags))
@@ -78,18 +79,18 @@ def check_tags(tags: Sequence[str], what: str = "tags") -> tuple[str, ...]:
 
 
 def is_text(value: Any, max_characters: int) -> bool:
-    """Whether a value is a text that a store can keep, and not empty."""
+    """Whether a value is a non-empty text within a limit that a store can keep."""
     if not isinstance(value, str) or not 0 < len(value) <= max_characters:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def check_metadata(run_id: str, metadata: Mapping[str, Any]) -> None:
-    """Refuse metadata that is over its limit as a whole.
+    """Reject metadata whose total size is over its limit.
 
     Raises:
-        MetadataTooLarge: states both numbers.
-        InvalidValue: something in it is no JSON that can be kept.
+        MetadataTooLarge: states the size of the metadata and its limit.
+        InvalidValue: a value in it cannot be stored as JSON.
     """
     size = _size_of(f"run {run_id}: metadata", metadata)
     if size > MAX_METADATA_BYTES:
@@ -99,7 +100,7 @@ def check_metadata(run_id: str, metadata: Mapping[str, Any]) -> None:
 
 
 def check_metadata_key(key: object) -> None:
-    """Refuse what cannot be a key of metadata.
+    """Reject a value that cannot be a key of metadata.
 
     Raises:
         InvalidValue: states the rule.
@@ -152,7 +153,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
 
 
 def time_ms(text: str) -> int | None:
-    """Read a time in the form that a run's fields have, as ms since 1970; None if it is not one."""
+    """Read a time in the form of a run's fields, as ms since 1970; None if the form is another."""
     if not _TIME.match(text):
         return None
     try:

@@ -1,13 +1,14 @@
 """Which JSON is accepted from outside: one set of rules for frames, bodies, tokens and arguments.
 
-The parsers that a value meets on its way differ: msgspec passes over numbers of any size, orjson
-reads 1,024 levels and Pydantic 200, Python's own module takes NaN and half a surrogate pair. What
-only some of them read could be stored and not be read again, so it is refused when it comes in:
+The parsers that process a value differ: msgspec skips numbers of any size, orjson reads 1,024
+levels and Pydantic 200, Python's `json` module accepts NaN and half of a surrogate pair. A value
+that only some of them read could be stored and never be read again, so it is rejected on arrival.
+The rules:
 
 - it is UTF-8 without a byte order mark, and has no NaN and no Infinity (RFC 8259);
-- no text in it has half a surrogate pair, which UTF-8 cannot express;
+- no text in it has half of a surrogate pair, which UTF-8 cannot express;
 - every number is finite as a double: below about 1.8e308;
-- at most `JSON_DEPTH` arrays and objects are inside each other;
+- arrays and objects are nested at most `JSON_DEPTH` levels deep;
 - of members with the same name the last one counts, as it does for every one of these parsers.
 
 Source:
@@ -25,29 +26,29 @@ import orjson
 from gateway.limits import JSON_DEPTH
 
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
-_LONG = b"0" * 209  # without so many digits, or an exponent of three, a number is finite
+_LONG = b"0" * 209  # a number with fewer digits and an exponent of fewer than three is finite
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_STEPS = bytes(set(range(256)) - set(b'[{]}"'))
 
 
 class NotJson(ValueError):
-    """Some text is no JSON that is accepted; the message says why and does not repeat it."""
+    """A text is not JSON that is accepted; the message says why and does not repeat the text."""
 
 
 def check_values(data: bytes, depth: int = JSON_DEPTH) -> None:
-    """Check the numbers and the depth of JSON that msgspec or orjson has taken for JSON.
+    """Check the numbers and the depth of JSON that msgspec or orjson has accepted.
 
     A regular expression, or a second parser, would take ten times as long.
 
     Args:
         data: JSON text.
-        depth: How many arrays and objects may be inside each other.
+        depth: How deeply arrays and objects may be nested.
 
     Raises:
-        NotJson: a number is infinite, or it is too deep.
+        NotJson: a number is infinite, or the nesting is too deep.
     """
     size, digits = len(data), data.translate(_DIGITS, b"+")
-    # `find`, since `in` takes twice as long. A text can look like a large number too.
+    # `find`, since `in` takes twice as long. The match may be inside a text: the parser decides.
     if digits.find(b"0e000") >= 0 or (size >= len(_LONG) and digits.find(_LONG) >= 0):
         _parse(data)
     if size > 2 * depth:  # each level has two brackets
@@ -55,11 +56,11 @@ def check_values(data: bytes, depth: int = JSON_DEPTH) -> None:
 
 
 def check_json(data: bytes | str, depth: int = JSON_DEPTH) -> bytes:
-    """Check a text from outside against all rules, and return it as bytes.
+    """Check an untrusted text against all rules, and return it as bytes.
 
     Args:
-        data: What may be JSON.
-        depth: How many arrays and objects may be inside each other.
+        data: A text that may be JSON.
+        depth: How deeply arrays and objects may be nested.
 
     Raises:
         NotJson: it breaks one of the rules above.
@@ -74,7 +75,7 @@ def check_json(data: bytes | str, depth: int = JSON_DEPTH) -> bytes:
 
 
 def read_json(data: bytes | str, depth: int = JSON_DEPTH) -> Any:
-    """Read JSON from outside; whole numbers stay exact.
+    """Decode untrusted JSON; whole numbers stay exact.
 
     Raises:
         NotJson: it breaks one of the rules above.
@@ -83,7 +84,7 @@ def read_json(data: bytes | str, depth: int = JSON_DEPTH) -> Any:
 
 
 def why_not_json(data: bytes | str, depth: int = JSON_DEPTH) -> str:
-    """Say which rule a text breaks that another parser has refused; "" if it breaks none."""
+    """Name the rule that a text breaks which another parser has rejected; "" if it breaks none."""
     try:
         check_json(data, depth)
     except NotJson as error:
@@ -99,7 +100,7 @@ def _parse(data: bytes) -> None:
 
 
 def check_depth(data: bytes, depth: int = JSON_DEPTH) -> None:
-    """Refuse JSON with more arrays and objects inside each other.
+    """Reject JSON whose arrays and objects are nested deeper than `depth`.
 
     Raises:
         NotJson: states the limit.
@@ -112,5 +113,5 @@ def _depth_of(data: bytes) -> int:
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     steps = data.translate(_STEPS, _NO_STEPS).replace(b'""', b"")
-    outside = b"".join(steps.split(b'"')[::2])  # of texts, which may hold brackets
+    outside = b"".join(steps.split(b'"')[::2])  # outside texts, which may contain brackets
     return max(accumulate(memoryview(outside).cast("b")), default=0)

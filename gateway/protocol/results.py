@@ -1,7 +1,7 @@
-"""The values of `result` frames, by request: the shapes of what `web/requests.py` answers with.
+"""The values of `result` frames, by request: the shapes of the answers of `web/requests.py`.
 
-They are written from stores' values, and read by clients as they need them: these types are for
-descriptions of the protocol, and tests hold real answers against them.
+The gateway writes these values from the store's; clients decode the fields that they need. These
+types describe the protocol, and tests compare real answers with them.
 
 Source:
     PROTOCOL.md, section 4.
@@ -20,7 +20,7 @@ from gateway.runs import Run
 
 
 class StreamHead(msgspec.Struct, frozen=True):
-    """Where a stream ends and begins."""
+    """The end position of a stream, its earliest kept position, and its end reason."""
 
     position: str
     earliest: str
@@ -55,4 +55,4 @@ RESULTS: dict[type[msgspec.Struct], Any] = {
     asked.Spend: bool,
     asked.Register: None,
 }
-"""The type of each request's value; `append` is answered by `appended`."""
+"""The type of each request's value; the answer to `append` is an `appended` frame."""

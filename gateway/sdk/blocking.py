@@ -1,8 +1,9 @@
-"""A warning with the stack when one step of a coroutine blocks the event loop for a second.
+"""Warn, with the stack, when one step of a coroutine blocks the event loop for a second.
 
-A thread looks at the loop twice a second. While a step is under way it asks the loop for an
-answer; the same step a second later, without an answer, is blocking. An idle loop is not asked.
-While a C function holds the GIL, no thread can look: such a call is not seen.
+A thread checks the loop twice a second. When a step is running, the thread schedules a callback on
+the loop. If the callback has not run a second later and the same step is still running, the step
+is blocking. An idle loop gets no callback. While a C function holds the GIL no thread can run, so
+such a call is not detected.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _log = logging.getLogger("realtime.runner")
 
 @dataclass(eq=False, slots=True)
 class _Question:
-    """What the loop was asked during a step of a task."""
+    """The callback that was scheduled on the loop during a step of a task."""
 
     task: asyncio.Task[Any]
     asked_s: float
@@ -45,10 +46,10 @@ class _Question:
 
 
 class BlockingWatch:
-    """Finds steps that block an event loop.
+    """Find steps that block an event loop.
 
     Args:
-        loop: Which runs in the calling thread.
+        loop: The loop that runs in the calling thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -58,10 +59,10 @@ class BlockingWatch:
         self._quiet_until_s = 0.0
 
     def look(self, now_s: float) -> None:
-        """Warn of the step that is under way if it has blocked the loop for `LATE_S`.
+        """Warn of the running step if it has blocked the loop for `LATE_S`.
 
         Args:
-            now_s: A time that nobody sets.
+            now_s: The time of a monotonic clock.
         """
         task, question = asyncio.current_task(self._loop), self._question
         if task is None:
@@ -96,7 +97,7 @@ class BlockingWatch:
 
 
 def _stack(frame: FrameType) -> str:
-    """Write the frames of a step, without those of the event loop below them."""
+    """Format the frames of a step, without the event loop's frames below them."""
     frames = list(traceback.walk_stack(frame))[::-1]
     first = 0
     for number, (each, _) in enumerate(frames):

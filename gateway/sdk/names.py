@@ -1,4 +1,4 @@
-"""Lists of known names for the message about one that is not known."""
+"""Lists of known names for error messages about an unknown name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MAX_LISTED = 20
-_COMPARED_CHARACTERS = 200  # comparing takes time in proportion to the square of the length
+_COMPARED_CHARACTERS = 200  # comparing takes time quadratic in the length
 
 
 def listed(name: str, known: Iterable[str]) -> str:
-    """List known names, those that resemble an unknown one first.
+    """List known names, beginning with names similar to the unknown one.
 
     Args:
-        name: The unknown one.
-        known: The others, of which at most `MAX_LISTED` are listed.
+        name: The unknown name.
+        known: The known names; at most `MAX_LISTED` of them are listed.
 
     Returns:
         The names, separated by commas.

@@ -1,13 +1,13 @@
-"""The SDK in plain code: scripts, threads, views of Django and Flask, plain tasks.
+"""The SDK in synchronous code: scripts, threads, views of Django and Flask, plain tasks.
 
-Each function that a coroutine would await has a twin whose name ends with `_sync`, and so has each
-that it would iterate with `async for`:
+Each function that a coroutine awaits, or iterates with `async for`, has a synchronous twin whose
+name ends with `_sync`:
 
     handle = pack.trigger_sync(["tea", "cups"])
     for line in packed.read_sync(handle.id, timeout_s=30): ...
 
-A twin blocks its thread. The first one connects this process, as `connect()` does, unless a block
-of `connect()` or a gateway is open in it. For a coroutine without a twin there is `run_in_loop`.
+A twin blocks its thread. The first call connects this process as `connect()` does, unless a
+`connect()` block or a gateway is already open in it. `run_in_loop` runs a coroutine without a twin.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _END: Any = object()
 
 
 def in_plain_code(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Make the twin of a coroutine function."""
+    """Make the synchronous twin of a coroutine function."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -40,7 +40,7 @@ def in_plain_code(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
 def iterated_in_plain_code(
     function: Callable[P, AsyncIterable[T]],
 ) -> Callable[P, Generator[T, None, None]]:
-    """Make the twin of a function that returns something for `async for`."""
+    """Make the synchronous twin of a function that returns an asynchronous iterable."""
 
     @wraps(function)
     def iterate(*args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
@@ -51,13 +51,13 @@ def iterated_in_plain_code(
 
 
 def begin(name: str) -> None:
-    """Prepare a call of a twin: connect this process if nothing has.
+    """Prepare the call of a twin: connect this process unless it is connected.
 
     Args:
-        name: Of the function that a coroutine would await.
+        name: The name of the asynchronous function.
 
     Raises:
-        RuntimeError: called in a coroutine, whose event loop the twin would block.
+        RuntimeError: the caller is a coroutine, whose event loop the twin would block.
         RealtimeError: the store, or the gateway, cannot be used.
     """
     if is_in_coroutine():
@@ -85,7 +85,7 @@ def _each(items: AsyncIterable[T]) -> Generator[T, None, None]:
             return await anext(steps, _END)
 
     async def close() -> None:
-        async with turn:  # a step that was interrupted may still be on its way out
+        async with turn:  # an interrupted step may still be unwinding
             if (aclose := getattr(steps, "aclose", None)) is not None:
                 await aclose()
 

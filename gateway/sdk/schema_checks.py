@@ -1,8 +1,8 @@
-"""Check values by a JSON Schema, in bounded time, whoever made the schema and the value.
+"""Check values against a JSON Schema in bounded time; schema and value may both be hostile.
 
 jsonschema-rs evaluates recursive schemas once for each part of a value and finds duplicates by
-hashes. What it leaves unbounded is bounded here: the schema (`schema_cost`), how often schemas are
-evaluated, patterns (a linear engine, and an amount of text), `multipleOf`, and error messages.
+hashes. This module bounds the rest: the schema (`schema_cost`), the number of evaluations, patterns
+(a linear engine, and a limited amount of text), `multipleOf`, and error messages.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from gateway.sdk.schema_cost import Cost, Schema, choices, subschemas
 with needs("server"):
     import jsonschema_rs
 
-_ERROR_WORK = 300_000  # steps times bytes; above it no error is made, which copies values
+_ERROR_WORK = 300_000  # steps times bytes; above it no error is built, since an error copies values
 _SHOWN_CHARACTERS = 200
 
-# What a byte of text costs at most with a pattern whose program, its classes being small, has at
-# most this size; measured with patterns made for that.
+# (program size, microseconds): the most that a byte of text costs with a pattern whose program,
+# compiled with small classes, has at most this size; measured with adversarial patterns.
 _PATTERN_COSTS = ((4 << 10, 2.5), (16 << 10, 15.0), (64 << 10, 50.0), (256 << 10, 170.0))
 _PROGRAM_SIZES = (64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)  # a `\w` of Unicode has 140 KB
-_PROGRAMS_BYTES = 32 << 20  # of one schema together; compiled in 0.2 s
+_PROGRAMS_BYTES = 32 << 20  # all patterns of one schema together; they compile in 0.2 s
 _STEP_US = 0.5
 
-# As Pydantic's own engine has them: in JSON Schema `\w` is one of A-Z a-z 0-9 _.
+# The classes of Pydantic's engine: in JSON Schema `\w` is one of A-Z a-z 0-9 _.
 _UNICODE = {
     "w": r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}",
     "d": r"\p{Nd}",
@@ -41,15 +41,15 @@ _UNICODE = {
 }
 _SMALL = dict.fromkeys("wdsp", "a-z")
 
-# Pydantic 2.12 and 2.13 have a pattern for a Decimal that begins so: not signs and a dot alone.
+# The pattern of a Decimal in Pydantic 2.12 and 2.13 begins so: not only signs and a dot.
 _LOOK_AHEAD = "^(?!^[-+.]*$)"
 
 
 class Checker:
-    """Checks values by one schema.
+    """Checks values against one schema.
 
     Raises:
-        InvalidValue: it is no JSON Schema of draft 2020-12, or one whose checks are not bounded.
+        InvalidValue: the schema is no JSON Schema of draft 2020-12, or its checks have no bound.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -66,7 +66,7 @@ class Checker:
         self._steps_a_byte = math.ceil(max(names, default=0) / _STEP_US)
 
     def fault(self, data: bytes) -> str | None:
-        """Say what is wrong with a value; None if nothing is."""
+        """Return the reason why a value is invalid; None if it is valid."""
         try:
             if (fault := self._too_much(data)) is not None:
                 return fault
@@ -82,9 +82,9 @@ class Checker:
     def _too_much(self, data: bytes) -> str | None:
         levels = data.count(b"[") + data.count(b"{")
         parts = 1 + levels + data.count(b",")
-        parts = max(parts, len(data) * self._steps_a_byte)  # of names held against patterns
+        parts = max(parts, len(data) * self._steps_a_byte)  # names that are matched with patterns
         if self._is_too_much(parts, levels):
-            # Brackets may be in texts, or beside each other.
+            # The counts are upper bounds: brackets may be in texts, or next to each other.
             levels = _levels(orjson.loads(data))
             if levels > JSON_DEPTH:
                 return f"it is nested deeper than {JSON_DEPTH} levels"
@@ -135,7 +135,7 @@ def _compile(schema: Schema, all_patterns: _Patterns) -> jsonschema_rs.Draft2020
 
 
 def _rewritten(schema: Schema, root: Schema) -> Schema:
-    """Return a schema for the engine: unions by what tells their members apart, classes as ours."""
+    """Return a schema for the engine: unions by their discriminator, character classes as ours."""
     new = dict(schema)
     for keyword, name, each in subschemas(schema):
         inner = _rewritten(each, root)
@@ -166,13 +166,13 @@ def _rewritten(schema: Schema, root: Schema) -> Schema:
 
 
 class _Patterns:
-    """The patterns of one schema together, and the work that is left to them with one value."""
+    """The patterns of one schema, and the matching time that is left for the current value."""
 
     def __init__(self) -> None:
         self.left_us = 0.0
         self._left_bytes = _PROGRAMS_BYTES
         self._compiled: dict[str, jsonschema_rs.Draft202012Validator] = {}
-        self.refusal: str | None = None  # of a pattern
+        self.refusal: str | None = None  # why a pattern was rejected
 
     def begin(self) -> None:
         self.left_us = float(PATTERN_WORK_US)
@@ -181,7 +181,7 @@ class _Patterns:
         """Compile a pattern for the linear engine.
 
         Raises:
-            ValueError: it has no such pattern, or it is too large.
+            ValueError: the linear engine does not support the pattern, or the pattern is too large.
         """
         if pattern in self._compiled:
             return self._compiled[pattern]
@@ -204,7 +204,7 @@ class _Pattern:
         try:
             self._cost_us = _cost_us(pattern)
         except InvalidValue as error:
-            self.patterns.refusal = error.message  # the engine has words of its own
+            self.patterns.refusal = error.message  # the engine replaces the message
             raise
 
     def validate(self, text: Any) -> None:
@@ -217,10 +217,10 @@ class _Pattern:
 
 
 def _cost_us(pattern: str) -> float:
-    """Return what a byte of text costs at most with a pattern.
+    """Return the most time that a pattern takes for a byte of text, in microseconds.
 
     Raises:
-        InvalidValue: too much, or it is no pattern.
+        InvalidValue: the pattern is too expensive, or not a pattern.
     """
     schema = _condition(pattern, _SMALL)
     for size, cost_us in _PATTERN_COSTS:
@@ -237,7 +237,7 @@ def _not_linear(pattern: str) -> str:
 
 
 def _condition(pattern: str, classes: dict[str, str]) -> Schema:
-    """Return the schema of the texts that match a pattern, for the linear engine."""
+    """Return a schema that matches the same texts as a pattern, for the linear engine."""
     if not pattern.startswith(_LOOK_AHEAD):
         return {"pattern": _translated(pattern, classes)}
     rest = "^" + pattern.removeprefix(_LOOK_AHEAD)
@@ -253,9 +253,10 @@ def _linear(schema: Schema, size: int) -> jsonschema_rs.Draft202012Validator | N
 
 
 def _translated(pattern: str, classes: dict[str, str]) -> str:
-    """Write a pattern with other classes of characters.
+    """Replace the character classes of a pattern.
 
-    Small ones are never negated: `.` and `[^"]` are as large as all of Unicode, and cost no more.
+    Small classes are never negated: `.` and `[^"]` are as large as all of Unicode, and cost the
+    same.
     """
     parts, is_class, before = [], False, ""
     for part in re.findall(r"\\[pP]\{[^}]*\}|\\.|[^\\]|\\", pattern, re.DOTALL):
@@ -288,7 +289,7 @@ class _MultipleOf:
             return
         try:
             is_multiple = Decimal(str(number)) % self._factor == 0
-        except InvalidOperation:  # more digits than a number of a page has
+        except InvalidOperation:  # more digits than a JavaScript number has
             is_multiple = False
         if not is_multiple:
             raise ValueError(f"{number} is not a multiple of {self._factor}")

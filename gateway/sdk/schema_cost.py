@@ -1,10 +1,10 @@
-"""How much work a JSON Schema can make, known before it is used. No I/O.
+"""Bound the work of checking against a JSON Schema, before the schema is used. No I/O.
 
 Checks run on the event loop, and both the schema (a worker's) and the value (a client's) can be
-hostile. A schema is refused if it is too large, nested too deeply, refers to anything outside
-itself, or refers to itself without descending into the value. For any other, `Cost.steps` bounds
-how often a part of a value is compared with a part of the schema: a union of objects inside itself
-doubles that number with each level of the value.
+hostile. A schema is rejected if it is too large, nested too deeply, refers to anything outside
+itself, or refers to itself without descending into the value. For any other schema, `Cost.steps`
+bounds how often a part of a value is compared with a part of the schema: a recursive union of
+objects doubles that number with each level of the value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.limits import CHECK_STEPS, JSON_DEPTH, SCHEMA_LEVELS, SCHEMA_PARTS,
 
 Schema = dict[str, Any]
 
-_MAX_VISITS = 50_000  # of parts of one schema, to find its cost; 5 us each
+_MAX_VISITS = 50_000  # visits of parts of one schema to compute its cost; 5 us each
 
 _LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _MAPS = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
@@ -29,8 +29,8 @@ _SINGLE = frozenset(
 _REFUSED = frozenset({"$dynamicRef", "$recursiveRef", "$recursiveAnchor"})
 
 
-# How often a schema is compared with a part of a value: with a scalar, an array, an object; and how
-# many schemas are evaluated on the same value, one for another.
+# How often a schema is compared with a part of a value: with a scalar, an array, an object; and the
+# length of the longest chain of schemas that are evaluated on the same value.
 Steps = tuple[int, int, int, int]
 
 
@@ -50,9 +50,9 @@ def subschemas(schema: Schema) -> Iterator[tuple[str, Any, Schema]]:
 
 
 def choices(schema: Schema, root: Schema) -> dict[str, str] | None:
-    """Return the references of a union by the values of the field that tells its members apart.
+    """Return the references of a union's members by the value of its discriminator.
 
-    None if there is no such field, or if its members do not each name a value of it.
+    None if the union has no discriminator, or if a member names no value of it.
     """
     told, members = schema.get("discriminator"), schema.get("oneOf")
     if not isinstance(told, dict):
@@ -79,7 +79,7 @@ def _allowed(schema: Schema) -> list[Any]:
 
 
 def resolve(root: Schema, reference: Any) -> Schema | None:
-    """Return the part of a schema that a reference names; None if there is none in it."""
+    """Return the part of a schema that a reference names; None if the schema has no such part."""
     if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
         return None
     part: Any = root
@@ -96,17 +96,17 @@ def resolve(root: Schema, reference: Any) -> Schema | None:
 
 @dataclass(slots=True)
 class _Part:
-    """A schema in a schema: what it costs, and which others it evaluates on what.
+    """A subschema: its cost, and the subschemas that it evaluates.
 
     Attributes:
-        weight: Of its own keywords, in steps.
-        same: All of them are evaluated on the same value.
-        one_of: One of them is evaluated on the same value.
-        items: One of them is evaluated on an item of the value.
-        all_items: All of them are.
-        fields: One of them is evaluated on a field of the value.
-        all_fields: All of them are.
-        times: How often it does all that.
+        weight: The cost of its keywords, in steps.
+        same: Subschemas that are all evaluated on the same value.
+        one_of: Subschemas of which one is evaluated on the same value.
+        items: Subschemas of which one is evaluated on an item of the value.
+        all_items: Subschemas that are all evaluated on an item.
+        fields: Subschemas of which one is evaluated on a field of the value.
+        all_fields: Subschemas that are all evaluated on a field.
+        times: How often it evaluates all of these.
     """
 
     weight: int
@@ -130,10 +130,10 @@ _PLACES = {
 
 
 class Cost:
-    """What checks by one schema can cost at most.
+    """The highest cost of a check against one schema.
 
     Raises:
-        InvalidValue: the schema is outside what a gateway checks by; says why.
+        InvalidValue: a gateway does not check against such a schema; the message says why.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -144,9 +144,9 @@ class Cost:
         self._is_final = self._count(id(schema))  # deeper levels cost as much as the last
 
     def steps(self, parts: int, levels: int) -> int | None:
-        """Return the most comparisons that a value of so many parts and levels can take.
+        """Return the most comparisons for a value with this many parts and levels.
 
-        None: so many levels are too many.
+        None if the value has too many levels.
         """
         if levels >= len(self._by_level):
             if not self._is_final:
@@ -155,7 +155,7 @@ class Cost:
         return parts * max(self._by_level[: levels + 1])
 
     def _walk(self, root: Schema) -> dict[int, Schema]:
-        """Return every schema in a schema, by identity."""
+        """Return a schema and all its subschemas, by identity."""
         found: dict[int, Schema] = {}
         waiting = [(root, 0)]
         patterns = 0
@@ -180,9 +180,9 @@ class Cost:
         return found
 
     def _count(self, root: int) -> bool:
-        """Count for parts at level 0, 1, … of a value until nothing changes; say whether it does.
+        """Count comparisons for values of 0, 1, … levels; return whether the numbers converge.
 
-        The number for a level follows from those of the level above the leaves.
+        The numbers of a level follow from the numbers of the level below it.
         """
         before: dict[int, int] | None = None
         for _ in range(min(JSON_DEPTH + 1, max(3, _MAX_VISITS // len(self._parts)))):
@@ -201,13 +201,13 @@ class Cost:
     def _of(
         self, key: int, below: dict[int, int] | None, counted: dict[int, Steps], depth: int
     ) -> Steps:
-        """Return how often parts are compared that are some levels below where a schema is.
+        """Return how often parts some levels below the value of a schema are compared.
 
         Args:
-            key: Which schema.
-            below: The same for parts one level less below; None at level 0.
-            counted: What was counted before for this level.
-            depth: Schemas on the way here that are evaluated on the same value.
+            key: The identity of the schema.
+            below: The counts for parts one level nearer; None at level 0.
+            counted: The counts so far for this level.
+            depth: Length of the chain of schemas, up to this one, evaluated on the same value.
         """
         if (found := counted.get(key)) is not None:
             return found
@@ -237,7 +237,7 @@ class Cost:
 
 
 def _part(schema: Schema, known: dict[int, Schema], root: Schema) -> _Part:
-    # What is not evaluated yet is found by evaluating the rest once more.
+    # To find the unevaluated items or properties, the engine evaluates the other keywords again.
     times = 2 if {"unevaluatedItems", "unevaluatedProperties"} & schema.keys() else 1
     part = _Part(_weight(schema), times)
     if "$ref" in schema:
@@ -257,13 +257,13 @@ def _part(schema: Schema, known: dict[int, Schema], root: Schema) -> _Part:
 
 
 def _weight(schema: Schema) -> int:
-    """Return what a schema's own keywords cost, in steps; measured."""
+    """Return the measured cost of a schema's keywords without its subschemas, in steps."""
     weight = 1
     allowed = _allowed(schema)
     if any(isinstance(each, dict | list) for each in allowed):
         weight += sum(1 for _ in _nested(allowed))
     if "format" in schema:
-        weight += 3  # Pydantic makes an error of each text that has another form
+        weight += 3  # Pydantic builds an error for each text of another form
     for keyword in ("patternProperties", "dependentRequired"):
         value = schema.get(keyword)
         weight += len(value) if isinstance(value, dict) else 0

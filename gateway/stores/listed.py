@@ -1,4 +1,4 @@
-"""Runs as lists and sets show them: without their large fields, and no more of them than fit."""
+"""Runs in lists and sets: without their large fields, and as many as fit into an answer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _LARGE: Mapping[str, Any] = {
     "last_error": None,
     "metadata": {},
 }
-"""Fields that may be left out, and what stands in their place."""
+"""Fields that may be omitted, and the value that replaces each."""
 
 
 class ListedRun(NamedTuple):
     """A run of a list or a set.
 
     Attributes:
-        run: Without its large fields.
-        size: Bytes that were read for it.
+        run: The run without its large fields.
+        size: The bytes that the store read for it.
     """
 
     run: Run
@@ -34,16 +34,16 @@ class ListedRun(NamedTuple):
 
 
 def in_set(run: Run) -> Run:
-    """Return what sets show of a run: all but large fields, which its `omitted` then names.
+    """Return a run as sets show it: without its large fields, which its `omitted` then names.
 
-    The metadata stays whatever its size: the set's log goes on with merge patches of it.
+    The metadata is included whatever its size: the set's log continues with merge patches of it.
     """
     return _without(run, [name for name in _LARGE if name != "metadata"])
 
 
 def in_list(shown: ListedRun) -> ListedRun:
-    """Make what lists show of a run from what sets show of it."""
-    if shown.size <= LISTED_FIELD_BYTES:  # as it is of most
+    """Return a run as lists show it, from the run as sets show it."""
+    if shown.size <= LISTED_FIELD_BYTES:  # true for most runs
         return shown
     return ListedRun(_without(shown.run, ["metadata"]), shown.size)
 
@@ -58,11 +58,12 @@ def _without(run: Run, names: Iterable[str]) -> Run:
 
 
 def encode_listed(run: Run, snapshot_size: int) -> bytes:
-    """Write what is kept of a run for lists and sets; nothing if that is the whole run.
+    """Encode the shortened copy of a run for lists and sets; empty if nothing is omitted.
 
     Args:
-        run: Whole.
-        snapshot_size: Of the whole run as JSON; most are so small that no field is looked at.
+        run: The whole run.
+        snapshot_size: Bytes of the whole run as JSON; most runs are so small that no field is
+            measured.
     """
     if snapshot_size <= LISTED_FIELD_BYTES:
         return b""
@@ -71,7 +72,7 @@ def encode_listed(run: Run, snapshot_size: int) -> bytes:
 
 
 def decode_listed(data: bytes) -> ListedRun:
-    """Read what sets show of a run, from its whole or from what `encode_listed` wrote."""
+    """Decode a run as sets show it, from the whole run or from the copy of `encode_listed`."""
     run = from_list(orjson.loads(data))
     return ListedRun(in_set(run) if len(data) > LISTED_FIELD_BYTES else run, len(data))
 
@@ -80,23 +81,23 @@ def from_list(wire: Mapping[str, Any]) -> Run:
     """Read a run of a list from its JSON fields.
 
     Raises:
-        InvalidValue: a field is missing or of the wrong kind.
+        InvalidValue: a field is missing or of the wrong type.
     """
     return dataclasses.replace(Run.from_wire(wire), omitted=dict(wire.get("omitted") or {}))
 
 
 def is_full(count: int, size: int) -> bool:
-    """Whether an answer takes no further run.
+    """Whether an answer has no room for the next run.
 
     Args:
-        count: Of its runs.
-        size: Of these, and of the one that may come next.
+        count: The number of runs in the answer.
+        size: Bytes of these runs and of the next one.
     """
     return count >= LEAST_LISTED_RUNS and size > LIST_BYTES
 
 
 def that_fit(found: Iterable[ListedRun]) -> list[Run]:
-    """Return the first runs that have `LIST_BYTES` together; `LEAST_LISTED_RUNS` in any case."""
+    """Return the first runs that fit into `LIST_BYTES`, but at least `LEAST_LISTED_RUNS`."""
     runs: list[Run] = []
     size = 0
     for each in found:

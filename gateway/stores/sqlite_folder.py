@@ -1,4 +1,4 @@
-"""The folder of a SQLite file and of the secret key beside it."""
+"""The folder of a SQLite file and its secret key."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from gateway.errors import ConfigurationError
 
-OWN_FOLDER = ".realtime"  # of the default store: git ignores it
+OWN_FOLDER = ".realtime"  # the folder of the default store; git ignores it
 
 
 def make_folder(file: Path) -> None:
-    """Make the folder of a file unless it is there, but none directly below the root.
+    """Create the folder of a file if it is missing, but never a folder directly below the root.
 
-    `sqlite:///typo/x.db` is an absolute path. A folder that is missing there is a volume that is
-    not mounted, or a path that was meant to be relative.
+    `sqlite:///typo/x.db` is an absolute path. When the folder below the root is missing, a volume
+    is not mounted, or the path was meant to be relative.
 
     Raises:
-        ConfigurationError: a folder below the root is missing.
-        OSError: the folder cannot be made.
+        ConfigurationError: a folder directly below the root is missing.
+        OSError: the folder cannot be created.
     """
     folder = file.absolute().parent
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -34,4 +34,4 @@ def make_folder(file: Path) -> None:
         try:
             ignored.write_text("*\n")
         except OSError:
-            pass  # a folder that can be read only
+            pass  # the folder is read-only

@@ -22,23 +22,23 @@ def mount(app: Starlette, path: str, settings: Settings | None = None) -> Gatewa
     """Mount a gateway in a Starlette or FastAPI application, and run it with the application.
 
     Starlette does not run the lifespan of a mounted application. This function does: the gateway
-    starts before the application's own lifespan and stops after it, so that both the lifespan and
+    starts before the application's lifespan and stops after it, so that both the lifespan and
     the views may use tasks and streams without `connect()`. Clients name the gateway by its path:
     `https://example.com/live`.
 
-    With `REALTIME_URL` set, nothing is mounted: tasks of this application work through the gateway
-    at that address, and pages have to name it.
+    With `REALTIME_URL` set, nothing is mounted: this application uses the gateway at that address,
+    and pages have to name it.
 
     Args:
         app: The application, before it is served.
-        path: Where the gateway is, for example `/live`.
-        settings: What the gateway runs with; default: the environment's.
+        path: The prefix of the gateway's URLs, for example `/live`.
+        settings: The gateway's settings; default: the environment's.
 
     Returns:
-        The gateway; None where this application works through one elsewhere.
+        The gateway; None if this application uses a gateway elsewhere.
 
     Raises:
-        ConfigurationError: the path is none; `/` would hide routes that are added later.
+        ConfigurationError: the path is not a prefix; `/` would hide routes that are added later.
     """
     if not _PREFIX.fullmatch(path):
         raise ConfigurationError(f"the path is {path!r}; it is a prefix like '/live'")
@@ -65,7 +65,7 @@ def _run_with(app: Starlette, run: Callable[[], AbstractAsyncContextManager[None
 
 
 def connected_to(url: str) -> Callable[[], AbstractAsyncContextManager[None]]:
-    """Make a block in which this process works through a gateway elsewhere."""
+    """Make a context in which this process uses the gateway at a URL."""
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[None]:
@@ -76,7 +76,7 @@ def connected_to(url: str) -> Callable[[], AbstractAsyncContextManager[None]]:
 
 
 def under(prefix: str, routes: Iterable[BaseRoute]) -> list[BaseRoute]:
-    """Put a gateway's routes under a prefix whose other paths belong to other routes."""
+    """Move a gateway's routes under a prefix; other routes may use other paths below it."""
     return [_moved(prefix, route) for route in routes]
 
 

@@ -1,4 +1,4 @@
-"""The parameters of URLs. One that is not known is refused: an ignored filter lists too much."""
+"""Query parameters. An unknown one is rejected: an ignored filter would list too much."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _WHOLE = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 
 
 def taking(endpoint: Endpoint, once: tuple[str, ...] = (), often: tuple[str, ...] = ()) -> Endpoint:
-    """Let an endpoint take these parameters and no others.
+    """Make an endpoint reject all parameters except these.
 
     Args:
-        endpoint: What answers.
+        endpoint: The endpoint that answers checked requests.
         once: Parameters that may be given once.
         often: Parameters that may be given several times.
     """
@@ -48,7 +48,7 @@ def whole_number(query: QueryParams, name: str, default: int, most: int) -> int:
     """Read a parameter that is a whole number from 1.
 
     Raises:
-        InvalidValue: it is none, or over its limit.
+        InvalidValue: it is not a whole number from 1, or over its limit.
     """
     text = query.get(name)
     if text is None:

@@ -1,20 +1,20 @@
-"""Memory for the unfinished messages of clients that have shown no good token. No I/O.
+"""Memory for the unfinished messages of clients that have not presented a valid token. No I/O.
 
-Each such client has the limit of a frame for itself. What is beyond it, after `hello`, comes out of
-one amount for all of them: a page whose first frame is a large `append` with its own token has
-room, a thousand connections without a token have no more together.
+Each such client may buffer a message up to the frame limit. After `hello`, a larger message counts
+against one budget that all of them share: a page whose first frame is a large `append` with its
+token has room, and a thousand connections without a token have the same budget together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_BYTES = 32 << 20  # of this process
+MAX_BYTES = 32 << 20  # per process
 
 
 @dataclass
 class _Held:
-    """What all of them hold."""
+    """The memory that all these clients hold."""
 
     bytes: int = 0
 
@@ -23,10 +23,10 @@ _held = _Held()
 
 
 class Share:
-    """What one client holds of it.
+    """One client's share of the budget.
 
     Args:
-        free_bytes: Not counted.
+        free_bytes: A message up to this size does not count against the budget.
     """
 
     __slots__ = ("_bytes", "_free_bytes", "_is_over")
@@ -37,13 +37,13 @@ class Share:
         self._is_over = False
 
     def hold(self, size: int) -> bool:
-        """Take note of what it holds now; false if that is more than there is room for."""
+        """Record how many bytes the client holds now; return whether they fit the budget."""
         counted = size if size > self._free_bytes and not self._is_over else 0
         _held.bytes += counted - self._bytes
         self._bytes = counted
         return not counted or _held.bytes <= MAX_BYTES
 
     def end(self) -> None:
-        """Count no more: the client has shown a good token."""
+        """Stop counting: the client has presented a valid token."""
         self._is_over = True
         self.hold(0)

@@ -1,6 +1,6 @@
--- What lists show of a run, and the version of it (records in its log).
--- ARGV: server, run, how large a snapshot may be to be given whole
--- Gives the version and the JSON; '' for a larger snapshot that stands alone.
+-- A run as lists show it, and its version (the number of records in its log).
+-- ARGV: server, run, the largest snapshot in bytes that is returned whole
+-- Returns the version and the JSON; '' for a larger snapshot without a shortened copy.
 local run = ARGV[2]
 local log = load(run, '$run')
 local kept = call('HMGET', run_key(run), 'listed', 'listed_at')
