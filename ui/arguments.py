@@ -1,7 +1,7 @@
-"""Checks what a hook is called with while the page is built.
+"""Check the arguments of hooks while the page is built.
 
-A wrong argument would otherwise be found in a browser: as a refusal of the gateway, or as a page
-that stays empty.
+Without these checks a wrong argument would show in a browser only: as an error of the gateway, or
+as a page that stays empty.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ui.loop_variables import refuse_loop_variable
 from ui.refusals import refused, shown
 from ui.text_numbers import plain_type
 
-RUN_FIELDS = ("payload", "output", "metadata")  # which a hook can leave out
-RUN_LOGS = ("$run", "$streams")  # of the gateway's own: PROTOCOL.md 4
+RUN_FIELDS = ("payload", "output", "metadata")  # fields that a hook can leave out
+RUN_LOGS = ("$run", "$streams")  # streams that the gateway writes: PROTOCOL.md 4
 MAX_THROTTLE_MS = 60_000  # the limits of `subscribe`: PROTOCOL.md 4
 MAX_RUNS = 1_000
 MAX_TAGS = 20
 
 
 def check(hook: str, **arguments: Any) -> None:
-    """Check arguments by their names; one without a rule is not looked at.
+    """Check arguments by their names; an argument without a rule is not checked.
 
     Args:
-        hook: The function that was called, for the message.
-        arguments: What it was given.
+        hook: The name of the called function, for the message.
+        arguments: Its arguments by name.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
-        InvalidValue: names the hook, the argument, its value, what is allowed and the remedy.
+        InvalidValue: names the hook, the argument, its value, the allowed values and the remedy.
     """
     for name, value in arguments.items():
         rule = _RULES.get(name)
@@ -54,7 +54,7 @@ def check(hook: str, **arguments: Any) -> None:
 
 
 def var_may_be(var: Var[Any], *kinds: type) -> bool:
-    """Whether a Var's value may be of one of these types, as far as its own type says."""
+    """Whether a Var's value may be of one of these types, as far as the Var's type says."""
     members = typing.get_args(var._var_type) if _is_union(var._var_type) else (var._var_type,)
     known = [plain_type(member) for member in members if member is not types.NoneType]
     return not known or any(_may_be(member, kinds) for member in known)
@@ -69,7 +69,7 @@ def _may_be(type_: Any, kinds: tuple[type, ...]) -> bool:
         return any(isinstance(value, kinds) for value in typing.get_args(type_))
     class_ = typing.get_origin(type_) or type_
     if class_ is Any or not isinstance(class_, type):
-        return True  # or a type variable: not known
+        return True  # the type is unknown, for instance a type variable
     return issubclass(class_, kinds) and not (class_ is bool and bool not in kinds)
 
 
@@ -77,12 +77,12 @@ def _may_be(type_: Any, kinds: tuple[type, ...]) -> bool:
 
 
 class Rule(NamedTuple):
-    """What an argument may be.
+    """The rule for an argument.
 
     Attributes:
-        allows: Says whether a value is allowed.
-        allowed: The same in words, for the message.
-        remedy: What to write instead.
+        allows: Returns whether a value is allowed.
+        allowed: The allowed values in words, for the message.
+        remedy: How to correct the call, for the message.
     """
 
     allows: Callable[[Any], bool]
@@ -106,7 +106,7 @@ def _is_stream_id(value: Any) -> bool:
     return isinstance(value, str) and (value in RUN_LOGS or _is_id(value, check_stream_id))
 
 
-# Whether a run id and a stream stand in each other's place.
+# Whether a run id and a stream are swapped.
 def _is_stream(run_id: Any, stream: Any) -> bool:
     if isinstance(run_id, StreamDefinition):
         return True

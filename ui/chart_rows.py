@@ -16,8 +16,8 @@ def rows_of(type_: Any, is_last: bool) -> str:
     """Return the JavaScript that makes rows of the values of a stream; `$` is the hook's result.
 
     Args:
-        type_: Of the values, on the page.
-        is_last: Whether it is a function of the number of values, and not the rows themselves.
+        type_: The type of the values on the page.
+        is_last: Return a function of the number of values, in place of the rows themselves.
     """
     if is_without_fields(type_):
         records = "$.records.slice(Math.max(0, $.records.length - count))"
@@ -37,5 +37,5 @@ def rows_of(type_: Any, is_last: bool) -> str:
 def _text_numbers(type_: Any) -> list[str]:
     """Return the fields that are numbers in Python and text in JSON."""
     types = {name: get_attribute_access_type(type_, name) for name in field_names(type_) or ()}
-    # Of a stream whose values may be None, they may be None too.
+    # In a stream whose values may be None, the fields may be None too.
     return sorted(name for name, its in types.items() if TextNumber in (its, *get_args(its)))

@@ -1,4 +1,4 @@
-"""Finds an app whose pages use the hooks and which has no gateway, when its pages are built."""
+"""Detect, when pages are built, an app that uses the hooks and has no gateway."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _log = logging.getLogger("realtime.hooks")
 
 
 def warn_without_gateway() -> None:
-    """Log once that a hook without `gateway_url` finds no gateway at this app's backend.
+    """Log once that hooks without `gateway_url` find no gateway at this app's backend.
 
-    Reflex builds pages after it has imported the app's module. While the module is imported,
-    `add_gateway(app)` may still follow, so that nothing is known.
+    Reflex builds pages after it has imported the app's module. While the import is still running,
+    `add_gateway(app)` may follow, so this function logs nothing.
     """
     module = sys.modules.get(get_config().module)
     if module is not None and not _is_being_imported(module) and lacks_gateway(module):
@@ -32,7 +32,7 @@ def warn_without_gateway() -> None:
 
 
 def lacks_gateway(module: Any) -> bool:
-    """Whether the app of a module serves no gateway, as far as can be seen."""
+    """Whether the app of a module certainly serves no gateway; False if this is unknown."""
     app = getattr(module, "app", None)
     if app is None:
         return False

@@ -1,4 +1,4 @@
-"""Words of the errors of wrong arguments."""
+"""Error messages for wrong arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def refused(hook: str, argument: str, what: str, allowed: str, remedy: str) -> I
 
 
 def shown(value: Any, *, secret: bool = False) -> str:
-    """Return a value as it stands in a message."""
+    """Format a value for an error message."""
     if isinstance(value, Var):
         name = str(value).rpartition(".")[2].removesuffix(FIELD_MARKER)
         return f"the Var {name:.60} of type {getattr(value._var_type, '__name__', value._var_type)}"
@@ -33,22 +33,22 @@ def shown(value: Any, *, secret: bool = False) -> str:
 
 
 def similar(name: object, known: Iterable[str]) -> str:
-    """Return the known names for a message, the one that was probably meant first."""
+    """Format the known names for an error message, the most similar one first."""
     names = sorted(known)
     meant = difflib.get_close_matches(str(name), names, n=1)
     return ", ".join([*meant, *(each for each in names if each not in meant)]) or "none"
 
 
 def as_json(value: Any) -> bytes | None:
-    """Return a value as JSON; None if it, or a part of it, is known in the browser only."""
+    """Return a value as JSON; None if the value or a part of it is known in the browser only."""
     try:
         return json.dumps(value).encode()
-    except (TypeError, ValueError):  # a Var, or what Reflex has a serializer for
+    except (TypeError, ValueError):  # a Var, or a type that a serializer of Reflex handles
         return None
 
 
 def check_keys(hook: str, given: Mapping[Any, Any], known: Iterable[str]) -> None:
-    """Refuse a key that is not among the known ones.
+    """Reject an unknown key.
 
     Raises:
         InvalidValue: names the key and the known ones.

@@ -1,10 +1,11 @@
 /**
- * Which tabs may hold an answer over HTTP that goes on.
+ * Which tabs may hold a streaming HTTP response.
  *
- * A browser opens six HTTP/1.1 connections to one host, for all of its tabs together, and such an
- * answer holds one. Were all six held, the next tab would not load and nothing could be sent. So
- * three tabs of an origin hold one each, and the others poll. A place is a lock of the browser's,
- * which frees it when its tab is closed or crashes; a tab that is frozen holds its own place only.
+ * A browser opens six HTTP/1.1 connections to one host, for all of its tabs together, and a
+ * streaming response occupies one. With all six occupied, the next tab would not load and nothing
+ * could be sent. So three tabs of an origin hold one response each (a place), and the others poll.
+ * A place is a Web Lock: the browser releases it when its tab is closed or crashes. A frozen tab
+ * occupies one place.
  *
  * Source: PROTOCOL.md 12.
  */
@@ -14,9 +15,9 @@ const PLACES = 3;
 /**
  * Take one of the places at a host.
  *
- * @param {string} url of the answer
- * @param {() => void} lost called when the place has to be given up
- * @returns {Promise<(() => void)|null>} gives the place back; null: all are taken
+ * @param {string} url URL of the response
+ * @param {() => void} lost called when the tab loses the place
+ * @returns {Promise<(() => void)|null>} releases the place; null: all are taken
  */
 export async function takePlace(url, lost) {
   const { locks } = globalThis.navigator ?? {};
@@ -30,7 +31,7 @@ export async function takePlace(url, lost) {
   return null;
 }
 
-// Over HTTP/2 and 3 one connection carries many answers.
+// Over HTTP/2 and 3 one connection carries many responses.
 function isMultiplexed(url) {
   return performance
     .getEntriesByType("resource")
@@ -44,8 +45,8 @@ function lockIfFree(locks, name) {
   });
 }
 
-// There are no locks on a page that came by plain http from another machine. Few windows are
-// visible at a time.
+// A page that was loaded by plain http from another machine has no Web Locks. There, a visible
+// window gets a place: few windows are visible at the same time.
 function takeWhileVisible(lost) {
   const { document } = globalThis;
   if (document === undefined) return () => {};
