@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from gateway import streams, task
 from gateway.errors import InvalidValue
 from gateway.limits import HASHED_ITEMS, REGISTERED_SCHEMAS, SCHEMA_BYTES, SCHEMA_PARTS
-from gateway.sdk import schemas
+from gateway.sdk import schema_checks, schemas
 from gateway.sdk.schema_checks import Checker
 from tests.serving import DEADLINE_S, serving, token_for
 
@@ -286,6 +286,27 @@ async def test_registering_a_schema_fetches_nothing(tmp_path):
         schemas.check("fetched", b'"x"')
     assert not asked
     server.close()
+
+
+async def test_registered_schema_is_compiled_once(monkeypatch):
+    compiled = []
+
+    class Counted(schema_checks.Checker):
+        def __init__(self, schema):
+            compiled.append(schema)
+            super().__init__(schema)
+
+    monkeypatch.setattr(schema_checks, "Checker", Counted)
+    schema = {"type": "integer", "title": "Compiled once"}
+    async with serving() as gateway:
+        worker = token_for("read:runs:*", "write:runs:*")
+        async with gateway.client(token=worker) as client:
+            for id in (1, 2):
+                frame = {"type": "register", "id": id, "schemas": {"compiled-once": schema}}
+                assert (await client.ask(**frame))["type"] == "result"
+        with pytest.raises(InvalidValue, match="is not of type"):
+            schemas.check("compiled-once", b'"x"')
+    assert compiled == [schema]
 
 
 async def test_event_loop_goes_on_while_hostile_inputs_are_refused():

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidValue
@@ -55,12 +56,17 @@ def define(stream_id: str, schema: dict[str, Any], read: Callable[[bytes], Any])
     _registered[stream_id].read = read
 
 
-def register(schemas: Mapping[str, dict[str, Any]], holder: str) -> None:
+def register(
+    schemas: Mapping[str, dict[str, Any]],
+    holder: str,
+    checkers: Mapping[str, Checker | None] = MappingProxyType({}),
+) -> None:
     """Check what clients append to streams of these ids from now on.
 
     Args:
         schemas: JSON Schemas, draft 2020-12, by stream id; all are taken, or none.
         holder: Who defines them.
+        checkers: What `check_schema` returned for them, or else they are compiled on first use.
 
     Raises:
         InvalidValue: someone else who is there defines one of them otherwise; names both.
@@ -72,6 +78,8 @@ def register(schemas: Mapping[str, dict[str, Any]], holder: str) -> None:
         known = _registered.get(stream_id)
         if known is None or known.schema != schema:
             known = _registered[stream_id] = _Registered(schema)
+            if (checker := checkers.get(stream_id)) is not None:
+                known.checker = checker
         known.holders.add(holder)
 
 
@@ -126,8 +134,11 @@ def check(stream_id: str, data: bytes) -> None:
         known.read(data)
 
 
-def check_schema(stream_id: str, schema: dict[str, Any]) -> None:
+def check_schema(stream_id: str, schema: dict[str, Any]) -> Checker | None:
     """Check a schema that came from elsewhere.
+
+    Returns:
+        What checks values by it, for `register`; None if the schema is registered already.
 
     Raises:
         InvalidValue: it is no JSON Schema, or one whose checks are not bounded.
@@ -136,8 +147,8 @@ def check_schema(stream_id: str, schema: dict[str, Any]) -> None:
 
     known = _registered.get(stream_id)
     if known is not None and known.schema == schema:
-        return
+        return None
     try:
-        Checker(schema)
+        return Checker(schema)
     except InvalidValue as error:
         raise InvalidValue(f"stream {stream_id!r}: {error.message}") from None

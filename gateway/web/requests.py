@@ -188,10 +188,11 @@ def _new_run(value: dict[str, Any]) -> Run:
 
 
 async def _register(given: dict[str, dict[str, Any]], holder: str) -> None:
+    checkers = {}
     for stream_id, schema in given.items():
-        schemas.check_schema(check_stream_id(stream_id), schema)
+        checkers[stream_id] = schemas.check_schema(check_stream_id(stream_id), schema)
         await asyncio.sleep(0)  # what the schemas of one frame cost together is not bounded
-    schemas.register(given, holder)
+    schemas.register(given, holder, checkers)
 
 
 def _key(run_id: str, stream_id: str) -> StreamKey:
