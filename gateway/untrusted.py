@@ -105,11 +105,12 @@ def check_depth(data: bytes, depth: int = JSON_DEPTH) -> None:
     Raises:
         NotJson: states the limit.
     """
-    if data.count(b"[") + data.count(b"{") > depth and _depth_of(data) > depth:
+    if data.count(b"[") + data.count(b"{") > depth and depth_of(data) > depth:
         raise NotJson(f"it is nested deeper than {depth} levels")
 
 
-def _depth_of(data: bytes) -> int:
+def depth_of(data: bytes) -> int:
+    """Return how many arrays and objects of JSON are inside each other at most."""
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     steps = data.translate(_STEPS, _NO_STEPS).replace(b'""', b"")

@@ -19,6 +19,7 @@ from gateway.errors import InvalidValue
 from gateway.extras import needs
 from gateway.limits import CHECK_STEPS, JSON_DEPTH, PATTERN_WORK_US, SCHEMA_BYTES
 from gateway.sdk.schema_cost import Cost, Schema, choices, subschemas
+from gateway.untrusted import depth_of
 
 with needs("server"):
     import jsonschema_rs
@@ -85,7 +86,7 @@ class Checker:
         parts = max(parts, len(data) * self._steps_a_byte)  # names that are matched with patterns
         if self._is_too_much(parts, levels):
             # The counts are upper bounds: brackets may be in texts, or next to each other.
-            levels = _levels(orjson.loads(data))
+            levels = depth_of(data)
             if levels > JSON_DEPTH:
                 return f"it is nested deeper than {JSON_DEPTH} levels"
             if self._is_too_much(parts, levels):
@@ -103,8 +104,7 @@ class Checker:
         return steps is None or steps > CHECK_STEPS
 
     def _describe(self, value: Any, data: bytes) -> str:
-        levels = _levels(value)
-        steps = self._cost.steps(1, levels)
+        steps = self._cost.steps(1, depth_of(data))
         if steps is None or steps * len(data) > _ERROR_WORK:
             return "it does not fit the type, and is too large to say where"
         self._patterns.begin()
@@ -293,20 +293,3 @@ class _MultipleOf:
             is_multiple = False
         if not is_multiple:
             raise ValueError(f"{number} is not a multiple of {self._factor}")
-
-
-def _levels(value: Any) -> int:
-    """Return how deeply arrays and objects of a value are nested."""
-    levels, inside = 0, [value]
-    while inside:
-        containers = [each for each in inside if isinstance(each, list | dict)]
-        if not containers:
-            return levels
-        levels += 1
-        inside = [
-            part
-            for each in containers
-            for part in (each.values() if isinstance(each, dict) else each)
-            if isinstance(part, list | dict)
-        ]
-    return levels
