@@ -263,16 +263,16 @@ def _is_number(value: Any, kind: Any, least: int) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and value >= least
 
 
-def check_statuses(given: Sequence[str]) -> tuple[str, ...]:
-    """Return statuses by which runs are looked for.
+def check_statuses(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return statuses by which runs are looked for: one, several, or none for all.
 
     Raises:
         InvalidValue: one is none.
     """
-    for status in given:
-        if status not in TRANSITIONS:
-            raise InvalidValue(f"status {shown(status)} is none of {', '.join(STATUSES)}")
-    return tuple(dict.fromkeys(given))
+    wanted = (given,) if given and isinstance(given, str) else tuple(given or ())
+    if any(each not in STATUSES for each in wanted):
+        raise InvalidValue(f"status is {shown(given)}; it lists any of {', '.join(STATUSES)}")
+    return tuple(dict.fromkeys(wanted))
 
 
 def check_new_run(run: Run) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.errors import InvalidValue
 from gateway.records import check_run_id, shown
-from gateway.runs import STATUSES, Run
+from gateway.runs import Run, check_statuses
 from gateway.sdk import canceling, tasks
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.following import RunSubscription
@@ -73,12 +73,9 @@ async def list(
     Raises:
         InvalidValue: a status is none, or the limit is no whole number from 0.
     """
-    wanted = (status,) if status and isinstance(status, str) else tuple(status or ())
-    if any(each not in STATUSES for each in wanted):
-        raise InvalidValue(f"status is {shown(status)}; it lists any of {', '.join(STATUSES)}")
     if not isinstance(limit, int) or limit < 0:
         raise InvalidValue(f"limit is {shown(limit)}; it is a whole number from 0")
-    query = RunQuery(wanted, tag, parent_id, batch_id, None, before, limit)
+    query = RunQuery(check_statuses(status), tag, parent_id, batch_id, None, before, limit)
     store = runtime().store
     found = await all_runs(store, query)
     if not whole:
