@@ -31,6 +31,7 @@ _RESOURCES: dict[str, frozenset[str]] = {
     "write": frozenset({"runs", "streams", "paths"}),
     "trigger": frozenset({"tasks"}),
 }
+_RESOURCE_OF_SET = {"tag": "tags", "batch": "batches", "parent": "runs"}
 
 
 Uses = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
@@ -130,8 +131,7 @@ class Access:
         """Whether it allows to follow a set of runs: their fields, not their streams."""
         if self.may_read_every_run():
             return True
-        resource = {"tag": "tags", "batch": "batches", "parent": "runs"}[runs.kind]
-        return self._allows("read", resource, runs.id)
+        return self._allows("read", _RESOURCE_OF_SET[runs.kind], runs.id)
 
     def may_put_into(self, runs: RunSet) -> bool:
         """Whether it allows to put a run that it may write into a set, which others may read.
@@ -141,9 +141,8 @@ class Access:
         """
         if self.may_write_every_run():
             return True
-        if runs.kind == "parent":
-            return self._allows("write", "runs", runs.id)
-        return self._allows("read", {"tag": "tags", "batch": "batches"}[runs.kind], runs.id)
+        action: Action = "write" if runs.kind == "parent" else "read"
+        return self._allows(action, _RESOURCE_OF_SET[runs.kind], runs.id)
 
     def may_read_every_run(self) -> bool:
         """Whether it allows to list runs of any kind."""

@@ -18,11 +18,12 @@ from gateway.access import TriggerGrant
 from gateway.untrusted import NotJson, read_json
 
 AUDIENCE = "realtime-streams"
+MAX_SUBJECT_CHARACTERS = 1024
 LAST_S = 253_402_300_799  # the end of the year 9999
 
 Time = Annotated[float, Meta(ge=0, le=LAST_S)]
 TokenId = Annotated[str, Meta(min_length=1, max_length=128)]
-Subject = Annotated[str, Meta(min_length=1, max_length=1024)]
+Subject = Annotated[str, Meta(min_length=1, max_length=MAX_SUBJECT_CHARACTERS)]
 
 
 class BadClaims(ValueError):

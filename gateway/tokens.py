@@ -30,7 +30,7 @@ from gateway.access import (
     covers,
     require,
 )
-from gateway.claims import AUDIENCE, BadClaims, check_claims
+from gateway.claims import AUDIENCE, MAX_SUBJECT_CHARACTERS, BadClaims, check_claims
 from gateway.errors import (
     ConfigurationError,
     Forbidden,
@@ -63,7 +63,6 @@ __all__ = [
 
 DEFAULT_TTL_S = 15 * 60
 MAX_SCOPES = 100  # a token is sent and verified often: some 40 bytes each
-MAX_SUBJECT_CHARACTERS = 1024
 MAX_ANCESTORS = 8  # how often a token may be made of one that was made of one
 SKIPPABLE = frozenset({"payload", "output", "metadata"})
 
