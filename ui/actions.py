@@ -212,13 +212,7 @@ def use_input_stream(
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
         InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
-    check(
-        "use_input_stream",
-        run_id=run_id,
-        definition=stream,
-        access_token=access_token,
-        gateway_url=gateway_url,
-    )
+    check("use_input_stream", locals(), stream="definition")
     options = {
         "runId": run_id,
         "stream": stream.id,
@@ -248,12 +242,7 @@ def use_task_trigger(
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
         InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
-    check(
-        "use_task_trigger",
-        task=task,
-        access_token=access_token,
-        gateway_url=gateway_url,
-    )
+    check("use_task_trigger", locals())
     return TaskTrigger(_trigger_hook(task, access_token, gateway_url), task)
 
 
@@ -279,13 +268,7 @@ def use_realtime_task_trigger(
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
         InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
-    check(
-        "use_realtime_task_trigger",
-        task=task,
-        access_token=access_token,
-        gateway_url=gateway_url,
-        **follow,
-    )
+    check("use_realtime_task_trigger", locals() | follow)
     hook = _trigger_hook(task, access_token, gateway_url)
     return RealtimeTaskTrigger(hook, task, {"gateway_url": gateway_url, **follow})
 
@@ -314,14 +297,7 @@ def use_realtime_task_trigger_with_streams(
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
         InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
-    check(
-        "use_realtime_task_trigger_with_streams",
-        task=task,
-        streams=streams,
-        access_token=access_token,
-        gateway_url=gateway_url,
-        **follow,
-    )
+    check("use_realtime_task_trigger_with_streams", locals() | follow)
     hook = _trigger_hook(task, access_token, gateway_url)
     return RealtimeTaskTriggerWithStreams(
         hook, task, streams, {"gateway_url": gateway_url, **follow}

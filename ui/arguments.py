@@ -29,18 +29,20 @@ MAX_RUNS = 1_000
 MAX_TAGS = 20
 
 
-def check(hook: str, **arguments: Any) -> None:
+def check(hook: str, arguments: Mapping[str, Any], **rules: str) -> None:
     """Check arguments by their names; an argument without a rule is not checked.
 
     Args:
         hook: The name of the called function, for the message.
-        arguments: Its arguments by name.
+        arguments: Its arguments by name: its `locals()`, while it has assigned nothing else.
+        rules: The rules of arguments that have another rule than that of their name.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
         InvalidValue: names the hook, the argument, its value, the allowed values and the remedy.
     """
-    for name, value in arguments.items():
+    for argument, value in arguments.items():
+        name = rules.get(argument, argument)
         rule = _RULES.get(name)
         if rule is None:
             continue

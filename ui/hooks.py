@@ -124,18 +124,7 @@ def use_realtime_stream(
     Source:
         PROTOCOL.md, sections 4 and 5.
     """
-    check(
-        "use_realtime_stream",
-        run_id=run_id,
-        stream=stream,
-        access_token=access_token,
-        throttle_ms=throttle_ms,
-        start=start,
-        attempt=attempt,
-        max_records=max_records,
-        enabled=enabled,
-        gateway_url=gateway_url,
-    )
+    check("use_realtime_stream", locals())
     id_, type_ = (stream.id, stream.type) if isinstance(stream, StreamDefinition) else (stream, Any)
     options = {
         "runId": run_id,
@@ -201,16 +190,7 @@ def use_realtime_run(
     Source:
         PROTOCOL.md, section 6.
     """
-    check(
-        "use_realtime_run",
-        run_id=run_id,
-        task_types=task,
-        access_token=access_token,
-        throttle_ms=throttle_ms,
-        enabled=enabled,
-        skip=skip,
-        gateway_url=gateway_url,
-    )
+    check("use_realtime_run", locals(), task="task_types")
     options = {
         "runId": run_id,
         "token": access_token,
@@ -335,19 +315,7 @@ def use_realtime_run_with_streams(
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
         InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
     """
-    check(
-        "use_realtime_run_with_streams",
-        run_id=run_id,
-        task_types=task,
-        streams=streams,
-        access_token=access_token,
-        throttle_ms=throttle_ms,
-        attempt=attempt,
-        max_records=max_records,
-        enabled=enabled,
-        skip=skip,
-        gateway_url=gateway_url,
-    )
+    check("use_realtime_run_with_streams", locals(), task="task_types")
     shared: dict[str, Any] = {
         "access_token": access_token,
         "throttle_ms": throttle_ms,

@@ -100,7 +100,7 @@ def use_realtime_runs_with_tag(
     Source:
         PROTOCOL.md, section 6.
     """
-    check("use_realtime_runs_with_tag", tag=tag, **options)
+    check("use_realtime_runs_with_tag", locals() | options)
     is_one = isinstance(tag, str) or (isinstance(tag, Var) and not isinstance(tag, ArrayVar))
     named = {"tag": tag} if is_one else {"tags": tag if isinstance(tag, Var) else list(tag)}
     return _runs(named, **options)
@@ -115,7 +115,7 @@ def use_realtime_batch(
         batch_id: The batch; while it is None or "", the status is `idle`.
         **options: See `SetOptions`. The token has the scope `read:batches:` of the batch.
     """
-    check("use_realtime_batch", batch_id=batch_id, **options)
+    check("use_realtime_batch", locals() | options)
     return _runs({"batch": batch_id}, **options)
 
 
@@ -129,7 +129,7 @@ def use_realtime_children(
         **options: See `SetOptions`. The token has the scope `read:runs:` of the parent; the
             children's own streams need a scope of their own, or that of a tag they carry.
     """
-    check("use_realtime_children", run_id=run_id, **options)
+    check("use_realtime_children", locals() | options)
     return _runs({"parent": run_id}, **options)
 
 

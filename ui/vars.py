@@ -321,7 +321,7 @@ class RealtimeStream(_Typed[T]):
         Raises:
             InvalidValue: `count` is not a whole number from 0.
         """
-        check("use_realtime_stream(…).last", count=count)
+        check("use_realtime_stream(…).last", {"count": count})
         return cast("ArrayVar[list[T]]", self._hook.read("$.last", _list_of(self._type), count))
 
     def rows(self, *, last: int | Var[Any] | None = None) -> ArrayVar[list[dict[str, Any]]]:
@@ -341,7 +341,7 @@ class RealtimeStream(_Typed[T]):
         if last is None:
             rows = self._hook.read(rows_of(self._type, is_last=False), Rows)
         else:
-            check("use_realtime_stream(…).rows", last=last)
+            check("use_realtime_stream(…).rows", {"last": last})
             rows = self._hook.read(rows_of(self._type, is_last=True), Rows, last)
         return cast("ArrayVar[list[dict[str, Any]]]", rows)
 
@@ -355,7 +355,7 @@ class RealtimeStream(_Typed[T]):
         Raises:
             InvalidValue: the stream's records have no such field, or the value is not plain.
         """
-        check(_WHERE, value=value)
+        check(_WHERE, {"value": value})
         self._check_field(field)
         if get_attribute_access_type(self._type, field) is TextNumber:
             value = digits(value)
