@@ -47,12 +47,12 @@ def check(hook: str, arguments: Mapping[str, Any], **rules: str) -> None:
         if rule is None:
             continue
         if isinstance(value, Var):
-            refuse_loop_variable(name, value)
+            refuse_loop_variable(argument, value)
         if not rule.allows(value):
             is_swapped = name == "run_id" and _is_stream(value, arguments.get("stream"))
             remedy = f"Write {hook}(run_id, stream, …)" if is_swapped else rule.remedy
             secret = name == "access_token"
-            raise refused(hook, name, shown(value, secret=secret), rule.allowed, remedy)
+            raise refused(hook, argument, shown(value, secret=secret), rule.allowed, remedy)
 
 
 def var_may_be(var: Var[Any], *kinds: type) -> bool:

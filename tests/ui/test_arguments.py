@@ -209,7 +209,11 @@ WRONG = {
     "a count that is a text": (lambda: stream().last(Page.token), "count is the Var token"),
     "the id of an input": (
         lambda: use_input_stream("run_a", "argument-consent", access_token="t"),
-        "use_input_stream: definition is 'argument-consent'*Give the definition, not its id",
+        "use_input_stream: stream is 'argument-consent'*Give the definition, not its id",
+    ),
+    "the id of a run's task": (
+        lambda: use_realtime_run("run_a", task="make"),
+        "use_realtime_run: task is 'make'; it must be a function with `@task`*Give the task",
     ),
     "a function that is no task": (
         lambda: use_task_trigger(lambda prompt: None, access_token="t"),
