@@ -14,6 +14,7 @@
 import { Action, Refusal, cancel, trigger } from "./actions.js";
 import { Bearer } from "./bearer.js";
 import { browserEnvironment } from "./environment.js";
+import { socketUrl } from "./protocol.js";
 import { Reading } from "./reading.js";
 import { createHooks as hooksOf } from "./react.js";
 import { NO_RUN, RunStreams, listKeyOf } from "./run_streams.js";
@@ -36,27 +37,25 @@ const store = new Store(environment);
  * @returns {Gateway}
  */
 export function connect({ url, token } = {}) {
-  return new Gateway(socketUrl(url), new Bearer(token, environment.now));
+  return new Gateway(urlOf(url), new Bearer(token, environment.now));
 }
 
-function socketUrl(base) {
-  const text = base === undefined ? null : String(base);
-  if (text === null && HOME === null) {
+function urlOf(base) {
+  if (base === undefined && HOME === null) {
     throw new TypeError('connect() needs the gateway\'s address: connect({ url: "https://…" })');
   }
-  const folder = text === null ? new URL("./ws", HOME) : underFolder(text);
-  if (folder === null || !/^(http|ws)s?:$/.test(folder.protocol)) {
-    throw new TypeError(`${folder?.href ?? text} is no address of a gateway: connect({ url: "https://…" })`);
+  const address = base === undefined ? new URL("..", HOME).href : String(base);
+  const url = parsed(address);
+  if (!/^wss?:$/.test(url?.protocol)) {
+    throw new TypeError(`${url?.href ?? address} is no address of a gateway: connect({ url: "https://…" })`);
   }
-  folder.protocol = folder.protocol.replace(/^http/, "ws");
-  return folder.href;
+  return url.href;
 }
 
 // On a page an address may be a path of its own host.
-function underFolder(text) {
-  const folder = text.replace(/(\/v1\/ws)?\/?$/, "/");
+function parsed(address) {
   try {
-    return new URL("v1/ws", new URL(folder, globalThis.location?.href));
+    return socketUrl(address, globalThis.location?.href);
   } catch {
     return null;
   }

@@ -5,7 +5,8 @@
 import env from "$/env.json";
 import { getBackendURL } from "$/utils/state";
 
-const PATH = "v1/ws";
+import { socketUrl } from "./protocol.js";
+
 const known = new Map();
 
 /**
@@ -26,10 +27,7 @@ export function gatewayUrl(base) {
 function findUrl(base) {
   const backend = new URL(".", getBackendURL(env.EVENT));
   try {
-    const folder = base ? new URL(base.replace(/(\/v1\/ws)?\/?$/, "/"), backend) : backend;
-    const url = new URL(PATH, folder);
-    url.protocol = url.protocol.replace(/^http/, "ws");
-    return url.href;
+    return socketUrl(base || ".", backend).href;
   } catch {
     return base; // it is refused where it is used, and the page says so
   }

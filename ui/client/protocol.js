@@ -110,3 +110,18 @@ export function foldChange(run, { metadata_nulls: nulls = {}, ...change }) {
 }
 
 const REPLACED = ["payload", "output", "error", "last_error"];
+
+/**
+ * Give the URL of a gateway's WebSocket.
+ *
+ * @param {string} address of the gateway, with or without the socket's own path
+ * @param {string|URL} [base] what a path without a host is on
+ * @returns {URL}
+ * @throws {TypeError} it is no URL
+ */
+export function socketUrl(address, base) {
+  const folder = new URL(address.replace(/(\/v1\/ws)?\/?$/, "/"), base);
+  const url = new URL("v1/ws", folder);
+  url.protocol = url.protocol.replace(/^http/, "ws");
+  return url;
+}
