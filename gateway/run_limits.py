@@ -82,7 +82,7 @@ def is_text(value: Any, max_characters: int) -> bool:
     """Whether a value is a non-empty text within a limit that a store can keep."""
     if not isinstance(value, str) or not 0 < len(value) <= max_characters:
         return False
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def check_metadata(run_id: str, metadata: Mapping[str, Any]) -> None:
