@@ -14,7 +14,7 @@ OURS = ("gateway", "ui", "demo_app")
 
 
 def modules():
-    """Return the source of each module by its name."""
+    """Return the source text of each module by its name."""
     found = {}
     for package in ("gateway", "ui"):
         for path in sorted(Path(package).rglob("*.py")):
@@ -57,7 +57,7 @@ def in_a_fork(work):
 
 
 def without(package, names, ours):
-    """Import modules anew in a child process in which a package is missing."""
+    """Import modules in a new child process in which a package is missing."""
 
     def work():
         forget(package, ours)
@@ -67,9 +67,9 @@ def without(package, names, ours):
 
 
 def main(extras):
-    """Take the packages of each extra; all modules are tried without the first of them.
+    """Import all modules without the first package of each extra.
 
-    The others are tried with the modules that missed the first, or name them.
+    For the other packages, import only modules that failed without the first, or that name them.
     """
     sources = modules()
     names = list(sources)

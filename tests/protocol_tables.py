@@ -1,7 +1,7 @@
-"""Tables of PROTOCOL.md that are made from the code.
+"""Generate tables of PROTOCOL.md from the code.
 
-`python tests/protocol_tables.py` writes them there; `test_protocol_document.py` asserts that they
-are what it says.
+`python tests/protocol_tables.py` writes them into PROTOCOL.md; `test_protocol_document.py` asserts
+that they are up to date.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ PROTOCOL = Path(limits.__file__).with_name("PROTOCOL.md")
 
 
 def value_limits() -> str:
-    """Each limit of a value, and the error of what is over it."""
+    """List each limit of a value, and the error of a value over it."""
     lines = ["| of | at most | more gives |", "|---|---|---|"]
     for limit in limits.VALUE_LIMITS:
         most = f"{limit.most:.0f} {limit.unit}".rstrip()
@@ -26,7 +26,7 @@ def value_limits() -> str:
 
 
 def errors() -> str:
-    """Each error that a client may be sent."""
+    """List each error that the gateway may send to a client."""
     lines = ["| code | HTTP | close code | retryable | meaning |", "|---|---|---|---|---|"]
     for error in on_the_wire():
         meaning = (error.__doc__ or "").strip().splitlines()[0]
@@ -39,7 +39,7 @@ def errors() -> str:
 
 
 def transitions() -> str:
-    """From each status that is not final, a mark for each that may follow."""
+    """Mark, for each status that is not final, the statuses that may follow it."""
     lines = [f"| from | {' | '.join(f'`{status}`' for status in STATUSES)} |"]
     lines.append("|---" * (len(STATUSES) + 1) + "|")
     for status in STATUSES:
@@ -50,10 +50,10 @@ def transitions() -> str:
 
 
 def run_fields() -> str:
-    """What `run_create` needs and adds, and which fields `run_patch` may change."""
+    """List the fields of a run: required or default in `run_create`, and changeable by a patch."""
     lines = ["| field | in `run_create` | a patch may change it |", "|---|---|---|"]
     for field in dataclasses.fields(Run):
-        if field.name == "omitted":  # of a list's answer only
+        if field.name == "omitted":  # only in the answer to a list
             continue
         may = "no" if field.name in _FIXED_FIELDS else "yes"
         lines.append(f"| `{field.name}` | {_default(field)} | {may} |")

@@ -4,7 +4,7 @@
 
 It creates a run, answers each value of the run's input `question` with a record of the stream
 `answers`, counts the answers in the metadata, and completes at the question `null`. It stops when
-it is asked to cancel. Lost connections cost nothing: what was not answered is sent again.
+cancellation is requested. Lost connections lose no data: it sends unanswered requests again.
 """
 
 import json
@@ -21,7 +21,7 @@ ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def new_run_id():
-    """Section 3: 9 digits of time, so that ids sort by it, and 100 bits that nobody can guess."""
+    """Section 3: 9 digits of time, so that ids sort by time, and 100 random bits."""
     time_ms = int(time.time() * 1000)
     digits = [ALPHABET[time_ms // 36**place % 36] for place in reversed(range(9))]
     return "run_" + "".join(digits + random.SystemRandom().choices(ALPHABET, k=20))
@@ -32,7 +32,7 @@ def now():
 
 
 class Refused(Exception):
-    """An `error` that trying again does not mend."""
+    """An `error` that is not retryable."""
 
     def __init__(self, frame):
         super().__init__(f"{frame['code']}: {frame['message']}")
@@ -47,9 +47,9 @@ class Link:
         self.first_backoff_s = first_backoff_s
         self.attempt, self.advice_s = 0, 0.0
         self.last_id = 0
-        self.subscriptions = {}  # by id: the frame that goes on where it was
+        self.subscriptions = {}  # by id: the frame that resumes at the last position
         self.unanswered = {}  # by id, in order
-        self.later = []  # frames of subscriptions that came while an answer was awaited
+        self.later = []  # frames of subscriptions that arrived during the wait for an answer
         self.socket = None
 
     def send(self, frame):
@@ -57,7 +57,7 @@ class Link:
             try:
                 self.socket.send(json.dumps(frame))
             except ConnectionClosed:
-                pass  # `receive` will find out, and everything is sent again
+                pass  # `receive` detects it, and sends everything again
 
     def subscribe(self, **what):
         self.last_id += 1
@@ -67,7 +67,7 @@ class Link:
         return self.last_id
 
     def ask(self, type, **fields):
-        """Send a request, again over lost connections, and return its answer."""
+        """Send a request, repeat it after lost connections, and return its answer."""
         self.last_id += 1
         id = self.last_id
         self.unanswered[id] = {"type": type, "id": id, **fields}
@@ -107,13 +107,13 @@ class Link:
             if "id" in frame:
                 if self.is_in_order(frame):
                     return frame
-                self.disconnect()  # a hole: section 5 says to resume from what is good
+                self.disconnect()  # a record is missing: section 5 says to resume before it
             elif frame["type"] == "error":
                 self.advice_s = frame.get("retry_after_ms", 0) / 1000
                 print(frame, file=sys.stderr, flush=True)
 
     def is_in_order(self, frame):
-        """Keep how far a subscription has come; says whether no record is missing."""
+        """Store the position of a subscription; return whether no record is missing."""
         subscription = self.subscriptions.get(frame["id"])
         if subscription is None:
             return True

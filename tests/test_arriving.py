@@ -1,4 +1,4 @@
-"""What arrives is bounded while it arrives: messages by what is known of the client, requests."""
+"""Messages and requests are bounded while they arrive; the bound depends on the client's token."""
 
 import json
 
@@ -42,7 +42,7 @@ def protocols(gateway):
 
 
 async def close_of(reader) -> tuple[int, str]:
-    """Read to the end and find the close frame, which is the last."""
+    """Read to the end of the connection and return its last frame, the close frame."""
     data = await rest(reader)
     while data:
         size, start = data[1], 2
@@ -109,9 +109,9 @@ async def test_clients_without_a_token_have_one_amount_for_their_large_messages(
         async with websocket(gateway.port, hello, *large) as (reader, _):
             assert (await close_of(reader))[0] == 1013
         async with websocket(gateway.port, hello, head(TEXT, 4900), b"x" * 4000) as (_, small):
-            assert await push(small, b"x" * 500)  # what each may have goes on
+            assert await push(small, b"x" * 500)  # a message within the free bytes still arrives
             await until(lambda: len(protocols(gateway)) == 3)
-        assert await push(writer, b"x" * 1000)  # and so does a client that is known
+        assert await push(writer, b"x" * 1000)  # and one of a client with a token
     await until(lambda: unproven._held.bytes == 0)
 
 
@@ -130,7 +130,7 @@ async def test_an_unfinished_message_is_freed_when_its_connection_closes(gateway
             assert not protocol.frames and not protocol.conn.reader.buffer
     await until(lambda: protocol.disconnected)
     assert not protocol.frames and not protocol.conn.reader.buffer and not unproven._held.bytes
-    assert protocol.conn.parser.gi_frame is None  # which would hold the rest of it
+    assert protocol.conn.parser.gi_frame is None  # a live frame would hold the message's bytes
 
 
 async def test_a_connection_that_is_being_closed_gathers_no_message(gateway):
@@ -148,7 +148,7 @@ async def test_a_connection_that_is_being_closed_gathers_no_message(gateway):
         assert not protocol.frames and not protocol.conn.reader.buffer
         await push(writer, bytes(100), frame(CLOSE, b"\x0f\xa0"))
         await rest(reader)
-        assert protocol.conn.close_rcvd is not None  # it heard the goodbye among all this
+        assert protocol.conn.close_rcvd is not None  # it read the close frame among all this
 
 
 async def test_only_the_latest_ping_is_answered_to_a_client_that_took_nothing(gateway):

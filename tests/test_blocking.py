@@ -15,7 +15,7 @@ from gateway.sdk.blocking import BlockingWatch
 
 
 class Warned(logging.Handler):
-    """Collects the warnings, and lets a blocking function go on once it is named."""
+    """Collects the warnings, and ends a blocking function when a warning names it."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -38,7 +38,7 @@ def warned():
 
 
 def in_a_loop(main):
-    """Run a coroutine function in a thread; it is given the watch of its loop."""
+    """Run a coroutine function in a thread, with the watch of its event loop as the argument."""
     ready, watches = threading.Event(), []
 
     async def run():
@@ -82,7 +82,7 @@ def test_steps_that_return_to_the_loop_are_not_reported(warned):
             await asyncio.sleep(0)
 
     thread, watch = in_a_loop(main)
-    for now_s in range(0, 40, 2):  # each look seems late
+    for now_s in range(0, 40, 2):  # each call of `look` is late
         before = len(returns) + 2
         watch.look(float(now_s))
         while len(returns) < before:
@@ -129,7 +129,7 @@ def on_a_gateway(body):
 
 
 def in_the_background(body):
-    """As in the views of Django, and in the processes of Celery's workers."""
+    """Run code on the background loop, like views of Django and workers of Celery."""
     try:
         assert task(id="blocks")(body).trigger_and_wait_sync().ok
     finally:
@@ -157,7 +157,7 @@ def in_taskiq(body):
 def test_a_blocking_call_in_a_task_names_the_task_and_the_run(warned, monkeypatch, execute):
     monkeypatch.setattr(blocking, "LOOK_S", 0.01)
     monkeypatch.setattr(blocking, "LATE_S", 0.05)
-    monkeypatch.setattr(blocking, "QUIET_S", 0.0)  # a busy machine may be late by itself
+    monkeypatch.setattr(blocking, "QUIET_S", 0.0)  # a loaded machine may delay the loop, too
     monkeypatch.setenv("REALTIME_STORE", "memory:")
     monkeypatch.setenv("REALTIME_SECRET_KEY", SECRET)
     executed = []

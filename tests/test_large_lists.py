@@ -1,4 +1,4 @@
-"""Lists and sets of large runs: bounded in bytes and memory, and nothing is left out unsaid."""
+"""Lists and sets of large runs: bounded in bytes and memory; `omitted` names missing fields."""
 
 import asyncio
 import sqlite3
@@ -40,7 +40,7 @@ HEADERS = {"Authorization": f"Bearer {SECRET}"}
 
 
 def bare(run):
-    """A run without what lists leave out, and what they say of it."""
+    """Return a run without the fields that lists omit, and without `omitted`."""
     return run.to_wire() | {"payload": None, "output": None, "metadata": {}, "omitted": {}}
 
 
@@ -150,7 +150,7 @@ async def test_a_gateway_of_the_version_before_on_the_same_redis_is_not_hidden(t
         shown = await store._servers.command(bucket, "HGET", key, "listed", kind="read")
         assert shown
         after = await store.patch_run(run.id, {"status": "completed", "output": 1})
-        # That version writes the snapshot alone.
+        # The previous version writes only the snapshot.
         await store._servers.command(bucket, "HSET", key, "listed", shown, "listed_at", 1)
         for found in (await store.list_runs(RunQuery()), (await store.get_set([SET], 9)).runs):
             assert [(each.status, each.output) for each in found] == [("completed", 1)]

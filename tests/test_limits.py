@@ -1,4 +1,4 @@
-"""The limits of values: the documents' table, and every way in that has to keep them."""
+"""The limits of values: the table in the documents, and the interfaces that enforce them."""
 
 import asyncio
 import time

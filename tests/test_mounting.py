@@ -69,7 +69,7 @@ def test_mounted_gateway_runs_around_the_lifespan_of_the_application(path):
 
     async def view(request):
         run = await mark.trigger(2)
-        color = request.state.color  # what the application's own lifespan yields
+        color = request.state.color  # the state that the application's lifespan yields
         return JSONResponse({"id": run.id, "token": run.access_token, "color": color})
 
     app = Starlette(routes=[Route("/mark", view)], lifespan=lifespan)
@@ -107,7 +107,7 @@ async def test_mount_with_a_gateway_elsewhere_mounts_nothing_and_works_through_i
 async def served(app):
     listening = free_socket()
     server = uvicorn.Server(configure(app, SETTINGS, log_level="error"))
-    task = asyncio.create_task(server._serve([listening]))  # `serve` would take the signals over
+    task = asyncio.create_task(server._serve([listening]))  # `serve` would install signal handlers
     try:
         await until(lambda: server.started or task.done())
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -164,7 +164,7 @@ def test_gateway_that_was_stopped_is_shutting_down():
 
 
 def test_routes_under_a_prefix_leave_other_paths_below_it_alone():
-    """As in a Reflex app with `backend_path="/api"`, whose own routes are below it too."""
+    """A Reflex app with `backend_path="/api"` has its routes below that path, too."""
     mounted = make_app(gateway.create_app(SETTINGS).state.gateway)
     mounted.router.routes = under("/api", mounted.routes)
     mounted.mount("", Starlette(routes=[Route("/api/ping", lambda _: JSONResponse("pong"))]))

@@ -1,4 +1,4 @@
-"""Plain code calls the SDK by functions that end with `_sync`, without an event loop of its own."""
+"""Synchronous code calls the SDK by functions that end with `_sync`, without an event loop."""
 
 import asyncio
 import inspect
@@ -25,7 +25,7 @@ orders = streams.input("orders", int)
 
 @pytest.fixture
 def plain(monkeypatch):
-    """Be a process that has not connected yet, and disconnect it at the end."""
+    """Start the test in a process that is not connected; disconnect it at the end."""
     monkeypatch.setenv("REALTIME_STORE", "memory:")
     monkeypatch.setenv("REALTIME_SECRET_KEY", SECRET)
     assert not has_runtime()
@@ -103,7 +103,7 @@ async def test_plain_task_calls_everything(monkeypatch):
         assert (await runs.retrieve(result.run_id)).metadata == {"here": True}
 
 
-WITHOUT_TWIN = {"Task.trigger_payload", "Task.carry_out"}  # of gateways and queues
+WITHOUT_TWIN = {"Task.trigger_payload", "Task.carry_out"}  # called by gateways and queues
 PLACES = (runs, wait, tasks.Task, results.RunHandle, inputs.InputStream, Stream, Metadata.__base__)
 ITERATED = {"gateway.sdk.runs.subscribe", "Stream.read"}
 
@@ -189,14 +189,14 @@ async def test_twins_refuse_to_block_an_event_loop():
     for name, call in calls.items():
         with pytest.raises(RuntimeError, match=f"^{name}_sync blocks its thread.* use `{name}`"):
             call()
-    assert not has_runtime()  # and connects nothing
+    assert not has_runtime()  # the call has not connected the process
     with pytest.raises(NotStarted):
         run_in_loop(tokens.revoke(subject="a"))
     async with connect(store="memory:", secret_key=SECRET):
         for name, call in calls.items():
             with pytest.raises(RuntimeError, match=f"^{name}_sync blocks"):
                 call()
-        # On another loop than the runtime's too.
+        # The same holds on a loop that is not the runtime's.
         with pytest.raises(RuntimeError, match=r"^trigger_sync blocks"):
             await asyncio.to_thread(asyncio.run, _trigger_in_a_coroutine())
 
@@ -286,6 +286,6 @@ def test_a_refusal_is_told_for_a_while_and_then_the_store_is_tried_again(plain, 
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="nowhere"):
             twice.trigger_sync(1)
-        monkeypatch.setenv("REALTIME_STORE", "memory:")  # what was wrong is gone, as a lock may be
+        monkeypatch.setenv("REALTIME_STORE", "memory:")  # the cause is gone, as a lock may be
     monkeypatch.setattr(background, "AGAIN_S", 0.0)
     assert twice.trigger_and_wait_sync(4).output == 8

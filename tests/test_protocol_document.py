@@ -1,4 +1,4 @@
-"""What PROTOCOL.md says in tables and sentences is what the gateway does."""
+"""The tables and sentences of PROTOCOL.md agree with the gateway."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.serving import new_run, serving, worker_token
 
 TEXT = PROTOCOL.read_text()
 CASES = json.loads((Path(__file__).parent / "protocol_cases.json").read_text())
-LARGEST = 8 << 20  # of a message from the gateway: what section 2 asks clients to take
+LARGEST = 8 << 20  # largest message from the gateway; section 2 requires clients to take it
 
 
 def section(number: int) -> str:
@@ -120,7 +120,7 @@ def test_http_errors_of_streams_are_those_of_the_endpoints():
     literal = {(status, code.strip("'")) for status, code in refused_with() if code[0] == "'"}
     assert refusals.malformed("").code == "malformed_request"
     assert literal <= said
-    # The others take the code of an error: in the table they are those of the class that it names.
+    # The other calls use the code of an error: the table has the code of the named class.
     named = {status for status, code in refused_with() if code[0] != "'"}
     assert named == {400, 403, 409}
     assert {code for status, code in said - literal} <= set(BY_CODE)
@@ -131,7 +131,7 @@ def test_http_errors_of_streams_are_those_of_the_endpoints():
 
 def test_no_message_of_the_gateway_is_larger_than_clients_are_asked_to_take():
     limits = DEFAULT_LIMITS
-    run = 2 * limits.data_frame_bytes + MAX_METADATA_BYTES  # made by one frame, ended by another
+    run = 2 * limits.data_frame_bytes + MAX_METADATA_BYTES  # one frame creates it, another ends it
     around = 64 << 10
     page = (1 << 20) + limits.record_bytes
     for size in (pages.FRAME_BYTES + run, LIST_BYTES, page, run):
@@ -316,7 +316,7 @@ async def test_results_are_of_the_shapes_that_the_asyncapi_document_says(client)
         assert message["name"] == answer["type"], answer
         schema = {**message["payload"], "components": document["components"]}
         jsonschema.validate(answer, schema)
-        if answer["type"] == "result":  # another shape does not fit, so the schema says something
+        if answer["type"] == "result":  # another shape fails, so the schema is a restriction
             with pytest.raises(jsonschema.ValidationError):
                 jsonschema.validate(answer | {"value": [7]}, schema)
     assert {each["type"] for each in asked} == {

@@ -1,4 +1,4 @@
-"""PROTOCOL.md is enough for a worker: one that was written from it alone, on a real gateway."""
+"""A worker that was written from PROTOCOL.md alone works with a real gateway."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FIRST_BACKOFF_S = "0.01"
 
 
 class Cutter:
-    """Stands before a gateway, and breaks connections instead of passing certain frames on.
+    """A proxy of a gateway that closes connections instead of forwarding certain frames.
 
     Attributes:
-        cut_at: Words of frames of the gateway. Where the first one comes, the connection breaks,
-            and the next connection is looked at for the next one.
-        port: Where it listens.
+        cut_at: Words in frames of the gateway. When a frame has the first word, the proxy closes
+            the connection, and watches the next connection for the next word.
+        port: The port on which it listens.
     """
 
     def __init__(self, target: int, *cut_at: bytes) -> None:
@@ -60,7 +60,7 @@ class Cutter:
 
 
 class Worker:
-    """The script as a process."""
+    """A process that runs the script."""
 
     def __init__(self, process: asyncio.subprocess.Process, id: str) -> None:
         self.process = process

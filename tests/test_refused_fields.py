@@ -1,4 +1,4 @@
-"""Fields, filters and payloads outside their rules: each is refused, and the reason names it."""
+"""Fields, filters and payloads that break their rules are rejected; the reason names them."""
 
 import httpx
 import pytest
@@ -86,7 +86,7 @@ async def test_new_run_with_a_field_outside_its_rule_is_refused_with_its_name(
 
 
 def _check_words(message: str) -> None:
-    """What Python says of its own is no answer."""
+    """Assert that a message has no text of a Python exception."""
     for words in ("__init__", "positional", "subscriptable", "object has no attribute", "/tmp"):
         assert words not in message
 

@@ -1,4 +1,4 @@
-"""Checks of inputs take bounded time, and no schema makes the gateway look elsewhere."""
+"""Checks of inputs take bounded time, and no schema makes the gateway read a URL or a file."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from gateway.sdk import schema_checks, schemas
 from gateway.sdk.schema_checks import Checker
 from tests.serving import DEADLINE_S, serving, token_for
 
-CPU_S = 2.0  # of one check; the slowest takes 0.5, on a machine that does nothing else
+CPU_S = 2.0  # limit of one check; the slowest takes 0.5 on an idle machine
 REPEATED = r"^(\w+\s?)*$"
 
 
@@ -200,7 +200,7 @@ def test_schema_and_type_accept_the_same(type_, accepted, refused):
 
 
 def test_decimal_is_checked_by_the_pattern_that_pydantic_had_for_it():
-    pattern = r"^(?!^[-+.]*$)[+-]?0*\d{0,3}(?:\.\d{0,2}0*)?$"  # of 2.12, with a look ahead
+    pattern = r"^(?!^[-+.]*$)[+-]?0*\d{0,3}(?:\.\d{0,2}0*)?$"  # of Pydantic 2.12
     checker = Checker({"anyOf": [{"type": "number"}, {"type": "string", "pattern": pattern}]})
     for right in ('"1.5"', '"-.50"', '"007"', "1.5"):
         assert checker.fault(right.encode()) is None, right
@@ -211,7 +211,7 @@ def test_decimal_is_checked_by_the_pattern_that_pydantic_had_for_it():
 def test_what_the_task_cannot_read_is_refused_by_the_gateway():
     streams.input("due", datetime)
     with pytest.raises(InvalidValue, match=r"stream 'due'.*datetime"):
-        schemas.check("due", b'"tomorrow"')  # text, as the JSON Schema has it
+        schemas.check("due", b'"tomorrow"')  # a text, as the JSON Schema allows
     schemas.check("due", b'"2026-01-01"')
     schemas.check("due", b'"2026-01-01T10:00:00Z"')
 

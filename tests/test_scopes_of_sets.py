@@ -1,4 +1,4 @@
-"""A token that may write one run puts it into no set, and below no run, that it does not name."""
+"""A token for one run puts it only into sets, and only below runs, that the token names."""
 
 import httpx
 import pytest
@@ -24,7 +24,7 @@ FIELDS = {
     "a tag and a parent": {"tags": ["user_7"], "parent_id": PARENT, "root_id": PARENT},
 }
 OWN = {"nothing", "no tags", "itself as root"}
-TABLE = {  # the further scopes of a token with write:runs:run_one, and what these allow
+TABLE = {  # the further scopes of a token with write:runs:run_one, and the runs that they allow
     (): OWN,
     ("read:tags:user_7",): OWN | {"a tag"},
     ("read:tags:user_*",): OWN | {"a tag", "two tags"},

@@ -1,4 +1,4 @@
-"""The folder of a SQLite file: made where that is no mistake, and not committed by mistake."""
+"""The folder of a SQLite file: created unless the path looks wrong, and ignored by git."""
 
 import asyncio
 import secrets

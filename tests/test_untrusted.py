@@ -1,4 +1,4 @@
-"""One set of rules for JSON from outside, on every way in."""
+"""One set of rules for untrusted JSON, on every interface."""
 
 import asyncio
 import json
@@ -124,7 +124,7 @@ FRAMES = {
 }
 
 
-# What is around a value may be a little deeper than it has to be; the depth of records is exact.
+# The limit of a frame leaves more depth than its envelope needs; the limit of records is exact.
 FAR = {name: value for name, value in REFUSED.items() if "level too many" not in name}
 
 

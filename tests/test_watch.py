@@ -1,4 +1,4 @@
-"""`docs/watch.py` prints every record, whatever is killed meanwhile."""
+"""`docs/watch.py` prints every record, even if it or the gateway is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK = {name: "0.05" for name in ("INITIAL_DELAY", "MIN_DELAY", "MAX_DELAY")}
 
 
 class Watching:
-    """The script as a process, whose output of all its lives is one file."""
+    """A process that runs the script; restarts append their output to the same file."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.run = new_run()
@@ -86,7 +86,7 @@ async def test_watch_resumes_after_either_side_was_stopped_or_killed(gateway, wa
         await until(lambda: watching.position == position)
 
     await shows(1, await append(b"0"))
-    gateway.stop()  # which sends `error` and closes with 4503
+    gateway.stop()  # the gateway sends `error` and closes with 4503
     gateway.start()
     await shows(2, await append(b"1"))
     gateway.kill()

@@ -1,4 +1,4 @@
-// A program that uses the installed package; prints what it has seen as one line of JSON.
+// A program that uses the installed package; prints the received values as one line of JSON.
 import { connect } from "realtime-streams-client";
 
 const { GATEWAY: url, TOKEN: token, READER: reader } = process.env;

@@ -40,7 +40,7 @@ HOLDS = """navigator.locks.query().then(async ({ held }) => {
 
 
 class Tab:
-    """A page with a run and a token of its own."""
+    """A page with a separate run and token."""
 
     def __init__(self, page, written):
         self.page = page
@@ -84,14 +84,14 @@ async def test_every_tab_is_live_and_sends_whoever_else_is_open(open_tab, contex
     await all_live(tabs)
     closed, frozen, _ = [tab for tab in tabs if await tab.holds_a_place()]
     tabs = [tab for tab in tabs if tab not in (closed, frozen)]
-    # A tab that holds a connection is closed: another one gets its place.
+    # When a tab that holds a connection is closed, another tab gets its place.
     await closed.page.close()
     await tabs[0].page.wait_for_function(f"{PLACES}.then((count) => count === 3)")
-    # One is frozen, as in the background of a phone, and takes nothing from its connection.
+    # One tab is frozen, as in the background of a phone, and does not read from its connection.
     session = await context.new_cdp_session(frozen.page)
     await session.send("Page.setWebLifecycleState", {"state": "frozen"})
     await frozen.written.append(*["x" * 100_000] * 20)
-    # One is of a user who has been logged out.
+    # One tab belongs to a user whose session has ended.
     stranger = await open_tab("not.a.token")
     await stranger.page.wait_for_function('window.error?.code === "invalid_token"')
     await all_live([*tabs, await open_tab()])

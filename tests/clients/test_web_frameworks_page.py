@@ -63,7 +63,7 @@ def folder(tmp_path):
 
 @asynccontextmanager
 async def served(script: str, folder: Path, env: dict[str, str]):
-    """Serve an application; gives its origin."""
+    """Serve an application and yield its origin."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, script, cwd=folder, env=env, stdout=PIPE
     )

@@ -1,4 +1,4 @@
-"""A SQLite store of a million runs: appends go on while runs are listed, deleted and swept."""
+"""A SQLite store of a million runs: appends stay fast while runs are listed, deleted and swept."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from gateway.web.sweeper import STEP_S
 
 MAX_STALL_S = 3.0  # of an append; measured: 0.03 on an idle machine, up to 0.75 on a loaded one
 RECORD = b'"%s"' % (b"x" * 100_000)
-SWEEP_S = 20.0  # of the sweep that deletes finished runs; it has more to do than that
+SWEEP_S = 20.0  # how long the sweep that deletes finished runs is observed; it takes longer
 
 
 async def large(folder: Path, *, runs: int, stream_mb: int, say: Say = quiet) -> Verdict:
-    """List, delete and sweep in a large store; no append waits long for any of it."""
+    """List, delete and sweep in a large store, and measure that no append waits long."""
     path = folder / "large.db"
     await asyncio.to_thread(make_large_store, path, runs)
     say(f"{runs} runs, {path.stat().st_size >> 20} MiB")
@@ -72,7 +72,7 @@ async def _sweep(store: SqliteStore) -> None:
 
 
 class _Appends:
-    """One append after the other, and the longest of them."""
+    """Sequential appends, and the duration of the longest one."""
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store

@@ -1,7 +1,7 @@
-"""What hostile clients may cost: attacks on a real gateway, with memory and event loop bounded.
+"""Attacks by hostile clients on a real gateway, with bounds on memory and event-loop stalls.
 
-target     a gateway in a process of its own, whose memory and stalls are measured
-served     what that process runs
-raw        clients that send any bytes
+target     a gateway in a separate process, whose memory and stalls are measured
+served     the program that this process runs
+raw        clients that send arbitrary bytes
 attacks_*  the attacks, each a function of the target; SECURITY.md names the threat
 """

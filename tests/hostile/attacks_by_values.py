@@ -1,4 +1,4 @@
-"""Attacks by values, with a token: what a client sends that is small and costs much."""
+"""Attacks by values, with a token: small inputs that are expensive to process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER_BYTES = 8 << 20
 
 
 def check(answer: dict[str, Any]) -> dict[str, Any]:
-    """Whatever is refused is refused as the client's, in words of ours."""
+    """Return an answer; assert that an error blames the client and names no internals."""
     if answer["type"] == "error":
         assert answer["code"] not in OURS, answer
         for words in ("Traceback", "__init__", "hostile.db", "/site-packages/"):
@@ -55,7 +55,7 @@ async def inputs_that_are_sets(target: Target) -> None:
         many = [f"{number:04x}" for number in range(7000)]
         assert (await append(client, run, "sets", many))["type"] == "appended"
         assert (await append(client, run, "sets", [*many, many[0]]))["type"] == "error"
-        for other in (1, None, [], {}):  # which cannot be sorted among the others
+        for other in (1, None, [], {}):  # values that cannot be sorted among the others
             assert (await append(client, run, "sets", [*many, other]))["type"] == "error"
         await append(client, run, "sets", [[number] for number in range(5000)])
 
@@ -181,7 +181,7 @@ async def odd_numbers_and_depth_in_frames(target: Target) -> None:
 
 
 def signed(claims: str) -> str:
-    """Sign claims as they are written."""
+    """Sign a text of claims without changing it."""
 
     def packed(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

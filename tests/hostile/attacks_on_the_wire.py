@@ -72,7 +72,7 @@ async def empty_messages_behind_a_full_client(target: Target) -> None:
                 async with asyncio.timeout(1):
                     await push(writer, *[frame(opcode) * 10_000] * 100)
             except TimeoutError:
-                pass  # it reads no more, as it should
+                pass  # the gateway has stopped reading, as it should
 
 
 async def pings_whose_answers_nobody_takes(target: Target) -> None:

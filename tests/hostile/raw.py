@@ -1,4 +1,4 @@
-"""Clients that send any bytes, to a gateway on this machine."""
+"""Clients that send arbitrary bytes to a gateway on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Connection = tuple[StreamReader, StreamWriter]
 
 
 def upgrade(*headers: str, target: str = "/v1/ws") -> bytes:
-    """Make the request that opens a WebSocket."""
+    """Make the HTTP request that opens a WebSocket."""
     lines = [
         f"GET {target} HTTP/1.1",
         "Host: 127.0.0.1",
@@ -31,12 +31,12 @@ def upgrade(*headers: str, target: str = "/v1/ws") -> bytes:
 
 
 def frame(opcode: int, payload: bytes = b"", *, is_final: bool = True) -> bytes:
-    """Make a client's frame; its mask is zero, so that the payload stays as it is."""
+    """Make a client's frame; its mask is zero, so that the payload is unchanged."""
     return head(opcode, len(payload), is_final=is_final) + payload
 
 
 def head(opcode: int, size: int, *, is_final: bool = True) -> bytes:
-    """Make the head of a frame that announces so many bytes."""
+    """Make the header of a frame with a payload of `size` bytes."""
     first = opcode | (0x80 if is_final else 0)
     if size < 126:
         return struct.pack("!BB4x", first, 0x80 | size)
@@ -47,7 +47,7 @@ def head(opcode: int, size: int, *, is_final: bool = True) -> bytes:
 
 @asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Connection]:
-    """Open a connection over TCP, and cut it in the end."""
+    """Open a TCP connection, and abort it at the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         yield reader, writer
@@ -67,7 +67,7 @@ async def websocket(port: int, *first: bytes) -> AsyncIterator[Connection]:
 
 
 async def push(writer: StreamWriter, *data: bytes) -> bool:
-    """Send as much as the gateway takes; false if it has closed the connection."""
+    """Send data as fast as the gateway reads it; False if it has closed the connection."""
     try:
         for each in data:
             writer.write(each)

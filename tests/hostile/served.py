@@ -1,7 +1,7 @@
 """`realtime serve` whose event loop reports its longest stall. Run with the command's arguments.
 
 The file that HOSTILE_STALLS names holds two floats: the CPU time that the loop's thread used in its
-longest pass, which does not depend on what else the machine does, and that pass's whole time.
+longest pass, which does not depend on the machine's load, and the wall-clock time of that pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A gateway in a process of its own that is attacked, and what that costs it."""
+"""A gateway in a separate process that is attacked, and the measured cost of an attack."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SAMPLE_S = 0.01
 
 @dataclass
 class Cost:
-    """What an attack cost.
+    """The cost of an attack.
 
     Attributes:
-        growth_mib: Of the process's memory, from its start to its highest.
+        growth_mib: Growth of the process's memory, from its start to its peak.
         busy_s: CPU time of the event loop's thread in its longest pass.
-        late_s: The longest time in which the event loop did not come back.
+        late_s: Wall-clock time of the longest pass of the event loop.
     """
 
     growth_mib: float = 0.0
@@ -35,7 +35,7 @@ class Cost:
 
 
 class Target(Process):
-    """The gateway."""
+    """The attacked gateway."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         super().__init__(f"sqlite:{folder}/hostile.db", folder)
@@ -59,16 +59,16 @@ class Target(Process):
 
     @asynccontextmanager
     async def client(self, **hello: object) -> AsyncIterator[Client]:
-        """Connect and say hello."""
+        """Connect and send `hello`."""
         async with connect(f"{self.url}/v1/ws", max_size=None, compression=None) as opened:
             client = Client(opened)
             await client.ask(type="hello", protocol=1, **hello)
             yield client
 
     async def cost_of(self, attack: Callable[[Target], Awaitable[None]]) -> Cost:
-        """Attack it, and measure until it answers others again."""
+        """Run an attack, and measure until the gateway answers other clients again."""
         cost = Cost()
-        with self._stalls.open("r+b") as file:  # not emptied: the gateway has it mapped
+        with self._stalls.open("r+b") as file:  # not truncated: the gateway has it mapped
             file.write(bytes(STALLS.size))
         with self._sampling(cost):
             await attack(self)

@@ -1,4 +1,4 @@
-"""Each attack costs a bounded amount of memory, and holds nobody else up."""
+"""Each attack costs a bounded amount of memory, and does not delay other clients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hostile.raw import HELLO, TEXT, connected, frame, head, push, websocket
 from hostile.target import target_at
 
 ATTACKS = [*attacks_on_the_wire.ATTACKS, *attacks_by_values.ATTACKS]
-GROWTH_MIB = 100  # over all of them together
-BUSY_S = 1.0  # of the event loop's CPU time in one pass
-LATE_S = 10.0  # of its time, also of a loaded machine: what waits for something stays away longer
+GROWTH_MIB = 100  # all attacks together
+BUSY_S = 1.0  # CPU time of the event loop in one pass
+LATE_S = 10.0  # wall-clock time of one pass on a loaded machine; a blocking wait takes longer
 DRAIN_S = 3
-EXIT_S = 5  # of a loaded machine, for a process to end
+EXIT_S = 5  # for a process to exit on a loaded machine
 
 
 @pytest.fixture(scope="module")

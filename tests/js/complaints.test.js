@@ -1,4 +1,4 @@
-/** What a page that shows nothing says in its browser's console. */
+/** Lines that a page without data writes into its browser's console. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -12,7 +12,7 @@ import { FakePage, position, subscribed } from "./fakes.js";
 const SECRET = "eyJhbGciOiJIUzI1NiJ9.secret";
 const refusal = (names, code = "forbidden") => ({ type: "error", code, message: `it is ${code}`, retryable: false, ...names });
 
-/** The lines of one level that are written meanwhile. */
+/** Collects the lines of one level that are written during a test. */
 function consoleOf(t, level) {
   const lines = [];
   t.mock.method(console, level, (...words) => lines.push(words.join(" ")));

@@ -4,15 +4,15 @@ import { FakePage } from "./fakes.js";
 
 export const WELCOME = { type: "welcome", protocol: 1, connection: "c_1", ping_ms: 20_000, limits: {} };
 
-// Bodies are read in microtasks: a turn of the real loop lets all of them run.
+// Bodies are read in microtasks: one turn of the real event loop runs all of them.
 export const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 
-/** A page whose WebSockets are the test's, and whose requests too. */
+/** A page whose WebSockets and HTTP requests are controlled by the test. */
 export class HttpPage extends FakePage {
   requests = [];
   #more;
 
-  /** @param {object} [more] what else its environment has */
+  /** @param {object} [more] further members of its environment */
   constructor(more = {}) {
     super();
     this.#more = more;
@@ -59,7 +59,7 @@ export class HttpPage extends FakePage {
   }
 }
 
-/** A page whose WebSocket was refused, so that it uses HTTP, and a component on it. */
+/** A page whose WebSocket was rejected, so that it uses HTTP, and a component on it. */
 export async function httpPage(more) {
   const page = new HttpPage(more);
   const component = new Component(new Store(page.environment));

@@ -7,7 +7,7 @@ import { position, records, subscribed } from "./fakes.js";
 
 const URL_OF_EVENTS = "http://gateway.test/v1/events";
 
-/** What tabs of a browser share: `free` places at a host. */
+/** The places that tabs of a browser share: `free` are left at a host. */
 class Places {
   constructor(free) {
     this.free = free;
@@ -22,7 +22,7 @@ class Places {
   };
 }
 
-/** A page whose WebSocket is refused, and whose browser has `free` places left. */
+/** A page whose WebSocket is rejected, and whose browser has `free` places left. */
 async function tab(t, free) {
   t.mock.method(console, "info", () => {});
   const places = new Places(free);
@@ -49,7 +49,7 @@ test("a tab without a place polls from the position reached, and is live between
     await page.close(1001);
     const polls = page.requests.length;
     await page.pass(749);
-    assert.equal(page.requests.length, polls); // other tabs have the connections meanwhile
+    assert.equal(page.requests.length, polls); // other tabs occupy the connections
     await page.pass(1_501);
     assert.equal(page.requests.length, polls + 1);
     assert.deepEqual(page.request.frames[1].start, { position: position(n + 1) });
@@ -112,7 +112,7 @@ test("a poll that nobody answers is a lost connection", async (t) => {
   assert.equal(component.snapshot.status, "reconnecting");
 });
 
-/** Locks as browsers have them, as far as they are asked. */
+/** The subset of Web Locks that the client uses. */
 class Locks {
   held = new Set();
 

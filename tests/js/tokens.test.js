@@ -7,7 +7,7 @@ import { Store } from "../../ui/client/store.js";
 import { Component, livePage } from "./components.js";
 import { FakePage, records, subscribed } from "./fakes.js";
 
-/** Tokens of two subjects: what each may read. `mallet` is not signed by the gateway. */
+/** Tokens of two subjects, with the run that each may read. The gateway did not sign `mallet`. */
 const TOKENS = {
   ann_a: { subject: "ann", runs: ["run_a"] },
   ann_b: { subject: "ann", runs: ["run_b"] },
@@ -16,7 +16,7 @@ const TOKENS = {
   mallet: null,
 };
 
-/** The gateway's end of one socket: what it has read, and what it has answered, are two queues. */
+/** The gateway's end of one socket, with two queues: frames to read, and answers to deliver. */
 class Gateway {
   answers = [];
   #subscriptions = new Map();
@@ -39,13 +39,13 @@ class Gateway {
     this.socket.drop(code);
   }
 
-  /** Read the oldest frame that it has not read. */
+  /** Read the oldest unread frame. */
   read() {
     const frame = this.socket.sent.shift();
     if (frame !== undefined) this[frame.type](frame);
   }
 
-  /** Let the page have the oldest answer. */
+  /** Deliver the oldest answer to the page. */
   deliver() {
     const answer = this.answers.shift();
     if (answer !== undefined) this.socket.receive(answer);
@@ -95,7 +95,7 @@ class Gateway {
     this.#refuse(code, { id }, retryable);
   }
 
-  /** End each subscription that does not hold this token. */
+  /** End each subscription that has another token. */
   revokeAllBut(token) {
     for (const [id, held] of this.#subscriptions) if (held.token !== token) this.#end("token_revoked", id);
   }
@@ -106,7 +106,7 @@ class Gateway {
   }
 }
 
-/** Numbers from 0 up to 1 that follow from a seed. */
+/** Pseudorandom numbers from 0 up to 1, determined by a seed. */
 function chances(seed) {
   let state = seed;
   return () => {
@@ -117,7 +117,7 @@ function chances(seed) {
   };
 }
 
-/** Do things in an order that follows from the seed, and give what the page then shows. */
+/** Perform the steps in an order determined by the seed, and return the page's snapshot. */
 function playedOut(seed) {
   const random = chances(seed);
   const oneOf = (list) => list[Math.floor(random() * list.length)];
@@ -150,7 +150,7 @@ function playedOut(seed) {
   const some = (count, more = []) => {
     for (let i = 0; i < count; i++) oneOf(page.socket ? [...network, ...more] : [...more, () => {}])();
   };
-  // Not the last pair: that one is good.
+  // Not the last pair: the last pair is valid.
   const isLast = () => wanted.runId === last.runId && wanted.token === last.token;
   const refuseAll = () => page.socket && !isLast() && theGateway().close(4401);
   some(12, [...renders, refuseAll]);

@@ -7,10 +7,10 @@ import { Store } from "../../ui/client/store.js";
 import { Component, OPTIONS } from "./components.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
 
-// Answers of a fetch come in microtasks: a turn of the real loop lets all of them run.
+// Answers of a fetch arrive in microtasks: one turn of the real event loop runs all of them.
 const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 
-/** A page of an application that has no gateway; `fetch` is what its server answers. */
+/** A page of an application that has no gateway; `fetch` returns its server's answers. */
 function pageWithout(fetch, t) {
   const page = new FakePage();
   const written = t.mock.method(console, "error", () => {}).mock;
@@ -162,7 +162,7 @@ test("a page that only sends finds a gateway that starts later", async (t) => {
   page.clock.advance(0);
   await refused;
   await settled();
-  page.clock.advance(60_000); // nothing is carried, so that nothing is tried on
+  page.clock.advance(60_000); // without subscriptions the page does not retry
   const sent = send();
   page.socket.welcome();
   const [, { id }] = page.socket.taken();

@@ -1,4 +1,4 @@
-"""Wrong arguments of hooks are found when the page is built, and the message says what to write."""
+"""Wrong arguments of hooks fail when the page is built; the message states the correction."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def send(value: Any) -> Any:
     return use_input_stream("run_a", consent, access_token="t").send(value)
 
 
-# What is called, and what the message names: hook, argument, value, what is allowed, remedy.
+# The call, and the parts of its message: hook, argument, value, allowed values, remedy.
 WRONG = {
     "swapped definitions": (
         lambda: use_realtime_stream(LINES, Page.run_id),

@@ -1,4 +1,4 @@
-"""A stream's values go into a chart as they are."""
+"""A stream's values are the rows of a chart."""
 
 from __future__ import annotations
 

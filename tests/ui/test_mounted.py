@@ -1,4 +1,4 @@
-"""An app whose pages use the hooks and which has no gateway is found when its pages are built."""
+"""An app that uses the hooks and has no gateway is detected when its pages are built."""
 
 import importlib
 import logging
@@ -19,7 +19,7 @@ SETTINGS = Settings(store="memory:")
 
 @pytest.fixture
 def written(monkeypatch, caplog):
-    """What is logged when pages of a new app are built; `MODULE` is the app's module."""
+    """Return the lines that building the pages of a new app logs; `MODULE` is its module."""
     config = rx.Config(app_name=MODULE, app_module_import=MODULE)
     monkeypatch.setattr("ui.mounted.get_config", lambda: config)
     ui.mounted._warn.cache_clear()
