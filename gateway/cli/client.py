@@ -25,7 +25,7 @@ def client(
     files = served.package()
     manifest = output / "package.json"
     if manifest.exists() and '"realtime-streams-client"' not in manifest.read_text("utf-8"):
-        raise ConfigurationError(f"{manifest} is of another package: name a folder of its own")
+        raise ConfigurationError(f"{manifest} is of another package: choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (output / name).write_text(text, "utf-8")

@@ -92,7 +92,7 @@ class Checker:
             if self._is_too_much(parts, levels):
                 return (
                     f"with {parts} parts in {levels} levels it could take more than "
-                    f"{CHECK_STEPS} comparisons; send less at once, or give the members of "
+                    f"{CHECK_STEPS} comparisons; send a smaller value, or give the members of "
                     "unions in the type a discriminator"
                 )
         return None
