@@ -1,7 +1,8 @@
-"""Print a stream's records, over losses of the gateway and of this process. Needs `websockets`.
+"""Print a stream's records, and resume after a restart of the gateway or of this program.
 
-RUN TOKEN [STREAM [URL]]. The position lies in a file, written after the records before it were
-printed: a record may be printed twice if the process is killed in between, and none is left out.
+Arguments: RUN TOKEN [STREAM [URL]]. Needs `websockets`. The program stores its position in a file
+after it has printed the records before that position. If it is killed in between, it prints some
+records again, but never skips one.
 """
 
 import asyncio
@@ -14,12 +15,12 @@ import websockets
 
 
 async def watch(run: str, token: str, stream: str, url: str) -> None:
-    kept = pathlib.Path(f".{run}.{stream}.position")
-    async for socket in websockets.connect(url, max_size=None):  # again when lost, with backoff
+    file = pathlib.Path(f".{run}.{stream}.position")
+    async for socket in websockets.connect(url, max_size=None):  # reconnects with backoff
         try:
-            ping_s = 25.0  # `welcome` says how often
+            ping_s = 25.0  # until `welcome` states the interval
             await socket.send(json.dumps({"type": "hello", "protocol": 1, "token": token}))
-            start = {"position": kept.read_text()} if kept.exists() else "beginning"
+            start = {"position": file.read_text()} if file.exists() else "beginning"
             frame = {"type": "subscribe", "id": 1, "run": run, "stream": stream, "start": start}
             await socket.send(json.dumps(frame))
             while True:
@@ -32,9 +33,9 @@ async def watch(run: str, token: str, stream: str, url: str) -> None:
                 for record in frame.get("records", []):
                     print(record["offset"], json.dumps(record["data"]), flush=True)
                 if position := frame.get("position", frame.get("to")):
-                    part = kept.with_suffix(".part")
+                    part = file.with_suffix(".part")
                     part.write_text(position)
-                    os.replace(part, kept)  # whole, or as it was
+                    os.replace(part, file)  # atomic: the file is never half-written
                 if frame["type"] not in ("records", "welcome", "subscribed", "pong"):
                     print(frame, file=sys.stderr, flush=True)
                 if frame["type"] == "end":
@@ -43,7 +44,7 @@ async def watch(run: str, token: str, stream: str, url: str) -> None:
                     if not frame["retryable"]:
                         raise SystemExit(1)
                     await asyncio.sleep(frame.get("retry_after_ms", 1000) / 1000)
-                    break  # connect anew
+                    break  # reconnect
         except websockets.ConnectionClosed:
             continue
 

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: it counts, and appends through the gateway at REALTIME_URL."""
+"""A worker process that counts and appends through the gateway at `REALTIME_URL`."""
 
 import asyncio
 import sys
@@ -11,7 +11,7 @@ progress = streams.define("progress", dict[str, int])
 
 @task
 async def count(to: int, pause_s: float) -> int:
-    """Append one record for each number."""
+    """Append one record per number."""
     for number in range(1, to + 1):
         progress.append({"current": number, "total": to})
         await asyncio.sleep(pause_s)
@@ -19,7 +19,7 @@ async def count(to: int, pause_s: float) -> int:
 
 
 async def main(to: int, pause_s: float) -> None:
-    """Trigger the task and wait for its end."""
+    """Trigger the task and wait until its run has finished."""
     async with gateway.connect():
         run = await count.trigger(to, pause_s)
         print("open the page /runs/" + run.id, flush=True)
@@ -28,5 +28,5 @@ async def main(to: int, pause_s: float) -> None:
 
 if __name__ == "__main__":
     default = ["60", "0.5"]  # [TO [PAUSE_S]]
-    given = sys.argv[1:] + default[len(sys.argv) - 1 :]
-    asyncio.run(main(int(given[0]), float(given[1])))
+    arguments = sys.argv[1:] + default[len(sys.argv) - 1 :]
+    asyncio.run(main(int(arguments[0]), float(arguments[1])))
