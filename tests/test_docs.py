@@ -59,18 +59,35 @@ def test_the_readme_names_only_make_targets_that_exist() -> None:
     assert named and named <= targets
 
 
-def test_every_link_in_the_documents_leads_somewhere() -> None:
-    named = [ROOT / name for name in ("benchmarks/README.md", "gateway/PROTOCOL.md")]
-    for path in (*named, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
-        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            if not link.startswith("http"):
-                assert (path.parent / link).exists(), f"{path}: {link}"
+DOCUMENTS = [
+    *(ROOT / name for name in ("benchmarks/README.md", "gateway/PROTOCOL.md")),
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+]
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for path in ROOT.glob("docs/*.md"):
-        assert f"](docs/{path.name}" in readme, f"the README leaves {path.name} out"
+def _anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_document_links_lead_to_files_and_headings(path: Path) -> None:
+    for name, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", path.read_text()):
+        if name.startswith("http"):
+            continue
+        target = path.parent / name if name else path
+        assert target.exists(), f"{path}: {name}"
+        assert not anchor or anchor in _anchors(target), f"{path}: {name}#{anchor}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
+def test_overview_links_every_page(name: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
+    named = {((ROOT / name).parent / link).resolve() for link in links}
+    assert set(ROOT.glob("docs/*.md")) - {ROOT / "docs/index.md"} <= named
 
 
 @pytest.mark.parametrize(
