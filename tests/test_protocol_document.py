@@ -80,7 +80,7 @@ def test_section_6_says_what_each_field_of_a_run_is():
 
 CLOSE_CODES = {
     int(code): row
-    for row in rows(section(7), "| close code | meaning | come back? |")
+    for row in rows(section(7), "| close code | meaning | reconnect? |")
     for code in row[0].split(", ")
 }
 
