@@ -9,7 +9,7 @@ from demo_app.home_page import question_form, who_answers
 from demo_app.layout import card, code, link_state, pretty, problem, run_badge, run_frame
 from demo_app.state import Shown
 from demo_app.streams import Decision, answer, decision, stop
-from ui import InputStreamHook, ToolCall, use_input_stream, use_realtime_run_with_streams
+from gateway.ui import InputStreamHook, ToolCall, use_input_stream, use_realtime_run_with_streams
 
 
 def ask() -> rx.Component:

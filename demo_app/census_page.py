@@ -22,7 +22,7 @@ from demo_app.layout import (
 )
 from demo_app.state import Shown
 from demo_app.streams import summary
-from ui import RealtimeRun, RealtimeStream, use_realtime_run, use_realtime_stream
+from gateway.ui import RealtimeRun, RealtimeStream, use_realtime_run, use_realtime_stream
 
 
 def census() -> rx.Component:

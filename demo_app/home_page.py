@@ -10,7 +10,7 @@ from demo_app.layout import card, code, frame, older, pretty, problem, run_badge
 from demo_app.state import Ask, Census, Recent
 from demo_app.streams import events
 from demo_app.tasks import deliver
-from ui import (
+from gateway.ui import (
     PageRun,
     RealtimeTaskTriggerWithStreams,
     use_realtime_runs_with_tag,

@@ -7,7 +7,7 @@ from typing import Any
 import reflex as rx
 
 from demo_app.state import Shown, Visitor
-from ui import RealtimeRun, RealtimeRuns, RealtimeStream
+from gateway.ui import RealtimeRun, RealtimeRuns, RealtimeStream
 
 WIDTH = "72rem"
 

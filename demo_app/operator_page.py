@@ -11,7 +11,7 @@ from demo_app import operating
 from demo_app.layout import card, frame, grouped, link_state, problem, tile, tiles
 from demo_app.operating import GatewayFigures, ReaderRow, RefusalRow, StreamRow
 from gateway import tokens
-from ui import RealtimeStream, use_realtime_stream
+from gateway.ui import RealtimeStream, use_realtime_stream
 
 TOKEN_TTL_S = 3600.0
 NUMBER = {"font_variant_numeric": "tabular-nums", "text_align": "right"}

@@ -19,7 +19,13 @@ from demo_app.layout import (
     status_badge,
 )
 from demo_app.state import Shown
-from ui import PageRun, RealtimeRun, use_realtime_children, use_realtime_run, use_realtime_stream
+from gateway.ui import (
+    PageRun,
+    RealtimeRun,
+    use_realtime_children,
+    use_realtime_run,
+    use_realtime_stream,
+)
 
 RAW_RECORDS = 50  # shown of each stream
 

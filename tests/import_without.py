@@ -16,11 +16,12 @@ OURS = ("gateway", "ui", "demo_app")
 def modules():
     """Return the source text of each module by its name."""
     found = {}
-    for package in ("gateway", "ui"):
-        for path in sorted(Path(package).rglob("*.py")):
+    for folder, inside in (("gateway", ""), ("ui", "gateway.")):
+        for path in sorted(Path(folder).rglob("*.py")):
             name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
             if not name.endswith("__main__"):
-                found[name] = path.read_text()
+                found[inside + name] = path.read_text()
+    found["ui"] = found["gateway.ui"]
     for name in ("tasks", "cluster_tasks"):
         found[f"demo_app.{name}"] = Path("demo_app", f"{name}.py").read_text()
     return found

@@ -22,9 +22,10 @@ NEEDED_BY = {
     "taskiq": ("gateway.integrations.taskiq",),
     "ui": (
         "ui",
-        "ui.hooks",
-        "ui.vars",
-        "ui.client",
+        "gateway.ui",
+        "gateway.ui.hooks",
+        "gateway.ui.vars",
+        "gateway.ui.client",
         "gateway.integrations.reflex",
         "demo_app.tasks",
     ),

@@ -13,9 +13,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+import gateway.ui
+import ui
 from gateway import runs, streams, task, wait
 from gateway.sdk.parts import ErrorPart, Part
-from ui import RealtimeRun, use_realtime_run, use_realtime_run_with_streams
+from gateway.ui import RealtimeRun, use_realtime_run, use_realtime_run_with_streams
 
 
 @dataclass
@@ -60,6 +62,10 @@ reveal_type(use_realtime_run("run_1", task=add).output)  # NumberVar[int]
 reveal_type(use_realtime_run("run_1", task=make).output)  # ObjectVar[A]
 reveal_type(use_realtime_run_with_streams("run_1", task=make).output)  # ObjectVar[A]
 untyped: RealtimeRun = use_realtime_run("run_1")
+
+
+def of_either_import_path(run: gateway.ui.PageRun) -> ui.PageRun:
+    return run
 
 
 def of_a_computed_type(type_: Any) -> None:

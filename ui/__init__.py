@@ -11,10 +11,14 @@ text_numbers  the Vars of numbers that JSON carries as text
 client      the browser's part: one socket, subscriptions, records (plain JavaScript)
 """
 
+import sys
+
 from gateway.extras import needs
 
+# Absolute, as this file is also the top-level package `ui`: under either name it exports the same
+# objects. The other modules of this folder import each other relatively.
 with needs("ui"):
-    from ui.actions import (
+    from gateway.ui.actions import (
         InputStreamHook,
         RealtimeTaskTrigger,
         RealtimeTaskTriggerWithStreams,
@@ -24,21 +28,21 @@ with needs("ui"):
         use_realtime_task_trigger_with_streams,
         use_task_trigger,
     )
-    from ui.hooks import (
+    from gateway.ui.hooks import (
         RealtimeRunWithStreams,
         use_realtime_run,
         use_realtime_run_with_streams,
         use_realtime_stream,
     )
-    from ui.loop_variables import LoopVariableError
-    from ui.page_runs import PageRun, PageStream
-    from ui.run_sets import (
+    from gateway.ui.loop_variables import LoopVariableError
+    from gateway.ui.page_runs import PageRun, PageStream
+    from gateway.ui.run_sets import (
         RealtimeRuns,
         use_realtime_batch,
         use_realtime_children,
         use_realtime_runs_with_tag,
     )
-    from ui.vars import (
+    from gateway.ui.vars import (
         Finish,
         Parts,
         RealtimeRun,
@@ -76,3 +80,10 @@ __all__ = [
     "use_realtime_task_trigger_with_streams",
     "use_task_trigger",
 ]
+
+if __name__ == "ui":
+    # `gateway/ui` is this folder too, and the lines above have imported all of it by that name. An
+    # application with a folder `ui` of its own never gets here: it imports `gateway.ui`.
+    for name, module in list(sys.modules.items()):
+        if f"{name}.".startswith("gateway.ui."):
+            sys.modules[name.removeprefix("gateway.")] = module

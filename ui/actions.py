@@ -18,16 +18,17 @@ from reflex.vars.function import FunctionVar
 
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
-from ui.arguments import check
-from ui.hooks import (
+
+from .arguments import check
+from .hooks import (
     RealtimeRunWithStreams,
     hook_of,
     use_realtime_run,
     use_realtime_run_with_streams,
 )
-from ui.refusals import as_json, check_keys, refused, shown
-from ui.text_numbers import exact, field_names
-from ui.vars import Hook, RealtimeRun, RealtimeStream, Refusable
+from .refusals import as_json, check_keys, refused, shown
+from .text_numbers import exact, field_names
+from .vars import Hook, RealtimeRun, RealtimeStream, Refusable
 
 T = TypeVar("T")
 

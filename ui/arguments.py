@@ -18,9 +18,10 @@ from reflex.vars import Var
 from gateway.errors import InvalidId
 from gateway.records import check_run_id, check_stream_id
 from gateway.sdk.definitions import StreamDefinition
-from ui.loop_variables import refuse_loop_variable
-from ui.refusals import refused, shown
-from ui.text_numbers import plain_type
+
+from .loop_variables import refuse_loop_variable
+from .refusals import refused, shown
+from .text_numbers import plain_type
 
 RUN_FIELDS = ("payload", "output", "metadata")  # fields that a hook can leave out
 RUN_LOGS = ("$run", "$streams")  # streams that the gateway writes: PROTOCOL.md 4

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from reflex_base.utils.types import get_attribute_access_type
 
-from ui.text_numbers import TextNumber, field_names, is_without_fields
+from .text_numbers import TextNumber, field_names, is_without_fields
 
 Rows = list[dict[str, Any]]
 

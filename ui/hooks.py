@@ -19,13 +19,14 @@ from reflex_base.utils.exceptions import EventHandlerArgTypeMismatchError
 from typing_extensions import TypeVar
 
 from gateway.sdk.definitions import StreamDefinition
-from ui.arguments import check
-from ui.loop_variables import refuse_loop_variable
-from ui.mounted import warn_without_gateway
-from ui.page_runs import PageRun, PageStream, TaskTypes
-from ui.refusals import refused, shown, similar
-from ui.text_numbers import page_type
-from ui.vars import Hook, RealtimeRun, RealtimeStream
+
+from .arguments import check
+from .loop_variables import refuse_loop_variable
+from .mounted import warn_without_gateway
+from .page_runs import PageRun, PageStream, TaskTypes
+from .refusals import refused, shown, similar
+from .text_numbers import page_type
+from .vars import Hook, RealtimeRun, RealtimeStream
 
 T = TypeVar("T")
 R = TypeVar("R", default=Any)

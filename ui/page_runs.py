@@ -7,7 +7,8 @@ from dataclasses import dataclass, make_dataclass
 from typing import Any, Protocol, TypeVar
 
 from gateway.runs import RunError
-from ui.text_numbers import page_type
+
+from .text_numbers import page_type
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -15,10 +15,10 @@ from reflex.event import EventType
 from reflex.vars import ArrayVar, BooleanVar, NumberVar, Var
 from reflex.vars.function import FunctionVar
 
-from ui.arguments import check
-from ui.hooks import handler_of, hook_of
-from ui.page_runs import PageRun
-from ui.vars import Subscribed
+from .arguments import check
+from .hooks import handler_of, hook_of
+from .page_runs import PageRun
+from .vars import Subscribed
 
 Handler = EventType[dict[str, str]] | EventType[()] | None
 

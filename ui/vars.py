@@ -27,12 +27,13 @@ from reflex_base.utils.types import get_attribute_access_type
 from typing_extensions import TypeVar
 
 from gateway.sdk.assembler import AssembledCall, AssembledFinish, AssembledParts
-from ui.arguments import check
-from ui.chart_rows import Rows, rows_of
-from ui.client import library
-from ui.page_runs import PageRun, TaskTypes, payload_type, run_type
-from ui.refusals import refused, shown, similar
-from ui.text_numbers import (
+
+from .arguments import check
+from .chart_rows import Rows, rows_of
+from .client import library
+from .page_runs import PageRun, TaskTypes, payload_type, run_type
+from .refusals import refused, shown, similar
+from .text_numbers import (
     TextNumber,
     TextNumberVar,
     digits,

@@ -20,11 +20,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import gateway
 from gateway.web.durable_streams.offsets import matches
 from gateway.web.javascript import bundle
 
-FOLDER = Path(__file__).parent.parent.parent / "ui" / "client"
-"""The same files that Reflex gets. Found by their place: importing `ui` would import Reflex."""
+FOLDER = Path(gateway.__file__).parent / "ui" / "client"
+"""The files that Reflex gets too. Found by path: importing `gateway.ui` would import Reflex."""
 
 PATH = "/v1/client.js"
 TYPES_PATH = "/v1/client.d.ts"

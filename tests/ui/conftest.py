@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ui.client import library
+from gateway.ui.client import library
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,7 @@ import reflex as rx
 from reflex.vars import BooleanVar, StringVar
 
 from gateway import streams
-from ui import (
+from gateway.ui import (
     LoopVariableError,
     use_input_stream,
     use_realtime_task_trigger,

@@ -15,7 +15,7 @@ from reflex.vars import Var
 from gateway import limits, streams, task
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
-from ui import (
+from gateway.ui import (
     use_input_stream,
     use_realtime_batch,
     use_realtime_children,
@@ -27,7 +27,7 @@ from ui import (
     use_realtime_task_trigger_with_streams,
     use_task_trigger,
 )
-from ui.arguments import MAX_RUNS, MAX_TAGS, MAX_THROTTLE_MS
+from gateway.ui.arguments import MAX_RUNS, MAX_TAGS, MAX_THROTTLE_MS
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing_extensions import TypedDict
 
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
+from gateway.ui import use_realtime_stream
 from tests.conformance.published import tool
-from ui import use_realtime_stream
 
 
 @dataclass

@@ -19,12 +19,11 @@ from pydantic import BaseModel, Field
 from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, Var
 from reflex_base.utils.exceptions import VarAttributeError
 
-import ui.client
+import gateway.ui.client
 from gateway import task
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
-from tests.conformance.published import tool
-from ui import (
+from gateway.ui import (
     LoopVariableError,
     use_realtime_run,
     use_realtime_run_with_streams,
@@ -32,7 +31,8 @@ from ui import (
     use_realtime_task_trigger,
     use_realtime_task_trigger_with_streams,
 )
-from ui.text_numbers import TextNumberVar
+from gateway.ui.text_numbers import TextNumberVar
+from tests.conformance.published import tool
 
 
 @dataclass
@@ -94,10 +94,10 @@ def test_imports_the_hook_from_the_linked_client(app_folder: Path) -> None:
     data = use_realtime_stream("run_a", PROGRESS).status._get_all_var_data()
     assert data is not None
     ((path, names),) = data.imports
-    assert path == "$/public/external/ui/client/hooks.js"
+    assert path == "$/public/external/gateway/ui/client/hooks.js"
     assert [name.tag for name in names] == ["useRealtimeStream"]
-    linked = {file.name for file in (app_folder / "assets/external/ui/client").iterdir()}
-    client = Path(ui.client.__file__).parent
+    linked = {file.name for file in (app_folder / "assets/external/gateway/ui/client").iterdir()}
+    client = Path(gateway.ui.client.__file__).parent
     assert "hooks.js" in linked
     for name in linked:  # whatever one of them imports is there too
         imported = re.findall(r'from "\./([a-z_]+\.js)"', (client / name).read_text())
@@ -141,9 +141,10 @@ def test_plain_values_and_vars_are_both_taken() -> None:
 
 
 def test_the_variable_is_named_alike_from_build_to_build(tmp_path: Path) -> None:
-    program = (
-        "from ui import use_realtime_stream; print(use_realtime_stream('run_a', 'log').status)"
-    )
+    program = """
+from gateway.ui import use_realtime_stream
+print(use_realtime_stream('run_a', 'log').status)
+"""
     roots = os.pathsep.join(path for path in sys.path if path)
     names = {
         subprocess.run(

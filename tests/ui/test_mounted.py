@@ -8,10 +8,10 @@ import pytest
 import reflex as rx
 from reflex_base.registry import RegistrationContext
 
-import ui.mounted
+import gateway.ui.mounted
 from gateway.integrations.reflex import add_gateway
 from gateway.settings import Settings
-from ui import use_realtime_run
+from gateway.ui import use_realtime_run
 
 MODULE = "app_without_a_gateway"
 SETTINGS = Settings(store="memory:")
@@ -21,8 +21,8 @@ SETTINGS = Settings(store="memory:")
 def written(monkeypatch, caplog):
     """Return the lines that building the pages of a new app logs; `MODULE` is its module."""
     config = rx.Config(app_name=MODULE, app_module_import=MODULE)
-    monkeypatch.setattr("ui.mounted.get_config", lambda: config)
-    ui.mounted._warn.cache_clear()
+    monkeypatch.setattr("gateway.ui.mounted.get_config", lambda: config)
+    gateway.ui.mounted._warn.cache_clear()
     with caplog.at_level(logging.ERROR, logger="realtime.hooks"):
         yield lambda: [line for line in caplog.messages if "no gateway" in line]
     sys.modules.pop(MODULE, None)
@@ -30,7 +30,7 @@ def written(monkeypatch, caplog):
 
 def import_app(tmp_path, monkeypatch, *lines):
     """Import an app's module, as Reflex does before it builds the pages."""
-    text = "\n".join(["import reflex as rx", "from ui import use_realtime_run", *lines])
+    text = "\n".join(["import reflex as rx", "from gateway.ui import use_realtime_run", *lines])
     (tmp_path / f"{MODULE}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     with RegistrationContext.ensure_context().fork():  # Reflex has one app in each

@@ -5,7 +5,7 @@ from reflex.vars import ArrayVar, NumberVar, ObjectVar, StringVar, Var
 
 from gateway.sdk.parts import Part
 from gateway.sdk.streams import define
-from ui import use_realtime_stream
+from gateway.ui import use_realtime_stream
 
 ANSWER = define("answer", Part)
 

@@ -11,7 +11,7 @@ from reflex.vars import ArrayVar, BooleanVar, NumberVar, ObjectVar, StringVar, V
 from reflex_base.utils.exceptions import EventFnArgMismatchError, VarAttributeError
 
 from gateway.sdk.definitions import StreamDefinition
-from ui import (
+from gateway.ui import (
     LoopVariableError,
     PageRun,
     PageStream,
@@ -22,7 +22,7 @@ from ui import (
     use_realtime_runs_with_tag,
     use_realtime_stream,
 )
-from ui.vars import warn_of_hidden_fields
+from gateway.ui.vars import warn_of_hidden_fields
 
 
 @dataclass

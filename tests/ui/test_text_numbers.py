@@ -19,8 +19,8 @@ from typing_extensions import TypedDict
 
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
-from ui import use_input_stream, use_realtime_stream, use_task_trigger
-from ui.text_numbers import TextNumberVar, page_type
+from gateway.ui import use_input_stream, use_realtime_stream, use_task_trigger
+from gateway.ui.text_numbers import TextNumberVar, page_type
 
 BIG = 844197938335842304  # an id of 64 bits
 

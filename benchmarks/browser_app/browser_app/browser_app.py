@@ -10,7 +10,7 @@ import reflex as rx
 
 from gateway import streams, task
 from gateway.integrations.reflex import add_gateway
-from ui import use_realtime_stream
+from gateway.ui import use_realtime_stream
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import asyncio
 import reflex as rx
 
 from gateway import streams, task, tokens
-from ui import use_realtime_run_with_streams, use_realtime_stream, use_realtime_task_trigger
+from gateway.ui import use_realtime_run_with_streams, use_realtime_stream, use_realtime_task_trigger
 
 steps = streams.define("steps", int)
 

@@ -10,9 +10,9 @@ import reflex as rx
 
 from gateway import streams, task, tokens
 from gateway.integrations.reflex import add_gateway
+from gateway.ui import use_realtime_run, use_realtime_stream
 from small_app.job_page import Job, job
 from small_app.watch_page import watch
-from ui import use_realtime_run, use_realtime_stream
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,11 @@ from typing import Any
 import reflex as rx
 
 from gateway import streams, task, tokens
-from ui import use_realtime_children, use_realtime_run_with_streams, use_realtime_runs_with_tag
+from gateway.ui import (
+    use_realtime_children,
+    use_realtime_run_with_streams,
+    use_realtime_runs_with_tag,
+)
 
 marks = streams.define("marks", str)
 named_run = streams.define("run", str)  # no name is special
