@@ -39,13 +39,13 @@ soak: setup  ## Ten minutes of moderate load; memory has to stay flat
 audit: setup  ## Look the dependencies up among known vulnerabilities
 	$(BIN)/python -m tests.audit
 
-bench: setup  ## Measure everything, beside other servers (25 minutes); writes benchmarks/figures.*
+bench: setup  ## Measure everything, beside other servers (25 minutes); writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
-	$(BIN)/python -m benchmarks --into benchmarks
+	$(BIN)/python -m benchmarks --into benchmarks/results
 
 bench-quick: setup  ## Measure what this gateway has to reach, beside other servers (under 5 minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
-	$(BIN)/python -m benchmarks.quick
+	$(BIN)/python -m benchmarks.targets
 
 setup: $(BIN)/.installed  ## Make .venv and install everything
 

@@ -11,50 +11,50 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import (
+from benchmarks import targets
+from benchmarks.machine import described, prepare, progress
+from benchmarks.report import HEAD, Effort, Figure, save
+from benchmarks.scenarios import (
     browser,
     catch_up,
-    cold,
+    cold_start,
     fan_out,
-    fast,
-    growth,
+    high_rate,
     http_appends,
-    idle,
+    idle_connections,
     many_streams,
-    mixed,
-    quick,
-    stores,
+    scaling,
+    slow_readers,
+    store_appends,
 )
-from benchmarks.figures import HEAD, Effort, Figure, save
-from benchmarks.machine import described, prepare, progress
 
 COMMANDS: dict[str, tuple[str, Callable[[Effort], Iterator[Figure]]]] = {
     "fan-out": ("one stream to 1, 100, 1,000 and 5,000 subscribers", fan_out.measure),
     "many-streams": ("1,000 streams with one subscriber each", many_streams.measure),
-    "fast": ("1,000 and 5,000 records a second, throttled", fast.measure),
+    "high-rate": ("1,000 and 5,000 records a second, throttled", high_rate.measure),
     "catch-up": ("1,000 clients resume 10,000 records behind", catch_up.measure),
-    "append": ("every store, and a remote worker", stores.measure),
+    "store-appends": ("every store, and a remote worker", store_appends.measure),
     "http-appends": ("32 clients over HTTP, beside the reference server", http_appends.measure),
-    "idle": ("memory a connection at 5,000", idle.measure),
-    "cold": ("imports, start, installed bytes", cold.measure),
-    "mixed": ("a slow tenth of the readers", mixed.measure),
-    "growth": ("to more subscribers, to a longer stream", growth.measure),
+    "idle-connections": ("memory a connection at 5,000", idle_connections.measure),
+    "cold-start": ("imports, start, installed bytes", cold_start.measure),
+    "slow-readers": ("a slow tenth of the readers", slow_readers.measure),
+    "scaling": ("to more subscribers, to a longer stream", scaling.measure),
     "browser": ("10,000 records a second into a page", browser.measure),
 }
 # What others measure on the way, or what takes long and changes little from run to run.
 IN_ALL: dict[str, Callable[[Effort], Iterator[Figure]]] = {
-    "idle": lambda _: iter(()),  # fan-out's
-    "growth": lambda effort: growth.lengths(replace(effort, runs=1), growth.LENGTHS),
+    "idle-connections": lambda _: iter(()),  # fan-out's
+    "scaling": lambda effort: scaling.lengths(replace(effort, runs=1), scaling.LENGTHS),
     "browser": lambda effort: browser.measure(replace(effort, runs=1)),
 }
 # Seconds that what is measured in turn may take together, of all, so that all ends in 25 minutes.
 GROUP_S = {
     "fan-out": 130.0,
     "many-streams": 130.0,
-    "fast": 85.0,
+    "high-rate": 85.0,
     "catch-up": 80.0,
-    "append": 50.0,
-    "mixed": 70.0,
+    "store-appends": 50.0,
+    "slow-readers": 70.0,
 }
 OTHER_GROUP_S = 30.0
 
@@ -67,16 +67,16 @@ def main() -> None:
         "--share", type=float, default=1.0, help="of the records of each run; small to try it out"
     )
     parser.add_argument(
-        "--into", type=Path, help="write figures.md, figures.json and figures.svg to this folder"
+        "--into", type=Path, help="write results.md, results.json and results.svg to this folder"
     )
     commands = parser.add_subparsers(dest="command", title="what is measured (default: all)")
     for name, (tells, _) in COMMANDS.items():
         commands.add_parser(name, help=tells)
-    commands.add_parser("quick", help="what has to be reached, in under 5 minutes")
+    commands.add_parser("targets", help="what has to be reached, in under 5 minutes")
     chosen = parser.parse_args()
     prepare()
-    if chosen.command == "quick":
-        quick.main(["--runs", str(chosen.runs)])
+    if chosen.command == "targets":
+        targets.main(["--runs", str(chosen.runs)])
         return
     figures: list[Figure] = []
     machine = described()
@@ -85,13 +85,13 @@ def main() -> None:
         figures.append(figure)
         print(figure.row(), flush=True)
         if chosen.into:  # each time, so that an interruption loses nothing
-            save(figures, machine, chosen.into / "figures.json")
+            save(figures, machine, chosen.into / "results.json")
     if chosen.into:
         from benchmarks.plot import draw
 
         rows = "\n".join(each.row() for each in figures)
-        (chosen.into / "figures.md").write_text(f"# Figures\n\n{machine}\n\n{HEAD}\n{rows}\n")
-        draw(figures, chosen.into / "figures.svg")
+        (chosen.into / "results.md").write_text(f"# Results\n\n{machine}\n\n{HEAD}\n{rows}\n")
+        draw(figures, chosen.into / "results.svg")
     progress("done")
 
 

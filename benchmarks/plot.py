@@ -1,4 +1,4 @@
-"""Draw figures: `python -m benchmarks.plot FIGURES.json PLOT.svg`."""
+"""Draw figures: `python -m benchmarks.plot RESULTS.json PLOT.svg`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 
-from benchmarks.figures import Figure, load
+from benchmarks.report import Figure, load
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures, the same file
@@ -88,7 +88,7 @@ def _latency(axis: Axes, figures: Sequence[Figure]) -> bool:
 
 
 def _windows(axis: Axes, figures: Sequence[Figure]) -> bool:
-    chosen = [it for it in figures if it.scenario == "fast" and "CPU-second" in it.what]
+    chosen = [it for it in figures if it.scenario == "high-rate" and "CPU-second" in it.what]
     axis.set_xlabel("throttle in ms")
     return _lines(axis, chosen, lambda it: f"{it.server}, {_rate(it.what)}")
 
@@ -99,7 +99,7 @@ def _rate(what: str) -> str:
 
 
 def _lengths(axis: Axes, figures: Sequence[Figure]) -> bool:
-    chosen = [it for it in figures if it.scenario == "growth" and "appends/s" in it.what]
+    chosen = [it for it in figures if it.scenario == "scaling" and "appends/s" in it.what]
     axis.set_xscale("log")
     axis.set_xlabel("records in the stream")
     return _lines(axis, chosen, lambda _: "here, 1,000 appends under way")

@@ -1,13 +1,19 @@
-"""The demo dashboard: real work, streamed to a page written in Python.
+"""The demo dashboard: tasks that do real work, and pages in Python that show their streams.
 
-demo_app     the application: home_page, census_page, ask_page, run_page, operator_page, over
-layout and state
-tasks        what runs; streams says what they append
-census       counts code: census_sources, census_reading
-answerer     answers questions: answerer_offline, answerer_model, answerer_tools
-library      searches and reads the standard library: library_entries, library_ranking
-operating    the operator's figures
-cluster      two gateways on one machine, with cluster_tasks
+`demo_app` is the Reflex application. It adds the pages and starts the gateway in its own process.
+The demo uses the public API of `gateway` and `ui`, as an application of a user would. Only
+`operator_feed` reads the gateway of its process directly.
+
+demo_app       the Reflex application: routes, the gateway, work done at start
+pages/         one module for each page, and the layout that they share
+state          server-side state: the visitor, the forms, the run that a page shows
+tasks          the tasks that visitors start
+streams        the streams that tasks append to and pages subscribe to
+census/        counts lines and names in Python source files
+assistant/     answers questions, with a model or offline
+stdlib_search/ searches and reads the standard library's sources
+operator_feed  the stream of gateway metrics behind the operator page
+cluster/       two gateways on one store, nginx and a Celery worker
 """
 
 from gateway.extras import require

@@ -6,13 +6,15 @@ import asyncio
 
 import reflex as rx
 
-from demo_app import census_sources, library, operating
-from demo_app.ask_page import ask
-from demo_app.census_page import census
-from demo_app.home_page import home, my_runs
-from demo_app.operator_page import Operator, operator
-from demo_app.run_page import run_detail
+from demo_app import operator_feed
+from demo_app.census import sources
+from demo_app.pages.ask import ask
+from demo_app.pages.census import census
+from demo_app.pages.home import home, my_runs
+from demo_app.pages.operator import Operator, operator
+from demo_app.pages.run import run_detail
 from demo_app.state import Census, Recent, Shown
+from demo_app.stdlib_search.tools import search
 from gateway.integrations.reflex import add_gateway
 
 app = rx.App(head_components=[rx.el.link(rel="icon", type="image/svg+xml", href="/favicon.svg")])
@@ -27,11 +29,11 @@ app.add_page(census, route="/census/[run]", title="Code census", on_load=Shown.l
 app.add_page(ask, route="/ask/[run]", title="Ask the standard library", on_load=Shown.load)
 app.add_page(run_detail, route="/runs/[run]", title="A run", on_load=Shown.load)
 app.add_page(operator, route="/operator", title="Operator", on_load=Operator.load)
-operating.attend(add_gateway(app))
+operator_feed.attend(add_gateway(app))
 
 
 @app.register_lifespan_task
 async def warm_up() -> None:
     """Make the lists that the first visitor would wait for."""
-    await asyncio.to_thread(census_sources.sources)
-    await asyncio.to_thread(library.search, "deque")
+    await asyncio.to_thread(sources.sources)
+    await asyncio.to_thread(search, "deque")

@@ -8,7 +8,7 @@ from typing import Any
 import reflex as rx
 from reflex.event import EventSpec
 
-from demo_app import census_sources
+from demo_app.census import sources
 from demo_app.streams import decision, stop
 from demo_app.tasks import MAX_QUESTION_CHARACTERS, ask, deliver, take_census
 from gateway import Run, runs, tokens
@@ -41,7 +41,7 @@ class Census(rx.State):
         """List what may be read."""
         self.choices = [
             {"id": choice.id, "label": f"{choice.label} ({choice.file_count} files)"}
-            for choice in census_sources.sources()
+            for choice in sources.sources()
         ]
 
     @rx.event
@@ -59,7 +59,7 @@ class Census(rx.State):
         """Start a census and show it."""
         visitor = await self.get_state(Visitor)
         try:
-            census_sources.resolve(self.source)  # a visitor may send anything
+            sources.resolve(self.source)  # a visitor may send anything
             workers = int(self.workers)
             task = take_census.options(tags=[visitor.own_tag()])
             handle = await task.trigger(source_id=self.source, workers=workers)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from demo_app.census import CensusProgress
-from demo_app.census_reading import WorkerReport
+from demo_app.census.reader import WorkerReport
+from demo_app.census.totals import CensusProgress
 from gateway import streams
 from gateway.sdk.parts import Part
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from demo_app import answerer, census_reading, census_sources
-from demo_app.answerer_tools import Allow
-from demo_app.census import Census
-from demo_app.census_reading import Totals, WorkerReport
+from demo_app import assistant
+from demo_app.assistant.tools import Allow
+from demo_app.census import reader, sources
+from demo_app.census.reader import Totals, WorkerReport
+from demo_app.census.totals import Census
 from demo_app.streams import answer, decision, events, progress, stop, summary
 from gateway import Retry, current_run, metadata, runs, task
 from gateway.sdk.parts import PART, ErrorPart, Finish, Part, TextDelta
@@ -28,7 +29,7 @@ async def take_census(source_id: str, workers: int = 4) -> Totals:
     """Read and tokenise every file of a source, shared out among child runs."""
     if not 1 <= workers <= MAX_WORKERS:
         raise ValueError(f"workers is {workers}; it goes from 1 to {MAX_WORKERS}")
-    files = await asyncio.to_thread(census_sources.resolve, source_id)
+    files = await asyncio.to_thread(sources.resolve, source_id)
     workers = min(workers, max(1, len(files)))
     metadata.set("source", source_id)
     metadata.set("stage", "reading")
@@ -52,9 +53,9 @@ async def take_census(source_id: str, workers: int = 4) -> Totals:
 @task
 def read_share(source_id: str, part: int, parts: int) -> WorkerReport:
     """Read one share of a source and report to the parent's stream; executed in a thread."""
-    files, root = census_sources.share(source_id, part, parts), census_sources.root_of(source_id)
+    files, root = sources.share(source_id, part, parts), sources.root_of(source_id)
     report = WorkerReport(_run().id, "", len(files), Totals())
-    for report in census_reading.read_files(files, root, _run().id):
+    for report in reader.read_files(files, root, _run().id):
         progress.append(report, target="parent")
     metadata.parent.increment("shares_done")
     return report
@@ -108,7 +109,7 @@ async def ask(question: str, ask_first: bool = False) -> str:
 
 
 async def _write(question: str, allow: Allow | None, written: list[str]) -> None:
-    async for part in answer.pipe(_parts(answerer.answer(question, allow=allow))):
+    async for part in answer.pipe(_parts(assistant.answer(question, allow=allow))):
         if isinstance(part, ErrorPart):
             raise RuntimeError(part.message)
         if isinstance(part, TextDelta):

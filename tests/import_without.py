@@ -22,8 +22,9 @@ def modules():
             if not name.endswith("__main__"):
                 found[inside + name] = path.read_text()
     found["ui"] = found["gateway.ui"]
-    for name in ("tasks", "cluster_tasks"):
-        found[f"demo_app.{name}"] = Path("demo_app", f"{name}.py").read_text()
+    for name in ("tasks", "cluster.tasks"):
+        path = Path("demo_app", *name.split(".")).with_suffix(".py")
+        found[f"demo_app.{name}"] = path.read_text()
     return found
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import catch_up, fan_out, figures, http_appends, where
-from benchmarks.figures import Effort, Figure, interleaved
-from benchmarks.load import Load, Measured, text_frame
+from benchmarks import profile_delivery, report
+from benchmarks.load_generator import Load, Measured, text_frame
 from benchmarks.peers.servers import BY_NAME, FLOOR, HERE_FULL, Server, running
+from benchmarks.report import Effort, Figure, interleaved
+from benchmarks.scenarios import catch_up, fan_out, http_appends
 
 
 def test_servers_are_measured_in_turn_and_who_fails_is_left_out() -> None:
@@ -48,8 +49,8 @@ def test_a_row_has_the_median_the_range_and_the_runs() -> None:
 
 def test_figures_are_kept_as_they_were(tmp_path: Path) -> None:
     all_of_them = [Figure("s", "a", "b", (1.5, 2.5), 0.1, 1000), Figure("s", "c", "d", ())]
-    figures.save(all_of_them, "machine", tmp_path / "figures.json")
-    assert figures.load(tmp_path / "figures.json") == all_of_them
+    report.save(all_of_them, "machine", tmp_path / "results.json")
+    assert report.load(tmp_path / "results.json") == all_of_them
 
 
 @pytest.mark.parametrize(("size", "head"), [(125, 6), (126, 8), (65535, 8), (65536, 14)])
@@ -67,21 +68,23 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
 
 def test_a_sample_belongs_to_the_innermost_part_that_its_stack_names() -> None:
     loop = "run (loop.c:1);Cohort._hand_out (gateway/cohorts.py:182)"
-    shares = where._shares(
+    shares = profile_delivery._shares(
         [f"{loop} 3", f"{loop};frame_of (gateway/web/direct.py:1) 7", "run (loop.c:1) 2"],
-        where.PARTS,
-        where.OTHER,
+        profile_delivery.PARTS,
+        profile_delivery.OTHER,
     )
     assert shares == {
         "bookkeeping: tails, cohorts, connections": 3,
         "framing: JSON and WebSocket": 7,
-        where.OTHER: 2,
+        profile_delivery.OTHER: 2,
     }
     kernel = "[unknown];syscall;entry_SYSCALL_64_after_hwframe;__x64_sys_io_submit;tcp_sendmsg 1"
     python = "[unknown];_PyEval_EvalFrameDefault 4"
-    assert where._shares([kernel, python], where.KERNEL, where.INTERPRETER) == {
+    assert profile_delivery._shares(
+        [kernel, python], profile_delivery.KERNEL, profile_delivery.INTERPRETER
+    ) == {
         "syscall: writing to sockets": 1,
-        where.INTERPRETER: 4,
+        profile_delivery.INTERPRETER: 4,
     }
 
 

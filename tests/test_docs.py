@@ -90,9 +90,24 @@ def test_overview_links_every_page(name: str) -> None:
     assert set(ROOT.glob("docs/*.md")) - {ROOT / "docs/index.md"} <= named
 
 
-@pytest.mark.parametrize(
-    "folder", ["gateway", "gateway/protocol", "gateway/stores", "gateway/sdk", "demo_app"]
-)
+MAPPED = [
+    "gateway",
+    "gateway/protocol",
+    "gateway/stores",
+    "gateway/sdk",
+    "demo_app",
+    "demo_app/pages",
+    "demo_app/census",
+    "demo_app/assistant",
+    "demo_app/stdlib_search",
+    "demo_app/cluster",
+    "benchmarks",
+    "benchmarks/scenarios",
+    "benchmarks/peers",
+]
+
+
+@pytest.mark.parametrize("folder", MAPPED)
 def test_the_map_of_a_package_names_every_module(folder: str) -> None:
     text = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) or ""
     told = set(re.findall(r"\w+", text))

