@@ -1,4 +1,8 @@
-"""What the operator's page shows: a run that looks at the gateway once a second and streams it."""
+"""The operator page's feed: a run that samples the gateway's metrics once a second.
+
+One run serves all visitors. The first visitor starts it. It ends when its stream has had no reader
+for `IDLE_TIMEOUT_S`, or after `MAX_FEED_S`; the next visitor then starts another one.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,16 @@ from gateway.web.app import Gateway
 from gateway.web.figures import Figures, LaggingReader
 from gateway.web.inside import is_local
 
-EVERY_S = 1.0
-UNWATCHED_S = 30.0  # without a reader the run ends; the next visitor starts another
-MAX_WATCH_S = 900.0  # then too, so that no run grows for ever
-ROWS = 10  # of each table
-MINUTE = 60  # looks
+SAMPLE_INTERVAL_S = 1.0
+IDLE_TIMEOUT_S = 30.0  # without a reader
+MAX_FEED_S = 900.0  # limits the length of one run's stream
+MAX_ROWS = 10  # per table
+SAMPLES_PER_MINUTE = 60
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """A live stream; the ids of runs are shortened, since who knows one may watch it."""
+    """A live stream. Run ids are shortened: a full id would let a visitor open that run's page."""
 
     run: str
     stream: str
@@ -35,7 +39,7 @@ class StreamRow:
 
 @dataclass(frozen=True, slots=True)
 class ReaderRow:
-    """A reader that lags."""
+    """A reader that lags behind its stream."""
 
     connection: str
     stream: str
@@ -44,7 +48,7 @@ class ReaderRow:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRow:
-    """An error that clients were told."""
+    """Counts of one error code that the gateway has sent to clients."""
 
     code: str
     last_minute: int
@@ -52,8 +56,8 @@ class RefusalRow:
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayFigures:
-    """One look at the gateway; `sent_levels` are percent of the minute's highest."""
+class GatewayMetrics:
+    """One sample of the gateway. `sent_levels` are percentages of the last minute's peak rate."""
 
     clock: str
     state: str
@@ -73,23 +77,24 @@ class GatewayFigures:
     refusals: list[RefusalRow] = field(default_factory=list)
 
 
-figures = streams.define("gateway-figures", GatewayFigures)
+metrics = streams.define("gateway-metrics", GatewayMetrics)
 
 
-class Observer:
-    """Makes rates of one look after the other.
+class RateTracker:
+    """Computes rates from the counters of consecutive snapshots.
 
     Args:
-        first: The look before the first.
-        at_s: When that was, in a time that nobody sets.
+        first: The snapshot that the first rates are computed against.
+        at_s: Monotonic time of that snapshot, in seconds.
     """
 
     def __init__(self, first: Figures, at_s: float) -> None:
-        self._sent = deque([0.0] * MINUTE, MINUTE)
-        self._refused: deque[dict[str, int]] = deque([dict(first.counters.refusals)], MINUTE + 1)
-        self._keep(first, at_s)
+        self._sent = deque([0.0] * SAMPLES_PER_MINUTE, SAMPLES_PER_MINUTE)
+        refusals = dict(first.counters.refusals)
+        self._refused: deque[dict[str, int]] = deque([refusals], SAMPLES_PER_MINUTE + 1)
+        self._remember(first, at_s)
 
-    def _keep(self, now: Figures, at_s: float) -> None:
+    def _remember(self, now: Figures, at_s: float) -> None:
         counters = now.counters
         self._at_s = at_s
         self._counts = (counters.records_appended, counters.records_sent, counters.bytes_sent)
@@ -97,13 +102,13 @@ class Observer:
         self._delivery = list(counters.delivery_s.counts)
         self._loop = list(counters.loop_lag_s.counts)
 
-    def look(self, now: Figures, at_s: float, clock: str) -> GatewayFigures:
-        """Say what has become of the figures since the last look.
+    def update(self, now: Figures, at_s: float, clock: str) -> GatewayMetrics:
+        """Return the metrics of a snapshot, with rates since the previous one.
 
         Args:
-            now: The figures.
-            at_s: The time.
-            clock: The time as it is shown.
+            now: The snapshot.
+            at_s: Monotonic time of the snapshot, in seconds.
+            clock: Wall-clock time to display.
         """
         elapsed_s = max(at_s - self._at_s, 1e-3)
         counters = now.counters
@@ -114,7 +119,7 @@ class Observer:
         self._sent.append(sent)
         peak = max(self._sent)
         self._refused.append(dict(counters.refusals))
-        shown = GatewayFigures(
+        result = GatewayMetrics(
             clock=clock,
             state=now.unready or "ready",
             connections=now.connections,
@@ -132,8 +137,8 @@ class Observer:
             lagging=_readers(now.lagging),
             refusals=self._refusals(),
         )
-        self._keep(now, at_s)
-        return shown
+        self._remember(now, at_s)
+        return result
 
     def _rates(self, now: Figures, elapsed_s: float) -> list[StreamRow]:
         rows = [
@@ -145,17 +150,17 @@ class Observer:
             )
             for each in now.streams
         ]
-        return sorted(rows, key=lambda row: (-row.per_s, -row.readers, row.stream))[:ROWS]
+        return sorted(rows, key=lambda row: (-row.per_s, -row.readers, row.stream))[:MAX_ROWS]
 
     def _refusals(self) -> list[RefusalRow]:
         before, now = self._refused[0], self._refused[-1]
         rows = [RefusalRow(code, n - before.get(code, 0), n) for code, n in now.items()]
-        return sorted(rows, key=lambda row: (-row.last_minute, -row.total, row.code))[:ROWS]
+        return sorted(rows, key=lambda row: (-row.last_minute, -row.total, row.code))[:MAX_ROWS]
 
 
 def _readers(lagging: Iterable[LaggingReader]) -> list[ReaderRow]:
     rows = [ReaderRow(each.connection, _name(each.key), each.lag) for each in lagging]
-    return sorted(rows, key=lambda row: -row.behind)[:ROWS]
+    return sorted(rows, key=lambda row: -row.behind)[:MAX_ROWS]
 
 
 def _name(key: StreamKey) -> str:
@@ -173,22 +178,22 @@ def _ms(bound_s: float | None) -> str:
 
 
 _gateway: Gateway | None = None
-_watch_id: str | None = None
+_feed_run_id: str | None = None
 _starting = asyncio.Lock()
 
 
-def attend(gateway: Gateway | None) -> None:
-    """Say which gateway is looked at; None where it is in another process."""
+def set_gateway(gateway: Gateway | None) -> None:
+    """Set the gateway to sample, or None if the gateway runs in another process."""
     global _gateway
     _gateway = gateway
 
 
 def may_operate(address: str, headers: Mapping[str, str], bearer: str) -> bool:
-    """Whether a visitor may see inside the gateway.
+    """Return whether a visitor may read the gateway's metrics.
 
     Args:
-        address: Where the visitor's socket comes from.
-        headers: The request's; in development whoever sits at this machine needs nothing.
+        address: Peer address of the visitor's socket.
+        headers: Headers of the request. In development, a local visitor needs no credentials.
         bearer: The secret key, or a token with `read:metrics:*`.
     """
     if _gateway is None:
@@ -198,38 +203,46 @@ def may_operate(address: str, headers: Mapping[str, str], bearer: str) -> bool:
     return _gateway.settings.env == "development" and is_local(address, headers)
 
 
-async def watched() -> str | None:
-    """Return the id of the run that looks at the gateway, starting one if none does."""
-    global _watch_id
+async def ensure_feed() -> str | None:
+    """Return the id of the feed's run, and start a run if none is active.
+
+    Returns None if this process has no gateway.
+    """
+    global _feed_run_id
     if _gateway is None:
         return None
-    async with _starting:  # of many visitors at once one starts it
-        if _watch_id is None or await _is_over(_watch_id):
-            _watch_id = (await watch_gateway.trigger()).id
-        return _watch_id
+    async with _starting:  # concurrent visitors must not start several runs
+        if _feed_run_id is None or await _is_finished(_feed_run_id):
+            _feed_run_id = (await watch_gateway.trigger()).id
+        return _feed_run_id
 
 
-async def _is_over(run_id: str) -> bool:
+async def _is_finished(run_id: str) -> bool:
     try:
         return (await runs.retrieve(run_id)).is_final
-    except RunNotFound:  # deleted since
+    except RunNotFound:  # deleted by retention
         return True
 
 
-@task(max_duration_s=MAX_WATCH_S + 60)
+@task(max_duration_s=MAX_FEED_S + 60)
 async def watch_gateway() -> int:
-    """Look at this process's gateway until nobody watches any more."""
+    """Append one sample of this process's gateway per second until the feed has no readers.
+
+    Returns:
+        The number of samples.
+    """
     context = current_run()
     if _gateway is None or context is None:
-        raise RuntimeError("there is no gateway in this process to look at")
-    began_s = seen_s = time.monotonic()
-    observer = Observer(_gateway.figures(), began_s)
-    looks = 0
-    while (now_s := time.monotonic()) - seen_s < UNWATCHED_S and now_s - began_s < MAX_WATCH_S:
-        await asyncio.sleep(EVERY_S)
+        raise RuntimeError("this process has no gateway to sample")
+    began_s = read_s = time.monotonic()
+    rates = RateTracker(_gateway.figures(), began_s)
+    samples = 0
+    while (now_s := time.monotonic()) - read_s < IDLE_TIMEOUT_S and now_s - began_s < MAX_FEED_S:
+        await asyncio.sleep(SAMPLE_INTERVAL_S)
         now = _gateway.figures()
-        if any(stream.key == StreamKey(context.id, figures.id) for stream in now.streams):
-            seen_s = time.monotonic()
-        await figures.append(observer.look(now, time.monotonic(), time.strftime("%H:%M:%S")))
-        looks += 1
-    return looks
+        # A snapshot lists only streams that have readers in this process.
+        if any(stream.key == StreamKey(context.id, metrics.id) for stream in now.streams):
+            read_s = time.monotonic()
+        await metrics.append(rates.update(now, time.monotonic(), time.strftime("%H:%M:%S")))
+        samples += 1
+    return samples

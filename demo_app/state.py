@@ -1,4 +1,4 @@
-"""What the server keeps for a visitor: who they are, and the run that a page shows."""
+"""Server-side state of a visitor: their tag, the forms, and the run that a page shows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ TOKEN_TTL_S = 3600.0
 
 
 class Visitor(rx.State):
-    """A visitor of the dashboard. Their runs carry a tag that nobody else can guess."""
+    """A visitor of the dashboard. Their runs carry a random tag that others cannot guess."""
 
     tag: str = rx.LocalStorage(name="realtime_visitor")
 
-    def own_tag(self) -> str:
-        """Return the visitor's tag, making one at the first visit."""
+    def ensure_tag(self) -> str:
+        """Return the visitor's tag. Create it on the first visit."""
         if not self.tag.startswith("visitor-") or len(self.tag) != 40:
             self.tag = f"visitor-{secrets.token_hex(16)}"
         return self.tag
 
 
-class Census(rx.State):
+class CensusForm(rx.State):
     """The form that starts a census."""
 
     source: str = "stdlib"
@@ -38,7 +38,7 @@ class Census(rx.State):
 
     @rx.event
     def load(self) -> None:
-        """List what may be read."""
+        """Load the list of sources."""
         self.choices = [
             {"id": choice.id, "label": f"{choice.label} ({choice.file_count} files)"}
             for choice in sources.sources()
@@ -46,46 +46,46 @@ class Census(rx.State):
 
     @rx.event
     def choose(self, source: str) -> None:
-        """Pick what to read."""
+        """Select the source."""
         self.source = source
 
     @rx.event
     def set_workers(self, workers: str | list[str]) -> None:
-        """Pick how many children share the work."""
+        """Set the number of child runs."""
         self.workers = str(workers)
 
     @rx.event
     async def start(self) -> EventSpec:
-        """Start a census and show it."""
+        """Start a census and redirect to its page."""
         visitor = await self.get_state(Visitor)
         try:
-            sources.resolve(self.source)  # a visitor may send anything
+            sources.resolve(self.source)  # the browser can send any value
             workers = int(self.workers)
-            task = take_census.options(tags=[visitor.own_tag()])
+            task = take_census.options(tags=[visitor.ensure_tag()])
             handle = await task.trigger(source_id=self.source, workers=workers)
         except (RealtimeError, ValueError) as error:
             return rx.toast.error(str(error))
         return rx.redirect(f"/census/{handle.id}")
 
 
-class Ask(rx.State):
+class AskForm(rx.State):
     """The form that asks a question."""
 
     question: str = ""
 
     @rx.event
     def set_question(self, question: str) -> None:
-        """Keep what is typed."""
+        """Store the text of the input, cut to the maximum length."""
         self.question = question[:MAX_QUESTION_CHARACTERS]
 
     @rx.event
     async def submit(self, form: dict[str, Any]) -> EventSpec:
-        """Ask what is in the form."""
+        """Ask the question in the form."""
         return await self._ask(form.get("question", ""), ask_first=bool(form.get("ask_first")))
 
     @rx.event
     async def example(self, question: str) -> EventSpec:
-        """Ask an example."""
+        """Ask one of the example questions."""
         self.question = question
         return await self._ask(question)
 
@@ -94,7 +94,7 @@ class Ask(rx.State):
             return rx.toast.info("Type a question first.")
         visitor = await self.get_state(Visitor)
         try:
-            task = ask.options(tags=[visitor.own_tag()])
+            task = ask.options(tags=[visitor.ensure_tag()])
             question = question.strip()[:MAX_QUESTION_CHARACTERS]
             handle = await task.trigger(question=question, ask_first=ask_first)
         except RealtimeError as error:
@@ -103,8 +103,8 @@ class Ask(rx.State):
         return rx.redirect(f"/ask/{handle.id}")
 
 
-class Shown(rx.State):
-    """The run that the page shows; who knows its id, which nobody can guess, may watch it."""
+class RunView(rx.State):
+    """The run that the page shows. Anyone who knows its id may read it; ids are random."""
 
     id: str = ""
     task: str = ""
@@ -112,19 +112,19 @@ class Shown(rx.State):
     access_token: str = ""
     paste_token: str = ""
     command: str = ""
-    problem: str = ""
+    error_message: str = ""
 
     @rx.event
     async def load(self) -> None:
-        """Find the run of the address and mint a token that reads it and its children."""
-        run_id = str(self.run)  # type: ignore[attr-defined]  # the route's
+        """Retrieve the run named in the URL, and mint a token that reads it and its children."""
+        run_id = str(self.run)  # type: ignore[attr-defined]  # from the route
         if run_id != self.id:
             self.reset()  # type: ignore[no-untyped-call]
         try:
             run = await runs.retrieve(run_id)
         except RealtimeError as error:
             self.reset()  # type: ignore[no-untyped-call]
-            self.problem = error.message
+            self.error_message = error.message
             return
         self.id, self.task = run.id, run.task
         self.question = str((run.payload or {}).get("question", ""))
@@ -135,19 +135,19 @@ class Shown(rx.State):
         self.command = f".venv/bin/python docs/watch.py {arguments}"
 
     @rx.event
-    def leave(self) -> None:
-        """Forget the run, so that the next one's page does not begin with this one's."""
+    def clear(self) -> None:
+        """Reset the state, so that the next run's page does not show this run first."""
         self.reset()  # type: ignore[no-untyped-call]
 
     def _gateway_url(self) -> str:
-        # As this visitor's browser reaches the backend, under whatever name and port.
+        # The host and port under which this visitor's browser reached the backend.
         headers = self.router.headers
         scheme = "wss" if headers.origin.startswith("https:") else "ws"
         return f"{scheme}://{headers.host}/v1/ws"
 
     @rx.event
     async def renew(self, error: dict[str, str]) -> None:
-        """Mint a new token when the old one has expired; the page goes on where it was."""
+        """Mint a new token when the old one has expired. The page resumes from its position."""
         if error.get("code") == "token_expired" and self.id:
             self.access_token = _token(await runs.retrieve(self.id))
 
@@ -161,8 +161,8 @@ class Shown(rx.State):
         return None
 
 
-class Recent(rx.State):
-    """What a visitor's page may do by itself: follow their runs, trigger one task."""
+class MyRuns(rx.State):
+    """Tokens with which the browser follows the visitor's runs and triggers one task."""
 
     tag: str = ""
     access_token: str = ""
@@ -170,12 +170,12 @@ class Recent(rx.State):
 
     @rx.event
     async def load(self) -> None:
-        """Let the page follow and trigger."""
+        """Mint the tokens."""
         await self._mint()
 
     async def _mint(self) -> None:
         visitor = await self.get_state(Visitor)
-        self.tag = visitor.own_tag()
+        self.tag = visitor.ensure_tag()
         self.access_token = tokens.mint([f"read:tags:{self.tag}"], ttl_s=TOKEN_TTL_S)
         self.trigger_token = tokens.mint_trigger(
             deliver.id, uses=20, tags=[self.tag], max_payload_bytes=200, ttl_s=TOKEN_TTL_S
@@ -189,7 +189,7 @@ class Recent(rx.State):
 
 
 def _token(run: Run) -> str:
-    # The children carry their parent's tags, so that one token shows the whole tree.
+    # Children inherit their parent's tags, so one token reads the whole tree.
     scopes = [f"read:runs:{run.id}", *(f"read:tags:{tag}" for tag in run.tags)]
     scopes += [f"write:streams:{run.id}/{input.id}" for input in (decision, stop)]
     return tokens.mint(scopes, ttl_s=TOKEN_TTL_S, subject="visitor")

@@ -1,4 +1,4 @@
-"""The streams of the demo, shared by its tasks and its pages."""
+"""The streams of the demo. Tasks append to them; pages subscribe to them."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ from demo_app.census.totals import CensusProgress
 from gateway import streams
 from gateway.sdk.parts import Part
 
-progress = streams.define("progress", WorkerReport)  # what the children report to their parent
-summary = streams.define("summary", CensusProgress)  # what the parent makes of it
+progress = streams.define("progress", WorkerReport)  # reports of the children to their parent
+summary = streams.define("summary", CensusProgress)  # the parent's sum of these reports
 answer = streams.define("answer", Part)
 events = streams.define("events", str)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a tool may be called."""
+    """A visitor's answer to whether a tool may be called."""
 
     call_id: str
     approved: bool
 
 
-decision = streams.input("decision", Decision)  # what the page tells a run that asks
+decision = streams.input("decision", Decision)  # sent by the page to a run that waits for it
 stop = streams.input("stop", str)

@@ -19,17 +19,17 @@ from collections.abc import AsyncIterator
 
 from demo_app.assistant.model import answer_with_model, model_name
 from demo_app.assistant.offline import answer_offline
-from demo_app.assistant.tools import Allow, Part
+from demo_app.assistant.tools import Approve, Part
 
 
-def answer(question: str, *, allow: Allow | None = None) -> AsyncIterator[Part]:
+def answer(question: str, *, approve: Approve | None = None) -> AsyncIterator[Part]:
     """Answer with a model if a key is set, otherwise offline.
 
     Args:
         question: The visitor's question.
-        allow: Called with the id of a tool call before a file is read. If it returns false, the
+        approve: Called with the id of a tool call before a file is read. If it returns false, the
             call fails. None allows every call.
     """
     if model_name():
-        return answer_with_model(question, allow=allow)
-    return answer_offline(question, allow=allow)
+        return answer_with_model(question, approve=approve)
+    return answer_offline(question, approve=approve)

@@ -1,4 +1,8 @@
-"""Let a model answer: the OpenAI chat-completions API, streamed, with the tools of `library`."""
+"""Answer with a model that calls tools, over the OpenAI chat-completions API.
+
+The response of each request is streamed. Tool calls in it are run, and their results are sent with
+the next request, until the model answers without a tool call.
+"""
 
 import json
 import os
@@ -8,11 +12,11 @@ from typing import Any
 
 import httpx
 
-from demo_app.assistant.tools import Allow, Part, clean, parsed, use_tool
+from demo_app.assistant.tools import Approve, Part, parse_call, use_tool, without_surrogates
 from demo_app.stdlib_search.tools import TOOLS
 
 MAX_QUESTION_CHARS = 2_000
-MAX_ROUNDS = 6  # of tool calls; each costs one request with all that was said before
+MAX_ROUNDS = 6  # of tool calls; each round sends the whole conversation again
 TIMEOUT_S = 60.0  # without a byte from the model
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-4o-mini"
@@ -23,11 +27,11 @@ Markdown, show one small example, and name the module and line where the reader 
 
 
 class ModelError(Exception):
-    """The model's API could not be used; the message is fit for a visitor and holds no secret."""
+    """The model's API failed. The message may be shown to visitors: it never contains the key."""
 
 
 def model_name() -> str | None:
-    """Return the model that will answer, or None where the offline answerer does."""
+    """Return the name of the model, or None if no key is set and answers are made offline."""
     if not os.environ.get("OPENAI_API_KEY", "").strip():
         return None
     return os.environ.get("OPENAI_MODEL") or DEFAULT_MODEL
@@ -37,17 +41,17 @@ async def answer_with_model(
     question: str,
     *,
     client_factory: Callable[[], httpx.AsyncClient] | None = None,
-    allow: Allow | None = None,
+    approve: Approve | None = None,
 ) -> AsyncIterator[Part]:
-    """Let a model answer with the tools of `library`.
+    """Answer a question with a model that searches and reads the standard library.
 
     Args:
-        question: What the visitor asks, at most `MAX_QUESTION_CHARS`.
-        client_factory: Makes the HTTP client, where a proxy or other limits are wanted.
-        allow: See `assistant.answer`.
+        question: The visitor's question, at most `MAX_QUESTION_CHARS` characters.
+        client_factory: Creates the HTTP client, for example to set a proxy or other timeouts.
+        approve: See `assistant.answer`.
 
     Yields:
-        Parts; the last one is `finish`, or `error` with a message that never holds the key.
+        Parts. The last one is `finish`, or `error` with a message that never contains the key.
     """
     try:
         if len(question) > MAX_QUESTION_CHARS:
@@ -57,7 +61,7 @@ async def answer_with_model(
             raise ModelError("the question is empty")
         async with (
             (client_factory or _client)() as client,
-            aclosing(_converse(client, clean(question), allow)) as parts,
+            aclosing(_conversation(client, without_surrogates(question), approve)) as parts,
         ):
             async for part in parts:
                 yield part
@@ -66,7 +70,7 @@ async def answer_with_model(
     except httpx.TimeoutException:
         yield {"type": "error", "message": "the model's API did not answer in time; try again"}
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        # Only the kind of error: its text can hold the header with the key.
+        # Only the class of the error: its text can contain the header with the key.
         message = f"the model's API could not be reached ({type(error).__name__})"
         yield {"type": "error", "message": message}
 
@@ -75,8 +79,8 @@ def _client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=httpx.Timeout(TIMEOUT_S, connect=10.0))
 
 
-async def _converse(
-    client: httpx.AsyncClient, question: str, allow: Allow | None
+async def _conversation(
+    client: httpx.AsyncClient, question: str, approve: Approve | None
 ) -> AsyncGenerator[Part, None]:
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": _INSTRUCTIONS},
@@ -85,30 +89,30 @@ async def _converse(
     usage: dict[str, int] = {}
     for number in range(MAX_ROUNDS + 1):
         last = number == MAX_ROUNDS
-        turn = _Turn()
+        response = _Response()
         async with aclosing(_events(client, messages, last=last)) as events:
             async for event in events:
-                if text := turn.add(event):
+                if text := response.add(event):
                     yield {"type": "text-delta", "text": text}
-        if not turn.reason:
+        if not response.reason:
             raise ModelError("the model's answer was cut off; try again")
-        usage = {key: usage.get(key, 0) + count for key, count in turn.usage.items()}
-        if not turn.calls:
-            yield {"type": "finish", "reason": turn.reason, "usage": usage or None}
+        usage = {key: usage.get(key, 0) + count for key, count in response.usage.items()}
+        if not response.calls:
+            yield {"type": "finish", "reason": response.reason, "usage": usage or None}
             return
         if last:
             break
-        messages.append(turn.as_message())
-        for raw in turn.calls.values():
-            async for part in use_tool(*parsed(raw), allow):
+        messages.append(response.as_message())
+        for raw in response.calls.values():
+            async for part in use_tool(*parse_call(raw), approve):
                 yield (result := part)
             content = json.dumps(result["output"])
             messages.append({"role": "tool", "tool_call_id": result["id"], "content": content})
-    raise ModelError(f"the model called tools {MAX_ROUNDS} times and came to no answer")
+    raise ModelError(f"the model gave no answer after {MAX_ROUNDS} rounds of tool calls")
 
 
-class _Turn:
-    """What the model says in one request, put together from its deltas."""
+class _Response:
+    """The model's response to one request, assembled from the deltas of its events."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -117,11 +121,11 @@ class _Turn:
         self.calls: dict[int, dict[str, str]] = {}
 
     def add(self, event: dict[str, Any]) -> str:
-        """Take one event and return the text in it."""
+        """Add one event and return its text."""
         counts = (event.get("usage") or {}).items()
         self.usage |= {key: count for key, count in counts if isinstance(count, int)}
         text = ""
-        for choice in (event.get("choices") or [])[:1]:  # the last event has none, only the usage
+        for choice in (event.get("choices") or [])[:1]:  # the last event has only the usage
             delta = choice.get("delta") or {}
             text = delta.get("content") or ""
             for call in delta.get("tool_calls") or []:
@@ -131,7 +135,7 @@ class _Turn:
         return text
 
     def _add_call(self, delta: dict[str, Any]) -> None:
-        # The id and the name come once, the arguments in pieces. Some servers leave out the index.
+        # The id and the name are sent once, the arguments in pieces. Some servers omit the index.
         index = delta.get("index")
         if index is None:
             index = len(self.calls) if delta.get("id") else max(len(self.calls) - 1, 0)
@@ -142,7 +146,7 @@ class _Turn:
         call["arguments"] += function.get("arguments") or ""
 
     def as_message(self) -> dict[str, Any]:
-        """Return the turn as the API wants to hear it again."""
+        """Return the response as a message for the next request."""
         calls = [
             {
                 "id": call["id"],
@@ -157,7 +161,10 @@ class _Turn:
 async def _events(
     client: httpx.AsyncClient, messages: list[dict[str, Any]], *, last: bool
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Ask the model once and give the events of its answer; on the last round without tools."""
+    """Send one request and yield the events of the response.
+
+    In the last round (`last`) the model may not call tools, so that it has to answer.
+    """
     base_url = os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
     body = {
         "model": model_name() or DEFAULT_MODEL,
@@ -171,7 +178,7 @@ async def _events(
     headers = {"Authorization": f"Bearer {_api_key()}"}
     async with client.stream("POST", url, json=body, headers=headers) as response:
         if response.status_code != httpx.codes.OK:
-            raise ModelError(_refusal(response.status_code, await response.aread()))
+            raise ModelError(_status_message(response.status_code, await response.aread()))
         async for data in _sse_data(response.aiter_bytes()):
             if data == "[DONE]":
                 return
@@ -183,18 +190,18 @@ def _api_key() -> str:
     if not key:
         raise ModelError("OPENAI_API_KEY is not set")
     if not (key.isascii() and key.isprintable()):
-        raise ModelError("OPENAI_API_KEY holds characters that no key has")
+        raise ModelError("OPENAI_API_KEY contains characters that are not printable ASCII")
     return key
 
 
-def _refusal(status: int, body: bytes) -> str:
+def _status_message(status: int, body: bytes) -> str:
     if status in (401, 403):  # the API's own message quotes the key
         return f"the model's API refused the key (status {status}); check OPENAI_API_KEY"
     try:
-        said = str(json.loads(body)["error"]["message"])
+        reason = str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        said = "no reason given"
-    return f"the model's API answered with status {status}: {_without_key(said)}"
+        reason = "no reason given"
+    return f"the model's API answered with status {status}: {_without_key(reason)}"
 
 
 def _without_key(text: str) -> str:
@@ -203,9 +210,10 @@ def _without_key(text: str) -> str:
 
 
 async def _sse_data(received: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """Give the data of each event; the API sends one `data:` line an event.
+    """Yield the data of each event. The API sends one `data:` line for each event.
 
-    Lines end at a newline only: httpx's own lines also end at U+2028, which JSON may hold.
+    Split lines at newlines only: httpx's `aiter_lines` also splits at U+2028, which JSON text may
+    contain.
     """
     rest = b""
     async for piece in received:
@@ -223,6 +231,6 @@ def _event(data: str) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise ModelError("the model's API sent an event that is not an object")
     if error := event.get("error"):
-        said = error.get("message") if isinstance(error, dict) else error
-        raise ModelError(f"the model's API failed: {_without_key(str(said))}")
+        reason = error.get("message") if isinstance(error, dict) else error
+        raise ModelError(f"the model's API failed: {_without_key(str(reason))}")
     return event

@@ -1,4 +1,4 @@
-"""Answer from the standard library's sources alone: no key, no network, no model."""
+"""Answer from the standard library's sources, without a key, a network or a model."""
 
 import asyncio
 import inspect
@@ -7,7 +7,14 @@ import textwrap
 from collections.abc import AsyncIterator
 from typing import Any
 
-from demo_app.assistant.tools import Allow, Part, clean, run_tool, tool_call, use_tool
+from demo_app.assistant.tools import (
+    Approve,
+    Part,
+    run_tool,
+    tool_call,
+    use_tool,
+    without_surrogates,
+)
 from demo_app.stdlib_search.tools import MAX_QUERY_CHARS
 
 _HITS = 6
@@ -17,19 +24,19 @@ _DOC_LINES = 30
 
 
 async def answer_offline(
-    question: str, *, delay_s: float = 0.02, allow: Allow | None = None
+    question: str, *, delay_s: float = 0.02, approve: Approve | None = None
 ) -> AsyncIterator[Part]:
-    """Search, read the best hits and compose an answer from what they say.
+    """Search, read the best hits, and compose an answer from their documentation.
 
     Args:
-        question: What the visitor asks; no more than a search's limit is looked at.
+        question: The visitor's question; only the first `MAX_QUERY_CHARS` characters are used.
         delay_s: Seconds between two pieces of text.
-        allow: See `assistant.answer`.
+        approve: See `assistant.answer`.
 
     Yields:
         Parts; the last one is `finish`.
     """
-    query = clean(question).strip()[:MAX_QUERY_CHARS]
+    query = without_surrogates(question).strip()[:MAX_QUERY_CHARS]
     found: list[dict[str, Any]] = []
     if query:
         call = tool_call("call_1", "search", {"query": query, "limit": _HITS})
@@ -40,7 +47,7 @@ async def answer_offline(
     sources: list[str] = []
     for number, hit in enumerate(_worth_reading(found), 2):
         call = tool_call(f"call_{number}", "read", _place(hit))
-        async for part in use_tool(call, "", allow):
+        async for part in use_tool(call, "", approve):
             yield (result := part)
         sources.append("" if result["is_error"] else result["output"]["text"])
     text = _compose(found, sources) if found else _nothing(query)
@@ -51,7 +58,7 @@ async def answer_offline(
 
 
 def _worth_reading(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take the best hit, and the second one if it is about as good and stands elsewhere."""
+    """Return the best hit, and the second one if its score is close and its place differs."""
     best, second = found[:1], found[1:2]
     if second and (
         second[0]["score"] < 0.75 * best[0]["score"] or _place(second[0]) == _place(*best)
@@ -61,7 +68,7 @@ def _worth_reading(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _place(hit: dict[str, Any]) -> dict[str, Any]:
-    """Return where to read a definition; of a module, the docstring and what comes after it."""
+    """Return the lines to read of a definition; of a module, its docstring and the lines below."""
     lines = hit["end_line"] - hit["line"] + (40 if hit["kind"] == "module" else 1)
     return {"module": hit["module"], "start_line": hit["line"], "max_lines": min(lines, 80)}
 
@@ -128,7 +135,7 @@ def _explained(hit: dict[str, Any], source: str) -> list[str]:
 
 
 def _code(hit: dict[str, Any], source: str, max_lines: int) -> list[str]:
-    """Show how it begins: the signature and, without the docstring, the first lines."""
+    """Return the first lines of a definition, without its docstring, as a Markdown block."""
     if not source:
         return []
     code = textwrap.dedent(_DOCSTRING.sub("", source, count=1)).strip("\n").splitlines()

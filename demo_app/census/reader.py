@@ -1,4 +1,4 @@
-"""How a census reads: `read_files` tokenises a share and yields a report every few files."""
+"""Read and tokenise the files of one share; `read_files` yields a report every few files."""
 
 import heapq
 import tokenize
@@ -9,30 +9,34 @@ from pathlib import Path
 
 from demo_app.census.sources import is_allowed, size_of
 
-MAX_FILE_BYTES = 2 << 20  # a larger file is generated data; it is counted as skipped
-REPORT_EVERY = 8  # files; about 0.1 s of work, so that a page moves
-TOP = 10  # modules in the table of the largest
+MAX_FILE_BYTES = 2 << 20  # larger files are generated data and are skipped
+REPORT_EVERY = 8  # files; about 0.1 s of work, so that the page updates often
+TOP = 10  # rows of the table of largest modules
 
 _LAYOUT = {tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
 
 
 class UnreadableFile(ValueError):
-    """A file that could not be counted; `module` names it, `reason` says why."""
+    """A file that could not be counted.
+
+    Attributes:
+        module: Its module name.
+        reason: Why it could not be counted.
+    """
 
     def __init__(self, module: str, reason: str) -> None:
-        """Keep both parts for whoever reports it."""
         super().__init__(f"{module}: {reason}")
         self.module = module
         self.reason = reason
 
 
 class FileTooLarge(UnreadableFile):
-    """The file is over `MAX_FILE_BYTES`; it is skipped, which is no failure."""
+    """The file is larger than `MAX_FILE_BYTES`. It counts as skipped, not as failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileStats:
-    """What was counted in one file; docstrings count as comment lines."""
+    """The counts of one file. Docstrings count as comment lines."""
 
     module: str
     lines: int
@@ -46,7 +50,7 @@ class FileStats:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over files; `files` counts every file dealt with, also the skipped and the failed."""
+    """Sums over files. `files` includes skipped and failed files."""
 
     files: int = 0
     skipped: int = 0
@@ -66,10 +70,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What one worker tells the parent every few files.
+    """A worker's report to its parent, sent every few files.
 
-    `totals` is the worker's sum since its start, so that a report delivered twice changes nothing.
-    `modules` and `problems` are new since its last report, the largest modules first.
+    `totals` is the worker's sum since its start, so that a repeated report changes nothing.
+    `modules` and `problems` are new since the last report; the largest modules are first.
     """
 
     worker: str
@@ -81,14 +85,14 @@ class WorkerReport:
 
 
 def read_file(path: Path, root: Path) -> FileStats:
-    """Tokenise one file and count it.
+    """Tokenise one file and count its lines and definitions.
 
     Args:
         path: A `.py` file below `root`.
-        root: The folder from which the module's name is taken.
+        root: The folder that the module's name is relative to.
 
     Raises:
-        FileTooLarge: The file is over `MAX_FILE_BYTES`.
+        FileTooLarge: The file is larger than `MAX_FILE_BYTES`.
         UnreadableFile: It is not below `root`, cannot be opened, or is not Python.
     """
     module = module_name(path, root)
@@ -98,7 +102,7 @@ def read_file(path: Path, root: Path) -> FileStats:
     if size_bytes > MAX_FILE_BYTES:
         raise FileTooLarge(module, f"{size_bytes:_} bytes; the limit is {MAX_FILE_BYTES:_}")
     try:
-        # From memory and not from the file: tokenize puts a file's path into its messages.
+        # From memory: given a file, tokenize puts its path into error messages.
         return _count(path.read_bytes(), module)
     except tokenize.TokenError as error:
         raise UnreadableFile(module, str(error.args[0])) from error
@@ -111,7 +115,7 @@ def read_file(path: Path, root: Path) -> FileStats:
 
 
 def module_name(path: Path, root: Path) -> str:
-    """Return the dotted name of a file below the root, else the file's bare name."""
+    """Return the dotted name of a file below the root, or the file's name if it is outside."""
     if not path.is_relative_to(root):
         return path.name
     parts = path.relative_to(root).with_suffix("").parts
@@ -122,7 +126,7 @@ def _count(data: bytes, module: str) -> FileStats:
     tokens = functions = classes = 0
     code: set[int] = set()
     comments: set[int] = set()
-    statement: set[int] = set()  # the lines of the statement being read
+    statement: set[int] = set()  # line numbers of the current statement
     only_strings = True
     for kind, text, (row, _), (end_row, _), _ in tokenize.tokenize(BytesIO(data).readline):
         tokens += 1
@@ -149,15 +153,15 @@ def _count(data: bytes, module: str) -> FileStats:
 def read_files(
     files: Sequence[Path], root: Path, worker: str, *, every: int = REPORT_EVERY
 ) -> Iterator[WorkerReport]:
-    """Tokenise the files one after the other and report every few of them.
+    """Tokenise files one after the other, and yield a report every few files.
 
-    This is plain blocking work: step it from a thread where an event loop must stay free.
+    The work blocks. In an event loop, iterate in a thread.
 
     Args:
-        files: The worker's share; see `share`.
-        root: See `root_of`.
-        worker: The name under which the worker appears.
-        every: Files between two reports; the last report comes with the last file.
+        files: The worker's share; see `sources.share`.
+        root: The source's root; see `sources.root_of`.
+        worker: The worker's name in reports.
+        every: Files between two reports. The last file always makes a report.
     """
     totals = Totals()
     modules: list[FileStats] = []
@@ -185,5 +189,5 @@ def _as_totals(stats: FileStats) -> Totals:
 
 
 def largest(modules: Iterable[FileStats]) -> list[FileStats]:
-    """Return the modules with the most lines, as many as the table has rows."""
+    """Return the `TOP` modules with the most lines, in descending order."""
     return heapq.nsmallest(TOP, modules, key=lambda stats: (-stats.lines, stats.module))

@@ -1,7 +1,7 @@
-"""What a census may read: which sources there are, their files, and each worker's share of them.
+"""The sources that a census can read: their files, and the split of the files into shares.
 
-Nothing outside the standard library, the installed packages and the project is ever read, whatever
-is sent.
+A source is the standard library, an installed package or this project. Other files are never read,
+whatever source id a browser sends.
 """
 
 import heapq
@@ -14,7 +14,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-MAX_SHARES = 64  # more shares than this cost more in bookkeeping than they win
+MAX_SHARES = 64  # with more shares, bookkeeping costs more than parallel work saves
 PROJECT_FOLDERS = ("gateway", "ui", "demo_app")
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -23,17 +23,17 @@ _SOURCE_ID = re.compile(r"stdlib|project|package:[a-z0-9][a-z0-9.-]{0,99}")
 
 
 class UnknownSource(ValueError):
-    """The visitor asked for something that `sources` does not list."""
+    """The source id is not listed by `sources`."""
 
     def __init__(self, source_id: str) -> None:
-        """Name what was asked for, cut to a length that fits a message."""
+        """Put the id into the message, cut to 60 characters."""
         shown = source_id if len(source_id) <= 60 else source_id[:60] + "…"
         super().__init__(f"unknown source {shown!r}; sources() lists what can be read")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceChoice:
-    """One thing a visitor may pick: `stdlib`, `project` or `package:<name>`."""
+    """A source as the form shows it; its id is `stdlib`, `project` or `package:<name>`."""
 
     id: str
     label: str
@@ -48,12 +48,12 @@ class _Source:
 
 
 def sources() -> list[SourceChoice]:
-    """List what a visitor may pick: the standard library, the project, each installed package."""
+    """List the sources: the standard library, the project, each installed package."""
     return [source.choice for source in _catalog().values()]
 
 
 def resolve(source_id: str) -> list[Path]:
-    """Return the `.py` files of a source, in the order of their paths.
+    """Return the `.py` files of a source, sorted by path.
 
     Raises:
         UnknownSource: `sources` does not list `source_id`.
@@ -62,7 +62,7 @@ def resolve(source_id: str) -> list[Path]:
 
 
 def root_of(source_id: str) -> Path:
-    """Return the folder below which all files of a source lie; module names start there.
+    """Return the folder that contains all files of a source; module names are relative to it.
 
     Raises:
         UnknownSource: `sources` does not list `source_id`.
@@ -71,24 +71,26 @@ def root_of(source_id: str) -> Path:
 
 
 def share(source_id: str, part: int, parts: int) -> list[Path]:
-    """Return one worker's files, so that a task is sent a number and never a path.
+    """Return the files of one share.
+
+    A task's payload has only the number of its share. No path comes from a payload.
 
     Args:
-        source_id: What to read; see `sources`.
-        part: Which share, from 0.
-        parts: How many shares there are, at most `MAX_SHARES`.
+        source_id: The source; see `sources`.
+        part: The number of the share, from 0.
+        parts: The number of shares, at most `MAX_SHARES`.
 
     Raises:
         UnknownSource: `sources` does not list `source_id`.
         ValueError: `part` or `parts` is out of range.
     """
     if not 0 <= part < parts:
-        raise ValueError(f"part is {part}; with {parts} parts it goes from 0 to {parts - 1}")
+        raise ValueError(f"part is {part}; with {parts} parts it must be from 0 to {parts - 1}")
     return split(resolve(source_id), parts)[part]
 
 
 def _source(source_id: str) -> _Source:
-    # The pattern comes first: a hostile id is refused before anything looks at a disk.
+    # Check the pattern first: a hostile id must not reach the file system.
     if not isinstance(source_id, str) or not _SOURCE_ID.fullmatch(source_id):
         raise UnknownSource(str(source_id))
     source = _catalog().get(source_id)
@@ -130,43 +132,43 @@ def _packages() -> Iterator[_Source]:
 
 
 def _walk(folder: Path, root: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):  # does not enter linked folders
+    for parent, folders, names in os.walk(folder):  # os.walk does not follow links to folders
         folders[:] = [name for name in folders if name not in _PRUNED and name[0] != "."]
         paths = (Path(parent, name) for name in names if name.endswith(".py"))
         yield from (path for path in paths if is_allowed(path, root))
 
 
 def is_allowed(path: Path, root: Path) -> bool:
-    """Say whether the path, with all links followed, is a `.py` file below the root."""
+    """Return whether the path, after following links, is a `.py` file below the root."""
     real = path.resolve()
     return real.suffix == ".py" and real.is_relative_to(root) and real.is_file()
 
 
 def split(files: Sequence[Path], parts: int) -> list[list[Path]]:
-    """Share the files out so that all shares weigh about the same in bytes.
+    """Divide files into shares of about the same size in bytes.
 
-    The result depends only on the arguments and the sizes; each share keeps the files' order.
+    The result depends only on the arguments and the file sizes. Each share keeps the files' order.
 
     Returns:
-        Exactly `parts` lists; some are empty where there are fewer files than parts.
+        Exactly `parts` lists. Some are empty if there are fewer files than parts.
 
     Raises:
         ValueError: `parts` is not between 1 and `MAX_SHARES`.
     """
     if not 1 <= parts <= MAX_SHARES:
-        raise ValueError(f"parts is {parts}; it goes from 1 to {MAX_SHARES}")
+        raise ValueError(f"parts is {parts}; it must be from 1 to {MAX_SHARES}")
     sizes = [size_of(path) for path in files]
     heap = [(0, part) for part in range(parts)]
     shares: list[list[int]] = [[] for _ in range(parts)]
     for index in sorted(range(len(files)), key=lambda index: -sizes[index]):
-        weight, part = heap[0]  # the lightest share takes the heaviest file that is left
+        weight, part = heap[0]  # the largest remaining file goes to the lightest share
         shares[part].append(index)
         heapq.heapreplace(heap, (weight + sizes[index], part))
     return [[files[index] for index in sorted(indices)] for indices in shares]
 
 
 def size_of(path: Path) -> int:
-    """Return a file's bytes; 0 if it is gone."""
+    """Return a file's size in bytes, or 0 if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,9 +1,4 @@
-"""Count the code in a set of Python files: how the findings of all workers add up.
-
-Three steps, none of which knows about tasks or streams: `census_sources` says what may be read,
-`census_reading` reads one worker's share, and `Census` folds the reports of all workers into
-`CensusProgress`, the one record a page needs.
-"""
+"""Add the reports of all workers up into `CensusProgress`, the one record that a page needs."""
 
 from dataclasses import dataclass
 
@@ -12,7 +7,7 @@ from demo_app.census.reader import TOP, FileStats, Totals, WorkerReport, largest
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """One worker's line in the overview."""
+    """One worker's row in the overview."""
 
     worker: str
     module: str
@@ -23,7 +18,7 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class CensusProgress:
-    """All that a page shows, in one record: bar, throughput, workers, table of the largest."""
+    """Everything that the page shows: progress, throughput, workers, largest modules."""
 
     files_done: int
     files_total: int
@@ -39,24 +34,23 @@ class CensusProgress:
 
 
 class Census:
-    """Fold the reports of all workers, in whatever order they arrive, into one record."""
+    """Adds up the reports of all workers, in any order of arrival.
+
+    Args:
+        files_total: The number of files in all shares.
+    """
 
     def __init__(self, files_total: int) -> None:
-        """Start at nothing.
-
-        Args:
-            files_total: Files in all shares together.
-        """
         self._files_total = files_total
         self._reports: dict[str, WorkerReport] = {}
         self._largest: dict[str, FileStats] = {}
-        self._problems: dict[str, None] = {}  # a set that keeps its order
+        self._problems: dict[str, None] = {}  # an ordered set
         self._module = ""
 
     def add(self, report: WorkerReport, elapsed_s: float) -> CensusProgress:
-        """Take one report and return where the census stands.
+        """Add one report and return the progress.
 
-        A report delivered again, or one of a worker that starts over, never counts twice.
+        A repeated report, or the reports of a restarted worker, never count twice.
         """
         known = self._reports.get(report.worker)
         if known is None or report.totals.files > known.totals.files:
@@ -69,7 +63,7 @@ class Census:
         return self.progress(elapsed_s)
 
     def progress(self, elapsed_s: float) -> CensusProgress:
-        """Return where the census stands; also right before the first report.
+        """Return the progress; before the first report, all counts are 0.
 
         Args:
             elapsed_s: Seconds since the census began.
@@ -97,9 +91,9 @@ def _row(report: WorkerReport) -> WorkerRow:
 
 
 def _natural(worker: str) -> tuple[int, str]:
-    return len(worker), worker  # "worker 2" comes before "worker 10"
+    return len(worker), worker  # "worker 2" sorts before "worker 10"
 
 
 def _percent(done: int, total: int) -> int:
-    """Round down, so that 100 means all; an empty census is done at once."""
+    """Round down, so that 100 means every file. A census of no files is at 100."""
     return min(100, done * 100 // total) if total else 100

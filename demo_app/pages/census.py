@@ -1,4 +1,4 @@
-"""`/census/RUN`: a census as it goes on."""
+"""`/census/RUN`: progress and result of a census."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from demo_app.census.totals import CensusProgress, WorkerRow
 from demo_app.pages.layout import (
     card,
     code,
-    grouped,
-    link_state,
-    problem,
+    connection_state,
+    error_callout,
     run_badge,
     run_frame,
     tile,
     tiles,
+    with_separators,
 )
-from demo_app.state import Shown
+from demo_app.state import RunView
 from demo_app.streams import summary
 from gateway.ui import RealtimeRun, RealtimeStream, use_realtime_run, use_realtime_stream
 
 
 def census() -> rx.Component:
     """Show progress, throughput, workers and the largest modules."""
-    run = use_realtime_run(Shown.id, access_token=Shown.access_token, on_error=Shown.renew)
+    run = use_realtime_run(RunView.id, access_token=RunView.access_token, on_error=RunView.renew)
     now = use_realtime_stream(
-        Shown.id,
+        RunView.id,
         stream=summary,
-        access_token=Shown.access_token,
+        access_token=RunView.access_token,
         throttle_ms=100,
-        start={"last": 1},  # each record tells the whole
+        start={"last": 1},  # each record is a complete summary
         max_records=1,
-        on_error=Shown.renew,
+        on_error=RunView.renew,
     )
     latest = now.latest
     return run_frame(
-        problem(now.error),
+        error_callout(now.error),
         rx.cond(
             run.is_failed,
-            problem(run.run.error.type + ": " + run.run.error.message),
+            error_callout(run.run.error.type + ": " + run.run.error.message),
         ),
         _head(run, now),
         card(
             _bar(latest),
             tiles(
-                tile("Lines", grouped(latest.totals.lines), id="lines"),
-                tile("Tokens", grouped(latest.totals.tokens), id="tokens"),
+                tile("Lines", with_separators(latest.totals.lines), id="lines"),
+                tile("Tokens", with_separators(latest.totals.tokens), id="tokens"),
                 tile("Files a second", latest.files_per_s, id="rate"),
                 tile("Seconds", latest.elapsed_s, id="seconds"),
             ),
@@ -79,20 +79,20 @@ def _head(run: RealtimeRun, now: RealtimeStream[CensusProgress]) -> rx.Component
             run.is_waiting,
             rx.text("for its child tasks", size="1", color_scheme="gray", id="waits-for"),
         ),
-        link_state(now),
+        connection_state(now),
         rx.spacer(),
         rx.cond(
             run.is_queued | run.is_executing,
             rx.button(
                 rx.icon("square", size=14),
                 "Cancel",
-                on_click=Shown.cancel,
+                on_click=RunView.cancel,
                 color_scheme="red",
                 variant="soft",
                 id="cancel",
             ),
         ),
-        rx.link("The run in detail", href="/runs/" + Shown.id, size="2"),
+        rx.link("The run in detail", href="/runs/" + RunView.id, size="2"),
         align="center",
         spacing="3",
         wrap="wrap",
@@ -120,7 +120,7 @@ def _worker(row: ObjectVar[WorkerRow]) -> rx.Component:
         run_id=row.worker,
         module=row.module,
         percent=row.percent,
-        access_token=Shown.access_token,
+        access_token=RunView.access_token,
     )
 
 
@@ -128,7 +128,7 @@ def _worker(row: ObjectVar[WorkerRow]) -> rx.Component:
 def worker_card(
     run_id: rx.Var[str], module: rx.Var[str], percent: rx.Var[int], access_token: rx.Var[str]
 ) -> rx.Component:
-    """Show one child: its own run, followed by a hook of its own."""
+    """Show one child run. Each card has its own hook, so that it follows its own run."""
     run = use_realtime_run(run_id, access_token=access_token)
     return rx.box(
         rx.flex(
@@ -164,14 +164,14 @@ def _largest(rows: Any) -> rx.Component:
                     size="2",
                     title=stats.module,
                     max_width=rx.breakpoints(initial="8.5rem", sm="16rem"),
-                    # A name that wraps would make the rows below it jump.
+                    # If a name wrapped, the rows below it would move.
                     white_space="nowrap",
                     overflow="hidden",
                     text_overflow="ellipsis",
                 ),
             ),
-            rx.table.cell(grouped(stats.lines), style=number),
-            rx.table.cell(grouped(stats.tokens), style=number),
+            rx.table.cell(with_separators(stats.lines), style=number),
+            rx.table.cell(with_separators(stats.tokens), style=number),
             class_name="module",
         )
 

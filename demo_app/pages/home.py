@@ -1,4 +1,4 @@
-"""`/`: what a visitor can start, and `/runs`: what they have started."""
+"""`/`: forms that start runs, and `/runs`: the visitor's runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app.assistant.model import model_name
-from demo_app.pages.layout import card, code, frame, older, pretty, problem, run_badge, status_badge
-from demo_app.state import Ask, Census, Recent
+from demo_app.pages.layout import (
+    as_json,
+    card,
+    code,
+    error_callout,
+    frame,
+    load_more_button,
+    run_badge,
+    status_badge,
+)
+from demo_app.state import AskForm, CensusForm, MyRuns
 from demo_app.streams import events
 from demo_app.tasks import deliver
 from gateway.ui import (
@@ -26,14 +35,14 @@ EXAMPLES = (
 
 
 def home() -> rx.Component:
-    """Offer the things to try."""
+    """Show the forms and the visitor's recent runs."""
     return frame(
         rx.box(
             rx.heading("Watch Python work, live", size="8", as_="h1", trim="both"),
             rx.text(
-                "Start something below. It runs as background tasks on the server; every record "
-                "that they append reaches this page at once, and survives a reload, a lost "
-                "connection and a restart of the server.",
+                "Start one of the tasks below. It runs in the background on the server. Each "
+                "record that it appends is shown here immediately. After a reload, a lost "
+                "connection or a restart of the server, no record is missing.",
                 size="3",
                 color_scheme="gray",
                 margin_top="1rem",
@@ -60,20 +69,20 @@ def my_runs() -> rx.Component:
 
 def _census_form() -> rx.Component:
     option = rx.foreach(
-        Census.choices, lambda choice: rx.select.item(choice["label"], value=choice["id"])
+        CensusForm.choices, lambda choice: rx.select.item(choice["label"], value=choice["id"])
     )
     source = rx.select.root(
         rx.select.trigger(width="100%", id="source"),
         rx.select.content(option),
-        value=Census.source,
-        on_change=Census.choose,
+        value=CensusForm.source,
+        on_change=CensusForm.choose,
     )
     workers = rx.hstack(
-        rx.text("Shared among", size="2"),
+        rx.text("Divided among", size="2"),
         rx.segmented_control.root(
             *(rx.segmented_control.item(count, value=count) for count in ("1", "2", "4", "8")),
-            value=Census.workers,
-            on_change=Census.set_workers,
+            value=CensusForm.workers,
+            on_change=CensusForm.set_workers,
             size="1",
         ),
         rx.text("child tasks", size="2"),
@@ -83,15 +92,19 @@ def _census_form() -> rx.Component:
     )
     return card(
         rx.text(
-            "Reads and tokenises every Python file of what you pick: the server's standard "
-            "library, an installed package, or this project.",
+            "Reads and tokenises every Python file of the source you select: the server's "
+            "standard library, an installed package, or this project.",
             size="2",
             color_scheme="gray",
         ),
         source,
         workers,
         rx.button(
-            rx.icon("play", size=16), "Take the census", on_click=Census.start, size="3", id="start"
+            rx.icon("play", size=16),
+            "Take the census",
+            on_click=CensusForm.start,
+            size="3",
+            id="start",
         ),
         title="Code census",
     )
@@ -100,8 +113,8 @@ def _census_form() -> rx.Component:
 def _ask_form() -> rx.Component:
     return card(
         rx.text(
-            "Searches and reads the sources of Python's standard library to answer you, and shows "
-            "each step as it happens.",
+            "Searches and reads the sources of Python's standard library to answer a question, and "
+            "shows each step.",
             size="2",
             color_scheme="gray",
         ),
@@ -110,7 +123,7 @@ def _ask_form() -> rx.Component:
             *(
                 rx.button(
                     example,
-                    on_click=Ask.example(example),  # type: ignore[operator]
+                    on_click=AskForm.example(example),  # type: ignore[operator]
                     variant="soft",
                     size="1",
                     type="button",
@@ -120,20 +133,20 @@ def _ask_form() -> rx.Component:
             spacing="2",
             wrap="wrap",
         ),
-        who_answers(),
+        answered_by(),
         title="Ask the standard library",
     )
 
 
 def question_form() -> rx.Component:
-    """Take a question."""
+    """Show the form for a question."""
     return rx.form.root(
         rx.flex(
             rx.input(
                 name="question",
                 placeholder="How do I …?",
-                value=Ask.question,
-                on_change=Ask.set_question,
+                value=AskForm.question,
+                on_change=AskForm.set_question,
                 size="3",
                 flex="1",
                 min_width="12rem",
@@ -156,15 +169,15 @@ def question_form() -> rx.Component:
             margin_top="0.75rem",
             display="block",
         ),
-        on_submit=Ask.submit,
+        on_submit=AskForm.submit,
         width="100%",
     )
 
 
-def who_answers() -> rx.Component:
-    """Say what gives the answers."""
+def answered_by() -> rx.Component:
+    """Show whether a model or the offline program answers."""
     model = model_name()
-    words = (
+    text = (
         f"Answered by the model {model}, which calls the search and read tools."
         if model
         else "Answered offline, without a model: a small program calls the search and read tools "
@@ -172,7 +185,7 @@ def who_answers() -> rx.Component:
     )
     return rx.hstack(
         rx.icon("info", size=14, flex_shrink="0"),
-        rx.text(words, size="1", color_scheme="gray"),
+        rx.text(text, size="1", color_scheme="gray"),
         align="center",
         spacing="2",
         id="who-answers",
@@ -181,26 +194,26 @@ def who_answers() -> rx.Component:
 
 def _runs(title: str = "My runs") -> rx.Component:
     mine = use_realtime_runs_with_tag(
-        Recent.tag,
-        access_token=Recent.access_token,
+        MyRuns.tag,
+        access_token=MyRuns.access_token,
         limit=30,
         skip=["output"],
-        on_error=Recent.renew,
+        on_error=MyRuns.renew,
     )
     return card(
-        problem(mine.error),
+        error_callout(mine.error),
         rx.cond(
             mine.count > 0,
             rx.table.root(rx.table.body(rx.foreach(mine.runs, _top_run)), size="1", width="100%"),
             rx.text("None yet: start one.", size="2", color_scheme="gray"),
         ),
-        older(mine, id="more"),
+        load_more_button(mine, id="more"),
         title=title or None,
     )
 
 
 def _top_run(run: ObjectVar[PageRun]) -> rx.Component:
-    # The children carry the tag too, so that one token reads the whole tree.
+    # Children carry the tag too; the list shows only top-level runs.
     return rx.cond(run.parent_id, rx.fragment(), _run_row(run))
 
 
@@ -209,7 +222,12 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
     return rx.table.row(
         rx.table.cell(
             rx.link(run.task, href=page.to(str) + run.id),
-            rx.text(_what(run), size="1", color_scheme="gray", style={"overflow_wrap": "anywhere"}),
+            rx.text(
+                _description(run),
+                size="1",
+                color_scheme="gray",
+                style={"overflow_wrap": "anywhere"},
+            ),
         ),
         rx.table.cell(
             status_badge(run.status),
@@ -234,8 +252,8 @@ def _run_row(run: ObjectVar[PageRun]) -> rx.Component:
     )
 
 
-def _what(run: ObjectVar[PageRun]) -> rx.Var[str]:
-    """Tell a run from others of its task: the question it answers, the source it counts."""
+def _description(run: ObjectVar[PageRun]) -> rx.Var[str]:
+    """Return what distinguishes a run from others of its task: its question or its source."""
     payload = run.payload
     return rx.Var(
         f"({payload!s}?.question ?? {payload!s}?.source_id ?? '')",
@@ -245,7 +263,7 @@ def _what(run: ObjectVar[PageRun]) -> rx.Var[str]:
 
 def _delivery() -> rx.Component:
     job = use_realtime_task_trigger_with_streams(
-        deliver, [events], access_token=Recent.trigger_token, max_records=5
+        deliver, [events], access_token=MyRuns.trigger_token, max_records=5
     )
 
     def start(words: str, failures: int, id: str) -> rx.Component:
@@ -259,9 +277,9 @@ def _delivery() -> rx.Component:
 
     return card(
         rx.text(
-            "Triggered by the page itself, with a token that is good for this task only. It fails "
-            "on purpose and is tried again, up to four times; what it notes down on the way shows "
-            "here.",
+            "The page itself triggers this task, with a token that is valid for this task only. "
+            "The task fails on purpose and is retried, up to four attempts. Its metadata and "
+            "events are shown here.",
             size="2",
             color_scheme="gray",
         ),
@@ -271,7 +289,7 @@ def _delivery() -> rx.Component:
             spacing="2",
             wrap="wrap",
         ),
-        problem(job.error),
+        error_callout(job.error),
         rx.cond(job.run_id, _delivered(job)),
         title="A job that fails",
     )
@@ -283,7 +301,7 @@ def _delivered(job: RealtimeTaskTriggerWithStreams) -> rx.Component:
         rx.flex(
             run_badge(job.realtime),
             rx.text("attempt ", run.attempt, " of ", run.max_attempts, size="2", id="attempt"),
-            rx.cond(run.delay_until, rx.text("resting before the next", size="1")),
+            rx.cond(run.delay_until, rx.text("waiting for the next attempt", size="1")),
             spacing="3",
             align="center",
             wrap="wrap",
@@ -292,8 +310,8 @@ def _delivered(job: RealtimeTaskTriggerWithStreams) -> rx.Component:
             run.last_error & ~job.realtime.is_completed,
             rx.text(run.last_error.message, size="2", color_scheme="amber", id="last-error"),
         ),
-        rx.cond(run.error, problem(run.error.type + ": " + run.error.message)),
-        code(pretty(run.metadata), id="metadata"),
+        rx.cond(run.error, error_callout(run.error.type + ": " + run.error.message)),
+        code(as_json(run.metadata), id="metadata"),
         rx.foreach(job[events].data, lambda line: rx.text(line, size="1")),
         spacing="2",
         align="stretch",

@@ -1,4 +1,4 @@
-"""What every page of the demo has: the frame, cards, badges."""
+"""The frame of every page, and shared components: cards, badges, tiles."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import reflex as rx
 
-from demo_app.state import Shown, Visitor
+from demo_app.state import RunView, Visitor
 from gateway.ui import RealtimeRun, RealtimeRuns, RealtimeStream
 
 WIDTH = "72rem"
 
 
 def frame(*children: rx.Component, **props: Any) -> rx.Component:
-    """Put a page's content below the top bar."""
+    """Lay a page's content out below the top bar."""
     content = rx.vstack(
         *children,
         spacing="5",
@@ -28,18 +28,18 @@ def frame(*children: rx.Component, **props: Any) -> rx.Component:
 
 
 def run_frame(*children: rx.Component) -> rx.Component:
-    """Put what is to see of a run into the frame, once the run is found."""
+    """Show a run's page in the frame: an error, a spinner while loading, or the content."""
     return frame(
         rx.cond(
-            Shown.problem,
+            RunView.error_message,
             rx.vstack(
-                problem(Shown.problem),
-                rx.link("Start something new", href="/", size="2"),
+                error_callout(RunView.error_message),
+                rx.link("Start a new run", href="/", size="2"),
                 spacing="4",
                 align="stretch",
             ),
             rx.cond(
-                Shown.id,
+                RunView.id,
                 rx.vstack(*children, spacing="5", align="stretch", width="100%"),
                 rx.center(rx.spinner(size="3"), min_height="12rem", class_name="loading"),
             ),
@@ -83,13 +83,13 @@ def _top_bar() -> rx.Component:
         z_index="10",
         background=rx.color("gray", 1),
         border_bottom=f"1px solid {rx.color('gray', 4)}",
-        # Mounting it here gives each visitor their tag before the first event needs it.
+        # The tag is read from local storage on every page, before the first event needs it.
         custom_attrs={"data-visitor": Visitor.tag != ""},
     )
 
 
 def card(*children: rx.Component, title: str | None = None, **props: Any) -> rx.Component:
-    """Group what belongs together."""
+    """Group components, with an optional title."""
     heading = [rx.heading(title, size="3", as_="h2")] if title else []
     return rx.card(
         rx.vstack(*heading, *children, spacing="3", align="stretch", width="100%"),
@@ -100,7 +100,7 @@ def card(*children: rx.Component, title: str | None = None, **props: Any) -> rx.
 
 
 def tile(label: str, value: rx.Var[Any] | str, *, id: str) -> rx.Component:
-    """Show one figure."""
+    """Show one number with its label."""
     return rx.box(
         rx.text(label, size="1", color_scheme="gray"),
         rx.text(
@@ -119,7 +119,7 @@ def tile(label: str, value: rx.Var[Any] | str, *, id: str) -> rx.Component:
 
 
 def tiles(*children: rx.Component) -> rx.Component:
-    """Set figures side by side, two in a row on a phone."""
+    """Lay tiles out in rows of four, or of two on a phone."""
     return rx.grid(
         *children, columns=rx.breakpoints(initial="2", md="4"), spacing="3", width="100%"
     )
@@ -149,8 +149,8 @@ def status_badge(status: Any) -> rx.Component:
     )
 
 
-def older(runs: RealtimeRuns, **props: Any) -> rx.Component:
-    """Offer the older runs of a set, as far as they can be shown."""
+def load_more_button(runs: RealtimeRuns, **props: Any) -> rx.Component:
+    """Show a button that loads older runs of a set, until the set is full."""
     return rx.cond(
         runs.is_full,
         rx.text("The newest ", runs.count, " are shown.", size="1", color_scheme="gray"),
@@ -161,13 +161,13 @@ def older(runs: RealtimeRuns, **props: Any) -> rx.Component:
     )
 
 
-def link_state(source: RealtimeStream[Any] | RealtimeRun) -> rx.Component:
-    """Say whether what is shown is live."""
+def connection_state(source: RealtimeStream[Any] | RealtimeRun) -> rx.Component:
+    """Show the state of the subscription: live, connecting, reconnecting, failed or ended."""
 
-    def line(icon: str, words: str, color: str) -> rx.Component:
+    def line(icon: str, text: str, color: str) -> rx.Component:
         return rx.hstack(
             rx.icon(icon, size=14, color=rx.color(color, 10)),
-            rx.text(words, size="1", color_scheme="gray"),
+            rx.text(text, size="1", color_scheme="gray"),
             align="center",
             spacing="1",
         )
@@ -182,15 +182,15 @@ def link_state(source: RealtimeStream[Any] | RealtimeRun) -> rx.Component:
     )
 
 
-def pretty(value: Any) -> rx.Var[str]:
-    """Write a value as indented JSON."""
+def as_json(value: Any) -> rx.Var[str]:
+    """Format a value as indented JSON."""
     return rx.Var(
         f"(JSON.stringify({value!s}, null, 2) ?? '')", _var_data=value._get_all_var_data()
     )
 
 
-def problem(message: rx.Var[str] | str) -> rx.Component:
-    """Show what went wrong, if anything did."""
+def error_callout(message: rx.Var[str] | str) -> rx.Component:
+    """Show an error message, or nothing if it is empty."""
     return rx.cond(
         message,
         rx.callout(message, icon="triangle-alert", color_scheme="red", role="alert", width="100%"),
@@ -199,15 +199,19 @@ def problem(message: rx.Var[str] | str) -> rx.Component:
 
 
 def code(text: rx.Var[str] | str, *, follow: bool = False, **props: Any) -> rx.Component:
-    """Show text as it is, scrolling sideways.
+    """Show preformatted text in a scrolling box.
 
     Args:
-        text: What to show.
-        follow: Whether to stay at the end while the text grows.
-        props: Of the text's element.
+        text: The text.
+        follow: Whether to stay scrolled to the end while the text grows.
+        props: Properties of the element that contains the text.
     """
-    words = {"font_family": "var(--code-font-family)", "font_size": "12px", "white_space": "pre"}
-    # What is laid out from the bottom also stays scrolled to there.
+    font = {
+        "font_family": "var(--code-font-family)",
+        "font_size": "12px",
+        "white_space": "pre",
+    }
+    # A box that is laid out in reverse stays scrolled to its end.
     end = {"display": "flex", "flex_direction": "column-reverse"} if follow else {}
     box = {
         **end,
@@ -220,12 +224,12 @@ def code(text: rx.Var[str] | str, *, follow: bool = False, **props: Any) -> rx.C
         "width": "100%",
     }
     if follow:
-        return rx.box(rx.el.pre(text, style={**words, "margin": "0"}, **props), style=box)
-    return rx.el.pre(text, style={**words, **box}, **props)
+        return rx.box(rx.el.pre(text, style={**font, "margin": "0"}, **props), style=box)
+    return rx.el.pre(text, style={**font, **box}, **props)
 
 
-def grouped(number: Any) -> rx.Var[str]:
-    """Write a number with its digits in groups."""
+def with_separators(number: Any) -> rx.Var[str]:
+    """Format a number with separators between groups of three digits."""
     return rx.Var(
         f"({number!s} ?? 0).toLocaleString('en-US')", _var_data=number._get_all_var_data()
     )

@@ -1,4 +1,4 @@
-"""`/operator`: what the gateway does right now, for those who may see inside it."""
+"""`/operator`: live metrics of the gateway, for visitors with access to them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app import operator_feed
-from demo_app.operator_feed import GatewayFigures, ReaderRow, RefusalRow, StreamRow
-from demo_app.pages.layout import card, frame, grouped, link_state, problem, tile, tiles
+from demo_app.operator_feed import GatewayMetrics, ReaderRow, RefusalRow, StreamRow
+from demo_app.pages.layout import (
+    card,
+    connection_state,
+    error_callout,
+    frame,
+    tile,
+    tiles,
+    with_separators,
+)
 from gateway import tokens
 from gateway.ui import RealtimeStream, use_realtime_stream
 
@@ -20,43 +28,46 @@ MONO = {"font_family": "var(--code-font-family)", "font_size": "12px"}
 
 
 class Operator(rx.State):
-    """Whether the visitor may see inside, and with what."""
+    """The visitor's access to the metrics, and the run that streams them."""
 
     run_id: str = ""
     access_token: str = ""
     is_locked: bool = False
-    problem: str = ""
-    _bearer: str = ""  # stays on the server
+    error_message: str = ""
+    _bearer: str = ""  # never sent to the browser
 
     @rx.event
     async def load(self) -> None:
-        """Show the figures to those who need no key."""
+        """Show the metrics if the visitor needs no key."""
         await self._open()
 
     @rx.event
     async def unlock(self, form: dict[str, Any]) -> None:
-        """Take a key."""
+        """Check a key or token, and show the metrics if it is valid."""
         self._bearer = str(form.get("key", "")).strip()
         await self._open()
         if self.is_locked:
-            self.problem = "That key does not open this."
+            self.error_message = "This key or token does not give access."
 
     @rx.event
-    async def go_on(self) -> None:
-        """Follow the next run when one has ended."""
+    async def follow_next_run(self) -> None:
+        """Subscribe to the next run when the current one has ended."""
         await self._open()
 
     @rx.event
     async def renew(self, error: dict[str, str]) -> None:
-        """Mint another token when the old one has expired; asks for the key again if need be."""
+        """Mint a new token when the old one has expired.
+
+        Shows the form again if the visitor's key is no longer valid.
+        """
         if error.get("code") == "token_expired":
             await self._open()
 
     async def _open(self) -> None:
         session, headers = self.router.session, self.router.headers.raw_headers
-        self.problem = ""
+        self.error_message = ""
         may = operator_feed.may_operate(session.client_ip, headers, self._bearer)
-        run_id = await operator_feed.watched() if may else None
+        run_id = await operator_feed.ensure_feed() if may else None
         self.is_locked = run_id is None
         self.run_id = run_id or ""
         self.access_token = (
@@ -67,14 +78,14 @@ class Operator(rx.State):
 
 
 def operator() -> rx.Component:
-    """Show the figures, or ask for the key."""
+    """Show the metrics, or a form for the key."""
     now = use_realtime_stream(
         Operator.run_id,
-        stream=operator_feed.figures,
+        stream=operator_feed.metrics,
         access_token=Operator.access_token,
-        start={"last": 1},  # each record tells the whole
+        start={"last": 1},  # each record is a complete sample
         max_records=1,
-        on_end=Operator.go_on,
+        on_end=Operator.follow_next_run,
         on_error=Operator.renew,
     )
     return frame(
@@ -83,7 +94,7 @@ def operator() -> rx.Component:
             _locked(),
             rx.cond(
                 now.latest.clock,
-                _figures(now),
+                _metrics(now),
                 rx.center(rx.spinner(size="3"), min_height="12rem", class_name="loading"),
             ),
         )
@@ -94,13 +105,13 @@ def _locked() -> rx.Component:
     return rx.center(
         card(
             rx.text(
-                "The gateway's secret key, or a token with ",
+                "To see the gateway's metrics, enter its secret key, or a token with ",
                 rx.code("read:metrics:*"),
-                ", opens what it does inside.",
+                ".",
                 size="2",
                 color_scheme="gray",
             ),
-            problem(Operator.problem),
+            error_callout(Operator.error_message),
             rx.form(
                 rx.flex(
                     rx.input(
@@ -125,18 +136,18 @@ def _locked() -> rx.Component:
     )
 
 
-def _figures(now: RealtimeStream[GatewayFigures]) -> rx.Component:
+def _metrics(now: RealtimeStream[GatewayMetrics]) -> rx.Component:
     latest = now.latest
     return rx.vstack(
         _head(now),
-        problem(now.error),
+        error_callout(now.error),
         tiles(
             tile("Connections", latest.connections, id="connections"),
             tile("Subscriptions", latest.subscriptions, id="subscriptions"),
             tile("Live streams", latest.live_streams, id="live-streams"),
             tile("Memory, MB", latest.memory_mb, id="memory"),
-            tile("Records in a second", grouped(latest.appended_per_s), id="appended"),
-            tile("Records out a second", grouped(latest.sent_per_s), id="sent"),
+            tile("Records in a second", with_separators(latest.appended_per_s), id="appended"),
+            tile("Records out a second", with_separators(latest.sent_per_s), id="sent"),
             tile("Delivered, 99 %", latest.delivery_ms, id="delivery"),
             tile("Loop late, 99 %", latest.loop_ms, id="loop"),
         ),
@@ -160,7 +171,7 @@ def _figures(now: RealtimeStream[GatewayFigures]) -> rx.Component:
     )
 
 
-def _head(now: RealtimeStream[GatewayFigures]) -> rx.Component:
+def _head(now: RealtimeStream[GatewayMetrics]) -> rx.Component:
     is_ready = now.latest.state == "ready"
     return rx.flex(
         rx.heading("This gateway", size="7", as_="h1"),
@@ -170,7 +181,7 @@ def _head(now: RealtimeStream[GatewayFigures]) -> rx.Component:
             size="2",
             id="gateway-state",
         ),
-        link_state(now),
+        connection_state(now),
         rx.spacer(),
         rx.text(now.latest.clock, size="2", color_scheme="gray", id="clock", style=NUMBER),
         align="center",
@@ -179,7 +190,7 @@ def _head(now: RealtimeStream[GatewayFigures]) -> rx.Component:
     )
 
 
-def _bars(latest: ObjectVar[GatewayFigures]) -> rx.Component:
+def _bars(latest: ObjectVar[GatewayMetrics]) -> rx.Component:
     def bar(level: Any) -> rx.Component:
         return rx.box(
             flex="1 1 0",
@@ -199,8 +210,8 @@ def _bars(latest: ObjectVar[GatewayFigures]) -> rx.Component:
         aria_label="Records sent in each of the last 60 seconds",
     )
     note = rx.flex(
-        rx.text("highest: ", grouped(latest.peak_per_s), " a second", size="1"),
-        rx.text(grouped(latest.sent_kb_per_s), " kB a second now", size="1"),
+        rx.text("highest: ", with_separators(latest.peak_per_s), " a second", size="1"),
+        rx.text(with_separators(latest.sent_kb_per_s), " kB a second now", size="1"),
         justify="between",
         color=rx.color("gray", 11),
         width="100%",
@@ -208,26 +219,26 @@ def _bars(latest: ObjectVar[GatewayFigures]) -> rx.Component:
     return rx.vstack(bars, note, spacing="2", width="100%")
 
 
-def _streams(latest: ObjectVar[GatewayFigures]) -> rx.Component:
+def _streams(latest: ObjectVar[GatewayMetrics]) -> rx.Component:
     def row(each: ObjectVar[StreamRow]) -> rx.Component:
         return rx.table.row(
             _name(each.stream),
             rx.table.cell(each.run, style=MONO, white_space="nowrap", display=WIDE),
-            rx.table.cell(grouped(each.per_s), style=NUMBER),
+            rx.table.cell(with_separators(each.per_s), style=NUMBER),
             rx.table.cell(each.readers, style=NUMBER),
             class_name="live-stream",
         )
 
-    heads = ("Stream", "Run", "A second", "Readers")  # the run only where there is room
+    heads = ("Stream", "Run", "A second", "Readers")  # narrow screens hide the run
     return _table(heads, latest.rates, row, "No stream has a reader here.", numbers=2)
 
 
-def _readers(latest: ObjectVar[GatewayFigures]) -> rx.Component:
+def _readers(latest: ObjectVar[GatewayMetrics]) -> rx.Component:
     def row(each: ObjectVar[ReaderRow]) -> rx.Component:
         return rx.table.row(
             _name(each.connection),
             _name(each.stream),
-            rx.table.cell(grouped(each.behind), style=NUMBER),
+            rx.table.cell(with_separators(each.behind), style=NUMBER),
             class_name="slow-reader",
         )
 
@@ -235,12 +246,12 @@ def _readers(latest: ObjectVar[GatewayFigures]) -> rx.Component:
     return _table(heads, latest.lagging, row, "Every reader has caught up.", numbers=1)
 
 
-def _refusals(latest: ObjectVar[GatewayFigures]) -> rx.Component:
+def _refusals(latest: ObjectVar[GatewayMetrics]) -> rx.Component:
     def row(each: ObjectVar[RefusalRow]) -> rx.Component:
         return rx.table.row(
             _name(each.code),
-            rx.table.cell(grouped(each.last_minute), style=NUMBER),
-            rx.table.cell(grouped(each.total), style=NUMBER),
+            rx.table.cell(with_separators(each.last_minute), style=NUMBER),
+            rx.table.cell(with_separators(each.total), style=NUMBER),
             class_name="refusal",
         )
 

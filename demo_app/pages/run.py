@@ -1,4 +1,4 @@
-"""`/runs/RUN`: one run, as any client would see it."""
+"""`/runs/RUN`: one run, with the data that any client can read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import reflex as rx
 from reflex.vars import ObjectVar
 
 from demo_app.pages.layout import (
+    as_json,
     card,
     code,
-    link_state,
-    older,
-    pretty,
-    problem,
+    connection_state,
+    error_callout,
+    load_more_button,
     run_badge,
     run_frame,
     status_badge,
 )
-from demo_app.state import Shown
+from demo_app.state import RunView
 from gateway.ui import (
     PageRun,
     RealtimeRun,
@@ -27,23 +27,23 @@ from gateway.ui import (
     use_realtime_stream,
 )
 
-RAW_RECORDS = 50  # shown of each stream
+RAW_RECORDS = 50  # shown per stream
 
 
 def run_detail() -> rx.Component:
-    """Show status, time line, streams, children and a token."""
-    run = use_realtime_run(Shown.id, access_token=Shown.access_token, on_error=Shown.renew)
+    """Show a run's status, times, values, children and streams, and a token to copy."""
+    run = use_realtime_run(RunView.id, access_token=RunView.access_token, on_error=RunView.renew)
     return run_frame(
-        problem(run.error),
+        error_callout(run.error),
         rx.flex(
-            rx.heading("Run of ", rx.code(Shown.task), size="6", as_="h1"),
+            rx.heading("Run of ", rx.code(RunView.task), size="6", as_="h1"),
             run_badge(run),
-            link_state(run),
+            connection_state(run),
             align="center",
             spacing="3",
             wrap="wrap",
         ),
-        rx.text(Shown.id, size="1", color_scheme="gray", id="run-id"),
+        rx.text(RunView.id, size="1", color_scheme="gray", id="run-id"),
         rx.grid(
             _time_line(run),
             _values(run),
@@ -78,7 +78,7 @@ def _time_line(run: RealtimeRun) -> rx.Component:
     return card(
         moment("Triggered", now.created_at),
         moment("Started", now.started_at),
-        moment("Cancellation asked", now.cancel_requested_at),
+        moment("Cancellation requested", now.cancel_requested_at),
         moment("Finished", now.finished_at),
         rx.cond(
             now.parent_id,
@@ -92,38 +92,38 @@ def _values(run: RealtimeRun) -> rx.Component:
     now = run.run
     return card(
         rx.text("Payload", size="1", color_scheme="gray"),
-        code(pretty(now.payload), id="payload"),
+        code(as_json(now.payload), id="payload"),
         rx.cond(
             run.run.metadata.length() > 0,
             rx.fragment(
                 rx.text("Metadata", size="1", color_scheme="gray"),
-                code(pretty(now.metadata), id="metadata"),
+                code(as_json(now.metadata), id="metadata"),
             ),
         ),
         rx.cond(
             run.is_success,
             rx.fragment(
                 rx.text("Output", size="1", color_scheme="gray"),
-                code(pretty(now.output), id="output"),
+                code(as_json(now.output), id="output"),
             ),
         ),
         rx.cond(
             now.error,
-            problem(now.error.type + ": " + now.error.message),
+            error_callout(now.error.type + ": " + now.error.message),
         ),
-        title="In and out",
+        title="Input and output",
     )
 
 
 def _children() -> rx.Component:
     children = use_realtime_children(
-        Shown.id, access_token=Shown.access_token, skip=["payload", "output"]
+        RunView.id, access_token=RunView.access_token, skip=["payload", "output"]
     )
     return rx.cond(
         children.count > 0,
         card(
             rx.vstack(rx.foreach(children.runs, _child), spacing="2"),
-            older(children),
+            load_more_button(children),
             title="Children",
         ),
     )
@@ -149,9 +149,9 @@ def _streams() -> rx.Component:
 
 def _raw_stream(id: str) -> rx.Component:
     stream = use_realtime_stream(
-        Shown.id,
+        RunView.id,
         stream=id,
-        access_token=Shown.access_token,
+        access_token=RunView.access_token,
         start={"last": RAW_RECORDS},
         max_records=RAW_RECORDS,
         throttle_ms=200,
@@ -165,13 +165,11 @@ def _raw_stream(id: str) -> rx.Component:
         card(
             rx.flex(
                 rx.heading("Stream ", rx.code(id), size="3", as_="h2"),
-                link_state(stream),
+                connection_state(stream),
                 spacing="3",
                 align="center",
             ),
-            rx.text(
-                f"The last {RAW_RECORDS} records, as they are sent.", size="1", color_scheme="gray"
-            ),
+            rx.text(f"The last {RAW_RECORDS} records, as sent.", size="1", color_scheme="gray"),
             code(lines, follow=True, id=f"stream-{id}"),
         ),
     )
@@ -180,14 +178,14 @@ def _raw_stream(id: str) -> rx.Component:
 def _token() -> rx.Component:
     return card(
         rx.text(
-            "This token reads this run and its streams, and nothing else, for an hour. Paste it "
+            "This token reads only this run and its streams. It expires after one hour. Paste it "
             "into any WebSocket client:",
             size="2",
             color_scheme="gray",
         ),
-        _copyable(Shown.paste_token, "token"),
+        _copyable(RunView.paste_token, "token"),
         rx.text("In a terminal, from the project's folder:", size="2", color_scheme="gray"),
-        _copyable(Shown.command, "command"),
+        _copyable(RunView.command, "command"),
         title="Watch it from anywhere",
     )
 

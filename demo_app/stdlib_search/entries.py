@@ -1,7 +1,7 @@
-"""What the modules of the standard library define, from their syntax trees.
+"""List the definitions of the standard library's modules, from their syntax trees.
 
-No module is imported for it except a few that are written in C, which have no source to parse and
-whose docstrings are taken instead.
+Modules are parsed, not imported. The exceptions are a few modules written in C: they have no Python
+source, so their objects and docstrings are read.
 """
 
 import ast
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-C_MODULES = ("builtins", "itertools", "math", "time")  # have no .py file, but public names
+C_MODULES = ("builtins", "itertools", "math", "time")  # public modules without a .py file
 _C_HELPERS = ("_collections", "_csv", "_functools", "_io", "_operator", "_thread", "_weakref")
 
 
@@ -20,7 +20,7 @@ _C_HELPERS = ("_collections", "_csv", "_functools", "_io", "_operator", "_thread
 class Hit:
     """One definition that matches a search.
 
-    `line` is 0 where the thing is written in C and there are no lines to read.
+    `line` is 0 if the object is defined in C and has no Python source.
     """
 
     module: str
@@ -35,7 +35,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One definition: the hit without its score, and the words to find it by."""
+    """One definition: the hit without a score, and the texts that are indexed."""
 
     hit: Hit
     doc: str
@@ -43,10 +43,10 @@ class Entry:
 
 
 def entries_of(modules: Mapping[str, Path]) -> Iterator[Entry]:
-    """Give every definition of some modules and of those that are written in C.
+    """Yield every definition of the given modules and of `C_MODULES`.
 
     Args:
-        modules: The files of those written in Python, by dotted name.
+        modules: The source files by dotted module name.
     """
     for module, path in modules.items():
         try:
@@ -81,7 +81,7 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import
 
 
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[_Definition]:
-    """Give the definitions of a module, also those that stand under an `if` or a `try`."""
+    """Yield the definitions of a module, including those in the body of an `if` or a `try`."""
     for node in body:
         if isinstance(node, _Definition):
             yield node
@@ -120,7 +120,7 @@ def _end(node: _Definition) -> int:
 
 
 def _arguments(arguments: ast.arguments) -> str:
-    """Write out the parameters without `self`, `cls` and annotations."""
+    """Return the parameters as source text, without `self`, `cls` and annotations."""
     for group in (arguments.posonlyargs, arguments.args, arguments.kwonlyargs):
         for argument in group:
             argument.annotation = None
@@ -134,7 +134,7 @@ def _parameters(arguments: ast.arguments) -> tuple[str, ...]:
 
 
 def _c_import_entries(module: str, node: ast.ImportFrom) -> Iterator[Entry]:
-    """Give what a module takes over from C, such as `collections.deque`."""
+    """Yield the public names that a module imports from C, such as `collections.deque`."""
     things = _c_names(node.module) if node.module in _C_HELPERS else {}
     for alias in node.names:
         name = alias.asname or alias.name
@@ -153,7 +153,7 @@ def _c_names(module: str | None) -> dict[str, Any]:
     try:
         return vars(importlib.import_module(module or ""))
     except (ImportError, ValueError):
-        return {}  # another interpreter may have it elsewhere
+        return {}  # another interpreter may not have this module
 
 
 def _c_entries(module: str, name: str, thing: Any, line: int) -> Iterator[Entry]:
@@ -173,9 +173,9 @@ def _c_entry(module: str, name: str, thing: Any, line: int) -> Entry:
 
 
 def _c_signature(name: str, thing: Any) -> tuple[str, str]:
-    """Return the parameters as written, and the docstring without the lines that repeat them.
+    """Return the parameters as text, and the docstring without the lines that repeat them.
 
-    Some docstrings begin with them: `deque([iterable[, maxlen]]) --> deque object`.
+    Some docstrings begin with the signature: `deque([iterable[, maxlen]]) --> deque object`.
     """
     doc = str(getattr(thing, "__doc__", None) or "").strip()
     written = getattr(thing, "__text_signature__", None) or ""
@@ -187,6 +187,6 @@ def _c_signature(name: str, thing: Any) -> tuple[str, str]:
 
 
 def _first(doc: str) -> str:
-    """Return the first sentence-like part of a docstring as one line of at most 200 characters."""
+    """Return the first paragraph of a docstring as one line of at most 200 characters."""
     paragraph = " ".join(doc.strip().partition("\n\n")[0].split())
     return paragraph if len(paragraph) <= 200 else paragraph[:199] + "…"

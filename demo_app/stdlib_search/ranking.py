@@ -1,4 +1,4 @@
-"""How words are compared and definitions ranked."""
+"""Rank definitions by the words of a query: stemming, synonyms, and an inverted index."""
 
 import math
 import re
@@ -9,9 +9,9 @@ from functools import lru_cache
 
 from demo_app.stdlib_search.entries import Entry, Hit
 
-MIN_COVERAGE = 0.45  # a hit explains this share of the question, or it is no hit
-MIN_SCORE = 6.0  # below it the hits for questions of which the library knows nothing
-MAX_RARITY = 6.0  # else a word that occurs once drowns the words that matter
+MIN_COVERAGE = 0.45  # share of the query's words, weighted by rarity, that a hit must match
+MIN_SCORE = 6.0  # questions that the library does not cover have hits below this score
+MAX_RARITY = 6.0  # so that a word that occurs once does not outweigh all others
 
 _WELL_KNOWN_NAMES = """abc argparse array ast asyncio base64 bisect builtins calendar collections
     concurrent.futures configparser contextlib copy csv dataclasses datetime decimal difflib enum
@@ -71,7 +71,7 @@ def _words(text: str) -> list[str]:
 
 @lru_cache(1 << 16)  # the sources have about 20,000 different words
 def _stem(word: str) -> str:
-    """Cut a lower-case word to what its forms share, and let one word stand for its synonyms."""
+    """Return the stem of a lower-case word, or the stem that stands for its synonyms."""
     stem = _cut(word)
     return _SYNONYMS.get(stem, stem)
 
@@ -99,7 +99,7 @@ def _query_words(query: str) -> dict[str, None]:
     return dict.fromkeys(_stem(word.lower()) for word in kept or words)
 
 
-# What a word in each place is worth.
+# The weight of a word by the place where it occurs.
 _IN_NAME, _IN_MODULE, _IN_SUMMARY, _IN_PARAMETERS, _IN_DOC = 3.0, 2.2, 1.8, 1.0, 0.6
 
 
@@ -121,7 +121,7 @@ class Index:
                 self._names[name.lower()].append(number)
 
     def search(self, query: str, limit: int) -> list[Hit]:
-        """Return the best hits; see `library.search`."""
+        """Return the best hits; see `tools.search`."""
         scores = self._by_words(query)
         for number in self._by_name(query):
             scores[number] = scores.get(number, 1.0) + 100 * _prior(self._hits[number])
@@ -130,28 +130,28 @@ class Index:
 
     def _by_words(self, query: str) -> dict[int, float]:
         words = {word: self._rarity(word) for word in _query_words(query)}
-        asked = sum(words.values())
+        total_rarity = sum(words.values())
         sums: dict[int, float] = defaultdict(float)
-        explained: dict[int, float] = defaultdict(float)
+        coverage: dict[int, float] = defaultdict(float)
         for word, rarity in words.items():
             for number, weight in self._postings.get(word, ()):
                 sums[number] += rarity * weight
-                explained[number] += rarity / asked
+                coverage[number] += rarity / total_rarity
         scores = {
-            number: total * explained[number] ** 2 * self._likely(number, words)
+            number: total * coverage[number] ** 2 * self._boost(number, words)
             for number, total in sums.items()
-            if explained[number] >= MIN_COVERAGE
+            if coverage[number] >= MIN_COVERAGE
         }
         return {number: score for number, score in scores.items() if score >= MIN_SCORE}
 
-    def _likely(self, number: int, words: Container[str]) -> float:
-        """Prefer what is called exactly as a word of the query: `dataclass` to `is_dataclass`."""
+    def _boost(self, number: int, words: Container[str]) -> float:
+        """Return a factor that prefers exact names: `dataclass` before `is_dataclass`."""
         hit = self._hits[number]
         name = _words(hit.name)
         return _prior(hit) * (1.4 if len(name) == 1 and name[0] in words else 1.0)
 
     def _by_name(self, query: str) -> Iterator[int]:
-        """Find what the query calls by a name that is no plain word: dotted, snake or camel."""
+        """Find definitions that the query names as code: dotted, snake case or camel case."""
         for word in re.findall(r"[A-Za-z_][\w.]*\w", query):
             if "." in word or "_" in word or re.search(r"[a-z][A-Z]", word):
                 yield from self._names.get(word.lower(), ())
@@ -162,7 +162,7 @@ class Index:
 
 
 def _weights(entry: Entry) -> dict[str, float]:
-    """Say what each word of a definition is worth; every place in which it stands adds to it."""
+    """Return the weight of each word of a definition, summed over the places where it occurs."""
     hit = entry.hit
     name = [] if hit.kind == "module" else _words(hit.name)
     parameters = [word for name in entry.parameters for word in _words(name)]
@@ -175,14 +175,14 @@ def _weights(entry: Entry) -> dict[str, float]:
     )
     weights: dict[str, float] = defaultdict(float)
     for worth, words in places:
-        shorter = 1 / (1 + 0.03 * len(words))  # one word of four says more than one of forty
+        brevity = 1 / (1 + 0.03 * len(words))  # a word counts more in a short text
         for word in set(words):
-            weights[word] += worth * shorter
+            weights[word] += worth * brevity
     return weights
 
 
 def _prior(hit: Hit) -> float:
-    """Say how likely a definition is what somebody asks for, whatever the question."""
+    """Return how likely users want a definition, regardless of the query."""
     package = hit.module.partition(".")[0]
     prior = 1.2 if package in _USEFUL_PACKAGES else 0.6 if package in _UNLIKELY_PACKAGES else 1.0
     prior = 1.5 if hit.module in _WELL_KNOWN else prior

@@ -1,10 +1,9 @@
-"""Search and read the sources of the running Python's standard library: two tools for a model.
+"""Two tools for a model: search and read the sources of the running Python's standard library.
 
-`search` ranks definitions by the words of a question; `read` shows the lines of a module. `TOOLS`
-describes both for function calling, and `call_tool` validates what a model sends and runs it.
+`search` ranks definitions by the words of a question; `read` returns lines of a module. `TOOLS`
+describes both for function calling. `call_tool` validates a model's call and runs it.
 
-The index of `library_entries`, which `library_ranking` ranks, is built on first use (a few seconds)
-and kept.
+The index is built on the first search, which takes a few seconds, and stays in memory.
 """
 
 import os
@@ -32,7 +31,7 @@ _EXCLUDED = frozenset(_EXCLUDED_NAMES.split())
 
 
 class ToolError(ValueError):
-    """A tool call that cannot be done; the message tells the caller what to send instead."""
+    """A tool call that failed. The message says what to send instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Excerpt:
 
 
 class SearchInput(BaseModel):
-    """What a model sends to `search`."""
+    """The arguments of `search`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -60,7 +59,7 @@ class SearchInput(BaseModel):
 
 
 class ReadInput(BaseModel):
-    """What a model sends to `read`."""
+    """The arguments of `read`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -105,7 +104,7 @@ def call_tool(name: str, arguments: dict[str, Any]) -> Any:
         A list of hits or one excerpt, as plain dicts.
 
     Raises:
-        ToolError: The tool is unknown, an argument is wrong, or there is no such module or line.
+        ToolError: The tool is unknown, an argument is invalid, or there is no such module or line.
     """
     try:
         if name == "search":
@@ -124,15 +123,15 @@ def call_tool(name: str, arguments: dict[str, Any]) -> Any:
 def search(query: str, limit: int = 8) -> list[Hit]:
     """Return the definitions that match the words of the query, the best first.
 
-    The first call builds the index and takes a few seconds; call it from a thread where an event
-    loop must stay free.
+    The first call builds the index, which takes a few seconds. In an event loop, call it from a
+    thread.
 
     Args:
-        query: A question or some words; at most `MAX_QUERY_CHARS` characters are looked at.
-        limit: How many hits to return at most.
+        query: A question or some words; only the first `MAX_QUERY_CHARS` characters are used.
+        limit: The maximum number of hits.
 
     Returns:
-        Hits of which each explains a good part of the query; none where nothing does.
+        Hits that match at least the share `ranking.MIN_COVERAGE` of the query's words.
     """
     return _index().search(query[:MAX_QUERY_CHARS], limit)
 
@@ -142,28 +141,26 @@ def read(module: str, start_line: int = 1, max_lines: int = 80) -> Excerpt:
 
     Args:
         module: The dotted name, as in a `Hit`.
-        start_line: The first line, from 1.
-        max_lines: How many lines at most, up to `MAX_LINES`.
+        start_line: The first line, counted from 1.
+        max_lines: The maximum number of lines, up to `MAX_LINES`.
 
     Raises:
-        ToolError: There is no such module here, or it has no such line.
+        ToolError: The standard library has no such module, or the module has no such line.
     """
     if module in C_MODULES:
         raise ToolError(f"{module} is written in C and has no Python source to read")
-    path = _modules().get(module)  # a look-up and not a path: nothing else can be reached
+    path = _modules().get(module)  # a look-up, so that no other file can be read
     if path is None:
         raise ToolError(f"no module {module[:60]!r} in the standard library; search finds names")
     lines = path.read_text("utf-8", "replace").splitlines()
     if not 1 <= start_line <= max(1, len(lines)):
         raise ToolError(f"start_line is {start_line}; {module} has lines 1 to {len(lines)}")
     if not 1 <= max_lines <= MAX_LINES:
-        raise ToolError(f"max_lines is {max_lines}; it goes from 1 to {MAX_LINES}")
+        raise ToolError(f"max_lines is {max_lines}; it must be from 1 to {MAX_LINES}")
     shown = lines[start_line - 1 : start_line - 1 + max_lines]
     end_line = start_line + len(shown) - 1
     return Excerpt(module, start_line, end_line, len(lines), "\n".join(shown))
 
-
-# Which modules there are.
 
 _lock = threading.RLock()
 _found_modules: dict[str, Path] = {}
@@ -178,7 +175,7 @@ def _modules() -> dict[str, Path]:
 
 
 def _index() -> "Index":
-    with _lock:  # whoever comes second waits for the first instead of building another
+    with _lock:  # concurrent callers wait for one build
         if not _built_index:
             _built_index.append(Index(entries_of(_modules())))
         return _built_index[0]

@@ -63,7 +63,7 @@ async def test_from_elsewhere_the_page_wants_a_key(open_page):
     for wrong in ("nonsense", reader):
         await field.fill(wrong)
         await page.page.locator("#unlock").click()
-        await page.page.locator("[role=alert] >> text=does not open").wait_for()
+        await page.page.locator("[role=alert] >> text=does not give access").wait_for()
         assert await page.page.locator("#clock").count() == 0
     await field.fill(tokens.mint(["read:metrics:*"], secret_key=SECRET))
     await page.page.locator("#unlock").click()

@@ -74,7 +74,7 @@ async def test_an_unknown_run_is_said_to_be_unknown(open_page, kind):
     await page.until_shown(f"there is no run {unknown}")
     assert await page.page.locator(".loading, .rt-Spinner").count() == 0
     assert subscriptions(page) == {}
-    await page.page.get_by_role("link", name="Start something new").click()
+    await page.page.get_by_role("link", name="Start a new run").click()
     await page.page.locator("#start").wait_for()
 
 

@@ -1,4 +1,4 @@
-"""Both answerers: offline, and with a model behind a real HTTP server that speaks its API."""
+"""The assistant: offline, and with a model behind an HTTP server with the API of OpenAI."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def text_of(parts: list[Part]) -> str:
 
 
 def types_of(parts: list[Part]) -> list[str]:
-    """List the kinds of part, each row of text pieces once."""
+    """Return the types of the parts; consecutive text deltas count once."""
     types: list[str] = []
     for part in parts:
         if part["type"] != "text-delta" or types[-1:] != ["text-delta"]:
@@ -41,10 +41,10 @@ def types_of(parts: list[Part]) -> list[str]:
     return types
 
 
-# Offline.
+# ---- offline ----
 
 
-async def test_the_offline_answer_calls_the_tools_and_tells_what_they_found() -> None:
+async def test_offline_answer_calls_tools_and_quotes_results() -> None:
     parts = await collect(answer_offline("find the largest items in a list", delay_s=0))
     assert types_of(parts) == [
         "tool-call",
@@ -78,7 +78,7 @@ async def test_the_offline_answer_calls_the_tools_and_tells_what_they_found() ->
         ("read a csv file", "**`csv`** is the module to look at"),
     ],
 )
-async def test_the_offline_answer_is_useful(question: str, expected: str) -> None:
+async def test_offline_answer_contains_documentation(question: str, expected: str) -> None:
     parts = await collect(answer_offline(question, delay_s=0))
     text = text_of(parts)
     assert expected in text
@@ -86,7 +86,7 @@ async def test_the_offline_answer_is_useful(question: str, expected: str) -> Non
     assert not any(part.get("is_error") for part in parts)
 
 
-async def test_the_offline_answer_says_when_it_found_nothing() -> None:
+async def test_offline_answer_reports_no_results() -> None:
     parts = await collect(answer_offline("`best` pizza\nrecipe", delay_s=0))
     assert types_of(parts) == ["tool-call", "tool-result", "text-delta", "finish"]
     assert "I found nothing" in text_of(parts)
@@ -96,14 +96,14 @@ async def test_the_offline_answer_says_when_it_found_nothing() -> None:
 @pytest.mark.parametrize(
     "question", ["", "  \n ", "x" * 100_000, "\0", "\ud800 deque", "*" * 50, "heapq " * 500]
 )
-async def test_the_offline_answer_survives_any_question(question: str) -> None:
+async def test_offline_answer_finishes_for_any_question(question: str) -> None:
     parts = await collect(answer_offline(question, delay_s=0))
     assert parts[-1] == {"type": "finish", "reason": "stop"}
     assert len(text_of(parts)) < 10_000
     assert json.dumps(parts, ensure_ascii=False).encode()
 
 
-async def test_text_comes_in_pieces_with_a_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_offline_text_is_sent_in_pieces_with_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     async def note(delay_s: float) -> None:
@@ -116,11 +116,11 @@ async def test_text_comes_in_pieces_with_a_delay(monkeypatch: pytest.MonkeyPatch
     assert waits == [0.5] * len(pieces)
 
 
-# With a model.
+# ---- with a model ----
 
 
 class FakeModel:
-    """A server that speaks the chat-completions API from a script, one entry a request."""
+    """A chat-completions API that answers from a script, with one entry for each request."""
 
     def __init__(self) -> None:
         self.script: list[Response | list[Any]] = []
@@ -130,16 +130,16 @@ class FakeModel:
     async def complete(self, request: Request) -> Response:
         self.requests.append(await request.json())
         self.keys.append(request.headers["authorization"])
-        turn = self.script.pop(0)
-        if isinstance(turn, Response):
-            return turn
-        return StreamingResponse(self._speak(turn), media_type="text/event-stream")
+        entry = self.script.pop(0)
+        if isinstance(entry, Response):
+            return entry
+        return StreamingResponse(self._events(entry), media_type="text/event-stream")
 
-    async def _speak(self, events: list[Any]) -> AsyncIterator[bytes]:
+    async def _events(self, events: list[Any]) -> AsyncIterator[bytes]:
         for event in events:
             data = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
             line = f"data: {data}\n\n".encode()
-            yield line[:7]  # torn apart, as a network does
+            yield line[:7]  # two chunks, as a network may deliver them
             await asyncio.sleep(0)
             yield line[7:]
 
@@ -170,7 +170,7 @@ def model(server: tuple[FakeModel, str], monkeypatch: pytest.MonkeyPatch) -> Fak
     return fake
 
 
-def say(text: str) -> dict[str, Any]:
+def text(text: str) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
 
 
@@ -191,8 +191,8 @@ def usage(prompt: int, completion: int) -> dict[str, Any]:
     return {"choices": [], "usage": counts | {"prompt_tokens_details": {"cached_tokens": 0}}}
 
 
-async def test_text_and_usage_of_a_plain_answer(model: FakeModel) -> None:
-    model.script = [[say("Hello "), say("line\u2028end"), end("stop"), usage(7, 2), "[DONE]"]]
+async def test_model_answer_has_text_and_usage(model: FakeModel) -> None:
+    model.script = [[text("Hello "), text("line\u2028end"), end("stop"), usage(7, 2), "[DONE]"]]
     parts = await collect(answer_with_model("hi"))
     assert parts == [
         {"type": "text-delta", "text": "Hello "},
@@ -209,9 +209,9 @@ async def test_text_and_usage_of_a_plain_answer(model: FakeModel) -> None:
     assert model.requests[0]["tools"] == TOOLS
 
 
-async def test_tool_calls_in_pieces_are_run_and_told_to_the_model(model: FakeModel) -> None:
+async def test_tool_call_deltas_are_joined_and_results_sent(model: FakeModel) -> None:
     first = [
-        say("Let me look. "),
+        text("Let me look. "),
         call(0, "", "call_a", "search"),
         call(0, '{"que'),
         call(1, "", "call_b", "read"),
@@ -221,7 +221,7 @@ async def test_tool_calls_in_pieces_are_run_and_told_to_the_model(model: FakeMod
         usage(10, 5),
         "[DONE]",
     ]
-    model.script = [first, [say("Use heapq."), end("stop"), usage(20, 3), "[DONE]"]]
+    model.script = [first, [text("Use heapq."), end("stop"), usage(20, 3), "[DONE]"]]
     parts = await collect(answer_with_model("largest?"))
     calls = [part for part in parts if part["type"] == "tool-call"]
     results = [part for part in parts if part["type"] == "tool-result"]
@@ -233,21 +233,21 @@ async def test_tool_calls_in_pieces_are_run_and_told_to_the_model(model: FakeMod
     assert results[1]["output"]["end_line"] == 2
     assert not any(part["is_error"] for part in results)
     assert parts[-1]["usage"] == {"prompt_tokens": 30, "completion_tokens": 8}
-    said, *told = model.requests[1]["messages"][2:]
-    assert said["content"] == "Let me look. "
-    assert [item["id"] for item in said["tool_calls"]] == ["call_a", "call_b"]
-    assert [item["tool_call_id"] for item in told] == ["call_a", "call_b"]
-    assert json.loads(told[1]["content"]) == results[1]["output"]
+    response, *tool_messages = model.requests[1]["messages"][2:]
+    assert response["content"] == "Let me look. "
+    assert [item["id"] for item in response["tool_calls"]] == ["call_a", "call_b"]
+    assert [item["tool_call_id"] for item in tool_messages] == ["call_a", "call_b"]
+    assert json.loads(tool_messages[1]["content"]) == results[1]["output"]
 
 
-async def test_a_server_without_indices_is_understood(model: FakeModel) -> None:
+async def test_tool_calls_without_index_are_joined(model: FakeModel) -> None:
     first = [
         call(None, '{"module": ', "call_a", "read"),
         call(None, '"heapq", "max_lines": 1}'),
         call(None, '{"module": "bisect", "max_lines": 1}', "call_b", "read"),
         end("tool_calls"),
     ]
-    model.script = [first, [say("ok"), end("stop")]]
+    model.script = [first, [text("ok"), end("stop")]]
     parts = await collect(answer_with_model("x"))
     modules = [part["input"]["module"] for part in parts if part["type"] == "tool-call"]
     assert modules == ["heapq", "bisect"]
@@ -263,12 +263,12 @@ async def test_a_server_without_indices_is_understood(model: FakeModel) -> None:
         ("rm", "{}", "unknown tool 'rm'"),
     ],
 )
-async def test_a_wrong_tool_call_is_an_error_the_model_hears(
+async def test_invalid_tool_call_returns_error_to_model(
     model: FakeModel, name: str, arguments: str, message: str
 ) -> None:
     model.script = [
         [call(0, arguments, "call_a", name), end("tool_calls")],
-        [say("sorry"), end("stop")],
+        [text("sorry"), end("stop")],
     ]
     parts = await collect(answer_with_model("x"))
     assert types_of(parts) == ["tool-call", "tool-result", "text-delta", "finish"]
@@ -277,12 +277,15 @@ async def test_a_wrong_tool_call_is_an_error_the_model_hears(
     assert message in json.loads(model.requests[1]["messages"][-1]["content"])
 
 
-async def test_a_model_that_only_calls_tools_comes_to_an_end(model: FakeModel) -> None:
-    turn = [call(0, '{"module": "heapq", "max_lines": 1}', "call_a", "read"), end("tool_calls")]
-    model.script = [list(turn) for _ in range(20)]
+async def test_model_that_only_calls_tools_ends_with_error(model: FakeModel) -> None:
+    entry = [
+        call(0, '{"module": "heapq", "max_lines": 1}', "call_a", "read"),
+        end("tool_calls"),
+    ]
+    model.script = [list(entry) for _ in range(20)]
     parts = await collect(answer_with_model("x"))
     assert parts[-1]["type"] == "error"
-    assert "called tools 6 times" in parts[-1]["message"]
+    assert "no answer after 6 rounds" in parts[-1]["message"]
     assert sum(part["type"] == "tool-call" for part in parts) == 6
     choices = [request["tool_choice"] for request in model.requests]
     assert choices == ["auto"] * 6 + ["none"]
@@ -295,13 +298,13 @@ async def test_a_model_that_only_calls_tools_comes_to_an_end(model: FakeModel) -
         (JSONResponse({"error": {"message": f"slow down, {KEY}"}}, 429), "429: slow down, …"),
         (Response("<html>", 502), "status 502: no reason given"),
         (JSONResponse([1], 500), "status 500: no reason given"),
-        ([say("half")], "cut off"),
-        ([say("half"), "{oops"], "not JSON"),
+        ([text("half")], "cut off"),
+        ([text("half"), "{oops"], "not JSON"),
         (["[1]"], "not an object"),
         ([{"error": {"message": f"overloaded {KEY}"}}], "failed: overloaded …"),
     ],
 )
-async def test_failures_are_told_without_the_key(
+async def test_error_part_does_not_contain_key(
     model: FakeModel, response: Response | list[Any], message: str
 ) -> None:
     model.script = [response]
@@ -317,12 +320,12 @@ async def test_failures_are_told_without_the_key(
         ("OPENAI_BASE_URL", "http://127.0.0.1:1/v1", "could not be reached (ConnectError)"),
         ("OPENAI_BASE_URL", "nonsense", "could not be reached (UnsupportedProtocol)"),
         ("OPENAI_BASE_URL", "http://a:b:c", "could not be reached (InvalidURL)"),
-        ("OPENAI_API_KEY", "sk-ü", "characters that no key has"),
-        ("OPENAI_API_KEY", f"{KEY}\nx", "characters that no key has"),
+        ("OPENAI_API_KEY", "sk-ü", "not printable ASCII"),
+        ("OPENAI_API_KEY", f"{KEY}\nx", "not printable ASCII"),
         ("OPENAI_API_KEY", "", "OPENAI_API_KEY is not set"),
     ],
 )
-async def test_a_wrong_environment_is_told(
+async def test_invalid_environment_is_reported(
     model: FakeModel, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -335,7 +338,7 @@ async def test_a_wrong_environment_is_told(
 @pytest.mark.parametrize(
     ("question", "message"), [("", "is empty"), ("x" * 2_001, "limit is 2_000")]
 )
-async def test_a_question_out_of_bounds_is_not_sent(
+async def test_question_out_of_bounds_is_not_sent(
     model: FakeModel, question: str, message: str
 ) -> None:
     parts = await collect(answer_with_model(question))
@@ -343,12 +346,12 @@ async def test_a_question_out_of_bounds_is_not_sent(
     assert model.requests == []
 
 
-async def test_the_environment_decides_who_answers(
+async def test_environment_selects_model_or_offline(
     model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_MODEL", "small-model")
     assert model_name() == "small-model"
-    model.script = [[say("from the model"), end("stop")]]
+    model.script = [[text("from the model"), end("stop")]]
     assert text_of(await collect(answer("pizza"))) == "from the model"
     assert model.requests[0]["model"] == "small-model"
     monkeypatch.setenv("OPENAI_API_KEY", " ")

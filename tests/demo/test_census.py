@@ -1,4 +1,4 @@
-"""The census: what may be read, how it is counted, how findings add up."""
+"""The code census: access to files, counting, and the sum of the workers' reports."""
 
 import json
 from dataclasses import asdict
@@ -46,18 +46,18 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_file_is_counted_by_its_tokens(root: Path) -> None:
+def test_file_is_counted_by_its_tokens(root: Path) -> None:
     stats = read_file(root / "pack" / "sample.py", root)
     assert stats.module == "pack.sample"
     assert stats.lines == len(SAMPLE.splitlines()) == 16
     assert stats.code_lines == 6
     assert stats.comment_lines == 6
-    assert (stats.functions, stats.classes) == (1, 1)  # not those within strings
+    assert (stats.functions, stats.classes) == (1, 1)  # words inside strings do not count
     assert stats.size_bytes == len(SAMPLE)
     assert stats.tokens > 40
 
 
-def test_an_empty_file_counts_nothing(root: Path) -> None:
+def test_empty_file_has_zero_counts(root: Path) -> None:
     stats = read_file(root / "pack" / "__init__.py", root)
     assert (stats.module, stats.lines, stats.code_lines, stats.size_bytes) == ("pack", 0, 0, 0)
 
@@ -73,7 +73,7 @@ def test_an_empty_file_counts_nothing(root: Path) -> None:
         b'x = """never closed\n',
     ],
 )
-def test_a_broken_file_is_a_typed_failure_that_shows_no_path(root: Path, data: bytes) -> None:
+def test_broken_file_raises_error_without_path(root: Path, data: bytes) -> None:
     path = root / "broken.py"
     path.write_bytes(data)
     with pytest.raises(UnreadableFile) as caught:
@@ -82,7 +82,7 @@ def test_a_broken_file_is_a_typed_failure_that_shows_no_path(root: Path, data: b
     assert str(root) not in str(caught.value)
 
 
-def test_a_file_over_the_limit_is_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_over_size_limit_is_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MAX_FILE_BYTES", 10)
     with pytest.raises(FileTooLarge, match="the limit is 10"):
         read_file(root / "pack" / "sample.py", root)
@@ -91,7 +91,7 @@ def test_a_file_over_the_limit_is_skipped(root: Path, monkeypatch: pytest.Monkey
     assert reports[-1].problems == []
 
 
-def test_nothing_outside_the_root_is_read(
+def test_read_file_rejects_path_outside_root(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     outside = tmp_path_factory.mktemp("outside") / "secret.py"
@@ -104,7 +104,7 @@ def test_nothing_outside_the_root_is_read(
             read_file(path, root)
 
 
-def test_a_walk_leaves_out_links_and_hidden_folders(
+def test_walk_skips_links_and_hidden_folders(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     outside = tmp_path_factory.mktemp("outside")
@@ -118,7 +118,7 @@ def test_a_walk_leaves_out_links_and_hidden_folders(
     assert names == {"__init__.py", "sample.py"}
 
 
-def test_sources_are_the_library_the_project_and_packages() -> None:
+def test_sources_list_library_project_and_packages() -> None:
     listed = {choice.id: choice for choice in sources.sources()}
     assert {"stdlib", "project", "package:pytest", "package:httpx"} <= set(listed)
     assert listed["stdlib"].file_count > 300
@@ -126,7 +126,7 @@ def test_sources_are_the_library_the_project_and_packages() -> None:
 
 
 @pytest.mark.parametrize("source_id", ["stdlib", "project", "package:httpx", "package:pytest"])
-def test_a_source_resolves_to_python_files_below_its_root(source_id: str) -> None:
+def test_source_resolves_to_python_files_below_its_root(source_id: str) -> None:
     root = sources.root_of(source_id)
     files = sources.resolve(source_id)
     assert files == sorted(files)
@@ -155,7 +155,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("source_id", HOSTILE, ids=lambda text: repr(text[:20]))
-def test_anything_else_is_refused_with_a_short_message(source_id: str) -> None:
+def test_unknown_source_is_rejected_with_short_message(source_id: str) -> None:
     for refuse in (
         sources.resolve,
         sources.root_of,
@@ -167,7 +167,7 @@ def test_anything_else_is_refused_with_a_short_message(source_id: str) -> None:
         assert len(str(caught.value)) < 400
 
 
-def test_a_split_is_balanced_complete_and_repeatable(tmp_path: Path) -> None:
+def test_split_is_balanced_complete_and_repeatable(tmp_path: Path) -> None:
     files = []
     for number in range(50):
         path = tmp_path / f"m{number:02}.py"
@@ -181,23 +181,23 @@ def test_a_split_is_balanced_complete_and_repeatable(tmp_path: Path) -> None:
     assert split(files, 4) == shares
 
 
-def test_a_split_of_few_files_has_empty_shares() -> None:
+def test_split_of_few_files_has_empty_shares() -> None:
     assert split([], 3) == [[], [], []]
     for parts in (0, -1, sources.MAX_SHARES + 1):
-        with pytest.raises(ValueError, match="it goes from 1 to 64"):
+        with pytest.raises(ValueError, match="it must be from 1 to 64"):
             split([], parts)
 
 
-def test_shares_are_the_parts_of_a_split() -> None:
+def test_shares_together_contain_every_file() -> None:
     files = sources.resolve("package:httpx")
     shares = [sources.share("package:httpx", part, 3) for part in range(3)]
     assert sorted(path for one in shares for path in one) == files
     for part in (-1, 3):
-        with pytest.raises(ValueError, match="with 3 parts it goes from 0 to 2"):
+        with pytest.raises(ValueError, match="with 3 parts it must be from 0 to 2"):
             sources.share("package:httpx", part, 3)
 
 
-def test_a_worker_reports_every_few_files_and_at_the_end(root: Path) -> None:
+def test_worker_reports_every_few_files_and_at_end(root: Path) -> None:
     (root / "broken.py").write_text("x = (\n")
     files = [root / "pack" / "sample.py"] * 4 + [root / "broken.py"]
     reports = list(read_files(files, root, "worker 1", every=2))
@@ -217,11 +217,11 @@ def _report(worker: str, files: int, lines: int, *modules: FileStats) -> WorkerR
     return WorkerReport(worker, f"m{files}", 10, Totals(files=files, lines=lines), list(modules))
 
 
-def test_the_fold_adds_up_all_workers() -> None:
-    fold = Census(files_total=20)
-    assert fold.progress(0.0).percent == 0
-    fold.add(_report("worker 10", 4, 400), 1.0)
-    progress = fold.add(_report("worker 2", 6, 600), 2.0)
+def test_census_adds_up_all_workers() -> None:
+    census = Census(files_total=20)
+    assert census.progress(0.0).percent == 0
+    census.add(_report("worker 10", 4, 400), 1.0)
+    progress = census.add(_report("worker 2", 6, 600), 2.0)
     assert (progress.files_done, progress.percent) == (10, 50)
     assert (progress.files_per_s, progress.lines_per_s) == (5.0, 500)
     assert (progress.module, progress.totals.lines) == ("m6", 1000)
@@ -229,37 +229,37 @@ def test_the_fold_adds_up_all_workers() -> None:
     assert [row.percent for row in progress.workers] == [60, 40]
 
 
-def test_a_report_delivered_again_or_a_worker_that_starts_over_counts_once() -> None:
-    fold = Census(files_total=20)
+def test_report_counts_once_when_repeated_or_restarted() -> None:
+    census = Census(files_total=20)
     first = _report("a", 4, 400, _stats("x", 9))
     second = _report("a", 8, 800, _stats("y", 7))
-    once = [fold.add(first, 1.0), fold.add(second, 1.0)][-1]
-    again = [fold.add(first, 1.0), fold.add(second, 1.0)][-1]
+    once = [census.add(first, 1.0), census.add(second, 1.0)][-1]
+    again = [census.add(first, 1.0), census.add(second, 1.0)][-1]
     assert again == once
     assert (again.files_done, len(again.largest)) == (8, 2)
 
 
-def test_the_table_keeps_the_largest_modules_in_order() -> None:
-    fold = Census(files_total=100)
+def test_table_keeps_largest_modules_in_order() -> None:
+    census = Census(files_total=100)
     for number in range(30):
         lines = number * 37 % 30
-        progress = fold.add(_report("a", number + 1, 0, _stats(f"m{lines}", lines)), 1.0)
+        progress = census.add(_report("a", number + 1, 0, _stats(f"m{lines}", lines)), 1.0)
     assert [row.lines for row in progress.largest] == list(range(29, 19, -1))
 
 
-def test_the_percentage_reaches_100_only_with_the_last_file() -> None:
-    fold = Census(files_total=1000)
-    assert fold.add(_report("a", 999, 0), 1.0).percent == 99
-    assert fold.add(_report("a", 1000, 0), 1.0).percent == 100
+def test_percentage_is_100_only_after_last_file() -> None:
+    census = Census(files_total=1000)
+    assert census.add(_report("a", 999, 0), 1.0).percent == 99
+    assert census.add(_report("a", 1000, 0), 1.0).percent == 100
     assert Census(files_total=0).progress(0.0).percent == 100
 
 
-def test_a_whole_census_of_a_package_fits_small_records() -> None:
+def test_census_of_package_fits_small_records() -> None:
     root, files = sources.root_of("package:httpx"), sources.resolve("package:httpx")
-    fold = Census(len(files))
+    census = Census(len(files))
     for number, part in enumerate(split(files, 3), 1):
         for report in read_files(part, root, f"worker {number}"):
-            progress = fold.add(report, 1.0)
+            progress = census.add(report, 1.0)
             assert len(json.dumps(asdict(progress))) < 8_000
     assert (progress.files_done, progress.percent) == (len(files), 100)
     assert progress.totals.failed == progress.totals.skipped == 0

@@ -1,4 +1,4 @@
-"""The two tools over the standard library's sources."""
+"""The tools that search and read the standard library's sources."""
 
 import json
 import threading
@@ -34,17 +34,17 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize(("question", "expected"), QUESTIONS.items())
-def test_a_question_finds_what_it_is_about(question: str, expected: str) -> None:
+def test_search_ranks_expected_definition_first(question: str, expected: str) -> None:
     best = search(question)[0]
     assert f"{best.module}.{best.name}" == expected
 
 
 @pytest.mark.parametrize("question", ["best pizza recipe", "", "   ", "???", "\0", "天気"])
-def test_what_the_library_does_not_know_finds_nothing(question: str) -> None:
+def test_search_returns_nothing_for_unrelated_question(question: str) -> None:
     assert search(question) == []
 
 
-def test_a_hit_says_where_and_what() -> None:
+def test_hit_has_place_signature_and_summary() -> None:
     hit = search("heapq.nlargest")[0]
     assert (hit.module, hit.name, hit.kind) == ("heapq", "nlargest", "function")
     assert hit.signature == "heapq.nlargest(n, iterable, key=None)"
@@ -54,13 +54,13 @@ def test_a_hit_says_where_and_what() -> None:
     assert "return" in lines[-1]
 
 
-def test_hits_come_best_first_and_no_more_than_asked_for() -> None:
+def test_hits_are_sorted_by_score_and_limited() -> None:
     hits = search("temporary file", 5)
     assert len(hits) == 5
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
-def test_what_is_written_in_c_has_its_docstring_but_no_lines() -> None:
+def test_definition_in_c_has_summary_but_no_lines() -> None:
     hit = search("itertools.groupby")[0]
     assert (hit.line, hit.kind) == (0, "class")
     assert hit.summary
@@ -68,7 +68,7 @@ def test_what_is_written_in_c_has_its_docstring_but_no_lines() -> None:
         read("itertools")
 
 
-def test_reading_shows_the_lines_asked_for() -> None:
+def test_read_returns_requested_lines() -> None:
     whole = read("heapq", 1, 200)
     excerpt = read("heapq", 3, 2)
     assert (excerpt.start_line, excerpt.end_line) == (3, 4)
@@ -93,7 +93,7 @@ def test_reading_shows_the_lines_asked_for() -> None:
         "x" * 10_000,
     ],
 )
-def test_nothing_but_the_standard_library_is_read(module: str) -> None:
+def test_read_rejects_module_outside_standard_library(module: str) -> None:
     with pytest.raises(ToolError, match="no module") as caught:
         read(module)
     assert len(str(caught.value)) < 200
@@ -102,12 +102,12 @@ def test_nothing_but_the_standard_library_is_read(module: str) -> None:
 @pytest.mark.parametrize(
     ("start_line", "max_lines"), [(0, 1), (-5, 1), (10**9, 1), (1, 0), (1, 201)]
 )
-def test_lines_out_of_range_are_refused(start_line: int, max_lines: int) -> None:
+def test_read_rejects_lines_out_of_range(start_line: int, max_lines: int) -> None:
     with pytest.raises(ToolError, match=r"(start_line|max_lines) is"):
         read("heapq", start_line, max_lines)
 
 
-def test_the_schemas_describe_both_tools() -> None:
+def test_schemas_describe_both_tools() -> None:
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
     assert list(schemas) == ["search", "read"]
     assert schemas["search"]["required"] == ["query"]
@@ -117,7 +117,7 @@ def test_the_schemas_describe_both_tools() -> None:
     json.dumps(TOOLS)
 
 
-def test_a_tool_call_returns_json_ready_values() -> None:
+def test_tool_call_returns_values_that_encode_as_json() -> None:
     hits = call_tool("search", {"query": "deque", "limit": 2})
     excerpt = call_tool("read", {"module": "heapq", "max_lines": 3})
     assert hits[0]["name"] == "deque"
@@ -141,7 +141,7 @@ def test_a_tool_call_returns_json_ready_values() -> None:
         ("read", "heapq", "read"),
     ],
 )
-def test_a_wrong_tool_call_is_told_what_is_wrong(
+def test_invalid_tool_call_names_the_argument(
     name: str, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ToolError) as caught:
@@ -149,7 +149,7 @@ def test_a_wrong_tool_call_is_told_what_is_wrong(
     assert message in str(caught.value)
 
 
-def test_threads_that_come_at_once_share_one_index(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_threads_build_one_index(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
 
     def build(entries: object) -> object:

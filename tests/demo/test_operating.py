@@ -1,4 +1,4 @@
-"""The figures of the operator's page are the gateway's, and only operators get them."""
+"""The operator page shows the gateway's metrics, and only operators may read them."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from serving import SECRET, new_run, serving, token_for, until
 
 from demo_app import operator_feed
-from demo_app.operator_feed import MINUTE, Observer
+from demo_app.operator_feed import SAMPLES_PER_MINUTE, RateTracker
 from gateway import runs
 from gateway.counters import Counters
 from gateway.errors import RunNotFound
@@ -17,9 +17,9 @@ KEY = StreamKey("run_0123456789", "progress")
 
 
 @pytest.fixture(autouse=True)
-def _nobody_watches(monkeypatch):
+def _no_feed(monkeypatch):
     monkeypatch.setattr(operator_feed, "_gateway", None)
-    monkeypatch.setattr(operator_feed, "_watch_id", None)
+    monkeypatch.setattr(operator_feed, "_feed_run_id", None)
 
 
 def figures_of(counters, streams=(), lagging=(), **fields):
@@ -27,60 +27,60 @@ def figures_of(counters, streams=(), lagging=(), **fields):
     return Figures(counters, streams=list(streams), lagging=list(lagging), **(given | fields))
 
 
-def test_rates_are_of_the_time_between_two_looks():
+def test_rates_cover_the_time_between_two_snapshots():
     counters = Counters()
-    observer = Observer(figures_of(counters, [LiveStream(KEY, 10, 1)]), 100.0)
+    rates = RateTracker(figures_of(counters, [LiveStream(KEY, 10, 1)]), 100.0)
     counters.records_appended += 20
     counters.records_sent += 400
     counters.bytes_sent += 8000
     counters.delivery_s.observe(0.004)
-    look = observer.look(figures_of(counters, [LiveStream(KEY, 30, 2)]), 102.0, "12:00:00")
-    assert (look.appended_per_s, look.sent_per_s, look.sent_kb_per_s) == (10, 200, 4)
-    assert (look.connections, look.subscriptions, look.live_streams) == (3, 5, 1)
-    assert (look.memory_mb, look.state, look.delivery_ms) == (90, "ready", "≤ 5 ms")
-    (row,) = look.rates
+    sample = rates.update(figures_of(counters, [LiveStream(KEY, 30, 2)]), 102.0, "12:00:00")
+    assert (sample.appended_per_s, sample.sent_per_s, sample.sent_kb_per_s) == (10, 200, 4)
+    assert (sample.connections, sample.subscriptions, sample.live_streams) == (3, 5, 1)
+    assert (sample.memory_mb, sample.state, sample.delivery_ms) == (90, "ready", "≤ 5 ms")
+    (row,) = sample.rates
     assert (row.run, row.stream, row.per_s, row.readers) == ("…456789", "progress", 10, 2)
-    quiet = observer.look(figures_of(counters, [LiveStream(KEY, 30, 2)]), 103.0, "12:00:01")
+    quiet = rates.update(figures_of(counters, [LiveStream(KEY, 30, 2)]), 103.0, "12:00:01")
     assert (quiet.sent_per_s, quiet.delivery_ms, quiet.rates[0].per_s) == (0, "none", 0)
-    assert quiet.sent_levels[-2:] == [100, 0] and len(quiet.sent_levels) == MINUTE
+    assert quiet.sent_levels[-2:] == [100, 0] and len(quiet.sent_levels) == SAMPLES_PER_MINUTE
     assert quiet.peak_per_s == 200
 
 
-def test_a_stream_that_is_new_has_no_rate_yet():
-    observer = Observer(figures_of(Counters()), 0.0)
-    look = observer.look(figures_of(Counters(), [LiveStream(KEY, 1000, 1)]), 1.0, "")
-    assert look.rates[0].per_s == 0
+def test_rate_of_new_stream_is_zero():
+    rates = RateTracker(figures_of(Counters()), 0.0)
+    sample = rates.update(figures_of(Counters(), [LiveStream(KEY, 1000, 1)]), 1.0, "")
+    assert sample.rates[0].per_s == 0
 
 
-def test_refusals_are_those_of_the_last_minute_and_of_all_time():
+def test_refusals_are_counted_for_last_minute_and_in_total():
     counters = Counters()
     counters.refusals["forbidden"] = 7
-    observer = Observer(figures_of(counters), 0.0)
+    rates = RateTracker(figures_of(counters), 0.0)
     counters.refusals.update(forbidden=1, invalid_token=2)
-    look = observer.look(figures_of(counters), 1.0, "")
-    rows = [(row.code, row.last_minute, row.total) for row in look.refusals]
+    sample = rates.update(figures_of(counters), 1.0, "")
+    rows = [(row.code, row.last_minute, row.total) for row in sample.refusals]
     assert rows == [("invalid_token", 2, 2), ("forbidden", 1, 8)]
-    for second in range(MINUTE):
-        look = observer.look(figures_of(counters), 2.0 + second, "")
-    rows = [(row.code, row.last_minute, row.total) for row in look.refusals]
+    for second in range(SAMPLES_PER_MINUTE):
+        sample = rates.update(figures_of(counters), 2.0 + second, "")
+    rows = [(row.code, row.last_minute, row.total) for row in sample.refusals]
     assert rows == [("forbidden", 0, 8), ("invalid_token", 0, 2)]
 
 
-def test_the_slowest_readers_come_first_and_no_table_grows():
+def test_tables_list_slowest_readers_first_and_are_cut():
     lagging = [LaggingReader(f"c_{n}", KEY, n) for n in range(1, 51)]
-    observer = Observer(figures_of(Counters()), 0.0)
-    look = observer.look(figures_of(Counters(), lagging=lagging), 1.0, "")
-    assert [row.behind for row in look.lagging] == list(range(50, 40, -1))
-    assert look.lagging[0].stream == "…456789/progress"
+    rates = RateTracker(figures_of(Counters()), 0.0)
+    sample = rates.update(figures_of(Counters(), lagging=lagging), 1.0, "")
+    assert [row.behind for row in sample.lagging] == list(range(50, 40, -1))
+    assert sample.lagging[0].stream == "…456789/progress"
 
 
-def test_a_gateway_that_is_not_ready_says_why():
-    observer = Observer(figures_of(Counters()), 0.0)
-    look = observer.look(figures_of(Counters(), unready="store unavailable"), 1.0, "")
-    assert look.state == "store unavailable"
+def test_sample_has_reason_when_gateway_is_not_ready():
+    rates = RateTracker(figures_of(Counters()), 0.0)
+    sample = rates.update(figures_of(Counters(), unready="store unavailable"), 1.0, "")
+    assert sample.state == "store unavailable"
 
 
-async def test_the_figures_are_the_gateways():
+async def test_snapshot_counts_connections_and_streams():
     async with serving() as gateway:
         run = await gateway.gateway._store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -96,7 +96,7 @@ async def test_the_figures_are_the_gateways():
             assert found.unready is None
 
 
-async def test_a_reader_that_lags_is_named_by_its_connection():
+async def test_snapshot_lists_lagging_reader_by_connection():
     async with serving() as gateway:
         run = await gateway.gateway._store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -129,9 +129,9 @@ async def test_a_reader_that_lags_is_named_by_its_connection():
         ("development", "127.0.0.1", {"host": "localhost"}, "nonsense", False),
     ],
 )
-async def test_who_may_see_inside(env, address, headers, bearer, may):
+async def test_access_depends_on_environment_and_address(env, address, headers, bearer, may):
     async with serving(env=env) as gateway:
-        operator_feed.attend(gateway.gateway)
+        operator_feed.set_gateway(gateway.gateway)
         assert operator_feed.may_operate(address, headers, bearer) == may
 
 
@@ -139,37 +139,37 @@ async def test_who_may_see_inside(env, address, headers, bearer, may):
     ("scope", "age_s", "may"),
     [("read:metrics:*", 0, True), ("read:runs:*", 0, False), ("read:metrics:*", 700, False)],
 )
-async def test_whose_token_lets_him_see_inside(scope, age_s, may):
+async def test_access_requires_valid_token_for_metrics(scope, age_s, may):
     async with serving(env="production") as gateway:
-        operator_feed.attend(gateway.gateway)
+        operator_feed.set_gateway(gateway.gateway)
         token = token_for(scope, age_s=age_s)
         assert operator_feed.may_operate("10.0.0.7", {}, token) == may
 
 
-async def test_without_a_gateway_in_the_process_nobody_sees_inside():
+async def test_access_is_refused_without_gateway_in_process():
     assert not operator_feed.may_operate("127.0.0.1", {"host": "localhost"}, SECRET)
-    assert await operator_feed.watched() is None
+    assert await operator_feed.ensure_feed() is None
 
 
-async def test_one_run_looks_for_all_and_another_follows_it(monkeypatch):
+async def test_visitors_share_one_feed_run_until_it_ends(monkeypatch):
     from gateway.sdk import tasks
 
     tasks._tasks[operator_feed.watch_gateway.id] = operator_feed.watch_gateway
-    monkeypatch.setattr(operator_feed, "EVERY_S", 0.01)
+    monkeypatch.setattr(operator_feed, "SAMPLE_INTERVAL_S", 0.01)
     async with serving() as gateway:
-        operator_feed.attend(gateway.gateway)
-        first = await operator_feed.watched()
-        assert await operator_feed.watched() == first
+        operator_feed.set_gateway(gateway.gateway)
+        first = await operator_feed.ensure_feed()
+        assert await operator_feed.ensure_feed() == first
         async with gateway.client(token=token_for("read:runs:*")) as client:
-            await client.ask(type="subscribe", id=1, run=first, stream="gateway-figures")
-            look = (await client.receive())["records"][0]["data"]
-            assert look["state"] == "ready"
-        monkeypatch.setattr(operator_feed, "UNWATCHED_S", 0.0)  # nobody is there any more
+            await client.ask(type="subscribe", id=1, run=first, stream="gateway-metrics")
+            sample = (await client.receive())["records"][0]["data"]
+            assert sample["state"] == "ready"
+        monkeypatch.setattr(operator_feed, "IDLE_TIMEOUT_S", 0.0)
         await until(lambda: gateway.store._runs[first].is_final)
         assert (await runs.retrieve(first)).status == "completed"
-        second = await operator_feed.watched()
+        second = await operator_feed.ensure_feed()
         assert second != first
         await gateway.gateway._store.delete_run(second)
         with pytest.raises(RunNotFound):
             await runs.retrieve(second)
-        assert await operator_feed.watched() not in (first, second)
+        assert await operator_feed.ensure_feed() not in (first, second)
