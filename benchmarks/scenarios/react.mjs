@@ -101,7 +101,7 @@ function Shown() {
 const before = process.cpuUsage();
 createRoot(document.getElementById("root")).render(createElement(Shown));
 const { data, count, dropped } = await isDone;
-const { user, system } = process.cpuUsage(before);
-const cpu_s = (user + system) / 1e6;
+const { observer, system } = process.cpuUsage(before);
+const cpu_s = (observer + system) / 1e6;
 console.log(JSON.stringify({ cpu_s, renders, count, kept: data.length, dropped }));
 process.exit(0);

@@ -7,7 +7,7 @@
     whole = await assemble(answer.read(run.id))
     of_each = await assemble_by_source(answer.read_records(run.id))
 
-The browser does the same (`ui/client/parts.js`), and both are held to the same cases
+The browser does the same (`ui/client/parts_assembler.js`), and both are held to the same cases
 (`tests/protocol_cases.json`). What a tool call's state follows from, the first that holds:
 
     denied      its approval was denied

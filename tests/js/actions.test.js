@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Actions, MAX_PENDING, RESTING, trigger } from "../../ui/client/actions.js";
-import { Store, User, keyOf } from "../../ui/client/store.js";
+import { Actions, MAX_PENDING, IDLE_ACTION, trigger } from "../../ui/client/actions.js";
+import { Store, Observer, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
 
 const VALUE = { ok: true };
@@ -11,7 +11,7 @@ const appended = (id, duplicate = false) => ({ type: "appended", id, offset: 0, 
 
 function opened() {
   const page = new FakePage();
-  const store = new Store(page.environment);
+  const store = new Store(page.platform);
   return { page, store };
 }
 
@@ -39,9 +39,9 @@ test("a value is sent over a connection of its own when there is none, and answe
 test("a value goes over the connection that the page has", async () => {
   const { page, store } = opened();
   const options = { url: URL_OF_GATEWAY, runId: "run_a", stream: "progress", token: "t1" };
-  const user = new User(store, keyOf(options));
-  user.configure(options);
-  user.subscribe(() => {});
+  const observer = new Observer(store, keyOf(options));
+  observer.configure(options);
+  observer.subscribe(() => {});
   page.socket.welcome();
   page.socket.receive(subscribed(1));
   page.socket.taken();
@@ -187,7 +187,7 @@ test("what ends after the last component has left is not kept", async () => {
   await settled();
   begun[0].succeed();
   await settled();
-  assert.equal(actions.stateOf("a"), RESTING);
+  assert.equal(actions.stateOf("a"), IDLE_ACTION);
 });
 
 test("a browser's own error has the code of the network, whatever number it carries", async () => {
@@ -212,10 +212,10 @@ test("actions of other keys are not touched, and one that nobody shows is forgot
   const actions = new Actions();
   const leave = actions.subscribe("a", () => {});
   await actions.run("a", async () => {});
-  assert.equal(actions.stateOf("b"), RESTING);
+  assert.equal(actions.stateOf("b"), IDLE_ACTION);
   leave();
   await Promise.resolve();
-  assert.equal(actions.stateOf("a"), RESTING);
+  assert.equal(actions.stateOf("a"), IDLE_ACTION);
 });
 
 test("a task is triggered over HTTP with the token in the header and not in the URL", async () => {

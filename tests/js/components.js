@@ -1,6 +1,6 @@
 /** Components that call a hook, as React would drive them. */
 
-import { Store, User, keyOf } from "../../ui/client/store.js";
+import { Store, Observer, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
 
 export const OPTIONS = { url: URL_OF_GATEWAY, runId: "run_a", stream: "progress", token: "t1" };
@@ -18,14 +18,14 @@ export class Component {
   render(options) {
     const asked = { ...OPTIONS, ...options };
     const key = keyOf(asked);
-    const hasNewKey = key !== this.user?.key;
+    const hasNewKey = key !== this.observer?.key;
     if (hasNewKey) {
       this.unmount();
-      this.user = new User(this.store, key);
+      this.observer = new Observer(this.store, key);
     }
-    this.shown = this.user.getSnapshot(); // what this very render shows
-    this.user.configure(asked);
-    if (hasNewKey) this.leave = this.user.subscribe(() => this.renders++);
+    this.shown = this.observer.getSnapshot(); // what this very render shows
+    this.observer.configure(asked);
+    if (hasNewKey) this.leave = this.observer.subscribe(() => this.renders++);
   }
 
   unmount() {
@@ -34,13 +34,13 @@ export class Component {
   }
 
   get snapshot() {
-    return this.user.getSnapshot();
+    return this.observer.getSnapshot();
   }
 }
 
 export function livePage(options = {}) {
   const page = new FakePage();
-  const store = new Store(page.environment);
+  const store = new Store(page.platform);
   const component = new Component(store, options);
   page.socket.welcome();
   page.socket.taken();

@@ -7,13 +7,13 @@ import { FakePage, SINK_METHODS, URL_OF_GATEWAY, position, records, subscribed }
 
 /** A sink that writes down what it hears. */
 function listener() {
-  const heard = [];
-  const sink = { heard };
+  const calls = [];
+  const sink = { calls };
   for (const name of SINK_METHODS) {
-    sink[name] = (value) => heard.push([name, value]);
+    sink[name] = (value) => calls.push([name, value]);
   }
   sink.values = () =>
-    heard.filter(([name]) => name === "records").flatMap(([, list]) => list.map((r) => r.data));
+    calls.filter(([name]) => name === "records").flatMap(([, list]) => list.map((r) => r.data));
   return sink;
 }
 
@@ -26,7 +26,7 @@ function follow(connection, stream = "progress", options = {}) {
 
 function livePage(stream = "progress", options = {}, pingMs = 20_000) {
   const page = new FakePage();
-  const connection = new Connection(URL_OF_GATEWAY, page.environment);
+  const connection = new Connection(URL_OF_GATEWAY, page.platform);
   const followed = follow(connection, stream, options);
   page.socket.welcome(pingMs);
   page.socket.taken();
@@ -36,7 +36,7 @@ function livePage(stream = "progress", options = {}, pingMs = 20_000) {
 
 test("says hello, then subscribes once welcomed", () => {
   const page = new FakePage();
-  const connection = new Connection(URL_OF_GATEWAY, page.environment);
+  const connection = new Connection(URL_OF_GATEWAY, page.platform);
   follow(connection, "progress", { token: "t1", throttleMs: 50 });
   assert.equal(connection.state, "connecting");
   page.socket.open();
@@ -58,7 +58,7 @@ test("fault 1: a clean close is not the end; it reconnects and resumes", () => {
   page.socket.receive(records(1, 0, "a", "b"));
   page.socket.drop(1000);
   assert.equal(connection.state, "reconnecting");
-  assert.ok(!sink.heard.some(([name]) => name === "end"));
+  assert.ok(!sink.calls.some(([name]) => name === "end"));
   page.reconnect();
   assert.deepEqual(page.socket.taken(), [
     { type: "subscribe", id: 1, run: "run_a", stream: "progress", start: { position: position(2) } },
@@ -99,7 +99,7 @@ test("any frame answers a ping", () => {
 
 test("a socket that never welcomes is given up", () => {
   const page = new FakePage();
-  const connection = new Connection(URL_OF_GATEWAY, page.environment);
+  const connection = new Connection(URL_OF_GATEWAY, page.platform);
   follow(connection);
   page.clock.advance(10_000);
   assert.equal(connection.state, "reconnecting");
@@ -238,7 +238,7 @@ test("a gap is told and the cursor goes on behind it", () => {
   page.socket.receive({ type: "gap", id: 1, from: position(1), to: position(9), reason: "trimmed" });
   page.socket.receive(records(1, 9, "j"));
   assert.deepEqual(sink.values(), ["a", "j"]);
-  assert.deepEqual(sink.heard.at(-2)[0], "gap");
+  assert.deepEqual(sink.calls.at(-2)[0], "gap");
   page.socket.drop();
   page.reconnect();
   assert.deepEqual(page.socket.taken()[0].start, { position: position(10) });
@@ -251,7 +251,7 @@ test("a reset starts over in the new epoch", () => {
   page.socket.receive({ type: "reset", id: 1, position: fresh, reason: "epoch_changed" });
   assert.equal(subscription.position, fresh);
   page.socket.receive(records(1, 0, "x"));
-  assert.deepEqual(sink.heard.slice(-2).map(([name]) => name), ["reset", "records"]);
+  assert.deepEqual(sink.calls.slice(-2).map(([name]) => name), ["reset", "records"]);
 });
 
 test("fault 7: an error of one subscription is seen there, and the others go on", () => {
@@ -259,7 +259,7 @@ test("fault 7: an error of one subscription is seen there, and the others go on"
   const other = follow(connection, "other");
   page.socket.receive({ type: "error", id: 2, code: "forbidden", message: "no", retryable: false });
   page.socket.receive(records(1, 0, "a"));
-  assert.deepEqual(other.sink.heard, [["error", { code: "forbidden", message: "no" }]]);
+  assert.deepEqual(other.sink.calls, [["error", { code: "forbidden", message: "no" }]]);
   assert.deepEqual(sink.values(), ["a"]);
   assert.equal(connection.state, "live");
 });
@@ -322,7 +322,7 @@ test("a new token that is refused leaves the old one in force, also over a recon
   page.socket.receive(refusal("invalid_token"));
   page.socket.receive(records(1, 0, "a"));
   assert.deepEqual(sink.values(), ["a"]);
-  assert.deepEqual(sink.heard.slice(-2)[0], ["tokenRefused", { code: "invalid_token", message: "no" }]);
+  assert.deepEqual(sink.calls.slice(-2)[0], ["tokenRejected", { code: "invalid_token", message: "no" }]);
   page.socket.drop();
   page.reconnect();
   assert.equal(page.socket.taken()[0].token, "t1");
@@ -349,7 +349,7 @@ test("a token for another subject is asked with anew, from the position reached"
     { type: "subscribe", id: 2, run: "run_a", stream: "progress", start: { position: position(1) }, token: "of another" },
   ]);
   page.socket.receive({ type: "error", id: 2, code: "forbidden", message: "no", retryable: false });
-  assert.equal(sink.heard.at(-1)[0], "error");
+  assert.equal(sink.calls.at(-1)[0], "error");
   assert.deepEqual(page.socket.taken(), []);
 });
 
@@ -358,7 +358,7 @@ test("a refused token of what is over, or unknown, changes nothing", () => {
   connection.replaceToken(subscription, "bad");
   page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(0) });
   page.socket.receive(refusal("forbidden"), { ...refusal("invalid_token"), subscription: 9 });
-  assert.equal(sink.heard.at(-1)[0], "end");
+  assert.equal(sink.calls.at(-1)[0], "end");
 });
 
 test("a stream that has ended is not subscribed to again", () => {
@@ -377,7 +377,7 @@ test("a refused connection tells every subscription and stays closed", (t) => {
   page.socket.receive({ type: "error", code: "protocol_version", message: "speak 2", retryable: false });
   page.socket.drop(4406);
   assert.equal(connection.state, "closed");
-  assert.deepEqual(sink.heard.at(-1), ["error", { code: "protocol_version", message: "speak 2" }]);
+  assert.deepEqual(sink.calls.at(-1), ["error", { code: "protocol_version", message: "speak 2" }]);
   page.clock.advance(600_000);
   assert.equal(page.sockets.length, 1);
 });
@@ -395,10 +395,10 @@ test("closed with 4401, it comes back with another token only", () => {
 
 test("a URL that no WebSocket takes is an error of its subscriptions", () => {
   const page = new FakePage();
-  const environment = { ...page.environment, WebSocket: class { constructor() { throw new SyntaxError("bad"); } } };
-  const { sink } = follow(new Connection("nonsense", environment));
+  const platform = { ...page.platform, WebSocket: class { constructor() { throw new SyntaxError("bad"); } } };
+  const { sink } = follow(new Connection("nonsense", platform));
   const message = "the gateway's address nonsense cannot be used: bad";
-  assert.deepEqual(sink.heard, [["error", { code: "invalid_gateway_url", message }]]);
+  assert.deepEqual(sink.calls, [["error", { code: "invalid_gateway_url", message }]]);
 });
 
 test("a connection without a subscription closes after a short while", () => {
@@ -446,8 +446,8 @@ test("a run whose patches are gone is subscribed to again", () => {
 
 test("frame types and fields that are not known are passed over", () => {
   const { page, connection, sink } = livePage();
-  const before = sink.heard.length;
+  const before = sink.calls.length;
   page.socket.receive({ type: "news", id: 1 }, { type: "news" }, { type: "pong", extra: 1 });
-  assert.equal(sink.heard.length, before);
+  assert.equal(sink.calls.length, before);
   assert.equal(connection.state, "live");
 });

@@ -78,7 +78,7 @@ export class FakePage {
   chance = 0.5;
   #wakeListeners = [];
 
-  get environment() {
+  get platform() {
     const { clock, sockets } = this;
     return {
       WebSocket: class extends FakeSocket {
@@ -119,11 +119,11 @@ export const SINK_METHODS = [
   "reset",
   "end",
   "error",
-  "lost",
+  "disconnected",
   "unreachable",
   "tokenExpiring",
   "tokenAccepted",
-  "tokenRefused",
+  "tokenRejected",
 ];
 
 export const URL_OF_GATEWAY = "ws://gateway.test/v1/ws";

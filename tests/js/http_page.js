@@ -12,15 +12,15 @@ export class HttpPage extends FakePage {
   requests = [];
   #more;
 
-  /** @param {object} [more] further members of its environment */
+  /** @param {object} [more] further members of its platform */
   constructor(more = {}) {
     super();
     this.#more = more;
   }
 
-  get environment() {
+  get platform() {
     const fetch = (url, options) => this.#answer(url, options);
-    return { ...super.environment, fetch, ...this.#more };
+    return { ...super.platform, fetch, ...this.#more };
   }
 
   #answer(url, { body, signal }) {
@@ -62,7 +62,7 @@ export class HttpPage extends FakePage {
 /** A page whose WebSocket was rejected, so that it uses HTTP, and a component on it. */
 export async function httpPage(more) {
   const page = new HttpPage(more);
-  const component = new Component(new Store(page.environment));
+  const component = new Component(new Store(page.platform));
   page.socket.drop(1006);
   await page.pass(500);
   await page.pass(0);

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { HttpSocket } from "../../ui/client/http_socket.js";
 import { Store } from "../../ui/client/store.js";
-import { eventsOf } from "../../ui/client/events.js";
+import { parseEvents } from "../../ui/client/sse_parser.js";
 import { Component } from "./components.js";
 import { FakePage, position, records, subscribed } from "./fakes.js";
 import { HttpPage, WELCOME, httpPage, settled } from "./http_page.js";
@@ -15,7 +15,7 @@ test("parses events however they are cut into pieces", async () => {
     const pieces = [];
     for (let i = 0; i < bytes.length; i += size) pieces.push(bytes.slice(i, i + size));
     const events = [];
-    for await (const event of eventsOf(ReadableStream.from(pieces))) events.push(event);
+    for await (const event of parseEvents(ReadableStream.from(pieces))) events.push(event);
     assert.deepEqual(events, [
       { type: "message", data: '{"a":"ü"}' },
       { type: "close", data: "one\ntwo" },
@@ -108,7 +108,7 @@ test("a token for what is over is not offered with the requests that follow", as
 
 test("an append is a request of its own that ends with its answer", async () => {
   const { page } = await httpPage();
-  const store = new Store(page.environment);
+  const store = new Store(page.platform);
   const url = "ws://gateway.test/v1/ws";
   const appended = store.append({ url, run: "run_a", stream: "notes", value: 1, token: "t1" });
   page.socket.drop(1006);
@@ -159,7 +159,7 @@ test("from HTTP a WebSocket is tried again, and taken when it works", async () =
 
 test("where WebSockets have worked, a restart of the gateway does not turn to HTTP at once", async () => {
   const page = new HttpPage();
-  new Component(new Store(page.environment));
+  new Component(new Store(page.platform));
   page.socket.welcome();
   page.socket.drop(1006);
   for (let tries = 2; tries <= 4; tries++) {
@@ -173,7 +173,7 @@ test("where WebSockets have worked, a restart of the gateway does not turn to HT
 
 test("a gateway that refuses is not a network that blocks", async () => {
   const page = new HttpPage();
-  const component = new Component(new Store(page.environment));
+  const component = new Component(new Store(page.platform));
   page.socket.open();
   page.socket.receive({ type: "error", code: "protocol_version", message: "no", retryable: false });
   page.socket.drop(4406);
@@ -185,7 +185,7 @@ test("a gateway that refuses is not a network that blocks", async () => {
 test("an answer that is no gateway's is none", async () => {
   const page = new FakePage();
   const fetch = () => Promise.resolve(new Response("<html>", { headers: { "Content-Type": "text/html" } }));
-  const socket = new HttpSocket("ws://gateway.test/v1/ws", { ...page.environment, fetch });
+  const socket = new HttpSocket("ws://gateway.test/v1/ws", { ...page.platform, fetch });
   const closed = new Promise((resolve) => (socket.onclose = resolve));
   socket.send('{"type":"hello","protocol":1}');
   page.clock.advance(0);

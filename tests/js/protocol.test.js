@@ -6,8 +6,8 @@ import { test } from "node:test";
 
 import { backoffMs } from "../../ui/client/backoff.js";
 import { Connection } from "../../ui/client/connection.js";
-import { PartsAssembler } from "../../ui/client/parts.js";
-import { comparePositions, foldChange, mayReconnect, mergePatch } from "../../ui/client/protocol.js";
+import { PartsAssembler } from "../../ui/client/parts_assembler.js";
+import { comparePositions, applyChange, mayReconnect, mergePatch } from "../../ui/client/protocol.js";
 import { Subscription } from "../../ui/client/subscription.js";
 import { FakePage, SINK_METHODS, URL_OF_GATEWAY } from "./fakes.js";
 
@@ -28,7 +28,7 @@ for (const { name, target, patch, result } of cases.merge_patch) {
 for (const { name, run, change, result } of cases.fold_change) {
   test(`a change of a run: ${name}`, () => {
     const before = structuredClone({ run, change });
-    assert.deepEqual(foldChange(run, change), result);
+    assert.deepEqual(applyChange(run, change), result);
     assert.deepEqual({ run, change }, before);
   });
 }
@@ -69,7 +69,7 @@ const silent = Object.fromEntries(SINK_METHODS.map((name) => [name, () => {}]));
 /** The client as an application drives it, told by an exchange what to want next. */
 class Driver {
   page = new FakePage();
-  connection = new Connection(URL_OF_GATEWAY, this.page.environment);
+  connection = new Connection(URL_OF_GATEWAY, this.page.platform);
   #subscriptions = new Map();
   #opened = 0;
 

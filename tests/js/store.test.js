@@ -7,7 +7,7 @@ import { FakePage, position, records, subscribed } from "./fakes.js";
 
 test("asks for nothing without a run, when disabled, or while the token is awaited", () => {
   const page = new FakePage();
-  const store = new Store(page.environment);
+  const store = new Store(page.platform);
   for (const options of [{ runId: null }, { runId: "" }, { enabled: false }, { token: "" }, { token: null }]) {
     assert.equal(new Component(store, options).snapshot.status, "idle");
   }

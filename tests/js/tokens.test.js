@@ -131,7 +131,7 @@ function playedOut(seed) {
   const wanted = { runId: "", token: "ann_a" };
   const last = { runId: oneOf(["run_a", "run_b"]) };
   last.token = `${oneOf(["ann", "bob"])}_${last.runId.at(-1)}`;
-  const component = new Component(new Store(page.environment), wanted);
+  const component = new Component(new Store(page.platform), wanted);
   const show = (change) => component.render(Object.assign(wanted, change));
 
   const network = [

@@ -14,8 +14,8 @@ const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(r
 function pageWithout(fetch, t) {
   const page = new FakePage();
   const written = t.mock.method(console, "error", () => {}).mock;
-  const environment = { ...page.environment, fetch, advice: "Call add_gateway(app)." };
-  const store = new Store(environment);
+  const platform = { ...page.platform, fetch, remedy: "Call add_gateway(app)." };
+  const store = new Store(platform);
   const component = new Component(store);
   return { page, store, component, written };
 }
@@ -114,7 +114,7 @@ test("an https page with the http address of a gateway is told both", async () =
       throw new Error(blocked);
     }
   }
-  const component = new Component(new Store({ ...page.environment, WebSocket }));
+  const component = new Component(new Store({ ...page.platform, WebSocket }));
   assert.equal(component.snapshot.status, "error");
   const { message } = component.snapshot.error;
   assert.ok(message.includes(URL_OF_GATEWAY) && message.includes(blocked));
@@ -154,7 +154,7 @@ test("an address may have a path, with or without that of the WebSocket", () => 
 test("a page that only sends finds a gateway that starts later", async (t) => {
   t.mock.method(console, "error", () => {});
   const page = new FakePage();
-  const store = new Store({ ...page.environment, fetch: failing });
+  const store = new Store({ ...page.platform, fetch: failing });
   const send = () => store.append({ ...OPTIONS, run: "run_a", value: 1 });
   const refused = assert.rejects(send(), { code: "gateway_unreachable" });
   page.socket.drop(1006);

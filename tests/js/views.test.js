@@ -1,18 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Window } from "../../ui/client/window.js";
+import { SlidingWindow } from "../../ui/client/sliding_window.js";
 import { Component, livePage } from "./components.js";
 import { position, records } from "./fakes.js";
 
 test("a window keeps the newest, and what was handed out never changes", () => {
-  const window = new Window();
+  const window = new SlidingWindow();
   const all = [];
   const views = [];
   for (let i = 0; i < 5_000; i++) {
     window.add([i, -i]);
     all.push(i, -i);
-    const gone = window.keep(7);
+    const gone = window.trim(7);
     assert.equal(window.size, Math.min(7, all.length));
     if (gone.length > 0) assert.deepEqual(gone, all.slice(-9, -7).slice(-gone.length));
     if (i % 100 === 0) views.push([window.view(), all.slice(-7)]);
@@ -26,7 +26,7 @@ test("a window keeps the newest, and what was handed out never changes", () => {
 });
 
 test("adding costs in proportion to what is added, however much is kept", () => {
-  const window = new Window();
+  const window = new SlidingWindow();
   const copied = [];
   const slice = Array.prototype.slice;
   Array.prototype.slice = function (...args) {
@@ -37,7 +37,7 @@ test("adding costs in proportion to what is added, however much is kept", () => 
   try {
     for (let i = 0; i < 50_000; i++) {
       window.add([i]);
-      window.keep(1_000);
+      window.trim(1_000);
       window.view();
     }
   } finally {

@@ -5,7 +5,7 @@
  * what came of it) lives here by key, and all of them see the same.
  */
 
-import { obstacleTo } from "./environment.js";
+import { mixedContentHint } from "./platform.js";
 
 /** @typedef {{isPending: boolean, count: number, error: {code: string, message: string}|null, handle: {id: string, access_token: string}|null}} ActionState */
 
@@ -15,7 +15,7 @@ export const MAX_PENDING = 32;
 const ANSWER_MS = 60_000; // an answer that takes longer is no longer waited for
 
 /** @type {ActionState} */
-export const RESTING = Object.freeze({ isPending: false, count: 0, error: null, handle: null });
+export const IDLE_ACTION = Object.freeze({ isPending: false, count: 0, error: null, handle: null });
 
 /**
  * The actions of a page, by key. The calls of one key are carried out one at a time, in order.
@@ -34,7 +34,7 @@ export class Actions {
   #calls = new Map();
 
   /** @param {string} key */
-  stateOf = (key) => this.#states.get(key) ?? RESTING;
+  stateOf = (key) => this.#states.get(key) ?? IDLE_ACTION;
 
   /** Hear of changes; call the result to hear no more. */
   subscribe = (key, listener) => {
@@ -42,12 +42,12 @@ export class Actions {
     this.#listeners.set(key, listeners.add(listener));
     return () => {
       listeners.delete(listener);
-      if (listeners.size === 0) this.#forget(key, listeners);
+      if (listeners.size === 0) this.#dropIfUnused(key, listeners);
     };
   };
 
   // A remount finds the set again; what nobody shows and nothing waits for is dropped.
-  #forget(key, listeners) {
+  #dropIfUnused(key, listeners) {
     queueMicrotask(() => {
       if (listeners.size > 0 || this.#listeners.get(key) !== listeners) return;
       this.#listeners.delete(key);
@@ -69,18 +69,18 @@ export class Actions {
     if (calls.length >= MAX_PENDING) {
       const code = "too_many_pending";
       const message = `${MAX_PENDING} calls are pending, which is the limit: this one was not made. Try again once they are answered`;
-      this.#set(key, { error: problemOf({ code, message }) });
+      this.#set(key, { error: toProblem({ code, message }) });
       return;
     }
     calls.push({ work, identity });
-    if (calls.length === 1) await this.#carryOut(key, calls);
+    if (calls.length === 1) await this.#runQueue(key, calls);
   }
 
-  async #carryOut(key, calls) {
+  async #runQueue(key, calls) {
     this.#calls.set(key, calls);
     this.#set(key, { isPending: true, error: null });
     while (calls.length > 0) {
-      const change = await this.#outcomeOf(key, calls[0].work);
+      const change = await this.#execute(key, calls[0].work);
       calls.shift();
       this.#set(key, { ...change, isPending: calls.length > 0 });
     }
@@ -88,12 +88,12 @@ export class Actions {
     if (!this.#listeners.has(key)) this.#states.delete(key);
   }
 
-  async #outcomeOf(key, work) {
+  async #execute(key, work) {
     try {
       const handle = (await work()) ?? null;
       return { handle, count: this.stateOf(key).count + 1 };
     } catch (error) {
-      return { error: problemOf(error) };
+      return { error: toProblem(error) };
     }
   }
 
@@ -104,14 +104,14 @@ export class Actions {
 }
 
 // For the page and its console. What a browser throws has a number as its code, or none.
-function problemOf({ code: given, message }) {
+function toProblem({ code: given, message }) {
   const code = typeof given === "string" ? given : "network";
   console.warn(`Realtime Streams: ${message} (${code})`);
   return { code, message };
 }
 
 /** A refusal of the gateway, as an error with its code. */
-export class Refusal extends Error {
+export class GatewayError extends Error {
   /** @param {{code: string, message: string}} frame */
   constructor({ code, message }) {
     super(message);
@@ -189,13 +189,13 @@ async function post(fetch, address, token, content) {
     signal: AbortSignal.timeout(ANSWER_MS), // else all later calls would wait behind it for good
   };
   const answer = await fetch(address.href, request).catch(({ message: cause }) => {
-    const why = cause + obstacleTo(address.href);
-    throw new Refusal({ code: "network", message: `no gateway answers at ${address}: ${why}` });
+    const why = cause + mixedContentHint(address.href);
+    throw new GatewayError({ code: "network", message: `no gateway answers at ${address}: ${why}` });
   });
   const { status } = answer;
   const body = await answer.json().catch(() => null);
   if (answer.ok && body?.id) return body;
-  if (body?.code && body.message) throw new Refusal(body);
+  if (body?.code && body.message) throw new GatewayError(body);
   const message = `${address} answered with status ${status}, as no gateway does`;
-  throw new Refusal({ code: `http_${status}`, message });
+  throw new GatewayError({ code: `http_${status}`, message });
 }

@@ -11,33 +11,33 @@
  * more than once is one subscription.
  */
 
-import { Action, Refusal, cancel, trigger } from "./actions.js";
-import { Bearer } from "./bearer.js";
-import { browserEnvironment } from "./environment.js";
+import { Action, GatewayError, cancel, trigger } from "./actions.js";
+import { TokenSource } from "./token_source.js";
+import { browserPlatform } from "./platform.js";
 import { socketUrl } from "./protocol.js";
-import { Reading } from "./reading.js";
+import { StreamIterator } from "./async_iterator.js";
 import { createHooks as hooksOf } from "./react.js";
-import { NO_RUN, RunStreams, listKeyOf } from "./run_streams.js";
-import { Store, User, keyOf } from "./store.js";
+import { IDLE_STREAMS, RunStreams, listKeyOf } from "./run_streams.js";
+import { Store, Observer, keyOf } from "./store.js";
 
-/** @typedef {Omit<import("./store.js").Options, "url"|"runId"|"stream"|"runs"|"token"> & {token?: import("./bearer.js").TokenSource}} Options */
+/** @typedef {Omit<import("./store.js").Options, "url"|"runId"|"stream"|"runs"|"token"> & {token?: import("./token_source.js").TokenOption}} Options */
 
-const advice = 'Its address is the `url` of connect({ url: "https://…", token }).';
-const environment = { ...browserEnvironment(), advice };
+const remedy = 'Its address is the `url` of connect({ url: "https://…", token }).';
+const platform = { ...browserPlatform(), remedy };
 // Null in the package that `realtime client` writes, which came from no gateway.
 const HOME = import.meta.url;
-const store = new Store(environment);
+const store = new Store(platform);
 
 /**
  * Reach a gateway. Nothing is sent before something is asked for.
  *
- * @param {{url?: string|URL, token?: import("./bearer.js").TokenSource}} [options] `url`: the
+ * @param {{url?: string|URL, token?: import("./token_source.js").TokenOption}} [options] `url`: the
  *   gateway's address, `https://live.example.com`; left out, it is the one that this module came
  *   from. `token`: one, or a function that fetches one, and another when it comes to its end
  * @returns {Gateway}
  */
 export function connect({ url, token } = {}) {
-  return new Gateway(urlOf(url), new Bearer(token, environment.now));
+  return new Gateway(urlOf(url), new TokenSource(token, platform.now));
 }
 
 function urlOf(base) {
@@ -45,7 +45,7 @@ function urlOf(base) {
     throw new TypeError('connect() needs the gateway\'s address: connect({ url: "https://…" })');
   }
   const address = base === undefined ? new URL("..", HOME).href : String(base);
-  const url = parsed(address);
+  const url = parseUrl(address);
   if (!/^wss?:$/.test(url?.protocol)) {
     throw new TypeError(`${url?.href ?? address} is no address of a gateway: connect({ url: "https://…" })`);
   }
@@ -53,7 +53,7 @@ function urlOf(base) {
 }
 
 // On a page an address may be a path of its own host.
-function parsed(address) {
+function parseUrl(address) {
   try {
     return socketUrl(address, globalThis.location?.href);
   } catch {
@@ -62,27 +62,27 @@ function parsed(address) {
 }
 
 class Gateway {
-  #bearer;
+  #tokenSource;
 
-  constructor(url, bearer) {
+  constructor(url, tokenSource) {
     /** Of its WebSocket. */
     this.url = url;
-    this.#bearer = bearer;
+    this.#tokenSource = tokenSource;
   }
 
   /** Put another token in the place of the one in use. @param {string} token */
   setToken(token) {
-    this.#bearer.replace(token);
+    this.#tokenSource.replace(token);
   }
 
   /** A stream of a run. @param {string} runId @param {string} stream @param {Options} [options] */
   stream(runId, stream, options = {}) {
-    return new StreamSource(...this.#asked(options, { runId, stream }));
+    return new StreamSource(...this.#request(options, { runId, stream }));
   }
 
   /** A run: its status, metadata and output. @param {string} runId @param {Options} [options] */
   run(runId, options = {}) {
-    return new Source(...this.#asked(options, { runId, stream: null }));
+    return new Source(...this.#request(options, { runId, stream: null }));
   }
 
   /**
@@ -92,12 +92,12 @@ class Gateway {
    * @param {Options} [options]
    */
   runs(runs, options = {}) {
-    return new Source(...this.#asked(options, { runId: null, stream: null, runs }));
+    return new Source(...this.#request(options, { runId: null, stream: null, runs }));
   }
 
   /** All streams of a run, as they appear. @param {string} runId @param {Options} [options] */
   streams(runId, options = {}) {
-    return new RunStreamsSource(...this.#asked(options, { runId, stream: null }));
+    return new RunStreamsSource(...this.#request(options, { runId, stream: null }));
   }
 
   /**
@@ -105,13 +105,13 @@ class Gateway {
    * meanwhile.
    *
    * @returns {Promise<{offset: number|null, position: string}>}
-   * @throws {Refusal}
+   * @throws {GatewayError}
    */
   async append(runId, stream, value) {
-    const token = await this.#bearer.get();
+    const token = await this.#tokenSource.get();
     const request = { url: this.url, run: runId, stream, value, token };
     const { offset, position } = await store.append(request).catch((error) => {
-      throw new Refusal(error);
+      throw new GatewayError(error);
     });
     return { offset, position };
   }
@@ -120,10 +120,10 @@ class Gateway {
    * Trigger a task.
    *
    * @returns {Promise<{id: string, access_token: string}>} the run, and a token that reads it
-   * @throws {Refusal}
+   * @throws {GatewayError}
    */
   async trigger(task, payload = {}) {
-    return trigger(fetch, this.url, { task, payload, token: await this.#bearer.get() });
+    return trigger(fetch, this.url, { task, payload, token: await this.#tokenSource.get() });
   }
 
   /**
@@ -131,10 +131,10 @@ class Gateway {
    *
    * @param {string} runId
    * @returns {Promise<object>} the run after the request
-   * @throws {Refusal}
+   * @throws {GatewayError}
    */
   async cancel(runId) {
-    return cancel(fetch, this.url, { run: runId, token: await this.#bearer.get() });
+    return cancel(fetch, this.url, { run: runId, token: await this.#tokenSource.get() });
   }
 
   /** An input of a run, with what became of what was sent. @param {string|null} runId @param {string} stream */
@@ -147,19 +147,19 @@ class Gateway {
     return new Task(this, task);
   }
 
-  #asked({ token, ...options }, what) {
-    const bearer = token === undefined ? this.#bearer : new Bearer(token, environment.now);
-    return [bearer, { ...options, ...what, url: this.url }];
+  #request({ token, ...options }, target) {
+    const tokenSource = token === undefined ? this.#tokenSource : new TokenSource(token, platform.now);
+    return [tokenSource, { ...options, ...target, url: this.url }];
   }
 }
 
 /** What can be followed: each change is a snapshot of all that is known. */
 class Source {
-  #bearer;
+  #tokenSource;
   #options;
 
-  constructor(bearer, options) {
-    this.#bearer = bearer;
+  constructor(tokenSource, options) {
+    this.#tokenSource = tokenSource;
     this.#options = options;
   }
 
@@ -171,12 +171,12 @@ class Source {
    */
   subscribe(listener) {
     let following = null;
-    // A user's key is there once the token is; from then on the token is replaced in place.
+    // An observer's key is there once the token is; from then on the token is replaced in place.
     const configure = () => {
-      following ??= this.join(this.#withToken(), listener);
+      following ??= this.observe(this.#withToken(), listener);
       following?.configure(this.#withToken());
     };
-    const unwatch = this.#bearer.watch(configure);
+    const unwatch = this.#tokenSource.watch(configure);
     configure();
     return () => {
       unwatch();
@@ -190,14 +190,14 @@ class Source {
   }
 
   #withToken() {
-    const bearer = this.#bearer;
+    const tokenSource = this.#tokenSource;
     const { onTokenExpiring, onError } = this.#options;
     return {
       ...this.#options,
-      ...(bearer.current !== undefined && { token: bearer.current }),
-      onTokenExpiring: () => (onTokenExpiring ?? (() => bearer.renew()))(),
+      ...(tokenSource.current !== undefined && { token: tokenSource.current }),
+      onTokenExpiring: () => (onTokenExpiring ?? (() => tokenSource.renew()))(),
       onError: (error) => {
-        const renewal = bearer.refused(error.code);
+        const renewal = tokenSource.refused(error.code);
         if (renewal === null) onError?.(error);
         else renewal.catch(() => onError?.(error));
       },
@@ -205,14 +205,14 @@ class Source {
     };
   }
 
-  join(options, listener) {
-    return follow(new User(store, keyOf(options)), options, listener);
+  observe(options, listener) {
+    return attach(new Observer(store, keyOf(options)), options, listener);
   }
 
-  /** What `Reading` needs. */
-  reading() {
+  /** What `StreamIterator` needs. */
+  iterator() {
     const { url, runId: run, stream, start, attempt } = this.#options;
-    return new Reading(store, url, this.#bearer, { run, stream, start }, attempt);
+    return new StreamIterator(store, url, this.#tokenSource, { run, stream, start }, attempt);
   }
 }
 
@@ -222,7 +222,7 @@ class StreamSource extends Source {
   /**
    * Each value once, in order; the loop ends when the stream is completed.
    *
-   * @throws {Refusal} it ended otherwise, records are gone, or the gateway refused
+   * @throws {GatewayError} it ended otherwise, records are gone, or the gateway refused
    */
   async *[Symbol.asyncIterator]() {
     for await (const { data } of this.records()) yield data;
@@ -230,17 +230,17 @@ class StreamSource extends Source {
 
   /** The same, with offset, time, source and attempt. */
   records() {
-    return this.reading().read();
+    return this.iterator().read();
   }
 }
 
 class RunStreamsSource extends Source {
   get snapshot() {
-    return NO_RUN;
+    return IDLE_STREAMS;
   }
 
-  join(options, listener) {
-    return follow(new RunStreams(store, listKeyOf(options)), options, listener);
+  observe(options, listener) {
+    return attach(new RunStreams(store, listKeyOf(options)), options, listener);
   }
 }
 
@@ -285,16 +285,16 @@ class Task extends Action {
 }
 
 // Null while there is nothing to ask for: the token is awaited.
-function follow(user, options, listener) {
+function attach(observer, options, listener) {
   if (keyOf({ ...options, stream: options.stream ?? null }) === null) return null;
-  user.configure(options);
-  const leave = user.subscribe(() => listener(user.getSnapshot()));
-  listener(user.getSnapshot());
-  return { leave, configure: (changed) => user.configure(changed) };
+  observer.configure(options);
+  const leave = observer.subscribe(() => listener(observer.getSnapshot()));
+  listener(observer.getSnapshot());
+  return { leave, configure: (changed) => observer.configure(changed) };
 }
 
 /** React hooks for an application with its own React: `createHooks(React)`. */
 export const createHooks = hooksOf;
 
 /** What the gateway refused, and why: `code` and `message`. */
-export const RealtimeError = Refusal;
+export const RealtimeError = GatewayError;

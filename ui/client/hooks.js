@@ -1,23 +1,23 @@
 /**
- * React hooks over the store, and nothing else.
+ * React hooks over the store, and subscribeToNothing else.
  */
 
 import { useCallback, useEffect, useMemo, useSyncExternalStore } from "react";
 
-import { Actions, RESTING, trigger } from "./actions.js";
-import { browserEnvironment } from "./environment.js";
+import { Actions, IDLE_ACTION, trigger } from "./actions.js";
+import { browserPlatform } from "./platform.js";
 import { gatewayUrl } from "./gateway_url.js";
-import { NO_RUN, RunStreams, listKeyOf } from "./run_streams.js";
+import { IDLE_STREAMS, RunStreams, listKeyOf } from "./run_streams.js";
 import { IDLE } from "./snapshot.js";
-import { Store, User, keyOf } from "./store.js";
+import { Store, Observer, keyOf } from "./store.js";
 
 const actions = new Actions();
 let store = null;
-const advice =
+const remedy =
   "The app's module has to call add_gateway(app); a gateway elsewhere is named by gateway_url.";
-const theStore = () => (store ??= new Store({ ...browserEnvironment(), advice }));
+const sharedStore = () => (store ??= new Store({ ...browserPlatform(), remedy }));
 const idle = () => IDLE;
-const noRun = () => NO_RUN;
+const idleStreams = () => IDLE_STREAMS;
 
 /**
  * Follow a stream of a run.
@@ -27,15 +27,15 @@ const noRun = () => NO_RUN;
  */
 export function useRealtimeStream(options) {
   const url = gatewayUrl(options.gatewayUrl ?? null);
-  const asked = { ...options, url };
-  const key = keyOf(asked);
-  const user = useMemo(() => (url === null ? null : new User(theStore(), key)), [url, key]);
+  const request = { ...options, url };
+  const key = keyOf(request);
+  const observer = useMemo(() => (url === null ? null : new Observer(sharedStore(), key)), [url, key]);
   // Above the subscription, so that it finds the options of this render.
-  useEffect(() => user.configure(asked));
-  return useSyncExternalStore(user?.subscribe ?? nothing, user?.getSnapshot ?? idle, idle);
+  useEffect(() => observer.configure(request));
+  return useSyncExternalStore(observer?.subscribe ?? subscribeToNothing, observer?.getSnapshot ?? idle, idle);
 }
 
-const nothing = () => () => {};
+const subscribeToNothing = () => () => {};
 
 /**
  * Follow a run: its status, metadata and output are in `run`.
@@ -60,19 +60,19 @@ export const useRealtimeRuns = (options) => useRealtimeStream({ ...options, stre
  */
 export function useRealtimeStreams(options) {
   const url = gatewayUrl(options.gatewayUrl ?? null);
-  const asked = { ...options, url };
-  const key = listKeyOf(asked);
-  const streams = useMemo(() => (url === null ? null : new RunStreams(theStore(), key)), [url, key]);
-  useEffect(() => streams.configure(asked));
-  return useSyncExternalStore(streams?.subscribe ?? nothing, streams?.getSnapshot ?? noRun, noRun);
+  const request = { ...options, url };
+  const key = listKeyOf(request);
+  const streams = useMemo(() => (url === null ? null : new RunStreams(sharedStore(), key)), [url, key]);
+  useEffect(() => streams.configure(request));
+  return useSyncExternalStore(streams?.subscribe ?? subscribeToNothing, streams?.getSnapshot ?? idleStreams, idleStreams);
 }
 
-const resting = () => RESTING;
+const idleAction = () => IDLE_ACTION;
 
 function useAction(key) {
   const subscribe = useCallback((listener) => actions.subscribe(key, listener), [key]);
   const state = useCallback(() => actions.stateOf(key), [key]);
-  return useSyncExternalStore(subscribe, state, resting);
+  return useSyncExternalStore(subscribe, state, idleAction);
 }
 
 /**
@@ -87,7 +87,7 @@ export function useInputStream({ runId, stream, token = null, gatewayUrl: base =
   const send = (value) => {
     const append = async () => {
       if (!runId) throw new Error("there is no run to send to yet");
-      await theStore().append({ url, run: runId, stream, value, token });
+      await sharedStore().append({ url, run: runId, stream, value, token });
     };
     return actions.run(key, append, JSON.stringify(value));
   };

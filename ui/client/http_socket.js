@@ -5,14 +5,14 @@
  * is to say, each subscription with the position it has reached: a new subscription, or the end of
  * an answer, is a new request, and nothing is lost or repeated.
  *
- * An answer goes on where this tab has a place (`places.js`). Otherwise it polls: short answers with
+ * An answer goes on where this tab has a place (`response_slots.js`). Otherwise it polls: short answers with
  * a pause between them, until there is a place.
  *
  * Source: PROTOCOL.md 12.
  */
 
-import { Timer } from "./environment.js";
-import { eventsOf } from "./events.js";
+import { Timer } from "./platform.js";
+import { parseEvents } from "./sse_parser.js";
 
 const ALIVE_MS = 25_000; // the gateway sends something every 10 s
 const POLL_S = 0.25; // how long an answer goes on without a place
@@ -29,34 +29,34 @@ export class HttpSocket {
   /** Why there was no answer of a gateway; "" while there may be one. */
   failure = "";
   #url;
-  #environment;
-  #hello = "";
+  #platform;
+  #helloText = "";
   /** Their frames by id, as they have to be sent next. @type {Map<number, object>} */
   #subscriptions = new Map();
   /** Tokens that were not answered yet. @type {object[]} */
-  #offers = [];
+  #pendingTokens = [];
   /** The answer that comes now. @type {AbortController|null} */
-  #answer = null;
+  #response = null;
   /** Those of requests. @type {Set<AbortController>} */
-  #asking = new Set();
-  #isGreeted = false;
+  #requests = new Set();
+  #isWelcomed = false;
   #isClosed = false;
   /** Gives the place back; null: there is none. @type {(() => void)|null} */
-  #leavePlace = null;
-  #taking = null;
+  #releaseSlot = null;
+  #acquiring = null;
   #pollS = POLL_S;
   #isPolling = false;
-  #heardAt = -Infinity;
-  #soon;
+  #receivedAt = -Infinity;
+  #followTimer;
 
-  /** @param {string} url of the WebSocket @param {import("./environment.js").Environment} environment */
-  constructor(url, environment) {
+  /** @param {string} url of the WebSocket @param {import("./platform.js").Platform} platform */
+  constructor(url, platform) {
     const address = new URL("events", url);
     address.protocol = address.protocol.replace(/^ws/, "http");
     this.#url = address.href;
-    this.#environment = environment;
-    this.#soon = new Timer(environment);
-    this.#soon.start(0, () => this.onopen({}));
+    this.#platform = platform;
+    this.#followTimer = new Timer(platform);
+    this.#followTimer.start(0, () => this.onopen({}));
   }
 
   /** @param {string} text of a frame */
@@ -64,18 +64,18 @@ export class HttpSocket {
     const frame = JSON.parse(text);
     switch (frame.type) {
       case "hello":
-        this.#hello = text;
-        return this.#askSoon();
+        this.#helloText = text;
+        return this.#scheduleFollow();
       case "subscribe":
         this.#subscriptions.set(frame.id, frame);
-        return this.#askSoon();
+        return this.#scheduleFollow();
       case "unsubscribe":
-        return this.#forget(frame.id) && this.#askSoon();
+        return this.#removeSubscription(frame.id) && this.#scheduleFollow();
       case "token":
-        this.#offers.push(frame);
-        return this.#askSoon();
+        this.#pendingTokens.push(frame);
+        return this.#scheduleFollow();
       case "ping":
-        return this.#pong();
+        return this.#answerPing();
       default:
         return this.#request(frame);
     }
@@ -83,29 +83,29 @@ export class HttpSocket {
 
   close() {
     this.#isClosed = true;
-    this.#leavePlace?.();
-    this.#soon.stop();
-    for (const answer of [this.#answer, ...this.#asking]) answer?.abort();
+    this.#releaseSlot?.();
+    this.#followTimer.stop();
+    for (const answer of [this.#response, ...this.#requests]) answer?.abort();
   }
 
   // What a page subscribes to at the same moment is one request.
-  #askSoon() {
-    if (!this.#isClosed) this.#soon.start(0, () => this.#follow());
+  #scheduleFollow() {
+    if (!this.#isClosed) this.#followTimer.start(0, () => this.#follow());
   }
 
   async #follow() {
-    this.#answer?.abort();
-    const answer = (this.#answer = new AbortController());
-    const isPresent = () => this.#answer === answer && !this.#isClosed;
-    this.#heardAt = this.#environment.now(); // silence counts from here
-    const hasPlace = await this.#takePlace();
+    this.#response?.abort();
+    const answer = (this.#response = new AbortController());
+    const isPresent = () => this.#response === answer && !this.#isClosed;
+    this.#receivedAt = this.#platform.now(); // silence counts from here
+    const hasSlot = await this.#acquireSlot();
     if (!isPresent()) return;
-    const frames = [...this.#subscriptions.values(), ...this.#offers];
+    const frames = [...this.#subscriptions.values(), ...this.#pendingTokens];
     const unanswered = new Set(this.#subscriptions.keys());
-    const waitS = hasPlace ? null : this.#pollS;
+    const waitS = hasSlot ? null : this.#pollS;
     let end = { code: LOST, reason: "" };
     try {
-      for await (const event of this.#events(frames, answer, waitS)) {
+      for await (const event of this.#postFrames(frames, answer, waitS)) {
         if (!isPresent()) return;
         if (event.type === "close") end = JSON.parse(event.data);
         else unanswered.delete(this.#receive(event.data).id);
@@ -114,61 +114,61 @@ export class HttpSocket {
       // As good as an answer that broke off.
     }
     if (!isPresent()) return;
-    const isOver = end.code === GOING_AWAY && (this.#isGreeted || !hasPlace);
-    if (!isOver) this.#lost(end);
-    else if (hasPlace) this.#askSoon();
-    else this.#pollLater(unanswered.size > 0);
+    const isOver = end.code === GOING_AWAY && (this.#isWelcomed || !hasSlot);
+    if (!isOver) this.#fail(end);
+    else if (hasSlot) this.#scheduleFollow();
+    else this.#schedulePoll(unanswered.size > 0);
   }
 
-  #pollLater(isTooShort) {
+  #schedulePoll(isTooShort) {
     if (!this.#isPolling) console.info("Realtime Streams: other tabs hold the connections; polling");
     this.#isPolling = true;
     if (isTooShort) this.#pollS = Math.min(MAX_POLL_S, 2 * this.#pollS);
-    const pauseMs = PAUSE_MS * (0.5 + this.#environment.random());
-    this.#soon.start(pauseMs, () => this.#follow());
+    const pauseMs = PAUSE_MS * (0.5 + this.#platform.random());
+    this.#followTimer.start(pauseMs, () => this.#follow());
   }
 
   // It is kept until the end; one that polls tries to get one each time.
-  async #takePlace() {
-    const { takePlace } = this.#environment;
-    if (takePlace === undefined || this.#leavePlace !== null) return true;
-    this.#taking ??= takePlace(this.#url, () => this.#losePlace()).then((leave) => {
-      this.#taking = null;
+  async #acquireSlot() {
+    const { acquireSlot } = this.#platform;
+    if (acquireSlot === undefined || this.#releaseSlot !== null) return true;
+    this.#acquiring ??= acquireSlot(this.#url, () => this.#onSlotLost()).then((leave) => {
+      this.#acquiring = null;
       if (this.#isClosed) leave?.();
-      else this.#leavePlace = leave;
+      else this.#releaseSlot = leave;
     });
-    await this.#taking;
-    return this.#leavePlace !== null;
+    await this.#acquiring;
+    return this.#releaseSlot !== null;
   }
 
-  #losePlace() {
-    this.#leavePlace = null;
-    this.#askSoon();
+  #onSlotLost() {
+    this.#releaseSlot = null;
+    this.#scheduleFollow();
   }
 
   // One that is not answered is for the connection to send again.
   async #request(frame) {
-    const asking = new AbortController();
-    this.#asking.add(asking);
+    const controller = new AbortController();
+    this.#requests.add(controller);
     try {
-      for await (const { type, data } of this.#events([frame], asking)) {
+      for await (const { type, data } of this.#postFrames([frame], controller)) {
         const received = JSON.parse(data);
-        if (type === "close") return this.#lost(received);
+        if (type === "close") return this.#fail(received);
         if (received.type === "welcome" || received.type === "pong") continue;
         this.onmessage({ data });
         if (received.id === frame.id) return;
       }
-      this.#lost({ code: LOST, reason: "" });
+      this.#fail({ code: LOST, reason: "" });
     } catch {
-      this.#lost({ code: LOST, reason: "" });
+      this.#fail({ code: LOST, reason: "" });
     } finally {
-      this.#asking.delete(asking);
-      asking.abort();
+      this.#requests.delete(controller);
+      controller.abort();
     }
   }
 
-  async *#events(frames, { signal }, waitS = null) {
-    const lines = [this.#hello, ...frames.map((frame) => JSON.stringify(frame))];
+  async *#postFrames(frames, { signal }, waitS = null) {
+    const lines = [this.#helloText, ...frames.map((frame) => JSON.stringify(frame))];
     const answer = await this.#fetch(waitS === null ? "" : `?wait_s=${waitS}`, {
       method: "POST",
       headers: { "Content-Type": "application/x-ndjson" },
@@ -181,12 +181,12 @@ export class HttpSocket {
       this.failure = `${this.#url} answered with status ${answer.status}, as no gateway does`;
       throw new Error(this.failure);
     }
-    yield* eventsOf(answer.body);
+    yield* parseEvents(answer.body);
   }
 
   async #fetch(query, options) {
     try {
-      return await this.#environment.fetch(this.#url + query, options);
+      return await this.#platform.fetch(this.#url + query, options);
     } catch (error) {
       if (!options.signal.aborted) this.failure = `${this.#url}: ${error.message}`;
       throw error;
@@ -195,47 +195,47 @@ export class HttpSocket {
 
   #receive(data) {
     const frame = JSON.parse(data);
-    this.#heardAt = this.#environment.now();
-    const isFirstWelcome = frame.type === "welcome" && !this.#isGreeted;
-    if (isFirstWelcome) this.#isGreeted = true;
+    this.#receivedAt = this.#platform.now();
+    const isFirstWelcome = frame.type === "welcome" && !this.#isWelcomed;
+    if (isFirstWelcome) this.#isWelcomed = true;
     else if (frame.type === "welcome" || frame.type === "pong") return frame;
-    else this.#remember(frame);
+    else this.#updateState(frame);
     this.onmessage({ data });
     return frame;
   }
 
   // Where each subscription has come to is where the next request goes on.
-  #remember({ type, id, subscription, position }) {
+  #updateState({ type, id, subscription, position }) {
     const asked = this.#subscriptions.get(id);
-    if (type === "token_accepted") this.#offerAnswered(id, true);
-    else if (type === "error" && subscription !== undefined) this.#offerAnswered(subscription, false);
-    else if (type === "end" || type === "error") this.#forget(id);
+    if (type === "token_accepted") this.#onTokenAnswered(id, true);
+    else if (type === "error" && subscription !== undefined) this.#onTokenAnswered(subscription, false);
+    else if (type === "end" || type === "error") this.#removeSubscription(id);
     else if (asked?.stream !== undefined && position !== undefined) asked.start = { position };
   }
 
   // A token of what is over would be offered, and refused, with every request to come.
-  #forget(id) {
-    this.#offers = this.#offers.filter((offer) => offer.id !== id);
+  #removeSubscription(id) {
+    this.#pendingTokens = this.#pendingTokens.filter((offer) => offer.id !== id);
     return this.#subscriptions.delete(id);
   }
 
-  #offerAnswered(id, isAccepted) {
-    const index = this.#offers.findIndex((offer) => offer.id === id);
+  #onTokenAnswered(id, isAccepted) {
+    const index = this.#pendingTokens.findIndex((offer) => offer.id === id);
     if (index === -1) return;
-    const [{ token }] = this.#offers.splice(index, 1);
+    const [{ token }] = this.#pendingTokens.splice(index, 1);
     if (isAccepted && this.#subscriptions.has(id)) this.#subscriptions.get(id).token = token;
   }
 
-  #pong() {
-    const isPausing = this.#soon.running;
-    if (isPausing) this.#askSoon(); // it may be that the page has just been shown
-    else if (this.#environment.now() - this.#heardAt > ALIVE_MS) return; // it will be given up
-    this.#environment.setTimeout(() => {
+  #answerPing() {
+    const isPausing = this.#followTimer.running;
+    if (isPausing) this.#scheduleFollow(); // it may be that the page has just been shown
+    else if (this.#platform.now() - this.#receivedAt > ALIVE_MS) return; // it will be given up
+    this.#platform.setTimeout(() => {
       if (!this.#isClosed) this.onmessage({ data: '{"type":"pong"}' });
     }, 0);
   }
 
-  #lost({ code, reason }) {
+  #fail({ code, reason }) {
     if (this.#isClosed) return;
     this.close();
     this.onclose({ code, reason });

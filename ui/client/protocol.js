@@ -103,7 +103,7 @@ const set = (object, name, value) =>
  *
  * Source: PROTOCOL.md 6.
  */
-export function foldChange(run, { metadata_nulls: nulls = {}, ...change }) {
+export function applyChange(run, { metadata_nulls: nulls = {}, ...change }) {
   const merged = mergePatch(run, change, { metadata: nulls });
   for (const name of REPLACED) if (name in change) merged[name] = change[name];
   return merged;

@@ -2,13 +2,13 @@
  * React hooks over what `client.js` follows, for an application that brings its own React.
  */
 
-import { RESTING } from "./actions.js";
+import { IDLE_ACTION } from "./actions.js";
 import { IDLE } from "./snapshot.js";
 
 const HANDLERS = ["onRecord", "onEnd", "onComplete", "onError", "onTokenExpiring"];
 
 /** One component's view of a source: what it saw last, and who is told of changes. */
-class Shown {
+class SourceStore {
   #source;
   #snapshot;
 
@@ -46,15 +46,15 @@ export function createHooks({ useEffect, useMemo, useRef, useSyncExternalStore }
         name,
         (...values) => newest.current[name]?.(...values),
       ]);
-      return new Shown(gateway[method](...what, { ...options, ...Object.fromEntries(handlers) }));
+      return new SourceStore(gateway[method](...what, { ...options, ...Object.fromEntries(handlers) }));
     }, [gateway, key]);
     return useSyncExternalStore(shown.subscribe, shown.getSnapshot, idle);
   }
 
   function useAction(make, named) {
     const action = useMemo(make, named);
-    const shown = useMemo(() => new Shown(action), [action]);
-    const state = useSyncExternalStore(shown.subscribe, shown.getSnapshot, resting);
+    const shown = useMemo(() => new SourceStore(action), [action]);
+    const state = useSyncExternalStore(shown.subscribe, shown.getSnapshot, idleAction);
     return [state, action];
   }
 
@@ -78,4 +78,4 @@ export function createHooks({ useEffect, useMemo, useRef, useSyncExternalStore }
 }
 
 const idle = () => IDLE;
-const resting = () => RESTING;
+const idleAction = () => IDLE_ACTION;

@@ -3,12 +3,12 @@
  */
 
 import { IDLE } from "./snapshot.js";
-import { User, keyOf } from "./store.js";
+import { Observer, keyOf } from "./store.js";
 
-const LIST = "$streams"; // PROTOCOL.md 6
+const LIST_STREAM = "$streams"; // PROTOCOL.md 6
 
 /** A stream as a page shows it; what is large is made when it is asked for. */
-class ShownStream {
+class StreamView {
   #snapshot;
 
   constructor(id, snapshot) {
@@ -25,7 +25,7 @@ class ShownStream {
     return this.#snapshot.data;
   }
 
-  isOf(snapshot) {
+  isFrom(snapshot) {
     return this.#snapshot === snapshot;
   }
 }
@@ -33,40 +33,40 @@ class ShownStream {
 // Without a prototype, so that a stream may have any name.
 const NO_STREAMS = Object.freeze(Object.create(null));
 
-export const NO_RUN = Object.freeze({ ...shown(IDLE), streams: NO_STREAMS });
+export const IDLE_STREAMS = Object.freeze({ ...statusOf(IDLE), streams: NO_STREAMS });
 
 export class RunStreams {
   #store;
   #options = {};
   #list;
-  /** By stream id. @type {Map<string, {user: User, leave: () => void}>} */
+  /** By stream id. @type {Map<string, {observer: Observer, leave: () => void}>} */
   #streams = new Map();
-  #snapshot = NO_RUN;
+  #snapshot = IDLE_STREAMS;
   #notify = () => {};
-  #isJoined = false;
+  #isSubscribed = false;
 
   /** @param {import("./store.js").Store} store @param {string|null} key of the list */
   constructor(store, key) {
     this.#store = store;
-    this.#list = new User(store, key);
+    this.#list = new Observer(store, key);
     this.#refresh();
   }
 
   /** Take the options as they are now. @param {import("./store.js").Options} options */
   configure(options) {
     this.#options = options;
-    this.#list.configure({ ...options, ...OF_LIST });
-    for (const [id, { user }] of this.#streams) user.configure(this.#optionsOf(id));
+    this.#list.configure({ ...options, ...LIST_OPTIONS });
+    for (const [id, { observer }] of this.#streams) observer.configure(this.#optionsOf(id));
   }
 
   /** Join the run's streams; call the result to leave them. */
   subscribe = (notify) => {
     this.#notify = notify;
-    this.#isJoined = true;
-    const leaveList = this.#list.subscribe(() => this.#changed());
-    this.#changed();
+    this.#isSubscribed = true;
+    const leaveList = this.#list.subscribe(() => this.#onChange());
+    this.#onChange();
     return () => {
-      this.#isJoined = false;
+      this.#isSubscribed = false;
       leaveList();
       for (const { leave } of this.#streams.values()) leave();
       this.#streams.clear();
@@ -75,21 +75,21 @@ export class RunStreams {
 
   getSnapshot = () => this.#snapshot;
 
-  #changed() {
-    if (!this.#isJoined) return;
-    for (const { stream } of this.#list.getSnapshot().data) this.#join(stream);
+  #onChange() {
+    if (!this.#isSubscribed) return;
+    for (const { stream } of this.#list.getSnapshot().data) this.#follow(stream);
     this.#refresh();
     this.#notify();
   }
 
-  #join(id) {
+  #follow(id) {
     if (this.#streams.has(id)) return;
     const options = this.#optionsOf(id);
-    const user = new User(this.#store, keyOf(options));
-    user.configure(options);
-    const stream = { user, leave: () => {} };
+    const observer = new Observer(this.#store, keyOf(options));
+    observer.configure(options);
+    const stream = { observer, leave: () => {} };
     this.#streams.set(id, stream); // before it tells of what is known already
-    stream.leave = user.subscribe(() => this.#changed());
+    stream.leave = observer.subscribe(() => this.#onChange());
   }
 
   #optionsOf(id) {
@@ -100,22 +100,22 @@ export class RunStreams {
   #refresh() {
     const before = this.#snapshot.streams;
     const streams = Object.create(null);
-    for (const [id, { user }] of this.#streams) {
-      const snapshot = user.getSnapshot();
-      streams[id] = before[id]?.isOf(snapshot) ? before[id] : new ShownStream(id, snapshot);
+    for (const [id, { observer }] of this.#streams) {
+      const snapshot = observer.getSnapshot();
+      streams[id] = before[id]?.isFrom(snapshot) ? before[id] : new StreamView(id, snapshot);
     }
     this.#snapshot = Object.freeze({
-      ...shown(this.#list.getSnapshot()),
+      ...statusOf(this.#list.getSnapshot()),
       streams: Object.freeze(streams),
     });
   }
 }
 
-const OF_LIST = { stream: LIST, maxRecords: null, start: "beginning", attempt: null, onEnd: undefined };
+const LIST_OPTIONS = { stream: LIST_STREAM, maxRecords: null, start: "beginning", attempt: null, onEnd: undefined };
 
 /** The key of what a component asks for. */
-export const listKeyOf = (options) => keyOf({ ...options, ...OF_LIST });
+export const listKeyOf = (options) => keyOf({ ...options, ...LIST_OPTIONS });
 
-function shown({ status, endReason, error }) {
+function statusOf({ status, endReason, error }) {
   return { status, endReason, error };
 }

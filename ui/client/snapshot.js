@@ -1,8 +1,8 @@
 /** What a page shows of one subscription at one moment. Never changed once handed out. */
 
-import { NO_PARTS, NO_SOURCES } from "./parts.js";
+import { NO_PARTS, NO_SOURCES } from "./parts_assembler.js";
 import { viewKey } from "./views.js";
-import { EMPTY } from "./window.js";
+import { EMPTY } from "./sliding_window.js";
 
 const NONE = Object.freeze([]);
 
@@ -28,7 +28,7 @@ export class Snapshot {
   isFull = false;
   /** Show more runs of a set. */
   loadMore = () => {};
-  /** See `parts.js`; empty unless someone asked for it. */
+  /** See `parts_assembler.js`; empty unless someone asked for it. */
   parts = NO_PARTS;
   /** The same for each run that writes into the stream. @type {{source: string|null, parts: object}[]} */
   partsBySource = NO_SOURCES;
@@ -82,7 +82,7 @@ export const IDLE = Object.freeze(new Snapshot());
 export const CONNECTING = IDLE.with({ status: "connecting" });
 
 /** What a reset takes back. */
-export const NOTHING_SEEN = Object.freeze({
+export const EMPTY_CONTENT = Object.freeze({
   keptRecords: EMPTY,
   keptValues: EMPTY,
   latest: null,

@@ -6,8 +6,8 @@
  */
 
 import { Connection } from "./connection.js";
-import { Entry } from "./entry.js";
-import { Timer } from "./environment.js";
+import { CacheEntry } from "./cache_entry.js";
+import { Timer } from "./platform.js";
 import { DEFAULT_LIMIT, MAX_LIMIT, appendFrame } from "./protocol.js";
 import { CONNECTING, IDLE } from "./snapshot.js";
 
@@ -70,7 +70,7 @@ export function keyOf(options) {
 const isNamed = (runs) => Object.values(runs).every((id) => id && id.length > 0);
 
 /** One component's share in one entry; a component whose key changes gets a new one. */
-export class User {
+export class Observer {
   /** @type {Required<Options>} */
   options = DEFAULTS;
   notify = () => {};
@@ -86,30 +86,30 @@ export class User {
   configure(options) {
     const before = this.options;
     this.options = { ...DEFAULTS, ...options };
-    this.#store.adapt(this, before);
+    this.#store.updateOptions(this, before);
   }
 
   /** Join the entry; call the result to leave it. */
   subscribe = (notify) => {
     this.notify = notify;
-    this.#store.join(this);
-    return () => this.#store.leave(this);
+    this.#store.addObserver(this);
+    return () => this.#store.removeObserver(this);
   };
 
   getSnapshot = () => this.#store.snapshotOf(this.key);
 }
 
 export class Store {
-  #environment;
+  #platform;
   /** @type {Map<string, Connection>} */
   #connections = new Map();
-  /** @type {Map<string, Entry>} */
+  /** @type {Map<string, CacheEntry>} */
   #entries = new Map();
-  #leaving = new Map();
+  #lingering = new Map();
 
-  /** @param {import("./environment.js").Environment} environment */
-  constructor(environment) {
-    this.#environment = environment;
+  /** @param {import("./platform.js").Platform} platform */
+  constructor(platform) {
+    this.#platform = platform;
   }
 
   /** @param {string|null} key */
@@ -118,69 +118,69 @@ export class Store {
     return this.#entries.get(key)?.snapshot ?? CONNECTING;
   }
 
-  /** @param {User} user */
-  join(user) {
-    if (user.key === null) return;
-    this.#leaving.get(user.key)?.stop();
-    const known = this.#entries.get(user.key);
-    const entry = known ?? this.#newEntry(user);
-    entry.users.add(user);
-    entry.want(user.options);
-    const connection = this.#connection(user.options.url);
+  /** @param {Observer} observer */
+  addObserver(observer) {
+    if (observer.key === null) return;
+    this.#lingering.get(observer.key)?.stop();
+    const known = this.#entries.get(observer.key);
+    const entry = known ?? this.#newEntry(observer);
+    entry.observers.add(observer);
+    entry.enable(observer.options);
+    const connection = this.#connection(observer.options.url);
     if (!known) {
-      if (entry.fault === null) connection.add(entry.subscription);
-      else entry.error({ code: "invalid_value", message: entry.fault });
+      if (entry.optionError === null) connection.add(entry.subscription);
+      else entry.error({ code: "invalid_value", message: entry.optionError });
       return;
     }
-    this.#share(entry, user.options);
+    this.#applyOptions(entry, observer.options);
     // A component that comes back asks anew; one beside others sees the error that they see.
     const isRefused = entry.subscription.outcome === "failed";
-    if (isRefused && entry.users.size === 1) connection.restart(entry.subscription);
+    if (isRefused && entry.observers.size === 1) connection.restart(entry.subscription);
   }
 
-  /** @param {User} user */
-  leave(user) {
-    const entry = this.#entries.get(user.key);
-    if (!entry?.users.delete(user) || entry.users.size > 0) return;
-    const timer = new Timer(this.#environment);
-    this.#leaving.set(user.key, timer);
-    timer.start(LINGER_MS, () => this.#discard(user));
+  /** @param {Observer} observer */
+  removeObserver(observer) {
+    const entry = this.#entries.get(observer.key);
+    if (!entry?.observers.delete(observer) || entry.observers.size > 0) return;
+    const timer = new Timer(this.#platform);
+    this.#lingering.set(observer.key, timer);
+    timer.start(LINGER_MS, () => this.#discard(observer));
   }
 
-  /** Carry a change of a user's options over to its entry. */
-  adapt(user, before) {
-    const entry = this.#entries.get(user.key);
-    if (!entry?.users.has(user)) return;
-    const { token, throttleMs } = user.options;
-    entry.want(user.options);
-    if (token !== before.token || throttleMs !== before.throttleMs) this.#share(entry, user.options);
+  /** Carry a change of an observer's options over to its entry. */
+  updateOptions(observer, before) {
+    const entry = this.#entries.get(observer.key);
+    if (!entry?.observers.has(observer)) return;
+    const { token, throttleMs } = observer.options;
+    entry.enable(observer.options);
+    if (token !== before.token || throttleMs !== before.throttleMs) this.#applyOptions(entry, observer.options);
   }
 
   // The newest token counts, and the smallest throttle.
-  #share(entry, { url, token, throttleMs }) {
-    if (entry.fault !== null) return;
+  #applyOptions(entry, { url, token, throttleMs }) {
+    if (entry.optionError !== null) return;
     const { subscription } = entry;
     const connection = this.#connection(url);
     if (token !== subscription.token) connection.replaceToken(subscription, token);
-    else if (!subscription.over) entry.tokenAccepted(); // the one in force, after another was refused
+    else if (!subscription.isOver) entry.tokenAccepted(); // the one in force, after another was refused
     if (throttleMs >= subscription.throttleMs) return;
     subscription.throttleMs = throttleMs;
-    if (!subscription.over) connection.restart(subscription);
+    if (!subscription.isOver) connection.restart(subscription);
   }
 
-  #newEntry(user) {
-    const { url, runId, ...asked } = user.options;
+  #newEntry(observer) {
+    const { url, runId, ...asked } = observer.options;
     const { stream, runs, limit, skip, start, attempt, throttleMs, token } = asked;
     const request = { run: runId, stream, runs, limit, skip, start, throttleMs, token };
-    const entry = new Entry(request, this.#environment, attempt);
-    this.#entries.set(user.key, entry);
-    if (runs) entry.offerMore(() => this.#loadMore(url, entry, limit));
+    const entry = new CacheEntry(request, this.#platform, attempt);
+    this.#entries.set(observer.key, entry);
+    if (runs) entry.setLoadMore(() => this.#loadMore(url, entry, limit));
     return entry;
   }
 
   // The longer list comes whole, as of one moment: what is there already may have changed meanwhile.
   #loadMore(url, { subscription, snapshot }, count) {
-    if (snapshot.isFull || subscription.limit >= MAX_LIMIT || subscription.over) return;
+    if (snapshot.isFull || subscription.limit >= MAX_LIMIT || subscription.isOver) return;
     subscription.limit = Math.min(MAX_LIMIT, subscription.limit + count);
     this.#connection(url).restart(subscription);
   }
@@ -188,7 +188,7 @@ export class Store {
   #discard({ key, options }) {
     const entry = this.#entries.get(key);
     this.#entries.delete(key);
-    this.#leaving.delete(key);
+    this.#lingering.delete(key);
     entry.discard();
     this.#connection(options.url).remove(entry.subscription);
   }
@@ -200,18 +200,18 @@ export class Store {
    */
   append({ url, ...request }) {
     const writer = Array.from({ length: 4 }, () =>
-      Math.floor(this.#environment.random() * 2 ** 32).toString(36),
+      Math.floor(this.#platform.random() * 2 ** 32).toString(36),
     ).join("");
     return this.#connection(url).request((id) => appendFrame({ id, writer, ...request }));
   }
 
   /** Carry a subscription that has a sink of its own. */
-  carry(url, subscription) {
+  addSubscription(url, subscription) {
     this.#connection(url).add(subscription);
   }
 
   /** Carry it no more; it keeps its position. */
-  drop(url, subscription) {
+  removeSubscription(url, subscription) {
     this.#connection(url).remove(subscription);
   }
 
@@ -223,7 +223,7 @@ export class Store {
   #connection(url) {
     const known = this.#connections.get(url);
     if (known) return known;
-    const connection = new Connection(url, this.#environment);
+    const connection = new Connection(url, this.#platform);
     this.#connections.set(url, connection);
     return connection;
   }

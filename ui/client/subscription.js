@@ -20,9 +20,9 @@ import { DEFAULT_LIMIT, ORIGIN, subscribeFrame, tokenFrame } from "./protocol.js
  * @property {(error: {code: string, message: string}) => void} error
  * @property {() => void} tokenExpiring the token is near its end
  * @property {() => void} tokenAccepted a new one is in force
- * @property {(error: {code: string, message: string}) => void} tokenRefused the old one stays in
+ * @property {(error: {code: string, message: string}) => void} tokenRejected the old one stays in
  *   force
- * @property {() => void} lost the connection is gone; the subscription is not
+ * @property {() => void} disconnected the connection is gone; the subscription is not
  * @property {(error: {code: string, message: string}) => void} unreachable no gateway was ever heard
  *   at this address; it is tried on
  */
@@ -48,9 +48,9 @@ export class Subscription {
   /** Failed tries in a row, for the backoff. */
   attempt = 0;
   #nextOffset = null;
-  #tokenInForce = null;
+  #acceptedToken = null;
   /** Tokens that were sent and not answered yet; they are answered in order. */
-  #offered = [];
+  #pendingTokens = [];
 
   /**
    * @param {{run?: string|null, stream?: string|null, runs?: object|null, limit?: number,
@@ -81,7 +81,7 @@ export class Subscription {
     return this.isRun ? `run ${this.run}` : `stream ${this.run}/${this.stream}`;
   }
 
-  get over() {
+  get isOver() {
     return this.outcome !== null;
   }
 
@@ -89,50 +89,50 @@ export class Subscription {
   begin(id) {
     this.id = id;
     this.outcome = null;
-    this.#askWith(this.token);
+    this.#resetTokens(this.token);
   }
 
-  #askWith(token) {
-    this.#tokenInForce = token;
-    this.#offered = [];
+  #resetTokens(token) {
+    this.#acceptedToken = token;
+    this.#pendingTokens = [];
   }
 
   /** The frame that subscribes, or resumes from the position that was reached. */
   frame() {
-    this.#askWith(this.token);
+    this.#resetTokens(this.token);
     const { id, run, stream, runs, limit, skip, throttleMs, token } = this;
-    const start = this.#startNow();
+    const start = this.#currentStart();
     return subscribeFrame({ id, run, stream, runs, limit, skip, start, throttleMs, token });
   }
 
   /** The frame that replaces the token in place. */
   tokenFrame() {
-    this.#offered.push(this.token);
+    this.#pendingTokens.push(this.token);
     return tokenFrame(this.id, this.token);
   }
 
   /**
    * Take the refusal of a token that was to replace the one in force.
    *
-   * @returns {"ok"|"again"} `again`: subscribe again at once, with the newest token
+   * @returns {"ok"|"resubscribe"} `resubscribe`: subscribe again at once, with the newest token
    */
-  refuseToken({ code, message }) {
-    this.#offered.shift();
-    if (this.#offered.length > 0) return "ok"; // a newer one is not answered yet
+  rejectToken({ code, message }) {
+    this.#pendingTokens.shift();
+    if (this.#pendingTokens.length > 0) return "ok"; // a newer one is not answered yet
     // It is for another subject: whether that one may read is asked anew.
-    if (code === "forbidden") return "again";
-    this.token = this.#tokenInForce;
-    this.sink.tokenRefused({ code, message });
+    if (code === "forbidden") return "resubscribe";
+    this.token = this.#acceptedToken;
+    this.sink.tokenRejected({ code, message });
     return "ok";
   }
 
   #acceptToken() {
-    this.#tokenInForce = this.#offered.shift();
+    this.#acceptedToken = this.#pendingTokens.shift();
     this.sink.tokenAccepted();
   }
 
   // Runs need no position: the snapshot in `subscribed` is always the newest.
-  #startNow() {
+  #currentStart() {
     if (!this.isStream) return "beginning";
     return this.position === null ? this.start : { position: this.position };
   }
@@ -140,14 +140,14 @@ export class Subscription {
   /**
    * Take a frame that names this subscription.
    *
-   * @returns {"ok"|"hole"|"retry"|"again"} `hole`: a record is missing, so nothing of the frame was
-   *   taken and the socket must go; `retry`: subscribe again later; `again`: at once
+   * @returns {"ok"|"record_missing"|"retry_later"|"resubscribe"} `record_missing`: a record is missing, so nothing of the frame was
+   *   taken and the socket must go; `retry_later`: subscribe again later; `resubscribe`: at once
    */
   receive(frame) {
-    return this.#take(frame) ?? "ok";
+    return this.#handle(frame) ?? "ok";
   }
 
-  #take(frame) {
+  #handle(frame) {
     switch (frame.type) {
       case "subscribed":
         return this.#subscribed(frame);
@@ -171,11 +171,11 @@ export class Subscription {
   /**
    * Take a refusal. It is final, and an error, unless it is of a token that has been replaced since.
    *
-   * @returns {"ok"|"again"} `again`: subscribe again at once, with the newest token
+   * @returns {"ok"|"resubscribe"} `resubscribe`: subscribe again at once, with the newest token
    */
-  refuse({ code, message }) {
+  fail({ code, message }) {
     this.outcome = "failed";
-    if (this.#offered.length > 0 || this.token !== this.#tokenInForce) return "again";
+    if (this.#pendingTokens.length > 0 || this.token !== this.#acceptedToken) return "resubscribe";
     this.sink.error({ code, message });
     return "ok";
   }
@@ -189,15 +189,15 @@ export class Subscription {
 
   #records({ records, position }) {
     if (this.isSet) return this.sink.records(records); // of several logs; versions tell them apart
-    const fresh = this.#unseen(records);
-    if (fresh === null) return "hole";
+    const fresh = this.#newRecords(records);
+    if (fresh === null) return "record_missing";
     this.position = position;
     if (fresh.length > 0) this.sink.records(fresh);
   }
 
   // Null when a record is missing. The first offset after a start or a gap is not predictable
   // (positions are opaque), so it is taken as it comes.
-  #unseen(records) {
+  #newRecords(records) {
     let next = this.#nextOffset;
     const fresh = [];
     for (const record of records) {
@@ -212,7 +212,7 @@ export class Subscription {
 
   // Patches that are gone leave a run that never was: only a new snapshot mends that.
   #gap({ from, to, reason }) {
-    if (this.isRun) return "retry";
+    if (this.isRun) return "retry_later";
     this.position = to;
     this.#nextOffset = null;
     this.sink.gap({ from, to, reason });
@@ -220,7 +220,7 @@ export class Subscription {
 
   #reset({ position, reason, ...snapshot }) {
     if (this.isSet) return this.sink.subscribed(snapshot);
-    if (this.isRun) return "retry";
+    if (this.isRun) return "retry_later";
     this.position = position;
     this.#nextOffset = null;
     this.sink.reset(reason);
@@ -229,15 +229,15 @@ export class Subscription {
   #end({ reason, position }) {
     this.outcome = "ended";
     this.position = position ?? this.position;
-    this.sink.end(reason, position === ORIGIN && reason !== "deleted" ? this.#absence(reason) : null);
+    this.sink.end(reason, position === ORIGIN && reason !== "deleted" ? this.#missingStreamHint(reason) : null);
   }
 
-  #absence(reason) {
+  #missingStreamHint(reason) {
     const { run, stream } = this;
     return `run ${run} has ended (${reason}) without a stream "${stream}": check the stream's id, and that the task appends to it`;
   }
 
   #error(frame) {
-    return frame.retryable ? "retry" : this.refuse(frame);
+    return frame.retryable ? "retry_later" : this.fail(frame);
   }
 }

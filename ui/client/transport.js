@@ -5,32 +5,32 @@
  * are tried in turn until one works, and from HTTP a WebSocket is tried again now and then.
  */
 
-import { Timer } from "./environment.js";
+import { Timer } from "./platform.js";
 import { HttpSocket } from "./http_socket.js";
 import { helloFrame } from "./protocol.js";
 
-const PATIENCE = 3; // tries in a row, where WebSockets have worked: more likely the gateway restarts
+const MAX_FAILURES = 3; // tries in a row, where WebSockets have worked: more likely the gateway restarts
 const ANSWER_MS = 10_000;
 const PROBE_MS = 30_000; // the pause before the first try from HTTP; it doubles
-const SOON_MS = 2_000; // likewise, where WebSockets have worked: the gateway was only away
+const RESTART_PROBE_MS = 2_000; // likewise, where WebSockets have worked: the gateway was only away
 const MAX_PROBE_MS = 600_000;
 
 export class Transport {
   #url;
-  #environment;
+  #platform;
   #isHttp = false;
   #failures = 0;
   #hasWorked = false;
-  #pauseMs = PROBE_MS;
-  #timer;
+  #probePauseMs = PROBE_MS;
+  #probeTimer;
   /** The WebSocket that is tried while HTTP serves. */
   #probe = null;
 
-  /** @param {string} url @param {import("./environment.js").Environment} environment */
-  constructor(url, environment) {
+  /** @param {string} url @param {import("./platform.js").Platform} platform */
+  constructor(url, platform) {
     this.#url = url;
-    this.#environment = environment;
-    this.#timer = new Timer(environment);
+    this.#platform = platform;
+    this.#probeTimer = new Timer(platform);
   }
 
   get isHttp() {
@@ -39,10 +39,10 @@ export class Transport {
 
   /** Open the next socket. */
   open() {
-    this.rest();
+    this.stopProbing();
     return this.#isHttp
-      ? new HttpSocket(this.#url, this.#environment)
-      : new this.#environment.WebSocket(this.#url);
+      ? new HttpSocket(this.#url, this.#platform)
+      : new this.#platform.WebSocket(this.#url);
   }
 
   /** A socket was lost before anything was heard on it. */
@@ -52,9 +52,9 @@ export class Transport {
       return;
     }
     this.#failures++;
-    const isBlocked = this.#failures >= (this.#hasWorked ? PATIENCE : 1);
-    this.#isHttp = isBlocked && this.#environment.fetch !== undefined;
-    if (this.#isHttp && this.#hasWorked) this.#pauseMs = SOON_MS;
+    const isBlocked = this.#failures >= (this.#hasWorked ? MAX_FAILURES : 1);
+    this.#isHttp = isBlocked && this.#platform.fetch !== undefined;
+    if (this.#isHttp && this.#hasWorked) this.#probePauseMs = RESTART_PROBE_MS;
   }
 
   /**
@@ -63,44 +63,44 @@ export class Transport {
    * @param {(socket: WebSocket, welcome: MessageEvent) => void} adopt takes a WebSocket that works
    *   in the place of the present one
    */
-  worked(adopt) {
+  succeeded(adopt) {
     if (this.#isHttp) {
-      this.#probeLater(adopt);
+      this.#scheduleProbe(adopt);
       return;
     }
     this.#hasWorked = true;
     this.#failures = 0;
-    this.#pauseMs = PROBE_MS;
+    this.#probePauseMs = PROBE_MS;
   }
 
   /** Try nothing more for now. */
-  rest() {
-    this.#timer.stop();
+  stopProbing() {
+    this.#probeTimer.stop();
     const probe = this.#probe;
     this.#probe = null;
     probe?.close();
   }
 
-  #probeLater(adopt) {
-    this.#timer.start(this.#pauseMs, () => this.#try(adopt));
-    this.#pauseMs = Math.min(MAX_PROBE_MS, 2 * this.#pauseMs);
+  #scheduleProbe(adopt) {
+    this.#probeTimer.start(this.#probePauseMs, () => this.#startProbe(adopt));
+    this.#probePauseMs = Math.min(MAX_PROBE_MS, 2 * this.#probePauseMs);
   }
 
-  #try(adopt) {
-    const probe = (this.#probe = new this.#environment.WebSocket(this.#url));
+  #startProbe(adopt) {
+    const probe = (this.#probe = new this.#platform.WebSocket(this.#url));
     const over = () => {
       if (this.#probe !== probe) return;
-      this.rest();
-      this.#probeLater(adopt);
+      this.stopProbing();
+      this.#scheduleProbe(adopt);
     };
-    this.#timer.start(ANSWER_MS, over);
+    this.#probeTimer.start(ANSWER_MS, over);
     probe.onopen = () => this.#probe === probe && probe.send(JSON.stringify(helloFrame()));
     probe.onclose = over;
     probe.onerror = () => {};
     probe.onmessage = (event) => {
       if (this.#probe !== probe || JSON.parse(event.data).type !== "welcome") return;
       this.#probe = null; // from now on it is the connection's
-      this.#timer.stop();
+      this.#probeTimer.stop();
       this.#isHttp = false;
       adopt(probe, event);
     };

@@ -5,18 +5,18 @@
  * @typedef {["where", string, unknown] | ["by_source"]} ViewSpec
  */
 
-import { Window } from "./window.js";
+import { SlidingWindow } from "./sliding_window.js";
 
 /** @param {ViewSpec} spec */
 export const viewKey = (spec) => JSON.stringify(spec);
 
 /** @param {ViewSpec} spec @param {string} runId whose stream it is */
 export const newView = ([kind, ...rest], runId) =>
-  kind === "where" ? new Where(...rest) : new BySource(runId);
+  kind === "where" ? new WhereView(...rest) : new BySourceView(runId);
 
 /** The values one of whose fields has a given value. */
-class Where {
-  #window = new Window();
+class WhereView {
+  #window = new SlidingWindow();
   #matches;
 
   constructor(field, value) {
@@ -34,7 +34,7 @@ class Where {
 }
 
 /** The values by the run that wrote them; "" for a client outside any run. */
-class BySource {
+class BySourceView {
   #runId;
   #windows = new Map();
   #value = Object.freeze(Object.create(null));
@@ -47,7 +47,7 @@ class BySource {
     const changed = new Set();
     for (const record of added) {
       const source = this.#sourceOf(record);
-      if (!this.#windows.has(source)) this.#windows.set(source, new Window());
+      if (!this.#windows.has(source)) this.#windows.set(source, new SlidingWindow());
       this.#windows.get(source).add([record.data]);
       changed.add(source);
     }

@@ -7,7 +7,7 @@
  * @param {ReadableStream<Uint8Array>} body
  * @returns {AsyncGenerator<{type: string, data: string}>}
  */
-export async function* eventsOf(body) {
+export async function* parseEvents(body) {
   let event = { type: "message", data: [] };
   for await (const line of linesOf(body)) {
     if (line === "") {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { NO_RUN, RunStreams, listKeyOf } from "../../ui/client/run_streams.js";
+import { IDLE_STREAMS, RunStreams, listKeyOf } from "../../ui/client/run_streams.js";
 import { Store, keyOf } from "../../ui/client/store.js";
 import { Component, OPTIONS } from "./components.js";
 import { FakePage, position, records, subscribed } from "./fakes.js";
@@ -26,7 +26,7 @@ const snapshot = (id, ids, hasMore = false) => ({
 
 function liveSet(options = {}, ids = ["run_3", "run_2", "run_1"], hasMore = false) {
   const page = new FakePage();
-  const store = new Store(page.environment);
+  const store = new Store(page.platform);
   const component = new Component(store, { ...SET, ...options });
   page.socket.welcome();
   const [, frame] = page.socket.taken();
@@ -192,7 +192,7 @@ test("a reset of a set is a fresh snapshot, and changes before it are not folded
 test("a wrong token shows its reason, and not an empty list that looks right", () => {
   const page = new FakePage();
   const errors = [];
-  const component = new Component(new Store(page.environment), {
+  const component = new Component(new Store(page.platform), {
     ...SET, handlerKey: "h", onError: (error) => errors.push(error),
   });
   page.socket.welcome();
@@ -209,7 +209,7 @@ test("a wrong token shows its reason, and not an empty list that looks right", (
 
 test("the end of a run is told once, with the run, however often it reconnects", () => {
   const page = new FakePage();
-  const store = new Store(page.environment);
+  const store = new Store(page.platform);
   const heard = [];
   const options = { stream: null, handlerKey: "h", onComplete: (ended) => heard.push(ended) };
   for (let i = 0; i < 3; i++) new Component(store, options);
@@ -230,7 +230,7 @@ test("the end of a run is told once, with the run, however often it reconnects",
 
 function liveStreams(options = {}) {
   const page = new FakePage();
-  const store = new Store(page.environment);
+  const store = new Store(page.platform);
   const asked = { ...OPTIONS, throttleMs: 0, ...options };
   const streams = new RunStreams(store, listKeyOf(asked));
   streams.configure(asked);
@@ -287,6 +287,6 @@ test("what did not change is the same object, and who leaves lets all streams go
 });
 
 test("without a run there are no streams", () => {
-  const streams = new RunStreams(new Store(new FakePage().environment), listKeyOf({ ...OPTIONS, runId: "" }));
-  assert.deepEqual({ ...streams.getSnapshot(), streams: {} }, { ...NO_RUN, streams: {} });
+  const streams = new RunStreams(new Store(new FakePage().platform), listKeyOf({ ...OPTIONS, runId: "" }));
+  assert.deepEqual({ ...streams.getSnapshot(), streams: {} }, { ...IDLE_STREAMS, streams: {} });
 });

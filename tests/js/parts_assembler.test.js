@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { NO_PARTS, PartsAssembler, SourcesAssembler } from "../../ui/client/parts.js";
-import { Store, User, keyOf } from "../../ui/client/store.js";
+import { NO_PARTS, PartsAssembler, SourcesAssembler } from "../../ui/client/parts_assembler.js";
+import { Store, Observer, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
 
 const cases = JSON.parse(readFileSync(new URL("../protocol_cases.json", import.meta.url), "utf8"));
@@ -104,15 +104,15 @@ const OPTIONS = { url: URL_OF_GATEWAY, runId: "run_top", stream: "answer", token
 
 function page() {
   const page = new FakePage();
-  const store = new Store(page.environment);
-  const users = [];
+  const store = new Store(page.platform);
+  const observers = [];
   const show = (options) => {
     const asked = { ...OPTIONS, ...options };
-    const user = new User(store, keyOf(asked));
-    user.configure(asked);
-    user.subscribe(() => {});
-    users.push(user);
-    return user;
+    const observer = new Observer(store, keyOf(asked));
+    observer.configure(asked);
+    observer.subscribe(() => {});
+    observers.push(observer);
+    return observer;
   };
   const plain = show({});
   page.socket.welcome();
@@ -129,19 +129,19 @@ test("parts by source are assembled when someone asks, also of records that came
   socket.receive({ type: "records", id: 1, records: [sub], position: position(2) });
   clock.advance(50);
   assert.deepEqual(plain.getSnapshot().partsBySource, []);
-  const user = show({ partsBySource: true });
-  const texts = () => user.getSnapshot().partsBySource.map(({ source, parts }) => [source, parts.text]);
+  const observer = show({ partsBySource: true });
+  const texts = () => observer.getSnapshot().partsBySource.map(({ source, parts }) => [source, parts.text]);
   assert.deepEqual(texts(), [["run_top", "top"], ["run_sub", "sub"]]);
   socket.receive(records(1, 2, text(" again")));
   clock.advance(50);
   assert.deepEqual(texts(), [["run_top", "top again"], ["run_sub", "sub"]]);
-  assert.equal(user.getSnapshot().parts, NO_PARTS);
-  user.configure({ ...OPTIONS, partsBySource: true, parts: true });
-  assert.equal(user.getSnapshot().parts.text, "topsub again");
+  assert.equal(observer.getSnapshot().parts, NO_PARTS);
+  observer.configure({ ...OPTIONS, partsBySource: true, parts: true });
+  assert.equal(observer.getSnapshot().parts.text, "topsub again");
   socket.receive({ type: "reset", id: 1, position: position(0), reason: "epoch_changed" });
-  assert.deepEqual([texts(), user.getSnapshot().parts], [[], NO_PARTS]);
+  assert.deepEqual([texts(), observer.getSnapshot().parts], [[], NO_PARTS]);
   socket.receive(records(1, 0, text("anew")));
   clock.advance(50);
   assert.deepEqual(texts(), [["run_top", "anew"]]);
-  assert.equal(user.getSnapshot().parts.text, "anew");
+  assert.equal(observer.getSnapshot().parts.text, "anew");
 });

@@ -10,7 +10,7 @@
  * Source: PROTOCOL.md 12.
  */
 
-const PLACES = 3;
+const SLOTS = 3;
 
 /**
  * Take one of the places at a host.
@@ -19,12 +19,12 @@ const PLACES = 3;
  * @param {() => void} lost called when the tab loses the place
  * @returns {Promise<(() => void)|null>} releases the place; null: all are taken
  */
-export async function takePlace(url, lost) {
+export async function acquireSlot(url, lost) {
   const { locks } = globalThis.navigator ?? {};
   if (isMultiplexed(url)) return () => {};
   if (locks === undefined) return takeWhileVisible(lost);
   const { host } = new URL(url);
-  for (let n = 0; n < PLACES; n++) {
+  for (let n = 0; n < SLOTS; n++) {
     const leave = await lockIfFree(locks, `realtime-streams ${host} ${n}`);
     if (leave !== null) return leave;
   }

@@ -7,18 +7,18 @@ export const attemptOf = ({ attempt = 1 }) => attempt;
 const isOfRun = ({ source }) => source === undefined; // PROTOCOL.md 5
 
 /** Why this is no attempt; null when it is one. */
-export function attemptFault(wanted) {
+export function attemptError(wanted) {
   if (wanted === null || wanted === "latest" || (Number.isInteger(wanted) && wanted >= 1)) return null;
   return `attempt is ${wanted}; it is a number from 1, "latest" or null`;
 }
 
-export class Attempts {
+export class AttemptFilter {
   #wanted;
   #latest = 1;
 
   /** @param {number|"latest"|null} [wanted] null: all of them */
   constructor(wanted = null) {
-    const fault = attemptFault(wanted);
+    const fault = attemptError(wanted);
     if (fault !== null) throw new TypeError(fault);
     this.#wanted = wanted;
   }
@@ -35,7 +35,7 @@ export class Attempts {
    * @returns {{wanted: object[], hasBegun: boolean}} those that are shown, and whether a later
    *   attempt has begun among them, so that those of earlier ones are shown no more
    */
-  choose(records) {
+  filter(records) {
     if (this.#wanted === null) return { wanted: records, hasBegun: false };
     const before = this.#latest;
     for (const record of records) {
@@ -50,4 +50,4 @@ export class Attempts {
 }
 
 /** The records that stay when a later attempt begins. */
-export const ofOthers = (records) => records.filter((record) => !isOfRun(record));
+export const recordsOfOthers = (records) => records.filter((record) => !isOfRun(record));

@@ -50,16 +50,16 @@ export class PartsAssembler {
   /** @type {Parts} */
   value = NO_PARTS;
   #draft;
-  /** What is known of each tool call, and its place. @type {Map<string, {place: number}>} */
+  /** What is known of each tool call, and its index. @type {Map<string, {index: number}>} */
   #calls = new Map();
   #touchedCalls = new Set();
-  #placeOfSource = new Map();
-  #placeOfStep = new Map();
+  #sourceIndex = new Map();
+  #stepIndex = new Map();
 
   /** @param {object[]} parts those that are new; types that are not known are passed over */
   add(parts) {
     this.#draft = { ...this.value };
-    for (const part of parts) this.#take(part);
+    for (const part of parts) this.#apply(part);
     for (const id of this.#touchedCalls) this.#publish(id, this.#calls.get(id));
     this.#touchedCalls.clear();
     if (Object.keys(NO_PARTS).some((name) => this.#draft[name] !== this.value[name])) {
@@ -67,7 +67,7 @@ export class PartsAssembler {
     }
   }
 
-  #take(part) {
+  #apply(part) {
     const draft = this.#draft;
     switch (part?.type) {
       case "text-delta":
@@ -81,10 +81,10 @@ export class PartsAssembler {
       case "tool-call":
       case "tool-approval":
       case "tool-result":
-        this.#takeOfCall(part);
+        this.#applyToCall(part);
         break;
       case "source":
-        this.#takeSource(part);
+        this.#addSource(part);
         break;
       case "data":
         draft.data = { ...draft.data, [part.name]: part.value ?? null };
@@ -93,17 +93,17 @@ export class PartsAssembler {
         this.#setStep(part.index, part.state === "start" ? "running" : "done");
         break;
       case "error":
-        this.#breakOff(part.message);
+        this.#failOpenCalls(part.message);
         break;
       case "finish":
         this.#finish(part);
     }
   }
 
-  #takeOfCall(part) {
+  #applyToCall(part) {
     let call = this.#calls.get(part.id);
-    if (call === undefined || isMadeAgain(call, part)) {
-      call = { ...NEW_CALL, place: call?.place ?? this.#calls.size };
+    if (call === undefined || isRestarted(call, part)) {
+      call = { ...NEW_CALL, index: call?.index ?? this.#calls.size };
       this.#calls.set(part.id, call);
     }
     addToCall(call, part);
@@ -113,29 +113,29 @@ export class PartsAssembler {
   #publish(id, call) {
     const { name, input, input_text, output, approval, reason } = call;
     const shown = { id, name, input, input_text, output, state: stateOf(call), approval, reason };
-    this.#own("tool_calls")[call.place] = shown;
+    this.#writable("tool_calls")[call.index] = shown;
   }
 
-  #takeSource({ id = null, url = null, title = null }) {
-    const sources = this.#own("sources");
+  #addSource({ id = null, url = null, title = null }) {
+    const sources = this.#writable("sources");
     const key = id === null ? url : `id ${id}`; // no URL begins like this
-    const place = (key === null ? undefined : this.#placeOfSource.get(key)) ?? sources.length;
-    if (key !== null) this.#placeOfSource.set(key, place);
-    const before = sources[place] ?? { id: null, url: null, title: null };
-    sources[place] = { id: id ?? before.id, url: url ?? before.url, title: title ?? before.title };
+    const index = (key === null ? undefined : this.#sourceIndex.get(key)) ?? sources.length;
+    if (key !== null) this.#sourceIndex.set(key, index);
+    const before = sources[index] ?? { id: null, url: null, title: null };
+    sources[index] = { id: id ?? before.id, url: url ?? before.url, title: title ?? before.title };
   }
 
   #setStep(index, state) {
-    const place = this.#placeOfStep.get(index) ?? this.#placeOfStep.size;
-    this.#placeOfStep.set(index, place);
-    this.#own("steps")[place] = { index, state };
+    const position = this.#stepIndex.get(index) ?? this.#stepIndex.size;
+    this.#stepIndex.set(index, position);
+    this.#writable("steps")[position] = { index, state };
   }
 
-  #breakOff(message) {
+  #failOpenCalls(message) {
     this.#draft.error = message;
     for (const [id, call] of this.#calls) {
       if (isOver(call)) continue;
-      call.brokenOff = true;
+      call.isAborted = true;
       this.#touchedCalls.add(id);
     }
     for (const { index, state } of this.#draft.steps) {
@@ -148,13 +148,13 @@ export class PartsAssembler {
     this.#draft.finish = { reason, usage: addUsage(used, usage) };
     for (const [id, call] of this.#calls) {
       if (stateOf(call) !== "streaming") continue;
-      call.brokenOff = true;
+      call.isAborted = true;
       this.#touchedCalls.add(id);
     }
   }
 
   /** The draft's own copy of a list, made when it is first changed. */
-  #own(name) {
+  #writable(name) {
     if (this.#draft[name] === this.value[name]) this.#draft[name] = [...this.value[name]];
     return this.#draft[name];
   }
@@ -169,17 +169,17 @@ const NEW_CALL = Object.freeze({
   isError: null, // null: there is no result
   approval: null,
   reason: null,
-  brokenOff: false,
+  isAborted: false,
 });
 
 // Some providers number the calls of each step from 0.
-const isMadeAgain = (call, { type }) =>
+const isRestarted = (call, { type }) =>
   call.hasInput && (type === "tool-input-start" || (type === "tool-call" && isOver(call)));
 
 const isOver = (call) => call.isError !== null || call.approval === "denied";
 
 function addToCall(call, part) {
-  call.brokenOff = false;
+  call.isAborted = false;
   switch (part.type) {
     case "tool-input-start":
       Object.assign(call, { name: part.name ?? "", input_text: "" });
@@ -203,7 +203,7 @@ function addToCall(call, part) {
 function stateOf(call) {
   if (call.approval === "denied") return "denied";
   if (call.isError !== null) return call.isError ? "failed" : "done";
-  if (call.brokenOff) return "failed";
+  if (call.isAborted) return "failed";
   if (call.approval === "requested") return "waiting";
   return call.hasInput || call.approval === "approved" ? "running" : "streaming";
 }
@@ -242,13 +242,13 @@ export class SourcesAssembler {
     const value = [...this.value];
     for (const [source, parts] of this.#bySource(records)) {
       if (!this.#assemblers.has(source)) {
-        this.#assemblers.set(source, { place: value.length, of: new PartsAssembler() });
+        this.#assemblers.set(source, { index: value.length, of: new PartsAssembler() });
       }
-      const { place, of } = this.#assemblers.get(source);
+      const { index, of } = this.#assemblers.get(source);
       of.add(parts);
-      if (value[place]?.parts !== of.value) value[place] = { source, parts: of.value };
+      if (value[index]?.parts !== of.value) value[index] = { source, parts: of.value };
     }
-    if (value.some((group, place) => group !== this.value[place])) this.value = value;
+    if (value.some((group, index) => group !== this.value[index])) this.value = value;
   }
 
   #bySource(records) {

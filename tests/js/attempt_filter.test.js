@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Attempts } from "../../ui/client/attempts.js";
+import { AttemptFilter } from "../../ui/client/attempt_filter.js";
 import { Component, livePage } from "./components.js";
 import { records } from "./fakes.js";
 
@@ -74,10 +74,10 @@ test("a stream that begins anew begins with its first attempt", () => {
 
 test("what is no attempt is refused, and a large frame is taken", () => {
   for (const wrong of [0, -1, 1.5, "2", "newest", true, NaN]) {
-    assert.throws(() => new Attempts(wrong), /it is a number from 1, "latest" or null/);
+    assert.throws(() => new AttemptFilter(wrong), /it is a number from 1, "latest" or null/);
   }
   const many = Array.from({ length: 300_000 }, (_, offset) => ({ offset, attempt: 2 }));
-  assert.equal(new Attempts("latest").choose(many).wanted.length, 300_000);
+  assert.equal(new AttemptFilter("latest").filter(many).wanted.length, 300_000);
 });
 
 test("an attempt that is none is an error of its hook, and nothing is asked for", (t) => {

@@ -8,7 +8,7 @@ const FINAL = ["completed", "canceled", ...FAILED];
  *
  * @param {object} run as the gateway gives it
  */
-export const pageRun = (run) =>
+export const toRunModel = (run) =>
   Object.freeze({
     payload: null,
     output: null,

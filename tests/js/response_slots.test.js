@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { takePlace } from "../../ui/client/places.js";
+import { acquireSlot } from "../../ui/client/response_slots.js";
 import { WELCOME, httpPage, settled } from "./http_page.js";
 import { position, records, subscribed } from "./fakes.js";
 
 const URL_OF_EVENTS = "http://gateway.test/v1/events";
 
 /** The places that tabs of a browser share: `free` are left at a host. */
-class Places {
+class Slots {
   constructor(free) {
     this.free = free;
   }
@@ -25,8 +25,8 @@ class Places {
 /** A page whose WebSocket is rejected, and whose browser has `free` places left. */
 async function tab(t, free) {
   t.mock.method(console, "info", () => {});
-  const places = new Places(free);
-  const { page, component } = await httpPage({ takePlace: places.take });
+  const places = new Slots(free);
+  const { page, component } = await httpPage({ acquireSlot: places.take });
   return { page, component, places, id: page.request.frames[1].id };
 }
 
@@ -136,7 +136,7 @@ function pretend(t, name, value) {
 
 test("three tabs have a place at a host, and the next one when one of them leaves", async (t) => {
   pretend(t, "navigator", { locks: new Locks() });
-  const take = (url = URL_OF_EVENTS) => takePlace(url, () => assert.fail("lost"));
+  const take = (url = URL_OF_EVENTS) => acquireSlot(url, () => assert.fail("lost"));
   const leaves = [await take(), await take(), await take()];
   assert.equal(await take(), null);
   assert.notEqual(await take("http://another.test/v1/events"), null);
@@ -151,14 +151,14 @@ test("a browser that refuses its locks lets the tab poll", async (t) => {
     throw new Error("SecurityError");
   };
   pretend(t, "navigator", { locks: { request: refusing } });
-  assert.equal(await takePlace(URL_OF_EVENTS, () => {}), null);
+  assert.equal(await acquireSlot(URL_OF_EVENTS, () => {}), null);
 });
 
 test("over HTTP/2 every tab has a place", async (t) => {
   pretend(t, "navigator", { locks: { request: () => assert.fail("no lock is needed") } });
   const seen = [{ name: `${URL_OF_EVENTS}?wait_s=0.25`, nextHopProtocol: "h2" }];
   t.mock.method(performance, "getEntriesByType", () => seen);
-  assert.notEqual(await takePlace(URL_OF_EVENTS, () => {}), null);
+  assert.notEqual(await acquireSlot(URL_OF_EVENTS, () => {}), null);
 });
 
 test("where a browser has no locks, a visible tab has a place until it is hidden", async (t) => {
@@ -171,12 +171,12 @@ test("where a browser has no locks, a visible tab has a place until it is hidden
     document.dispatchEvent(new Event("visibilitychange"));
   };
   let lost = 0;
-  assert.notEqual(await takePlace(URL_OF_EVENTS, () => lost++), null);
+  assert.notEqual(await acquireSlot(URL_OF_EVENTS, () => lost++), null);
   show("hidden");
   assert.equal(lost, 1);
-  assert.equal(await takePlace(URL_OF_EVENTS, () => lost++), null);
+  assert.equal(await acquireSlot(URL_OF_EVENTS, () => lost++), null);
   show("visible");
-  const leave = await takePlace(URL_OF_EVENTS, () => lost++);
+  const leave = await acquireSlot(URL_OF_EVENTS, () => lost++);
   leave();
   show("hidden");
   assert.equal(lost, 1);

@@ -38,7 +38,7 @@ test("a run and a set of runs are named in their lines", (t) => {
   const lines = consoleOf(t, "warn");
   for (const options of [{ stream: null }, { runId: null, stream: null, runs: { tag: "x" } }]) {
     const page = new FakePage();
-    new Component(new Store(page.environment), options);
+    new Component(new Store(page.platform), options);
     page.socket.welcome();
     page.socket.receive(refusal({ id: 1 }, "run_not_found"));
     page.clock.advance(1_000);

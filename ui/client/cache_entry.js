@@ -5,74 +5,74 @@
  * in once, and they are told at most once per window.
  */
 
-import { Attempts, attemptFault, attemptOf, ofOthers } from "./attempts.js";
-import { Timer } from "./environment.js";
-import { RunFold, SetFold, StreamFold } from "./folds.js";
+import { AttemptFilter, attemptError, attemptOf, recordsOfOthers } from "./attempt_filter.js";
+import { Timer } from "./platform.js";
+import { RunReducer, RunSetReducer, StreamReducer } from "./reducers.js";
 import { UNREACHABLE } from "./protocol.js";
-import { CONNECTING, NOTHING_SEEN } from "./snapshot.js";
+import { CONNECTING, EMPTY_CONTENT } from "./snapshot.js";
 import { Subscription } from "./subscription.js";
 
-const COMPLAINT_MS = 1_000; // a page that changes run and token has the new token by then
+const WARNING_DELAY_MS = 1_000; // a page that changes run and token has the new token by then
 const FRAME_MS = 16; // telling more often than the screen is drawn helps nobody
 
 /** @implements {import("./subscription.js").Sink} */
-export class Entry {
+export class CacheEntry {
   snapshot = CONNECTING;
-  /** The components that show it. @type {Set<import("./store.js").User>} */
-  users = new Set();
-  #environment;
-  #attempts;
+  /** The components that show it. @type {Set<import("./store.js").Observer>} */
+  observers = new Set();
+  #platform;
+  #attemptFilter;
   #changes = {};
   #pending = [];
-  #fold;
-  #complaint;
+  #reducer;
+  #warningTimer;
   /** Codes of what the console has been told. */
-  #complained = new Set();
+  #warnedCodes = new Set();
   #flushTimer;
   #flushedAt = -Infinity;
   #wasLive = false;
 
   /**
    * @param {ConstructorParameters<typeof Subscription>[0]} request
-   * @param {import("./environment.js").Environment} environment
+   * @param {import("./platform.js").Platform} platform
    * @param {number|"latest"|null} [attempt] of a stream: which one is shown
    */
-  constructor(request, environment, attempt) {
-    this.#environment = environment;
+  constructor(request, platform, attempt) {
+    this.#platform = platform;
     /** Why it asks for nothing: a value that only the browser knows is wrong. @type {string|null} */
-    this.fault = attemptFault(attempt ?? null);
-    this.#attempts = new Attempts(this.fault === null ? attempt : null);
-    this.#flushTimer = new Timer(environment);
-    this.#complaint = new Timer(environment);
+    this.optionError = attemptError(attempt ?? null);
+    this.#attemptFilter = new AttemptFilter(this.optionError === null ? attempt : null);
+    this.#flushTimer = new Timer(platform);
+    this.#warningTimer = new Timer(platform);
     this.subscription = new Subscription(request, this);
     const { isRun, isSet } = this.subscription;
-    const Fold = isSet ? SetFold : isRun ? RunFold : StreamFold;
-    this.#fold = new Fold(this.subscription);
+    const Reducer = isSet ? RunSetReducer : isRun ? RunReducer : StreamReducer;
+    this.#reducer = new Reducer(this.subscription);
   }
 
   /** Assemble parts and keep a view from now on, if that is wanted. */
-  want({ parts, partsBySource, view }) {
-    if (parts) this.#changeIfAny(this.#fold.wantParts());
-    if (partsBySource) this.#changeIfAny(this.#fold.wantPartsBySource());
-    if (view) this.#changeIfAny(this.#fold.wantView(view));
+  enable({ parts, partsBySource, view }) {
+    if (parts) this.#changeIfAny(this.#reducer.enableParts());
+    if (partsBySource) this.#changeIfAny(this.#reducer.enablePartsBySource());
+    if (view) this.#changeIfAny(this.#reducer.enableView(view));
   }
 
   /** Give the page a way to ask for more of a set of runs. */
-  offerMore(loadMore) {
+  setLoadMore(loadMore) {
     this.#change({ loadMore });
   }
 
   /** Stop telling anyone: the last component has left. */
   discard() {
     this.#flushTimer.stop();
-    this.#complaint.stop();
+    this.#warningTimer.stop();
   }
 
   subscribed(frame) {
     this.#flush(); // what came before this snapshot must not be folded into it
     this.#wasLive = true;
-    this.#complaint.stop();
-    this.#change({ status: "live", error: null, ...this.#fold.subscribed(frame) });
+    this.#warningTimer.stop();
+    this.#change({ status: "live", error: null, ...this.#reducer.subscribed(frame) });
   }
 
   records(records) {
@@ -86,48 +86,48 @@ export class Entry {
 
   reset() {
     this.#flush(); // handlers hear of what came before
-    this.#attempts.reset();
-    this.#fold = this.#fold.emptied();
-    this.#change({ ...NOTHING_SEEN, ...this.#fold.shown() });
+    this.#attemptFilter.reset();
+    this.#reducer = this.#reducer.emptyCopy();
+    this.#change({ ...EMPTY_CONTENT, ...this.#reducer.content() });
   }
 
   end(reason, hint) {
     this.#change({ status: "ended", endReason: reason, hint });
     if (hint !== null) console.info(`Realtime Streams: ${hint}`);
-    this.#tellHandlers("onEnd", [[reason]]);
-    if (this.subscription.isRun) this.#tellHandlers("onComplete", [[this.snapshot.run]]);
+    this.#notifyHandlers("onEnd", [[reason]]);
+    if (this.subscription.isRun) this.#notifyHandlers("onComplete", [[this.snapshot.run]]);
   }
 
   error(refusal) {
-    this.#refused(refusal, { status: "error" });
+    this.#recordError(refusal, { status: "error" });
   }
 
   tokenExpiring() {
-    this.#tellHandlers("onTokenExpiring", [[]]);
+    this.#notifyHandlers("onTokenExpiring", [[]]);
   }
 
   tokenAccepted() {
-    this.#complaint.stop();
+    this.#warningTimer.stop();
     const { error } = this.snapshot;
     if (error !== null && error.code !== UNREACHABLE) this.#change({ error: null });
   }
 
   /** What is shown stays, and goes on until the old token expires. */
-  tokenRefused(refusal) {
-    this.#refused(refusal, {});
+  tokenRejected(refusal) {
+    this.#recordError(refusal, {});
   }
 
-  #refused({ code, message }, changes) {
+  #recordError({ code, message }, changes) {
     const error = Object.freeze({ code, message });
     this.#change({ ...changes, error });
-    this.#complaint.start(COMPLAINT_MS, () => this.#complainOnce(error));
-    this.#tellHandlers("onError", [[error]]);
+    this.#warningTimer.start(WARNING_DELAY_MS, () => this.#warnOnce(error));
+    this.#notifyHandlers("onError", [[error]]);
   }
 
   // The messages of the gateway hold no token.
-  #complainOnce({ code, message }) {
-    if (this.#complained.has(code)) return;
-    this.#complained.add(code);
+  #warnOnce({ code, message }) {
+    if (this.#warnedCodes.has(code)) return;
+    this.#warnedCodes.add(code);
     console.warn(`Realtime Streams: ${this.subscription.name} is refused: ${message} (${code})`);
   }
 
@@ -135,10 +135,10 @@ export class Entry {
   unreachable(problem) {
     const error = Object.freeze({ ...problem });
     this.#change({ error });
-    this.#tellHandlers("onError", [[error]]);
+    this.#notifyHandlers("onError", [[error]]);
   }
 
-  lost() {
+  disconnected() {
     this.#change({ status: this.#wasLive ? "reconnecting" : "connecting" });
   }
 
@@ -146,9 +146,9 @@ export class Entry {
   #flushSoon() {
     if (this.#flushTimer.running) return;
     const windowMs = Math.max(FRAME_MS, this.subscription.throttleMs);
-    const sinceMs = this.#environment.now() - this.#flushedAt;
+    const sinceMs = this.#platform.now() - this.#flushedAt;
     this.#flushTimer.start(Math.max(0, windowMs - sinceMs), () => {
-      this.#flushedAt = this.#environment.now();
+      this.#flushedAt = this.#platform.now();
       this.#flush();
     });
   }
@@ -164,39 +164,39 @@ export class Entry {
 
   #flush() {
     this.#flushTimer.stop();
-    const { wanted: records, hasBegun } = this.#attempts.choose(this.#pending);
+    const { wanted: records, hasBegun } = this.#attemptFilter.filter(this.#pending);
     this.#pending = [];
-    const folded = hasBegun ? this.#beginAgain(records) : this.#add(records);
+    const folded = hasBegun ? this.#rebuild(records) : this.#add(records);
     const changes = { ...folded, ...this.#changes };
     this.#changes = {};
     this.snapshot = this.snapshot.with({ ...changes, position: this.subscription.position });
-    for (const user of this.users) user.notify();
-    if (this.subscription.isStream) this.#tellHandlers("onRecord", records.map(handlerArguments));
+    for (const observer of this.observers) observer.notify();
+    if (this.subscription.isStream) this.#notifyHandlers("onRecord", records.map(handlerArguments));
   }
 
   #add(records) {
-    return records.length > 0 ? this.#fold.add(records, this.#maxRecords()) : {};
+    return records.length > 0 ? this.#reducer.add(records, this.#maxRecords()) : {};
   }
 
   // What an earlier attempt wrote is shown no more: not in the text, not in the parts, nowhere.
-  #beginAgain(records) {
-    const others = ofOthers(this.snapshot.records);
-    this.#fold = this.#fold.emptied();
+  #rebuild(records) {
+    const others = recordsOfOthers(this.snapshot.records);
+    this.#reducer = this.#reducer.emptyCopy();
     return this.#add([...others, ...records]);
   }
 
   // The largest that anyone asks for; null is without bound.
   #maxRecords() {
-    const wanted = [...this.users].map((user) => user.options.maxRecords);
+    const wanted = [...this.observers].map((observer) => observer.options.maxRecords);
     return wanted.includes(null) ? null : Math.max(0, ...wanted);
   }
 
   // Ten components that show the result of one Python hook carry one handler ten times: the
   // handler's key says so, and it is called once.
-  #tellHandlers(name, calls) {
+  #notifyHandlers(name, calls) {
     if (calls.length === 0) return;
     const handlers = new Map();
-    for (const { options } of this.users) {
+    for (const { options } of this.observers) {
       if (options[name]) handlers.set(options.handlerKey, options[name]);
     }
     for (const handler of handlers.values()) {

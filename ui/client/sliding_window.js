@@ -5,9 +5,9 @@
  * was handed out of it never changes.
  */
 
-const SPARE = 1_000; // that many dropped ones, or as many as are kept, may lie before the first
+const MAX_SLACK = 1_000; // that many dropped ones, or as many as are kept, may lie before the first
 
-export class Window {
+export class SlidingWindow {
   #log = [];
   #start = 0;
 
@@ -21,7 +21,7 @@ export class Window {
   }
 
   /** Let the oldest go until `max` are left. @returns {unknown[]} those that went */
-  keep(max) {
+  trim(max) {
     return max === null || this.size <= max ? NONE : this.drop(this.size - max);
   }
 
@@ -29,7 +29,7 @@ export class Window {
   drop(count) {
     const gone = this.#log.slice(this.#start, this.#start + count);
     this.#start += count;
-    if (this.#start > Math.max(SPARE, this.size)) {
+    if (this.#start > Math.max(MAX_SLACK, this.size)) {
       this.#log = this.#log.slice(this.#start);
       this.#start = 0;
     }
@@ -38,12 +38,12 @@ export class Window {
 
   /** What is in it now, for good. */
   view() {
-    return new View(this.#log, this.#start, this.#log.length);
+    return new WindowView(this.#log, this.#start, this.#log.length);
   }
 }
 
 /** What a window held at one time; an array is made of it only when somebody asks. */
-class View {
+class WindowView {
   #log;
   #start;
   #end;
@@ -72,4 +72,4 @@ class View {
 
 const NONE = Object.freeze([]);
 
-export const EMPTY = new Window().view();
+export const EMPTY = new SlidingWindow().view();

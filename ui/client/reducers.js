@@ -3,16 +3,16 @@
  * proportion to what comes, and gives what changed of the snapshot.
  */
 
-import { pageRun } from "./page_run.js";
-import { PartsAssembler, SourcesAssembler } from "./parts.js";
-import { MAX_LIMIT, foldChange } from "./protocol.js";
+import { toRunModel } from "./run_model.js";
+import { PartsAssembler, SourcesAssembler } from "./parts_assembler.js";
+import { MAX_LIMIT, applyChange } from "./protocol.js";
 import { newView, viewKey } from "./views.js";
-import { Window } from "./window.js";
+import { SlidingWindow } from "./sliding_window.js";
 
-export class StreamFold {
+export class StreamReducer {
   #runId;
-  #records = new Window();
-  #values = new Window();
+  #records = new SlidingWindow();
+  #values = new SlidingWindow();
   #count = 0;
   #text = "";
   #latest = null;
@@ -25,7 +25,7 @@ export class StreamFold {
   }
 
   /** Assemble parts from now on, beginning with the values that are kept. */
-  wantParts() {
+  enableParts() {
     if (this.#assembler !== null) return {};
     this.#assembler = new PartsAssembler();
     this.#assembler.add(this.#values.view().array);
@@ -33,7 +33,7 @@ export class StreamFold {
   }
 
   /** The same, for each run that writes into the stream. */
-  wantPartsBySource() {
+  enablePartsBySource() {
     if (this.#sourcesAssembler !== null) return {};
     this.#sourcesAssembler = new SourcesAssembler(this.#runId);
     this.#sourcesAssembler.add(this.#records.view().array);
@@ -41,7 +41,7 @@ export class StreamFold {
   }
 
   /** Keep a view from now on, beginning with the records that are kept. */
-  wantView(spec) {
+  enableView(spec) {
     const key = viewKey(spec);
     if (this.#views.has(key)) return {};
     const view = newView(spec, this.#runId);
@@ -51,12 +51,12 @@ export class StreamFold {
   }
 
   /** The same views and parts of nothing. */
-  emptied() {
-    const fold = new StreamFold({ run: this.#runId });
-    if (this.#assembler !== null) fold.wantParts();
-    if (this.#sourcesAssembler !== null) fold.wantPartsBySource();
-    for (const key of this.#views.keys()) fold.wantView(JSON.parse(key));
-    return fold;
+  emptyCopy() {
+    const reducer = new StreamReducer({ run: this.#runId });
+    if (this.#assembler !== null) reducer.enableParts();
+    if (this.#sourcesAssembler !== null) reducer.enablePartsBySource();
+    for (const key of this.#views.keys()) reducer.enableView(JSON.parse(key));
+    return reducer;
   }
 
   subscribed() {
@@ -67,18 +67,18 @@ export class StreamFold {
     const values = records.map((record) => record.data);
     this.#records.add(records);
     this.#values.add(values);
-    const dropped = this.#records.keep(max);
-    this.#values.keep(max);
+    const dropped = this.#records.trim(max);
+    this.#values.trim(max);
     this.#count += records.length;
     this.#latest = values.at(-1);
     this.#text += values.filter((value) => typeof value === "string").join("");
     this.#assembler?.add(values);
     this.#sourcesAssembler?.add(records);
     for (const view of this.#views.values()) view.update(records, dropped);
-    return this.shown();
+    return this.content();
   }
 
-  shown() {
+  content() {
     return {
       keptRecords: this.#records.view(),
       keptValues: this.#values.view(),
@@ -96,26 +96,26 @@ export class StreamFold {
   }
 }
 
-export class RunFold {
+export class RunReducer {
   #run = null;
 
   subscribed({ run }) {
     if (!run) return {};
     this.#run = run;
-    return { run: pageRun(run) };
+    return { run: toRunModel(run) };
   }
 
   add(records) {
-    this.#run = records.reduce((run, { data }) => foldChange(run, data), this.#run);
-    return { run: pageRun(this.#run) };
+    this.#run = records.reduce((run, { data }) => applyChange(run, data), this.#run);
+    return { run: toRunModel(this.#run) };
   }
 }
 
 /** The newest runs of a set. Source: PROTOCOL.md 6. */
-export class SetFold {
+export class RunSetReducer {
   #tags;
   #request;
-  #held = new Map();
+  #runs = new Map();
   #order = []; // ids, newest first
   #hasMore = false;
   #isFull = false;
@@ -128,28 +128,28 @@ export class SetFold {
   }
 
   subscribed({ runs, has_more: hasMore }) {
-    this.#held = new Map(runs.map((run) => [run.id, { raw: run, version: -1, run: pageRun(run) }]));
+    this.#runs = new Map(runs.map((run) => [run.id, { raw: run, version: -1, run: toRunModel(run) }]));
     this.#order = runs.map((run) => run.id);
     this.#hasMore = hasMore;
     // A longer list cannot be asked for, or would not come: these are as many as one frame carries.
     const { limit } = this.#request;
     this.#isFull = limit >= MAX_LIMIT || (hasMore && runs.length < limit);
-    return this.#shown();
+    return this.#content();
   }
 
   add(records) {
-    for (const { data } of records) this.#take(data);
-    return this.#shown();
+    for (const { data } of records) this.#apply(data);
+    return this.#content();
   }
 
   // With several tags a change comes once for each: its version says which were seen.
-  #take({ id, version, run, patch, deleted }) {
-    const held = this.#held.get(id);
-    if (held ? version <= held.version : !run) return;
+  #apply({ id, version, run, patch, deleted }) {
+    const known = this.#runs.get(id);
+    if (known ? version <= known.version : !run) return;
     if (deleted) return this.#remove(id);
-    const raw = run ?? foldChange(held.raw, patch);
+    const raw = run ?? applyChange(known.raw, patch);
     if (!this.#isMember(raw)) this.#remove(id);
-    else if (held || this.#insert(id)) this.#held.set(id, { raw, version, run: pageRun(raw) });
+    else if (known || this.#insert(id)) this.#runs.set(id, { raw, version, run: toRunModel(raw) });
   }
 
   // A batch and a parent stay what they are; tags change.
@@ -158,24 +158,24 @@ export class SetFold {
   }
 
   #remove(id) {
-    if (this.#held.delete(id)) this.#order = this.#order.filter((other) => other !== id);
+    if (this.#runs.delete(id)) this.#order = this.#order.filter((other) => other !== id);
   }
 
-  // Ids sort by time of creation, so a new run's place is nearly always the first.
+  // Ids sort by time of creation, so a new run's index is nearly always the first.
   #insert(id) {
     const found = this.#order.findIndex((other) => other < id);
-    const place = found === -1 ? this.#order.length : found;
+    const index = found === -1 ? this.#order.length : found;
     if (found === -1 && this.#hasMore) return false; // older than all that is shown
-    this.#order.splice(place, 0, id);
+    this.#order.splice(index, 0, id);
     if (this.#order.length <= this.#request.limit) return true;
     const oldest = this.#order.pop();
-    this.#held.delete(oldest);
+    this.#runs.delete(oldest);
     this.#hasMore = true;
     return oldest !== id;
   }
 
-  #shown() {
-    const runs = this.#order.map((id) => this.#held.get(id).run);
+  #content() {
+    const runs = this.#order.map((id) => this.#runs.get(id).run);
     const hasMore = this.#hasMore;
     return { runs: Object.freeze(runs), hasMore, isFull: hasMore && this.#isFull };
   }

@@ -1,12 +1,12 @@
 /**
  * A token that is given, or that is fetched, and fetched again when it comes to its end.
  *
- * @typedef {string|null|(() => string|Promise<string>)} TokenSource
+ * @typedef {string|null|(() => string|Promise<string>)} TokenOption
  */
 
 const RENEWAL_PAUSE_MS = 10_000; // a token that is refused sooner than that is not fetched again
 
-export class Bearer {
+export class TokenSource {
   /** The token in use; undefined: none is needed; null: it is awaited. @type {string|null|undefined} */
   current;
   #fetch = null;
@@ -15,7 +15,7 @@ export class Bearer {
   #fetching = null;
   #listeners = new Set();
 
-  /** @param {TokenSource|undefined} source @param {() => number} now milliseconds */
+  /** @param {TokenOption|undefined} source @param {() => number} now milliseconds */
   constructor(source, now) {
     this.#now = now;
     if (typeof source === "function") {
