@@ -1,7 +1,7 @@
 """Benchmarks of this gateway and of other servers; `python -m benchmarks` prints one table.
 
 scenarios/        one module for each scenario
-peers/            the servers that are measured: how each is started and spoken to
+peers/            the servers that are measured: how to start each, and its protocol
 results/          the results of the last complete run
 load_generator    WebSocket clients on raw sockets and epoll
 machine           CPU affinity, limits, and a description of the machine

@@ -1,7 +1,7 @@
-"""Everything that is measured here. Figures and how to read them: README.md.
+"""Measure every scenario, or one of them. README.md explains the results.
 
-Each figure is the median of interleaved runs; what is compared is the ratio in one run's table, not
-a number from another machine. Progress goes to standard error, the table to standard output.
+Each result is the median of interleaved runs. Compare ratios within one table, not numbers from
+different machines. Progress goes to standard error, the table to standard output.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import targets
-from benchmarks.machine import described, prepare, progress
-from benchmarks.report import HEAD, Effort, Figure, save
+from benchmarks.machine import describe_machine, prepare, progress
+from benchmarks.report import HEAD, Effort, Result, save
 from benchmarks.scenarios import (
     browser,
     catch_up,
@@ -28,26 +28,27 @@ from benchmarks.scenarios import (
     store_appends,
 )
 
-COMMANDS: dict[str, tuple[str, Callable[[Effort], Iterator[Figure]]]] = {
+COMMANDS: dict[str, tuple[str, Callable[[Effort], Iterator[Result]]]] = {
     "fan-out": ("one stream to 1, 100, 1,000 and 5,000 subscribers", fan_out.measure),
     "many-streams": ("1,000 streams with one subscriber each", many_streams.measure),
     "high-rate": ("1,000 and 5,000 records a second, throttled", high_rate.measure),
     "catch-up": ("1,000 clients resume 10,000 records behind", catch_up.measure),
     "store-appends": ("every store, and a remote worker", store_appends.measure),
-    "http-appends": ("32 clients over HTTP, beside the reference server", http_appends.measure),
-    "idle-connections": ("memory a connection at 5,000", idle_connections.measure),
+    "http-appends": ("32 clients over HTTP, with the reference server", http_appends.measure),
+    "idle-connections": ("memory per connection at 5,000", idle_connections.measure),
     "cold-start": ("imports, start, installed bytes", cold_start.measure),
-    "slow-readers": ("a slow tenth of the readers", slow_readers.measure),
-    "scaling": ("to more subscribers, to a longer stream", scaling.measure),
+    "slow-readers": ("latency beside a slow tenth of the readers", slow_readers.measure),
+    "scaling": ("more subscribers, longer streams", scaling.measure),
     "browser": ("10,000 records a second into a page", browser.measure),
 }
-# What others measure on the way, or what takes long and changes little from run to run.
-IN_ALL: dict[str, Callable[[Effort], Iterator[Figure]]] = {
-    "idle-connections": lambda _: iter(()),  # fan-out's
+# In a complete run, some scenarios measure less: their results come from another scenario, or they
+# take long and vary little between runs.
+IN_ALL: dict[str, Callable[[Effort], Iterator[Result]]] = {
+    "idle-connections": lambda _: iter(()),  # fan-out measures it
     "scaling": lambda effort: scaling.lengths(replace(effort, runs=1), scaling.LENGTHS),
     "browser": lambda effort: browser.measure(replace(effort, runs=1)),
 }
-# Seconds that what is measured in turn may take together, of all, so that all ends in 25 minutes.
+# Time limits of interleaved groups in seconds, so that a complete run ends within 25 minutes.
 GROUP_S = {
     "fan-out": 130.0,
     "many-streams": 130.0,
@@ -62,40 +63,43 @@ OTHER_GROUP_S = 30.0
 def main() -> None:
     """Parse the command line, measure, and print one table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="runs of each figure (default 3)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each measurement (default 3)")
     parser.add_argument(
-        "--share", type=float, default=1.0, help="of the records of each run; small to try it out"
+        "--share",
+        type=float,
+        default=1.0,
+        help="share of the records to send in each run; a small share is for trying it out",
     )
     parser.add_argument(
         "--into", type=Path, help="write results.md, results.json and results.svg to this folder"
     )
-    commands = parser.add_subparsers(dest="command", title="what is measured (default: all)")
-    for name, (tells, _) in COMMANDS.items():
-        commands.add_parser(name, help=tells)
-    commands.add_parser("targets", help="what has to be reached, in under 5 minutes")
+    commands = parser.add_subparsers(dest="command", title="scenarios (default: all)")
+    for name, (description, _) in COMMANDS.items():
+        commands.add_parser(name, help=description)
+    commands.add_parser("targets", help="targets and whether they are reached: under 5 minutes")
     chosen = parser.parse_args()
     prepare()
     if chosen.command == "targets":
         targets.main(["--runs", str(chosen.runs)])
         return
-    figures: list[Figure] = []
-    machine = described()
+    results: list[Result] = []
+    machine = describe_machine()
     print(f"{machine}\n\n{HEAD}", flush=True)
-    for figure in _figures(chosen.command, Effort(chosen.runs, chosen.share)):
-        figures.append(figure)
-        print(figure.row(), flush=True)
-        if chosen.into:  # each time, so that an interruption loses nothing
-            save(figures, machine, chosen.into / "results.json")
+    for result in _results(chosen.command, Effort(chosen.runs, chosen.share)):
+        results.append(result)
+        print(result.row(), flush=True)
+        if chosen.into:  # after each result, so that an interruption loses nothing
+            save(results, machine, chosen.into / "results.json")
     if chosen.into:
         from benchmarks.plot import draw
 
-        rows = "\n".join(each.row() for each in figures)
+        rows = "\n".join(each.row() for each in results)
         (chosen.into / "results.md").write_text(f"# Results\n\n{machine}\n\n{HEAD}\n{rows}\n")
-        draw(figures, chosen.into / "results.svg")
+        draw(results, chosen.into / "results.svg")
     progress("done")
 
 
-def _figures(command: str | None, effort: Effort) -> Iterator[Figure]:
+def _results(command: str | None, effort: Effort) -> Iterator[Result]:
     if command:
         yield from COMMANDS[command][1](effort)
         return
@@ -104,9 +108,9 @@ def _figures(command: str | None, effort: Effort) -> Iterator[Figure]:
         try:
             limited = replace(effort, group_s=GROUP_S.get(name, OTHER_GROUP_S))
             yield from IN_ALL.get(name, measure)(limited)
-        except Exception as error:  # the other scenarios go on
+        except Exception as error:  # continue with the other scenarios
             progress(f"{name}: {type(error).__name__}: {error}")
-            yield Figure(name, "all", "", (), None, None, f"{type(error).__name__}: {error}")
+            yield Result(name, "all", "", (), None, None, f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

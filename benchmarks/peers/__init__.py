@@ -1,7 +1,7 @@
-"""The servers that are measured, each started as its own documentation says.
+"""The servers that are measured, each started as its own documentation describes.
 
-servers            how each server is started and spoken to, this gateway included
-by_stream          the same for many streams on one server
+servers            how to start each server, this gateway included, and its protocol
+by_stream          the protocols of servers that have many streams
 redis_servers      Valkey processes for the stores on Redis
 broadcast          a server of `websockets.broadcast`
 starlette_queue    a server of Starlette with a queue for each connection

@@ -1,4 +1,4 @@
-"""`websockets.broadcast`, the library's own way to one text for many; no store."""
+"""A server with `websockets.broadcast`, the library's function for fan-out; no store."""
 
 import sys
 
@@ -21,7 +21,7 @@ async def handle(connection: ServerConnection) -> None:
 
 
 async def main() -> None:
-    """Serve for ever."""
+    """Serve until the process ends."""
     async with serve(handle, "127.0.0.1", int(sys.argv[1]), compression=None) as server:
         await server.serve_forever()
 

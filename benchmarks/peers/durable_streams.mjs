@@ -1,4 +1,4 @@
-// The published reference server of Durable Streams with its file store, as its README starts it.
+// The published reference server of Durable Streams with its file store, started as its README says.
 //
 //     node durable_streams.mjs PORT FOLDER
 import { DurableStreamTestServer } from "@durable-streams/server";

@@ -1,9 +1,9 @@
-/* The floor: what one core costs to hand one frame to many sockets, with nothing around it.
+/* The floor: the CPU cost of writing one frame to many sockets, with nothing else.
  *
  *     cc -O2 -o floor floor.c && ./floor PORT
  *
- * One epoll loop. What comes on /pub as a text frame goes to every other connection, framed once and
- * with one send each; no store, no limits, no queues: a socket that is full is waited for.
+ * One epoll loop. A text frame received on /pub is framed once and sent to every subscriber, with one
+ * send for each. There is no store, no limit and no queue: the loop waits for a socket that is full.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,7 +30,7 @@ static size_t held[MAX_FD];
 
 static uint32_t rotl(uint32_t x, int n) { return x << n | x >> (32 - n); }
 
-/* SHA-1 of at most 119 bytes, which a handshake's key is well below. */
+/* SHA-1 of at most 119 bytes; the input of a handshake has 60. */
 static void sha1(const unsigned char *text, size_t size, unsigned char out[20]) {
   unsigned char block[128] = {0};
   size_t blocks = size < 56 ? 1 : 2;

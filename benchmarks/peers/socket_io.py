@@ -1,4 +1,4 @@
-"""python-socketio on uvicorn: one event to everybody; no store."""
+"""A server with python-socketio on uvicorn: one event to all clients; no store."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ server: Any = socketio.AsyncServer(async_mode="asgi")
 
 @server.event
 async def publish(_: str, text: str) -> None:
-    """Emit what a client sent to all."""
+    """Emit a client's text to all clients."""
     await server.emit("record", text)
 
 

@@ -1,4 +1,4 @@
-"""Starlette on uvicorn as people write it: a queue and a task for each connection, no store."""
+"""A typical server with Starlette on uvicorn: a queue and a task per connection; no store."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ queues: set[asyncio.Queue[str]] = set()
 
 
 async def subscribe(websocket: WebSocket) -> None:
-    """Send what comes into this connection's queue."""
+    """Send each text from this connection's queue."""
     await websocket.accept()
     queue: asyncio.Queue[str] = asyncio.Queue()
     queues.add(queue)
@@ -36,7 +36,7 @@ async def subscribe(websocket: WebSocket) -> None:
 
 
 async def publish(websocket: WebSocket) -> None:
-    """Put what is received into every queue."""
+    """Put each received text into every queue."""
     await websocket.accept()
     with contextlib.suppress(WebSocketDisconnect):
         while True:

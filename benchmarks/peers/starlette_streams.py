@@ -1,4 +1,4 @@
-"""Many streams on Starlette and uvicorn as people write it: queues by name, no store."""
+"""A typical server with many streams, on Starlette and uvicorn: queues by name; no store."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ queues: defaultdict[str, set[asyncio.Queue[str]]] = defaultdict(set)
 
 
 async def subscribe(websocket: WebSocket) -> None:
-    """Send what comes into this connection's queue."""
+    """Send each text from this connection's queue."""
     await websocket.accept()
     name = websocket.path_params["name"]
     queue: asyncio.Queue[str] = asyncio.Queue()
@@ -38,7 +38,7 @@ async def subscribe(websocket: WebSocket) -> None:
 
 
 async def publish(websocket: WebSocket) -> None:
-    """Put what is received into the queues of the stream that its first word names."""
+    """Put each received text into the queues of the stream that its first word names."""
     await websocket.accept()
     with contextlib.suppress(WebSocketDisconnect):
         while True:

@@ -1,8 +1,8 @@
 """50,000 records at 10,000 a second into one page: `python -m benchmarks.scenarios.browser`.
 
-First through the real hook into React in jsdom, whose figure is the client's own cost; then through
-a real gateway into a real Chromium, with a page of Reflex's production build. Needs Node, Chromium
-and the npm registry.
+The first part runs the real hook in React in jsdom; it measures the CPU time of the client alone.
+The second part runs a real gateway and a real Chromium with a page of a Reflex production build.
+Needs Node, Chromium and the npm registry.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import Any
 from playwright.async_api import Page, async_playwright
 
 from benchmarks.machine import progress
-from benchmarks.report import HEAD, Effort, Figure, interleaved
+from benchmarks.report import HEAD, Effort, Result, interleaved
 
 NAME = "browser"
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 VALUES = 50_000
-LONG_TASK_MS = 200  # the longest that a page may stand still
+LONG_TASK_MS = 200  # limit for a task that blocks the page
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 PORT = 3790
 
@@ -48,7 +48,7 @@ OBSERVE = """
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Make what Node and Reflex are started with."""
+    """Return the environment for Node and Reflex."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {
         "PATH": path,
@@ -60,8 +60,8 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Measure the client alone in React, then the whole way into Chromium."""
+def measure(effort: Effort) -> Iterator[Result]:
+    """Measure the client alone in React, then the whole path into Chromium."""
     with two_cores(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield from measure_react(folder, effort)
@@ -72,7 +72,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
 
 @contextmanager
 def two_cores() -> Iterator[None]:
-    """Let what is started have all cores: a page's server and its browser are not the load."""
+    """Let child processes use all cores: neither the page's server nor the browser is the load."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     try:
@@ -81,8 +81,8 @@ def two_cores() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def measure_react(folder: Path, effort: Effort) -> Iterator[Figure]:
-    """Measure the CPU time of React in jsdom, for some windows and numbers of records kept."""
+def measure_react(folder: Path, effort: Effort) -> Iterator[Result]:
+    """Measure the CPU time of React in jsdom, for several throttle windows and record limits."""
     env = environment(folder)
     packages = ["react@19", "react-dom@19", "jsdom"]
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder)]
@@ -95,24 +95,24 @@ def measure_react(folder: Path, effort: Effort) -> Iterator[Figure]:
     taken, failed = interleaved("React in jsdom", effort, measures)
     for (throttle_ms, _), (name, each) in zip(windows, taken.items(), strict=True):
         what = f"{VALUES:,} records, {name}: CPU s"
-        values = tuple(float(figures["cpu_s"]) for figures in each)
+        values = tuple(float(results["cpu_s"]) for results in each)
         note = failed.get(name, "")
-        yield Figure(NAME, what, "React in jsdom", values, None, throttle_ms, note)
+        yield Result(NAME, what, "React in jsdom", values, None, throttle_ms, note)
 
 
 def _react(folder: Path, throttle_ms: int, kept: str) -> dict[str, float]:
     script = ["node", str(HERE / "react.mjs"), str(folder), str(throttle_ms), kept]
     done = subprocess.run(script, check=True, env=environment(folder), capture_output=True)
-    figures: dict[str, float] = json.loads(done.stdout)
-    lost = VALUES - figures["kept"] - figures["dropped"]
+    results: dict[str, float] = json.loads(done.stdout)
+    lost = VALUES - results["kept"] - results["dropped"]
     if lost:
         raise RuntimeError(f"{lost} of {VALUES} records were lost")
-    return figures
+    return results
 
 
 @contextmanager
 def reflex_app(folder: Path) -> Iterator[str]:
-    """Run the benchmark's app as a production build; gives its address."""
+    """Run the benchmark's app as a production build. Yields its URL."""
     target = folder / "app"
     shutil.copytree(HERE / "browser_app", target)
     shutil.copytree(ROOT / "reflex.lock", target / "reflex.lock")
@@ -147,8 +147,8 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the app did not start:\n{log.read_text()[-4000:]}")
 
 
-async def measure_page(url: str, runs: int) -> list[Figure]:
-    """Measure what the page cost and showed."""
+async def measure_page(url: str, runs: int) -> list[Result]:
+    """Measure the page's CPU time and longest task, and check what it shows."""
     taken = []
     async with async_playwright() as playwright:
         path = shutil.which("chromium") or playwright.chromium.executable_path
@@ -162,7 +162,7 @@ async def measure_page(url: str, runs: int) -> list[Figure]:
         await browser.close()
     what = f"{VALUES:,} records at 10,000/s, all shown in order"
     return [
-        Figure(NAME, f"{what}: {label}", "Chromium, production build", values)
+        Result(NAME, f"{what}: {label}", "Chromium, production build", values)
         for label, values in zip(
             ("longest task in ms", "CPU s of the page", "s until the last was shown"),
             zip(*taken, strict=True),
@@ -187,7 +187,7 @@ async def _one_run(page: Page) -> tuple[float, float, float]:
     if shown["count"] != str(VALUES) or shown["latest"] != str(VALUES - 1):
         raise RuntimeError(f"records were lost: {shown}")
     if longest > LONG_TASK_MS:
-        progress(f"a task of {longest:.0f} ms is over the limit of {LONG_TASK_MS} ms")
+        progress(f"a task took {longest:.0f} ms; the limit is {LONG_TASK_MS} ms")
     return longest, cpu_s, took_s
 
 
@@ -197,23 +197,23 @@ async def _cpu_s(session: Any) -> float:
 
 
 def main() -> None:
-    """Measure the client alone, then the whole way."""
+    """Measure the client alone, then the whole path."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scenarios.browser", description=__doc__
     )
-    parser.add_argument("--runs", type=int, default=3, help="runs of each figure (default 3)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each measurement (default 3)")
     parser.add_argument("--only", choices=["react", "chromium"], help="measure only this")
     chosen = parser.parse_args()
     print(HEAD)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.only != "chromium":
-            for figure in measure_react(folder, Effort(chosen.runs)):
-                print(figure.row(), flush=True)
+            for result in measure_react(folder, Effort(chosen.runs)):
+                print(result.row(), flush=True)
         if chosen.only != "react":
             with reflex_app(folder) as url:
-                for figure in asyncio.run(measure_page(url, chosen.runs)):
-                    print(figure.row(), flush=True)
+                for result in asyncio.run(measure_page(url, chosen.runs)):
+                    print(result.row(), flush=True)
 
 
 if __name__ == "__main__":

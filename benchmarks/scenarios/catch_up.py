@@ -1,4 +1,4 @@
-"""Catch-up: one client through a long stream; 1,000 at once, while others follow the same live."""
+"""Catch-up: one client reads a long stream; 1,000 clients resume while others follow it live."""
 
 from __future__ import annotations
 
@@ -13,178 +13,180 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 
-from benchmarks.load_generator import MARKER, Load, Speaking, some, text_frame
+from benchmarks.load_generator import MARKER, Load, WireProtocol, receive_some, text_frame
 from benchmarks.peers.servers import BY_NAME, HERE_FULL, as_worker, running
-from benchmarks.report import Effort, Figure, interleaved
+from benchmarks.report import Effort, Result, interleaved
 from gateway.records import StreamKey
 
 NAME = "catch-up"
 CLIENTS = 1000
 BEHIND = 10_000  # records
-BEFORE = 20_000  # older ones, which nobody asks for
-ALONE = 200_000  # records that one client reads from the beginning
-LIVE = 100  # who follow the stream meanwhile
+OLDER = 20_000  # records before these, which are not read
+ONE_CLIENT = 200_000  # records that one client reads from the beginning
+LIVE = 100  # live readers of the same stream
 LIVE_PER_S = 50.0
-QUIET_S = 2.0  # in which live readers are measured before
+BASELINE_S = 2.0  # measures the live readers before the catch-up
 WHAT = f"{CLIENTS:,} clients resume {BEHIND:,} behind"
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """What a crowd that catches up came to.
+class CatchUpRun:
+    """One run with many clients that catch up.
 
     Attributes:
-        per_s: Records a second to all of them together.
-        seconds: Until the last had all.
-        load_share: Of a core that the load took.
-        quiet_ms: Latencies of live readers before.
-        meanwhile_ms: Latencies of live readers while the crowd caught up.
+        per_s: Records per second to all clients together.
+        seconds: Time until the last client has caught up.
+        load_share: The load generator's share of a core.
+        baseline_ms: Latencies of live readers before the catch-up.
+        latencies_ms: Latencies of live readers during the catch-up.
     """
 
     per_s: float
     seconds: float
     load_share: float
-    quiet_ms: list[float]
-    meanwhile_ms: list[float]
+    baseline_ms: list[float]
+    latencies_ms: list[float]
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Measure one client alone, then the crowd."""
-    yield alone(effort)
-    yield from crowd(effort)
+def measure(effort: Effort) -> Iterator[Result]:
+    """Measure one client, then many clients."""
+    yield one_client(effort)
+    yield from many_clients(effort)
 
 
-def alone(effort: Effort) -> Figure:
+def one_client(effort: Effort) -> Result:
     """Measure one client that reads a stream from its beginning."""
-    records = effort.records(ALONE)
+    records = effort.records(ONE_CLIENT)
     what = f"one client, {records:,} records from the beginning"
-    taken, failed = interleaved(what, effort, {HERE_FULL: partial(_alone, records)})
+    taken, failed = interleaved(what, effort, {HERE_FULL: partial(_one_client, records)})
     note = failed.get(HERE_FULL, "")
     rates = tuple(taken[HERE_FULL])
-    return Figure(NAME, f"{what}: records/s", HERE_FULL, rates, None, None, note)
+    return Result(NAME, f"{what}: records/s", HERE_FULL, rates, None, None, note)
 
 
-def crowd(effort: Effort) -> Iterator[Figure]:
-    """Measure many clients at once, and the live readers beside them."""
+def many_clients(effort: Effort) -> Iterator[Result]:
+    """Measure many clients that catch up together, and the live readers beside them."""
     clients = effort.records(CLIENTS)
-    taken, failed = interleaved(WHAT, effort, {HERE_FULL: partial(_crowd, clients)})
+    taken, failed = interleaved(WHAT, effort, {HERE_FULL: partial(_many_clients, clients)})
     runs, note = taken[HERE_FULL], failed.get(HERE_FULL, "")
     share = max((each.load_share for each in runs), default=None)
     for label, values in (
         ("records/s to all", [each.per_s for each in runs]),
-        ("seconds until all had all", [each.seconds for each in runs]),
-        ("live readers' p99 in ms, before", [percentile(each.quiet_ms, 99) for each in runs]),
-        ("live readers' p50 in ms", [percentile(each.meanwhile_ms, 50) for each in runs]),
-        ("live readers' p99 in ms", [percentile(each.meanwhile_ms, 99) for each in runs]),
+        ("seconds until all have caught up", [each.seconds for each in runs]),
+        ("live readers' p99 in ms, before", [percentile(each.baseline_ms, 99) for each in runs]),
+        ("live readers' p50 in ms", [percentile(each.latencies_ms, 50) for each in runs]),
+        ("live readers' p99 in ms", [percentile(each.latencies_ms, 99) for each in runs]),
     ):
-        yield Figure(NAME, f"{WHAT}: {label}", HERE_FULL, tuple(values), share, None, note)
+        yield Result(NAME, f"{WHAT}: {label}", HERE_FULL, tuple(values), share, None, note)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return a percentile; of nothing, nan."""
+    """Return a percentile, or NaN without values."""
     ordered = sorted(values)
     place = min(len(ordered) - 1, int(len(ordered) * percent / 100))
     return ordered[place] if ordered else float("nan")
 
 
-def _alone(records: int) -> float:
-    with running(BY_NAME[HERE_FULL]) as (port, _, speaking):
-        fill(port, speaking, records)
-        behind = [each.replace(b'"latest"', b'"beginning"') for each in speaking.greeting]
-        reader = Load(port, replace(speaking, greeting=behind))
+def _one_client(records: int) -> float:
+    with running(BY_NAME[HERE_FULL]) as (port, _, protocol):
+        fill(port, protocol, records)
+        behind = [each.replace(b'"latest"', b'"beginning"') for each in protocol.greeting]
+        reader = Load(port, replace(protocol, greeting=behind))
         began = time.perf_counter()
         reader.connect(1)
-        while reader.received < records - 1000:  # the first come with the answer
-            _heard(reader)
+        while reader.received < records - 1000:  # connect() may have received the first
+            _wait_for_records(reader)
         reader.close()
         return records / (time.perf_counter() - began)
 
 
-def fill(port: int, speaking: Speaking, records: int) -> None:
-    """Append records, and return when they are durable and have been heard."""
-    writer = Load(port, speaking)
+def fill(port: int, protocol: WireProtocol, records: int) -> None:
+    """Append records, and wait until a subscriber has received all of them."""
+    writer = Load(port, protocol)
     writer.connect(1)
     for start in range(0, records, 1000):
         writer.publish(start, 1000)
         while writer.received <= start:
-            _heard(writer)
+            _wait_for_records(writer)
     while writer.received < records:
-        _heard(writer)
+        _wait_for_records(writer)
     writer.close()
 
 
-def _heard(load: Load) -> None:
+def _wait_for_records(load: Load) -> None:
     before = load.received
     load.drain(30.0)
     if load.received == before:
-        load.drain(30.0)  # an answer to the publisher may have come first
+        load.drain(30.0)  # the first wait may have received an answer to the publisher
     if load.received == before:
-        raise TimeoutError("no record came within 30 s")
+        raise TimeoutError("no record was received within 30 s")
 
 
-class Behind(Load):
-    """Clients of one stream that are counted each for itself, until each has so many records."""
+class CatchUpClients(Load):
+    """Clients of one stream, counted separately until each has received `records` records."""
 
-    def __init__(self, port: int, speaking: Speaking, records: int) -> None:
-        super().__init__(port, speaking)
+    def __init__(self, port: int, protocol: WireProtocol, records: int) -> None:
+        super().__init__(port, protocol)
         self._records = records
         self._counts: dict[int, int] = {}
         self.caught_up = 0
 
-    def ask(self, subscribe: bytes) -> None:
-        """Send the same payload on all."""
+    def subscribe(self, frame: bytes) -> None:
+        """Send the same frame on all connections."""
         self._counts = dict.fromkeys(self._sockets, 0)
         for opened in self._sockets.values():
-            opened.send(subscribe)
+            opened.send(frame)
 
     def drain(self, timeout_s: float) -> None:
-        """Receive what is there."""
+        """Receive available bytes."""
         for number, _ in self._poll.poll(timeout_s):
             if number not in self._counts:
-                continue  # the publisher, to which nothing is said here
+                continue  # the publisher, which is not used here
             before = self._counts[number]
-            count = some(self._sockets[number]).count(MARKER)
+            count = receive_some(self._sockets[number]).count(MARKER)
             self._counts[number] = before + count
             self.received += count
             self.caught_up += before < self._records <= before + count
 
 
-def _crowd(clients: int) -> Crowd:
-    with running(BY_NAME[HERE_FULL]) as (port, _, speaking):
-        fill(port, speaking, BEFORE)
-        place = _position(port, speaking)
-        fill(port, speaking, BEHIND)
-        asleep = replace(speaking, greeting=speaking.greeting[:1], ready=b'"welcome"')
-        behind = Behind(port, asleep, BEHIND)
+def _many_clients(clients: int) -> CatchUpRun:
+    with running(BY_NAME[HERE_FULL]) as (port, _, protocol):
+        fill(port, protocol, OLDER)
+        place = _position(port, protocol)
+        fill(port, protocol, BEHIND)
+        hello_only = replace(protocol, greeting=protocol.greeting[:1], ready=b'"welcome"')
+        behind = CatchUpClients(port, hello_only, BEHIND)
         behind.connect(clients)
-        with live_readers(port, speaking) as (begin, end):
+        with live_readers(port, protocol) as (begin, end):
             begin()
-            time.sleep(QUIET_S)
-            quiet_ms = end()
+            time.sleep(BASELINE_S)
+            baseline_ms = end()
             begin()
             began, cpu = time.perf_counter(), time.process_time()
-            behind.ask(_subscribe(speaking, {"position": place}))
-            heard_at = began
+            behind.subscribe(_subscribe_frame(protocol, {"position": place}))
+            received_at = began
             while behind.caught_up < clients:
                 before = behind.received
                 behind.drain(1.0)
                 if behind.received > before:
-                    heard_at = time.perf_counter()
-                elif time.perf_counter() - heard_at > 30:
-                    raise TimeoutError(f"{behind.caught_up} of {clients} caught up, then none")
+                    received_at = time.perf_counter()
+                elif time.perf_counter() - received_at > 30:
+                    raise TimeoutError(
+                        f"{behind.caught_up} of {clients} caught up, then none for 30 s"
+                    )
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-            meanwhile_ms = end()
+            latencies_ms = end()
         behind.close()
-    return Crowd(clients * BEHIND / seconds, seconds, cpu / seconds, quiet_ms, meanwhile_ms)
+    return CatchUpRun(clients * BEHIND / seconds, seconds, cpu / seconds, baseline_ms, latencies_ms)
 
 
-def _subscribe(speaking: Speaking, start: object) -> bytes:
-    return text_frame(json.dumps({**json.loads(speaking.greeting[1]), "start": start}).encode())
+def _subscribe_frame(protocol: WireProtocol, start: object) -> bytes:
+    return text_frame(json.dumps({**json.loads(protocol.greeting[1]), "start": start}).encode())
 
 
-def _position(port: int, speaking: Speaking) -> str:
-    """Ask where the stream's end is."""
-    subscribe = json.loads(speaking.greeting[1])
+def _position(port: int, protocol: WireProtocol) -> str:
+    """Return the position of the stream's end."""
+    subscribe = json.loads(protocol.greeting[1])
 
     async def asked() -> str:
         async with as_worker(port) as store:
@@ -196,15 +198,15 @@ def _position(port: int, speaking: Speaking) -> str:
 
 @contextmanager
 def live_readers(
-    port: int, speaking: Speaking
+    port: int, protocol: WireProtocol
 ) -> Iterator[tuple[Callable[[], None], Callable[[], list[float]]]]:
-    """Follow and publish in a process of their own, so that the crowd's load does not delay them.
+    """Run the live readers in their own process, so that the load of the clients does not delay it.
 
-    Gives two functions: one begins a time of measuring, the other ends it and gives the latencies.
+    Yields two functions: one begins an interval, the other ends it and returns its latencies.
     """
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(
-        target=_live, args=(port, speaking, there), daemon=True
+        target=_live, args=(port, protocol, there), daemon=True
     )
     process.start()
     assert here.recv() == "ready"
@@ -225,12 +227,12 @@ def live_readers(
         process.kill()
 
 
-def _live(port: int, speaking: Speaking, commands: Connection) -> None:
+def _live(port: int, protocol: WireProtocol, commands: Connection) -> None:
     try:
-        os.nice(-10)  # it does little, and what it has to wait for its core is not the server's
+        os.nice(-10)  # it needs little CPU, and must not wait for its core behind the clients
     except PermissionError:
         pass
-    load = Load(port, speaking)
+    load = Load(port, protocol)
     load.connect(LIVE)
     commands.send("ready")
     sent, due_at = 0, time.perf_counter()

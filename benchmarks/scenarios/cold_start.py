@@ -1,4 +1,4 @@
-"""Cold: how long importing takes, how long a gateway's start, and how much is installed."""
+"""Cold start: import time, time until the gateway is ready, and installed bytes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tempfile import TemporaryDirectory
 from packaging.requirements import Requirement
 
 from benchmarks.peers.servers import ENVIRONMENT, free_port
-from benchmarks.report import Effort, Figure, interleaved
+from benchmarks.report import Effort, Result, interleaved
 
 NAME = "cold-start"
 HERE = "here"
 OURS = "realtime-streams"
 IMPORTS = {
     "import gateway": ("here", "import gateway"),
-    "what a worker imports: import websockets, pydantic": (
+    "a worker's dependencies: import websockets, pydantic": (
         "its libraries alone",
         "import websockets.asyncio.client, pydantic",
     ),
@@ -38,8 +38,8 @@ IMPORTS = {
 START_TIMEOUT_S = 30.0
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Measure imports in fresh processes, the start up to ready, and the installed bytes."""
+def measure(effort: Effort) -> Iterator[Result]:
+    """Measure imports in fresh processes, the time until ready, and the installed bytes."""
     effort = replace(effort, runs=max(3, effort.runs))
     programs = {"nothing": "pass"} | {what: code for what, (_, code) in IMPORTS.items()}
     measures = {what: partial(_import_ms, code) for what, code in programs.items()}
@@ -47,15 +47,15 @@ def measure(effort: Effort) -> Iterator[Figure]:
     for what, (server, _) in IMPORTS.items():
         pairs = zip(taken[what], taken["nothing"], strict=False)
         values = tuple(with_it - without for with_it, without in pairs)
-        yield Figure(NAME, f"{what}: import time in ms, above Python's own", server, values)
+        yield Result(NAME, f"{what}: import time in ms, above Python's own", server, values)
     started, failed = interleaved("start", effort, {HERE: _start_ms})
     label = "from the command to the first 200 of /readyz, in ms"
-    yield Figure(NAME, label, HERE, tuple(started[HERE]), None, None, failed.get(HERE, ""))
+    yield Result(NAME, label, HERE, tuple(started[HERE]), None, None, failed.get(HERE, ""))
     for extras in ("", "server", "redis"):
         size_mb, count = _installed_mb(extras)
         server = f"{OURS}[{extras}]" if extras else OURS
         what = f"install size in MB, {count} distributions"
-        yield Figure(NAME, what, server, (size_mb,))
+        yield Result(NAME, what, server, (size_mb,))
 
 
 def _import_ms(code: str) -> float:
@@ -93,23 +93,23 @@ def _is_ready(port: int) -> bool:
 
 
 def _installed_mb(extra: str) -> tuple[float, int]:
-    """Return the bytes of this project and all that it needs, and how many distributions."""
+    """Return the size of this project with its dependencies, and the number of distributions."""
     found: dict[str, Distribution] = {}
     wanted = [Requirement(f"{OURS}[{extra}]" if extra else OURS)]
     while wanted:
-        asked = wanted.pop()
-        name = re.sub(r"[-_.]+", "-", asked.name).lower()
+        requirement = wanted.pop()
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         try:
             there = distribution(name)
         except PackageNotFoundError:
             continue
-        key = f"{name}[{','.join(sorted(asked.extras))}]"
+        key = f"{name}[{','.join(sorted(requirement.extras))}]"
         if key in found:
             continue
         found[key] = there
         for line in there.requires or ():
             needed = Requirement(line)
-            extras = asked.extras or {""}
+            extras = requirement.extras or {""}
             if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in extras):
                 wanted.append(needed)
     by_name = {each.name: each for each in found.values()}
@@ -117,7 +117,7 @@ def _installed_mb(extra: str) -> tuple[float, int]:
 
 
 def _bytes_of(there: Distribution) -> int:
-    if there.name == OURS:  # here it is installed as a link to its source
+    if there.name == OURS:  # an editable install has no files in site-packages
         root = Path(__file__).parents[2]
         files = [each for top in ("gateway", "ui") for each in (root / top).rglob("*")]
         return sum(

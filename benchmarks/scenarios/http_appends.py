@@ -1,4 +1,4 @@
-"""Appends over HTTP by 32 clients, beside the reference server of Durable Streams (npm)."""
+"""Appends over HTTP by 32 clients, with the reference server of Durable Streams (npm) as peer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.load_generator import Measured, Speaking, cpu_seconds
-from benchmarks.machine import program, progress
+from benchmarks.load_generator import Measurement, WireProtocol, cpu_seconds
+from benchmarks.machine import find_program, progress
 from benchmarks.peers.servers import BY_NAME, HERE, HERE_FULL, SECRET, Server, running
-from benchmarks.report import Effort, Figure, interleaved, median
+from benchmarks.report import Effort, Result, interleaved, median
 
 NAME = "http-appends"
 REFERENCE = "Durable Streams reference, file store (npm)"
@@ -28,12 +28,12 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Clients:
-    """Connections that append one record each, and the next when that is answered.
+    """HTTP connections that each append one record at a time.
 
     Args:
-        port: Of the server on this machine.
-        paths: What each appends to.
-        headers: Of every request, each with its line's end.
+        port: Port of the server on this machine.
+        paths: The path that each connection appends to.
+        headers: Header lines of every request, each with its line end.
     """
 
     def __init__(self, port: int, paths: Sequence[str], headers: str) -> None:
@@ -52,18 +52,18 @@ class Clients:
             )
             self._requests[opened.fileno()] = head.encode() + RECORD
 
-    def append_for(self, seconds: float, pids: Sequence[int]) -> Measured:
-        """Append for so long, and count what was answered.
+    def append_for(self, seconds: float, pids: Sequence[int]) -> Measurement:
+        """Append for a number of seconds, and count the acknowledged appends.
 
         Raises:
-            ConnectionError: an append was refused.
+            ConnectionError: the server refused an append.
         """
         answered, latencies, asked_at = 0, [], dict.fromkeys(self._sockets, 0.0)
         began, server, own = time.perf_counter(), cpu_seconds(pids), time.process_time()
         for number in self._sockets:
             self._ask(number, asked_at)
-        under_way = len(self._sockets)
-        while under_way:
+        in_flight = len(self._sockets)
+        while in_flight:
             events = self._poll.poll(30.0)
             if not events:
                 raise TimeoutError("no append was answered within 30 s")
@@ -76,9 +76,9 @@ class Clients:
                 if now - began < seconds:
                     self._ask(number, asked_at)
                 else:
-                    under_way -= 1
+                    in_flight -= 1
         wall_s, cpu_s = time.perf_counter() - began, cpu_seconds(pids) - server
-        return Measured(answered, wall_s, cpu_s, time.process_time() - own, latencies)
+        return Measurement(answered, wall_s, cpu_s, time.process_time() - own, latencies)
 
     def _ask(self, number: int, asked_at: dict[int, float]) -> None:
         asked_at[number] = time.perf_counter()
@@ -95,7 +95,7 @@ class Clients:
             self._partly[number] = data
             return False
         if not head.startswith(b"HTTP/1.1 2"):
-            raise ConnectionError(f"an append was refused: {data[:300]!r}")
+            raise ConnectionError(f"the server refused an append: {data[:300]!r}")
         return True
 
     def close(self) -> None:
@@ -106,21 +106,21 @@ class Clients:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """A server and what its requests need."""
+class HttpServer:
+    """A server and the headers that its requests need."""
 
     server: Server
     headers: Callable[[], str]
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Measure 32 clients on one stream, and on a stream each."""
+def measure(effort: Effort) -> Iterator[Result]:
+    """Measure 32 clients on one stream, and on one stream per client."""
     for streams in (1, CLIENTS):
         yield from measure_at(effort, streams)
 
 
-def measure_at(effort: Effort, streams: int) -> Iterator[Figure]:
-    """Measure 32 clients on so many streams, on both servers in turn."""
+def measure_at(effort: Effort, streams: int) -> Iterator[Result]:
+    """Measure 32 clients on a number of streams, on both servers."""
     what = f"{CLIENTS} clients, {'a stream each' if streams > 1 else 'one stream'}"
     measures = {each.server.name: partial(_once, each, streams, effort) for each in _servers()}
     taken, failed = interleaved(what, effort, measures)
@@ -131,23 +131,23 @@ def measure_at(effort: Effort, streams: int) -> Iterator[Figure]:
             ("p99 in ms", [each.latency_ms(99) for each in runs]),
         ):
             note = failed.get(name, "")
-            yield Figure(NAME, f"{what}: {label}", name, tuple(values), share, streams, note)
+            yield Result(NAME, f"{what}: {label}", name, tuple(values), share, streams, note)
 
 
-def _servers(here_only: bool = False) -> list[Spoken]:
-    ours = Spoken(replace(BY_NAME[HERE_FULL], speaking=_unspoken), _authorization)
+def _servers(here_only: bool = False) -> list[HttpServer]:
+    ours = HttpServer(replace(BY_NAME[HERE_FULL], protocol=_no_websocket), _authorization)
     if here_only:
         return [ours]
-    reference = Server(REFERENCE, _installed(), _command, _unspoken)
+    reference = Server(REFERENCE, _installed(), _command, _no_websocket)
     if reference.missing:
         progress(f"{REFERENCE}: not here ({reference.missing})")
         return [ours]
-    return [ours, Spoken(reference, lambda: "")]
+    return [ours, HttpServer(reference, lambda: "")]
 
 
-def _unspoken(_port: int, _throttle_ms: int) -> Speaking:
-    """No WebSocket is spoken here."""
-    return Speaking(path="", publish=lambda _, texts: [])
+def _no_websocket(_port: int, _throttle_ms: int) -> WireProtocol:
+    """Return an empty protocol: this scenario does not use WebSockets."""
+    return WireProtocol(path="", publish=lambda _, texts: [])
 
 
 def _authorization() -> str:
@@ -158,14 +158,14 @@ def _authorization() -> str:
 
 
 def _installed() -> str:
-    """Install the reference server from npm; tells what is missing."""
-    if not program("npm"):
+    """Install the reference server from npm. Returns an error message, or ""."""
+    if not find_program("npm"):
         return "npm is not on PATH"
     if (HERE / "node_modules" / "@durable-streams" / "server").exists():
         return ""
     progress("npm install in benchmarks/peers")
-    # Not `npm ci`: it refuses a lock file without the optional packages of every other platform.
-    command = [program("npm"), "install", "--no-save", "--silent", "--no-audit", "--no-fund"]
+    # Not `npm ci`: it rejects a lock file without the optional packages of all platforms.
+    command = [find_program("npm"), "install", "--no-save", "--silent", "--no-audit", "--no-fund"]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     return (
         "" if done.returncode == 0 else f"npm install: {(done.stdout + done.stderr)[-200:].strip()}"
@@ -173,12 +173,12 @@ def _installed() -> str:
 
 
 def _command(port: int, folder: Path) -> list[str]:
-    return [program("node"), str(HERE / "durable_streams.mjs"), str(port), str(folder)]
+    return [find_program("node"), str(HERE / "durable_streams.mjs"), str(port), str(folder)]
 
 
-def _once(spoken: Spoken, streams: int, effort: Effort) -> Measured:
-    headers = spoken.headers()
-    with running(spoken.server) as (port, pids, _):
+def _once(http_server: HttpServer, streams: int, effort: Effort) -> Measurement:
+    headers = http_server.headers()
+    with running(http_server.server) as (port, pids, _):
         paths = [f"/v1/stream/bench/{number}" for number in range(streams)]
         for path in paths:
             _create(port, path, headers)

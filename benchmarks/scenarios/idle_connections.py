@@ -1,4 +1,4 @@
-"""Idle: the memory of a connection with one subscription, on every server."""
+"""Idle connections: memory per connection with one subscription, on every server."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from benchmarks.peers.servers import (
     BY_NAME,
     HERE_FULL,
     HERE_MEMORY,
-    PLAIN,
     SERVERS,
+    STARLETTE,
     Server,
     running,
 )
-from benchmarks.report import Effort, Figure, interleaved
+from benchmarks.report import Effort, Result, interleaved
 from benchmarks.scenarios.fan_out import available
 
 NAME = "idle-connections"
 CONNECTIONS = 5000
-BEFORE = 200  # connections that are not counted: what they bring in, the first has paid for
+FIRST = 200  # connections that are not counted: they include one-time costs
 SETTLING_S = 0.5
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Measure 5,000 connections on every server; once only where connecting takes long."""
-    quick = [BY_NAME[name] for name in (HERE_FULL, PLAIN)]
+def measure(effort: Effort) -> Iterator[Result]:
+    """Measure 5,000 connections on every server; in one run only where connecting is slow."""
+    quick = [BY_NAME[name] for name in (HERE_FULL, STARLETTE)]
     yield from measure_at(effort, available(quick), CONNECTIONS)
     slow = [each for each in SERVERS if each not in quick and each.name != HERE_MEMORY]
     yield from measure_at(replace(effort, runs=1), available(slow), CONNECTIONS)
 
 
-def measure_at(effort: Effort, servers: Sequence[Server], connections: int) -> Iterator[Figure]:
-    """Measure some servers with so many connections."""
+def measure_at(effort: Effort, servers: Sequence[Server], connections: int) -> Iterator[Result]:
+    """Measure servers with a number of connections."""
     measures = {each.name: partial(_once, each, effort.records(connections)) for each in servers}
     what = f"{connections:,} connections with a subscription each"
     taken, failed = interleaved(what, effort, measures)
     for name, values in taken.items():
-        label = f"{what}: KiB a connection"
-        yield Figure(NAME, label, name, tuple(values), None, connections, failed.get(name, ""))
+        label = f"{what}: KiB per connection"
+        yield Result(NAME, label, name, tuple(values), None, connections, failed.get(name, ""))
 
 
 def _once(server: Server, connections: int) -> float:
-    with running(server) as (port, pids, speaking):
-        first, rest = Load(port, speaking), Load(port, speaking)
+    with running(server) as (port, pids, protocol):
+        first, rest = Load(port, protocol), Load(port, protocol)
         try:
-            first.connect(BEFORE)
+            first.connect(FIRST)
             time.sleep(SETTLING_S)
             before = resident_kib(pids)
             rest.connect(connections)

@@ -1,9 +1,10 @@
 /**
- * Many values through the real hook into a React component, in jsdom. Run by `benchmarks.scenarios.browser`.
+ * Send many values through the real hook into a React component, in jsdom. Run by
+ * `benchmarks.scenarios.browser`.
  *
  *     node react.mjs FOLDER_WITH_REACT_AND_JSDOM THROTTLE_MS MAX_RECORDS
  *
- * Prints one JSON object: CPU seconds, renders, and how many values the component has shown.
+ * Prints one JSON object: CPU seconds, renders, and the number of values kept and dropped.
  */
 
 import { createRequire, registerHooks } from "node:module";
@@ -39,19 +40,19 @@ const { JSDOM } = require("jsdom");
 const { window } = new JSDOM("<div id=root></div>", { pretendToBeVisual: true });
 Object.assign(globalThis, { window, document: window.document });
 
-/** A gateway that sends the values at their pace; the text of its frames is as on the wire. */
+/** A fake gateway that sends the values at a fixed rate, in frames as on the wire. */
 class Gateway {
   constructor() {
     setTimeout(() => {
       this.onopen({});
-      this.#say({ type: "welcome", protocol: 1, connection: "c", ping_ms: 25_000, limits: {} });
+      this.#emit({ type: "welcome", protocol: 1, connection: "c", ping_ms: 25_000, limits: {} });
     });
   }
 
   send(text) {
     const { type, id } = JSON.parse(text);
     if (type === "subscribe") {
-      this.#say({ type: "subscribed", id, position: position(0) });
+      this.#emit({ type: "subscribed", id, position: position(0) });
       this.#sendValues(id, performance.now());
     }
   }
@@ -63,13 +64,13 @@ class Gateway {
       for (; offset < Math.min(due, VALUES); offset += FRAME_RECORDS) {
         const records = Array.from({ length: FRAME_RECORDS }, (_, i) => recordAt(offset + i));
         const end = position(offset + FRAME_RECORDS);
-        this.#say({ type: "records", id, records, position: end });
+        this.#emit({ type: "records", id, records, position: end });
       }
       if (offset >= VALUES) clearInterval(timer);
     }, FRAME_EVERY_MS);
   }
 
-  #say(frame) {
+  #emit(frame) {
     this.onmessage({ data: JSON.stringify(frame) });
   }
 

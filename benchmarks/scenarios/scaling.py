@@ -1,4 +1,4 @@
-"""Cost of growth: delivering to more subscribers, appending to a longer stream, its memory."""
+"""Scaling: CPU per delivery with more subscribers; appends and memory with longer streams."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.load_generator import Load, Measured, resident_kib
+from benchmarks.load_generator import Load, Measurement, resident_kib
 from benchmarks.peers.servers import BY_NAME, HERE_FULL
-from benchmarks.report import Effort, Figure, interleaved, median
+from benchmarks.report import Effort, Result, interleaved, median
 from benchmarks.scenarios.fan_out import once
 from benchmarks.scenarios.store_appends import KEY, RECORD, in_process, opened
 
 NAME = "scaling"
 LENGTHS = (10_000, 100_000, 1_000_000, 10_000_000)  # records in the one stream
-LOT = 1000  # records of an append while the stream is being filled, and appends under way after
+BATCH = 1000  # records per append while filling the stream; appends in flight while measuring
 MEASURED = 20_000  # appends at each length
 STORE = "sqlite:{folder}/growth.db"
 SUBSCRIBERS = {100: 1500, 5000: 40}  # and the records sent to them
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Measure deliveries at 100 and 5,000 subscribers, and appends to ever longer streams."""
+def measure(effort: Effort) -> Iterator[Result]:
+    """Measure deliveries at 100 and 5,000 subscribers, and appends to streams of four lengths."""
     yield from deliveries(effort)
     yield from lengths(effort, LENGTHS)
 
 
-def deliveries(effort: Effort) -> Iterator[Figure]:
-    """Measure the server's CPU for one delivery, to few and to many."""
+def deliveries(effort: Effort) -> Iterator[Result]:
+    """Measure the server's CPU time per delivery, with few and with many subscribers."""
     measures = {
         f"{subscribers:,} subscribers": partial(
-            once, BY_NAME[HERE_FULL], subscribers, _in_turn(effort.records(records))
+            once, BY_NAME[HERE_FULL], subscribers, _closed_loop(effort.records(records))
         )
         for subscribers, records in SUBSCRIBERS.items()
     }
@@ -42,20 +42,20 @@ def deliveries(effort: Effort) -> Iterator[Figure]:
     for name, runs in taken.items():
         values = tuple(each.server_cpu_s / each.deliveries * 1e6 for each in runs)
         share = median([each.load_share for each in runs]) if runs else None
-        what = f"{name}: server CPU of a delivery in µs"
-        yield Figure(NAME, what, HERE_FULL, values, share, None, failed.get(name, ""))
+        what = f"{name}: server CPU per delivery in µs"
+        yield Result(NAME, what, HERE_FULL, values, share, None, failed.get(name, ""))
     few, many = taken.values()
     pairs = zip(few, many, strict=False)
     ratios = tuple(one.per_cpu_s / other.per_cpu_s for one, other in pairs)
-    yield Figure(NAME, "cost of a delivery at 5,000 to that at 100", HERE_FULL, ratios)
+    yield Result(NAME, "CPU per delivery at 5,000, as a ratio to 100", HERE_FULL, ratios)
 
 
-def _in_turn(records: int) -> Callable[[Load, Sequence[int]], Measured]:
-    return lambda load, pids: load.in_turn(records, pids)
+def _closed_loop(records: int) -> Callable[[Load, Sequence[int]], Measurement]:
+    return lambda load, pids: load.closed_loop(records, pids)
 
 
-def lengths(effort: Effort, sizes: Sequence[int]) -> Iterator[Figure]:
-    """Measure appends and memory at each length that a stream reaches, in one process a run."""
+def lengths(effort: Effort, sizes: Sequence[int]) -> Iterator[Result]:
+    """Measure appends and memory at each length of a growing stream, in one process per run."""
     found: list[list[tuple[float, float]]] = []
 
     def run() -> None:
@@ -65,16 +65,16 @@ def lengths(effort: Effort, sizes: Sequence[int]) -> Iterator[Figure]:
     note = failed.get(HERE_FULL, "")
     for place, size in enumerate(sizes):
         for label, kind in (
-            ("appends/s, 1,000 under way", 0),
+            ("appends/s, 1,000 in flight", 0),
             ("resident MiB of the process", 1),
         ):
             values = tuple(each[place][kind] for each in found)
             what = f"{size:,} records in the stream: {label}"
-            yield Figure(NAME, what, "sqlite full", values, None, size, note)
+            yield Result(NAME, what, "sqlite full", values, None, size, note)
 
 
 def _lengths(sizes: Sequence[int]) -> list[tuple[float, float]]:
-    """Return appends a second and MiB at each size, from a process of its own."""
+    """Return appends a second and MiB at each size, measured in a new process."""
     with TemporaryDirectory() as folder:
         answer = Path(folder) / "lengths"
         in_process(partial(_grow, sizes, answer.write_text))
@@ -88,12 +88,12 @@ async def _grow(sizes: Sequence[int], report: Callable[[str], object]) -> float:
         append: Callable[[], Awaitable[object]] = partial(store.append, KEY, [RECORD])
         for size in sizes:
             while length < size:
-                lot = min(LOT, size - length)
-                await store.append(KEY, [RECORD] * lot)
-                length += lot
+                batch = min(BATCH, size - length)
+                await store.append(KEY, [RECORD] * batch)
+                length += batch
             began = time.perf_counter()
-            for _ in range(MEASURED // LOT):
-                await asyncio.gather(*(append() for _ in range(LOT)))
+            for _ in range(MEASURED // BATCH):
+                await asyncio.gather(*(append() for _ in range(BATCH)))
             rate = MEASURED / (time.perf_counter() - began)
             length += MEASURED
             lines.append(f"{rate} {resident_kib([os.getpid()]) / 1024}")

@@ -1,4 +1,4 @@
-"""Append and read, side by side over the stores, and through a worker of a gateway elsewhere."""
+"""Store appends: append and read with every store, and through a remote worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import gateway
 from benchmarks.machine import LOAD_CPU, SERVER_CPU
 from benchmarks.peers.redis_servers import fresh, redis_server
 from benchmarks.peers.servers import BY_NAME, HERE_FULL, SECRET, as_worker, running
-from benchmarks.report import Effort, Figure, interleaved
+from benchmarks.report import Effort, Result, interleaved
 from gateway import streams, task
 from gateway.records import StreamKey
 from gateway.runs import Run
@@ -33,9 +33,9 @@ STORES = {
     "memory": "memory:",
     "sqlite normal": "sqlite:{folder}/n.db?durability=normal",
     "sqlite full": "sqlite:{folder}/f.db",
-    "redis everysec": "everysec",  # a server of its own, with this appendfsync
+    "redis everysec": "everysec",  # a separate server with this `appendfsync`
     "redis always": "always",
-    "remote worker, sqlite full": "ws:",  # of a gateway in another process
+    "remote worker, sqlite full": "ws:",  # a worker of a gateway in another process
 }
 KEY = StreamKey("run_1", "progress")
 
@@ -44,7 +44,7 @@ lines = streams.define("lines", str)
 
 @task
 async def append_many(count: int) -> int:
-    """Append without awaiting, as a task does."""
+    """Append without awaiting, as tasks do."""
     for number in range(count):
         lines.append(f"record {number} of about one hundred bytes: {'x' * 60}")
         if number % 1000 == 0:
@@ -54,7 +54,7 @@ async def append_many(count: int) -> int:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
-    """Open a fresh store with one run; of a gateway elsewhere, as its worker does."""
+    """Open a new store with one run. A URL `ws:…` opens a gateway's store as a worker does."""
     if url.startswith("ws:"):
         async with as_worker(int(url.rpartition(":")[2])) as store:
             await store.create_run(Run(KEY.run_id, "bench", "executing", KEY.run_id, "now"))
@@ -71,7 +71,7 @@ async def opened(url: str) -> AsyncIterator[Store]:
 
 
 async def append_one_at_a_time(url: str, count: int = 1000) -> float:
-    """Records a second when each waits for the one before."""
+    """Return records a second when each append waits for the one before."""
     async with opened(url) as store:
         began = time.perf_counter()
         for _ in range(count):
@@ -79,24 +79,24 @@ async def append_one_at_a_time(url: str, count: int = 1000) -> float:
         return count / (time.perf_counter() - began)
 
 
-async def append_pipelined(url: str, count: int = 50_000, under_way: int = 1000) -> float:
-    """Records a second with 1,000 appends of one record under way."""
+async def append_pipelined(url: str, count: int = 50_000, in_flight: int = 1000) -> float:
+    """Return records a second with 1,000 appends of one record in flight."""
     async with opened(url) as store:
         began = time.perf_counter()
-        for _ in range(count // under_way):
-            await asyncio.gather(*(store.append(KEY, [RECORD]) for _ in range(under_way)))
+        for _ in range(count // in_flight):
+            await asyncio.gather(*(store.append(KEY, [RECORD]) for _ in range(in_flight)))
         return count / (time.perf_counter() - began)
 
 
-async def append_begun(url: str, count: int = 50_000, under_way: int = 1000) -> float:
-    """Records a second with 1,000 appends of one record begun, as a gateway does it."""
+async def append_begun(url: str, count: int = 50_000, in_flight: int = 1000) -> float:
+    """Return records a second with `begin_append`, 1,000 at a time, as a gateway uses it."""
     async with opened(url) as store:
         began = time.perf_counter()
-        for _ in range(count // under_way):
+        for _ in range(count // in_flight):
             outcomes: list[Appended | Exception] = []
             are_done = asyncio.Event()
-            done = partial(_note, outcomes, under_way, are_done)
-            for _ in range(under_way):
+            done = partial(_collect, outcomes, in_flight, are_done)
+            for _ in range(in_flight):
                 store.begin_append(KEY, [RECORD], done)
             await are_done.wait()
             failed = [each for each in outcomes if isinstance(each, Exception)]
@@ -105,7 +105,7 @@ async def append_begun(url: str, count: int = 50_000, under_way: int = 1000) -> 
         return count / (time.perf_counter() - began)
 
 
-def _note(
+def _collect(
     outcomes: list[Appended | Exception],
     count: int,
     are_done: asyncio.Event,
@@ -117,7 +117,7 @@ def _note(
 
 
 async def append_through_sdk(url: str, count: int = 50_000) -> float:
-    """Records a second from a task's `append` to durable."""
+    """Return records a second of a task's `append`, until all records are durable."""
     with tempfile.TemporaryDirectory() as folder:
         where = {"url": url} if url.startswith("ws:") else {"store": url.format(folder=folder)}
         async with gateway.connect(**where, secret_key=SECRET):
@@ -128,7 +128,7 @@ async def append_through_sdk(url: str, count: int = 50_000) -> float:
 
 
 async def read_back(url: str, count: int = 50_000) -> float:
-    """Records a second of one reader catching up."""
+    """Return records a second of one reader that catches up."""
     async with opened(url) as store:
         for _ in range(count // 1000):
             await store.append(KEY, [RECORD] * 1000)
@@ -139,8 +139,8 @@ async def read_back(url: str, count: int = 50_000) -> float:
         return count / (time.perf_counter() - began)
 
 
-async def live_through_runs(url: str, count: int = 400, under_way: int = 50) -> float:
-    """Changes of runs a second: each run has a tag and a parent, is made, changed and ended."""
+async def change_runs(url: str, count: int = 400, in_flight: int = 50) -> float:
+    """Return changes of runs a second. Each run has a tag and a parent and is changed 3 times."""
     patches = ({"status": "executing"}, {"metadata": {"step": 1}}, {"status": "completed"})
 
     async def live(store: Store, number: int) -> None:
@@ -153,16 +153,16 @@ async def live_through_runs(url: str, count: int = 400, under_way: int = 50) -> 
 
     async with opened(url) as store:
         began = time.perf_counter()
-        for start in range(0, count, under_way):
-            await asyncio.gather(*(live(store, start + i) for i in range(under_way)))
+        for start in range(0, count, in_flight):
+            await asyncio.gather(*(live(store, start + i) for i in range(in_flight)))
         return count * (1 + len(patches)) / (time.perf_counter() - began)
 
 
 async def append_hundred_streams(url: str, count: int = 20_000) -> float:
-    """Records a second with ten appends under way on each of 100 streams."""
+    """Return records a second with ten appends in flight on each of 100 streams."""
     async with opened(url) as store:
         keys = [StreamKey(KEY.run_id, f"s{number}") for number in range(100)] * 10
-        await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))  # makes them
+        await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))  # creates the streams
         began = time.perf_counter()
         for _ in range(count // len(keys)):
             await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))
@@ -170,33 +170,33 @@ async def append_hundred_streams(url: str, count: int = 20_000) -> float:
 
 
 async def append_many_streams(url: str, streams: int = 10_000, rounds: int = 2) -> float:
-    """Records a second with one append under way on each of many streams."""
+    """Return records a second with one append in flight on each of many streams."""
     async with opened(url) as store:
         keys = [StreamKey(KEY.run_id, f"s{number}") for number in range(streams)]
-        await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))  # makes them
+        await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))  # creates the streams
         began = time.perf_counter()
         for _ in range(rounds):
             await asyncio.gather(*(store.append(key, [RECORD]) for key in keys))
         return streams * rounds / (time.perf_counter() - began)
 
 
-async def hear_many_streams(url: str, streams: int = 10_000, under_way: int = 500) -> float:
-    """Records a second from append to a follower, one on each of many streams that are followed."""
+async def follow_many_streams(url: str, streams: int = 10_000, in_flight: int = 500) -> float:
+    """Return records a second from append to follower, with one on each of many streams."""
     async with opened(url) as store:
         keys = [StreamKey(KEY.run_id, f"s{number}") for number in range(streams)]
-        for start in range(0, streams, under_way):
-            lot = keys[start : start + under_way]
-            await asyncio.gather(*(store.append(key, [RECORD]) for key in lot))
+        for start in range(0, streams, in_flight):
+            batch = keys[start : start + in_flight]
+            await asyncio.gather(*(store.append(key, [RECORD]) for key in batch))
         following = [store.follow(key) for key in keys]
-        for start in range(0, streams, under_way):
-            await asyncio.gather(*(anext(pages) for pages in following[start : start + under_way]))
-        hearing = [asyncio.ensure_future(anext(pages)) for pages in following]
+        for start in range(0, streams, in_flight):
+            await asyncio.gather(*(anext(pages) for pages in following[start : start + in_flight]))
+        next_pages = [asyncio.ensure_future(anext(pages)) for pages in following]
         await asyncio.sleep(0.1)
         began = time.perf_counter()
-        for start in range(0, streams, under_way):
-            lot = keys[start : start + under_way]
-            await asyncio.gather(*(store.append(key, [RECORD]) for key in lot))
-        await asyncio.gather(*hearing)
+        for start in range(0, streams, in_flight):
+            batch = keys[start : start + in_flight]
+            await asyncio.gather(*(store.append(key, [RECORD]) for key in batch))
+        await asyncio.gather(*next_pages)
         taken = time.perf_counter() - began
         for pages in following:
             await pages.aclose()
@@ -205,36 +205,36 @@ async def hear_many_streams(url: str, streams: int = 10_000, under_way: int = 50
 
 SCENARIOS: dict[str, Callable[[str], Awaitable[float]]] = {
     "append, one at a time": append_one_at_a_time,
-    "append, 1,000 under way on one stream": append_pipelined,
+    "append, 1,000 in flight on one stream": append_pipelined,
     "append, 1,000 begun on one stream": append_begun,
-    "append, 10 under way on each of 100 streams": append_hundred_streams,
+    "append, 10 in flight on each of 100 streams": append_hundred_streams,
     "append, one on each of 10,000 streams": append_many_streams,
-    "heard on each of 10,000 followed streams": hear_many_streams,
+    "delivered on each of 10,000 followed streams": follow_many_streams,
     "append through the SDK": append_through_sdk,
     "read back": read_back,
-    "changes of runs with a tag": live_through_runs,
+    "changes of runs with a tag": change_runs,
 }
 
 
-ONCE = (hear_many_streams, live_through_runs)  # in one run only, since they take long
-NOT_REMOTE = (live_through_runs,)  # its runs belong to nobody, and a gateway would clear them up
+ONCE = (follow_many_streams, change_runs)  # one run only, because they take long
+NOT_REMOTE = (change_runs,)  # its runs have no owner: a gateway would end them as crashed
 
 
 def run_as_server(work: Awaitable[float]) -> float:
-    """Run on the loop and with the collector's settings that the gateway's server has."""
+    """Run with the event loop and the garbage collector's settings of the gateway's server."""
 
-    async def calmly() -> float:
+    async def with_settings() -> float:
         calm_collector()
         return await work
 
-    return uvloop.run(calmly())
+    return uvloop.run(with_settings())
 
 
 def in_process(work: Callable[[], Awaitable[float]], cpu: int = SERVER_CPU) -> float:
-    """Run in a process of its own on one core, so that nothing of what ran before is in the way.
+    """Run in a new process on one core, so that earlier measurements have no effect.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the work failed, or the process ended.
     """
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_run, args=(work, cpu, there))
@@ -258,11 +258,11 @@ def _run(work: Callable[[], Awaitable[float]], cpu: int, answer: Connection) -> 
         answer.send(f"{type(error).__name__}: {error}")
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Measure records a second of every scenario over every store.
+def measure(effort: Effort) -> Iterator[Result]:
+    """Measure records a second of every scenario with every store.
 
-    The store has one core, Valkey the other. A worker of a gateway elsewhere has that core in the
-    gateway's stead.
+    The store runs on one core, Valkey on the other. With a remote worker, the gateway runs on the
+    first core and the worker on the second.
     """
     with ExitStack() as stack:
         servers = {sync: stack.enter_context(redis_server(sync)) for sync in ("everysec", "always")}
@@ -273,11 +273,11 @@ def measure(effort: Effort) -> Iterator[Figure]:
                 for name, url in stores.items()
                 if not (url.startswith("ws:") and scenario in NOT_REMOTE)
             }
-            put_in = replace(effort, runs=1) if scenario in ONCE else effort
-            taken, failed = interleaved(what, put_in, measures)
+            limited = replace(effort, runs=1) if scenario in ONCE else effort
+            taken, failed = interleaved(what, limited, measures)
             for name, values in taken.items():
                 note = failed.get(name, "")
-                yield Figure(NAME, f"{what}, records/s", name, tuple(values), None, None, note)
+                yield Result(NAME, f"{what}, records/s", name, tuple(values), None, None, note)
 
 
 def _once(scenario: Callable[[str], Awaitable[float]], url: str) -> float:

@@ -1,6 +1,6 @@
-"""One stream to many subscribers, appended at one gateway and read at another, over one Valkey.
+"""Two gateways: records are appended at one gateway and read at another, over one Valkey.
 
-Beside it the same with both at one gateway, in turn in the same run.
+For comparison, the same load on one gateway is measured too.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 
-from benchmarks.load_generator import Load, Measured
+from benchmarks.load_generator import Load, Measurement
 from benchmarks.machine import prepare
 from benchmarks.peers.redis_servers import fresh, redis_server
-from benchmarks.peers.servers import Server, ours, running, speak_ours
+from benchmarks.peers.servers import Server, our_protocol, ours, running
 from benchmarks.report import median
 
 
@@ -35,17 +35,19 @@ def main() -> None:
             print(f"| {name} | {rate:,.0f} | {p50:.1f} | {p99:.1f} |", flush=True)
 
 
-def _measure(store: str, gateways: int, chosen: argparse.Namespace) -> tuple[Measured, Measured]:
+def _measure(
+    store: str, gateways: int, chosen: argparse.Namespace
+) -> tuple[Measurement, Measurement]:
     with ExitStack() as stack:
-        server = Server("ours", "", ours(store), speak_ours)
+        server = Server("ours", "", ours(store), our_protocol)
         nodes = [stack.enter_context(running(server)) for _ in range(gateways)]
         pids = [pid for _, each, _ in nodes for pid in each]
         load = Load(nodes[0][0], nodes[0][2], nodes[-1][0])
         stack.callback(load.close)
         load.connect(chosen.subscribers)
-        load.in_turn(10, pids)  # warm
-        in_turn = load.in_turn(chosen.records, pids)
-        return in_turn, load.at_rate(chosen.records, chosen.rate, pids)
+        load.closed_loop(10, pids)  # warm-up
+        closed_loop = load.closed_loop(chosen.records, pids)
+        return closed_loop, load.at_rate(chosen.records, chosen.rate, pids)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How Reflex runs the app of the browser's benchmark."""
+"""Reflex's configuration of the browser benchmark's app."""
 
 import reflex as rx
 

@@ -1,1 +1,1 @@
-"""The app of the browser's benchmark."""
+"""The app of the browser benchmark."""

@@ -1,4 +1,4 @@
-"""One page that takes many records a second and shows a little of them."""
+"""A page that receives many records a second and shows a few of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.ui import use_realtime_stream
 
 @dataclass(frozen=True)
 class Line:
-    """About a hundred bytes as JSON."""
+    """A record of about 100 bytes as JSON."""
 
     current: int
     total: int
@@ -28,7 +28,7 @@ lines = streams.define("lines", Line)
 
 @task
 async def send(count: int, per_s: int) -> int:
-    """Append at a steady pace."""
+    """Append at a steady rate."""
     began = time.perf_counter()
     for number in range(count):
         lines.append(Line(number, count, "error" if number % 100 == 0 else "info"))
@@ -41,7 +41,7 @@ async def send(count: int, per_s: int) -> int:
 
 
 class Sent(rx.State):
-    """The run that is shown."""
+    """The run that the page shows."""
 
     run_id: str = ""
     token: str = ""
