@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Effort], Iterator[Result]]]] = {
     "http-appends": ("32 clients over HTTP, with the reference server", http_appends.measure),
     "idle-connections": ("memory per connection at 5,000", idle_connections.measure),
     "cold-start": ("imports, start, installed bytes", cold_start.measure),
-    "slow-readers": ("latency beside a slow tenth of the readers", slow_readers.measure),
+    "slow-readers": ("latency while a tenth of the readers is slow", slow_readers.measure),
     "scaling": ("more subscribers, longer streams", scaling.measure),
     "browser": ("10,000 records a second into a page", browser.measure),
 }

@@ -190,7 +190,7 @@ def http(effort: Effort) -> Iterator[Row]:
 
 
 def catch_ups(effort: Effort) -> Iterator[Row]:
-    """Measure catch-up of one client, and of many clients beside live readers.
+    """Measure catch-up of one client, and of many clients while others read live.
 
     The second measurement has one run, because it takes long.
     """

@@ -65,7 +65,7 @@ def one_client(effort: Effort) -> Result:
 
 
 def many_clients(effort: Effort) -> Iterator[Result]:
-    """Measure many clients that catch up together, and the live readers beside them."""
+    """Measure many clients that catch up together, and live readers at the same time."""
     clients = effort.records(CLIENTS)
     taken, failed = interleaved(WHAT, effort, {HERE_FULL: partial(_many_clients, clients)})
     runs, note = taken[HERE_FULL], failed.get(HERE_FULL, "")

@@ -65,7 +65,7 @@ class SlowReadersLoad(Load):
 
 
 def measure(effort: Effort) -> Iterator[Result]:
-    """Measure the same readers with and without a slow tenth beside them."""
+    """Measure the same readers with and without a slow tenth."""
     # Tail latency varies between runs, so fewer than three runs say little.
     effort = replace(effort, runs=max(effort.runs, 3))
     names = {"no slow reader": 0, f"{SLOW} slow readers": SLOW}

@@ -38,6 +38,7 @@ STORES = {
     "remote worker, sqlite full": "ws:",  # a worker of a gateway in another process
 }
 KEY = StreamKey("run_1", "progress")
+NOW = "2026-01-01T00:00:00.000Z"  # when runs were created; any valid time will do
 
 lines = streams.define("lines", str)
 
@@ -57,13 +58,13 @@ async def opened(url: str) -> AsyncIterator[Store]:
     """Open a new store with one run. A URL `ws:…` opens a gateway's store as a worker does."""
     if url.startswith("ws:"):
         async with as_worker(int(url.rpartition(":")[2])) as store:
-            await store.create_run(Run(KEY.run_id, "bench", "executing", KEY.run_id, "now"))
+            await store.create_run(Run(KEY.run_id, "bench", "executing", KEY.run_id, NOW))
             yield store
         return
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(url.format(folder=folder))
         await store.open()
-        await store.create_run(Run(KEY.run_id, "bench", "queued", KEY.run_id, "now"))
+        await store.create_run(Run(KEY.run_id, "bench", "queued", KEY.run_id, NOW))
         try:
             yield store
         finally:
@@ -146,7 +147,7 @@ async def change_runs(url: str, count: int = 400, in_flight: int = 50) -> float:
     async def live(store: Store, number: int) -> None:
         id = f"run_child{number}"
         await store.create_run(
-            Run(id, "bench", "queued", KEY.run_id, "now", ["nightly"], parent_id=KEY.run_id)
+            Run(id, "bench", "queued", KEY.run_id, NOW, ["nightly"], parent_id=KEY.run_id)
         )
         for patch in patches:
             await store.patch_run(id, patch)
