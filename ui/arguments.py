@@ -1,7 +1,7 @@
-"""Check the arguments of hooks while the page is built.
+"""Check the arguments of hooks when the page is built.
 
-Without these checks a wrong argument would show in a browser only: as an error of the gateway, or
-as a page that stays empty.
+Without these checks a wrong argument would have an effect in the browser only: an error of the
+gateway, or a page that stays empty.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from gateway.errors import InvalidId
 from gateway.records import check_run_id, check_stream_id
 from gateway.sdk.definitions import StreamDefinition
 
-from .loop_variables import refuse_loop_variable
-from .refusals import refused, shown
-from .text_numbers import plain_type
+from .argument_errors import argument_error, format_value
+from .foreach_guard import reject_loop_variable
+from .text_numbers import unwrap
 
 RUN_FIELDS = ("payload", "output", "metadata")  # fields that a hook can leave out
 RUN_LOGS = ("$run", "$streams")  # streams that the gateway writes: PROTOCOL.md 4
@@ -30,13 +30,13 @@ MAX_RUNS = 1_000
 MAX_TAGS = 20
 
 
-def check(hook: str, arguments: Mapping[str, Any], **rules: str) -> None:
+def check_arguments(hook: str, arguments: Mapping[str, Any], **rules: str) -> None:
     """Check arguments by their names; an argument without a rule is not checked.
 
     Args:
         hook: The name of the called function, for the message.
-        arguments: Its arguments by name: its `locals()`, while it has assigned nothing else.
-        rules: The rules of arguments that have another rule than that of their name.
+        arguments: Its arguments by name: its `locals()`, called in the function's first line.
+        rules: By argument, the name of its rule if it is not the argument's own name.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
@@ -48,18 +48,19 @@ def check(hook: str, arguments: Mapping[str, Any], **rules: str) -> None:
         if rule is None:
             continue
         if isinstance(value, Var):
-            refuse_loop_variable(argument, value)
+            reject_loop_variable(argument, value)
         if not rule.allows(value):
             is_swapped = name == "run_id" and _is_stream(value, arguments.get("stream"))
             remedy = f"Write {hook}(run_id, stream, …)" if is_swapped else rule.remedy
             secret = name == "access_token"
-            raise refused(hook, argument, shown(value, secret=secret), rule.allowed, remedy)
+            shown = format_value(value, secret=secret)
+            raise argument_error(hook, argument, shown, rule.allowed, remedy)
 
 
 def var_may_be(var: Var[Any], *kinds: type) -> bool:
-    """Whether a Var's value may be of one of these types, as far as the Var's type says."""
+    """Whether a Var's type allows a value of one of these types."""
     members = typing.get_args(var._var_type) if _is_union(var._var_type) else (var._var_type,)
-    known = [plain_type(member) for member in members if member is not types.NoneType]
+    known = [unwrap(member) for member in members if member is not types.NoneType]
     return not known or any(_may_be(member, kinds) for member in known)
 
 

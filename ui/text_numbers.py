@@ -1,7 +1,7 @@
-"""Numbers that JSON carries as text, so that no digit is lost: Decimals, integers declared so.
+"""Numbers that JSON carries as text, which keeps all digits: Decimals, and integers typed so.
 
-JavaScript would join them (`"1.5" + 1` is `"1.51"`) and compare them letter by letter. So the Var
-of such a number has the operations of text, and refuses arithmetic when the page is built.
+JavaScript would concatenate them (`"1.5" + 1` is `"1.51"`) and compare them as text. So the Var of
+such a number has the operations of text, and rejects arithmetic when the page is built.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.limits import MAX_INTEGER
 
 
 class TextNumber(str):
-    """What a page has in place of a number: its digits."""
+    """The type of a number's digits on a page."""
 
     __slots__ = ()
 
@@ -46,7 +46,7 @@ _refuse_equal, _refuse_add = _refused("comparing (==)"), _refused("arithmetic (+
 
 
 class TextNumberVar(StringVar[str], python_types=TextNumber):
-    """A number as text. Shown, joined to other text and compared with text, but not calculated."""
+    """A number as text: a page can show it, join it to text and compare it with text."""
 
     __hash__ = Var.__hash__
     __sub__ = __rsub__ = _refused("arithmetic (-)")
@@ -59,23 +59,23 @@ class TextNumberVar(StringVar[str], python_types=TextNumber):
     __lt__ = __le__ = __gt__ = __ge__ = _refused("comparing (<, >)")
 
     def __add__(self, other: Any) -> Any:
-        """Join with text."""
+        """Concatenate with text."""
         return super().__add__(other) if _is_text(other) else _refuse_add(self)
 
     def __radd__(self, other: Any) -> Any:
-        """Join with text."""
+        """Concatenate with text."""
         return super().__radd__(other) if _is_text(other) else _refuse_add(self)
 
     def __eq__(self, other: Any) -> Any:
-        """Compare with text, digit by digit: "1.5" is not "1.50"."""
+        """Compare with text, character by character: "1.5" is not "1.50"."""
         return _refuse_equal(self) if _is_number(other) else super().__eq__(other)
 
     def __ne__(self, other: Any) -> Any:
-        """Compare with text, digit by digit."""
+        """Compare with text, character by character."""
         return _refuse_equal(self) if _is_number(other) else super().__ne__(other)
 
     def to(self, output: Any, var_type: Any = None) -> Any:
-        """Convert; to `int` or `float` it becomes a number, rounded as JavaScript's are."""
+        """Convert; to `int` or `float`, JavaScript may round the number."""
         if output in (int, float, NumberVar):
             type_ = var_type or (float if output is NumberVar else output)
             data = self._get_all_var_data()
@@ -91,8 +91,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | Decimal | NumberVar)
 
 
-def digits(value: Any) -> Any:
-    """Return a number, or a Var of one, as text; anything else as it is."""
+def to_digits(value: Any) -> Any:
+    """Return a number, or a Var of one, as text; any other value unchanged."""
     if not _is_number(value):
         return value
     return value.to_string() if isinstance(value, Var) else str(value)
@@ -101,11 +101,11 @@ def digits(value: Any) -> Any:
 # ---- types ----
 
 
-_QUALIFIERS = (Required, NotRequired, getattr(typing, "ReadOnly", Required))  # of a TypedDict's
+_QUALIFIERS = (Required, NotRequired, getattr(typing, "ReadOnly", Required))  # of TypedDict fields
 
 
-def plain_type(type_: Any) -> Any:
-    """Take off what only validators read, and names of types."""
+def unwrap(type_: Any) -> Any:
+    """Return a type without its alias, annotations and qualifiers."""
     while True:
         if typing.get_origin(type_) in (Annotated, *_QUALIFIERS):
             type_ = typing.get_args(type_)[0]
@@ -120,12 +120,12 @@ def plain_type(type_: Any) -> Any:
 def page_type(type_: Any) -> Any:
     """Return a type with `TextNumber` in place of each number that JSON carries as text.
 
-    Classes with such fields give way to others with the same fields; any other type is returned as
-    it is.
+    A class with such fields is replaced by another with the same field names. Any other type is
+    returned unchanged.
     """
     if is_text_number(type_):
         return TextNumber
-    plain = plain_type(type_)
+    plain = unwrap(type_)
     if _is_object(plain):
         return _page_class(plain)
     inner = tuple(_inner(plain))
@@ -138,16 +138,16 @@ def page_type(type_: Any) -> Any:
 
 
 def is_text_number(type_: Any) -> bool:
-    """Whether a type is a number in Python, or such a number or None, and text in JSON."""
+    """Whether a type is a number, or a number or None, in Python and text in JSON."""
     while typing.get_origin(type_) in _QUALIFIERS:
         (type_,) = typing.get_args(type_)
-    plain = plain_type(type_)
+    plain = unwrap(type_)
     members = typing.get_args(plain) if _is_union(plain) else (plain,)
-    numbers = [member for member in map(plain_type, members) if member is not type(None)]
+    numbers = [member for member in map(unwrap, members) if member is not type(None)]
     if not numbers or not all(_is_number_type(each) for each in numbers):
         return False
     if not any(issubclass(each, Decimal) for each in numbers) and type_ is plain:
-        return False  # only what is said beside an int or a float makes it text
+        return False  # without an annotation, an int or a float is a number in JSON
     try:
         schema = TypeAdapter(type_).json_schema(mode="serialization")
     except PydanticUserError:
@@ -177,7 +177,7 @@ def _is_object(type_: Any) -> bool:
 def _has_text_numbers(type_: Any, seen: set[Any]) -> bool:
     if is_text_number(type_):
         return True
-    plain = plain_type(type_)
+    plain = unwrap(type_)
     if _is_object(plain):
         if plain in seen:
             return False
@@ -186,7 +186,7 @@ def _has_text_numbers(type_: Any, seen: set[Any]) -> bool:
 
 
 def _inner(type_: Any) -> Iterator[Any]:
-    plain = plain_type(type_)
+    plain = unwrap(type_)
     if _is_object(plain):
         yield from _fields(plain).values()
     elif typing.get_origin(plain) is not typing.Literal:
@@ -194,7 +194,7 @@ def _inner(type_: Any) -> Iterator[Any]:
 
 
 def _fields(class_: Any) -> Mapping[str, Any]:
-    """Return the types of what can be reached on an object, with what is said beside them."""
+    """Return the types of a class's fields by name, with their annotations."""
     if issubclass(class_, BaseModel):
         fields = {
             name: Annotated[(field.annotation, *field.metadata)]
@@ -206,25 +206,25 @@ def _fields(class_: Any) -> Mapping[str, Any]:
         return fields | {name: field.return_type for name, field in computed}
     try:
         return typing.get_type_hints(class_, include_extras=True)
-    except NameError:  # of a name that is known to type checkers only
+    except NameError:  # a name is imported under TYPE_CHECKING only
         return {}
 
 
-def is_without_fields(type_: Any) -> bool:
+def is_scalar(type_: Any) -> bool:
     """Whether a type is known to be text, a number, a boolean or None."""
-    plain = plain_type(type_)
+    plain = unwrap(type_)
     members = typing.get_args(plain) if _is_union(plain) else (plain,)
-    return all(plain_type(each) in (*_WITHOUT_FIELDS, types.NoneType) for each in members)
+    return all(unwrap(each) in (*_WITHOUT_FIELDS, types.NoneType) for each in members)
 
 
 def field_names(type_: Any) -> frozenset[str] | None:
-    """Return the names that a type's objects have in JSON.
+    """Return the names of a type's fields in JSON.
 
     Returns:
-        Names and aliases; none of a type without fields, such as text; None where they are not
-        known, as of a dict.
+        Names and aliases; empty for a type without fields, such as text; None if the names are
+        unknown, as for a dict.
     """
-    plain = plain_type(type_)
+    plain = unwrap(type_)
     if _is_union(plain):
         members = [each for each in typing.get_args(plain) if each is not types.NoneType]
         names = [field_names(member) for member in members]
@@ -242,7 +242,7 @@ def field_names(type_: Any) -> frozenset[str] | None:
 
 _WITHOUT_FIELDS = (str, int, float, bool, bytes, Decimal, TextNumber)
 
-_page_classes: dict[Any, Any] = {}  # by class; also while they are made, of one that holds itself
+_page_classes: dict[Any, Any] = {}  # by class; holds an unfinished one while a class nests itself
 
 
 def _page_class(class_: Any) -> Any:
@@ -257,37 +257,37 @@ def _page_class(class_: Any) -> Any:
         )
         _page_classes[class_] = made
         fields = _fields(class_).items()
-        made.__annotations__ = {name: plain_type(page_type(hint)) for name, hint in fields}
+        made.__annotations__ = {name: unwrap(page_type(hint)) for name, hint in fields}
     return _page_classes[class_]
 
 
 # ---- values ----
 
 
-def exact(value: Any, what: str) -> Any:
+def to_exact_json(value: Any, name: str) -> Any:
     """Return a value as a page can send it without rounding: Decimals as text.
 
     Args:
-        value: JSON-able, with Vars in it.
-        what: Its name in the error.
+        value: A JSON-serializable value, which may contain Vars.
+        name: Name of the value in the error message.
 
     Raises:
-        InvalidValue: it holds a whole number that JavaScript would round.
+        InvalidValue: it contains a whole number that JavaScript would round.
     """
     if isinstance(value, Decimal):
         return f"{value:f}"
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise InvalidValue(
-            f"{what} holds {value}; a page knows whole numbers up to {MAX_INTEGER} exactly: give "
+            f"{name} holds {value}; a page knows whole numbers up to {MAX_INTEGER} exactly: give "
             "it as text"
         )
     if isinstance(value, BaseModel):
-        return exact(value.model_dump(mode="json"), what)
+        return to_exact_json(value.model_dump(mode="json"), name)
     if isinstance(value, Mapping):
-        return {name: exact(member, what) for name, member in value.items()}
+        return {key: to_exact_json(member, name) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [exact(item, what) for item in value]
+        return [to_exact_json(item, name) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Var):
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: exact(getattr(value, name), what) for name in names}
+        keys = [field.name for field in dataclasses.fields(value)]
+        return {key: to_exact_json(getattr(value, key), name) for key in keys}
     return value

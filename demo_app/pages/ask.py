@@ -63,7 +63,7 @@ def ask() -> rx.Component:
                 parts.text,
                 rx.box(_answer(parts.text), id="answer", overflow_x="auto"),
                 rx.cond(
-                    run.is_completed,
+                    run.is_finished,
                     rx.text("There is no answer.", color_scheme="gray"),
                     rx.hstack(rx.spinner(), rx.text("Looking…", color_scheme="gray")),
                 ),

@@ -307,7 +307,7 @@ def _delivered(job: RealtimeTaskTriggerWithStreams) -> rx.Component:
             wrap="wrap",
         ),
         rx.cond(
-            run.last_error & ~job.realtime.is_completed,
+            run.last_error & ~job.realtime.is_finished,
             rx.text(run.last_error.message, size="2", color_scheme="amber", id="last-error"),
         ),
         rx.cond(run.error, error_callout(run.error.type + ": " + run.error.message)),

@@ -63,8 +63,9 @@ test("a set is folded from its snapshot, newest first", () => {
     { id: "run_2", version: 2, patch: { status: "failed", finished_at: "2026-11-22T12:00:03.500Z" } },
   );
   assert.deepEqual(idsOf(component), ["run_4", "run_3", "run_2", "run_1"]);
-  const { is_failed, is_completed, is_executing, duration_ms } = component.snapshot.runs[2];
-  assert.deepEqual([is_failed, is_completed, is_executing, duration_ms], [true, true, false, 2500]);
+  const { is_failed, is_finished, is_completed, is_executing, duration_ms } = component.snapshot.runs[2];
+  assert.deepEqual([is_failed, is_finished, is_completed, is_executing], [true, true, true, false]);
+  assert.equal(duration_ms, 2500);
   assert.equal(component.snapshot.runs[1], before[0]); // what did not change is the same object
   assert.equal(before.length, 3);
 });

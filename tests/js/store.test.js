@@ -151,8 +151,8 @@ test("fault 10: what a stream gets long after its run was canceled is shown, and
   }
   page.socket.receive(records(1, 0, "late"), { type: "end", id: 1, reason: "canceled", position: position(1) });
   page.clock.advance(50);
-  const { is_completed, is_canceled, is_success } = run.snapshot.run;
-  assert.deepEqual([is_completed, is_canceled, is_success], [true, true, false]);
+  const { is_finished, is_completed, is_canceled, is_success } = run.snapshot.run;
+  assert.deepEqual([is_finished, is_completed, is_canceled, is_success], [true, true, true, false]);
   assert.deepEqual([component.snapshot.data, component.snapshot.endReason], [["late"], "canceled"]);
 });
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ui.client import library
+from gateway.ui.client import register_client
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -15,6 +15,6 @@ def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     before = Path.cwd()
     folder = tmp_path_factory.mktemp("app")
     os.chdir(folder)
-    library.cache_clear()
+    register_client.cache_clear()
     yield folder
     os.chdir(before)

@@ -258,6 +258,7 @@ def test_run_vars() -> None:
     assert isinstance(result.run.metadata["step"], Var)
     assert isinstance(result.run.error.message, StringVar)
     assert isinstance(result.run.tags, ArrayVar)
+    assert ".is_finished" in str(result.is_finished)
     assert ".is_completed" in str(result.is_completed)
     for var in (result.is_queued, result.is_executing, result.is_success, result.is_failed):
         assert isinstance(var, BooleanVar)

@@ -300,7 +300,9 @@ export interface Run<P = Json, O = Json> extends RunFields<P, O> {
   readonly is_queued: boolean;
   readonly is_executing: boolean;
   readonly is_waiting: boolean;
-  /** It is over, however it went. */
+  /** The run has ended, with any result. */
+  readonly is_finished: boolean;
+  /** The same as `is_finished`, under the name that Trigger.dev's hooks use; true for a failed run too. */
   readonly is_completed: boolean;
   readonly is_success: boolean;
   readonly is_failed: boolean;

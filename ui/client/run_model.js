@@ -19,6 +19,7 @@ export const toRunModel = (run) =>
     is_queued: ["delayed", "queued"].includes(run.status),
     is_executing: ["executing", "waiting"].includes(run.status),
     is_waiting: run.status === "waiting",
+    is_finished: FINAL.includes(run.status),
     is_completed: FINAL.includes(run.status),
     is_success: run.status === "completed",
     is_failed: FAILED.includes(run.status),

@@ -14,12 +14,12 @@ from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 
 
-def refused(hook: str, argument: str, what: str, allowed: str, remedy: str) -> InvalidValue:
+def argument_error(hook: str, argument: str, value: str, allowed: str, remedy: str) -> InvalidValue:
     """Make the error of a wrong argument."""
-    return InvalidValue(f"{hook}: {argument} is {what}; it must be {allowed}. {remedy}.")
+    return InvalidValue(f"{hook}: {argument} is {value}; it must be {allowed}. {remedy}.")
 
 
-def shown(value: Any, *, secret: bool = False) -> str:
+def format_value(value: Any, *, secret: bool = False) -> str:
     """Format a value for an error message."""
     if isinstance(value, Var):
         name = str(value).rpartition(".")[2].removesuffix(FIELD_MARKER)
@@ -32,7 +32,7 @@ def shown(value: Any, *, secret: bool = False) -> str:
     return text if len(text) <= 80 else f"{text[:76]}… ({len(text)} characters)"
 
 
-def similar(name: object, known: Iterable[str]) -> str:
+def closest_first(name: object, known: Iterable[str]) -> str:
     """Format the known names for an error message, the most similar one first."""
     names = sorted(known)
     meant = difflib.get_close_matches(str(name), names, n=1)
@@ -40,10 +40,10 @@ def similar(name: object, known: Iterable[str]) -> str:
 
 
 def as_json(value: Any) -> bytes | None:
-    """Return a value as JSON; None if the value or a part of it is known in the browser only."""
+    """Return a value as JSON; None if it contains a Var, whose value only the browser knows."""
     try:
         return json.dumps(value).encode()
-    except (TypeError, ValueError):  # a Var, or a type that a serializer of Reflex handles
+    except (TypeError, ValueError):  # a Var, or a type with a serializer in Reflex
         return None
 
 
@@ -56,5 +56,5 @@ def check_keys(hook: str, given: Mapping[Any, Any], known: Iterable[str]) -> Non
     names = set(known)
     for key in given:
         if not isinstance(key, Var) and key not in names:
-            allowed = f"any of {similar(key, names)}"
-            raise refused(hook, "a key of the value", repr(key), allowed, "Mend the name")
+            allowed = f"any of {closest_first(key, names)}"
+            raise argument_error(hook, "a key of the value", repr(key), allowed, "Mend the name")

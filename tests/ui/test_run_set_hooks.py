@@ -22,7 +22,7 @@ from gateway.ui import (
     use_realtime_runs_with_tag,
     use_realtime_stream,
 )
-from gateway.ui.vars import warn_of_hidden_fields
+from gateway.ui.var_types import warn_about_hidden_fields
 
 
 @dataclass
@@ -106,7 +106,14 @@ def test_runs_are_typed_also_as_a_loop_variable() -> None:
     component = rx.box(rx.foreach(mine.runs, row))
     assert line_of(mine.runs) in component._get_all_hooks()
     (run,) = seen[:1]
-    for name in ("is_queued", "is_executing", "is_waiting", "is_completed", "is_success"):
+    for name in (
+        "is_queued",
+        "is_executing",
+        "is_waiting",
+        "is_finished",
+        "is_completed",
+        "is_success",
+    ):
         assert isinstance(getattr(run, name), BooleanVar)
     assert isinstance(run.duration_ms, NumberVar)
     assert isinstance(run.tags, ArrayVar)
@@ -116,8 +123,8 @@ def test_runs_are_typed_also_as_a_loop_variable() -> None:
 
 
 def test_no_field_of_a_runs_or_a_streams_page_type_is_hidden() -> None:
-    warn_of_hidden_fields(PageRun)
-    warn_of_hidden_fields(PageStream)
+    warn_about_hidden_fields(PageRun)
+    warn_about_hidden_fields(PageStream)
 
 
 def test_more_is_loaded_by_an_event() -> None:

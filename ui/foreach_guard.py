@@ -1,4 +1,4 @@
-"""Finds loop variables of `rx.foreach` in what a hook is called with."""
+"""Reject loop variables of `rx.foreach` among the arguments of a hook."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from reflex_base.constants.state import FIELD_MARKER
 class LoopVariableError(TypeError):
     """A hook was called with a loop variable of `rx.foreach`.
 
-    React allows no hook in a loop: make the item a component of its own with `@rx.memo`.
+    React allows no hook in a loop. Make the item a component with `@rx.memo` instead.
     """
 
     def __init__(self, argument: str, loop_variable: str) -> None:
         super().__init__(
             f"{argument} reads {loop_variable!r}, a loop variable of rx.foreach, and a hook cannot "
-            "be called in a loop. Make the item a component of its own:\n\n"
+            "be called in a loop. Make the item a component:\n\n"
             "    @rx.memo\n"
             "    def run_card(run_id: rx.Var[str]) -> rx.Component:\n"
             "        progress = use_realtime_stream(run_id, stream=..., access_token=...)\n"
@@ -27,23 +27,24 @@ class LoopVariableError(TypeError):
         )
 
 
-# A state's field is always reached through its state (`state.field_rx_state_`), so a name with the
-# marker that stands free can only be a loop's. Without a name of the user's, an index is a hash.
+# Reflex marks names of fields and of loop variables alike. A field is always read from its state
+# (`state.field_rx_state_`), so a marked name without a dot before it is a loop variable. An index
+# that the application does not name is called after a hash.
 _LOOP_VARIABLE = re.compile(
     rf"(?<![\w.$])(?:([A-Za-z_]\w*?){FIELD_MARKER}|(index_[0-9a-f]{{32}}))(?!\w)"
 )
 _STRING_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
-def refuse_loop_variable(option: str, value: Any) -> None:
-    """Refuse an option of a hook that reads a loop variable.
+def reject_loop_variable(option: str, value: Any) -> None:
+    """Reject an option of a hook that reads a loop variable.
 
     Args:
-        option: Its name, as the client has it.
-        value: What it was given.
+        option: Its name in the client's JavaScript.
+        value: Its value.
 
     Raises:
-        LoopVariableError: names both.
+        LoopVariableError: names the option and the loop variable.
     """
     code = _STRING_LITERAL.sub('""', str(LiteralVar.create(value)))
     found = _LOOP_VARIABLE.search(code)

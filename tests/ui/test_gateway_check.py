@@ -8,7 +8,7 @@ import pytest
 import reflex as rx
 from reflex_base.registry import RegistrationContext
 
-import gateway.ui.mounted
+import gateway.ui.gateway_check
 from gateway.integrations.reflex import add_gateway
 from gateway.settings import Settings
 from gateway.ui import use_realtime_run
@@ -21,8 +21,8 @@ SETTINGS = Settings(store="memory:")
 def written(monkeypatch, caplog):
     """Return the lines that building the pages of a new app logs; `MODULE` is its module."""
     config = rx.Config(app_name=MODULE, app_module_import=MODULE)
-    monkeypatch.setattr("gateway.ui.mounted.get_config", lambda: config)
-    gateway.ui.mounted._warn.cache_clear()
+    monkeypatch.setattr("gateway.ui.gateway_check.get_config", lambda: config)
+    gateway.ui.gateway_check._warn.cache_clear()
     with caplog.at_level(logging.ERROR, logger="realtime.hooks"):
         yield lambda: [line for line in caplog.messages if "no gateway" in line]
     sys.modules.pop(MODULE, None)

@@ -1,4 +1,4 @@
-"""Hooks for what a page does: send to a run, trigger a task.
+"""Hooks for actions of a page: send a value to a run, trigger a task.
 
 approval = use_input_stream(State.run_id, approval_stream, access_token=State.token)
 rx.button("Approve", on_click=approval.send({"ok": True}), loading=approval.is_pending)
@@ -19,46 +19,42 @@ from reflex.vars.function import FunctionVar
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 
-from .arguments import check
-from .hooks import (
-    RealtimeRunWithStreams,
-    hook_of,
-    use_realtime_run,
-    use_realtime_run_with_streams,
-)
-from .refusals import as_json, check_keys, refused, shown
-from .text_numbers import exact, field_names
-from .vars import Hook, RealtimeRun, RealtimeStream, Refusable
+from .argument_errors import argument_error, as_json, check_keys, format_value
+from .arguments import check_arguments
+from .hook_call import HookCall, make_call
+from .hooks import RealtimeRunWithStreams, use_realtime_run, use_realtime_run_with_streams
+from .text_numbers import field_names, to_exact_json
+from .vars import RealtimeRun, RealtimeStream, WithError
 
 T = TypeVar("T")
 
 
-class _Action(Refusable):
+class _Action(WithError):
     @property
     def is_pending(self) -> BooleanVar:
-        """A call is under way or waits for its turn.
+        """A call is executing or queued.
 
-        The calls of one hook are made one at a time, in order; up to 32 may be pending. A double
-        click is one call: a call with the value of the one right before it, which is not over yet,
-        is left out. So a value that may be sent twice in a row needs something that differs.
+        The calls of one hook run one at a time, in order; up to 32 may be pending. A double click
+        is one call: the hook drops a call whose value equals that of the previous call while that
+        one is pending. To send equal values in a row, add a field that differs.
         """
         return cast(BooleanVar, self._hook.read("$.isPending", bool))
 
     @property
     def error(self) -> StringVar[str]:
-        """Why the last call that failed did so; "" when none did.
+        """The error of the last failed call; "" without one.
 
-        It stays, also when a later call succeeds, until a call is made while none is pending.
+        A later success does not clear it. The next call that starts while none is pending does.
         """
         return super().error
 
     @property
     def count(self) -> NumberVar[int]:
-        """How many calls have succeeded since the page was opened."""
+        """Number of successful calls since the page was opened."""
         return cast("NumberVar[int]", self._hook.read("$.count", int))
 
     def _call(self, function: str, argument: Any) -> FunctionVar[Any]:
-        # Called with the event's own arguments behind, which the client's function ignores.
+        # Reflex appends the event's own arguments; the client's function ignores them.
         callable_ = self._hook.read(f"$.{function}", None)
         return cast("FunctionVar[Any]", callable_.to(FunctionVar).partial(argument))
 
@@ -66,21 +62,21 @@ class _Action(Refusable):
 class InputStreamHook(_Action, Generic[T]):
     """Sends values to an input of a run."""
 
-    def __init__(self, hook: Hook, definition: StreamDefinition[T]) -> None:
+    def __init__(self, hook: HookCall, definition: StreamDefinition[T]) -> None:
         super().__init__(hook)
         self._definition = definition
 
     def send(self, value: T | Mapping[str, Any] | Var[Any]) -> FunctionVar[Any]:
-        """Make an event that sends a value, for `on_click` and the like.
+        """Return an event that sends a value, for `on_click` and other triggers.
 
         Args:
-            value: Of the input's type, as JSON-able values or Vars. What is known now is checked
-                now, and all of it by the gateway.
+            value: A value of the input's type: JSON-serializable values or Vars. This call checks
+                the parts that are not Vars; the gateway checks the whole value.
 
         Raises:
-            InvalidValue: the value does not fit the input's type.
+            InvalidValue: the value does not match the input's type.
         """
-        value = exact(value, "the value")
+        value = to_exact_json(value, "the value")
         self._check(value)
         return self._call("send", value)
 
@@ -100,22 +96,22 @@ class InputStreamHook(_Action, Generic[T]):
 class TaskTrigger(_Action):
     """Triggers a task from the page."""
 
-    def __init__(self, hook: Hook, task: Any) -> None:
+    def __init__(self, hook: HookCall, task: Any) -> None:
         super().__init__(hook)
         self._task = task
 
     def trigger(self, payload: Mapping[str, Any] | Var[Any]) -> FunctionVar[Any]:
-        """Make an event that triggers the task with these keyword arguments.
+        """Return an event that triggers the task with these keyword arguments.
 
         Args:
-            payload: JSON-able values or Vars by the names of the task's parameters. Where the hook
-                was given the task and not its id, names are checked now, and so are values that are
-                known now.
+            payload: JSON-serializable values or Vars by the names of the task's parameters. If the
+                hook has the task and not its id alone, this call checks the names, and the values
+                that are not Vars.
 
         Raises:
-            InvalidValue: the payload does not fit the task.
+            InvalidValue: the payload does not match the task's parameters.
         """
-        payload = exact(payload, "the payload")
+        payload = to_exact_json(payload, "the payload")
         self._check(payload)
         return self._call("trigger", payload)
 
@@ -126,30 +122,30 @@ class TaskTrigger(_Action):
         ):
             allowed = "an object of the task's keyword arguments, or a Var of one"
             remedy = 'Write .trigger({"name": value})'
-            raise refused(hook, "the payload", shown(payload), allowed, remedy)
-        check_arguments = getattr(self._task, "check_arguments", None)
-        if check_arguments is None or isinstance(payload, Var):
-            return  # known by its id only: the gateway checks
+            raise argument_error(hook, "the payload", format_value(payload), allowed, remedy)
+        check_payload = getattr(self._task, "check_arguments", None)
+        if check_payload is None or isinstance(payload, Var):
+            return  # the gateway checks
         try:
-            check_arguments({name: as_json(value) for name, value in payload.items()})
+            check_payload({name: as_json(value) for name, value in payload.items()})
         except InvalidValue as error:
             raise InvalidValue(f"{hook}: {error.message}") from None
 
     @property
     def run_id(self) -> StringVar[str]:
-        """Id of the run that the last successful call triggered; "" before."""
+        """Id of the run that the last successful call triggered; "" before the first."""
         return cast("StringVar[str]", self._hook.read('($.handle?.id ?? "")', str))
 
     @property
     def access_token(self) -> StringVar[str]:
-        """Token that reads this run; "" before."""
+        """A token that may read this run; "" before the first."""
         return cast("StringVar[str]", self._hook.read('($.handle?.access_token ?? "")', str))
 
 
 class RealtimeTaskTrigger(TaskTrigger):
-    """Triggers a task and follows the run that comes of it."""
+    """Triggers a task and subscribes to its run."""
 
-    def __init__(self, hook: Hook, task: Any, follow: Mapping[str, Any]) -> None:
+    def __init__(self, hook: HookCall, task: Any, follow: Mapping[str, Any]) -> None:
         super().__init__(hook, task)
         self.realtime: RealtimeRun = use_realtime_run(
             self.run_id, task=_typed(task), access_token=self.access_token, **follow
@@ -157,16 +153,16 @@ class RealtimeTaskTrigger(TaskTrigger):
 
     @property
     def run(self) -> Any:
-        """The run as it is now; None before there is one."""
+        """The current state of the run; None before the first trigger."""
         return self.realtime.run
 
 
 class RealtimeTaskTriggerWithStreams(TaskTrigger):
-    """Triggers a task and follows the run and streams that come of it."""
+    """Triggers a task and subscribes to its run and the run's streams."""
 
     def __init__(
         self,
-        hook: Hook,
+        hook: HookCall,
         task: Any,
         streams: Sequence[StreamDefinition[Any]],
         follow: Mapping[str, Any],
@@ -178,7 +174,7 @@ class RealtimeTaskTriggerWithStreams(TaskTrigger):
 
     @property
     def run(self) -> Any:
-        """The run as it is now; None before there is one."""
+        """The current state of the run; None before the first trigger."""
         return self.realtime.run
 
     def __getitem__(self, definition: StreamDefinition[T]) -> RealtimeStream[T]:
@@ -198,29 +194,29 @@ def use_input_stream(
 ) -> InputStreamHook[T]:
     """Send values to an input of a run: an approval, a stop, an answer.
 
-    A lost connection is waited for, and a value is written once.
+    While the connection is lost, a call waits for it. Each value is written once.
 
     Args:
         run_id: The run.
         stream: The input's definition, from `streams.input`.
-        access_token: May append to it: `write:streams:RUN/ID`.
+        access_token: A token that may append to it: `write:streams:RUN/ID`.
         gateway_url: See `use_realtime_stream`.
 
     Returns:
-        `send(value)` gives an event; `is_pending`, `error`, `count` are Vars.
+        An object whose `send(value)` returns an event; `is_pending`, `error`, `count` are Vars.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
-        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
+        InvalidValue: an argument has a wrong type or value; the message names the allowed ones.
     """
-    check("use_input_stream", locals(), stream="definition")
+    check_arguments("use_input_stream", locals(), stream="definition")
     options = {
         "runId": run_id,
         "stream": stream.id,
         "token": access_token,
         "gatewayUrl": gateway_url,
     }
-    return InputStreamHook(hook_of("useInputStream", options), stream)
+    return InputStreamHook(make_call("useInputStream", options), stream)
 
 
 def use_task_trigger(
@@ -237,13 +233,14 @@ def use_task_trigger(
         gateway_url: See `use_realtime_stream`.
 
     Returns:
-        `trigger(payload)` gives an event; `run_id`, `access_token`, `is_pending`, `error` are Vars.
+        An object whose `trigger(payload)` returns an event; `run_id`, `access_token`, `is_pending`
+        and `error` are Vars.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
-        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
+        InvalidValue: an argument has a wrong type or value; the message names the allowed ones.
     """
-    check("use_task_trigger", locals())
+    check_arguments("use_task_trigger", locals())
     return TaskTrigger(_trigger_hook(task, access_token, gateway_url), task)
 
 
@@ -254,7 +251,7 @@ def use_realtime_task_trigger(
     gateway_url: str | Var[Any] | None = None,
     **follow: Any,
 ) -> RealtimeTaskTrigger:
-    """Trigger a task from the page and follow the run.
+    """Trigger a task from the page and subscribe to its run.
 
     Args:
         task: The task, or its id.
@@ -263,13 +260,13 @@ def use_realtime_task_trigger(
         follow: Options of `use_realtime_run`.
 
     Returns:
-        As `use_task_trigger`, with `run` and `realtime`.
+        The result of `use_task_trigger`, with `run` and `realtime`.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
-        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
+        InvalidValue: an argument has a wrong type or value; the message names the allowed ones.
     """
-    check("use_realtime_task_trigger", locals() | follow)
+    check_arguments("use_realtime_task_trigger", locals() | follow)
     hook = _trigger_hook(task, access_token, gateway_url)
     return RealtimeTaskTrigger(hook, task, {"gateway_url": gateway_url, **follow})
 
@@ -282,23 +279,23 @@ def use_realtime_task_trigger_with_streams(
     gateway_url: str | Var[Any] | None = None,
     **follow: Any,
 ) -> RealtimeTaskTriggerWithStreams:
-    """Trigger a task from the page and follow the run and its streams.
+    """Trigger a task from the page and subscribe to its run and the run's streams.
 
     Args:
         task: The task, or its id.
-        streams: Definitions; `result[definition]` gives each its typed Vars.
+        streams: Definitions; `result[definition]` has the typed Vars of each.
         access_token: A trigger token, from `tokens.mint_trigger`.
         gateway_url: See `use_realtime_stream`.
         follow: Options of `use_realtime_run_with_streams`.
 
     Returns:
-        As `use_realtime_task_trigger`, with the streams.
+        The result of `use_realtime_task_trigger`, with the streams.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.
-        InvalidValue: an argument is of a wrong type or outside its rule; names what is allowed.
+        InvalidValue: an argument has a wrong type or value; the message names the allowed ones.
     """
-    check("use_realtime_task_trigger_with_streams", locals() | follow)
+    check_arguments("use_realtime_task_trigger_with_streams", locals() | follow)
     hook = _trigger_hook(task, access_token, gateway_url)
     return RealtimeTaskTriggerWithStreams(
         hook, task, streams, {"gateway_url": gateway_url, **follow}
@@ -307,7 +304,7 @@ def use_realtime_task_trigger_with_streams(
 
 def _trigger_hook(
     task: str | Any, access_token: str | Var[Any] | None, gateway_url: str | Var[Any] | None
-) -> Hook:
+) -> HookCall:
     id = task if isinstance(task, str) else task.id
     options = {"task": id, "token": access_token, "gatewayUrl": gateway_url}
-    return hook_of("useTaskTrigger", options)
+    return make_call("useTaskTrigger", options)

@@ -1,4 +1,4 @@
-"""Detect, when pages are built, an app that uses the hooks and has no gateway."""
+"""Detect an application that uses the hooks without a gateway, when its pages are built."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _log = logging.getLogger("realtime.hooks")
 
 
 def warn_without_gateway() -> None:
-    """Log once that hooks without `gateway_url` find no gateway at this app's backend.
+    """Log once that the app's backend has no gateway for hooks without `gateway_url`.
 
-    Reflex builds pages after it has imported the app's module. While the import is still running,
-    `add_gateway(app)` may follow, so this function logs nothing.
+    Reflex builds pages after it has imported the app's module. During the import this function logs
+    nothing, as the module may still call `add_gateway(app)`.
     """
     module = sys.modules.get(get_config().module)
     if module is not None and not _is_being_imported(module) and lacks_gateway(module):
@@ -32,7 +32,7 @@ def warn_without_gateway() -> None:
 
 
 def lacks_gateway(module: Any) -> bool:
-    """Whether the app of a module certainly serves no gateway; False if this is unknown."""
+    """Whether the app of a module certainly has no gateway; False if it may have one."""
     app = getattr(module, "app", None)
     if app is None:
         return False
