@@ -21,56 +21,52 @@ numbers = streams.define("numbers", int)
 FAULTS = {
     "1: a clean end of the connection is taken for the end of the stream": [
         "test_faults.py: a_connection_that_closes_cleanly_is_not_the_end_of_a_stream",
-        "js/connection.test.js: fault 1: a clean close is not the end; it reconnects and resumes",
+        "js/connection.test.js: fault 1: clean close is not the end of a stream; the client "
+        "resumes",
     ],
     "2: a half-open connection hangs for ever": [
         "test_faults.py: a_client_that_is_no_longer_there_is_noticed",
-        "js/connection.test.js: fault 2: a half-open connection is found by a ping without an "
-        "answer",
+        "js/connection.test.js: fault 2: unanswered ping detects a half-open connection",
     ],
     "3: changing the stream, or the token, does not subscribe anew": [
-        "js/store.test.js: fault 3: another token refreshes in place, another stream is another "
-        "subscription",
+        "js/store.test.js: fault 3: new token replaces in place, new stream resubscribes",
         "browser/test_hooks_in_a_page.py: "
         "a_refused_token_reaches_the_handler_and_another_one_goes_on",
     ],
     "4: after a switch to run B the values of A show before B's": [
-        "js/store.test.js: fault 4: run B never shows the values of run A, not even for one render",
+        "js/store.test.js: fault 4: run B never shows values of run A",
         "browser/test_switch.py: a_page_that_switches_runs_never_shows_a_value_of_the_other",
     ],
     "5: two components with one stream have two connections, and every value twice": [
-        "js/store.test.js: fault 5: two users of one stream are one subscription, and each value "
-        "comes once",
+        "js/store.test.js: fault 5: two observers of a stream share one subscription",
         "browser/test_run_page.py: a_page_has_one_socket_and_subscribes_to_each_stream_once",
     ],
     "6: a stream named run never shows": [
         "test_faults.py: a_stream_named_run_is_a_stream_like_any_other",
-        "js/store.test.js: fault 6: a stream named run is a stream like any other",
+        "js/store.test.js: fault 6: stream named run is an ordinary stream",
         "browser/test_switch.py: streams_show_as_they_appear_also_one_named_run",
     ],
     "7: the error of one stream is not told": [
         "test_faults.py: one_stream_that_fails_is_told_under_its_id_and_the_others_go_on",
-        "js/connection.test.js: fault 7: an error of one subscription is seen there, and the "
-        "others go on",
-        "js/store.test.js: fault 7: the error of a stream is on its snapshot",
+        "js/connection.test.js: fault 7: error of one subscription does not affect others",
+        "js/store.test.js: fault 7: error of a stream is in its snapshot",
     ],
     "8: a page dies with its token, although it is given another": [
         "test_websocket.py: a_subscription_ends_with_its_token_and_resumes_with_another",
-        "js/connection.test.js: fault 8: after the token's expiry a fresh one goes on from the "
-        "position",
-        "js/store.test.js: fault 8: a fresh token clears the error of an expired one and goes on",
+        "js/connection.test.js: fault 8: fresh token resumes after the old one has expired",
+        "js/store.test.js: fault 8: fresh token clears the expiry error and resumes",
     ],
     "9: resuming in the middle of a batch loses values": [
         "test_faults.py: resuming_in_the_middle_of_a_batch_loses_and_repeats_nothing",
-        "js/connection.test.js: fault 9: a frame half seen gives only what is new",
+        "js/connection.test.js: fault 9: repeated records of a frame are skipped",
     ],
     "10: what comes late is dropped, a canceled run is not over, a failed flush loses": [
         "test_faults.py: what_was_appended_before_the_end_of_the_run_is_never_dropped",
         "test_faults.py: a_run_that_did_not_complete_is_over_all_the_same",
         "test_metadata.py: fault_10_a_canceled_run_is_completed",
         "test_metadata.py: fault_10_a_failed_flush_loses_no_operation_and_repeats_none",
-        "js/store.test.js: fault 10: what a stream gets long after its run was canceled is shown, "
-        "and the run is completed",
+        "js/store.test.js: fault 10: records after a cancellation are shown, and the run is "
+        "finished",
     ],
     "11: a target that is not there is silently another, and nothing says who wrote": [
         "test_faults.py: a_target_that_is_not_there_is_an_error_and_never_silently_another",
@@ -86,8 +82,8 @@ FAULTS = {
         "test_sdk_streams.py: a_run_whose_append_failed_fails",
     ],
     "14: every value is a render, and each copies all that there is": [
-        "js/store.test.js: fault 14: 50,000 values without a throttle render once per drawn frame",
-        "js/views.test.js: adding costs in proportion to what is added, however much is kept",
+        "js/store.test.js: fault 14: 50,000 values without a throttle render once per frame",
+        "js/views.test.js: cost of add does not depend on the window's size",
     ],
     "15: no scope for a stream, streams that outlive their token, tokens that cannot be revoked": [
         "test_faults.py: a_token_for_one_stream_reads_that_one_alone",

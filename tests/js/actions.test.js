@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Actions, MAX_PENDING, IDLE_ACTION, trigger } from "../../ui/client/actions.js";
-import { Store, Observer, keyOf } from "../../ui/client/store.js";
+import { Actions, IDLE_ACTION, MAX_PENDING, trigger } from "../../ui/client/actions.js";
+import { Observer, Store, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
 
 const VALUE = { ok: true };
@@ -15,7 +15,7 @@ function opened() {
   return { page, store };
 }
 
-test("a value is sent over a connection of its own when there is none, and answered", async () => {
+test("append opens a connection when there is none", async () => {
   const { page, store } = opened();
   const answer = store.append(REQUEST);
   page.socket.welcome();
@@ -36,7 +36,7 @@ test("a value is sent over a connection of its own when there is none, and answe
   assert.equal((await answer).offset, 0);
 });
 
-test("a value goes over the connection that the page has", async () => {
+test("append uses the page's connection", async () => {
   const { page, store } = opened();
   const options = { url: URL_OF_GATEWAY, runId: "run_a", stream: "progress", token: "t1" };
   const observer = new Observer(store, keyOf(options));
@@ -52,7 +52,7 @@ test("a value goes over the connection that the page has", async () => {
   await answer;
 });
 
-test("after a lost connection the same append is sent again under the same writer", async () => {
+test("append is resent with the same writer after a reconnect", async () => {
   const { page, store } = opened();
   const answer = store.append(REQUEST);
   page.socket.welcome();
@@ -65,7 +65,7 @@ test("after a lost connection the same append is sent again under the same write
   assert.equal((await answer).duplicate, true);
 });
 
-test("a refusal rejects with its code, and the connection goes on", async () => {
+test("rejected append has the error's code and keeps the connection", async () => {
   const { page, store } = opened();
   const answer = store.append(REQUEST);
   page.socket.welcome();
@@ -75,7 +75,7 @@ test("a refusal rejects with its code, and the connection goes on", async () => 
   assert.equal(page.socket.isClosedByClient, false);
 });
 
-test("a gateway that refuses the connection refuses what waits on it", async () => {
+test("rejected connection rejects pending appends", async () => {
   const { page, store } = opened();
   const answer = store.append(REQUEST);
   page.socket.open();
@@ -83,7 +83,7 @@ test("a gateway that refuses the connection refuses what waits on it", async () 
   await assert.rejects(answer);
 });
 
-test("an unused connection is closed once its last request is answered", async () => {
+test("connection closes after its last request is answered", async () => {
   const { page, store } = opened();
   const answer = store.append(REQUEST);
   page.socket.welcome();
@@ -95,7 +95,7 @@ test("an unused connection is closed once its last request is answered", async (
   assert.equal(page.socket.isClosedByClient, true);
 });
 
-test("an action is pending while it is under way, and a second click does nothing", async () => {
+test("action is pending while it runs and drops a double click", async () => {
   const actions = new Actions();
   const seen = [];
   actions.subscribe("a", () => seen.push(actions.stateOf("a").isPending));
@@ -116,7 +116,7 @@ test("an action is pending while it is under way, and a second click does nothin
   });
 });
 
-/** Calls that the test lets end one by one. */
+/** Calls that the test completes one by one. */
 function calls() {
   const begun = [];
   const call = (name) => () =>
@@ -125,7 +125,7 @@ function calls() {
   return { begun, call, settled, names: () => begun.map(({ name }) => name) };
 }
 
-test("calls that differ are all carried out, one at a time and in order", async () => {
+test("different calls of one key run one at a time, in order", async () => {
   const actions = new Actions();
   actions.subscribe("a", () => {});
   const { begun, call, settled, names } = calls();
@@ -145,7 +145,7 @@ test("calls that differ are all carried out, one at a time and in order", async 
   assert.deepEqual({ isPending, count, error }, { isPending: false, count: 3, error: null });
 });
 
-test("a call that fails does not keep later ones from being made, and its error stays", async () => {
+test("failed call does not stop later calls; its error stays", async () => {
   const actions = new Actions();
   actions.subscribe("a", () => {});
   const { begun, call, settled } = calls();
@@ -165,7 +165,7 @@ test("a call that fails does not keep later ones from being made, and its error 
   assert.equal(actions.stateOf("a").error, null);
 });
 
-test("more calls than may be pending are refused, and those before them are made", async () => {
+test("call beyond the pending limit is rejected", async () => {
   const actions = new Actions();
   actions.subscribe("a", () => {});
   const { begun, call, settled } = calls();
@@ -178,7 +178,7 @@ test("more calls than may be pending are refused, and those before them are made
   assert.deepEqual([begun.length, actions.stateOf("a").isPending], [MAX_PENDING, false]);
 });
 
-test("what ends after the last component has left is not kept", async () => {
+test("result is dropped after the last listener has left", async () => {
   const actions = new Actions();
   const leave = actions.subscribe("a", () => {});
   const { begun, call, settled } = calls();
@@ -190,14 +190,14 @@ test("what ends after the last component has left is not kept", async () => {
   assert.equal(actions.stateOf("a"), IDLE_ACTION);
 });
 
-test("a browser's own error has the code of the network, whatever number it carries", async () => {
+test("browser error gets the code network", async () => {
   const actions = new Actions();
   actions.subscribe("a", () => {});
   await actions.run("a", () => Promise.reject(new DOMException("took too long", "TimeoutError")));
   assert.deepEqual(actions.stateOf("a").error, { code: "network", message: "took too long" });
 });
 
-test("a failed action shows its error, and the next try clears it", async () => {
+test("next call clears the error of a failed one", async () => {
   const actions = new Actions();
   actions.subscribe("a", () => {});
   await actions.run("a", async () => {
@@ -208,7 +208,7 @@ test("a failed action shows its error, and the next try clears it", async () => 
   assert.equal(actions.stateOf("a").error, null);
 });
 
-test("actions of other keys are not touched, and one that nobody shows is forgotten", async () => {
+test("action state is per key and dropped without listeners", async () => {
   const actions = new Actions();
   const leave = actions.subscribe("a", () => {});
   await actions.run("a", async () => {});
@@ -218,7 +218,7 @@ test("actions of other keys are not touched, and one that nobody shows is forgot
   assert.equal(actions.stateOf("a"), IDLE_ACTION);
 });
 
-test("a task is triggered over HTTP with the token in the header and not in the URL", async () => {
+test("trigger sends the token in a header, not in the URL", async () => {
   const calls = [];
   const fetch = async (url, options) => {
     calls.push([url, options]);
@@ -237,16 +237,16 @@ test("a task is triggered over HTTP with the token in the header and not in the 
   assert.equal(handle.id, "run_b");
 });
 
-test("a refused trigger carries the gateway's code, and an answer that is no JSON its status", async () => {
-  const refusing = (status, body) => async () => ({
+test("rejected trigger has the gateway's code or the HTTP status", async () => {
+  const rejecting = (status, body) => async () => ({
     ok: false,
     status,
     json: async () => JSON.parse(body),
   });
   const ask = (fetch) => trigger(fetch, URL_OF_GATEWAY, { task: "t", token: "x", payload: {} });
   await assert.rejects(
-    ask(refusing(403, '{"code":"token_spent","message":"spent"}')),
+    ask(rejecting(403, '{"code":"token_spent","message":"spent"}')),
     (error) => error.code === "token_spent" && error.message === "spent",
   );
-  await assert.rejects(ask(refusing(502, "<html>")), (error) => error.code === "http_502");
+  await assert.rejects(ask(rejecting(502, "<html>")), (error) => error.code === "http_502");
 });

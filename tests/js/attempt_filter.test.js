@@ -20,7 +20,7 @@ function receive(page, frame) {
   page.clock.advance(50);
 }
 
-test("the latest attempt takes the place of what earlier ones wrote, and others' records stay", () => {
+test("latest attempt replaces earlier ones; other writers' records stay", () => {
   const { page, component } = livePage({ attempt: "latest", view: ["by_source"] });
   const shown = () => [component.snapshot.data, component.snapshot.text, component.snapshot.count];
   receive(page, written(0, [1, "a"], [1, "b"], [1, "child", "run_b"], [1, "client", null]));
@@ -34,7 +34,7 @@ test("the latest attempt takes the place of what earlier ones wrote, and others'
   assert.equal(component.snapshot.latest, "B");
 });
 
-test("parts are those of the latest attempt", () => {
+test("parts are assembled from the latest attempt", () => {
   const { page, component } = livePage({ attempt: "latest", parts: true });
   const text = (value) => ({ type: "text-delta", text: value });
   receive(page, written(0, [1, text("Half an ans")]));
@@ -43,7 +43,7 @@ test("parts are those of the latest attempt", () => {
   assert.equal(component.snapshot.parts.text, "A whole answer");
 });
 
-test("one attempt is shown by its number, and all of them without one", () => {
+test("attempt number selects one attempt; without it all are shown", () => {
   const { page, store, component } = livePage();
   const second = new Component(store, { attempt: 2 });
   page.socket.taken();
@@ -55,7 +55,7 @@ test("one attempt is shown by its number, and all of them without one", () => {
   assert.deepEqual(second.snapshot.data, ["b", "x"]);
 });
 
-test("handlers are called with each record that is shown, once", () => {
+test("handlers are called once for each shown record", () => {
   const calls = [];
   const onRecord = (value, { attempt }) => calls.push([value, attempt]);
   const { page } = livePage({ attempt: "latest", handlerKey: "h", onRecord });
@@ -64,7 +64,7 @@ test("handlers are called with each record that is shown, once", () => {
   assert.deepEqual(calls, [["a", 1], ["x", 1], ["b", 2]]);
 });
 
-test("a stream that begins anew begins with its first attempt", () => {
+test("reset starts again with the first attempt", () => {
   const { page, component } = livePage({ attempt: "latest" });
   receive(page, written(0, [1, "a"], [2, "b"]));
   page.socket.receive({ type: "reset", id: 1, position: "0000000000000001_0000000000000000", reason: "epoch_changed" });
@@ -72,7 +72,7 @@ test("a stream that begins anew begins with its first attempt", () => {
   assert.deepEqual(component.snapshot.data, ["again"]);
 });
 
-test("what is no attempt is refused, and a large frame is taken", () => {
+test("wrong attempt is rejected; a large frame is filtered", () => {
   for (const wrong of [0, -1, 1.5, "2", "newest", true, NaN]) {
     assert.throws(() => new AttemptFilter(wrong), /it is a number from 1, "latest" or null/);
   }
@@ -80,7 +80,7 @@ test("what is no attempt is refused, and a large frame is taken", () => {
   assert.equal(new AttemptFilter("latest").filter(many).wanted.length, 300_000);
 });
 
-test("an attempt that is none is an error of its hook, and nothing is asked for", (t) => {
+test("wrong attempt is an error of its hook and sends nothing", (t) => {
   t.mock.method(console, "warn", () => {});
   const { page, store } = livePage();
   const errors = [];

@@ -1,11 +1,11 @@
-/** Components that call a hook, as React would drive them. */
+/** Components that call a hook, driven as React drives them. */
 
-import { Store, Observer, keyOf } from "../../ui/client/store.js";
+import { Observer, Store, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
 
 export const OPTIONS = { url: URL_OF_GATEWAY, runId: "run_a", stream: "progress", token: "t1" };
 
-/** Stand in for one component that calls the hook. */
+/** One component that calls the hook. */
 export class Component {
   renders = 0;
 
@@ -14,17 +14,17 @@ export class Component {
     this.render(options);
   }
 
-  /** Render with these options, as React does it: effects run when the key has changed. */
+  /** Render with these options. As in React, effects run when the key has changed. */
   render(options) {
-    const asked = { ...OPTIONS, ...options };
-    const key = keyOf(asked);
+    const allOptions = { ...OPTIONS, ...options };
+    const key = keyOf(allOptions);
     const hasNewKey = key !== this.observer?.key;
     if (hasNewKey) {
       this.unmount();
       this.observer = new Observer(this.store, key);
     }
-    this.shown = this.observer.getSnapshot(); // what this very render shows
-    this.observer.configure(asked);
+    this.rendered = this.observer.getSnapshot(); // the content of this render
+    this.observer.configure(allOptions);
     if (hasNewKey) this.leave = this.observer.subscribe(() => this.renders++);
   }
 

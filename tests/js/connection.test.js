@@ -5,7 +5,7 @@ import { Connection } from "../../ui/client/connection.js";
 import { Subscription } from "../../ui/client/subscription.js";
 import { FakePage, SINK_METHODS, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
 
-/** A sink that writes down what it hears. */
+/** A sink that records its calls. */
 function listener() {
   const calls = [];
   const sink = { calls };
@@ -34,7 +34,7 @@ function livePage(stream = "progress", options = {}, pingMs = 20_000) {
   return { page, connection, ...followed };
 }
 
-test("says hello, then subscribes once welcomed", () => {
+test("sends hello, and subscribes after welcome", () => {
   const page = new FakePage();
   const connection = new Connection(URL_OF_GATEWAY, page.platform);
   follow(connection, "progress", { token: "t1", throttleMs: 50 });
@@ -48,12 +48,12 @@ test("says hello, then subscribes once welcomed", () => {
   ]);
 });
 
-test("never puts a token into the URL", () => {
+test("URL contains no token", () => {
   const { page } = livePage("progress", { token: "secret" });
   assert.equal(page.socket.url, URL_OF_GATEWAY);
 });
 
-test("fault 1: a clean close is not the end; it reconnects and resumes", () => {
+test("fault 1: clean close is not the end of a stream; the client resumes", () => {
   const { page, connection, sink } = livePage();
   page.socket.receive(records(1, 0, "a", "b"));
   page.socket.drop(1000);
@@ -67,7 +67,7 @@ test("fault 1: a clean close is not the end; it reconnects and resumes", () => {
   assert.deepEqual(sink.values(), ["a", "b", "c"]);
 });
 
-test("fault 2: a half-open connection is found by a ping without an answer", () => {
+test("fault 2: unanswered ping detects a half-open connection", () => {
   const { page, connection } = livePage();
   page.clock.advance(20_000);
   assert.deepEqual(page.socket.taken(), [{ type: "ping" }]);
@@ -80,7 +80,7 @@ test("fault 2: a half-open connection is found by a ping without an answer", () 
   assert.equal(connection.state, "live");
 });
 
-test("pings that come faster than the deadline do not put it off", () => {
+test("frequent pings do not postpone the deadline", () => {
   const { page, connection } = livePage("progress", {}, 2_000);
   page.clock.advance(11_999);
   assert.equal(connection.state, "live");
@@ -97,7 +97,7 @@ test("any frame answers a ping", () => {
   assert.equal(connection.state, "live");
 });
 
-test("a socket that never welcomes is given up", () => {
+test("socket without a welcome is abandoned", () => {
   const page = new FakePage();
   const connection = new Connection(URL_OF_GATEWAY, page.platform);
   follow(connection);
@@ -106,7 +106,7 @@ test("a socket that never welcomes is given up", () => {
   assert.ok(page.socket.isClosedByClient);
 });
 
-test("a socket that was given up is no longer heard", () => {
+test("abandoned socket is ignored", () => {
   const { page, sink } = livePage();
   const old = page.socket;
   page.clock.advance(30_000);
@@ -117,26 +117,26 @@ test("a socket that was given up is no longer heard", () => {
   assert.equal(page.sockets.length, 2);
 });
 
-test("stays away for as long as the gateway asked, and its own jitter", () => {
+test("reconnect waits for retry_after_ms plus jitter", () => {
   const { page } = livePage();
   page.chance = 0.5;
-  const told = { type: "error", code: "shutting_down", message: "bye", retryable: true };
-  page.socket.receive({ ...told, retry_after_ms: 3_000 });
+  const error = { type: "error", code: "shutting_down", message: "bye", retryable: true };
+  page.socket.receive({ ...error, retry_after_ms: 3_000 });
   page.socket.drop(4503);
   page.clock.advance(3_249);
   assert.equal(page.sockets.length, 1);
   page.clock.advance(2);
   assert.equal(page.sockets.length, 2);
-  page.socket.drop(1006); // nobody asked for anything this time
+  page.socket.drop(1006); // without retry_after_ms
   page.clock.advance(501);
   assert.equal(page.sockets.length, 3);
 });
 
-test("no gateway sends a page away for longer than a minute", () => {
+test("retry_after_ms is capped at a minute", () => {
   const { page } = livePage();
   page.chance = 0;
-  const told = { type: "error", code: "too_many_connections", message: "full", retryable: true };
-  page.socket.receive({ ...told, retry_after_ms: 9e9 });
+  const error = { type: "error", code: "too_many_connections", message: "full", retryable: true };
+  page.socket.receive({ ...error, retry_after_ms: 9e9 });
   page.socket.drop(4429);
   page.clock.advance(59_999);
   assert.equal(page.sockets.length, 1);
@@ -144,18 +144,18 @@ test("no gateway sends a page away for longer than a minute", () => {
   assert.equal(page.sockets.length, 2);
 });
 
-test("a subscription that is refused for now waits as long as the gateway asked", () => {
+test("retryable error waits for retry_after_ms before it resubscribes", () => {
   const { page } = livePage();
   page.chance = 0;
-  const told = { type: "error", id: 1, code: "too_many_connections", message: "full" };
-  page.socket.receive({ ...told, retryable: true, retry_after_ms: 2_000 });
+  const error = { type: "error", id: 1, code: "too_many_connections", message: "full" };
+  page.socket.receive({ ...error, retryable: true, retry_after_ms: 2_000 });
   page.clock.advance(1_999);
   assert.deepEqual(page.socket.taken(), []);
   page.clock.advance(1);
   assert.equal(page.socket.taken()[0].type, "subscribe");
 });
 
-test("waits with full jitter, also before the first retry", () => {
+test("backoff has full jitter from the first retry on", () => {
   const { page } = livePage();
   page.chance = 0.99;
   page.socket.drop();
@@ -170,7 +170,7 @@ test("waits with full jitter, also before the first retry", () => {
   assert.equal(page.sockets.length, 3);
 });
 
-test("backs off from a gateway that welcomes and falls, and forgets that once it has been stable", () => {
+test("backoff grows over short connections and resets after a stable one", () => {
   const { page } = livePage();
   page.chance = 1;
   for (const waitMs of [500, 1_000, 2_000]) {
@@ -187,7 +187,7 @@ test("backs off from a gateway that welcomes and falls, and forgets that once it
   assert.equal(page.sockets.length, 5);
 });
 
-test("a page that wakes reconnects at once", () => {
+test("wake-up of the page reconnects immediately", () => {
   const { page } = livePage();
   page.socket.drop();
   page.wake();
@@ -196,7 +196,7 @@ test("a page that wakes reconnects at once", () => {
   assert.equal(page.sockets.length, 2);
 });
 
-test("a page that wakes doubts its live connection", () => {
+test("wake-up of the page pings a live connection", () => {
   const { page, connection } = livePage();
   page.wake();
   assert.deepEqual(page.socket.taken(), [{ type: "ping" }]);
@@ -206,7 +206,7 @@ test("a page that wakes doubts its live connection", () => {
   assert.equal(connection.state, "reconnecting");
 });
 
-test("a new subscription does not jump the queue of a reconnect", () => {
+test("new subscription waits for a scheduled reconnect", () => {
   const { page, connection } = livePage();
   page.socket.drop();
   follow(connection, "other");
@@ -215,7 +215,7 @@ test("a new subscription does not jump the queue of a reconnect", () => {
   assert.deepEqual(page.socket.taken().map((frame) => frame.stream), ["progress", "other"]);
 });
 
-test("a missing record closes the socket and resumes from the last good position", () => {
+test("missing record closes the socket and resumes from the last position", () => {
   const { page, sink } = livePage();
   page.socket.receive(records(1, 0, "a"), records(1, 2, "c"));
   assert.deepEqual(sink.values(), ["a"]);
@@ -226,13 +226,13 @@ test("a missing record closes the socket and resumes from the last good position
   assert.deepEqual(sink.values(), ["a", "b", "c"]);
 });
 
-test("fault 9: a frame half seen gives only what is new", () => {
+test("fault 9: repeated records of a frame are skipped", () => {
   const { page, sink } = livePage();
   page.socket.receive(records(1, 0, "a", "b"), records(1, 1, "b", "c"), records(1, 0, "a"));
   assert.deepEqual(sink.values(), ["a", "b", "c"]);
 });
 
-test("a gap is told and the cursor goes on behind it", () => {
+test("gap is reported and the cursor continues after it", () => {
   const { page, sink } = livePage();
   page.socket.receive(records(1, 0, "a"));
   page.socket.receive({ type: "gap", id: 1, from: position(1), to: position(9), reason: "trimmed" });
@@ -244,7 +244,7 @@ test("a gap is told and the cursor goes on behind it", () => {
   assert.deepEqual(page.socket.taken()[0].start, { position: position(10) });
 });
 
-test("a reset starts over in the new epoch", () => {
+test("reset starts over in the new epoch", () => {
   const { page, sink, subscription } = livePage();
   page.socket.receive(records(1, 0, "a", "b"));
   const fresh = position(0, "019aab99c2f1a3d4");
@@ -254,7 +254,7 @@ test("a reset starts over in the new epoch", () => {
   assert.deepEqual(sink.calls.slice(-2).map(([name]) => name), ["reset", "records"]);
 });
 
-test("fault 7: an error of one subscription is seen there, and the others go on", () => {
+test("fault 7: error of one subscription does not affect others", () => {
   const { page, connection, sink } = livePage();
   const other = follow(connection, "other");
   page.socket.receive({ type: "error", id: 2, code: "forbidden", message: "no", retryable: false });
@@ -264,7 +264,7 @@ test("fault 7: an error of one subscription is seen there, and the others go on"
   assert.equal(connection.state, "live");
 });
 
-test("a retryable error subscribes again with backoff, under a new id", () => {
+test("retryable error resubscribes with backoff, under a new id", () => {
   const { page } = livePage();
   page.socket.receive(records(1, 0, "a"));
   page.socket.receive({ type: "error", id: 1, code: "store_unavailable", message: "", retryable: true });
@@ -275,7 +275,7 @@ test("a retryable error subscribes again with backoff, under a new id", () => {
   ]);
 });
 
-test("a subscription that waits for its retry survives a lost connection", () => {
+test("subscription that waits for a retry survives a reconnect", () => {
   const { page } = livePage();
   page.socket.receive({ type: "error", id: 1, code: "store_unavailable", message: "", retryable: true });
   page.socket.drop();
@@ -285,7 +285,7 @@ test("a subscription that waits for its retry survives a lost connection", () =>
   assert.deepEqual(rest, []);
 });
 
-test("a token is replaced in place", () => {
+test("token is replaced in place", () => {
   const { page, connection, subscription } = livePage("progress", { token: "t1" });
   connection.replaceToken(subscription, "t2");
   assert.deepEqual(page.socket.taken(), [{ type: "token", id: 1, token: "t2" }]);
@@ -295,11 +295,11 @@ test("a token is replaced in place", () => {
   assert.equal(page.socket.taken()[0].token, "t2");
 });
 
-test("fault 8: after the token's expiry a fresh one goes on from the position", () => {
+test("fault 8: fresh token resumes after the old one has expired", () => {
   const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
   page.socket.receive(records(1, 0, "a"));
   page.socket.receive({ type: "error", id: 1, code: "token_expired", message: "", retryable: false });
-  page.clock.advance(60_000); // the unused socket is closed meanwhile
+  page.clock.advance(60_000); // the client closes the unused socket
   connection.replaceToken(subscription, "t2");
   page.socket.welcome();
   assert.deepEqual(page.socket.taken()[1], {
@@ -314,12 +314,12 @@ test("fault 8: after the token's expiry a fresh one goes on from the position", 
   assert.deepEqual(sink.values(), ["a", "b"]);
 });
 
-const refusal = (code) => ({ type: "error", code, message: "no", retryable: false, subscription: 1 });
+const rejection = (code) => ({ type: "error", code, message: "no", retryable: false, subscription: 1 });
 
-test("a new token that is refused leaves the old one in force, also over a reconnect", () => {
+test("rejected new token leaves the old one valid, after a reconnect too", () => {
   const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
   connection.replaceToken(subscription, "bad");
-  page.socket.receive(refusal("invalid_token"));
+  page.socket.receive(rejection("invalid_token"));
   page.socket.receive(records(1, 0, "a"));
   assert.deepEqual(sink.values(), ["a"]);
   assert.deepEqual(sink.calls.slice(-2)[0], ["tokenRejected", { code: "invalid_token", message: "no" }]);
@@ -328,22 +328,22 @@ test("a new token that is refused leaves the old one in force, also over a recon
   assert.equal(page.socket.taken()[0].token, "t1");
 });
 
-test("of several new tokens the last that was accepted counts", () => {
+test("last accepted token is used after a reconnect", () => {
   const { page, connection, subscription } = livePage("progress", { token: "t1" });
   for (const token of ["t2", "bad", "t3", "worse"]) connection.replaceToken(subscription, token);
   const accepted = { type: "token_accepted", id: 1, expires_in_ms: 1 };
-  page.socket.receive(accepted, refusal("token_expired"), accepted, refusal("token_revoked"));
+  page.socket.receive(accepted, rejection("token_expired"), accepted, rejection("token_revoked"));
   page.socket.drop();
   page.reconnect();
   assert.equal(page.socket.taken()[0].token, "t3");
 });
 
-test("a token for another subject is asked with anew, from the position reached", () => {
+test("token of another subject resubscribes from the last position", () => {
   const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
   page.socket.receive(records(1, 0, "a"));
   connection.replaceToken(subscription, "of another");
   page.socket.taken();
-  page.socket.receive(refusal("forbidden"));
+  page.socket.receive(rejection("forbidden"));
   assert.deepEqual(page.socket.taken(), [
     { type: "unsubscribe", id: 1 },
     { type: "subscribe", id: 2, run: "run_a", stream: "progress", start: { position: position(1) }, token: "of another" },
@@ -353,15 +353,15 @@ test("a token for another subject is asked with anew, from the position reached"
   assert.deepEqual(page.socket.taken(), []);
 });
 
-test("a refused token of what is over, or unknown, changes nothing", () => {
+test("rejected token of an ended or unknown subscription is ignored", () => {
   const { page, connection, sink, subscription } = livePage("progress", { token: "t1" });
   connection.replaceToken(subscription, "bad");
   page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(0) });
-  page.socket.receive(refusal("forbidden"), { ...refusal("invalid_token"), subscription: 9 });
+  page.socket.receive(rejection("forbidden"), { ...rejection("invalid_token"), subscription: 9 });
   assert.equal(sink.calls.at(-1)[0], "end");
 });
 
-test("a stream that has ended is not subscribed to again", () => {
+test("ended stream is not resubscribed", () => {
   const { page, connection, subscription } = livePage();
   page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(0) });
   connection.replaceToken(subscription, "t2");
@@ -371,7 +371,7 @@ test("a stream that has ended is not subscribed to again", () => {
   assert.deepEqual(page.socket.taken().map((frame) => frame.stream), ["other"]);
 });
 
-test("a refused connection tells every subscription and stays closed", (t) => {
+test("rejected connection fails every subscription and stays closed", (t) => {
   t.mock.method(console, "warn", () => {});
   const { page, connection, sink } = livePage();
   page.socket.receive({ type: "error", code: "protocol_version", message: "speak 2", retryable: false });
@@ -382,7 +382,7 @@ test("a refused connection tells every subscription and stays closed", (t) => {
   assert.equal(page.sockets.length, 1);
 });
 
-test("closed with 4401, it comes back with another token only", () => {
+test("close code 4401 reconnects with another token only", () => {
   const { page, connection, subscription } = livePage("progress", { token: "t1" });
   page.socket.drop(4401);
   page.clock.advance(60_000);
@@ -393,7 +393,7 @@ test("closed with 4401, it comes back with another token only", () => {
   assert.equal(page.socket.taken()[1].token, "t2");
 });
 
-test("a URL that no WebSocket takes is an error of its subscriptions", () => {
+test("invalid URL is an error of its subscriptions", () => {
   const page = new FakePage();
   const platform = { ...page.platform, WebSocket: class { constructor() { throw new SyntaxError("bad"); } } };
   const { sink } = follow(new Connection("nonsense", platform));
@@ -401,7 +401,7 @@ test("a URL that no WebSocket takes is an error of its subscriptions", () => {
   assert.deepEqual(sink.calls, [["error", { code: "invalid_gateway_url", message }]]);
 });
 
-test("a connection without a subscription closes after a short while", () => {
+test("connection without subscriptions closes after its linger time", () => {
   const { page, connection, subscription } = livePage();
   connection.remove(subscription);
   assert.deepEqual(page.socket.taken(), [{ type: "unsubscribe", id: 1 }]);
@@ -414,7 +414,7 @@ test("a connection without a subscription closes after a short while", () => {
   assert.equal(page.sockets.length, 1);
 });
 
-test("a subscription that comes back in time keeps the socket", () => {
+test("new subscription within the linger time keeps the socket", () => {
   const { page, connection, subscription } = livePage();
   connection.remove(subscription);
   page.clock.advance(500);
@@ -424,7 +424,7 @@ test("a subscription that comes back in time keeps the socket", () => {
   assert.equal(connection.state, "live");
 });
 
-test("a run takes its newest snapshot after a reconnect", () => {
+test("run uses the new snapshot after a reconnect", () => {
   const { page, sink } = livePage(null);
   page.socket.receive(records(1, 1, { status: "executing" }));
   page.socket.drop();
@@ -434,7 +434,7 @@ test("a run takes its newest snapshot after a reconnect", () => {
   assert.deepEqual(sink.values(), [{ status: "executing" }, { attempt: 2 }]);
 });
 
-test("a run whose patches are gone is subscribed to again", () => {
+test("gap in a run's changes resubscribes", () => {
   const { page } = livePage(null);
   page.socket.receive({ type: "gap", id: 1, from: position(0), to: position(4), reason: "trimmed" });
   page.clock.advance(500);
@@ -444,7 +444,7 @@ test("a run whose patches are gone is subscribed to again", () => {
   ]);
 });
 
-test("frame types and fields that are not known are passed over", () => {
+test("unknown frame types and fields are ignored", () => {
   const { page, connection, sink } = livePage();
   const before = sink.calls.length;
   page.socket.receive({ type: "news", id: 1 }, { type: "news" }, { type: "pong", extra: 1 });

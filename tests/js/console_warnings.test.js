@@ -1,4 +1,4 @@
-/** Lines that a page without data writes into its browser's console. */
+/** Lines in the browser's console about hooks and actions that fail. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -10,23 +10,23 @@ import { Component, livePage } from "./components.js";
 import { FakePage, position, subscribed } from "./fakes.js";
 
 const SECRET = "eyJhbGciOiJIUzI1NiJ9.secret";
-const refusal = (names, code = "forbidden") => ({ type: "error", code, message: `it is ${code}`, retryable: false, ...names });
+const rejection = (names, code = "forbidden") => ({ type: "error", code, message: `it is ${code}`, retryable: false, ...names });
 
-/** Collects the lines of one level that are written during a test. */
+/** Collect the lines of one level during a test. */
 function consoleOf(t, level) {
   const lines = [];
   t.mock.method(console, level, (...words) => lines.push(words.join(" ")));
   return lines;
 }
 
-test("a refused hook writes one line, without its token, however often it is refused", (t) => {
+test("rejected hook writes one line without its token", (t) => {
   const lines = consoleOf(t, "warn");
   const { page, component } = livePage({ token: SECRET });
-  page.socket.receive(refusal({ id: 1 }));
+  page.socket.receive(rejection({ id: 1 }));
   page.clock.advance(1_000);
   for (const id of [2, 3]) {
     component.render({ token: `${SECRET}${id}` });
-    page.socket.receive(refusal({ id }));
+    page.socket.receive(rejection({ id }));
     page.clock.advance(1_000);
   }
   assert.deepEqual(lines, [
@@ -34,13 +34,13 @@ test("a refused hook writes one line, without its token, however often it is ref
   ]);
 });
 
-test("a run and a set of runs are named in their lines", (t) => {
+test("line names the run or the set of runs", (t) => {
   const lines = consoleOf(t, "warn");
   for (const options of [{ stream: null }, { runId: null, stream: null, runs: { tag: "x" } }]) {
     const page = new FakePage();
     new Component(new Store(page.platform), options);
     page.socket.welcome();
-    page.socket.receive(refusal({ id: 1 }, "run_not_found"));
+    page.socket.receive(rejection({ id: 1 }, "run_not_found"));
     page.clock.advance(1_000);
   }
   assert.deepEqual(lines, [
@@ -49,21 +49,21 @@ test("a run and a set of runs are named in their lines", (t) => {
   ]);
 });
 
-test("a refused new token is in the console too", (t) => {
+test("rejected new token writes a line", (t) => {
   const lines = consoleOf(t, "warn");
   const { page, component } = livePage();
   component.render({ token: SECRET });
-  page.socket.receive(refusal({ subscription: 1 }, "token_expired"));
+  page.socket.receive(rejection({ subscription: 1 }, "token_expired"));
   page.clock.advance(1_000);
   assert.deepEqual(lines, [
     "Realtime Streams: stream run_a/progress is refused: it is token_expired (token_expired)",
   ]);
 });
 
-test("a page that has another token within a second writes nothing", (t) => {
+test("new token within a second prevents the line", (t) => {
   const lines = consoleOf(t, "warn");
   const { page, component } = livePage();
-  page.socket.receive(refusal({ id: 1 }));
+  page.socket.receive(rejection({ id: 1 }));
   page.clock.advance(900);
   component.render({ token: "t2" });
   page.socket.receive(subscribed(2));
@@ -71,24 +71,24 @@ test("a page that has another token within a second writes nothing", (t) => {
   assert.deepEqual(lines, []);
 });
 
-test("a component that has left writes nothing", (t) => {
+test("unmounted component writes nothing", (t) => {
   const lines = consoleOf(t, "warn");
   const { page, component } = livePage();
   component.unmount();
   page.clock.advance(900);
-  page.socket.receive(refusal({ id: 1 }));
+  page.socket.receive(rejection({ id: 1 }));
   page.clock.advance(60_000);
   assert.deepEqual(lines, []);
 });
 
-test("a failed send or trigger is in the console", async (t) => {
+test("failed send or trigger writes a line", async (t) => {
   const lines = consoleOf(t, "warn");
   const actions = new Actions();
   await actions.run("a", () => Promise.reject(Object.assign(new Error("spent"), { code: "token_spent" })));
   assert.deepEqual(lines, ["Realtime Streams: spent (token_spent)"]);
 });
 
-test("a run that ended without the stream gives a hint, on the page and in the console", (t) => {
+test("run that ended without the stream gives a hint", (t) => {
   const lines = consoleOf(t, "info");
   const { page, component } = livePage({ stream: "progres" });
   page.socket.receive({ type: "end", id: 1, reason: "completed", position: ORIGIN });
@@ -99,7 +99,7 @@ test("a run that ended without the stream gives a hint, on the page and in the c
   assert.deepEqual(lines, [`Realtime Streams: ${hint}`]);
 });
 
-test("a stream that was written, or deleted, gives no hint", (t) => {
+test("stream that was written or deleted gives no hint", (t) => {
   const lines = consoleOf(t, "info");
   for (const [reason, at] of [["completed", position(0)], ["deleted", ORIGIN]]) {
     const { page, component } = livePage();

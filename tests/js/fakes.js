@@ -1,4 +1,4 @@
-/** A clock that moves only when told, and sockets whose other end is the test. */
+/** A clock that the test advances, and sockets whose peer is the test. */
 
 export class FakeClock {
   #nowMs = 0;
@@ -14,7 +14,7 @@ export class FakeClock {
 
   clearTimeout = (handle) => this.#timers.delete(handle);
 
-  /** Run, in order, what falls due within the next `ms`. */
+  /** Run the timers of the next `ms`, in order. */
   advance(ms) {
     const untilMs = this.#nowMs + ms;
     for (;;) {
@@ -46,7 +46,7 @@ export class FakeSocket {
     this.isClosedByClient = true;
   }
 
-  // From here on: what the network does.
+  // From here on: actions of the peer and the network.
 
   open() {
     this.onopen({});
@@ -65,13 +65,13 @@ export class FakeSocket {
     this.receive({ type: "welcome", protocol: 1, connection: "c_1", ping_ms: pingMs, limits: {} });
   }
 
-  /** The frames sent since the last call. */
+  /** Return the frames sent since the last call. */
   taken() {
     return this.sent.splice(0);
   }
 }
 
-/** A page whose clock, sockets and chance the test holds in its hand. */
+/** A page whose clock, sockets and randomness the test controls. */
 export class FakePage {
   clock = new FakeClock();
   sockets = [];
@@ -103,7 +103,7 @@ export class FakePage {
     for (const listener of this.#wakeListeners) listener();
   }
 
-  /** Let the pending reconnect happen, and greet it. */
+  /** Run the pending reconnect and welcome it. */
   reconnect() {
     const before = this.sockets.length;
     while (this.sockets.length === before) this.clock.advance(50);
@@ -131,7 +131,7 @@ export const URL_OF_GATEWAY = "ws://gateway.test/v1/ws";
 export const position = (offset, epoch = "019aab37c2f1a3d4") =>
   `${epoch}_${String(offset).padStart(16, "0")}`;
 
-/** A `records` frame with these values from this offset on. */
+/** Return a `records` frame with these values, from this offset. */
 export const records = (id, offset, ...values) => ({
   type: "records",
   id,

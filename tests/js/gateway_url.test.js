@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { registerHooks } from "node:module";
 import { test } from "node:test";
 
-// Reflex's own modules, as far as the client asks them.
+// The subset of Reflex's modules that the client uses.
 const REFLEX = {
   "$/env.json": `export default { EVENT: "ws://localhost:8000/backend/_event" };`,
   "$/utils/state": `export const getBackendURL = (url) => {
@@ -21,11 +21,11 @@ registerHooks({
 });
 const { gatewayUrl } = await import("../../ui/client/gateway_url.js");
 
-test("a server, which renders pages ahead, has nothing to connect to", () => {
+test("URL is null in server-side rendering", () => {
   assert.equal(gatewayUrl(null), null);
 });
 
-test("the gateway is found beside Reflex's backend, or where the app says", (t) => {
+test("URL follows Reflex's backend or gateway_url", (t) => {
   globalThis.window = {};
   t.after(() => delete globalThis.window);
   for (const [base, url] of [
@@ -33,7 +33,7 @@ test("the gateway is found beside Reflex's backend, or where the app says", (t) 
     ["/realtime", "ws://pages.test:8000/realtime/v1/ws"],
     ["/realtime/v1/ws", "ws://pages.test:8000/realtime/v1/ws"],
     ["wss://live.example.com/v1/ws", "wss://live.example.com/v1/ws"],
-    ["http://", "http://"], // no address: refused where it is used
+    ["http://", "http://"], // no address: the connection rejects it
     ["localhost:8400", "localhost:8400"],
     ["https://live.example.com", "wss://live.example.com/v1/ws"],
     ["http://10.0.0.1:8400/", "ws://10.0.0.1:8400/v1/ws"],

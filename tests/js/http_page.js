@@ -4,7 +4,7 @@ import { FakePage } from "./fakes.js";
 
 export const WELCOME = { type: "welcome", protocol: 1, connection: "c_1", ping_ms: 20_000, limits: {} };
 
-// Bodies are read in microtasks: one turn of the real event loop runs all of them.
+// Microtasks read the bodies; one iteration of the event loop runs all of them.
 export const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 
 /** A page whose WebSockets and HTTP requests are controlled by the test. */

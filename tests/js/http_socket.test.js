@@ -2,13 +2,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { HttpSocket } from "../../ui/client/http_socket.js";
-import { Store } from "../../ui/client/store.js";
 import { parseEvents } from "../../ui/client/sse_parser.js";
+import { Store } from "../../ui/client/store.js";
 import { Component } from "./components.js";
 import { FakePage, position, records, subscribed } from "./fakes.js";
 import { HttpPage, WELCOME, httpPage, settled } from "./http_page.js";
 
-test("parses events however they are cut into pieces", async () => {
+test("parses events split at any byte", async () => {
   const text = 'data: {"a":"ü"}\n\n: comment\nevent: close\ndata: one\ndata: two\n\ndata: cut off';
   const bytes = new TextEncoder().encode(text);
   for (const size of [1, 2, 7, bytes.length]) {
@@ -23,7 +23,7 @@ test("parses events however they are cut into pieces", async () => {
   }
 });
 
-test("a page whose WebSocket is refused goes on by HTTP, with the token in no URL", async () => {
+test("page uses HTTP after a failed WebSocket, with no token in a URL", async () => {
   const { page, component } = await httpPage();
   assert.equal(page.sockets.length, 1);
   assert.equal(page.request.url, "http://gateway.test/v1/events");
@@ -36,7 +36,7 @@ test("a page whose WebSocket is refused goes on by HTTP, with the token in no UR
   assert.equal(component.snapshot.status, "live");
 });
 
-test("an answer that ends is asked for again from the position reached, unseen by the page", async () => {
+test("ended response is requested again from the last position", async () => {
   const { page, component } = await httpPage();
   const { id } = page.request.frames[1];
   await page.send(WELCOME, subscribed(id), records(id, 0, "a", "b"));
@@ -49,7 +49,7 @@ test("an answer that ends is asked for again from the position reached, unseen b
   assert.deepEqual(component.snapshot.data, ["a", "b", "c"]);
 });
 
-test("another subscription is one new request, and what the old answer says counts no more", async () => {
+test("new subscription is one new request and aborts the old response", async () => {
   const { page, component } = await httpPage();
   const { id } = page.request.frames[1];
   await page.send(WELCOME, subscribed(id), records(id, 0, "a"));
@@ -60,7 +60,7 @@ test("another subscription is one new request, and what the old answer says coun
   assert.deepEqual(page.request.frames.slice(1).map((frame) => frame.stream).sort(), ["other", "progress"]);
 });
 
-test("a body that breaks off is a lost connection, and is tried anew by the same way", async () => {
+test("truncated body is a lost connection; HTTP is used again", async () => {
   const { page, component } = await httpPage();
   const { id } = page.request.frames[1];
   await page.send(WELCOME, subscribed(id), records(id, 0, "a"));
@@ -70,13 +70,13 @@ test("a body that breaks off is a lost connection, and is tried anew by the same
   await page.pass(500);
   await page.pass(0);
   assert.equal(page.sockets.length, 1);
-  assert.equal(page.request.frames.length, 1); // hello, and the rest when it is answered
+  assert.equal(page.request.frames.length, 1); // hello; the subscriptions follow its welcome
   await page.send(WELCOME);
   await page.pass(0);
   assert.deepEqual(page.request.frames[1].start, { position: position(1) });
 });
 
-test("a token is replaced in place, and counts from when it is accepted", async () => {
+test("token is replaced in place once it is accepted", async () => {
   const { page, component } = await httpPage();
   const { id } = page.request.frames[1];
   await page.send(WELCOME, subscribed(id));
@@ -92,21 +92,21 @@ test("a token is replaced in place, and counts from when it is accepted", async 
   assert.deepEqual(page.request.frames.map(({ token }) => token).slice(1), ["t2"]);
 });
 
-test("a token for what is over is not offered with the requests that follow", async () => {
+test("token of an ended subscription is not sent again", async () => {
   const { page, component } = await httpPage();
   const { id } = page.request.frames[1];
   await page.send(WELCOME, subscribed(id));
   component.render({ token: "t2" });
   await page.pass(0);
-  const over = { type: "error", id, message: "", retryable: false };
-  await page.send(WELCOME, { ...over, code: "token_expired" }, { ...over, code: "unknown_subscription" });
+  const ended = { type: "error", id, message: "", retryable: false };
+  await page.send(WELCOME, { ...ended, code: "token_expired" }, { ...ended, code: "unknown_subscription" });
   await page.pass(0);
   assert.deepEqual(page.request.frames.map(({ type, token }) => [type, token]).slice(1), [
     ["subscribe", "t2"],
   ]);
 });
 
-test("an append is a request of its own that ends with its answer", async () => {
+test("append is a separate request that ends with its answer", async () => {
   const { page } = await httpPage();
   const store = new Store(page.platform);
   const url = "ws://gateway.test/v1/ws";
@@ -123,18 +123,18 @@ test("an append is a request of its own that ends with its answer", async () => 
   assert.ok(page.request.signal.aborted);
 });
 
-test("a page that hears nothing by HTTP gives it up", async () => {
+test("silent response is abandoned", async () => {
   const { page, component } = await httpPage();
   const { id } = page.request.frames[1];
   await page.send(WELCOME, subscribed(id));
-  await page.pass(20_000); // pinged: something was heard lately enough
+  await page.pass(20_000); // the ping is answered: the last frame is recent enough
   assert.equal(component.snapshot.status, "live");
   await page.pass(20_000);
   await page.pass(10_000);
   assert.equal(component.snapshot.status, "reconnecting");
 });
 
-test("from HTTP a WebSocket is tried again, and taken when it works", async () => {
+test("page on HTTP probes a WebSocket and switches to it", async () => {
   const { page, component } = await httpPage();
   const { id } = page.request.frames[1];
   await page.send(WELCOME, subscribed(id), records(id, 0, "a"));
@@ -142,7 +142,7 @@ test("from HTTP a WebSocket is tried again, and taken when it works", async () =
   await page.send({ type: "pong" });
   await page.pass(10_000);
   assert.equal(page.sockets.length, 2);
-  page.socket.drop(1006); // blocked still: nobody notices
+  page.socket.drop(1006); // still blocked, without effect on the page
   assert.equal(component.snapshot.status, "live");
   for (let s = 0; s < 60; s += 10) {
     await page.send({ type: "pong" });
@@ -157,7 +157,7 @@ test("from HTTP a WebSocket is tried again, and taken when it works", async () =
   assert.deepEqual(frame.start, { position: position(1) });
 });
 
-test("where WebSockets have worked, a restart of the gateway does not turn to HTTP at once", async () => {
+test("page does not fall back to HTTP during a gateway restart", async () => {
   const page = new HttpPage();
   new Component(new Store(page.platform));
   page.socket.welcome();
@@ -171,7 +171,7 @@ test("where WebSockets have worked, a restart of the gateway does not turn to HT
   assert.equal(page.sockets.length, 4);
 });
 
-test("a gateway that refuses is not a network that blocks", async () => {
+test("rejection by the gateway does not fall back to HTTP", async () => {
   const page = new HttpPage();
   const component = new Component(new Store(page.platform));
   page.socket.open();
@@ -182,7 +182,7 @@ test("a gateway that refuses is not a network that blocks", async () => {
   assert.equal(component.snapshot.status, "error");
 });
 
-test("an answer that is no gateway's is none", async () => {
+test("response of another server is a failure", async () => {
   const page = new FakePage();
   const fetch = () => Promise.resolve(new Response("<html>", { headers: { "Content-Type": "text/html" } }));
   const socket = new HttpSocket("ws://gateway.test/v1/ws", { ...page.platform, fetch });

@@ -1,11 +1,11 @@
-/** What only the page asks of the assembler: that what has not changed stays the same object. */
+/** Identity of the assembler's values: unchanged objects stay the same, for React. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { NO_PARTS, PartsAssembler, SourcesAssembler } from "../../ui/client/parts_assembler.js";
-import { Store, Observer, keyOf } from "../../ui/client/store.js";
+import { Observer, Store, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
 
 const cases = JSON.parse(readFileSync(new URL("../protocol_cases.json", import.meta.url), "utf8"));
@@ -31,7 +31,7 @@ for (const { name, run, records, result } of cases.parts_by_source) {
   });
 }
 
-test("no snapshot of any case changes once it was handed out", () => {
+test("returned value never changes", () => {
   for (const { name, parts } of cases.parts) {
     const assembler = new PartsAssembler();
     const handedOut = parts.map((part) => {
@@ -42,7 +42,7 @@ test("no snapshot of any case changes once it was handed out", () => {
   }
 });
 
-test("a part changes what it is about, and all else stays the same object", () => {
+test("part changes its own field; other fields stay the same object", () => {
   const assembler = assembled(
     call("c1"),
     call("c2"),
@@ -63,7 +63,7 @@ test("a part changes what it is about, and all else stays the same object", () =
   assert.equal(assembler.value.sources, before.sources);
 });
 
-test("an error leaves the calls that are over the same objects", () => {
+test("error leaves finished calls the same objects", () => {
   const assembler = assembled(call("c1"), result("c1", 1), call("c2"));
   const before = assembler.value.tool_calls;
   assembler.add([{ type: "error", message: "overloaded" }]);
@@ -71,7 +71,7 @@ test("an error leaves the calls that are over the same objects", () => {
   assert.equal(assembler.value.tool_calls[1].state, "failed");
 });
 
-test("nothing new is no change", () => {
+test("unknown parts cause no change", () => {
   const assembler = assembled(text("a"));
   const before = assembler.value;
   assembler.add([]);
@@ -79,13 +79,13 @@ test("nothing new is no change", () => {
   assert.equal(assembler.value, before);
 });
 
-test("a data part named like a prototype changes no other object", () => {
+test("data part named __proto__ changes no other object", () => {
   assembled({ type: "data", name: "__proto__", value: { polluted: true } });
   assembled({ type: "finish", reason: "stop", usage: JSON.parse('{"__proto__": {"polluted": true}}') });
   assert.equal({}.polluted, undefined);
 });
 
-test("a part for one source leaves the others' parts the same objects", () => {
+test("part of one source leaves other sources the same objects", () => {
   const assembler = new SourcesAssembler("run_top");
   assembler.add([{ data: text("a") }, { source: "run_sub", data: text("b") }]);
   const before = assembler.value;
@@ -98,7 +98,7 @@ test("a part for one source leaves the others' parts the same objects", () => {
   assert.equal(assembler.value, now);
 });
 
-// Through the store, as a page has it.
+// Through the store, as on a page.
 
 const OPTIONS = { url: URL_OF_GATEWAY, runId: "run_top", stream: "answer", token: "t1" };
 
@@ -107,9 +107,9 @@ function page() {
   const store = new Store(page.platform);
   const observers = [];
   const show = (options) => {
-    const asked = { ...OPTIONS, ...options };
-    const observer = new Observer(store, keyOf(asked));
-    observer.configure(asked);
+    const allOptions = { ...OPTIONS, ...options };
+    const observer = new Observer(store, keyOf(allOptions));
+    observer.configure(allOptions);
     observer.subscribe(() => {});
     observers.push(observer);
     return observer;
@@ -123,7 +123,7 @@ function page() {
 
 const sub = { offset: 1, time_ms: 2, source: "run_sub", data: text("sub") };
 
-test("parts by source are assembled when someone asks, also of records that came before", () => {
+test("parts by source are enabled later, with earlier records", () => {
   const { page: { socket, clock }, show, plain } = page();
   socket.receive({ ...records(1, 0, text("top")), position: position(1) });
   socket.receive({ type: "records", id: 1, records: [sub], position: position(2) });

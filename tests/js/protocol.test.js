@@ -1,4 +1,4 @@
-/** The protocol's cases, as the Python side runs them too. */
+/** The cases of the protocol, which pytest runs against the gateway too. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { backoffMs } from "../../ui/client/backoff.js";
 import { Connection } from "../../ui/client/connection.js";
 import { PartsAssembler } from "../../ui/client/parts_assembler.js";
-import { comparePositions, applyChange, mayReconnect, mergePatch } from "../../ui/client/protocol.js";
+import { applyChange, comparePositions, mayReconnect, mergePatch } from "../../ui/client/protocol.js";
 import { Subscription } from "../../ui/client/subscription.js";
 import { FakePage, SINK_METHODS, URL_OF_GATEWAY } from "./fakes.js";
 
@@ -26,7 +26,7 @@ for (const { name, target, patch, result } of cases.merge_patch) {
 }
 
 for (const { name, run, change, result } of cases.fold_change) {
-  test(`a change of a run: ${name}`, () => {
+  test(`run change: ${name}`, () => {
     const before = structuredClone({ run, change });
     assert.deepEqual(applyChange(run, change), result);
     assert.deepEqual({ run, change }, before);
@@ -44,7 +44,7 @@ for (const { name, parts, result } of cases.parts) {
   });
 }
 
-test("parts: what was handed out never changes", () => {
+test("parts: returned value never changes", () => {
   const assembler = new PartsAssembler();
   assembler.add([{ type: "tool-call", id: "c1", name: "look", input: {} }]);
   const before = structuredClone(assembler.value);
@@ -66,16 +66,16 @@ test("backoff is full jitter up to its cap", () => {
 
 const silent = Object.fromEntries(SINK_METHODS.map((name) => [name, () => {}]));
 
-/** The client as an application drives it, told by an exchange what to want next. */
+/** Drives the client through the frames of an exchange. */
 class Driver {
   page = new FakePage();
   connection = new Connection(URL_OF_GATEWAY, this.page.platform);
   #subscriptions = new Map();
   #opened = 0;
 
-  /** Do what makes the client send this frame, unless it does so by itself. */
-  provoke({ type, id, throttle_ms: throttleMs, ...asked }) {
-    const { run, stream, runs, limit, skip, start, token } = asked;
+  /** Make the client send this frame. */
+  provoke({ type, id, throttle_ms: throttleMs, ...allOptions }) {
+    const { run, stream, runs, limit, skip, start, token } = allOptions;
     if (type === "subscribe" && !this.#subscriptions.has(id)) {
       const request = { run, stream, runs, limit, skip, start, throttleMs, token };
       const subscription = new Subscription(request, silent);
@@ -96,15 +96,15 @@ class Driver {
   }
 }
 
-function wantFirst(driver, steps) {
-  // The client connects when there is something to subscribe to.
+function provokeFirst(driver, steps) {
+  // The client connects for its first subscription.
   driver.provoke(steps.find((step) => step.client?.type === "subscribe").client);
 }
 
 for (const { name, steps } of cases.exchanges) {
   test(`exchange: ${name}`, () => {
     const driver = new Driver();
-    wantFirst(driver, steps);
+    provokeFirst(driver, steps);
     for (const step of steps) {
       if (step.client) {
         if (driver.page.socket.sent.length === 0) driver.provoke(step.client);
@@ -116,7 +116,7 @@ for (const { name, steps } of cases.exchanges) {
   });
 }
 
-/** Put something plausible where a case says `*`. */
+/** Replace each `*` of a case with a plausible value. */
 function fill(frame) {
   const filled = { ...frame };
   if (filled.ping_ms === "*") filled.ping_ms = 20_000;

@@ -7,41 +7,41 @@ import { position, records, subscribed } from "./fakes.js";
 
 const URL_OF_EVENTS = "http://gateway.test/v1/events";
 
-/** The places that tabs of a browser share: `free` are left at a host. */
+/** Slots that tabs of a browser share at one host; `free` of them are left. */
 class Slots {
   constructor(free) {
     this.free = free;
   }
 
-  take = async (url, lost) => {
+  acquire = async (url, onLost) => {
     assert.equal(url, URL_OF_EVENTS);
     if (this.free === 0) return null;
     this.free--;
-    this.lost = lost;
+    this.onLost = onLost;
     return () => this.free++;
   };
 }
 
-/** A page whose WebSocket is rejected, and whose browser has `free` places left. */
+/** A page whose WebSocket is rejected, and whose browser has `free` slots left. */
 async function tab(t, free) {
   t.mock.method(console, "info", () => {});
-  const places = new Slots(free);
-  const { page, component } = await httpPage({ acquireSlot: places.take });
-  return { page, component, places, id: page.request.frames[1].id };
+  const slots = new Slots(free);
+  const { page, component } = await httpPage({ acquireSlot: slots.acquire });
+  return { page, component, slots, id: page.request.frames[1].id };
 }
 
-test("a tab with a place holds its answer and gives the place back with its last subscription", async (t) => {
-  const { page, component, places, id } = await tab(t, 1);
-  assert.equal(places.free, 0);
+test("tab with a slot streams and releases it with its last subscription", async (t) => {
+  const { page, component, slots, id } = await tab(t, 1);
+  assert.equal(slots.free, 0);
   assert.equal(page.request.url, URL_OF_EVENTS);
   await page.send(WELCOME, subscribed(id));
   component.unmount();
   await page.pass(1_000);
   await page.pass(1_000);
-  assert.equal(places.free, 1);
+  assert.equal(slots.free, 1);
 });
 
-test("a tab without a place polls from the position reached, and is live between polls", async (t) => {
+test("tab without a slot polls from its last position and stays live", async (t) => {
   const { page, component, id } = await tab(t, 0);
   for (let n = 0; n < 3; n++) {
     assert.equal(page.request.url, `${URL_OF_EVENTS}?wait_s=0.25`);
@@ -58,26 +58,26 @@ test("a tab without a place polls from the position reached, and is live between
   assert.equal(component.snapshot.status, "live");
 });
 
-test("a tab that polls gets the place of one that was closed", async (t) => {
-  const { page, places, id } = await tab(t, 0);
+test("polling tab acquires a released slot", async (t) => {
+  const { page, slots, id } = await tab(t, 0);
   await page.send(WELCOME, subscribed(id));
   await page.close(1001);
-  places.free = 1;
+  slots.free = 1;
   await page.pass(2_250);
-  assert.deepEqual([page.request.url, places.free], [URL_OF_EVENTS, 0]);
+  assert.deepEqual([page.request.url, slots.free], [URL_OF_EVENTS, 0]);
 });
 
-test("a tab whose place is lost polls at once", async (t) => {
-  const { page, places, id } = await tab(t, 1);
+test("tab that loses its slot polls immediately", async (t) => {
+  const { page, slots, id } = await tab(t, 1);
   await page.send(WELCOME, subscribed(id));
   const held = page.request;
-  places.lost();
+  slots.onLost();
   await page.pass(0);
   assert.ok(held.signal.aborted);
   assert.equal(page.request.url, `${URL_OF_EVENTS}?wait_s=0.25`);
 });
 
-test("a poll in which not all was answered is longer the next time", async (t) => {
+test("poll time doubles after an incomplete poll", async (t) => {
   const { page, component, id } = await tab(t, 0);
   const waits = [];
   for (let n = 0; n < 7; n++) {
@@ -92,7 +92,7 @@ test("a poll in which not all was answered is longer the next time", async (t) =
   assert.deepEqual(component.snapshot.data, ["late"]);
 });
 
-test("a tab that is shown again polls at once", async (t) => {
+test("tab that becomes visible polls immediately", async (t) => {
   const { page, id } = await tab(t, 0);
   await page.send(WELCOME, subscribed(id));
   await page.close(1001);
@@ -102,7 +102,7 @@ test("a tab that is shown again polls at once", async (t) => {
   assert.equal(page.requests.length, polls + 1);
 });
 
-test("a poll that nobody answers is a lost connection", async (t) => {
+test("unanswered poll is a lost connection", async (t) => {
   const { page, component, id } = await tab(t, 0);
   await page.send(WELCOME, subscribed(id));
   await page.close(1001);
@@ -134,34 +134,34 @@ function pretend(t, name, value) {
   t.after(() => (before ? Object.defineProperty(globalThis, name, before) : delete globalThis[name]));
 }
 
-test("three tabs have a place at a host, and the next one when one of them leaves", async (t) => {
+test("host has three slots; a released one is available again", async (t) => {
   pretend(t, "navigator", { locks: new Locks() });
   const take = (url = URL_OF_EVENTS) => acquireSlot(url, () => assert.fail("lost"));
-  const leaves = [await take(), await take(), await take()];
+  const releases = [await take(), await take(), await take()];
   assert.equal(await take(), null);
   assert.notEqual(await take("http://another.test/v1/events"), null);
-  leaves[1]();
+  releases[1]();
   await settled();
   assert.notEqual(await take(), null);
   assert.equal(await take(), null);
 });
 
-test("a browser that refuses its locks lets the tab poll", async (t) => {
-  const refusing = async () => {
+test("tab polls when the browser denies locks", async (t) => {
+  const rejecting = async () => {
     throw new Error("SecurityError");
   };
-  pretend(t, "navigator", { locks: { request: refusing } });
+  pretend(t, "navigator", { locks: { request: rejecting } });
   assert.equal(await acquireSlot(URL_OF_EVENTS, () => {}), null);
 });
 
-test("over HTTP/2 every tab has a place", async (t) => {
+test("HTTP/2 gives every tab a slot", async (t) => {
   pretend(t, "navigator", { locks: { request: () => assert.fail("no lock is needed") } });
   const seen = [{ name: `${URL_OF_EVENTS}?wait_s=0.25`, nextHopProtocol: "h2" }];
   t.mock.method(performance, "getEntriesByType", () => seen);
   assert.notEqual(await acquireSlot(URL_OF_EVENTS, () => {}), null);
 });
 
-test("where a browser has no locks, a visible tab has a place until it is hidden", async (t) => {
+test("visible tab has a slot when the browser has no locks", async (t) => {
   const document = new EventTarget();
   document.visibilityState = "visible";
   pretend(t, "navigator", {});
@@ -176,8 +176,8 @@ test("where a browser has no locks, a visible tab has a place until it is hidden
   assert.equal(lost, 1);
   assert.equal(await acquireSlot(URL_OF_EVENTS, () => lost++), null);
   show("visible");
-  const leave = await acquireSlot(URL_OF_EVENTS, () => lost++);
-  leave();
+  const release = await acquireSlot(URL_OF_EVENTS, () => lost++);
+  release();
   show("hidden");
   assert.equal(lost, 1);
 });

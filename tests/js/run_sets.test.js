@@ -43,7 +43,7 @@ const many = (count) => Array.from({ length: count }, (_, i) => `run_5${String(c
 
 const idsOf = (component) => component.snapshot.runs.map((each) => each.id);
 
-test("asks for the set it is told, and for nothing while its name is awaited", () => {
+test("subscribes to the set, and not before its name is known", () => {
   const { frame } = liveSet({ runs: { tags: ["x", "y"] }, limit: 10, skip: ["payload"] });
   assert.deepEqual(frame, {
     type: "subscribe", id: 1, runs: { tags: ["x", "y"] }, limit: 10, skip: ["payload"], token: "t1",
@@ -53,7 +53,7 @@ test("asks for the set it is told, and for nothing while its name is awaited", (
   }
 });
 
-test("a set is folded from its snapshot, newest first", () => {
+test("set is built from its snapshot and changes, newest first", () => {
   const { page, component } = liveSet();
   assert.deepEqual(idsOf(component), ["run_3", "run_2", "run_1"]);
   const before = component.snapshot.runs;
@@ -66,11 +66,11 @@ test("a set is folded from its snapshot, newest first", () => {
   const { is_failed, is_finished, is_completed, is_executing, duration_ms } = component.snapshot.runs[2];
   assert.deepEqual([is_failed, is_finished, is_completed, is_executing], [true, true, true, false]);
   assert.equal(duration_ms, 2500);
-  assert.equal(component.snapshot.runs[1], before[0]); // what did not change is the same object
+  assert.equal(component.snapshot.runs[1], before[0]); // unchanged: the same object
   assert.equal(before.length, 3);
 });
 
-test("a run of a set keeps the nulls of its output and metadata", () => {
+test("run of a set keeps nulls in output and metadata", () => {
   const { page, component } = liveSet({}, [run("run_1", { metadata: { a: 1 } })]);
   changes(page,
     { id: "run_1", version: 1, patch: { metadata: { a: null }, metadata_nulls: { a: null } } },
@@ -80,17 +80,17 @@ test("a run of a set keeps the nulls of its output and metadata", () => {
   assert.deepEqual([output, metadata], [{ x: null }, { a: null }]);
 });
 
-test("a run that loses the tag leaves, one that gets it comes to its place", () => {
+test("run enters or leaves the set with its tag, in order", () => {
   const { page, component } = liveSet({}, ["run_5", "run_1"]);
   changes(page,
     { id: "run_5", version: 1, patch: { tags: ["y"] } },
     { id: "run_3", version: 4, run: run("run_3", { status: "executing" }) },
-    { id: "run_9", version: 4, patch: { status: "executing" } }, // of a run not shown
+    { id: "run_9", version: 4, patch: { status: "executing" } }, // of a run that is not in the list
   );
   assert.deepEqual(idsOf(component), ["run_3", "run_1"]);
 });
 
-test("a run that is deleted leaves, and a deletion of one not shown is passed over", () => {
+test("deleted run leaves; deletion of an unknown run is ignored", () => {
   const { page, component } = liveSet();
   changes(page,
     { id: "run_2", version: 3, deleted: true },
@@ -98,22 +98,22 @@ test("a run that is deleted leaves, and a deletion of one not shown is passed ov
     { id: "run_1", version: 1, patch: { status: "executing" } },
   );
   assert.deepEqual(idsOf(component), ["run_3", "run_1"]);
-  changes(page, { id: "run_1", version: 1, deleted: true }); // a version that was seen: of a union
+  changes(page, { id: "run_1", version: 1, deleted: true }); // a known version, of another tag
   assert.deepEqual(idsOf(component), ["run_3", "run_1"]);
 });
 
-test("the list stays as long as asked, and says that there is more", () => {
+test("list keeps its limit and sets hasMore", () => {
   const { page, component } = liveSet({ limit: 2 }, ["run_3", "run_2"], false);
   assert.equal(component.snapshot.hasMore, false);
   changes(page, { id: "run_4", version: 0, run: run("run_4") });
   assert.deepEqual(idsOf(component), ["run_4", "run_3"]);
   assert.equal(component.snapshot.hasMore, true);
   page.offset = 1;
-  changes(page, { id: "run_1", version: 3, run: run("run_1") }); // older than all that is shown
+  changes(page, { id: "run_1", version: 3, run: run("run_1") }); // older than the whole list
   assert.deepEqual(idsOf(component), ["run_4", "run_3"]);
 });
 
-test("more is loaded as one longer list, and what was shown stays until it is there", () => {
+test("loadMore requests a longer list and keeps the old one meanwhile", () => {
   const { page, component } = liveSet({ limit: 2 }, ["run_3", "run_2"], true);
   component.snapshot.loadMore();
   const [unsubscribe, subscribe] = page.socket.taken();
@@ -126,19 +126,19 @@ test("more is loaded as one longer list, and what was shown stays until it is th
   assert.equal(component.snapshot.hasMore, false);
 });
 
-test("no more than a thousand runs are asked for, and a list that has them says that it is full", () => {
+test("list of a thousand older runs isFull", () => {
   const { page, component } = liveSet({ limit: 600 }, ["run_1"].concat(many(599)), true);
   assert.equal(component.snapshot.isFull, false);
   component.snapshot.loadMore();
   assert.equal(page.socket.taken().at(-1).limit, 1_000);
-  assert.equal(component.snapshot.isFull, false); // not before it is so
+  assert.equal(component.snapshot.isFull, false); // the snapshot has not arrived yet
   page.socket.receive(snapshot(2, many(1_000), true));
   assert.equal(component.snapshot.isFull, true);
   component.snapshot.loadMore();
   assert.deepEqual(page.socket.taken(), []);
 });
 
-test("a list of a thousand with nothing older is not full until one more comes", () => {
+test("list of exactly a thousand runs is not full", () => {
   const { page, component } = liveSet({ limit: 1_000 }, many(1_000), false);
   assert.deepEqual([component.snapshot.hasMore, component.snapshot.isFull], [false, false]);
   changes(page, { id: "run_9", version: 0, run: run("run_9") });
@@ -146,7 +146,7 @@ test("a list of a thousand with nothing older is not full until one more comes",
   assert.equal(component.snapshot.runs.length, 1_000);
 });
 
-test("a list that its bytes cut short is full, for a longer one would be cut as well", () => {
+test("list cut by its bytes isFull", () => {
   const { page, component } = liveSet({ limit: 50 }, ["run_3", "run_2"], true);
   assert.equal(component.snapshot.isFull, true);
   page.socket.taken();
@@ -154,7 +154,7 @@ test("a list that its bytes cut short is full, for a longer one would be cut as 
   assert.deepEqual(page.socket.taken(), []);
 });
 
-test("with several tags a change counts once, whichever log it comes from first", () => {
+test("change that arrives for several tags is applied once", () => {
   const { page, component } = liveSet({ runs: { tags: ["x", "y"] } }, [run("run_1", { tags: ["x", "y"] })]);
   changes(page,
     { id: "run_1", version: 1, patch: { status: "executing" } },
@@ -168,7 +168,7 @@ test("with several tags a change counts once, whichever log it comes from first"
   assert.deepEqual(component.snapshot.runs[0].tags, ["y"]);
 });
 
-test("after a lost connection the new snapshot is what there is", () => {
+test("reconnect replaces the list with the new snapshot", () => {
   const { page, component } = liveSet();
   changes(page, { id: "run_4", version: 0, run: run("run_4") });
   page.socket.drop();
@@ -182,7 +182,7 @@ test("after a lost connection the new snapshot is what there is", () => {
   assert.equal(component.snapshot.status, "live");
 });
 
-test("a reset of a set is a fresh snapshot, and changes before it are not folded into it", () => {
+test("reset replaces the list and ignores earlier changes", () => {
   const { page, component } = liveSet();
   page.socket.receive(records(1, 0, { id: "run_3", version: 1, patch: { status: "executing" } }));
   page.socket.receive({ ...snapshot(1, [run("run_3", { status: "completed" })]), type: "reset", reason: "trimmed" });
@@ -190,7 +190,7 @@ test("a reset of a set is a fresh snapshot, and changes before it are not folded
   assert.deepEqual(component.snapshot.runs.map((each) => each.status), ["completed"]);
 });
 
-test("a wrong token shows its reason, and not an empty list that looks right", () => {
+test("wrong token is an error and not an empty list", () => {
   const page = new FakePage();
   const errors = [];
   const component = new Component(new Store(page.platform), {
@@ -208,11 +208,11 @@ test("a wrong token shows its reason, and not an empty list that looks right", (
   assert.deepEqual(idsOf(component), ["run_1"]);
 });
 
-test("the end of a run is told once, with the run, however often it reconnects", () => {
+test("onComplete is called once, with the run, over reconnects", () => {
   const page = new FakePage();
   const store = new Store(page.platform);
-  const heard = [];
-  const options = { stream: null, handlerKey: "h", onComplete: (ended) => heard.push(ended) };
+  const completed = [];
+  const options = { stream: null, handlerKey: "h", onComplete: (ended) => completed.push(ended) };
   for (let i = 0; i < 3; i++) new Component(store, options);
   page.socket.welcome();
   page.socket.receive({ ...subscribed(1), run: run("run_a", { status: "executing" }) });
@@ -220,11 +220,11 @@ test("the end of a run is told once, with the run, however often it reconnects",
   page.reconnect();
   page.socket.receive({ ...subscribed(1), run: run("run_a", { status: "executing" }) });
   page.clock.advance(100);
-  assert.deepEqual(heard, []);
+  assert.deepEqual(completed, []);
   page.socket.receive(records(1, 1, { status: "completed", output: 3 }));
   page.socket.receive({ type: "end", id: 1, reason: "completed", position: position(2) });
   page.clock.advance(1_000);
-  assert.deepEqual(heard.map(({ output, is_success }) => [output, is_success]), [[3, true]]);
+  assert.deepEqual(completed.map(({ output, is_success }) => [output, is_success]), [[3, true]]);
 });
 
 // All streams of a run.
@@ -232,9 +232,9 @@ test("the end of a run is told once, with the run, however often it reconnects",
 function liveStreams(options = {}) {
   const page = new FakePage();
   const store = new Store(page.platform);
-  const asked = { ...OPTIONS, throttleMs: 0, ...options };
-  const streams = new RunStreams(store, listKeyOf(asked));
-  streams.configure(asked);
+  const allOptions = { ...OPTIONS, throttleMs: 0, ...options };
+  const streams = new RunStreams(store, listKeyOf(allOptions));
+  streams.configure(allOptions);
   let renders = 0;
   const leave = streams.subscribe(() => renders++);
   page.socket.welcome();
@@ -243,7 +243,7 @@ function liveStreams(options = {}) {
   return { page, store, streams, leave, shown: () => streams.getSnapshot().streams };
 }
 
-test("the streams of a run show as they appear, whatever their names", () => {
+test("streams of a run appear under any name", () => {
   const { page, shown } = liveStreams();
   page.socket.receive(records(1, 0, { stream: "progress" }, { stream: "run" }));
   page.clock.advance(20);
@@ -258,7 +258,7 @@ test("the streams of a run show as they appear, whatever their names", () => {
   assert.deepEqual(Object.keys(shown()), ["progress", "run", "__proto__", "constructor"]);
 });
 
-test("an error of one stream is on that one, of the list on the whole", () => {
+test("error of a stream belongs to it, error of the list to the whole", () => {
   const { page, streams, shown } = liveStreams();
   page.socket.receive(records(1, 0, { stream: "a" }, { stream: "b" }));
   page.clock.advance(20);
@@ -269,7 +269,7 @@ test("an error of one stream is on that one, of the list on the whole", () => {
   assert.equal(streams.getSnapshot().error.code, "token_expired");
 });
 
-test("what did not change is the same object, and who leaves lets all streams go", () => {
+test("unchanged stream is the same object; leaving unsubscribes all", () => {
   const { page, leave, shown } = liveStreams();
   page.socket.receive(records(1, 0, { stream: "a" }, { stream: "b" }));
   page.clock.advance(20);
@@ -287,7 +287,7 @@ test("what did not change is the same object, and who leaves lets all streams go
   ]);
 });
 
-test("without a run there are no streams", () => {
+test("no run gives no streams", () => {
   const streams = new RunStreams(new Store(new FakePage().platform), listKeyOf({ ...OPTIONS, runId: "" }));
   assert.deepEqual({ ...streams.getSnapshot(), streams: {} }, { ...IDLE_STREAMS, streams: {} });
 });

@@ -5,7 +5,7 @@ import { Store } from "../../ui/client/store.js";
 import { Component, livePage } from "./components.js";
 import { FakePage, position, records, subscribed } from "./fakes.js";
 
-test("asks for nothing without a run, when disabled, or while the token is awaited", () => {
+test("stays idle without a run or token, or when disabled", () => {
   const page = new FakePage();
   const store = new Store(page.platform);
   for (const options of [{ runId: null }, { runId: "" }, { enabled: false }, { token: "" }, { token: null }]) {
@@ -14,7 +14,7 @@ test("asks for nothing without a run, when disabled, or while the token is await
   assert.equal(page.sockets.length, 0);
 });
 
-test("folds records into a snapshot", () => {
+test("adds records to a snapshot", () => {
   const { page, component } = livePage();
   page.socket.receive(records(1, 0, "a", "b"), records(1, 2, { n: 1 }));
   page.clock.advance(50);
@@ -26,7 +26,7 @@ test("folds records into a snapshot", () => {
   assert.deepEqual(component.snapshot.records[0], { offset: 0, time_ms: 1, data: "a" });
 });
 
-test("a snapshot stays the same object until something changes", () => {
+test("snapshot is the same object until a change", () => {
   const { page, component } = livePage();
   const before = component.snapshot;
   assert.equal(component.snapshot, before);
@@ -39,7 +39,7 @@ test("a snapshot stays the same object until something changes", () => {
   assert.ok(Object.isFrozen(component.snapshot));
 });
 
-test("several frames in one window are one render", () => {
+test("frames within one throttle window render once", () => {
   const { page, component } = livePage({ throttleMs: 0 });
   const before = component.renders;
   for (let i = 0; i < 100; i++) page.socket.receive(records(1, i, i));
@@ -48,19 +48,19 @@ test("several frames in one window are one render", () => {
   assert.equal(component.snapshot.count, 100);
 });
 
-test("fault 14: 50,000 values without a throttle render once per drawn frame", () => {
+test("fault 14: 50,000 values without a throttle render once per frame", () => {
   const { page, component } = livePage({ throttleMs: 0 });
   const before = component.renders;
   for (let i = 0; i < 50_000; i++) {
     page.socket.receive(records(1, i, i));
-    if (i % 50 === 49) page.clock.advance(1); // 50 values a millisecond
+    if (i % 50 === 49) page.clock.advance(1); // 50 values per millisecond
   }
   page.clock.advance(16);
   assert.equal(component.snapshot.count, 50_000);
   assert.ok(component.renders - before <= 1_000 / 16 + 2);
 });
 
-test("keeps the newest records and counts the rest", () => {
+test("keeps the newest records and counts all", () => {
   const { page, component } = livePage({ maxRecords: 3 });
   page.socket.receive(records(1, 0, "a", "b", "c", "d", "e"));
   page.clock.advance(50);
@@ -68,7 +68,7 @@ test("keeps the newest records and counts the rest", () => {
   assert.deepEqual({ data, count, dropped, text }, { data: ["c", "d", "e"], count: 5, dropped: 2, text: "abcde" });
 });
 
-test("the largest maxRecords counts, and null is without bound", () => {
+test("largest maxRecords of all observers is used; null is unbounded", () => {
   const { page, store, component } = livePage({ maxRecords: 1 });
   new Component(store, { maxRecords: null });
   page.socket.receive(records(1, 0, "a", "b", "c"));
@@ -76,28 +76,28 @@ test("the largest maxRecords counts, and null is without bound", () => {
   assert.equal(component.snapshot.data.length, 3);
 });
 
-test("fault 3: another token refreshes in place, another stream is another subscription", () => {
+test("fault 3: new token replaces in place, new stream resubscribes", () => {
   const { page, component } = livePage();
   component.render({ token: "t2" });
   assert.deepEqual(page.socket.taken(), [{ type: "token", id: 1, token: "t2" }]);
   component.render({ token: "t2", stream: "other" });
-  assert.equal(component.shown.status, "connecting");
+  assert.equal(component.rendered.status, "connecting");
   assert.deepEqual(page.socket.taken()[0].stream, "other");
 });
 
-test("fault 4: run B never shows the values of run A, not even for one render", () => {
+test("fault 4: run B never shows values of run A", () => {
   const { page, component } = livePage();
   page.socket.receive(records(1, 0, "of A"));
   page.clock.advance(50);
   component.render({ runId: "run_b" });
-  assert.deepEqual(component.shown.data, []);
+  assert.deepEqual(component.rendered.data, []);
   page.socket.receive(records(1, 1, "of A, late"));
   page.socket.receive(subscribed(2), records(2, 0, "of B"));
   page.clock.advance(50);
   assert.deepEqual(component.snapshot.data, ["of B"]);
 });
 
-test("fault 5: two users of one stream are one subscription, and each value comes once", () => {
+test("fault 5: two observers of a stream share one subscription", () => {
   const { page, store, component } = livePage();
   const other = new Component(store);
   assert.deepEqual(page.socket.taken(), []);
@@ -108,7 +108,7 @@ test("fault 5: two users of one stream are one subscription, and each value come
   assert.equal(other.snapshot, component.snapshot);
 });
 
-test("fault 6: a stream named run is a stream like any other", () => {
+test("fault 6: stream named run is an ordinary stream", () => {
   const { page, store } = livePage({ stream: null });
   const stream = new Component(store, { stream: "run" });
   assert.equal(page.socket.taken()[0].stream, "run");
@@ -117,7 +117,7 @@ test("fault 6: a stream named run is a stream like any other", () => {
   assert.deepEqual(stream.snapshot.data, ["value"]);
 });
 
-test("fault 7: the error of a stream is on its snapshot", () => {
+test("fault 7: error of a stream is in its snapshot", () => {
   const { page, store, component } = livePage();
   const other = new Component(store, { stream: "other" });
   page.socket.receive({ type: "error", id: 2, code: "forbidden", message: "no", retryable: false });
@@ -126,7 +126,7 @@ test("fault 7: the error of a stream is on its snapshot", () => {
   assert.equal(component.snapshot.status, "live");
 });
 
-test("fault 8: a fresh token clears the error of an expired one and goes on", () => {
+test("fault 8: fresh token clears the expiry error and resumes", () => {
   const { page, component } = livePage();
   page.socket.receive(records(1, 0, "a"));
   page.socket.receive({ type: "error", id: 1, code: "token_expired", message: "", retryable: false });
@@ -139,7 +139,7 @@ test("fault 8: a fresh token clears the error of an expired one and goes on", ()
   assert.equal(component.snapshot.error, null);
 });
 
-test("fault 10: what a stream gets long after its run was canceled is shown, and the run is completed", () => {
+test("fault 10: records after a cancellation are shown, and the run is finished", () => {
   const { page, store, component } = livePage();
   const run = new Component(store, { stream: null });
   page.socket.receive({ ...subscribed(2), run: { status: "executing", metadata: {} } });
@@ -156,7 +156,7 @@ test("fault 10: what a stream gets long after its run was canceled is shown, and
   assert.deepEqual([component.snapshot.data, component.snapshot.endReason], [["late"], "canceled"]);
 });
 
-test("the last one to leave unsubscribes, after a grace for remounts", () => {
+test("last observer to leave unsubscribes after the linger time", () => {
   const { page, store, component } = livePage();
   page.socket.receive(records(1, 0, "a"));
   page.clock.advance(50);
@@ -172,7 +172,7 @@ test("the last one to leave unsubscribes, after a grace for remounts", () => {
   assert.equal(remounted.snapshot.status, "connecting");
 });
 
-test("the smallest throttle counts", () => {
+test("smallest throttle of all observers is used", () => {
   const { page, store } = livePage({ throttleMs: 200 });
   page.socket.receive(records(1, 0, "a"));
   new Component(store, { throttleMs: 20 });
@@ -186,7 +186,7 @@ test("the smallest throttle counts", () => {
 
 const OPTIONS_FRAME = { type: "subscribe", run: "run_a", stream: "progress", token: "t1" };
 
-test("status goes from connecting to live, reconnecting and ended", () => {
+test("status changes from connecting to live, reconnecting and ended", () => {
   const { page, component } = livePage();
   assert.equal(component.snapshot.status, "live");
   page.socket.drop();
@@ -200,7 +200,7 @@ test("status goes from connecting to live, reconnecting and ended", () => {
   assert.deepEqual({ status, endReason, data }, { status: "ended", endReason: "completed", data: ["last"] });
 });
 
-test("gaps are recorded, a reset drops what was seen", () => {
+test("gaps are recorded; a reset clears the snapshot", () => {
   const { page, component } = livePage();
   const gap = { from: position(0), to: position(5), reason: "trimmed" };
   page.socket.receive({ type: "gap", id: 1, ...gap }, records(1, 5, "a"));
@@ -211,7 +211,7 @@ test("gaps are recorded, a reset drops what was seen", () => {
   assert.deepEqual({ data, text, count, gaps, status }, { data: [], text: "", count: 0, gaps: [], status: "live" });
 });
 
-test("a run is folded from its snapshot and patches", () => {
+test("run is built from its snapshot and patches", () => {
   const { page, component } = livePage({ stream: null });
   page.socket.receive({ ...subscribed(1), run: { status: "queued", metadata: { a: 1, b: 2 } } });
   const first = component.snapshot.run;
@@ -222,7 +222,7 @@ test("a run is folded from its snapshot and patches", () => {
   assert.deepEqual([first.status, first.metadata, first.is_queued], ["queued", { a: 1, b: 2 }, true]);
 });
 
-test("a run keeps the nulls of its output and metadata", () => {
+test("run keeps nulls in output and metadata", () => {
   const { page, component } = livePage({ stream: null });
   page.socket.receive({ ...subscribed(1), run: { status: "executing", output: null, metadata: { a: 1, b: { c: 1 } } } });
   page.socket.receive(records(1, 1,
@@ -234,7 +234,7 @@ test("a run keeps the nulls of its output and metadata", () => {
   assert.deepEqual([output, metadata, metadata_nulls], [{ x: null }, { b: { c: null } }, undefined]);
 });
 
-test("ten components with one handler call it once per record", () => {
+test("handler of ten components is called once per record", () => {
   const { page, store } = livePage();
   const calls = [];
   const onRecord = (value, meta) => calls.push([value, meta]);
@@ -247,7 +247,7 @@ test("ten components with one handler call it once per record", () => {
   ]);
 });
 
-test("a handler that comes later hears of later records only", () => {
+test("late handler receives later records only", () => {
   const { page, store } = livePage();
   const values = [];
   page.socket.receive(records(1, 0, "a"));
@@ -258,20 +258,20 @@ test("a handler that comes later hears of later records only", () => {
   assert.deepEqual(values, ["b"]);
 });
 
-test("the end and errors reach their handlers, after the last record", () => {
-  const heard = [];
+test("end and error handlers are called after the last record", () => {
+  const events = [];
   const { page } = livePage({
     handlerKey: "h1",
-    onRecord: (value) => heard.push(value),
-    onEnd: (reason) => heard.push(reason),
-    onError: (error) => heard.push(error.code),
+    onRecord: (value) => events.push(value),
+    onEnd: (reason) => events.push(reason),
+    onError: (error) => events.push(error.code),
   });
   page.socket.receive(records(1, 0, "a"));
   page.socket.receive({ type: "end", id: 1, reason: "failed", position: position(1) });
-  assert.deepEqual(heard, ["a", "failed"]);
+  assert.deepEqual(events, ["a", "failed"]);
 });
 
-test("a handler that throws does not keep others from being told", (t) => {
+test("handler that throws does not stop other handlers", (t) => {
   t.mock.method(console, "error", () => {});
   const values = [];
   const { page, store } = livePage({ handlerKey: "bad", onRecord: () => { throw new Error("no"); } });
@@ -281,7 +281,7 @@ test("a handler that throws does not keep others from being told", (t) => {
   assert.deepEqual(values, ["a", "b"]);
 });
 
-test("parts are assembled when someone asks, also of values that came before", () => {
+test("parts are enabled later, with earlier values", () => {
   const { page, store, component } = livePage();
   page.socket.receive(records(1, 0, { type: "text-delta", text: "Hel" }));
   page.clock.advance(50);
@@ -292,7 +292,7 @@ test("parts are assembled when someone asks, also of values that came before", (
   assert.equal(component.snapshot.parts.text, "Hello");
 });
 
-test("a token near its end calls the handler once, and the new one goes in place", () => {
+test("expiring token calls the handler once; the new one replaces it", () => {
   let asked = 0;
   const onTokenExpiring = () => asked++;
   const { page, store, component } = livePage({ onTokenExpiring, handlerKey: "h" });
@@ -308,24 +308,24 @@ test("a token near its end calls the handler once, and the new one goes in place
   assert.deepEqual({ status, error, data }, { status: "live", error: null, data: ["a"] });
 });
 
-test("a refresh that fails is shown, without losing data, until one is accepted", () => {
+test("rejected refresh is an error without data loss", () => {
   const errors = [];
   const { page, component } = livePage({ onError: (error) => errors.push(error) });
   page.socket.receive(records(1, 0, "a"));
   component.render({ token: "bad" });
-  const refusal = { code: "token_expired", message: "the token has expired" };
-  page.socket.receive({ type: "error", ...refusal, retryable: false, subscription: 1 });
+  const rejection = { code: "token_expired", message: "the token has expired" };
+  page.socket.receive({ type: "error", ...rejection, retryable: false, subscription: 1 });
   page.socket.receive(records(1, 1, "b"));
   page.clock.advance(50);
   const { status, error, data } = component.snapshot;
-  assert.deepEqual({ status, error, data }, { status: "live", error: refusal, data: ["a", "b"] });
+  assert.deepEqual({ status, error, data }, { status: "live", error: rejection, data: ["a", "b"] });
   component.render({ token: "t2" });
   page.socket.receive({ type: "token_accepted", id: 1, expires_in_ms: 900_000 });
   assert.equal(component.snapshot.error, null);
   assert.deepEqual(component.snapshot.data, ["a", "b"]);
 });
 
-test("a revoked token shows its error and another one goes on", () => {
+test("revoked token is an error; another token resumes", () => {
   const { page, component } = livePage();
   page.socket.receive(records(1, 0, "a"));
   page.clock.advance(50);

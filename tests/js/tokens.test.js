@@ -1,4 +1,4 @@
-/** A run id and its token may reach a page in any order, and the gateway's answers at any time. */
+/** Run id, token and the gateway's answers may reach a page in any order. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -100,7 +100,7 @@ class Gateway {
     for (const [id, held] of this.#subscriptions) if (held.token !== token) this.#end("token_revoked", id);
   }
 
-  /** End each subscription for now. */
+  /** End each subscription with a retryable error. */
   failAll() {
     for (const id of this.#subscriptions.keys()) this.#end("store_unavailable", id, true);
   }
@@ -117,13 +117,13 @@ function chances(seed) {
   };
 }
 
-/** Perform the steps in an order determined by the seed, and return the page's snapshot. */
-function playedOut(seed) {
+/** Perform the steps in an order that the seed determines. Return the actual and the expected snapshot. */
+function playOut(seed) {
   const random = chances(seed);
   const oneOf = (list) => list[Math.floor(random() * list.length)];
   const page = new FakePage();
   const gateways = new Map();
-  const theGateway = () => {
+  const currentGateway = () => {
     const { socket } = page;
     if (!gateways.has(socket)) gateways.set(socket, new Gateway(socket));
     return gateways.get(socket);
@@ -135,12 +135,12 @@ function playedOut(seed) {
   const show = (change) => component.render(Object.assign(wanted, change));
 
   const network = [
-    () => theGateway().open(),
-    () => theGateway().read(),
-    () => theGateway().deliver(),
-    () => theGateway().revokeAllBut(last.token),
-    () => theGateway().failAll(),
-    () => theGateway().close(oneOf([1006, 4503])),
+    () => currentGateway().open(),
+    () => currentGateway().read(),
+    () => currentGateway().deliver(),
+    () => currentGateway().revokeAllBut(last.token),
+    () => currentGateway().failAll(),
+    () => currentGateway().close(oneOf([1006, 4503])),
     () => page.clock.advance(oneOf([10, 600])),
   ];
   const renders = [
@@ -150,35 +150,35 @@ function playedOut(seed) {
   const some = (count, more = []) => {
     for (let i = 0; i < count; i++) oneOf(page.socket ? [...network, ...more] : [...more, () => {}])();
   };
-  // Not the last pair: the last pair is valid.
+  // The gateway never rejects the last pair, which is valid.
   const isLast = () => wanted.runId === last.runId && wanted.token === last.token;
-  const refuseAll = () => page.socket && !isLast() && theGateway().close(4401);
+  const refuseAll = () => page.socket && !isLast() && currentGateway().close(4401);
   some(12, [...renders, refuseAll]);
-  // The two come in either order, with anything between and behind them but another pair.
+  // The two arrive in either order, with any events between and after them.
   const [first, second] = oneOf([["runId", "token"], ["token", "runId"]]);
   show({ [first]: last[first] });
   some(6, [refuseAll]);
   show({ [second]: last[second] });
   some(6);
   for (let i = 0; i < 200; i++) {
-    theGateway().open();
-    theGateway().read();
-    theGateway().deliver();
+    currentGateway().open();
+    currentGateway().read();
+    currentGateway().deliver();
     page.clock.advance(100);
   }
   const { status, error, data } = component.snapshot;
   return [{ status, error, data }, { status: "live", error: null, data: [last.runId] }];
 }
 
-test("whatever the order of run id, token, refusal, answer and close, a good pair is live", (t) => {
+test("valid run id and token become live in any order of events", (t) => {
   t.mock.method(console, "warn", () => {});
   for (let seed = 1; seed <= 3_000; seed++) {
-    const [shown, wanted] = playedOut(seed);
+    const [shown, wanted] = playOut(seed);
     assert.deepEqual(shown, wanted, `seed ${seed}`);
   }
 });
 
-test("the refusal of a token that has been replaced since is not an error", () => {
+test("rejection of a replaced token is not an error", () => {
   const errors = [];
   const { page, component } = livePage({ token: "of the run before", onError: (error) => errors.push(error) });
   component.render({ runId: "run_b", token: "of the run before" });
@@ -194,7 +194,7 @@ test("the refusal of a token that has been replaced since is not an error", () =
   assert.deepEqual([component.snapshot.status, component.snapshot.error, errors], ["live", null, []]);
 });
 
-test("a subscription that the gateway does not know takes a new token by subscribing again", () => {
+test("unknown subscription resubscribes with the new token", () => {
   const { page, component } = livePage();
   component.render({ token: "t2" });
   page.socket.taken();
@@ -202,7 +202,7 @@ test("a subscription that the gateway does not know takes a new token by subscri
   assert.deepEqual(page.socket.taken().map(({ type, id, token }) => [type, id, token]), [["subscribe", 2, "t2"]]);
 });
 
-test("a refused token that is not the newest does not take the place of the newest", () => {
+test("rejection of an older token keeps the newest one", () => {
   const { page, component } = livePage();
   component.render({ token: "of another" });
   component.render({ token: "t3" });
@@ -215,7 +215,7 @@ test("a refused token that is not the newest does not take the place of the newe
   assert.equal(page.socket.taken()[0].token, "t3");
 });
 
-test("a connection that is refused is opened again for a token that it has not seen", () => {
+test("rejected connection reopens for a token it has not sent", () => {
   const { page, component } = livePage();
   component.render({ token: "t2" });
   page.socket.drop(4401);

@@ -7,7 +7,7 @@ import { Store } from "../../ui/client/store.js";
 import { Component, OPTIONS } from "./components.js";
 import { FakePage, URL_OF_GATEWAY, subscribed } from "./fakes.js";
 
-// Answers of a fetch arrive in microtasks: one turn of the real event loop runs all of them.
+// Microtasks deliver the answers of a fetch; one iteration of the event loop runs all of them.
 const settled = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 
 /** A page of an application that has no gateway; `fetch` returns its server's answers. */
@@ -32,7 +32,7 @@ for (const [fetch, why] of [
   [notFound, "http://gateway.test/v1/events answered with status 404, as no gateway does"],
   [website, "http://gateway.test/v1/events answered with status 200, as no gateway does"],
 ]) {
-  test(`a page without a gateway shows the address and the remedy at once: ${why}`, async (t) => {
+  test(`missing gateway is an error with address and remedy: ${why}`, async (t) => {
     const { page, store, component, written } = pageWithout(fetch, t);
     const send = store.append({ ...OPTIONS, run: "run_a", value: 1 });
     const refused = assert.rejects(send, { code: "gateway_unreachable" });
@@ -49,7 +49,7 @@ for (const [fetch, why] of [
   });
 }
 
-test("an address where nothing answers is an error after five seconds", (t) => {
+test("silent address is an error after five seconds", (t) => {
   const { page, component } = pageWithout(() => new Promise(() => {}), t);
   page.clock.advance(4_999);
   assert.equal(component.snapshot.error, null);
@@ -57,11 +57,11 @@ test("an address where nothing answers is an error after five seconds", (t) => {
   assert.match(component.snapshot.error.message, /ws:\/\/gateway\.test\/v1\/ws \(no answer in 5 s\)/);
   const later = new Component(component.store, { stream: "other" });
   assert.equal(later.snapshot.error.code, "gateway_unreachable");
-  const beside = new Component(component.store); // sees the error that the first one sees
-  assert.equal(beside.snapshot.error.code, "gateway_unreachable");
+  const second = new Component(component.store); // shares the first one's error
+  assert.equal(second.snapshot.error.code, "gateway_unreachable");
 });
 
-test("a gateway that starts later than the page ends the error", async (t) => {
+test("gateway that starts later clears the error", async (t) => {
   const { page, component } = pageWithout(failing, t);
   page.socket.drop(1006);
   page.clock.advance(500);
@@ -79,7 +79,7 @@ test("a gateway that starts later than the page ends the error", async (t) => {
   assert.equal((await sent).offset, 0);
 });
 
-test("a gateway that was heard and is away is no error of the page", async (t) => {
+test("outage of a known gateway is not an error", async (t) => {
   const { page, component, written } = pageWithout(failing, t);
   page.socket.welcome();
   page.socket.receive(subscribed(page.socket.taken()[1].id));
@@ -92,7 +92,7 @@ test("a gateway that was heard and is away is no error of the page", async (t) =
   assert.equal(written.callCount(), 0);
 });
 
-test("an https page that does not reach a gateway with http is told so", async (t) => {
+test("https page with an http gateway gets a hint", async (t) => {
   t.after(() => delete globalThis.location);
   globalThis.location = { protocol: "https:" };
   const { page, component } = pageWithout(failing, t);
@@ -106,7 +106,7 @@ test("an https page that does not reach a gateway with http is told so", async (
   await assert.rejects(trigger(failing, "wss://gateway.test/v1/ws", request), /Failed to fetch$/);
 });
 
-test("an https page with the http address of a gateway is told both", async () => {
+test("https page with a blocked ws address gets both reasons", async () => {
   const page = new FakePage();
   const blocked = "An insecure WebSocket connection may not be initiated from a page over HTTPS.";
   class WebSocket {
@@ -126,7 +126,7 @@ for (const [name, fetch, code] of [
   ["a website", website, "http_200"],
   ["another API", async () => Response.json({ detail: "Not Found" }, { status: 404 }), "http_404"],
 ]) {
-  test(`a trigger that reaches ${name} names the address`, async () => {
+  test(`trigger that reaches ${name} names the address`, async () => {
     const request = { task: "t", token: "x", payload: {} };
     await assert.rejects(trigger(fetch, URL_OF_GATEWAY, request), (error) => {
       return error.code === code && error.message.includes("http://gateway.test/v1/tasks/t/trigger");
@@ -135,12 +135,12 @@ for (const [name, fetch, code] of [
 }
 
 for (const url of ["localhost:8400", "ftp://host", "http://", "/live", ""]) {
-  test(`${JSON.stringify(url)} is no address to connect to outside a page`, () => {
+  test(`${JSON.stringify(url)} is rejected as an address outside a page`, () => {
     assert.throws(() => connect({ url }), { name: "TypeError", message: /is no address of a gateway/ });
   });
 }
 
-test("an address may have a path, with or without that of the WebSocket", () => {
+test("address may have a path, with or without /v1/ws", () => {
   for (const [url, expected] of [
     ["https://host.test", "wss://host.test/v1/ws"],
     ["https://host.test/live", "wss://host.test/live/v1/ws"],
@@ -151,7 +151,7 @@ test("an address may have a path, with or without that of the WebSocket", () => 
   }
 });
 
-test("a page that only sends finds a gateway that starts later", async (t) => {
+test("page without subscriptions reaches a gateway that starts later", async (t) => {
   t.mock.method(console, "error", () => {});
   const page = new FakePage();
   const store = new Store({ ...page.platform, fetch: failing });

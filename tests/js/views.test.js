@@ -5,7 +5,7 @@ import { SlidingWindow } from "../../ui/client/sliding_window.js";
 import { Component, livePage } from "./components.js";
 import { position, records } from "./fakes.js";
 
-test("a window keeps the newest, and what was handed out never changes", () => {
+test("window keeps the newest values; a returned view never changes", () => {
   const window = new SlidingWindow();
   const all = [];
   const views = [];
@@ -25,7 +25,7 @@ test("a window keeps the newest, and what was handed out never changes", () => {
   }
 });
 
-test("adding costs in proportion to what is added, however much is kept", () => {
+test("cost of add does not depend on the window's size", () => {
   const window = new SlidingWindow();
   const copied = [];
   const slice = Array.prototype.slice;
@@ -48,7 +48,7 @@ test("adding costs in proportion to what is added, however much is kept", () => 
 
 const WHERE = ["where", "level", "error"];
 
-test("where keeps the matching values, as far as their records are kept", () => {
+test("where selects matching values among the kept records", () => {
   const { page, component } = livePage({ view: WHERE, maxRecords: 3 });
   const at = (level, n) => ({ level, n });
   page.socket.receive(records(1, 0, at("error", 1), at("info", 2), at("error", 3)));
@@ -60,7 +60,7 @@ test("where keeps the matching values, as far as their records are kept", () => 
   assert.deepEqual(component.snapshot.view(WHERE), [at("error", 3)]);
 });
 
-test("a view begins with what is there, and begins anew after a reset", () => {
+test("view starts with earlier records, and is empty after a reset", () => {
   const { page, store, component } = livePage();
   page.socket.receive(records(1, 0, { level: "error" }));
   page.clock.advance(50);
@@ -74,7 +74,7 @@ test("a view begins with what is there, and begins anew after a reset", () => {
   assert.deepEqual(component.snapshot.view(WHERE), [{ level: "error", n: 2 }]);
 });
 
-test("values are grouped by the run that wrote them", () => {
+test("by_source groups values by their run", () => {
   const { page, component } = livePage({ view: ["by_source"], maxRecords: 4 });
   const frame = records(1, 0, "own", "of b", "outside", "of b too");
   frame.records[1].source = frame.records[3].source = "run_b";
@@ -87,6 +87,6 @@ test("values are grouped by the run that wrote them", () => {
   page.clock.advance(50);
   const after = component.snapshot.view(["by_source"]);
   assert.deepEqual({ ...after }, { run_a: ["x", "y"], run_b: ["of b too"], "": ["outside"] });
-  assert.equal(after[""], groups[""]); // what did not change is the same object
+  assert.equal(after[""], groups[""]); // unchanged: the same object
   assert.deepEqual(component.snapshot.last(2), ["x", "y"]);
 });
