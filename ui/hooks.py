@@ -310,7 +310,7 @@ def use_realtime_run_with_streams(
         on_token_expiring: Called once for the run and its streams; see `use_realtime_stream`.
 
     Returns:
-        The Vars of the run, and those of each stream.
+        The Vars of the run and of each stream.
 
     Raises:
         LoopVariableError: an argument is a loop variable of `rx.foreach`.

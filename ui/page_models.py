@@ -1,4 +1,4 @@
-"""Models of a run and a stream on a page: typed fields, with those that the client computes."""
+"""Models of a run and a stream on a page: typed fields, some computed by the client."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def optional(type_: Any) -> Any:
 def record_type(type_: Any) -> type[Any]:
     """Return the class of a record whose value has this type.
 
-    Reflex reads the types of fields from a class, and does not resolve those of a generic one.
+    Reflex reads the types of fields from a class, and cannot resolve them in a generic class.
     """
     head = [("offset", int), ("time_ms", int), ("source", str | None), ("attempt", int | None)]
     fields = [*head, ("data", type_)]

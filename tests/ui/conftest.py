@@ -1,4 +1,4 @@
-"""What the tests of the hooks share."""
+"""Fixtures of the hooks' tests."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from gateway.ui.client import register_client
 
 @pytest.fixture(autouse=True, scope="module")
 def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Building a page links the client into the working directory's assets."""
+    """Change to a new folder, as building a page writes assets into the working directory."""
     before = Path.cwd()
     folder = tmp_path_factory.mktemp("app")
     os.chdir(folder)

@@ -1,4 +1,4 @@
-"""The hooks of what a page does: the JavaScript they emit and the types they carry."""
+"""Hooks for actions of a page: the emitted JavaScript and the types of the Vars."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _hooks(component: rx.Component) -> str:
     return "\n".join(component._get_all_hooks())
 
 
-def test_send_is_an_event_that_carries_the_value():
+def test_send_returns_event_with_its_value():
     sender = use_input_stream(Actor.run_id, approval, access_token=Actor.token)
     button = rx.button("Approve", on_click=sender.send({"ok": True}), loading=sender.is_pending)
     rendered = str(button.render())
@@ -45,19 +45,19 @@ def test_send_is_an_event_that_carries_the_value():
     assert isinstance(sender.error, StringVar)
 
 
-def test_what_is_sent_may_read_the_state():
+def test_sent_value_may_read_state():
     sender = use_input_stream(Actor.run_id, approval, access_token=Actor.token)
     button = rx.button("x", on_click=sender.send(Actor.prompt))
     assert "prompt_rx_state_" in str(button.render())
 
 
-def test_the_state_is_read_before_the_hook_that_needs_it():
+def test_state_is_read_before_the_hook():
     sender = use_input_stream(Actor.run_id, approval, access_token=Actor.token)
     hooks = _hooks(rx.text(sender.error))
     assert hooks.index("useStateContext") < hooks.index("useInputStream")
 
 
-def test_a_task_is_named_by_itself_or_by_its_id():
+def test_trigger_accepts_task_or_its_id():
     class Named:
         id = "generate-text"
 
@@ -66,14 +66,14 @@ def test_a_task_is_named_by_itself_or_by_its_id():
     assert str(by_id.run_id) == str(by_task.run_id)
 
 
-def test_a_realtime_trigger_follows_the_run_that_comes_of_it():
+def test_realtime_trigger_subscribes_to_its_run():
     job = use_realtime_task_trigger("generate-text", access_token=Actor.token)
     hooks = _hooks(rx.text(job.run.status))
     assert hooks.index("useTaskTrigger") < hooks.index("useRealtimeRun")
     assert ".handle?.id" in hooks and ".handle?.access_token" in hooks
 
 
-def test_a_trigger_with_streams_gives_each_its_typed_vars():
+def test_trigger_with_streams_has_typed_vars():
     job = use_realtime_task_trigger_with_streams(
         "generate-text", [progress], access_token=Actor.token, max_records=10
     )
@@ -83,7 +83,7 @@ def test_a_trigger_with_streams_gives_each_its_typed_vars():
         job[approval]
 
 
-def test_a_loop_variable_is_refused_with_the_way_out():
+def test_action_hook_rejects_loop_variable_with_remedy():
     def row(run_id):
         return rx.text(use_input_stream(run_id, approval, access_token=Actor.token).error)
 

@@ -247,7 +247,7 @@ WRONG = {
         lambda: trigger(Page.token),
         "the payload is the Var token of type str",
     ),
-    "a misspelt key of what is sent": (
+    "a misspelt key of a sent value": (
         lambda: send({"lvel": "info", "number": Page.number}),
         "use_input_stream(…).send: a key of the value is 'lvel'; it must be any of level, number",
     ),
@@ -259,7 +259,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_argument_is_named_with_what_is_allowed(name):
+def test_wrong_argument_error_names_allowed_values(name):
     call, parts = WRONG[name]
     pattern = ".*".join(re.escape(part) for part in parts.split("*"))
     with pytest.raises(InvalidValue, match=pattern) as raised:
@@ -306,6 +306,6 @@ def test_right_argument_is_accepted(number):
     RIGHT[number]()
 
 
-def test_limits_are_those_of_the_protocol():
+def test_limits_match_the_protocol():
     ours = (MAX_THROTTLE_MS, MAX_RUNS, MAX_TAGS)
     assert ours == (limits.MAX_THROTTLE_MS, limits.MAX_LISTED_RUNS, limits.MAX_SET_TAGS)

@@ -1,4 +1,4 @@
-"""A stream's values are the rows of a chart."""
+"""Rows of a chart from a stream's values."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ SALES = [
 ]
 
 
-def test_rows_of_objects_have_numbers_where_json_has_text() -> None:
+def test_rows_have_numbers_for_text_numbers() -> None:
     sales = stream_of(Sale)
     rows = [{**one, "price": one["price"] and float(one["price"])} for one in SALES]
     assert evaluated(sales.rows(), SALES) == rows
     assert evaluated(sales.rows(last=2), SALES) == rows[1:]
 
 
-def test_rows_of_objects_may_be_absent_and_have_any_name_for_a_field() -> None:
+def test_rows_allow_none_and_any_field_name() -> None:
     names: dict[str, Any] = {"unit-price": Decimal, 'the "old" one': Decimal}
     priced = TypedDict("priced", names)  # type: ignore[misc]
     values = [{"unit-price": "1.5", 'the "old" one': "2"}, None]
@@ -80,12 +80,12 @@ def test_values_without_fields_become_rows(type_: Any, values: Any, charted: Any
 
 
 @pytest.mark.parametrize("type_", [Sale, float, dict[str, int], Any, Sale | None])
-def test_chart_takes_rows_as_its_data(type_: Any) -> None:
+def test_chart_accepts_rows_as_data(type_: Any) -> None:
     for rows in (stream_of(type_).rows(), stream_of(type_).rows(last=100)):
         chart = rx.recharts.line_chart(rx.recharts.line(data_key="count"), data=rows)
         assert str(rows) in str(chart.render())
 
 
-def test_number_of_rows_that_is_none_is_refused() -> None:
+def test_rows_rejects_invalid_count() -> None:
     with pytest.raises(InvalidValue, match="last"):
         stream_of(Sale).rows(last=-1)

@@ -1,4 +1,4 @@
-"""An app that uses the hooks and has no gateway is detected when its pages are built."""
+"""Building pages logs that an app with hooks has no gateway."""
 
 import importlib
 import logging
@@ -19,7 +19,7 @@ SETTINGS = Settings(store="memory:")
 
 @pytest.fixture
 def written(monkeypatch, caplog):
-    """Return the lines that building the pages of a new app logs; `MODULE` is its module."""
+    """Return a function that returns the logged lines; `MODULE` is the app's module."""
     config = rx.Config(app_name=MODULE, app_module_import=MODULE)
     monkeypatch.setattr("gateway.ui.gateway_check.get_config", lambda: config)
     gateway.ui.gateway_check._warn.cache_clear()
@@ -37,7 +37,7 @@ def import_app(tmp_path, monkeypatch, *lines):
         return importlib.import_module(MODULE).app
 
 
-def test_app_without_a_gateway_is_logged_once_with_the_remedy(written, tmp_path, monkeypatch):
+def test_app_without_gateway_is_logged_once_with_remedy(written, tmp_path, monkeypatch):
     import_app(tmp_path, monkeypatch, "app = rx.App()")
     use_realtime_run("run_a")
     use_realtime_run("run_b")
@@ -45,14 +45,14 @@ def test_app_without_a_gateway_is_logged_once_with_the_remedy(written, tmp_path,
     assert MODULE in line and "add_gateway(app)" in line and "gateway_url" in line
 
 
-def test_hook_that_names_its_gateway_needs_none_in_the_app(written, tmp_path, monkeypatch):
+def test_hook_with_gateway_url_needs_no_gateway_in_app(written, tmp_path, monkeypatch):
     import_app(tmp_path, monkeypatch, "app = rx.App()")
     use_realtime_run("run_a", gateway_url="https://live.example.com")
     assert written() == []
 
 
 @pytest.mark.parametrize("path", ["", "/api"])
-def test_app_with_a_gateway_is_not_logged(path, written, tmp_path, monkeypatch):
+def test_app_with_gateway_is_not_logged(path, written, tmp_path, monkeypatch):
     config = rx.Config(app_name="a", backend_path=path)
     monkeypatch.setattr("gateway.integrations.reflex.get_config", lambda: config)
     add_gateway(import_app(tmp_path, monkeypatch, "app = rx.App()"), SETTINGS)
@@ -60,14 +60,12 @@ def test_app_with_a_gateway_is_not_logged(path, written, tmp_path, monkeypatch):
     assert written() == []
 
 
-def test_page_that_is_built_before_add_gateway_is_called_is_not_logged(
-    written, tmp_path, monkeypatch
-):
+def test_page_built_before_add_gateway_is_not_logged(written, tmp_path, monkeypatch):
     import_app(tmp_path, monkeypatch, 'use_realtime_run("run_a")', "app = rx.App()")
     assert written() == []
 
 
-def test_app_that_wraps_its_backend_by_a_function_is_not_judged(written, tmp_path, monkeypatch):
+def test_app_with_backend_wrapper_is_not_logged(written, tmp_path, monkeypatch):
     import_app(tmp_path, monkeypatch, "app = rx.App(api_transformer=lambda app: app)")
     use_realtime_run("run_a")
     assert written() == []

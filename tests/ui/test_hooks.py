@@ -1,4 +1,4 @@
-"""The hooks, without a browser: the JavaScript they emit and the types they carry."""
+"""Hooks without a browser: the emitted JavaScript and the types of the Vars."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def line_of(var: Var[Any]) -> str:
     return hooks_of(var)[-1]
 
 
-def test_emits_one_line_below_the_state_it_reads() -> None:
+def test_hook_emits_one_line_below_its_state() -> None:
     stream = use_realtime_stream(HookState.run_id, PROGRESS, access_token=HookState.token)
     state_line, line = hooks_of(stream.status)
     assert "useStateContext" in state_line
@@ -90,7 +90,7 @@ def test_emits_one_line_below_the_state_it_reads() -> None:
     assert '["stream"] : "progress"' in line
 
 
-def test_imports_the_hook_from_the_linked_client(app_folder: Path) -> None:
+def test_hook_is_imported_from_the_linked_client(app_folder: Path) -> None:
     data = use_realtime_stream("run_a", PROGRESS).status._get_all_var_data()
     assert data is not None
     ((path, names),) = data.imports
@@ -99,25 +99,25 @@ def test_imports_the_hook_from_the_linked_client(app_folder: Path) -> None:
     linked = {file.name for file in (app_folder / "assets/external/gateway/ui/client").iterdir()}
     client = Path(gateway.ui.client.__file__).parent
     assert "hooks.js" in linked
-    for name in linked:  # whatever one of them imports is there too
+    for name in linked:  # the modules that it imports are linked too
         imported = re.findall(r'from "\./([a-z_]+\.js)"', (client / name).read_text())
         assert set(imported) <= linked, name
 
 
-def test_hint_is_text_that_is_empty_without_one() -> None:
+def test_hint_is_empty_text_by_default() -> None:
     hint = use_realtime_stream("run_a", PROGRESS).hint
     assert isinstance(hint, StringVar)
     assert str(hint).endswith('.hint ?? "")')
 
 
-def test_all_attributes_share_one_call() -> None:
+def test_all_vars_share_one_call() -> None:
     stream = use_realtime_stream("run_a", PROGRESS)
     shown = (stream.data, stream.latest, stream.status, stream.error, stream.hint)
     lines = {line_of(var) for var in shown}
     assert len(lines) == 1
 
 
-def test_plain_values_and_vars_are_both_taken() -> None:
+def test_options_accept_plain_values_and_vars() -> None:
     line = line_of(
         use_realtime_stream(
             HookState.run_id,
@@ -140,7 +140,7 @@ def test_plain_values_and_vars_are_both_taken() -> None:
     assert "token" not in line
 
 
-def test_the_variable_is_named_alike_from_build_to_build(tmp_path: Path) -> None:
+def test_variable_name_is_the_same_in_every_build(tmp_path: Path) -> None:
     program = """
 from gateway.ui import use_realtime_stream
 print(use_realtime_stream('run_a', 'log').status)
@@ -188,9 +188,7 @@ def test_vars_have_the_types_of_the_stream() -> None:
         ({"status": "reconnecting", "endReason": None}, "reconnecting"),
     ],
 )
-def test_a_status_says_why_something_is_over_unless_it_is_completed(
-    known: dict[str, Any], shown: str
-) -> None:
+def test_status_is_the_end_reason_unless_completed(known: dict[str, Any], shown: str) -> None:
     for result in (use_realtime_stream("run_a", PROGRESS), use_realtime_run("run_a")):
         expression = str(result.status).replace(result._hook.name, "it")
         script = f"const it = {json.dumps(known)}; process.stdout.write({expression})"
@@ -198,7 +196,7 @@ def test_a_status_says_why_something_is_over_unless_it_is_completed(
         assert subprocess.run(node, capture_output=True, text=True, timeout=60).stdout == shown
 
 
-def test_a_hook_asks_for_one_attempt_and_refuses_what_is_none() -> None:
+def test_attempt_option_is_sent_and_checked() -> None:
     def options(**given: Any) -> str:
         return line_of(use_realtime_stream("run_a", PROGRESS, **given).status)
 
@@ -221,7 +219,7 @@ def test_pydantic_models_and_unions_are_typed() -> None:
     assert isinstance(union.latest.name, StringVar)
 
 
-def test_a_misspelt_field_fails_when_the_page_is_built() -> None:
+def test_misspelt_field_fails_when_page_is_built() -> None:
     stream = use_realtime_stream("run_a", PROGRESS)
     with pytest.raises(VarAttributeError):
         _ = stream.latest.curent
@@ -231,7 +229,7 @@ def test_a_misspelt_field_fails_when_the_page_is_built() -> None:
         _ = use_realtime_run("run_a").run.statsu
 
 
-def test_a_field_that_a_var_method_hides_is_warned_of() -> None:
+def test_field_hidden_by_var_method_warns() -> None:
     with pytest.warns(UserWarning, match=r'Basket.*items.*latest\["items"\]') as caught:
         stream = use_realtime_stream("run_a", StreamDefinition("basket", Basket))
     assert caught[0].filename == __file__
@@ -241,7 +239,7 @@ def test_a_field_that_a_var_method_hides_is_warned_of() -> None:
         use_realtime_stream("run_a", PROGRESS)
 
 
-def test_parts_are_assembled_only_where_they_are_used() -> None:
+def test_parts_are_assembled_only_when_used() -> None:
     stream = use_realtime_stream("run_a", "answer")
     assert '["parts"]' not in line_of(stream.status)
     assert '["parts"] : true' in line_of(stream.parts)
@@ -251,7 +249,7 @@ def test_parts_are_assembled_only_where_they_are_used() -> None:
         _ = stream.parts.txt
 
 
-def test_run_vars() -> None:
+def test_run_vars_read_the_run() -> None:
     result = use_realtime_run(HookState.run_id, access_token=HookState.token)
     assert "= useRealtimeRun(" in line_of(result.run)
     assert isinstance(result.run.status, StringVar)
@@ -264,7 +262,7 @@ def test_run_vars() -> None:
         assert isinstance(var, BooleanVar)
 
 
-def test_run_with_streams_gives_each_stream_its_type() -> None:
+def test_run_with_streams_types_each_stream() -> None:
     result = use_realtime_run_with_streams(HookState.run_id, [PROGRESS, ANSWER])
     assert isinstance(result[PROGRESS].latest.current, NumberVar)
     assert isinstance(result.stream(ANSWER).latest, StringVar)
@@ -273,7 +271,7 @@ def test_run_with_streams_gives_each_stream_its_type() -> None:
         result.stream(StreamDefinition("other", str))
 
 
-def test_a_stream_of_a_run_is_the_same_call_as_by_itself() -> None:
+def test_stream_of_run_is_the_call_of_use_realtime_stream() -> None:
     together = use_realtime_run_with_streams("run_a", [PROGRESS])[PROGRESS]
     assert line_of(together.status) == line_of(use_realtime_stream("run_a", PROGRESS).status)
 
@@ -289,12 +287,12 @@ def test_a_stream_of_a_run_is_the_same_call_as_by_itself() -> None:
         lambda item: use_realtime_run(item),
     ],
 )
-def test_a_loop_variable_is_refused(call: Any) -> None:
+def test_hook_rejects_loop_variable(call: Any) -> None:
     with pytest.raises(LoopVariableError, match=r"'item'.*(?s:.)*@rx\.memo"):
         rx.foreach(HookState.run_ids, lambda item: rx.text(call(item).status))
 
 
-def test_a_loop_index_is_refused() -> None:
+def test_loop_index_is_rejected() -> None:
     with pytest.raises(LoopVariableError, match="throttle_ms reads 'place'"):
         rx.foreach(
             HookState.run_ids,
@@ -304,11 +302,11 @@ def test_a_loop_index_is_refused() -> None:
         )
 
 
-def test_what_looks_like_a_loop_variable_in_a_string_is_not_one() -> None:
+def test_loop_variable_name_in_string_is_accepted() -> None:
     use_realtime_stream("run_a", PROGRESS, access_token="item_rx_state_")
 
 
-def test_inside_a_memo_the_prop_is_taken() -> None:
+def test_memo_prop_is_accepted() -> None:
     lines = []
 
     @rx.memo
@@ -321,7 +319,7 @@ def test_inside_a_memo_the_prop_is_taken() -> None:
     assert '["runId"] : runIdRxMemo' in lines[0]
 
 
-def test_a_component_carries_the_hook() -> None:
+def test_component_contains_the_hook() -> None:
     stream = use_realtime_stream(HookState.run_id, PROGRESS)
     component = rx.box(rx.cond(stream.is_live, rx.text(stream.latest.current)))
     assert line_of(stream.status) in component._get_all_hooks()
@@ -349,12 +347,12 @@ def test_handlers_dispatch_through_reflex(handler: Any) -> None:
     assert data.app_wraps
 
 
-def test_a_handler_of_the_wrong_type_is_refused() -> None:
+def test_handler_of_wrong_type_is_rejected() -> None:
     with pytest.raises(TypeError, match="Progress"):
         use_realtime_stream("run_a", ANSWER, on_record=HookState.got)
 
 
-def test_variants_of_a_hook_keep_the_key_of_their_handlers() -> None:
+def test_variants_of_hook_share_the_handler_key() -> None:
     def key(var: Var[Any]) -> str:
         return line_of(var).split('["handlerKey"] : ')[1].split(",")[0]
 
@@ -372,7 +370,7 @@ async def deliver(parcels: int, price: Decimal, by: Progress) -> Progress | None
 async def count_parcels(shops: list[str]) -> int: ...
 
 
-def test_run_of_a_task_has_its_payload_and_output() -> None:
+def test_run_with_task_has_typed_payload_and_output() -> None:
     run = use_realtime_run("run_a", task=deliver)
     for payload in (run.payload, run.run.payload):
         assert isinstance(payload.parcels, NumberVar)
@@ -401,18 +399,18 @@ def test_run_of_a_task_has_its_payload_and_output() -> None:
         ),
     ],
 )
-def test_every_hook_of_a_run_takes_its_task(run: Any) -> None:
+def test_every_run_hook_accepts_a_task(run: Any) -> None:
     assert isinstance(run().output, NumberVar)
     assert isinstance(run().payload.shops, ArrayVar)
 
 
-def test_run_without_a_task_has_untyped_values() -> None:
+def test_run_without_task_has_untyped_values() -> None:
     run = use_realtime_run("run_a")
     assert str(run.payload["anything"]) and str(run.run.output)
     trigger = use_realtime_task_trigger("count-parcels", access_token="t")
     assert str(trigger.realtime.output)
 
 
-def test_id_of_a_task_is_refused_where_its_types_are_needed() -> None:
+def test_task_id_is_rejected_where_types_are_needed() -> None:
     with pytest.raises(InvalidValue, match="Give the task, not its id"):
         use_realtime_run("run_a", task="deliver")  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ Python = Callable[..., str]
 
 @pytest.fixture(scope="module", params=BUILD)
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Python:
-    """Return a function that runs code with the project installed in an environment of its own."""
+    """Return a function that runs Python with the project installed in a new environment."""
     folder = tmp_path_factory.mktemp(request.param)
     code = f"import hatchling.build; print(hatchling.build.{BUILD[request.param]}({str(folder)!r}))"
     built = subprocess.run(
@@ -36,8 +36,8 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
     with zipfile.ZipFile(folder / built.stdout.split()[-1]) as wheel:
         wheel.extractall(scheme)
-    # The dependencies are those of the present environment, without its editable install: Python
-    # reads no `.pth` file in a folder that another `.pth` file names.
+    # A `.pth` file adds the dependencies of the current environment. Python ignores `.pth` files in
+    # a folder added this way, so the current editable install is not visible.
     Path(scheme, "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     executable = str(folder / "env/bin/python")
 
@@ -62,7 +62,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    """Return the folder of a Reflex application that has a package `ui` of its own."""
+    """Return the folder of a Reflex application with its own package `ui`."""
     (tmp_path / "ui").mkdir()
     (tmp_path / "ui/__init__.py").write_text("")
     (tmp_path / "ui/hooks.py").write_text("MINE = True\n")
@@ -104,7 +104,7 @@ import importlib, sys
 assert ui is gateway.ui
 assert ui.hooks.use_realtime_run is gateway.ui.use_realtime_run
 for name in {MODULES}:
-    # A module that `gateway.ui` does not import would be loaded a second time as `ui.…`.
+    # If `gateway.ui` did not import a module, `import ui.…` would load a second copy of it.
     assert "gateway." + name in sys.modules, "not imported by gateway.ui: " + name
     module = importlib.import_module(name)
     assert module is importlib.import_module("gateway." + name), name

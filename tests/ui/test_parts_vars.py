@@ -11,12 +11,12 @@ ANSWER = define("answer", Part)
 
 
 def options_of(var: Var) -> str:
-    """Return the line of JavaScript that the Var needs."""
+    """Return the line of JavaScript that defines the Var."""
     (line,) = [hook for hook in var._get_all_var_data().hooks if "useRealtimeStream" in hook]
     return line
 
 
-def test_every_piece_of_an_answer_has_its_type() -> None:
+def test_every_field_of_answer_is_typed() -> None:
     parts = use_realtime_stream("run_a", ANSWER).parts
     assert isinstance(parts.text, StringVar)
     assert isinstance(parts.reasoning, StringVar)
@@ -33,13 +33,13 @@ def test_every_piece_of_an_answer_has_its_type() -> None:
     assert isinstance(call.approval, StringVar)
 
 
-def test_a_usage_and_a_data_part_are_reached_by_name() -> None:
+def test_usage_and_data_parts_are_read_by_name() -> None:
     parts = use_realtime_stream("run_a", ANSWER).parts
     assert str(parts.finish.usage["total_tokens"]).endswith('["usage"]?.["total_tokens"]')
     assert str(parts.data["chart"]).endswith('["data"]?.["chart"]')
 
 
-def test_the_answers_of_several_runs_are_shown_in_a_loop() -> None:
+def test_parts_by_source_work_in_foreach() -> None:
     stream = use_realtime_stream("run_a", ANSWER)
     assert isinstance(stream.parts_by_source, ArrayVar)
     assert isinstance(stream.parts_by_source[0].parts.tool_calls[0].name, StringVar)

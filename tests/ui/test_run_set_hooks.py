@@ -1,4 +1,4 @@
-"""Hooks for sets of runs and all streams of a run, and the views of a stream: what they emit."""
+"""Hooks for sets of runs and for all streams of a run, and views: the emitted JavaScript."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def line_of(var: Var[Any]) -> str:
     return data.hooks[-1]
 
 
-def test_a_set_is_named_by_one_tag_by_several_by_a_batch_or_by_a_parent() -> None:
+def test_set_is_a_tag_several_tags_a_batch_or_a_parent() -> None:
     for hook, named in (
         (use_realtime_runs_with_tag("x"), '["tag"] : "x"'),
         (use_realtime_runs_with_tag(["x", "y"]), '["tags"] : ["x", "y"]'),
@@ -71,7 +71,7 @@ def test_a_set_is_named_by_one_tag_by_several_by_a_batch_or_by_a_parent() -> Non
         assert f'["runs"] : ({{ {named} }})' in line
 
 
-def test_options_are_given_on() -> None:
+def test_set_options_are_passed_to_the_client() -> None:
     line = line_of(
         use_realtime_runs_with_tag(
             "x", access_token="t", limit=10, skip=["payload", "output"], throttle_ms=200
@@ -82,13 +82,13 @@ def test_options_are_given_on() -> None:
     assert '["skip"]' not in line_of(use_realtime_runs_with_tag("x").status)
 
 
-def test_fields_of_a_run_with_its_streams_are_left_out_of_the_run_alone() -> None:
+def test_skip_applies_to_run_and_not_to_its_streams() -> None:
     result = use_realtime_run_with_streams("run_a", access_token="t", skip=["payload", "output"])
     assert '["skip"] : ["payload", "output"]' in line_of(result.is_completed)
     assert '["skip"]' not in line_of(result.streams)
 
 
-def test_runs_are_typed_also_as_a_loop_variable() -> None:
+def test_runs_are_typed_as_loop_variable_too() -> None:
     mine = use_realtime_runs_with_tag("x")
     assert isinstance(mine.runs, ArrayVar)
     assert isinstance(mine.count, NumberVar)
@@ -122,19 +122,19 @@ def test_runs_are_typed_also_as_a_loop_variable() -> None:
         _ = run.statsu
 
 
-def test_no_field_of_a_runs_or_a_streams_page_type_is_hidden() -> None:
+def test_page_models_have_no_hidden_fields() -> None:
     warn_about_hidden_fields(PageRun)
     warn_about_hidden_fields(PageStream)
 
 
-def test_more_is_loaded_by_an_event() -> None:
+def test_load_more_is_an_event() -> None:
     mine = use_realtime_runs_with_tag("x")
     button = rx.button("More", on_click=mine.load_more, disabled=~mine.has_more)
     assert ".loadMore" in str(button.render())
     assert line_of(mine.runs) in button._get_all_hooks()
 
 
-def test_a_loop_variable_is_refused() -> None:
+def test_set_hook_rejects_loop_variable() -> None:
     for call in (
         lambda item: use_realtime_runs_with_tag(item).runs,
         lambda item: use_realtime_children(item).runs,
@@ -150,7 +150,7 @@ def _row_of(call: Any) -> Any:
     return lambda item: rx.text(call(item).to_string())
 
 
-def test_all_streams_of_a_run_are_typed_by_id_and_in_a_loop() -> None:
+def test_streams_of_run_are_typed_by_id_and_in_foreach() -> None:
     result = use_realtime_run_with_streams(SetState.run_id, access_token="t")
     assert "= useRealtimeStreams(" in line_of(result.streams)
     assert '["stream"]' not in line_of(result.streams)
@@ -169,14 +169,14 @@ def test_all_streams_of_a_run_are_typed_by_id_and_in_a_loop() -> None:
     assert isinstance(result.run.status, StringVar)
 
 
-def test_any_stream_of_such_a_run_can_be_had_typed() -> None:
+def test_stream_of_run_is_typed_by_definition() -> None:
     result = use_realtime_run_with_streams("run_a", access_token="t")
     assert isinstance(result[LINES].latest.level, StringVar)
     alone = use_realtime_stream("run_a", LINES, access_token="t")
     assert line_of(result[LINES].status) == line_of(alone.status)
 
 
-def test_a_run_and_its_booleans_are_what_the_client_makes_of_them() -> None:
+def test_page_run_has_the_fields_of_the_client() -> None:
     result = use_realtime_run("run_a", skip=["payload"])
     assert '["skip"] : ["payload"]' in line_of(result.run)
     assert str(result.is_failed).endswith("?.is_failed ?? false)")
@@ -192,7 +192,7 @@ def test_on_complete_dispatches_with_the_run(handler: Any) -> None:
     assert '["onComplete"] : ((_run) => ' in line
 
 
-def test_the_end_of_a_run_is_heard_of_where_only_its_streams_are_shown() -> None:
+def test_run_handlers_are_called_when_only_streams_are_used() -> None:
     result = use_realtime_run_with_streams("run_a", on_complete=SetState.done)
     for var in (result.streams, result[LINES].latest, result[LINES].last(3)):
         data = var._get_all_var_data()
@@ -203,7 +203,7 @@ def test_the_end_of_a_run_is_heard_of_where_only_its_streams_are_shown() -> None
     assert not any("useRealtimeRun(" in line for line in quiet.hooks)
 
 
-def test_a_value_of_a_view_is_taken_as_it_is() -> None:
+def test_value_of_where_is_passed_unchanged() -> None:
     stream = use_realtime_stream("run_a", LINES)
     assert str(stream.where("level", "$.a")).endswith('.view(["where", "level", "$.a"])')
 
@@ -234,7 +234,7 @@ def test_views_have_the_types_of_the_stream() -> None:
         lambda handler: use_realtime_children("run_a", on_token_expiring=handler),
     ],
 )
-def test_a_token_near_its_end_calls_a_handler_without_arguments(hook: Any) -> None:
+def test_on_token_expiring_handler_has_no_arguments(hook: Any) -> None:
     line = line_of(hook(SetState.done_without).status)
     assert '["onTokenExpiring"] : ((...args) => ' in line
     assert "onTokenExpiring" not in line_of(hook(None).status)
@@ -242,7 +242,7 @@ def test_a_token_near_its_end_calls_a_handler_without_arguments(hook: Any) -> No
         hook(SetState.done)
 
 
-def test_one_notice_serves_a_run_and_its_streams() -> None:
+def test_token_expiry_handler_is_shared_by_run_and_streams() -> None:
     result = use_realtime_run_with_streams(
         "run_a", [LINES], on_token_expiring=SetState.done_without
     )

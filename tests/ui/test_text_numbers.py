@@ -1,4 +1,4 @@
-"""Numbers that JSON carries as text: no arithmetic on a page, and no digit lost on the way."""
+"""Numbers that JSON carries as text: pages reject arithmetic and keep every digit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.sdk.definitions import StreamDefinition
 from gateway.ui import use_input_stream, use_realtime_stream, use_task_trigger
 from gateway.ui.text_numbers import TextNumberVar, page_type
 
-BIG = 844197938335842304  # an id of 64 bits
+BIG = 844197938335842304  # a 64-bit id
 
 TextId = Annotated[int, PlainSerializer(str)]
 Price = NewType("Price", Decimal)
@@ -106,7 +106,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("found", FOUND.values(), ids=FOUND.keys())
-def test_a_number_that_is_text_has_the_operations_of_text_wherever_it_stands(found: Any) -> None:
+def test_text_number_is_text_at_any_depth(found: Any) -> None:
     assert isinstance(found(), TextNumberVar)
 
 
@@ -121,7 +121,7 @@ def test_other_numbers_stay_numbers() -> None:
 @pytest.mark.parametrize(
     "type_", [int, Any, Plain, list[Plain], dict[str, Plain | None], Offer | int]
 )
-def test_a_type_without_such_numbers_is_left_as_it_is(type_: Any) -> None:
+def test_type_without_text_numbers_is_unchanged(type_: Any) -> None:
     assert (page_type(type_) is type_) == (type_ != Offer | int)
 
 
@@ -147,13 +147,13 @@ CALCULATED = {
 
 
 @pytest.mark.parametrize("calculate", CALCULATED.values(), ids=CALCULATED.keys())
-def test_arithmetic_is_refused_when_the_page_is_built(calculate: Any) -> None:
+def test_arithmetic_is_rejected_when_page_is_built(calculate: Any) -> None:
     latest = latest_of(Offer)
     with pytest.raises(TypeError, match=r"carries as text .*\.to\(float\)"):
         calculate(latest.price, latest.fee)
 
 
-def test_arithmetic_in_a_loop_is_refused() -> None:
+def test_arithmetic_in_foreach_is_rejected() -> None:
     offers = stream_of(Offer).data
     assert isinstance(offers, ArrayVar)
     rx.foreach(offers, lambda offer: rx.text(offer.price, " €")).render()
@@ -163,7 +163,7 @@ def test_arithmetic_in_a_loop_is_refused() -> None:
         rx.foreach(stream_of(Decimal).data, lambda price: rx.text(price * 2)).render()
 
 
-def test_a_page_shows_the_digits_and_converts_where_it_is_told_to() -> None:
+def test_page_shows_digits_and_converts_on_request() -> None:
     stream = stream_of(Offer)
     now = stream.latest
     shown = {
@@ -189,7 +189,7 @@ def test_a_page_shows_the_digits_and_converts_where_it_is_told_to() -> None:
 
 
 def evaluated(stream: Any, latest: bytes, vars: list[Any]) -> Any:
-    """Return what the expressions of Vars come to in JavaScript."""
+    """Return the values of Vars, evaluated by JavaScript."""
     node = shutil.which("node", path=Path(sys.executable).parent) or shutil.which("node")
     if node is None:
         pytest.skip("no node found: `make setup` installs it into .venv")
@@ -211,11 +211,11 @@ def evaluated(stream: Any, latest: bytes, vars: list[Any]) -> Any:
         lambda v: TextState.got_text(v.price),
     ],
 )
-def test_handlers_take_the_value_as_its_own_type(handler: Any) -> None:
+def test_handler_receives_value_in_its_type(handler: Any) -> None:
     assert "onRecord" in str(stream_of(Offer, on_record=handler).latest._get_all_var_data().hooks)
 
 
-def test_a_handler_that_calculates_is_refused() -> None:
+def test_handler_with_arithmetic_is_rejected() -> None:
     with pytest.raises(TypeError, match="carries as text"):
         stream_of(Offer, on_record=lambda value: TextState.got_text(value.price + 1))
 
@@ -229,11 +229,11 @@ def test_a_handler_that_calculates_is_refused() -> None:
         ("name", "x", '"x"'),
     ],
 )
-def test_values_are_found_by_their_digits(field: str, value: Any, literal: str) -> None:
+def test_where_compares_digits(field: str, value: Any, literal: str) -> None:
     assert f'["where", "{field}", {literal}]' in str(stream_of(Offer).where(field, value))
 
 
-def test_values_are_found_by_the_digits_of_a_states_number() -> None:
+def test_where_compares_digits_of_state_number() -> None:
     assert "JSON.stringify" in str(stream_of(Offer).where("price", TextState.price))
 
 
@@ -243,7 +243,7 @@ def sends() -> list[Any]:
 
 
 @pytest.mark.parametrize("value", [BIG, -BIG, [BIG], {"a": {"b": BIG}}, Plain(BIG, 1.0)])
-def test_an_integer_that_javascript_would_round_is_not_sent(value: Any) -> None:
+def test_integer_beyond_2_53_is_not_sent(value: Any) -> None:
     for send in sends():
         with pytest.raises(InvalidValue, match=rf"holds -?{BIG}; .* up to {2**53} exactly"):
             send({"value": value})
@@ -251,7 +251,7 @@ def test_an_integer_that_javascript_would_round_is_not_sent(value: Any) -> None:
         stream_of(Plain).where("count", BIG)
 
 
-def test_what_a_page_sends_keeps_its_digits() -> None:
+def test_sent_value_keeps_its_digits() -> None:
     digits = "0.1000000000000000055511151231257827"
     offer = Offer(Decimal(digits), None, 2**53, "x")
     order = {"offers": [offer, Decimal(digits)], "state": TextState.price, "ok": True}
