@@ -219,7 +219,7 @@ async def ensure_feed() -> str | None:
 
 async def _is_finished(run_id: str) -> bool:
     try:
-        return (await runs.retrieve(run_id)).is_final
+        return (await runs.retrieve(run_id)).is_finished
     except RunNotFound:  # deleted by retention
         return True
 

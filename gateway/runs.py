@@ -125,43 +125,46 @@ class Run:
     omitted: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def is_final(self) -> bool:
-        """Whether nothing follows any more."""
-        return self.status in FINAL_STATUSES
-
-    @property
     def is_queued(self) -> bool:
-        """Whether it waits for its time or its turn, also between two attempts."""
+        """Whether the run waits for its start time, for a free slot, or for its next attempt."""
         return self.status in ("delayed", "queued")
 
     @property
     def is_executing(self) -> bool:
-        """Whether it is under way, or waits for something in the middle of it."""
+        """Whether the run executes; true also while it `is_waiting`."""
         return self.status in ("executing", "waiting")
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits, in the middle of it, for time, a token or other runs."""
+        """Whether the run has started and waits for a time, a token or other runs."""
         return self.status == "waiting"
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended, with any result; its status never changes again."""
+        return self.status in FINAL_STATUSES
+
+    @property
     def is_completed(self) -> bool:
-        """Whether it is over, however it went; the same as `is_final`."""
-        return self.is_final
+        """The same as `is_finished`, under the name that Trigger.dev's SDK uses.
+
+        True for a failed run too. A run that returned its output `is_success`.
+        """
+        return self.is_finished
 
     @property
     def is_success(self) -> bool:
-        """Whether it is over and gave its output."""
+        """Whether the run has ended and returned its output: its status is `completed`."""
         return self.status == "completed"
 
     @property
     def is_failed(self) -> bool:
-        """Whether it is over and gave no output, though nobody canceled it."""
+        """Whether the run has ended without output: failed, crashed, expired or timed out."""
         return self.status in FAILED_STATUSES
 
     @property
     def is_canceled(self) -> bool:
-        """Whether it was canceled."""
+        """Whether the run was canceled."""
         return self.status == "canceled"
 
     def to_wire(self) -> dict[str, Any]:
@@ -311,7 +314,7 @@ def apply(run: Run, patch: Mapping[str, Any]) -> Run:
     status = patch.get("status", run.status)
     if not isinstance(status, str):
         raise InvalidValue(f"run {run.id}: status must be a string")
-    if run.is_final or (status != run.status and status not in TRANSITIONS[run.status]):
+    if run.is_finished or (status != run.status and status not in TRANSITIONS[run.status]):
         raise IllegalTransition(f"run {run.id} is {run.status}; it cannot become {status}")
     wire = fold_change(run.to_wire(), patch)
     after = Run.from_wire(wire)
@@ -341,7 +344,7 @@ def change(
         InvalidValue: a field or an operation that does not fit.
         MetadataTooLarge: the metadata would be over its limit.
     """
-    if operations and run.is_final:
+    if operations and run.is_finished:
         raise IllegalTransition(f"run {run.id} has ended ({run.status}); its metadata stays")
     patch = _without_attempt(run, patch)
     try:

@@ -124,7 +124,7 @@ async def store(request):
 async def until_status(store, id, status):
     async def look():
         while (run := (await store.get_run(id)).run).status != status:
-            assert not run.is_final, run
+            assert not run.is_finished, run
             await asyncio.sleep(0.02)
         return run
 

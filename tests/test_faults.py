@@ -218,7 +218,7 @@ async def test_a_run_that_did_not_complete_is_over_all_the_same(status):
             assert (await client.receive())["records"][0]["data"] == {"status": status}
             end = await client.receive()
             assert (end["type"], end["reason"]) == ("end", status)
-            assert (await gateway.store.get_run(run.id)).run.is_final
+            assert (await gateway.store.get_run(run.id)).run.is_finished
 
 
 async def test_a_target_that_is_not_there_is_an_error_and_never_silently_another():

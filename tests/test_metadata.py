@@ -190,7 +190,7 @@ async def test_fault_10_a_flush_that_gave_up_keeps_the_operations_for_the_next(m
 def test_fault_10_a_canceled_run_is_completed():
     for status in ("completed", "failed", "canceled", "crashed", "expired", "timed_out"):
         run = new_run(status=status)
-        assert run.is_completed
+        assert run.is_finished and run.is_completed
         assert (run.is_success, run.is_canceled) == (status == "completed", status == "canceled")
         assert run.is_failed == (status not in ("completed", "canceled"))
 

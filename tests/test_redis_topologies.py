@@ -216,7 +216,7 @@ async def test_a_failover_of_one_shard_tells_of_what_it_lost_and_leaves_the_othe
         assert (await store.append(other, [b"1"])).position.epoch == before.position.epoch
         await until(lambda: unharmed.values == [0, 1])
         assert unharmed.resets == []
-        assert (await store.patch_run(key.run_id, {"status": "canceled"})).is_final
+        assert (await store.patch_run(key.run_id, {"status": "canceled"})).is_finished
         await until(lambda: seen.following.done() and store.is_ready)
         assert replica.info("replication")["role"] == "master"
         await unharmed.close()

@@ -94,7 +94,7 @@ async def test_a_run_and_its_streams_come_in_one_loop(tmp_path):
             assert values["answer"] == [f"a{i}" for i in range(0, 1000, 100)]
             assert isinstance(change, Run)  # the run as it ended is the last
             assert (change.status, change.output) == ("completed", 7)
-            assert [run.is_final for run in changes] == [False] * (len(changes) - 1) + [True]
+            assert [run.is_finished for run in changes] == [False] * (len(changes) - 1) + [True]
 
 
 async def test_a_run_elsewhere_is_followed_with_its_streams(tmp_path):

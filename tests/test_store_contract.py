@@ -399,7 +399,7 @@ async def test_nothing_can_be_appended_after_the_end(store, key):
 async def test_the_end_of_one_stream_leaves_the_others_open(store, key):
     await store.append(key, [b"1"], end="completed")
     await store.append(StreamKey(key.run_id, "other"), [b"1"])
-    assert not (await store.get_run(key.run_id)).run.is_final
+    assert not (await store.get_run(key.run_id)).run.is_finished
 
 
 # Deleting.

@@ -19,7 +19,7 @@ async def all_ended(active):
     """Wait until what was triggered has ended, and return it."""
     await active.all_undivided_done()
     async with asyncio.timeout(20):
-        while any(not run.is_final for run in await runs.list(limit=1000)):  # noqa: ASYNC110
+        while any(not run.is_finished for run in await runs.list(limit=1000)):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
     return await runs.list(limit=1000)
 

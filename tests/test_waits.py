@@ -62,7 +62,7 @@ async def test_a_run_that_waits_for_time_says_so_and_gives_its_slot_away(kind):
         assert run.is_executing
         assert (await other.trigger_and_wait()).output == 1
         assert time.sleeping == [30]
-        assert not (await runs.retrieve(handle.id)).is_final
+        assert not (await runs.retrieve(handle.id)).is_finished
         time.let_pass(30)
         assert (await handle.wait()).output == ["executing"]
 

@@ -140,7 +140,7 @@ def import_run(
         made = asyncio.run(_import(reach, run, new_id, lines))
     typer.echo(made.id)
     note(f"{counted} records imported; their positions and times are new")
-    if not run.is_final:
+    if not run.is_finished:
         note(f"run {run.id} had not ended when it was exported; the import is marked crashed")
 
 
@@ -261,7 +261,7 @@ def _end_of(old: Run) -> dict[str, Any]:
     wire = old.to_wire()
     names = ("status", "output", "error", "finished_at", "duration_ms", "owner")
     patch = {name: wire[name] for name in names if wire[name] is not None}
-    return patch if old.is_final else patch | {"status": "crashed", "error": NOT_ENDED}
+    return patch if old.is_finished else patch | {"status": "crashed", "error": NOT_ENDED}
 
 
 async def _import_streams(at: _Import, file: BinaryIO) -> None:

@@ -117,7 +117,7 @@ def cancel(
     after = asyncio.run(_with_store(Reach.of(url, token, store), ask))
     if as_json:
         emit(after.to_wire())
-    elif after.is_final:
+    elif after.is_finished:
         note(f"run {after.id} is {after.status}")
     else:
         note(f"run {after.id} is {after.status}, and was asked to end")

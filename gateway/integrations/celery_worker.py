@@ -134,7 +134,7 @@ class Worker:
         fields = self._fields(sender, (args, kwargs))
         run = ticket.run(QUEUE, sender.name, **fields)
         kept = tell(lambda active: tracking.claim(active, run, attempt), order=run.id)
-        if kept is not None and kept.is_final and kept.status not in NOT_AGAIN:
+        if kept is not None and kept.is_finished and kept.status not in NOT_AGAIN:
             # Celery brings it a second time, and executes it again.
             ticket = ticket.again()
             again = ticket.run(QUEUE, sender.name, **fields)
@@ -142,7 +142,7 @@ class Worker:
         elif kept is not None:
             ticket = ticket.of(kept)
         context = ticket.context(sender.name, attempt)
-        is_refused = kept is not None and kept.is_final
+        is_refused = kept is not None and kept.is_finished
         watching = None if is_refused else _watch(context)
         tracked = _Tracked(context, is_refused, enter_run(context), watching)
         setattr(request, _TRACKED, tracked)

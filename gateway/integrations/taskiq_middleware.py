@@ -157,14 +157,14 @@ class RealtimeMiddleware(TaskiqMiddleware):
         attempt = _retries(message) + 1
         run = self._run(ticket, message)
         kept = await self._tell(run.id, lambda active: tracking.claim(active, run, attempt))
-        if kept is not None and kept.is_final and kept.status not in NOT_AGAIN:
+        if kept is not None and kept.is_finished and kept.status not in NOT_AGAIN:
             ticket = ticket.again()  # brought a second time, and executed again
             again = self._run(ticket, message)
             kept = await self._tell(again.id, lambda active: tracking.claim(active, again, attempt))
         elif kept is not None:
             ticket = ticket.of(kept)
         context = ticket.context(message.task_name, attempt)
-        is_refused = kept is not None and kept.is_final
+        is_refused = kept is not None and kept.is_finished
         has_timeout = message.labels.get("timeout") is not None
         tracked = Tracked(context, is_refused, enter_run(context), has_timeout)
         executed.set(tracked)  # Taskiq handles each message in a task, and so a context, of its own

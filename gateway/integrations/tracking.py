@@ -226,7 +226,7 @@ async def claim(active: Runtime, run: Run, attempt: int) -> Run:
         The run as it is then; one that has ended stays so.
     """
     kept = await keep(active, run)
-    if kept.is_final:
+    if kept.is_finished:
         return kept
     now = iso_time(active.clock_ms())
     patch = {

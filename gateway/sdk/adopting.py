@@ -91,7 +91,7 @@ async def _patch(keeper: Keeper, run: Run, patch: dict[str, Any], owner: str) ->
             taken = await keeper.store.patch_own_run(run.id, patch, owner)
             if taken is None:  # perhaps by the attempt before, whose answer was lost
                 taken = (await keeper.store.get_run(run.id)).run
-            return taken if taken.owner == keeper.owner and not taken.is_final else None
+            return taken if taken.owner == keeper.owner and not taken.is_finished else None
         except (IllegalTransition, RunNotFound):
             return None
         except StoreUnavailable:

@@ -43,7 +43,7 @@ async def cancel_children(active: Runtime, run_id: str) -> None:
     generation = [run_id]
     while generation:
         children = await _cancel_children_of(active, generation)
-        generation = [child.id for child in children if child.is_final]
+        generation = [child.id for child in children if child.is_finished]
 
 
 async def _cancel_children_of(active: Runtime, parents: Sequence[str]) -> list[Run]:
@@ -87,7 +87,7 @@ async def _cancel_child(active: Runtime, run_id: str) -> Run | None:
 
 async def _cancel_one(active: Runtime, run_id: str) -> Run:
     # Looked up just before, not when it was listed: one that has begun since is not ended at once.
-    while not (run := (await active.store.get_run(run_id)).run).is_final:
+    while not (run := (await active.store.get_run(run_id)).run).is_finished:
         now_ms = active.clock_ms()
         patch = {"cancel_requested_at": iso_time(now_ms)}
         if run.is_queued:  # nothing executes that would have to be told
@@ -96,7 +96,7 @@ async def _cancel_one(active: Runtime, run_id: str) -> Run:
             run = await active.store.patch_run(run_id, patch)
         except IllegalTransition:  # it has ended meanwhile
             continue
-        if run.is_final and active.runner is not None:
+        if run.is_finished and active.runner is not None:
             active.runner.forget(run_id)
         break
     return run

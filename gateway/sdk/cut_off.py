@@ -71,6 +71,6 @@ def log(run: Run, why: str) -> None:
         run.id,
         run.task,
         why,
-        "it is marked crashed" if run.is_final else then,
+        "it is marked crashed" if run.is_finished else then,
         extra={"run": run.id, "task": run.task},
     )

@@ -86,7 +86,7 @@ class Execution:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended, or its function has returned and the rest takes a moment."""
-        return self.run.is_final or (self._work is not None and self._work.done())
+        return self.run.is_finished or (self._work is not None and self._work.done())
 
     def stop(self, reason: StopReason) -> None:
         """End the run: its function gets `CancelledError`; one that has not begun will not."""
@@ -313,7 +313,7 @@ class Execution:
         See `redelivery`: that process took this one for dead, or was brought the run a second time.
         """
         run = (await self._store.get_run(self.run.id)).run
-        if run.owner == self._around.owner or run.is_final:
+        if run.owner == self._around.owner or run.is_finished:
             return  # a change of before this attempt
         try:
             if run.queued_at != self._queued_at:  # taken over in an attempt of the same number

@@ -99,7 +99,7 @@ async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
     while True:
         state = await active.store.get_run(run_id)
         yield state.run
-        if state.run.is_final:
+        if state.run.is_finished:
             return
         wire = state.run.to_wire()
         async with aclosing(active.store.follow(run_log(run_id), state.position)) as pages:
@@ -179,7 +179,7 @@ async def _together(
                 ended += 1
             elif isinstance(item, Exception):
                 raise item
-            elif isinstance(item, Run) and item.is_final:
+            elif isinstance(item, Run) and item.is_finished:
                 final = item
             else:
                 yield item

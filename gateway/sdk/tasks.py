@@ -228,7 +228,7 @@ class Task(Generic[P, R]):
         """
         store = runtime().store
         state = await store.get_run(run_id)
-        if state.run.is_final:
+        if state.run.is_finished:
             return self._result(state.run)
         pages = store.follow(run_log(run_id), state.position)
         del state  # its payload: there may be a thousand waits at once
@@ -440,7 +440,7 @@ async def carry_out(run_id: str, rests_with: str | None = None) -> Run:
     """
     active = runtime()
     run = (await active.store.get_run(run_id)).run
-    if run.is_final:
+    if run.is_finished:
         return run
     task, runner = find_task(run.task), _runner(active)
     # One that executes here may bear the name of another worker, which asks for it just now.

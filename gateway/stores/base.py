@@ -485,7 +485,7 @@ def encode_json(value: Any, what: str) -> bytes:
 
 def end_of(run: Run) -> EndReason | None:
     """Return the reason with which a run ends its streams; None while it goes on."""
-    return run.status if run.is_final else None  # type: ignore[return-value]
+    return run.status if run.is_finished else None  # type: ignore[return-value]
 
 
 def new_epoch(now_ms: int) -> str:

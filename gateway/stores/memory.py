@@ -359,7 +359,7 @@ class MemoryStore:
         self._check_open()
         now_ms = self._clock_ms()
         until = self._retention.runs_until(now_ms)
-        finished = (run for run in self._runs.values() if run.is_final)
+        finished = (run for run in self._runs.values() if run.is_finished)
         old = [run.id for run in finished if self._finished_at(run) <= until]
         for run_id in old:
             await self.delete_run(run_id)

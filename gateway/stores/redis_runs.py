@@ -373,7 +373,7 @@ def _set_of(query: RunQuery) -> RunSet | None:
 
 
 def _finished_ms(run: Run) -> int | str:
-    return (time_ms(run.finished_at) or "") if run.finished_at and run.is_final else ""
+    return (time_ms(run.finished_at) or "") if run.finished_at and run.is_finished else ""
 
 
 def _claim_name(run: Run) -> str:

@@ -287,8 +287,8 @@ class Transactions:
         snapshot = encode_json(run.to_wire(), f"run {run_id}")
         version = self.append(run_log(run_id), [data], run_id, writer, end, now_ms).offset or 0
         # No index is touched that need not change: most patches are of metadata alone.
-        if run.status != before.status or run.is_final:
-            finished_at = (run.finished_at or iso_time(now_ms)) if run.is_final else None
+        if run.status != before.status or run.is_finished:
+            finished_at = (run.finished_at or iso_time(now_ms)) if run.is_finished else None
             self._db.execute(
                 "UPDATE runs SET status = ?, snapshot = ?, finished_at = ? WHERE id = ?",
                 (run.status, snapshot, finished_at, run_id),
@@ -467,7 +467,7 @@ class Transactions:
             (
                 *(run.id, run.status, run.parent_id, run.batch_id, run.owner),
                 data,
-                (run.finished_at or run.created_at) if run.is_final else None,
+                (run.finished_at or run.created_at) if run.is_finished else None,
             ),
         )
         self._list(run, len(data))

@@ -179,7 +179,7 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
 
 def _new_run(value: dict[str, Any]) -> Run:
     run = Run.from_wire(value)
-    if run.is_final:  # its own log would never end for those who follow it
+    if run.is_finished:  # its own log would never end for those who follow it
         raise InvalidValue(
             f"run {run.id}: a new run cannot be {run.status}; make it with a status that is not "
             "final, and end it with a run_patch"

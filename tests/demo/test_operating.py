@@ -165,7 +165,7 @@ async def test_visitors_share_one_feed_run_until_it_ends(monkeypatch):
             sample = (await client.receive())["records"][0]["data"]
             assert sample["state"] == "ready"
         monkeypatch.setattr(operator_feed, "IDLE_TIMEOUT_S", 0.0)
-        await until(lambda: gateway.store._runs[first].is_final)
+        await until(lambda: gateway.store._runs[first].is_finished)
         assert (await runs.retrieve(first)).status == "completed"
         second = await operator_feed.ensure_feed()
         assert second != first
