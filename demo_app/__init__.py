@@ -17,6 +17,6 @@ operator_feed  the stream of gateway metrics behind the operator page
 cluster/       two gateways on one store, nginx and a Celery worker
 """
 
-from gateway.extras import require
+from gateway._internal.extras import require
 
 require("demo", "reflex", "httpx")

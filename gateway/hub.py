@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from gateway.asking import Asking
-from gateway.budget import Budget
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
+from gateway._internal.fair_share import Turns
+from gateway._internal.memory_budget import Budget
+from gateway._internal.single_flight import Asking
 from gateway.cursor import Cursor, Cursors
 from gateway.errors import RunNotFound
 from gateway.limits import DEFAULT_LIMITS
@@ -21,7 +22,6 @@ from gateway.pages import Shared
 from gateway.records import Position, RunSet, StreamKey
 from gateway.stores.base import Head, RunState, SetState, Store
 from gateway.tail import Tail
-from gateway.turns import Turns
 
 NEWCOMERS_EACH_PASS = 16  # of the loop: about a millisecond
 OPENINGS_EACH_PASS = 8  # the same

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jwt
 
+from gateway._internal.extras import needs
 from gateway.errors import ConfigurationError, InvalidToken
-from gateway.extras import needs
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey

@@ -20,13 +20,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from gateway import protocol
-from gateway.asking import Asking, look_at
-from gateway.budget import Budget
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
+from gateway._internal.fair_share import Turns
+from gateway._internal.memory_budget import Budget
+from gateway._internal.single_flight import Asking, look_at
 from gateway.frame import Frame
 from gateway.records import EndReason, Gap, Position, Record, ResetReason, StreamKey
 from gateway.stores.base import Head, Store
-from gateway.turns import Turns
 
 FRAME_BYTES = 64 << 10  # of records in one frame
 PAGES_BYTES = 4 << 20  # per live stream: how far apart those who catch up may be and share reads

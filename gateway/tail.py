@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from gateway import pages, protocol, tracing
+from gateway import pages, protocol
+from gateway._internal import tracing
 from gateway.cohorts import Cohort, Kind, Member, Sink
 from gateway.errors import Internal, RealtimeError, RunNotFound
 from gateway.frame import Frame

@@ -15,8 +15,8 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
+from gateway._internal.counters import Counters
 from gateway.access import Access
-from gateway.counters import Counters
 from gateway.hub import Hub
 from gateway.limits import Limits
 from gateway.stores.redis import RedisStore

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from redis_serving import fresh_url
 from serving import gateway_process, serving, worker_token, working
 
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
 from gateway.sdk.session import opened
 from gateway.stores.counted import counted
 from gateway.stores.memory import MemoryStore

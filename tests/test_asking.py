@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from serving import until
 
-from gateway.asking import Asking
+from gateway._internal.single_flight import Asking
 from gateway.errors import StoreUnavailable
 
 

@@ -1,7 +1,7 @@
 import pytest
 from serving import new_run
 
-from gateway.counters import Counters, Histogram
+from gateway._internal.counters import Counters, Histogram
 from gateway.errors import RunNotFound, StoreUnavailable
 from gateway.protocol import encode_record, time_of
 from gateway.records import Record, StreamKey, Writer

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import SECRET, new_run, serving, token_for, until, worker_token
 from websockets.asyncio.client import connect
 
-from gateway.counters import Histogram
+from gateway._internal.counters import Histogram
 from gateway.errors import StoreUnavailable
 from gateway.records import StreamKey
 from gateway.tail import RING_BYTES

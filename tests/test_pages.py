@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from serving import new_run
 
 from gateway import pages as module
-from gateway.asking import Asking
-from gateway.budget import Budget
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
+from gateway._internal.fair_share import ROOM, Turns
+from gateway._internal.memory_budget import Budget
+from gateway._internal.single_flight import Asking
 from gateway.errors import RunNotFound, StoreUnavailable
 from gateway.frame import Frame
 from gateway.hub import Hub
@@ -23,7 +24,6 @@ from gateway.protocol import encode_record, encode_records, strip_run_record
 from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.memory import MemoryStore
 from gateway.stores.retention import Retention
-from gateway.turns import ROOM, Turns
 from gateway.web.direct import frame_of
 
 NOTHING = frozenset()

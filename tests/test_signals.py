@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.signals import Inbox, Signal
+from gateway._internal.wakeup import Inbox, Signal
 
 
 @given(st.lists(st.none() | st.integers()))

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.turns import Turns
+from gateway._internal.fair_share import Turns
 
 
 async def passes(count):

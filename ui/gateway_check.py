@@ -9,7 +9,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from gateway.extras import needs
+from gateway._internal.extras import needs
 
 with needs("ui"):
     from reflex.config import get_config

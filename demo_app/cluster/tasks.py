@@ -6,7 +6,7 @@ import os
 import time
 
 from gateway import streams, task
-from gateway.extras import needs
+from gateway._internal.extras import needs
 from gateway.integrations.celery import install
 
 with needs("celery"):

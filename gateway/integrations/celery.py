@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway._internal.extras import needs
 from gateway.errors import RunNotFound
-from gateway.extras import needs
 from gateway.integrations.celery_sender import Sender
 from gateway.integrations.celery_tasks import PREFIX, CeleryQueue
 from gateway.integrations.celery_worker import Worker

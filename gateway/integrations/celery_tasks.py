@@ -11,8 +11,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed
-from gateway.extras import needs
 from gateway.integrations import tracking
 from gateway.runs import Run, time_ms
 from gateway.sdk import background, tasks

@@ -17,8 +17,8 @@ from functools import wraps
 from typing import Any
 from weakref import WeakValueDictionary
 
+from gateway._internal.extras import needs
 from gateway.errors import RunCanceled
-from gateway.extras import needs
 from gateway.integrations import tracking
 from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all

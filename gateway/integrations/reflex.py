@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from gateway.extras import needs
+from gateway._internal.extras import needs
 from gateway.settings import Settings, is_redis
 
 with needs("ui"):

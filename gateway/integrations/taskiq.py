@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed, RunNotFound
-from gateway.extras import needs
 from gateway.integrations.handles import Handle
 from gateway.integrations.taskiq_holder import Holder
 from gateway.integrations.taskiq_middleware import PREFIX, QUEUE, RealtimeMiddleware

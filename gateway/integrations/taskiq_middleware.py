@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunCanceled
-from gateway.extras import needs
 from gateway.integrations import tracking
 from gateway.integrations.handles import SentRuns
 from gateway.integrations.taskiq_guard import Tracked, executed, guarded

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from gateway import tracing
+from gateway._internal import tracing
 from gateway.errors import (
     AbortTask,
     IllegalTransition,

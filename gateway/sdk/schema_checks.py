@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
+from gateway._internal.extras import needs
 from gateway.errors import InvalidValue
-from gateway.extras import needs
 from gateway.limits import CHECK_STEPS, JSON_DEPTH, PATTERN_WORK_US, SCHEMA_BYTES
 from gateway.sdk.schema_cost import Cost, Schema, choices, subschemas
 from gateway.untrusted import depth_of

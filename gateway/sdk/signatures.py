@@ -11,9 +11,9 @@ import msgspec
 import orjson
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, create_model
 
+from gateway._internal.name_lists import listed
 from gateway.errors import AbortTask, InvalidValue
 from gateway.limits import MAX_PAYLOAD_BYTES
-from gateway.sdk.names import listed
 from gateway.sdk.value_equality import shown
 from gateway.sdk.values import Values
 

@@ -21,7 +21,9 @@ from datetime import datetime
 from functools import partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from gateway import tokens, tracing
+from gateway import tokens
+from gateway._internal import tracing
+from gateway._internal.name_lists import listed
 from gateway.errors import InvalidValue, TaskNotFound
 from gateway.limits import MAX_BATCH_RUNS
 from gateway.records import check_stream_id
@@ -29,7 +31,6 @@ from gateway.run_limits import check_tags
 from gateway.runs import Run, check_new_run
 from gateway.sdk import queues, triggering
 from gateway.sdk.bridge import on_its_loop
-from gateway.sdk.names import listed
 from gateway.sdk.options import ONCE, Options, Retry
 from gateway.sdk.plain_code import in_plain_code
 from gateway.sdk.redelivery import take_over

@@ -15,7 +15,7 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
-from gateway import tracing
+from gateway._internal import tracing
 from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull
 from gateway.limits import DEFAULT_LIMITS, MAX_APPEND_RECORDS
 from gateway.records import StreamKey, Writer

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
 from gateway.errors import ConnectionLost, Internal, RealtimeError, StoreLocked, StoreUnavailable
 from gateway.patches import Operation
 from gateway.records import EndReason, Position, RunSet, StreamKey, Writer

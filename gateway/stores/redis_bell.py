@@ -23,8 +23,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
+from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunNotFound, StoreUnavailable
-from gateway.extras import needs
 from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.base import Page
 from gateway.stores.redis_lane import CONNECT_S, pack

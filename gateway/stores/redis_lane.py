@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway._internal.extras import needs
 from gateway.errors import StoreUnavailable
-from gateway.extras import needs
 from gateway.stores.redis_scripts import SCRIPTS
 
 with needs("redis"):

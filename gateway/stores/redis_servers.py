@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from gateway._internal.extras import needs
 from gateway.errors import StoreUnavailable
-from gateway.extras import needs
 from gateway.stores.redis_lane import CONNECT_S, PATIENCE_S, Call, Lane
 from gateway.stores.redis_url import RedisUrl
 

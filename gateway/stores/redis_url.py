@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
+from gateway._internal.extras import needs
 from gateway.errors import ConfigurationError
-from gateway.extras import needs
 
 with needs("redis"):
     from redis.asyncio.connection import AbstractConnection, Connection, parse_url

@@ -22,9 +22,9 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway import tokens
+from gateway._internal.counters import Counters
 from gateway.access import require
 from gateway.admission import Admission
-from gateway.counters import Counters
 from gateway.errors import (
     NotStarted,
     RealtimeError,

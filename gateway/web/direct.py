@@ -21,8 +21,8 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
+from gateway._internal.wakeup import Inbox
 from gateway.cohorts import Way
-from gateway.signals import Inbox
 from gateway.web.bulk import LEAST, bulk
 from gateway.web.splitting import Splitter
 from gateway.web.unproven import Share

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
 from gateway.hub import Hub
 from gateway.records import StreamKey
 

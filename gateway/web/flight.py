@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gateway import protocol
+from gateway._internal.wakeup import Signal
 from gateway.limits import LIST_BYTES, Limits
 from gateway.protocol import Request
-from gateway.signals import Signal
 
 MAX_ANSWERS = 256  # that wait to be taken, however small they are
 LOT_BYTES = 64 << 10  # of answers that are handed over together

@@ -26,7 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import protocol
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
 from gateway.errors import HelloExpected, InvalidValue
 from gateway.limits import Limits
 from gateway.web.sending import EVENT_HEADERS, Outgoing, Stalled, until_gone

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from gateway.counters import Histogram
+from gateway._internal.counters import Histogram
 
 EVERY_S = 0.25  # a wake-up costs about 30 µs
 

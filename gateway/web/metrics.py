@@ -24,7 +24,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from gateway.counters import Counters, Histogram
+from gateway._internal.counters import Counters, Histogram
 from gateway.errors import BY_CODE
 from gateway.hub import Hub
 from gateway.stores.base import Store

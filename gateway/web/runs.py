@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway import tokens, tracing
+from gateway import tokens
+from gateway._internal import tracing
 from gateway.access import Access, Share, TriggerGrant, require
 from gateway.errors import (
     FrameTooLarge,

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from gateway import protocol
+from gateway._internal.counters import Counters
 from gateway.cohorts import PROMPT_S
 from gateway.commands import Command, Open, OpenSet
 from gateway.connection import Connection
-from gateway.counters import Counters
 from gateway.cursor import Cursor, Cursors
 from gateway.errors import RealtimeError
 from gateway.frame import Frame

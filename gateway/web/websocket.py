@@ -22,12 +22,12 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import protocol
+from gateway._internal.counters import Counters
 from gateway.access import Access
 from gateway.authorization import read_key, require_read
 from gateway.bearer import Admit, Verify
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Connection
-from gateway.counters import Counters
 from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.hub import Hub
 from gateway.limits import Limits, arriving_bytes

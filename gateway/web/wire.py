@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from starlette.websockets import WebSocket
 
+from gateway._internal.counters import Counters
 from gateway.commands import Close
-from gateway.counters import Counters
 from gateway.frame import Frame
 from gateway.web.direct import frame_of, frame_size, sink_of
 

@@ -8,7 +8,7 @@ from serving import SECRET, new_run, serving, token_for, until
 from demo_app import operator_feed
 from demo_app.operator_feed import SAMPLES_PER_MINUTE, RateTracker
 from gateway import runs
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
 from gateway.errors import RunNotFound
 from gateway.records import StreamKey
 from gateway.web.figures import Figures, LaggingReader, LiveStream

@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gateway._internal.counters import Counters
 from gateway.access import Access, require
 from gateway.authorization import require_read
-from gateway.counters import Counters
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.hub import Hub
 from gateway.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.counters import Counters
+from gateway._internal.counters import Counters
 from gateway.errors import RealtimeError
 from gateway.records import ORIGIN
 from gateway.web.durable_streams import bodies, headers
