@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gateway import current_run, runs, streams, task
+from gateway import current_run, streams, task
 from gateway.errors import RunNotFound
-from gateway.records import StreamKey
+from gateway.model import runs
+from gateway.model.records import StreamKey
 from gateway.web.app import Gateway
 from gateway.web.figures import Figures, LaggingReader
 from gateway.web.inside import is_local

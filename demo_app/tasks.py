@@ -14,7 +14,8 @@ from demo_app.census import reader, sources
 from demo_app.census.reader import Totals, WorkerReport
 from demo_app.census.totals import Census
 from demo_app.streams import answer, decision, events, progress, stop, summary
-from gateway import Retry, current_run, metadata, runs, task
+from gateway import Retry, current_run, metadata, task
+from gateway.model import runs
 from gateway.sdk.parts import PART, ErrorPart, Finish, Part, TextDelta
 from gateway.sdk.runtime import Context
 

@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import errors, tokens
 from gateway.errors import AbortTask
-from gateway.runs import Run, RunError
+from gateway.model.runs import Run, RunError
 from gateway.sdk import runs, streams, wait
 from gateway.sdk.bridge import run_in_loop
 from gateway.sdk.following import StreamRecord

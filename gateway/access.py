@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import Forbidden, InvalidValue
-from gateway.limits import MAX_INTEGER, MAX_TAG_CHARACTERS, MAX_TAGS
-from gateway.records import RunSet, StreamKey
+from gateway.model.limits import MAX_INTEGER, MAX_TAG_CHARACTERS, MAX_TAGS
+from gateway.model.records import RunSet, StreamKey
 
 MAX_TTL_S = 30 * 24 * 3600  # of a token; what is revoked has to be remembered for so long
 RENEWAL_AFTER = 0.8  # of a token's life

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from gateway.errors import TooManyConnections
-from gateway.limits import Limits
-from gateway.visitors import counted_as
+from gateway.model.limits import Limits
+from gateway.model.network import counted_as
 
 BURST_S = 2.0  # a bucket holds so many seconds' worth of connections
 FULL_RETRY_S = 10.0  # others have to leave first

@@ -12,8 +12,7 @@ from typing import Any
 from gateway import protocol
 from gateway.access import Access, require
 from gateway.errors import InvalidValue, RecordTooLarge
-from gateway.protocol import Request
-from gateway.records import (
+from gateway.model.records import (
     REVOCATIONS,
     RUN_STREAM,
     RUNS_STREAM,
@@ -24,6 +23,7 @@ from gateway.records import (
     check_stream_id,
     shown,
 )
+from gateway.protocol import Request
 from gateway.stores.base import RunState, belongs_to_no_run
 
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.access import TriggerGrant
-from gateway.untrusted import NotJson, read_json
+from gateway.model.untrusted_json import NotJson, read_json
 
 AUDIENCE = "realtime-streams"
 MAX_SUBJECT_CHARACTERS = 1024

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gateway.frame import Pack
-from gateway.records import Position
+from gateway.model.records import Position
 
 FLUSH_BYTES = 256 << 10  # handed to a connection in one tick; the next tick goes on
 PROMPT_S = 0.05  # throttles up to this, which pages have by default, are timed like none

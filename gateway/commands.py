@@ -7,8 +7,8 @@ from typing import Literal
 
 from gateway.access import Access
 from gateway.errors import ConnectionAged, ShuttingDown
+from gateway.model.records import Position, RunSet, StreamKey
 from gateway.protocol import FromLast, Request
-from gateway.records import Position, RunSet, StreamKey
 
 
 @dataclass(frozen=True, slots=True)

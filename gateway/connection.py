@@ -49,13 +49,13 @@ from gateway.errors import (
     TooManySubscriptions,
 )
 from gateway.lifetime import Lifetime, Standing
-from gateway.limits import LIST_BYTES, Limits
-from gateway.protocol import ErrorFrame, FromLast, Request, Start
-from gateway.records import (
+from gateway.model.limits import LIST_BYTES, Limits
+from gateway.model.records import (
     Position,
     RunSet,
     StreamKey,
 )
+from gateway.protocol import ErrorFrame, FromLast, Request, Start
 from gateway.stores.base import RunState, SetState
 from gateway.subscriptions import Subscription, Subscriptions
 

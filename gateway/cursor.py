@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from gateway.cohorts import Cohort, Kind, Sink, Way
 from gateway.errors import RunNotFound
+from gateway.model.records import RUN_STREAM, RUNS_STREAM, Position, StreamKey
 from gateway.pages import Piece
-from gateway.records import RUN_STREAM, RUNS_STREAM, Position, StreamKey
 from gateway.tail import Batch, Tail
 
 _RUN_LOGS = (RUN_STREAM, RUNS_STREAM)

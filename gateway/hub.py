@@ -17,9 +17,9 @@ from gateway._internal.memory_budget import Budget
 from gateway._internal.single_flight import Asking
 from gateway.cursor import Cursor, Cursors
 from gateway.errors import RunNotFound
-from gateway.limits import DEFAULT_LIMITS
+from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.records import Position, RunSet, StreamKey
 from gateway.pages import Shared
-from gateway.records import Position, RunSet, StreamKey
 from gateway.stores.base import Head, RunState, SetState, Store
 from gateway.tail import Tail
 

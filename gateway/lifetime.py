@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gateway.errors import ConnectionAged, HelloTimeout, Idle, RealtimeError, Silent
-from gateway.limits import Limits
+from gateway.model.limits import Limits
 
 SILENT_AFTER_PINGS = 3
 

@@ -25,7 +25,7 @@ from gateway._internal.fair_share import Turns
 from gateway._internal.memory_budget import Budget
 from gateway._internal.single_flight import Asking, look_at
 from gateway.frame import Frame
-from gateway.records import EndReason, Gap, Position, Record, ResetReason, StreamKey
+from gateway.model.records import EndReason, Gap, Position, Record, ResetReason, StreamKey
 from gateway.stores.base import Head, Store
 
 FRAME_BYTES = 64 << 10  # of records in one frame

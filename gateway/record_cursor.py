@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.cursor import Cursor
-from gateway.records import EndReason, Position
+from gateway.model.records import EndReason, Position
 
 
 class Records(NamedTuple):

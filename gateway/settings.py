@@ -58,7 +58,7 @@ REALTIME_LOG_FORMAT
     How `realtime serve` logs: `text` (default), or `json`, one object a line with the connection,
     run and stream that it is about.
 REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
-    What a client must stay below: `gateway.limits` has them all, with their defaults.
+    What a client must stay below: `gateway.model.limits` has them all, with their defaults.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from gateway.errors import ConfigurationError
 from gateway.keys import check_secret
-from gateway.limits import DEFAULT_LIMITS, Limits
+from gateway.model.limits import DEFAULT_LIMITS, Limits
+from gateway.model.network import LOOPBACK, parse_origins, parse_proxies
+from gateway.model.retention import KEEP_ALL, Retention
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.moving import MovableStore
-from gateway.stores.retention import KEEP_ALL, Retention
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite_folder import make_folder
 from gateway.stores.sqlite_moving import MovableSqliteStore
-from gateway.visitors import LOOPBACK, parse_origins, parse_proxies
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from gateway.access import Access
 from gateway.authorization import require_read, require_sets
 from gateway.errors import UnknownSubscription
-from gateway.records import RunSet, StreamKey
+from gateway.model.records import RunSet, StreamKey
 from gateway.stores.base import RunState, belongs_to_no_run
 
 State = Literal["opening", "live"]

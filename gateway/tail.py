@@ -13,8 +13,8 @@ from gateway._internal import tracing
 from gateway.cohorts import Cohort, Kind, Member, Sink
 from gateway.errors import Internal, RealtimeError, RunNotFound
 from gateway.frame import Frame
+from gateway.model.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
 from gateway.pages import Pages, Shared
-from gateway.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
 from gateway.stores.base import Head, Page, belongs_to_no_run
 
 RING_BYTES = (

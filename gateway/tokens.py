@@ -38,8 +38,8 @@ from gateway.errors import (
     NotStarted,
 )
 from gateway.keys import KeyRing, check_secret, key_id
-from gateway.limits import MAX_INTEGER
-from gateway.records import shown
+from gateway.model.limits import MAX_INTEGER
+from gateway.model.records import shown
 from gateway.revocations import Revocation
 from gateway.verification import MAX_TOKEN_CHARACTERS, verify
 

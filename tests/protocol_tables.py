@@ -8,9 +8,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from gateway import limits
 from gateway.errors import on_the_wire
-from gateway.runs import _FIXED_FIELDS, FINAL_STATUSES, STATUSES, TRANSITIONS, Run
+from gateway.model import limits
+from gateway.model.runs import _FIXED_FIELDS, FINAL_STATUSES, STATUSES, TRANSITIONS, Run
 
 PROTOCOL = Path(limits.__file__).with_name("PROTOCOL.md")
 

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import sys
 
-from gateway.records import StreamKey, Writer
+from gateway.model.records import StreamKey, Writer
 from gateway.stores.redis import RedisStore
 from tests.serving import new_run
 

@@ -17,7 +17,7 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 
 from gateway import tokens
-from gateway.runs import Run, iso_time, new_run_id
+from gateway.model.runs import Run, iso_time, new_run_id
 from gateway.sdk import tasks
 from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from gateway._internal.counters import Counters
 from gateway.access import Access
 from gateway.hub import Hub
-from gateway.limits import Limits
+from gateway.model.limits import Limits
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_bell import DEAF_S, Bell
 from gateway.stores.sqlite import SqliteStore

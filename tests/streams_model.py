@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from gateway.records import Position, Record, StreamKey, Writer
+from gateway.model.records import Position, Record, StreamKey, Writer
 
 
 class Sent(NamedTuple):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from gateway.admission import MAX_RETRY_S, Admission, Bucket
 from gateway.errors import TooManyConnections
-from gateway.limits import Limits
+from gateway.model.limits import Limits
 from gateway.web.draining import BATCH, MAX_BACK_S, farewells
 
 

@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from gateway import tokens
-from gateway.records import REVOCATIONS, path_data
+from gateway.model.records import REVOCATIONS, path_data
 from gateway.web import answering
 from gateway.web.answering import AnsweringProtocol
 from gateway.web.durable_streams import DurableStreams

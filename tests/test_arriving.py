@@ -21,7 +21,7 @@ from hostile.raw import (
 )
 from serving import SECRET, new_run, serving, token_for, until
 
-from gateway.limits import Limits
+from gateway.model.limits import Limits
 from gateway.web import unproven
 from gateway.web.cutting import CuttingProtocol
 from gateway.web.direct import DirectProtocol

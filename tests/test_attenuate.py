@@ -12,7 +12,7 @@ from serving import serving
 from gateway import task, tokens
 from gateway.access import Access, Share, TriggerGrant, check_scope, covers
 from gateway.errors import Forbidden, InvalidToken, InvalidValue, TokenExpired
-from gateway.records import RUN_STREAM, RunSet, StreamKey
+from gateway.model.records import RUN_STREAM, RunSet, StreamKey
 from gateway.tokens import MAX_ANCESTORS, attenuate, mint, mint_trigger, verify
 
 SECRET = "a secret of the tests that is long enough"

@@ -13,10 +13,11 @@ from contextlib import aclosing, closing
 import pytest
 from serving import SECRET, environment, gateway_process, new_run, worker_token
 
-from gateway import connect, runs
+from gateway import connect
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable, WriterGap
-from gateway.patches import Operation
-from gateway.records import Position, RunSet, StreamKey, Writer
+from gateway.model import runs
+from gateway.model.patches import Operation
+from gateway.model.records import Position, RunSet, StreamKey, Writer
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.session import opened
 from gateway.sdk.writer import StreamWriter

@@ -7,8 +7,9 @@ import time
 import pytest
 from serving import DEADLINE_S, gateway_process, until, worker_token, working
 
-from gateway import current_run, metadata, runs, streams, task
+from gateway import current_run, metadata, streams, task
 from gateway.errors import FrameTooLarge, RunCanceled, StreamIncomplete
+from gateway.model import runs
 from gateway.sdk.bridge import run_in_loop
 from gateway.stores.base import RunQuery
 from gateway.stores.memory import MemoryStore

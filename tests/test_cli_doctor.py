@@ -12,7 +12,7 @@ from gateway.cli import public
 from gateway.cli.bench import Counted, percentiles
 from gateway.cli.public import check_clock
 from gateway.cli.reaching import Reach
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.settings import Settings
 from gateway.stores.base import RunQuery
 
@@ -222,7 +222,7 @@ async def test_bench_says_that_it_is_refused():
 
 
 def _few():
-    from gateway.limits import Limits
+    from gateway.model.limits import Limits
 
     return Limits(address_connections=5)
 

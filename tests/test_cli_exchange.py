@@ -7,7 +7,7 @@ from commanding import realtime
 from serving import new_run, serving
 
 from gateway.errors import RunNotFound
-from gateway.records import StreamKey, source_of
+from gateway.model.records import StreamKey, source_of
 from gateway.sdk.session import opened
 from gateway.stores.base import Store
 from gateway.stores.sqlite import SqliteStore

@@ -15,7 +15,7 @@ from redis_serving import redis_server
 from websockets.asyncio.client import connect
 
 from gateway import tokens
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.stores.redis import RedisStore
 from gateway.stores.remote import RemoteStore
 from tests.faults.proxy import Proxy

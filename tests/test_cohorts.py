@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.cohorts import Cohort, Kind, Way
-from gateway.records import Position
+from gateway.model.records import Position
 
 EPOCH = "0" * 16
 

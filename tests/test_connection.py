@@ -11,10 +11,10 @@ from gateway import tokens
 from gateway.commands import Close, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.connection import Connection
 from gateway.errors import Internal, RunNotFound, ShuttingDown, TooManyConnections
-from gateway.limits import Limits
+from gateway.model.limits import Limits
+from gateway.model.records import Position, RunSet, StreamKey
+from gateway.model.runs import Run
 from gateway.protocol import FromLast, Pong, encode
-from gateway.records import Position, RunSet, StreamKey
-from gateway.runs import Run
 from gateway.stores.base import RunState, SetState
 
 SECRET = "a secret of the tests that is long enough"

@@ -3,8 +3,8 @@ from serving import new_run
 
 from gateway._internal.counters import Counters, Histogram
 from gateway.errors import RunNotFound, StoreUnavailable
+from gateway.model.records import Record, StreamKey, Writer
 from gateway.protocol import encode_record, time_of
-from gateway.records import Record, StreamKey, Writer
 from gateway.stores.base import PathStore
 from gateway.stores.counted import counted
 from gateway.stores.memory import MemoryStore

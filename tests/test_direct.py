@@ -13,7 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.web.bulk import LEAST
 from gateway.web.direct import DirectProtocol, frame_of
 

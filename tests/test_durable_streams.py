@@ -12,7 +12,7 @@ import pytest
 
 from gateway import tokens
 from gateway.errors import ConfigurationError
-from gateway.records import Position, StreamKey, path_config, path_data
+from gateway.model.records import Position, StreamKey, path_config, path_data
 from gateway.settings import Settings
 from tests.serving import DEADLINE_S, SECRET, new_run, serving, token_for, until
 from tests.test_durable_streams_forms import events_of

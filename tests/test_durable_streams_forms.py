@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.records import ORIGIN, Position, Writer
+from gateway.model.records import ORIGIN, Position, Writer
 from gateway.web.durable_streams import bodies, headers, offsets
 from gateway.web.durable_streams.configuration import (
     MAX_TOUCH_MS,

@@ -8,7 +8,7 @@ from redis_serving import fresh_url, shared_server
 from serving import DEADLINE_S
 from stores import store_of
 
-from gateway.records import Position, Writer, path_config, path_data
+from gateway.model.records import Position, Writer, path_config, path_data
 from gateway.sdk.session import opened
 from gateway.stores.redis import RedisStore
 from gateway.web.durable_streams import headers

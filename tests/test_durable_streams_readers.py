@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.stores.remote import RemoteStore
 from tests import needs
 from tests.faults import nginx

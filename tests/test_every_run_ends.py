@@ -13,7 +13,8 @@ from cutting_off import CutOff
 from redis_serving import fresh_url
 from serving import until, working
 
-from gateway import Retry, current_run, metadata, runs, streams, task, wait
+from gateway import Retry, current_run, metadata, streams, task, wait
+from gateway.model import runs
 from gateway.stores.redis import RedisStore
 from gateway.stores.sqlite import SqliteStore
 

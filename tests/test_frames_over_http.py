@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from gateway.limits import Limits
-from gateway.records import StreamKey
+from gateway.model.limits import Limits
+from gateway.model.records import StreamKey
 from gateway.web import frames_over_http
 from tests.serving import new_run, serving, token_for, until
 

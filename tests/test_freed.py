@@ -15,7 +15,7 @@ from serving import new_run, serving, token_for, until
 from stores import store_of
 
 from gateway.hub import Hub
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 
 RECORD = b'"' + b"x" * 5000 + b'"'
 HELD_BYTES = (

@@ -11,7 +11,7 @@ from test_fuzz import damaged_text, mutate
 
 from gateway import task
 from gateway.errors import BY_CODE
-from gateway.limits import Limits
+from gateway.model.limits import Limits
 from gateway.sdk import tasks
 from gateway.settings import Settings
 from gateway.web.app import create_app

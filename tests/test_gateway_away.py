@@ -10,7 +10,7 @@ from serving import DEADLINE_S, SECRET, Process, gateway_process, new_run, until
 
 from gateway import connect, streams, task
 from gateway.errors import ConnectionLost, InvalidToken, WriterFull
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.sdk import writer
 from gateway.sdk.session import opened
 from gateway.sdk.writer import StreamWriter

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import new_run, serving, token_for
 
 from gateway.errors import BY_CODE, StoreUnavailable
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 
 DOCS = Path(__file__).parent.parent / "docs"
 DASHBOARD = json.loads((DOCS / "grafana.json").read_text())

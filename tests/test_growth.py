@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 from serving import new_run, until
 
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.stores import growth
 from gateway.stores.memory import MemoryStore
 

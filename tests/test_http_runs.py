@@ -6,8 +6,9 @@ import httpx
 import jsonschema
 import pytest
 
-from gateway import runs, task, tokens
+from gateway import task, tokens
 from gateway.errors import InvalidValue
+from gateway.model import runs
 from tests.serving import SECRET, serving, token_for
 
 

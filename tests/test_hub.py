@@ -11,8 +11,8 @@ from gateway import pages
 from gateway import tail as module
 from gateway.errors import Internal, RunNotFound, StoreUnavailable
 from gateway.hub import Hub
+from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.pages import FRAME_BYTES
-from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.memory import MemoryStore
 
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway import connect, streams, task
 from gateway.errors import WriterFenced, WriterGap
-from gateway.records import StreamKey, Writer
+from gateway.model.records import StreamKey, Writer
 from gateway.sdk.writer import StreamWriter
 
 numbers = streams.define("numbers", int)

@@ -15,7 +15,7 @@ from serving import new_run, serving
 from gateway.errors import ConfigurationError, InvalidToken
 from gateway.key_files import resolve_keys
 from gateway.keys import Key, KeyRing, key_id, thumbprint
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.settings import Settings
 from gateway.tokens import mint, verify
 

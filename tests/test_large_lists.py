@@ -20,10 +20,11 @@ from serving import (
 from stores import new_store, store_of
 from websockets.asyncio.client import connect
 
-from gateway import runs, task
-from gateway.limits import LEAST_LISTED_RUNS, LIST_BYTES, LISTED_FIELD_BYTES
-from gateway.records import RunSet
-from gateway.runs import RunError
+from gateway import task
+from gateway.model import runs
+from gateway.model.limits import LEAST_LISTED_RUNS, LIST_BYTES, LISTED_FIELD_BYTES
+from gateway.model.records import RunSet
+from gateway.model.runs import RunError
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
 from gateway.stores import sqlite_reads

@@ -9,11 +9,12 @@ import pytest
 from serving import SECRET, new_run, serving, working
 from stores import new_store, store_of
 
-from gateway import limits, protocol, runs, task
+from gateway import protocol, task
 from gateway.errors import InvalidValue, MalformedFrame, RealtimeError
-from gateway.patches import Operation, carry_out
-from gateway.records import Writer
-from gateway.runs import Run, RunError
+from gateway.model import limits, runs
+from gateway.model.patches import Operation, carry_out
+from gateway.model.records import Writer
+from gateway.model.runs import Run, RunError
 from gateway.sdk.session import opened
 from gateway.stores.base import RunQuery
 

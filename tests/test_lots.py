@@ -8,8 +8,8 @@ from serving import new_run, serving, token_for, until, worker_token
 from websockets.frames import Frame, Opcode
 
 from gateway.errors import StoreUnavailable
-from gateway.limits import Limits
-from gateway.records import StreamKey
+from gateway.model.limits import Limits
+from gateway.model.records import StreamKey
 from gateway.web.direct import KEPT_BYTES, DirectProtocol
 
 

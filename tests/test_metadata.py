@@ -10,7 +10,7 @@ from serving import SECRET, gateway_process, new_run, until, worker_token, worki
 from typing_extensions import TypedDict
 
 import gateway
-from gateway import current_run, metadata, runs, task
+from gateway import current_run, metadata, task
 from gateway.errors import (
     ConnectionLost,
     IllegalTransition,
@@ -21,7 +21,8 @@ from gateway.errors import (
     StoreUnavailable,
     WriterFull,
 )
-from gateway.patches import Operation
+from gateway.model import runs
+from gateway.model.patches import Operation
 from gateway.sdk import metadata_writer
 from gateway.sdk.bridge import run_in_loop
 from gateway.sdk.metadata_writer import MetadataWriter

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 
 from gateway._internal.counters import Histogram
 from gateway.errors import StoreUnavailable
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.tail import RING_BYTES
 from gateway.web.loop_lag import measuring_lag
 

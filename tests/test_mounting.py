@@ -19,7 +19,7 @@ from gateway import streams, task
 from gateway.cli.http import ask
 from gateway.cli.reaching import Reach
 from gateway.errors import ConfigurationError
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
 from gateway.settings import Settings
 from gateway.stores.remote import RemoteStore

@@ -17,7 +17,7 @@ from redis_topologies import cluster, sentinels
 from serving import environment, gateway_process, new_run, token_for, until
 
 from gateway.errors import ConfigurationError, StoreUnavailable, WriterFenced
-from gateway.records import (
+from gateway.model.records import (
     REVOCATIONS,
     Position,
     Record,
@@ -27,11 +27,11 @@ from gateway.records import (
     path_config,
     path_data,
 )
+from gateway.model.retention import Retention
 from gateway.sdk.session import opened
 from gateway.settings import open_movable_store
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.moving import MovableStore, Rest, Spent, copy_store
-from gateway.stores.retention import Retention
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.writers import WriterState
 

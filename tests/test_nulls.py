@@ -14,10 +14,11 @@ from redis_serving import fresh_url
 from serving import new_run, serving, token_for, working
 from stores import store_of
 
-from gateway import metadata, runs, task
+from gateway import metadata, task
 from gateway.cli.watching import Held
-from gateway.patches import Operation, fold_change, is_same
-from gateway.records import RunSet
+from gateway.model import runs
+from gateway.model.patches import Operation, fold_change, is_same
+from gateway.model.records import RunSet
 from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore

@@ -6,7 +6,8 @@ import pytest
 from serving import DEADLINE_S, Time, until, working
 from stores import new_store
 
-from gateway import Retry, current_run, runs, task, wait
+from gateway import Retry, current_run, task, wait
+from gateway.model import runs
 
 
 async def reaches(run_id, status):

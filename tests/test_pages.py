@@ -19,11 +19,11 @@ from gateway._internal.single_flight import Asking
 from gateway.errors import RunNotFound, StoreUnavailable
 from gateway.frame import Frame
 from gateway.hub import Hub
+from gateway.model.records import ORIGIN, Position, StreamKey
+from gateway.model.retention import Retention
 from gateway.pages import OVERHEAD_BYTES, Pages, Records, Shared
 from gateway.protocol import encode_record, encode_records, strip_run_record
-from gateway.records import ORIGIN, Position, StreamKey
 from gateway.stores.memory import MemoryStore
-from gateway.stores.retention import Retention
 from gateway.web.direct import frame_of
 
 NOTHING = frozenset()

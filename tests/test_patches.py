@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidValue
-from gateway.patches import Operation, carry_out, difference, is_same, merge_patch
+from gateway.model.patches import Operation, carry_out, difference, is_same, merge_patch
 
 scalars = st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "a", "b"])
 values = st.recursive(

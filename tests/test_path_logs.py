@@ -8,7 +8,7 @@ from reading import data_of, read_all
 from stores import store_of
 
 from gateway.errors import InvalidId, OutOfOrder, StreamEnded, WriterFenced, WriterGap
-from gateway.records import ORIGIN, StreamKey, Writer, path_config, path_data
+from gateway.model.records import ORIGIN, StreamKey, Writer, path_config, path_data
 from gateway.stores.base import CONFIG_RECORDS, NO_RECORDS, PathStore, run_log
 from tests.serving import DEADLINE_S, new_run
 

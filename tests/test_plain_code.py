@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from serving import DEADLINE_S, SECRET, environment, until
 
-from gateway import connect, current_run, metadata, run_in_loop, runs, streams, task, tokens, wait
+from gateway import connect, current_run, metadata, run_in_loop, streams, task, tokens, wait
 from gateway.errors import ConfigurationError, InvalidValue, NotStarted, ReadTimeout, RunNotFound
+from gateway.model import runs
 from gateway.sdk import background, inputs, results, tasks
 from gateway.sdk.metadata import Metadata
 from gateway.sdk.runtime import has_runtime, runtime

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from gateway import protocol
 from gateway.errors import FrameTooLarge, MalformedFrame, RealtimeError, UnknownFrame
-from gateway.limits import Limits
+from gateway.model.limits import Limits
+from gateway.model.records import Record, source_of
 from gateway.protocol import (
     Append,
     FromLast,
@@ -22,7 +23,6 @@ from gateway.protocol import (
     id_of,
     start_of,
 )
-from gateway.records import Record, source_of
 
 POSITION = "019aab37c2f1a3d4_0000000000000003"
 

@@ -15,9 +15,9 @@ from protocol_tables import PROTOCOL
 
 from gateway import pages, protocol
 from gateway.errors import BY_CODE, on_the_wire
-from gateway.limits import DEFAULT_LIMITS, LIST_BYTES, MAX_METADATA_BYTES
-from gateway.runs import FINAL_STATUSES, Run
-from gateway.stores.retention import Retention
+from gateway.model.limits import DEFAULT_LIMITS, LIST_BYTES, MAX_METADATA_BYTES
+from gateway.model.retention import Retention
+from gateway.model.runs import FINAL_STATUSES, Run
 from gateway.web import asyncapi, durable_streams
 from gateway.web.durable_streams import refusals
 from tests.serving import new_run, serving, worker_token

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.limits import Limits
-from gateway.records import StreamKey
+from gateway.model.limits import Limits
+from gateway.model.records import StreamKey
 from gateway.stores.base import RunQuery
 from tests.serving import DEADLINE_S, environment, serving, token_for, until, worker_token
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidId, InvalidPosition
-from gateway.records import (
+from gateway.model.records import (
     ORIGIN,
     Position,
     StreamKey,

@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 from serving import DEADLINE_S, Time, new_run, until, working
 
-from gateway import Retry, current_run, runs, streams, task
+from gateway import Retry, current_run, streams, task
+from gateway.model import runs
 from gateway.sdk import tasks
 from gateway.sdk.queues import owner_of
 from gateway.sdk.redelivery import ANSWER_S, take_over

@@ -18,7 +18,7 @@ from redis_serving import VALKEY, free_port, fresh_url, redis_62, redis_server
 from redis_topologies import cluster, is_up_to_date, node_id, sentinels
 
 from gateway.errors import StoreUnavailable, WriterGap
-from gateway.records import Position, RunSet, StreamKey, Writer
+from gateway.model.records import Position, RunSet, StreamKey, Writer
 from gateway.stores.base import RunQuery
 from gateway.stores.redis_servers import Servers, bucket_of
 from gateway.stores.redis_url import RedisUrl

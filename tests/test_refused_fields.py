@@ -5,7 +5,7 @@ import pytest
 from serving import SECRET, new_run, serving, worker_token
 
 from gateway import task, tokens
-from gateway.runs import Run
+from gateway.model.runs import Run
 from gateway.sdk import tasks
 
 TIMES = ["queued_at", "started_at", "finished_at", "cancel_requested_at", "delay_until"]

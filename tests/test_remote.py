@@ -26,7 +26,7 @@ from serving import (
 from websockets.asyncio.client import connect as connect_socket
 from websockets.asyncio.server import serve
 
-from gateway import connect, runs, streams, task, tokens, wait
+from gateway import connect, streams, task, tokens, wait
 from gateway.cli.reaching import check_reachable
 from gateway.errors import (
     ConfigurationError,
@@ -41,9 +41,10 @@ from gateway.errors import (
     TokenExpired,
     WaitTimeout,
 )
-from gateway.limits import DEFAULT_LIMITS
-from gateway.patches import Operation
-from gateway.records import StreamKey, Writer
+from gateway.model import runs
+from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.patches import Operation
+from gateway.model.records import StreamKey, Writer
 from gateway.sdk.runtime import Context, executing, runtime
 from gateway.sdk.session import opened as open_for_block
 from gateway.stores import link, remote, under_way

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import Time, new_run, until, working
 
-from gateway import AbortTask, Retry, current_run, runs, streams, task
+from gateway import AbortTask, Retry, current_run, streams, task
 from gateway.errors import InvalidValue, RunCanceled
-from gateway.records import StreamKey
+from gateway.model import runs
+from gateway.model.records import StreamKey
 from gateway.stores.base import run_log
 
 progress = streams.define("progress", str)

@@ -31,7 +31,7 @@ from websockets.asyncio.client import connect as open_socket
 from gateway import connect, tokens
 from gateway.access import Access
 from gateway.errors import InvalidValue, NotStarted, StoreUnavailable
-from gateway.records import REVOCATIONS, Position, StreamKey
+from gateway.model.records import REVOCATIONS, Position, StreamKey
 from gateway.revocations import KEPT_S, Revocation, RevocationList
 from gateway.stores.base import Page
 from gateway.stores.memory import MemoryStore

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from serving import new_run
 
 from gateway.errors import IllegalTransition, InvalidId, InvalidValue
-from gateway.patches import fold_change, merge_patch
-from gateway.records import check_run_id
-from gateway.runs import (
+from gateway.model.patches import fold_change, merge_patch
+from gateway.model.records import check_run_id
+from gateway.model.runs import (
     FINAL_STATUSES,
     STATUSES,
     TRANSITIONS,

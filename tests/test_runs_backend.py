@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 from serving import gateway_process, new_run, worker_token, working
 
-from gateway import Run, StreamRecord, metadata, runs, streams, task
+from gateway import Run, StreamRecord, metadata, streams, task
 from gateway.errors import InvalidId, InvalidValue, RunNotFound, TaskNotFound
+from gateway.model import runs
 from gateway.sdk.following import RunSubscription
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.streams import Stream

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from gateway import streams, task
 from gateway.errors import InvalidValue
-from gateway.limits import HASHED_ITEMS, REGISTERED_SCHEMAS, SCHEMA_BYTES, SCHEMA_PARTS
+from gateway.model.limits import HASHED_ITEMS, REGISTERED_SCHEMAS, SCHEMA_BYTES, SCHEMA_PARTS
 from gateway.sdk import schema_checks, schemas
 from gateway.sdk.schema_checks import Checker
 from tests.serving import DEADLINE_S, serving, token_for

@@ -23,7 +23,7 @@ from gateway.errors import (
     StreamIncomplete,
     WriterFull,
 )
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.sdk import writer as writers
 
 

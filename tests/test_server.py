@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway import tokens
 from gateway.errors import ConfigurationError
-from gateway.limits import Limits
-from gateway.records import StreamKey
+from gateway.model.limits import Limits
+from gateway.model.records import StreamKey
 from gateway.stores.remote import RemoteStore
 from gateway.web.listening import SEND_BUFFER_BYTES, UNACKNOWLEDGED_MS, is_loopback, listen
 from tests.serving import (

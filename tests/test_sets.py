@@ -6,8 +6,8 @@ import pytest
 from serving import SECRET, new_run, serving, token_for, worker_token
 
 from gateway import tokens
-from gateway.patches import fold_change
-from gateway.records import StreamKey
+from gateway.model.patches import fold_change
+from gateway.model.records import StreamKey
 
 
 @pytest.fixture(params=["memory:", "sqlite:{folder}/sets.db?durability=normal"])

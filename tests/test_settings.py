@@ -7,10 +7,10 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 
 from gateway.errors import ConfigurationError
-from gateway.limits import Limits
+from gateway.model.limits import Limits
+from gateway.model.retention import Retention
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.memory import MemoryStore
-from gateway.stores.retention import Retention
 from gateway.stores.sqlite import SqliteStore
 
 SECRET = "a secret of the tests that is long enough"

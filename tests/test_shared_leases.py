@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from redis_serving import fresh_url, shared_server
 
-from gateway import Retry, runs, task
+from gateway import Retry, task
 from gateway.errors import StoreUnavailable
+from gateway.model import runs
 from gateway.sdk.adopting import settle
 from gateway.sdk.keeper import BEATS, Keeper, new_node
 from gateway.sdk.queues import owner_of

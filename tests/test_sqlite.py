@@ -14,7 +14,7 @@ from reading import records_of
 from serving import DEADLINE_S, new_run, until
 
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
-from gateway.records import StreamKey, Writer, path_data
+from gateway.model.records import StreamKey, Writer, path_data
 from gateway.stores import sqlite as module
 from gateway.stores import sqlite_schema
 from gateway.stores.base import RunQuery, run_log
@@ -267,7 +267,7 @@ async def test_a_large_append_is_read_back_in_pages(tmp_path):
 
 APPENDER = """
 import asyncio, itertools, sys
-from gateway.records import StreamKey, Writer
+from gateway.model.records import StreamKey, Writer
 from gateway.stores.sqlite import SqliteStore
 
 async def main(path, run_id):

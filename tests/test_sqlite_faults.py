@@ -19,7 +19,7 @@ from reading import records_of
 from serving import DEADLINE_S, gateway_process, new_run, until, worker_token
 
 from gateway.errors import StoreUnavailable
-from gateway.records import StreamKey, Writer
+from gateway.model.records import StreamKey, Writer
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
 from gateway.stores import sqlite, sqlite_faults

@@ -14,7 +14,7 @@ from serving import new_run
 
 from gateway.cli.reaching import check_own_store
 from gateway.errors import ConfigurationError, StoreLocked
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
 from gateway.stores.base import RunQuery
 from gateway.stores.sqlite import SqliteStore

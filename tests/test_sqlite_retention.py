@@ -10,10 +10,10 @@ import pytest
 from serving import new_run
 
 from gateway.errors import RunNotFound
-from gateway.records import RunSet, StreamKey
-from gateway.runs import end_patch
+from gateway.model.records import RunSet, StreamKey
+from gateway.model.retention import EMPTY_SET_S, Retention
+from gateway.model.runs import end_patch
 from gateway.stores.base import RunQuery
-from gateway.stores.retention import EMPTY_SET_S, Retention
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite_blocks import encode_blocks
 

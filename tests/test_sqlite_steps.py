@@ -12,12 +12,12 @@ import pytest
 from large_sqlite import make_large_store
 from serving import new_run
 
-from gateway.records import RunSet, StreamKey, Writer, path_data
-from gateway.runs import end_patch
+from gateway.model.records import RunSet, StreamKey, Writer, path_data
+from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention
+from gateway.model.runs import end_patch
 from gateway.sdk.session import opened
 from gateway.stores import sqlite, sqlite_schema, sqlite_sweep
 from gateway.stores.base import RunQuery
-from gateway.stores.retention import EMPTY_SET_S, KEEP_ALL, Retention
 from gateway.stores.sqlite_moving import MovableSqliteStore
 
 NOW_MS = 1_795_352_174_000

@@ -36,12 +36,12 @@ from streams_model import Author, Follower, Log
 from gateway import cohorts, pages, tail
 from gateway.errors import StreamEnded, WriterFenced, WriterGap
 from gateway.hub import Hub
-from gateway.records import Position, StreamKey
+from gateway.model.records import Position, StreamKey
+from gateway.model.retention import Retention
 from gateway.stores import growth
 from gateway.stores.base import Appended, Head
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis_servers import bucket_of
-from gateway.stores.retention import Retention
 
 KEPT_RECORDS = 8
 STREAMS = 2

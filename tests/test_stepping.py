@@ -9,7 +9,7 @@ from serving import new_run
 from stepping import SteppedLoop, Wired
 
 from gateway.hub import Hub
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.stores.memory import MemoryStore
 
 WAITS_S = (1e-6, 0.05, 2.0)

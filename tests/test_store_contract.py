@@ -24,9 +24,17 @@ from gateway.errors import (
     WriterFenced,
     WriterGap,
 )
-from gateway.patches import Operation, fold_change
-from gateway.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer, source_of
-from gateway.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run
+from gateway.model.patches import Operation, fold_change
+from gateway.model.records import (
+    ORIGIN,
+    REVOCATIONS,
+    Position,
+    RunSet,
+    StreamKey,
+    Writer,
+    source_of,
+)
+from gateway.model.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run
 from gateway.sdk.session import opened
 from gateway.stores.base import SET_RECORDS, Head, RunQuery, SetState, run_log
 from gateway.stores.redis import RedisStore

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from gateway import tokens
-from gateway.records import StreamKey
-from gateway.runs import new_run_id
+from gateway.model.records import StreamKey
+from gateway.model.runs import new_run_id
 from tests.serving import SECRET, new_run, serving, token_for
 
 RUN = "RUN"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.records import Position, StreamKey
+from gateway.model.records import Position, StreamKey
 from gateway.stores import tails
 from gateway.stores.base import Page
 from gateway.stores.tails import Tails

@@ -13,7 +13,7 @@ from gateway import tokens
 from gateway.access import Access, check_scope, require
 from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
 from gateway.keys import KeyRing
-from gateway.records import RUN_STREAM, RunSet, StreamKey
+from gateway.model.records import RUN_STREAM, RunSet, StreamKey
 from gateway.tokens import mint, verify
 from gateway.verification import Verifier
 

@@ -7,8 +7,9 @@ from cutting_off import CutOff
 from serving import new_run, working
 from stores import new_store
 
-from gateway import current_run, runs, task
+from gateway import current_run, task
 from gateway.errors import StoreUnavailable
+from gateway.model import runs
 from gateway.stores.redis import RedisStore
 from gateway.stores.sqlite import SqliteStore
 

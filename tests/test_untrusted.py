@@ -14,9 +14,9 @@ from serving import SECRET, new_run, serving, token_for, worker_token
 from gateway import protocol, streams, task
 from gateway.cli.runs import _payload
 from gateway.errors import InvalidValue, MalformedFrame
-from gateway.limits import FRAME_DEPTH, JSON_DEPTH
+from gateway.model.limits import FRAME_DEPTH, JSON_DEPTH
+from gateway.model.untrusted_json import NotJson, check_json, check_values, read_json
 from gateway.sdk import schemas, tasks
-from gateway.untrusted import NotJson, check_json, check_values, read_json
 
 DEEPEST = "[" * JSON_DEPTH + "]" * JSON_DEPTH
 REFUSED = {

@@ -34,9 +34,10 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from gateway import connect, metadata, runs, streams, task, wait
+from gateway import connect, metadata, streams, task, wait
 from gateway.errors import InvalidValue
 from gateway.integrations import model_streams, tracking
+from gateway.model import runs
 from gateway.sdk.value_equality import unwritable
 from gateway.sdk.values import Values
 

@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.errors import ConfigurationError
-from gateway.visitors import (
+from gateway.model.network import (
     LOOPBACK,
     Proxies,
     counted_as,

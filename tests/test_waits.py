@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from serving import SECRET, Time, gateway_process, until, worker_token, working
 
-from gateway import current_run, runs, task, tokens, wait
+from gateway import current_run, task, tokens, wait
 from gateway.errors import (
     Forbidden,
     InvalidId,
@@ -18,7 +18,8 @@ from gateway.errors import (
     StreamEnded,
     WaitTimeout,
 )
-from gateway.records import StreamKey
+from gateway.model import runs
+from gateway.model.records import StreamKey
 from gateway.sdk.bridge import run_in_loop
 from gateway.sdk.wait import WaitToken
 from gateway.stores.memory import MemoryStore

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from gateway.stores.remote import RemoteStore
 from tests.serving import (
     DEADLINE_S,

@@ -25,8 +25,8 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway import tokens
 from gateway._internal.fair_share import Turns
-from gateway.limits import Limits
-from gateway.records import REVOCATIONS, StreamKey, Writer
+from gateway.model.limits import Limits
+from gateway.model.records import REVOCATIONS, StreamKey, Writer
 from gateway.web.direct import DirectProtocol
 
 CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())

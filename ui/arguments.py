@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from reflex.vars import Var
 
 from gateway.errors import InvalidId
-from gateway.records import check_run_id, check_stream_id
+from gateway.model.records import check_run_id, check_stream_id
 from gateway.sdk.definitions import StreamDefinition
 
 from .argument_errors import argument_error, format_value

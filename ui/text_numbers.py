@@ -21,7 +21,7 @@ from pydantic.errors import PydanticUserError
 from reflex.vars import NumberVar, StringVar, Var
 
 from gateway.errors import InvalidValue
-from gateway.limits import MAX_INTEGER
+from gateway.model.limits import MAX_INTEGER
 
 
 class TextNumber(str):

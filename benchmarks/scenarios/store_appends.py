@@ -21,8 +21,8 @@ from benchmarks.peers.redis_servers import fresh, redis_server
 from benchmarks.peers.servers import BY_NAME, HERE_FULL, SECRET, as_worker, running
 from benchmarks.report import Effort, Result, interleaved
 from gateway import streams, task
-from gateway.records import StreamKey
-from gateway.runs import Run
+from gateway.model.records import StreamKey
+from gateway.model.runs import Run
 from gateway.settings import open_store
 from gateway.stores.base import Appended, Store
 from gateway.web.server import calm_collector

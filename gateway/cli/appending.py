@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import orjson
 
 from gateway.errors import InvalidValue, RecordTooLarge
-from gateway.limits import MAX_APPEND_RECORDS
-from gateway.records import EndReason, Position, StreamKey, Writer
+from gateway.model.limits import MAX_APPEND_RECORDS
+from gateway.model.records import EndReason, Position, StreamKey, Writer
+from gateway.model.untrusted_json import NotJson, check_json
 from gateway.stores.base import Store
-from gateway.untrusted import NotJson, check_json
 
 CHUNK_BYTES = 64 << 10  # read of standard input at a time
 CHUNKS_AHEAD = 16  # read and not yet appended: then whoever writes has to wait

@@ -20,9 +20,9 @@ from gateway import protocol
 from gateway.cli.output import JsonOption, emit, note, shown
 from gateway.cli.reaching import Reach, TokenOption, UrlOption
 from gateway.errors import ConfigurationError, RealtimeError, StoreUnavailable, from_wire
-from gateway.limits import MAX_APPEND_RECORDS
-from gateway.records import StreamKey, Writer
-from gateway.runs import Run, iso_time, new_run_id
+from gateway.model.limits import MAX_APPEND_RECORDS
+from gateway.model.records import StreamKey, Writer
+from gateway.model.runs import Run, iso_time, new_run_id
 from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.remote import gateway_url
 

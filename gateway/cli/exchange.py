@@ -26,8 +26,8 @@ from gateway.cli.output import named_writer, note
 from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.streams import ENDS, names_of
 from gateway.errors import ConfigurationError, InvalidValue, RunExists
-from gateway.limits import MAX_APPEND_RECORDS
-from gateway.records import (
+from gateway.model.limits import MAX_APPEND_RECORDS
+from gateway.model.records import (
     EndReason,
     Position,
     StreamKey,
@@ -36,7 +36,7 @@ from gateway.records import (
     check_stream_id,
     source_of,
 )
-from gateway.runs import Run, new_run_id
+from gateway.model.runs import Run, new_run_id
 from gateway.stores.base import Store, system_clock_ms
 
 FORMAT = 1

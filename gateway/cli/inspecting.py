@@ -13,7 +13,7 @@ from gateway.cli.reaching import Reach
 from gateway.errors import ConfigurationError, InvalidToken, RealtimeError, TokenExpired
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
-from gateway.records import REVOCATIONS, Position
+from gateway.model.records import REVOCATIONS, Position
 from gateway.revocations import Revocation, RevocationList
 from gateway.settings import secret_path
 from gateway.verification import verify

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.records import Record
+from gateway.model.records import Record
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, a value a line, for scripts.")]
 

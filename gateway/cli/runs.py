@@ -31,12 +31,12 @@ from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.tailing import Start, printer
 from gateway.cli.watching import watch_runs
 from gateway.errors import ConfigurationError, InvalidValue, TaskNotFound
-from gateway.records import RunSet, check_run_id
-from gateway.runs import STATUSES, Run
+from gateway.model.records import RunSet, check_run_id
+from gateway.model.runs import STATUSES, Run
+from gateway.model.untrusted_json import NotJson, read_json
 from gateway.sdk.canceling import cancel as cancel_run
 from gateway.sdk.runtime import Runtime
 from gateway.stores.base import RunQuery, Store, all_runs
-from gateway.untrusted import NotJson, read_json
 
 COLUMNS = ("RUN", "TASK", "STATUS", "AGE", "TOOK", "TAGS")
 

@@ -16,7 +16,7 @@ from gateway.cli.output import JsonOption, bytes_of, emit, end_as, note, print_t
 from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.tailing import Start, Tail, printer
 from gateway.errors import InvalidValue
-from gateway.records import STREAMS_STREAM, EndReason, Position, StreamKey, check_run_id
+from gateway.model.records import STREAMS_STREAM, EndReason, Position, StreamKey, check_run_id
 from gateway.stores.base import Head, Page, Store
 
 RATE_S = 10  # over which a stream's rate is taken

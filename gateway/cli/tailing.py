@@ -13,7 +13,7 @@ import typer
 
 from gateway.cli.output import clock, emit, line_of, named_writer, note, shown, write
 from gateway.errors import InvalidValue
-from gateway.records import STREAMS_STREAM, EndReason, Position, Record, StreamKey
+from gateway.model.records import STREAMS_STREAM, EndReason, Position, Record, StreamKey
 from gateway.stores.base import Page, Store, run_log
 
 

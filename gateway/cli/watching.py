@@ -8,9 +8,9 @@ from contextlib import aclosing
 
 import orjson
 
-from gateway.patches import fold_change
-from gateway.records import Record, RunSet
-from gateway.runs import Run
+from gateway.model.patches import fold_change
+from gateway.model.records import Record, RunSet
+from gateway.model.runs import Run
 from gateway.stores.base import RunQuery, Store, all_runs
 from gateway.stores.listed import from_list
 

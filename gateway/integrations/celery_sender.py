@@ -19,7 +19,7 @@ from gateway.integrations.tracking import (
     rest,
     until_kept,
 )
-from gateway.runs import iso_time
+from gateway.model.runs import iso_time
 from gateway.sdk import background
 from gateway.sdk.bridge import is_on_loop
 

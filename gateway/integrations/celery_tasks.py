@@ -14,7 +14,7 @@ from typing import Any
 from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed
 from gateway.integrations import tracking
-from gateway.runs import Run, time_ms
+from gateway.model.runs import Run, time_ms
 from gateway.sdk import background, tasks
 from gateway.sdk.ending import error_of
 from gateway.sdk.queues import owner_of

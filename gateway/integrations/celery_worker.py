@@ -23,7 +23,7 @@ from gateway.integrations import tracking
 from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all
 from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
-from gateway.runs import Run
+from gateway.model.runs import Run
 from gateway.sdk import background
 from gateway.sdk.bridge import is_on_loop
 from gateway.sdk.ending import error_of, is_only

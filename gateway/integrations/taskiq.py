@@ -26,7 +26,7 @@ from gateway.errors import QueueUnavailable, RunFailed, RunNotFound
 from gateway.integrations.handles import Handle
 from gateway.integrations.taskiq_holder import Holder
 from gateway.integrations.taskiq_middleware import PREFIX, QUEUE, RealtimeMiddleware
-from gateway.runs import Run, time_ms
+from gateway.model.runs import Run, time_ms
 from gateway.sdk import queues, tasks
 from gateway.sdk.runtime import runtime
 

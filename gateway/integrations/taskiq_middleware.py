@@ -14,7 +14,7 @@ from gateway.integrations import tracking
 from gateway.integrations.handles import SentRuns
 from gateway.integrations.taskiq_guard import Tracked, executed, guarded
 from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
-from gateway.runs import Run
+from gateway.model.runs import Run
 from gateway.sdk.background import in_order
 from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime

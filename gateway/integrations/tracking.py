@@ -19,9 +19,9 @@ import orjson
 from pydantic_core import to_json
 
 from gateway.errors import IllegalTransition, InvalidId, InvalidValue, RealtimeError, RunExists
-from gateway.records import check_run_id
-from gateway.run_limits import check_tags
-from gateway.runs import TRANSITIONS, Run, RunIds, iso_time
+from gateway.model.records import check_run_id
+from gateway.model.run_limits import check_tags
+from gateway.model.runs import TRANSITIONS, Run, RunIds, iso_time
 from gateway.sdk.ending import is_away, keep_end
 from gateway.sdk.queues import owner_of
 from gateway.sdk.runtime import Context, Runtime, current_run

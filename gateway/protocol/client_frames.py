@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.errors import MalformedFrame
-from gateway.limits import (
+from gateway.model.limits import (
     MAX_APPEND_RECORDS,
     MAX_ATTEMPTS,
     MAX_BATCH_ID_CHARACTERS,
@@ -28,9 +28,9 @@ from gateway.limits import (
     MAX_THROTTLE_MS,
     MAX_WRITER_ID_CHARACTERS,
 )
-from gateway.patches import Operation
-from gateway.records import MAX_RUN_ID_CHARACTERS, RunSet
-from gateway.runs import STATUSES, RunStatus
+from gateway.model.patches import Operation
+from gateway.model.records import MAX_RUN_ID_CHARACTERS, RunSet
+from gateway.model.runs import STATUSES, RunStatus
 
 VERSION = 1
 PING_MS = 25_000  # a hidden tab may run its timers once a minute only

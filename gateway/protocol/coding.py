@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from gateway.errors import FrameTooLarge, MalformedFrame, UnknownFrame
-from gateway.limits import DEFAULT_LIMITS, FRAME_DEPTH, JSON_DEPTH, Limits
+from gateway.model.limits import DEFAULT_LIMITS, FRAME_DEPTH, JSON_DEPTH, Limits
+from gateway.model.untrusted_json import NotJson, check_values, why_not_json
 from gateway.protocol.client_frames import (
     Append,
     ClientFrame,
@@ -17,7 +18,6 @@ from gateway.protocol.client_frames import (
     Subscribe,
 )
 from gateway.protocol.gateway_frames import GatewayFrame, LimitFields, ReceivedFrame
-from gateway.untrusted import NotJson, check_values, why_not_json
 
 
 class _Tag(msgspec.Struct):

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.patches import METADATA_NULLS
-from gateway.records import Record
-from gateway.runs import Run
+from gateway.model.patches import METADATA_NULLS
+from gateway.model.records import Record
+from gateway.model.runs import Run
 
 _encoder = msgspec.json.Encoder()
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from gateway.errors import RealtimeError, from_wire
-from gateway.records import Record, source_of
+from gateway.model.records import Record, source_of
 
 
 class _Out(msgspec.Struct, frozen=True, tag_field="type"):

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from gateway.model.records import EndReason
+from gateway.model.runs import Run
 from gateway.protocol import client_frames as asked
 from gateway.protocol.gateway_frames import PageFields
-from gateway.records import EndReason
-from gateway.runs import Run
 
 
 class StreamHead(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gateway.errors import IllegalTransition, RunNotFound, StoreUnavailable
-from gateway.runs import Run, may_retry_crash
+from gateway.model.runs import Run, may_retry_crash
 from gateway.sdk import cut_off
 from gateway.sdk.keeper import Keeper, is_node
 from gateway.sdk.runner import Tasks, unfinished

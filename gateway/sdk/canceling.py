@@ -8,8 +8,8 @@ from functools import partial
 from typing import TypeVar
 
 from gateway.errors import FrameTooLarge, IllegalTransition, RunNotFound
-from gateway.limits import LEAST_LISTED_RUNS
-from gateway.runs import Run, end_patch, iso_time
+from gateway.model.limits import LEAST_LISTED_RUNS
+from gateway.model.runs import Run, end_patch, iso_time
 from gateway.sdk.runtime import Runtime
 from gateway.stores.base import RunQuery
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.runs import Run, end_patch, may_retry_crash, retry_patch
+from gateway.model.runs import Run, end_patch, may_retry_crash, retry_patch
 
 STOPPED: Mapping[str, str] = {
     "type": "ProcessStopped",

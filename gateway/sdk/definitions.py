@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
-from gateway.records import check_stream_id
+from gateway.model.records import check_stream_id
 from gateway.sdk.values import Values
 
 T = TypeVar("T")

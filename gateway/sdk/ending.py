@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar, cast
 
 from gateway.errors import IllegalTransition, Internal, RealtimeError, RunNotFound
-from gateway.limits import MAX_ERROR_CHARACTERS, MAX_ERROR_TYPE_CHARACTERS
-from gateway.runs import Run, end_patch
+from gateway.model.limits import MAX_ERROR_CHARACTERS, MAX_ERROR_TYPE_CHARACTERS
+from gateway.model.runs import Run, end_patch
 
 _log = logging.getLogger("realtime.runner")
 

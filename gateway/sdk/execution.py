@@ -23,8 +23,8 @@ from gateway.errors import (
     RunCanceled,
     RunNotFound,
 )
-from gateway.records import Position
-from gateway.runs import Run, iso_time, may_retry_crash, retry_patch, time_ms
+from gateway.model.records import Position
+from gateway.model.runs import Run, iso_time, may_retry_crash, retry_patch, time_ms
 from gateway.sdk import cut_off
 from gateway.sdk.canceling import cancel_children
 from gateway.sdk.ending import error_of, is_any, is_away, is_only, keep_end

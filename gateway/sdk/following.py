@@ -10,9 +10,9 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import orjson
 
-from gateway.patches import fold_change
-from gateway.records import STREAMS_STREAM, StreamKey
-from gateway.runs import Run
+from gateway.model.patches import fold_change
+from gateway.model.records import STREAMS_STREAM, StreamKey
+from gateway.model.runs import Run
 from gateway.sdk import registry
 from gateway.sdk.bridge import iterated_on_its_loop
 from gateway.sdk.runtime import Runtime, runtime

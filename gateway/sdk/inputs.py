@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from pydantic import PydanticUserError
 
 from gateway.errors import InvalidValue, NotInRun, ReadTimeout, StreamIncomplete
-from gateway.records import Position, Record, StreamKey, check_run_id
+from gateway.model.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk import registry, schemas
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.definitions import StreamDefinition

@@ -23,8 +23,8 @@ import orjson
 from pydantic import BaseModel
 
 from gateway.errors import InvalidValue, MetadataTooLarge, NotInRun
-from gateway.limits import MAX_METADATA_BYTES
-from gateway.patches import Operation
+from gateway.model.limits import MAX_METADATA_BYTES
+from gateway.model.patches import Operation
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.plain_code import in_plain_code

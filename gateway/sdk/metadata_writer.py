@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gateway.errors import InvalidValue, RealtimeError, WriterFull, WriterGap
-from gateway.limits import MAX_METADATA_BYTES, MAX_OPERATIONS
-from gateway.patches import Fold, Operation
-from gateway.records import Writer
+from gateway.model.limits import MAX_METADATA_BYTES, MAX_OPERATIONS
+from gateway.model.patches import Fold, Operation
+from gateway.model.records import Writer
 from gateway.sdk import forks
 from gateway.sdk.writer import Untold
 from gateway.stores.base import Store

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from gateway.errors import InvalidValue
-from gateway.limits import MAX_KEY_CHARACTERS, MAX_SECONDS
-from gateway.run_limits import check_tags, is_text
-from gateway.runs import LAST_MS, Run, iso_time
+from gateway.model.limits import MAX_KEY_CHARACTERS, MAX_SECONDS
+from gateway.model.run_limits import check_tags, is_text
+from gateway.model.runs import LAST_MS, Run, iso_time
 from gateway.sdk.values import Values
 
 IDEMPOTENCY_KEY_TTL_S = 30 * 24 * 3600.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.errors import ConfigurationError
-from gateway.runs import Run
+from gateway.model.runs import Run
 
 HERE = "process"  # the name of no queue: this process executes
 OWNER_PREFIX = "queue:"  # of runs that wait for a worker

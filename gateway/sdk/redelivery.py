@@ -11,8 +11,8 @@ from contextlib import aclosing
 from typing import Any
 
 from gateway.errors import IllegalTransition
-from gateway.records import Position
-from gateway.runs import Run, iso_time
+from gateway.model.records import Position
+from gateway.model.runs import Run, iso_time
 from gateway.sdk import cut_off
 from gateway.sdk.runtime import Runtime
 from gateway.stores.base import run_log

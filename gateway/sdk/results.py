@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.errors import RunFailed
-from gateway.runs import RunError
+from gateway.model.runs import RunError
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.plain_code import in_plain_code
 from gateway.sdk.runner import waiting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from gateway.records import REVOCATIONS, Writer
+from gateway.model.records import REVOCATIONS, Writer
 from gateway.revocations import Revocation
 from gateway.sdk.bridge import on_its_loop
 from gateway.stores.base import Store

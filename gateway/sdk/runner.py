@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import IllegalTransition
-from gateway.runs import Run, may_retry_crash
+from gateway.model.runs import Run, may_retry_crash
 from gateway.sdk import cut_off
 from gateway.sdk.canceling import UNFINISHED
 from gateway.sdk.execution import Body, Execution

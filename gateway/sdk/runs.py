@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.errors import InvalidValue
-from gateway.records import check_run_id, shown
-from gateway.runs import Run, check_statuses
+from gateway.model.records import check_run_id, shown
+from gateway.model.runs import Run, check_statuses
 from gateway.sdk import canceling, tasks
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.following import RunSubscription

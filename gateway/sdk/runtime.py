@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCanceled
-from gateway.records import StreamKey, check_run_id, source_of
-from gateway.runs import Run, RunIds
+from gateway.model.records import StreamKey, check_run_id, source_of
+from gateway.model.runs import Run, RunIds
 from gateway.sdk import forks
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.queues import HERE

@@ -17,9 +17,9 @@ import orjson
 
 from gateway._internal.extras import needs
 from gateway.errors import InvalidValue
-from gateway.limits import CHECK_STEPS, JSON_DEPTH, PATTERN_WORK_US, SCHEMA_BYTES
+from gateway.model.limits import CHECK_STEPS, JSON_DEPTH, PATTERN_WORK_US, SCHEMA_BYTES
+from gateway.model.untrusted_json import depth_of
 from gateway.sdk.schema_cost import Cost, Schema, choices, subschemas
-from gateway.untrusted import depth_of
 
 with needs("server"):
     import jsonschema_rs

@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import InvalidValue
-from gateway.limits import CHECK_STEPS, JSON_DEPTH, SCHEMA_LEVELS, SCHEMA_PARTS, SCHEMA_PATTERNS
+from gateway.model.limits import (
+    CHECK_STEPS,
+    JSON_DEPTH,
+    SCHEMA_LEVELS,
+    SCHEMA_PARTS,
+    SCHEMA_PATTERNS,
+)
 
 Schema = dict[str, Any]
 

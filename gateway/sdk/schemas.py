@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidValue
-from gateway.limits import REGISTERED_SCHEMAS
+from gateway.model.limits import REGISTERED_SCHEMAS
 
 if TYPE_CHECKING:
     from gateway.sdk.schema_checks import Checker

@@ -13,8 +13,8 @@ from typing import TypeVar
 from gateway import tokens
 from gateway.key_files import resolve_keys
 from gateway.keys import KeyRing
-from gateway.limits import DEFAULT_LIMITS
-from gateway.runs import Run
+from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.runs import Run
 from gateway.sdk import schemas, tasks
 from gateway.sdk.blocking import watching_for_blocking
 from gateway.sdk.keeper import Keeper, new_node

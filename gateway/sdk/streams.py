@@ -28,8 +28,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from gateway.errors import InvalidPosition, InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
-from gateway.records import Position, Record, StreamKey, check_run_id
-from gateway.runs import Run
+from gateway.model.records import Position, Record, StreamKey, check_run_id
+from gateway.model.runs import Run
 from gateway.sdk import registry
 from gateway.sdk.bridge import iterated_on_its_loop, on_its_loop
 from gateway.sdk.definitions import StreamDefinition

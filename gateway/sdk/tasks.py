@@ -25,10 +25,10 @@ from gateway import tokens
 from gateway._internal import tracing
 from gateway._internal.name_lists import listed
 from gateway.errors import InvalidValue, TaskNotFound
-from gateway.limits import MAX_BATCH_RUNS
-from gateway.records import check_stream_id
-from gateway.run_limits import check_tags
-from gateway.runs import Run, check_new_run
+from gateway.model.limits import MAX_BATCH_RUNS
+from gateway.model.records import check_stream_id
+from gateway.model.run_limits import check_tags
+from gateway.model.runs import Run, check_new_run
 from gateway.sdk import queues, triggering
 from gateway.sdk.bridge import on_its_loop
 from gateway.sdk.options import ONCE, Options, Retry

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from gateway.errors import RealtimeError, RunExists, RunNotFound
-from gateway.runs import Run
+from gateway.model.runs import Run
 from gateway.sdk.runtime import Runtime
 
 ATTEMPTS = 4  # to create a run; about 0.4 s in all, beside what the store itself waits

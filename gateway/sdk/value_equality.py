@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_json
 
-from gateway.limits import JSON_DEPTH, MAX_INTEGER
+from gateway.model.limits import JSON_DEPTH, MAX_INTEGER
 from gateway.sdk.value_types import Open
 
 Path = tuple[Any, ...]

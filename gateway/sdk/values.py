@@ -25,7 +25,8 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from gateway.errors import InvalidValue
-from gateway.limits import HASHED_ITEMS, JSON_DEPTH
+from gateway.model.limits import HASHED_ITEMS, JSON_DEPTH
+from gateway.model.untrusted_json import NotJson, check_depth
 from gateway.sdk.value_equality import (
     at,
     difference,
@@ -36,7 +37,6 @@ from gateway.sdk.value_equality import (
     unwritable,
 )
 from gateway.sdk.value_types import Form, Hashed, hashed
-from gateway.untrusted import NotJson, check_depth
 
 T = TypeVar("T")
 

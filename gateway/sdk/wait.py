@@ -34,8 +34,8 @@ from gateway.errors import (
     StreamIncomplete,
     WaitTimeout,
 )
-from gateway.records import Record, StreamKey, Writer, check_run_id, check_stream_id
-from gateway.runs import iso_time, time_ms
+from gateway.model.records import Record, StreamKey, Writer, check_run_id, check_stream_id
+from gateway.model.runs import iso_time, time_ms
 from gateway.sdk.bridge import on_its_loop, run_in_loop
 from gateway.sdk.options import check_seconds, moment_ms
 from gateway.sdk.plain_code import begin, in_plain_code

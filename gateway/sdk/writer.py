@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway._internal import tracing
 from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull
-from gateway.limits import DEFAULT_LIMITS, MAX_APPEND_RECORDS
-from gateway.records import StreamKey, Writer
+from gateway.model.limits import DEFAULT_LIMITS, MAX_APPEND_RECORDS
+from gateway.model.records import StreamKey, Writer
 from gateway.sdk import forks
 from gateway.stores.base import Store
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import orjson
 
 from gateway.errors import InvalidValue, RunNotFound
-from gateway.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS
-from gateway.patches import Operation
-from gateway.records import (
+from gateway.model.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS
+from gateway.model.patches import Operation
+from gateway.model.records import (
     ORIGIN,
     REVOCATIONS,
     RUN_STREAM,
@@ -32,8 +32,8 @@ from gateway.records import (
     Writer,
     path_of,
 )
-from gateway.runs import Run
-from gateway.stores.retention import Swept
+from gateway.model.retention import Swept
+from gateway.model.runs import Run
 
 PAGE_BYTES = 256 << 10  # of record data in one page: what a reader holds at a time
 SET_RECORDS = 1000  # kept of a set's log, up to twice that: a reader who lags more begins anew
@@ -332,7 +332,7 @@ class Store(Protocol):
 
         Raises:
             RunNotFound: there is no such run.
-            IllegalTransition: the table in `gateway.runs` does not allow it (not for a repeat).
+            IllegalTransition: the table in `gateway.model.runs` does not allow it (not for a repeat).
             InvalidValue: the patch or an operation does not fit.
             MetadataTooLarge: the metadata would be over its limit.
             WriterFenced: a newer epoch of this writer was seen.

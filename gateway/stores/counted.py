@@ -9,9 +9,10 @@ from typing import Any
 
 from gateway._internal.counters import Counters
 from gateway.errors import ConnectionLost, Internal, RealtimeError, StoreLocked, StoreUnavailable
-from gateway.patches import Operation
-from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
-from gateway.runs import Run
+from gateway.model.patches import Operation
+from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
+from gateway.model.retention import Swept
+from gateway.model.runs import Run
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -25,7 +26,6 @@ from gateway.stores.base import (
     SetState,
     Store,
 )
-from gateway.stores.retention import Swept
 from gateway.stores.shared import Lapsed, SharedStore
 
 _FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.limits import LEAST_LISTED_RUNS, LIST_BYTES, LISTED_FIELD_BYTES
-from gateway.runs import Run
+from gateway.model.limits import LEAST_LISTED_RUNS, LIST_BYTES, LISTED_FIELD_BYTES
+from gateway.model.runs import Run
 
 _LARGE: Mapping[str, Any] = {
     "payload": None,

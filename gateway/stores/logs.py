@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.errors import InvalidId
-from gateway.records import PATH_CONFIG, STREAMS_STREAM, RunSet, StreamKey, path_of
-from gateway.runs import Run
+from gateway.model.records import PATH_CONFIG, STREAMS_STREAM, RunSet, StreamKey, path_of
+from gateway.model.runs import Run
 from gateway.stores.base import CONFIG_RECORDS, SET_RECORDS, is_set_log
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
-from gateway.patches import Operation
-from gateway.records import (
+from gateway.model.patches import Operation
+from gateway.model.records import (
     ORIGIN,
     RUN_STREAM,
     EndReason,
@@ -22,7 +22,8 @@ from gateway.records import (
     Writer,
     path_of,
 )
-from gateway.runs import Run, change, check_new_run, iso_time
+from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention, Swept
+from gateway.model.runs import Run, change, check_new_run, iso_time
 from gateway.stores.base import (
     NO_RECORDS,
     PAGE_BYTES,
@@ -55,7 +56,6 @@ from gateway.stores.logs import (
     sets_of,
 )
 from gateway.stores.reading import page_of, place
-from gateway.stores.retention import EMPTY_SET_S, KEEP_ALL, Retention, Swept
 from gateway.stores.writers import (
     WriterState,
     check_order,

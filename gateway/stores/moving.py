@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from gateway.errors import ConfigurationError, StoreUnavailable
-from gateway.records import REVOCATIONS, EndReason, Position, Record, StreamKey
-from gateway.runs import Run
+from gateway.model.records import REVOCATIONS, EndReason, Position, Record, StreamKey
+from gateway.model.runs import Run
 from gateway.stores.base import NO_RECORDS, Head, PathStore, RunQuery
 from gateway.stores.writers import WriterState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.records import Gap, Position, Record, ResetReason
+from gateway.model.records import Gap, Position, Record, ResetReason
 from gateway.stores.base import Head, Page
 
 

@@ -39,9 +39,19 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mappi
 from typing import Any, TypeVar
 
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable, StreamEnded
-from gateway.patches import Operation
-from gateway.records import ORIGIN, EndReason, Position, Record, RunSet, StreamKey, Writer, path_of
-from gateway.runs import Run, check_new_run
+from gateway.model.patches import Operation
+from gateway.model.records import (
+    ORIGIN,
+    EndReason,
+    Position,
+    Record,
+    RunSet,
+    StreamKey,
+    Writer,
+    path_of,
+)
+from gateway.model.retention import KEEP_ALL, Retention, Swept
+from gateway.model.runs import Run, check_new_run
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -67,7 +77,6 @@ from gateway.stores.redis_servers import Servers, bucket_of
 from gateway.stores.redis_sets import first_names
 from gateway.stores.redis_sweep import RedisSweep
 from gateway.stores.redis_url import RedisUrl
-from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.shared import Lapsed
 from gateway.stores.writers import WriterState, check_order, records_to_skip
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunNotFound, StoreUnavailable
-from gateway.records import ORIGIN, Position, StreamKey
+from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.stores.base import Page
 from gateway.stores.redis_lane import CONNECT_S, pack
 from gateway.stores.redis_servers import Servers

@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from gateway.errors import RunNotFound, StoreUnavailable
-from gateway.records import Position, Record, StreamKey
-from gateway.runs import Run
+from gateway.model.records import Position, Record, StreamKey
+from gateway.model.runs import Run
 from gateway.stores.base import Head, belongs_to_no_run, system_clock_ms
 from gateway.stores.moving import Rest, Spent
 from gateway.stores.redis import RedisStore, index_of

@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 import orjson
 
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
-from gateway.patches import Operation
-from gateway.records import Position, RunSet, StreamKey, Writer
-from gateway.runs import STATUSES, Run, change, iso_time, time_ms
+from gateway.model.patches import Operation
+from gateway.model.records import Position, RunSet, StreamKey, Writer
+from gateway.model.runs import STATUSES, Run, change, iso_time, time_ms
 from gateway.stores.base import (
     Page,
     RunQuery,

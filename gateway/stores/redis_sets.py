@@ -23,10 +23,10 @@ import msgspec
 import orjson
 
 from gateway.errors import RealtimeError, RunNotFound
-from gateway.limits import LISTED_FIELD_BYTES
-from gateway.patches import fold_change
-from gateway.records import ORIGIN, Position, RunSet, StreamKey
-from gateway.runs import Run
+from gateway.model.limits import LISTED_FIELD_BYTES
+from gateway.model.patches import fold_change
+from gateway.model.records import ORIGIN, Position, RunSet, StreamKey
+from gateway.model.runs import Run
 from gateway.stores.base import SET_RECORDS, SetState, new_epoch, run_log, system_clock_ms
 from gateway.stores.listed import (
     ListedRun,

@@ -30,10 +30,11 @@ from gateway.errors import (
     RunExists,
     StoreUnavailable,
 )
-from gateway.limits import DEFAULT_LIMITS
-from gateway.patches import Operation
-from gateway.records import EndReason, Gap, Position, RunSet, StreamKey, Writer, split_source
-from gateway.runs import Run
+from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.patches import Operation
+from gateway.model.records import EndReason, Gap, Position, RunSet, StreamKey, Writer, split_source
+from gateway.model.retention import Swept
+from gateway.model.runs import Run
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -48,7 +49,6 @@ from gateway.stores.base import (
 from gateway.stores.beginning import Begun
 from gateway.stores.link import OPEN_TIMEOUT_S, Link, Peer, without_login
 from gateway.stores.listed import from_list
-from gateway.stores.retention import Swept
 from gateway.stores.under_way import Call, Follow
 
 PATIENCE_S = 120.0  # how long a call waits for a gateway that is away

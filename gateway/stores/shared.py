@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from gateway.runs import Run
+from gateway.model.runs import Run
 from gateway.stores.base import PathStore
 
 

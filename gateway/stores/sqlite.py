@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
-from gateway.patches import Operation
-from gateway.records import EndReason, Position, RunSet, StreamKey, Writer
-from gateway.runs import Run, check_new_run
+from gateway.model.patches import Operation
+from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
+from gateway.model.retention import KEEP_ALL, Retention, Swept
+from gateway.model.runs import Run, check_new_run
 from gateway.stores import sqlite_faults, sqlite_reads, sqlite_schema, sqlite_sweep
 from gateway.stores.base import (
     PAGE_BYTES,
@@ -37,7 +38,6 @@ from gateway.stores.base import (
 )
 from gateway.stores.growth import Growth
 from gateway.stores.logs import check_path_log
-from gateway.stores.retention import KEEP_ALL, Retention, Swept
 from gateway.stores.sqlite_blocks import Grown
 from gateway.stores.sqlite_faults import DAMAGED, explained, is_full, is_the_files
 from gateway.stores.sqlite_folder import make_folder

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.records import EndReason, Position, Record, StreamKey
+from gateway.model.records import EndReason, Position, Record, StreamKey
+from gateway.model.retention import Retention
 from gateway.stores.base import Head, Page
 from gateway.stores.logs import is_announced, kept_records
-from gateway.stores.retention import Retention
 from gateway.stores.writers import WriterState
 
 BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain

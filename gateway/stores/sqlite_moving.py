@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 
-from gateway.records import Position, Record, StreamKey
-from gateway.runs import Run
+from gateway.model.records import Position, Record, StreamKey
+from gateway.model.runs import Run
 from gateway.stores.base import Head
 from gateway.stores.moving import Rest, Spent
 from gateway.stores.sqlite import SqliteStore

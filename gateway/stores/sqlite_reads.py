@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.errors import RunNotFound
-from gateway.records import ORIGIN, Position, Record, RunSet, StreamKey
-from gateway.runs import STATUSES, Run
+from gateway.model.records import ORIGIN, Position, Record, RunSet, StreamKey
+from gateway.model.runs import STATUSES, Run
 from gateway.stores.base import (
     NO_RECORDS,
     Head,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass, field
 
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
+from gateway.model.retention import EMPTY_SET_S, Retention, Swept
 from gateway.stores.logs import is_announced
-from gateway.stores.retention import EMPTY_SET_S, Retention, Swept
 from gateway.stores.sqlite_blocks import Budget
 from gateway.stores.sqlite_transactions import Transactions
 

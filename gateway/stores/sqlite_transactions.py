@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from gateway.errors import RunExists, StoreUnavailable, StreamEnded
-from gateway.limits import LISTED_FIELD_BYTES
-from gateway.patches import Operation
-from gateway.records import (
+from gateway.model.limits import LISTED_FIELD_BYTES
+from gateway.model.patches import Operation
+from gateway.model.records import (
     ORIGIN,
     RUN_STREAM,
     EndReason,
@@ -23,7 +23,8 @@ from gateway.records import (
     StreamKey,
     Writer,
 )
-from gateway.runs import Run, change, iso_time
+from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention
+from gateway.model.runs import Run, change, iso_time
 from gateway.stores.base import (
     Appended,
     belongs_to_no_run,
@@ -35,7 +36,6 @@ from gateway.stores.base import (
 )
 from gateway.stores.listed import encode_listed
 from gateway.stores.logs import announcement, deletion_records, is_announced, set_records, sets_of
-from gateway.stores.retention import EMPTY_SET_S, KEEP_ALL, Retention
 from gateway.stores.sqlite_blocks import Budget, Grown, StreamState, cut, write_streams
 from gateway.stores.sqlite_incarnation import Incarnation
 from gateway.stores.sqlite_reads import MEMBERS, load_run, snapshot_of, snapshot_there, stream_row

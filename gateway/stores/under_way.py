@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway import protocol
 from gateway.errors import MalformedFrame, RealtimeError, RunNotFound, from_wire
-from gateway.records import ORIGIN, Gap, Position, StreamKey
+from gateway.model.records import ORIGIN, Gap, Position, StreamKey
 from gateway.stores.base import Page
 
 # Per followed stream: received but not yet taken; over it the subscription pauses.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.errors import OutOfOrder, WriterFenced, WriterGap
-from gateway.records import EndReason, StreamKey, Writer
+from gateway.model.records import EndReason, StreamKey, Writer
 from gateway.stores.base import Appended, Head
 
 

@@ -12,9 +12,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import protocol
 from gateway.errors import OriginForbidden, RealtimeError, TokenInUrl
+from gateway.model.network import Proxies, may_connect
 from gateway.protocol import ErrorFrame
 from gateway.settings import Settings
-from gateway.visitors import Proxies, may_connect
 
 _SECRETS = re.compile(r"token|jwt|secret|password|authorization|bearer|api[-_]?key", re.IGNORECASE)
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.")  # a JWT, wherever it is

@@ -14,9 +14,9 @@ import msgspec
 
 from gateway import protocol
 from gateway.errors import on_the_wire
+from gateway.model.runs import Run
 from gateway.protocol import gateway_frames as ours
 from gateway.protocol.results import RESULTS
-from gateway.runs import Run
 
 _CHANNEL = "connection"
 _SCHEMAS = "#/components/schemas/"

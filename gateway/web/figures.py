@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gateway._internal.counters import Counters
 from gateway.hub import Hub
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway import protocol
 from gateway._internal.wakeup import Signal
-from gateway.limits import LIST_BYTES, Limits
+from gateway.model.limits import LIST_BYTES, Limits
 from gateway.protocol import Request
 
 MAX_ANSWERS = 256  # that wait to be taken, however small they are

@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket
 from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway.errors import HelloExpected, InvalidValue
-from gateway.limits import Limits
+from gateway.model.limits import Limits
 from gateway.web.sending import EVENT_HEADERS, Outgoing, Stalled, until_gone
 from gateway.web.unproven import Share
 from gateway.web.wire import COUNTED, LIMITED

@@ -11,8 +11,8 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.access import Access, require
 from gateway.errors import InvalidToken
+from gateway.model.network import is_local_host, is_loopback
 from gateway.settings import MetricsAccess
-from gateway.visitors import is_local_host, is_loopback
 from gateway.web.metrics import METRICS_PATH, Metrics
 
 HEALTH_PATH = "/healthz"

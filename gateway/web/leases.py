@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 
 from gateway.errors import RealtimeError
-from gateway.limits import DEFAULT_LIMITS
+from gateway.model.limits import DEFAULT_LIMITS
 from gateway.sdk.canceling import UNFINISHED
 from gateway.sdk.queues import has_lease
 from gateway.sdk.runner import EMBEDDED_OWNER, mark_crashed

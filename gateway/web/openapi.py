@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from gateway.runs import STATUSES, Run
+from gateway.model.runs import STATUSES, Run
 from gateway.web.runs import (
     Handle,
     Readers,

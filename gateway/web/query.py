@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import InvalidValue
-from gateway.records import shown
+from gateway.model.records import shown
 from gateway.web.arriving import refuse_secret_url
 
 Endpoint = Callable[[Request], Awaitable[Response]]

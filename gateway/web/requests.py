@@ -11,8 +11,7 @@ from msgspec import UNSET
 
 from gateway import protocol
 from gateway.errors import InvalidValue, RunNotFound
-from gateway.protocol import Appended, GatewayFrame, Request, Result
-from gateway.records import (
+from gateway.model.records import (
     REVOCATIONS,
     RUN_STREAM,
     RUNS_STREAM,
@@ -23,8 +22,9 @@ from gateway.records import (
     check_stream_id,
     source_of,
 )
+from gateway.model.runs import Run
+from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.revocations import Revocation
-from gateway.runs import Run
 from gateway.sdk import schemas
 from gateway.stores import base
 from gateway.stores.base import Done, Page, RunQuery, RunState, Store

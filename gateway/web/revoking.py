@@ -17,7 +17,7 @@ from contextlib import aclosing
 
 from gateway.access import Access
 from gateway.errors import InvalidValue, StoreUnavailable
-from gateway.records import REVOCATIONS, Position
+from gateway.model.records import REVOCATIONS, Position
 from gateway.revocations import Revocation, RevocationList
 from gateway.stores.base import Page, Store
 

@@ -30,16 +30,16 @@ from gateway.errors import (
     RunNotFound,
     TokenSpent,
 )
-from gateway.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
+from gateway.model.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
+from gateway.model.records import RUN_STREAM, RunSet, StreamKey, check_run_id, shown
+from gateway.model.run_limits import check_tags
+from gateway.model.runs import Run, check_statuses
+from gateway.model.untrusted_json import NotJson, check_json
 from gateway.protocol import without
-from gateway.records import RUN_STREAM, RunSet, StreamKey, check_run_id, shown
-from gateway.run_limits import check_tags
-from gateway.runs import Run, check_statuses
 from gateway.sdk import runs as sdk_runs
 from gateway.sdk.tasks import find_task
 from gateway.sdk.values import describe
 from gateway.stores.base import RunQuery, Store
-from gateway.untrusted import NotJson, check_json
 from gateway.web.arriving import refuse_secret_url
 from gateway.web.query import taking, whole_number
 

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from gateway.limits import arriving_bytes
+from gateway.model.limits import arriving_bytes
 from gateway.settings import Settings
 from gateway.web.answering import AnsweringProtocol
 from gateway.web.app import WEBSOCKET_PATH, Gateway, make_app

@@ -21,8 +21,8 @@ from gateway.cursor import Cursor, Cursors
 from gateway.errors import RealtimeError
 from gateway.frame import Frame
 from gateway.hub import Hub
+from gateway.model.records import ORIGIN, Position
 from gateway.protocol import FromLast
-from gateway.records import ORIGIN, Position
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
 from gateway.tail import Batch
 from gateway.web.direct import DIRECT

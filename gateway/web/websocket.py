@@ -30,7 +30,7 @@ from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, 
 from gateway.connection import Connection
 from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.hub import Hub
-from gateway.limits import Limits, arriving_bytes
+from gateway.model.limits import Limits, arriving_bytes
 from gateway.sdk import schemas
 from gateway.stores.base import Appended, Store
 from gateway.web.figures import LaggingReader

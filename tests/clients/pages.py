@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from tests.serving import Serving, new_run, token_for
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "clients.md"

@@ -110,7 +110,7 @@ async def test_the_page_of_the_document_falls_back_and_returns(gateway, open_pag
 
 async def test_a_loop_goes_on_over_answers_that_end(open_page, site):
     """Each answer of events ends after a moment; the page sees none of it."""
-    from gateway.limits import Limits
+    from gateway.model.limits import Limits
     from tests.serving import serving
 
     async with (

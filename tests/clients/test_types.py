@@ -7,7 +7,7 @@ from pathlib import Path
 from clients.typescript import check
 from pydantic import BaseModel, TypeAdapter
 
-from gateway.runs import STATUSES, Run
+from gateway.model.runs import STATUSES, Run
 from gateway.sdk.typescript import declare
 from gateway.web.client import FOLDER, client_types
 

@@ -9,7 +9,7 @@ import pytest
 from conformance.published import HERE, install, tool
 from durable_streams import AsyncDurableStream, StreamNotFoundError, astream
 
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 from tests.serving import new_run, serving, token_for
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(400)]

@@ -10,7 +10,8 @@ from demo_app.operator_feed import SAMPLES_PER_MINUTE, RateTracker
 from gateway import runs
 from gateway._internal.counters import Counters
 from gateway.errors import RunNotFound
-from gateway.records import StreamKey
+from gateway.model import runs
+from gateway.model.records import StreamKey
 from gateway.web.figures import Figures, LaggingReader, LiveStream
 
 KEY = StreamKey("run_0123456789", "progress")

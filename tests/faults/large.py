@@ -13,9 +13,9 @@ from serving import new_run
 
 from faults.history import Verdict
 from faults.scenarios import Say, quiet
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
+from gateway.model.retention import Retention
 from gateway.stores.base import RunQuery
-from gateway.stores.retention import Retention
 from gateway.stores.sqlite import SqliteStore
 from gateway.web.sweeper import STEP_S
 

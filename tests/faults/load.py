@@ -15,8 +15,8 @@ from serving import new_run, worker_token
 from faults.clients import Reader, Writer
 from faults.history import History, Key, Verdict, View, check
 from faults.process import Child
-from gateway.records import StreamKey
-from gateway.records import Writer as WriterId
+from gateway.model.records import StreamKey
+from gateway.model.records import Writer as WriterId
 from gateway.stores.remote import RemoteStore
 
 THROTTLES_MS = (0, 0, 20, 100)

@@ -16,9 +16,9 @@ from queue_workers import (
     until_status,
 )
 
-from gateway import runs
 from gateway.errors import RunNotFound
-from gateway.runs import iso_time
+from gateway.model import runs
+from gateway.model.runs import iso_time
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def test_what_was_appended_is_durable_before_celery_says_that_the_task_suc
 
 
 async def _now(stream, run_id):
-    from gateway.records import StreamKey
+    from gateway.model.records import StreamKey
     from gateway.sdk.runtime import runtime
 
     page = await runtime().store.read(StreamKey(run_id, stream.id))

@@ -16,9 +16,9 @@ from queue_workers import (
     until_asked_for,
 )
 
-from gateway import runs
 from gateway.errors import ConfigurationError, QueueUnavailable
 from gateway.integrations.celery_tasks import CeleryQueue
+from gateway.model import runs
 from gateway.sdk import queues
 from gateway.sdk.runtime import runtime
 from gateway.stores.base import run_log

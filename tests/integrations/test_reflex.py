@@ -7,8 +7,8 @@ import reflex as rx
 from reflex_base.registry import RegistrationContext
 
 from gateway.integrations.reflex import add_gateway
+from gateway.model.network import may_connect
 from gateway.settings import Settings
-from gateway.visitors import may_connect
 from gateway.web.app import WEBSOCKET_PATH
 
 

@@ -100,7 +100,7 @@ def test_what_a_program_appended_is_durable_when_it_ends(is_worker, tmp_path):
 
 
 async def _count(store, run_id):
-    from gateway.records import StreamKey
+    from gateway.model.records import StreamKey
 
     async with gateway.connect(store=store, secret_key=SECRET) as active:
         return (await active.store.head(StreamKey(run_id, "numbers"))).position.offset

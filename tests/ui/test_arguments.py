@@ -12,8 +12,9 @@ import reflex as rx
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from reflex.vars import Var
 
-from gateway import limits, streams, task
+from gateway import streams, task
 from gateway.errors import InvalidValue
+from gateway.model import limits
 from gateway.sdk.definitions import StreamDefinition
 from gateway.ui import (
     use_input_stream,

@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 import orjson
 
-from gateway.limits import JSON_DEPTH
-from gateway.untrusted import NotJson, check_json
+from gateway.model.limits import JSON_DEPTH
+from gateway.model.untrusted_json import NotJson, check_json
 from gateway.web.durable_streams.headers import media_type
 from gateway.web.durable_streams.refusals import Refused, malformed
 

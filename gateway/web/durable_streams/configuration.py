@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.records import Position, StreamKey, path_data
+from gateway.model.records import Position, StreamKey, path_data
 
 TOUCH_PARTS = 10  # a sliding time to live is written down so many times within itself,
 MAX_TOUCH_MS = 60_000  # and at least so often: a stream outlives it by that much at most

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gateway.errors import InvalidPosition
-from gateway.records import Position, Writer
+from gateway.model.records import Position, Writer
 from gateway.web.durable_streams.refusals import Refused, malformed
 
 CLOSED = "Stream-Closed"

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import NamedTuple
 
 from gateway.hub import Hub
+from gateway.model.records import ORIGIN, Position, path_config
 from gateway.pages import FRAME_BYTES
 from gateway.record_cursor import RecordCursor, Records
-from gateway.records import ORIGIN, Position, path_config
 from gateway.stores.base import Head
 from gateway.web.durable_streams.configuration import to_logical
 from gateway.web.durable_streams.paths import Paths

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from gateway.errors import InvalidPosition
-from gateway.records import ORIGIN, Position
+from gateway.model.records import ORIGIN, Position
 from gateway.web.durable_streams.refusals import malformed
 
 CURSOR_EPOCH_S = 1_728_432_000  # 2024-10-09T00:00:00Z: where intervals are counted from

@@ -19,7 +19,15 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.errors import StoreUnavailable, WriterGap
-from gateway.records import ORIGIN, EndReason, Position, StreamKey, Writer, path_config, path_data
+from gateway.model.records import (
+    ORIGIN,
+    EndReason,
+    Position,
+    StreamKey,
+    Writer,
+    path_config,
+    path_data,
+)
 from gateway.stores.base import PathStore
 from gateway.web.durable_streams import bodies
 from gateway.web.durable_streams.configuration import (

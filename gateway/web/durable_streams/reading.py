@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from gateway._internal.counters import Counters
 from gateway.errors import RealtimeError
-from gateway.records import ORIGIN
+from gateway.model.records import ORIGIN
 from gateway.web.durable_streams import bodies, headers
 from gateway.web.durable_streams.events import EventStream
 from gateway.web.durable_streams.live import LiveReader, Opening

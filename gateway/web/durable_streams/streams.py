@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.errors import RunNotFound
-from gateway.records import ORIGIN, EndReason, Position, StreamKey
+from gateway.model.records import ORIGIN, EndReason, Position, StreamKey
 from gateway.stores.base import Page, Store
 from gateway.web.durable_streams import bodies
 from gateway.web.durable_streams.configuration import Configuration, to_logical

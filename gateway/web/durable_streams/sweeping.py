@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from gateway.records import PATH_CONFIG, StreamKey, path_of
+from gateway.model.records import PATH_CONFIG, StreamKey, path_of
 from gateway.web.durable_streams.paths import Paths
 
 STEP_LOGS = 500  # looked at in one step: two reads each

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.errors import OutOfOrder, RealtimeError, StreamEnded, WriterFenced, WriterGap
-from gateway.records import EndReason, Position, Writer
+from gateway.model.records import EndReason, Position, Writer
 from gateway.sdk import schemas
 from gateway.stores.base import Appended, Done
 from gateway.web.durable_streams import bodies, headers

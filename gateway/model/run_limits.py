@@ -1,4 +1,4 @@
-"""Check the fields of a run against the limits of `gateway.limits`. No I/O.
+"""Check the fields of a run against the limits of `gateway.model.limits`. No I/O.
 
 A new run is checked whole; a change is checked in the fields that it changes. A run that an
 earlier version stored with a value over a limit can therefore still be read, and can still end.
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from gateway.errors import InvalidId, InvalidValue, MetadataTooLarge
-from gateway.limits import (
+from gateway.model.limits import (
     MAX_ATTEMPTS,
     MAX_BATCH_ID_CHARACTERS,
     MAX_ERROR_CHARACTERS,
@@ -31,8 +31,8 @@ from gateway.limits import (
     MAX_TAGS,
     MAX_TASK_CHARACTERS,
 )
-from gateway.records import shown
-from gateway.untrusted import NotJson, check_depth
+from gateway.model.records import shown
+from gateway.model.untrusted_json import NotJson, check_depth
 
 TIMES = (
     *("created_at", "queued_at", "started_at", "finished_at", "cancel_requested_at"),

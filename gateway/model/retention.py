@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from gateway.errors import ConfigurationError
-from gateway.runs import iso_time
+from gateway.model.runs import iso_time
 
 EMPTY_SET_S = 3600  # the log of a set without runs outlives its last change by this
 

@@ -22,7 +22,7 @@ from gateway.errors import (
     MetadataTooLarge,
     RealtimeError,
 )
-from gateway.records import MAX_RUN_ID_CHARACTERS, MAX_STREAM_ID_CHARACTERS
+from gateway.model.records import MAX_RUN_ID_CHARACTERS, MAX_STREAM_ID_CHARACTERS
 
 SPARE_BYTES = 4096  # of a frame that carries one record: what is around the record
 

@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from gateway.errors import IllegalTransition, InvalidValue
-from gateway.patches import METADATA_NULLS, Operation, carry_out, difference, fold_change
-from gateway.records import check_run_id, shown
-from gateway.run_limits import check_metadata, check_metadata_key, check_values
-from gateway.run_limits import time_ms as time_ms
+from gateway.model.patches import METADATA_NULLS, Operation, carry_out, difference, fold_change
+from gateway.model.records import check_run_id, shown
+from gateway.model.run_limits import check_metadata, check_metadata_key, check_values
+from gateway.model.run_limits import time_ms as time_ms
 
 RunStatus = Literal[
     "delayed",

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.limits import JSON_DEPTH
+from gateway.model.limits import JSON_DEPTH
 
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 209  # a number with fewer digits and an exponent of fewer than three is finite

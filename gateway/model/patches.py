@@ -18,8 +18,8 @@ import msgspec
 import orjson
 
 from gateway.errors import InvalidValue
-from gateway.limits import MAX_INTEGER
-from gateway.run_limits import check_metadata_key
+from gateway.model.limits import MAX_INTEGER
+from gateway.model.run_limits import check_metadata_key
 
 REPLACED = frozenset({"payload", "output", "error", "last_error"})  # never merged
 METADATA_NULLS = "metadata_nulls"  # the member of a change that names the nulls of its metadata
