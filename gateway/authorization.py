@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway import protocol
-from gateway.access import Access, require
+from gateway.auth.permissions import Access, require
 from gateway.errors import InvalidValue, RecordTooLarge
 from gateway.model.records import (
     REVOCATIONS,

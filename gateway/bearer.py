@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.access import Access
+from gateway.auth.permissions import Access
 from gateway.errors import InvalidToken, TokenExpired
 
 Verify = Callable[[object, float], Access]

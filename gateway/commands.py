@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.access import Access
+from gateway.auth.permissions import Access
 from gateway.errors import ConnectionAged, ShuttingDown
 from gateway.model.records import Position, RunSet, StreamKey
 from gateway.protocol import FromLast, Request

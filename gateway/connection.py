@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from gateway import protocol
-from gateway.access import Access, require
+from gateway.auth.permissions import Access, require
 from gateway.authorization import readable_key, require_read, require_request, require_sets
 from gateway.bearer import Admit, Bearer, Verify
 from gateway.commands import (

@@ -71,8 +71,8 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
+from gateway.auth.keys import check_secret
 from gateway.errors import ConfigurationError
-from gateway.keys import check_secret
 from gateway.model.limits import DEFAULT_LIMITS, Limits
 from gateway.model.network import LOOPBACK, parse_origins, parse_proxies
 from gateway.model.retention import KEEP_ALL, Retention

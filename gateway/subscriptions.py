@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from gateway.access import Access
+from gateway.auth.permissions import Access
 from gateway.authorization import require_read, require_sets
 from gateway.errors import UnknownSubscription
 from gateway.model.records import RunSet, StreamKey

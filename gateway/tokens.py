@@ -1,7 +1,7 @@
 """Scoped access tokens: mint them, verify them, make lesser ones of them, revoke them.
 
 A token is a JWT that lists scopes, `action:resource:id`. Nothing is allowed unless a scope says so
-(`gateway.access`). The clock is an argument.
+(`gateway.auth.permissions`). The clock is an argument.
 
 Source:
     PROTOCOL.md, section 10.
@@ -20,7 +20,9 @@ from typing import Any
 import jwt
 import msgspec
 
-from gateway.access import (
+from gateway.auth.claims import AUDIENCE, MAX_SUBJECT_CHARACTERS, BadClaims, check_claims
+from gateway.auth.keys import KeyRing, check_secret, key_id
+from gateway.auth.permissions import (
     DEFAULT_PAYLOAD_BYTES,
     MAX_TTL_S,
     Access,
@@ -30,18 +32,16 @@ from gateway.access import (
     covers,
     require,
 )
-from gateway.claims import AUDIENCE, MAX_SUBJECT_CHARACTERS, BadClaims, check_claims
+from gateway.auth.revocations import Revocation
+from gateway.auth.verifier import MAX_TOKEN_CHARACTERS, verify
 from gateway.errors import (
     ConfigurationError,
     Forbidden,
     InvalidValue,
     NotStarted,
 )
-from gateway.keys import KeyRing, check_secret, key_id
 from gateway.model.limits import MAX_INTEGER
 from gateway.model.records import shown
-from gateway.revocations import Revocation
-from gateway.verification import MAX_TOKEN_CHARACTERS, verify
 
 __all__ = [
     "MAX_TTL_S",

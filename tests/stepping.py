@@ -16,7 +16,7 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from gateway._internal.counters import Counters
-from gateway.access import Access
+from gateway.auth.permissions import Access
 from gateway.hub import Hub
 from gateway.model.limits import Limits
 from gateway.stores.redis import RedisStore

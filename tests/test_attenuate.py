@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving import serving
 
 from gateway import task, tokens
-from gateway.access import Access, Share, TriggerGrant, check_scope, covers
+from gateway.auth.permissions import Access, Share, TriggerGrant, check_scope, covers
 from gateway.errors import Forbidden, InvalidToken, InvalidValue, TokenExpired
 from gateway.model.records import RUN_STREAM, RunSet, StreamKey
 from gateway.tokens import MAX_ANCESTORS, attenuate, mint, mint_trigger, verify

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from serving import new_run, serving
 
+from gateway.auth.key_files import resolve_keys
+from gateway.auth.keys import Key, KeyRing, key_id, thumbprint
 from gateway.errors import ConfigurationError, InvalidToken
-from gateway.key_files import resolve_keys
-from gateway.keys import Key, KeyRing, key_id, thumbprint
 from gateway.model.records import StreamKey
 from gateway.settings import Settings
 from gateway.tokens import mint, verify

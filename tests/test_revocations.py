@@ -29,10 +29,10 @@ from serving import (
 from websockets.asyncio.client import connect as open_socket
 
 from gateway import connect, tokens
-from gateway.access import Access
+from gateway.auth.permissions import Access
+from gateway.auth.revocations import KEPT_S, Revocation, RevocationList
 from gateway.errors import InvalidValue, NotStarted, StoreUnavailable
 from gateway.model.records import REVOCATIONS, Position, StreamKey
-from gateway.revocations import KEPT_S, Revocation, RevocationList
 from gateway.stores.base import Page
 from gateway.stores.memory import MemoryStore
 from gateway.tokens import attenuate, mint, verify

@@ -5,7 +5,7 @@ import pytest
 from serving import SECRET, new_run, serving, token_for
 
 from gateway import protocol, task
-from gateway.access import Access
+from gateway.auth.permissions import Access
 from gateway.authorization import require_request
 from gateway.errors import Forbidden
 from gateway.sdk import tasks

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import tokens
-from gateway.access import Access, check_scope, require
+from gateway.auth.keys import KeyRing
+from gateway.auth.permissions import Access, check_scope, require
+from gateway.auth.verifier import Verifier
 from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
-from gateway.keys import KeyRing
 from gateway.model.records import RUN_STREAM, RunSet, StreamKey
 from gateway.tokens import mint, verify
-from gateway.verification import Verifier
 
 SECRET = "a secret of the tests that is long enough"
 OTHER = "another secret that is just as long, or longer"
@@ -520,7 +520,7 @@ def test_a_token_that_differs_in_its_last_character_is_another(verifier):
 
 
 def test_the_memory_is_bounded_and_keeps_what_was_used_last(verifier, monkeypatch):
-    monkeypatch.setattr("gateway.verification.REMEMBERED", 3)
+    monkeypatch.setattr("gateway.auth.verifier.REMEMBERED", 3)
     many = [mint([f"read:runs:run_{n}"], secret_key=SECRET, now_s=NOW_S) for n in range(4)]
     for token in (*many[:3], many[0], many[3]):
         verifier.verify(token, NOW_S)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gateway import tokens
+from gateway.auth.key_files import resolve_keys
 from gateway.cli.output import bytes_of
 from gateway.cli.reaching import Reach
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked
-from gateway.key_files import resolve_keys
 from gateway.sdk.session import opened
 from gateway.settings import Settings, is_redis, open_store, secret_path, sqlite_file
 from gateway.stores.base import RunQuery

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import jwt
 import orjson
 
+from gateway.auth.key_files import resolve_keys
+from gateway.auth.keys import KeyRing
+from gateway.auth.revocations import Revocation, RevocationList
+from gateway.auth.verifier import verify
 from gateway.cli.reaching import Reach
 from gateway.errors import ConfigurationError, InvalidToken, RealtimeError, TokenExpired
-from gateway.key_files import resolve_keys
-from gateway.keys import KeyRing
 from gateway.model.records import REVOCATIONS, Position
-from gateway.revocations import Revocation, RevocationList
 from gateway.settings import secret_path
-from gateway.verification import verify
 
 Verdict = Literal["valid", "expired", "revoked", "unknown key", "invalid", "not verified"]
 

@@ -22,13 +22,13 @@ from websockets.exceptions import (
 )
 
 from gateway import protocol
+from gateway.auth.revocations import MAX_SKEW_S
 from gateway.cli import http as asking
 from gateway.cli.checks import Check
 from gateway.cli.reaching import Reach
 from gateway.errors import ConfigurationError, RealtimeError
 from gateway.model.records import StreamKey
 from gateway.model.runs import Run, iso_time, new_run_id
-from gateway.revocations import MAX_SKEW_S
 from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.remote import gateway_url
 

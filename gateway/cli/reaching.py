@@ -19,8 +19,8 @@ from urllib.parse import urlsplit, urlunsplit
 import typer
 
 from gateway import tokens
+from gateway.auth.key_files import resolve_keys
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
-from gateway.key_files import resolve_keys
 from gateway.sdk.session import WORKER_SCOPES, opened
 from gateway.settings import Settings, open_store, sqlite_file
 from gateway.stores.base import Store

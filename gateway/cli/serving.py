@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.auth.key_files import resolve_keys
 from gateway.cli.reaching import StoreOption, settings_of
-from gateway.key_files import resolve_keys
 
 
 def serve(

@@ -13,11 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from gateway import tokens
+from gateway.auth.key_files import resolve_keys
 from gateway.cli.inspecting import Finding, inspect
 from gateway.cli.output import JsonOption, emit, shown
 from gateway.cli.reaching import LOCAL_URL, Reach, StoreOption, UrlOption, settings_of
 from gateway.errors import InvalidValue
-from gateway.key_files import resolve_keys
 from gateway.sdk.session import connected
 from gateway.settings import Settings
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+from gateway.auth.revocations import Revocation
 from gateway.model.records import REVOCATIONS, Writer
-from gateway.revocations import Revocation
 from gateway.sdk.bridge import on_its_loop
 from gateway.stores.base import Store
 

@@ -11,8 +11,8 @@ from functools import partial
 from typing import TypeVar
 
 from gateway import tokens
-from gateway.key_files import resolve_keys
-from gateway.keys import KeyRing
+from gateway.auth.key_files import resolve_keys
+from gateway.auth.keys import KeyRing
 from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.runs import Run
 from gateway.sdk import schemas, tasks

@@ -23,8 +23,10 @@ from starlette.websockets import WebSocket
 
 from gateway import tokens
 from gateway._internal.counters import Counters
-from gateway.access import require
 from gateway.admission import Admission
+from gateway.auth.key_files import resolve_keys
+from gateway.auth.permissions import require
+from gateway.auth.verifier import Verifier
 from gateway.errors import (
     NotStarted,
     RealtimeError,
@@ -33,14 +35,12 @@ from gateway.errors import (
     TokenRevoked,
 )
 from gateway.hub import Hub
-from gateway.key_files import resolve_keys
 from gateway.model.network import Proxies
 from gateway.sdk import registry, schemas, tasks
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.counted import counted
-from gateway.verification import Verifier
 from gateway.web import asyncapi, client, frames_over_http
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.access import Access, require
+from gateway.auth.permissions import Access, require
 from gateway.errors import InvalidToken
 from gateway.model.network import is_local_host, is_loopback
 from gateway.settings import MetricsAccess

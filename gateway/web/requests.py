@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from gateway import protocol
+from gateway.auth.revocations import Revocation
 from gateway.errors import InvalidValue, RunNotFound
 from gateway.model.records import (
     REVOCATIONS,
@@ -24,7 +25,6 @@ from gateway.model.records import (
 )
 from gateway.model.runs import Run
 from gateway.protocol import Appended, GatewayFrame, Request, Result
-from gateway.revocations import Revocation
 from gateway.sdk import schemas
 from gateway.stores import base
 from gateway.stores.base import Done, Page, RunQuery, RunState, Store

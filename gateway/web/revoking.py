@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 
-from gateway.access import Access
+from gateway.auth.permissions import Access
+from gateway.auth.revocations import Revocation, RevocationList
 from gateway.errors import InvalidValue, StoreUnavailable
 from gateway.model.records import REVOCATIONS, Position
-from gateway.revocations import Revocation, RevocationList
 from gateway.stores.base import Page, Store
 
 CHECK_S = 2.0  # a revocation is heard within twice this, even if the follow is deaf

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from gateway import tokens
 from gateway._internal import tracing
-from gateway.access import Access, Share, TriggerGrant, require
+from gateway.auth.permissions import Access, Share, TriggerGrant, require
 from gateway.errors import (
     FrameTooLarge,
     InvalidToken,

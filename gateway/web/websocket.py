@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import protocol
 from gateway._internal.counters import Counters
-from gateway.access import Access
+from gateway.auth.permissions import Access
 from gateway.authorization import read_key, require_read
 from gateway.bearer import Admit, Verify
 from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway._internal.counters import Counters
-from gateway.access import Access, require
+from gateway.auth.permissions import Access, require
 from gateway.authorization import require_read
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.hub import Hub

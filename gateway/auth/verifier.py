@@ -10,11 +10,11 @@ import hashlib
 from collections import OrderedDict
 from typing import NamedTuple
 
-from gateway.access import MAX_TTL_S, Access
-from gateway.claims import BadClaims, Claims, read_claims
+from gateway.auth.claims import BadClaims, Claims, read_claims
+from gateway.auth.keys import KeyRing
+from gateway.auth.permissions import MAX_TTL_S, Access
+from gateway.auth.revocations import MAX_SKEW_S
 from gateway.errors import ConfigurationError, InvalidToken, TokenExpired
-from gateway.keys import KeyRing
-from gateway.revocations import MAX_SKEW_S
 
 MAX_TOKEN_CHARACTERS = 16_384
 REMEMBERED = 4096  # tokens that were good; 1 KB each, up to 5

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.access import MAX_TTL_S, Access
+from gateway.auth.permissions import MAX_TTL_S, Access
 from gateway.errors import InvalidValue
 
 MAX_SKEW_S = 300.0  # by which the clocks of gateways and minters may differ

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gateway.auth.keys import Key, KeyRing
 from gateway.errors import ConfigurationError
-from gateway.keys import Key, KeyRing
 from gateway.settings import Settings, resolve_secret
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.access import TriggerGrant
+from gateway.auth.permissions import TriggerGrant
 from gateway.model.untrusted_json import NotJson, read_json
 
 AUDIENCE = "realtime-streams"
