@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import tokens
-from gateway.commands import Close, Open, OpenSet, Own, Perform, Send, Skip, Stop
-from gateway.connection import Connection
 from gateway.errors import Internal, RunNotFound, ShuttingDown, TooManyConnections
 from gateway.model.limits import Limits
 from gateway.model.records import Position, RunSet, StreamKey
 from gateway.model.runs import Run
 from gateway.protocol import FromLast, Pong, encode
+from gateway.protocol.commands import Close, Open, OpenSet, Own, Perform, Send, Skip, Stop
+from gateway.protocol.connection import Connection
 from gateway.stores.base import RunState, SetState
 
 SECRET = "a secret of the tests that is long enough"
@@ -935,7 +935,7 @@ def test_a_set_expires_with_its_token_and_can_be_unsubscribed():
 
 
 def test_a_snapshot_is_bounded_by_its_bytes_and_says_so(monkeypatch):
-    monkeypatch.setattr("gateway.connection.LIST_BYTES", 500)
+    monkeypatch.setattr("gateway.protocol.connection.LIST_BYTES", 500)
     connection = ready("read:tags:x")
     follow_set(connection)
     (answer,) = frames(connection.opened_set(1, set_state("run_c", "run_b", "run_a")))

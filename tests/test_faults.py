@@ -135,7 +135,7 @@ async def test_a_client_that_is_no_longer_there_is_noticed(monkeypatch):
         async with gateway.client(token=worker_token()) as client:
             await client.ask(type="subscribe", id=1, run=run.id, stream="s")
             assert gateway.hub.live_streams == 1
-            monkeypatch.setattr("gateway.lifetime.SILENT_AFTER_PINGS", 0.001)
+            monkeypatch.setattr("gateway.protocol.timeouts.SILENT_AFTER_PINGS", 0.001)
             await client.ask(type="ping")
             await until(lambda: gateway.hub.live_streams == 0)
             assert await client.close_code() == 4508

@@ -6,8 +6,8 @@ from serving import SECRET, new_run, serving, token_for
 
 from gateway import protocol, task
 from gateway.auth.permissions import Access
-from gateway.authorization import require_request
 from gateway.errors import Forbidden
+from gateway.protocol.authorization import require_request
 from gateway.sdk import tasks
 from gateway.sdk.session import WORKER_SCOPES
 

@@ -308,7 +308,7 @@ async def test_who_says_no_hello_is_closed():
 
 
 async def test_who_is_silent_is_closed(gateway, run, monkeypatch):
-    monkeypatch.setattr("gateway.lifetime.SILENT_AFTER_PINGS", 0.01)  # of 20 s
+    monkeypatch.setattr("gateway.protocol.timeouts.SILENT_AFTER_PINGS", 0.01)  # of 20 s
     async with gateway.client(token=worker_token()) as client:
         await client.ask(type="ping")
         assert (await client.receive())["code"] == "silent"

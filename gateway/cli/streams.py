@@ -9,7 +9,6 @@ from typing import Annotated
 import orjson
 import typer
 
-from gateway.authorization import readable_key
 from gateway.cli import http
 from gateway.cli.appending import append_lines, lines_of_input, lines_of_values
 from gateway.cli.output import JsonOption, bytes_of, emit, end_as, note, print_table, status
@@ -17,6 +16,7 @@ from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.tailing import Start, Tail, printer
 from gateway.errors import InvalidValue
 from gateway.model.records import STREAMS_STREAM, EndReason, Position, StreamKey, check_run_id
+from gateway.protocol.authorization import readable_key
 from gateway.stores.base import Head, Page, Store
 
 RATE_S = 10  # over which a stream's rate is taken

@@ -42,7 +42,7 @@ from gateway.protocol.client_frames import (
     Unsubscribe as Unsubscribe,
     WriterFields as WriterFields,
 )
-from gateway.protocol.coding import (
+from gateway.protocol.codec import (
     check_sent as check_sent,
     decode as decode,
     decode_gateway as decode_gateway,
@@ -51,7 +51,7 @@ from gateway.protocol.coding import (
     size_of as size_of,
     start_of as start_of,
 )
-from gateway.protocol.contents import (
+from gateway.protocol.encoding import (
     encode_record as encode_record,
     encode_body as encode_body,
     encode_records as encode_records,

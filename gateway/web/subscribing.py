@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway.cohorts import PROMPT_S
-from gateway.commands import Command, Open, OpenSet
-from gateway.connection import Connection
 from gateway.cursor import Cursor, Cursors
 from gateway.errors import RealtimeError
 from gateway.frame import Frame
 from gateway.hub import Hub
 from gateway.model.records import ORIGIN, Position
 from gateway.protocol import FromLast
+from gateway.protocol.commands import Command, Open, OpenSet
+from gateway.protocol.connection import Connection
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
 from gateway.tail import Batch
 from gateway.web.direct import DIRECT

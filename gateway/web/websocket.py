@@ -24,13 +24,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway.auth.permissions import Access
-from gateway.authorization import read_key, require_read
-from gateway.bearer import Admit, Verify
-from gateway.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
-from gateway.connection import Connection
 from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.hub import Hub
 from gateway.model.limits import Limits, arriving_bytes
+from gateway.protocol.authorization import read_key, require_read
+from gateway.protocol.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
+from gateway.protocol.connection import Connection
+from gateway.protocol.credentials import Admit, Verify
 from gateway.sdk import schemas
 from gateway.stores.base import Appended, Store
 from gateway.web.figures import LaggingReader

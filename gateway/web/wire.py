@@ -7,8 +7,8 @@ from collections.abc import Callable
 from starlette.websockets import WebSocket
 
 from gateway._internal.counters import Counters
-from gateway.commands import Close
 from gateway.frame import Frame
+from gateway.protocol.commands import Close
 from gateway.web.direct import frame_of, frame_size, sink_of
 
 COUNTED = "realtime.counted"  # of a scope's extensions: whoever lent it counts its bytes

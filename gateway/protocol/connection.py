@@ -22,19 +22,6 @@ import msgspec
 
 from gateway import protocol
 from gateway.auth.permissions import Access, require
-from gateway.authorization import readable_key, require_read, require_request, require_sets
-from gateway.bearer import Admit, Bearer, Verify
-from gateway.commands import (
-    Close,
-    Command,
-    Open,
-    OpenSet,
-    Own,
-    Perform,
-    Send,
-    Skip,
-    Stop,
-)
 from gateway.errors import (
     DuplicateId,
     Forbidden,
@@ -48,7 +35,6 @@ from gateway.errors import (
     TokenRevoked,
     TooManySubscriptions,
 )
-from gateway.lifetime import Lifetime, Standing
 from gateway.model.limits import LIST_BYTES, Limits
 from gateway.model.records import (
     Position,
@@ -56,8 +42,22 @@ from gateway.model.records import (
     StreamKey,
 )
 from gateway.protocol import ErrorFrame, FromLast, Request, Start
+from gateway.protocol.authorization import readable_key, require_read, require_request, require_sets
+from gateway.protocol.commands import (
+    Close,
+    Command,
+    Open,
+    OpenSet,
+    Own,
+    Perform,
+    Send,
+    Skip,
+    Stop,
+)
+from gateway.protocol.credentials import Admit, Bearer, Verify
+from gateway.protocol.subscriptions import Subscription, Subscriptions
+from gateway.protocol.timeouts import Lifetime, Standing
 from gateway.stores.base import RunState, SetState
-from gateway.subscriptions import Subscription, Subscriptions
 
 
 @dataclass(slots=True)

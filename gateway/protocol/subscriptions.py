@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from gateway.auth.permissions import Access
-from gateway.authorization import require_read, require_sets
 from gateway.errors import UnknownSubscription
 from gateway.model.records import RunSet, StreamKey
+from gateway.protocol.authorization import require_read, require_sets
 from gateway.stores.base import RunState, belongs_to_no_run
 
 State = Literal["opening", "live"]
