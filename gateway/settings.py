@@ -4,7 +4,7 @@ REALTIME_STORE
     Where streams live: `sqlite:PATH`, `sqlite:PATH?durability=normal`, `memory:`, or for more than
     one gateway Redis or Valkey, `redis://HOST:PORT/0`, `redis+sentinel://HOSTS/MASTER`,
     `redis+cluster://HOSTS`, with TLS `rediss…`; `?prefix=` of its keys, `?wait=1` to acknowledge
-    only what a replica has. Needs the extra `redis`; `gateway.stores.redis` says what it promises.
+    only what a replica has. Needs the extra `redis`; `gateway.stores.redis.store` says what it promises.
     Default `sqlite:.realtime/realtime.db`.
 REALTIME_SECRET_KEY
     Signs tokens, 32 bytes or more. Default: one is made and kept beside the store; required when
@@ -78,10 +78,10 @@ from gateway.model.network import LOOPBACK, parse_origins, parse_proxies
 from gateway.model.retention import KEEP_ALL, Retention
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
-from gateway.stores.moving import MovableStore
-from gateway.stores.sqlite import SqliteStore
-from gateway.stores.sqlite_folder import make_folder
-from gateway.stores.sqlite_moving import MovableSqliteStore
+from gateway.stores.migration import MovableStore
+from gateway.stores.sqlite.folder import make_folder
+from gateway.stores.sqlite.migration import MovableSqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
@@ -273,7 +273,7 @@ def open_movable_store(url: str) -> MovableStore:
         path, options = _sqlite_path(rest)
         return MovableSqliteStore(path, durability=options.get("durability", "full"))  # type: ignore[arg-type]
     if is_redis(url):
-        from gateway.stores.redis_moving import MovableRedisStore
+        from gateway.stores.redis.migration import MovableRedisStore
 
         return MovableRedisStore(url)
     raise ConfigurationError(
@@ -287,7 +287,7 @@ def is_redis(url: str) -> bool:
 
 
 def _redis_store(url: str, retention: Retention) -> Store:
-    from gateway.stores.redis import RedisStore
+    from gateway.stores.redis.store import RedisStore
 
     return RedisStore(url, retention=retention)
 

@@ -7,7 +7,7 @@ import msgspec
 import orjson
 from serving import new_run
 
-from gateway.stores.sqlite_schema import create_tables
+from gateway.stores.sqlite.schema import create_tables
 
 FINISHED_AT = "2026-11-20T00:00:00.000Z"  # of every run but each hundredth, which is executing
 RECORDS_MS = 1_795_132_800_000  # the same moment

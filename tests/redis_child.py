@@ -5,7 +5,7 @@ import itertools
 import sys
 
 from gateway.model.records import StreamKey, Writer
-from gateway.stores.redis import RedisStore
+from gateway.stores.redis.store import RedisStore
 from tests.serving import new_run
 
 

@@ -25,7 +25,7 @@ from gateway.sdk.session import opened
 from gateway.settings import Settings
 from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.memory import MemoryStore
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 from gateway.web.app import create_app
 from gateway.web.direct import DirectProtocol
 from gateway.web.listening import listen

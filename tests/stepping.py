@@ -19,9 +19,9 @@ from gateway._internal.counters import Counters
 from gateway.auth.permissions import Access
 from gateway.hub import Hub
 from gateway.model.limits import Limits
-from gateway.stores.redis import RedisStore
-from gateway.stores.redis_bell import DEAF_S, Bell
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.notifications import DEAF_S, Bell
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.sqlite.store import SqliteStore
 from gateway.web.direct import EXTENSION
 from gateway.web.leases import Leases
 from gateway.web.websocket import Carrier

@@ -7,11 +7,11 @@ from serving import gateway_process, serving, worker_token, working
 
 from gateway._internal.counters import Counters
 from gateway.sdk.session import opened
-from gateway.stores.counted import counted
+from gateway.stores.instrumented import counted
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis import RedisStore
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 
 def new_store(kind, folder):

@@ -22,10 +22,10 @@ from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.session import opened
 from gateway.sdk.writer import StreamWriter
 from gateway.stores.base import RunQuery
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
-from gateway.stores.sqlite_backup import backup, restore
-from gateway.stores.sqlite_schema import SCHEMA_VERSION
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.backup import backup, restore
+from gateway.stores.sqlite.schema import SCHEMA_VERSION
+from gateway.stores.sqlite.store import SqliteStore
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ async def test_a_death_between_the_two_names_is_no_difference(path):
 async def test_a_name_that_cannot_be_written_beside_it_does_not_void_positions(
     path, monkeypatch, caplog
 ):
-    from gateway.stores.sqlite_incarnation import Incarnation
+    from gateway.stores.sqlite.incarnation import Incarnation
 
     key, position = await begun(path, 0)
 

@@ -13,8 +13,8 @@ from gateway.model import runs
 from gateway.sdk.bridge import run_in_loop
 from gateway.stores.base import RunQuery
 from gateway.stores.memory import MemoryStore
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 progress = streams.define("progress", str)
 

@@ -10,7 +10,7 @@ from gateway.errors import RunNotFound
 from gateway.model.records import StreamKey, source_of
 from gateway.sdk.session import opened
 from gateway.stores.base import Store
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 
 @pytest.fixture

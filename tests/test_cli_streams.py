@@ -10,7 +10,7 @@ from serving import DEADLINE_S, gateway_process, new_run, serving, token_for
 from gateway.model.records import StreamKey, Writer
 from gateway.sdk.session import opened
 from gateway.stores.base import run_log
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from websockets.asyncio.client import connect
 
 from gateway import tokens
 from gateway.model.records import StreamKey
-from gateway.stores.redis import RedisStore
-from gateway.stores.remote import RemoteStore
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.remote.store import RemoteStore
 from tests.faults.proxy import Proxy
 from tests.serving import (
     DEADLINE_S,

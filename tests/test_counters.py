@@ -6,10 +6,10 @@ from gateway.errors import RunNotFound, StoreUnavailable
 from gateway.model.records import Record, StreamKey, Writer
 from gateway.protocol import encode_record, time_of
 from gateway.stores.base import PathStore
-from gateway.stores.counted import counted
+from gateway.stores.instrumented import counted
+from gateway.stores.leases import SharedStore
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis import RedisStore
-from gateway.stores.shared import SharedStore
+from gateway.stores.redis.store import RedisStore
 
 
 def test_a_value_is_counted_in_the_first_bucket_that_holds_it():

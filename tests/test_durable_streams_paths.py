@@ -10,7 +10,7 @@ from stores import store_of
 
 from gateway.model.records import Position, Writer, path_config, path_data
 from gateway.sdk.session import opened
-from gateway.stores.redis import RedisStore
+from gateway.stores.redis.store import RedisStore
 from gateway.web.durable_streams import headers
 from gateway.web.durable_streams.configuration import Fork, encode
 from gateway.web.durable_streams.paths import UNPUBLISHED_MS, Paths

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from gateway.model.records import StreamKey
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 from tests import needs
 from tests.faults import nginx
 from tests.serving import (

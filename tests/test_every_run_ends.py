@@ -15,8 +15,8 @@ from serving import until, working
 
 from gateway import Retry, current_run, metadata, streams, task, wait
 from gateway.model import runs
-from gateway.stores.redis import RedisStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.sqlite.store import SqliteStore
 
 SLOTS = 3
 POINTS = 24  # more than any of the actions suspends

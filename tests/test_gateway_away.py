@@ -14,15 +14,15 @@ from gateway.model.records import StreamKey
 from gateway.sdk import writer
 from gateway.sdk.session import opened
 from gateway.sdk.writer import StreamWriter
-from gateway.stores import link
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote import connection
+from gateway.stores.remote.store import RemoteStore
 
 numbers = streams.define("numbers", int)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(link, "MAX_BACKOFF_S", 0.2)
+    monkeypatch.setattr(connection, "MAX_BACKOFF_S", 0.2)
     monkeypatch.setattr(serving, "DEADLINE_S", 60)  # processes start slowly on a busy machine
 
 

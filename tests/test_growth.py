@@ -7,7 +7,7 @@ import pytest
 from serving import new_run, until
 
 from gateway.model.records import StreamKey
-from gateway.stores import growth
+from gateway.stores import change_notifier
 from gateway.stores.memory import MemoryStore
 
 
@@ -78,7 +78,7 @@ async def test_one_that_waits_is_handed_pages_where_they_are_appended(store, key
 async def test_what_was_handed_on_is_not_yielded_again(store, key, monkeypatch):
     one = await follower(store, key)
     await store.append(key, [b"0"])
-    monkeypatch.setattr(growth, "WATCH_BYTES", 3)
+    monkeypatch.setattr(change_notifier, "WATCH_BYTES", 3)
     store._growth.tell(key, None)  # it has to look by itself
     for i in range(1, 6):
         await store.append(key, [b"%d" % i])  # while it is on its way to look

@@ -133,7 +133,7 @@ def shell_run(gateway) -> str:
     """Make a run that goes on, through the gateway."""
     import asyncio
 
-    from gateway.stores.remote import RemoteStore
+    from gateway.stores.remote.store import RemoteStore
     from tests.serving import new_run, worker_token
 
     async def make() -> str:

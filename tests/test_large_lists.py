@@ -27,11 +27,11 @@ from gateway.model.records import RunSet
 from gateway.model.runs import RunError
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
-from gateway.stores import sqlite_reads
 from gateway.stores.base import RunQuery, all_runs
-from gateway.stores.redis_servers import bucket_of
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.topology import bucket_of
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite import queries
+from gateway.stores.sqlite.store import SqliteStore
 
 KINDS = ["memory", "sqlite", "redis", "remote"]
 SET = RunSet("batch", "b")
@@ -110,9 +110,9 @@ async def test_a_large_error_of_an_earlier_version_is_left_out(tmp_path):
 
 async def test_a_list_reads_no_large_field_from_the_file(tmp_path, monkeypatch):
     read = []
-    decode = sqlite_reads.decode_listed
+    decode = queries.decode_listed
     monkeypatch.setattr(
-        sqlite_reads, "decode_listed", lambda data: read.append(len(data)) or decode(data)
+        queries, "decode_listed", lambda data: read.append(len(data)) or decode(data)
     )
     async with opened(new_store("sqlite", tmp_path)) as store:
         for _ in range(20):
@@ -130,7 +130,7 @@ async def test_a_file_of_the_version_before_is_listed_by_bytes(tmp_path):
     with sqlite3.connect(tmp_path / "test.db") as db:
         db.executescript("DROP TABLE listed; PRAGMA user_version = 6;")
     read_alone = store._connect_alone()  # as on a full disk, where it cannot be upgraded
-    page = sqlite_reads.read_runs(read_alone, RunQuery())
+    page = queries.read_runs(read_alone, RunQuery())
     read_alone.close()
     assert len(page) == LEAST_LISTED_RUNS, "one that is large is read whole, as long as it is"
     assert all(list(run.omitted) == ["payload"] for run in page)

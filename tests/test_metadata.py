@@ -28,8 +28,8 @@ from gateway.sdk.bridge import run_in_loop
 from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 
 class Shaky(MemoryStore):

@@ -22,7 +22,7 @@ from gateway.errors import ConfigurationError
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
 from gateway.settings import Settings
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 from gateway.web.app import LIFESPAN_NOT_RUN, make_app
 from gateway.web.mounting import under
 from gateway.web.server import configure

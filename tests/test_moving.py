@@ -1,4 +1,4 @@
-"""Copies of stores, with positions kept: what `gateway.stores.moving` promises, for every pair."""
+"""Copies of stores, with positions kept: what `gateway.stores.migration` promises, for every pair."""
 
 import asyncio
 import functools
@@ -31,9 +31,9 @@ from gateway.model.retention import Retention
 from gateway.sdk.session import opened
 from gateway.settings import open_movable_store
 from gateway.stores.base import RunQuery, run_log
-from gateway.stores.moving import MovableStore, Rest, Spent, copy_store
-from gateway.stores.sqlite import SqliteStore
-from gateway.stores.writers import WriterState
+from gateway.stores.idempotency import WriterState
+from gateway.stores.migration import MovableStore, Rest, Spent, copy_store
+from gateway.stores.sqlite.store import SqliteStore
 
 KINDS = ["sqlite", "redis"]
 FAR_MS = 4_000_000_000_000

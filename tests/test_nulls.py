@@ -21,8 +21,8 @@ from gateway.model.patches import Operation, fold_change, is_same
 from gateway.model.records import RunSet
 from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis import RedisStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.sqlite.store import SqliteStore
 
 TAGGED = RunSet("tag", "x")
 

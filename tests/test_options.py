@@ -14,8 +14,8 @@ from gateway.model import runs
 from gateway.model.records import StreamKey
 from gateway.model.runs import time_ms
 from gateway.stores.memory import MemoryStore
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 progress = streams.define("progress", int)
 

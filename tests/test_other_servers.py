@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from gateway.model.records import StreamKey
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 from tests.serving import DEADLINE_S, environment, free_socket, new_run, token_for, worker_token
 from tests.test_frames_over_http import HELLO, asking, subscribe
 

@@ -14,7 +14,7 @@ from gateway.model import runs
 from gateway.sdk import tasks
 from gateway.sdk.session import opened
 from gateway.stores.memory import MemoryStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 LONG_AGO = "2026-11-22T12:56:14.000Z"
 

@@ -20,8 +20,8 @@ from redis_topologies import cluster, is_up_to_date, node_id, sentinels
 from gateway.errors import StoreUnavailable, WriterGap
 from gateway.model.records import Position, RunSet, StreamKey, Writer
 from gateway.stores.base import RunQuery
-from gateway.stores.redis_servers import Servers, bucket_of
-from gateway.stores.redis_url import RedisUrl
+from gateway.stores.redis.topology import Servers, bucket_of
+from gateway.stores.redis.url import RedisUrl
 from tests.serving import DEADLINE_S, new_run, until
 from tests.test_redis import _follow, new_key, opened, take, whole
 

@@ -47,9 +47,10 @@ from gateway.model.patches import Operation
 from gateway.model.records import StreamKey, Writer
 from gateway.sdk.runtime import Context, executing, runtime
 from gateway.sdk.session import opened as open_for_block
-from gateway.stores import link, remote, under_way
 from gateway.stores.base import RunQuery, run_log
-from gateway.stores.remote import RemoteStore, gateway_url
+from gateway.stores.remote import connection, pending
+from gateway.stores.remote import store as remote_store
+from gateway.stores.remote.store import RemoteStore, gateway_url
 
 numbers = streams.define("numbers", int)
 
@@ -102,7 +103,7 @@ async def test_a_gateway_that_is_killed_under_appends_loses_and_repeats_nothing(
 
 
 async def test_the_sdk_of_a_worker_goes_on_over_a_restart_of_its_gateway(tmp_path, monkeypatch):
-    monkeypatch.setattr(link, "MAX_BACKOFF_S", 0.2)
+    monkeypatch.setattr(connection, "MAX_BACKOFF_S", 0.2)
     url = f"sqlite:{tmp_path}/a.db?durability=normal"
 
     @task
@@ -182,7 +183,7 @@ async def test_a_token_without_the_scopes_is_said_so():
 
 
 async def test_a_gateway_that_was_never_there_is_said_so(monkeypatch):
-    monkeypatch.setattr(remote, "OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(remote_store, "OPEN_TIMEOUT_S", 0.3)
     with free_socket() as unused:
         port = unused.getsockname()[1]
     store = RemoteStore(f"ws://127.0.0.1:{port}", worker_token)
@@ -431,7 +432,7 @@ async def test_a_follow_goes_on_where_the_connection_broke():
 
 
 async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(monkeypatch):
-    monkeypatch.setattr(under_way, "FOLLOW_BYTES", 100_000)
+    monkeypatch.setattr(pending, "FOLLOW_BYTES", 100_000)
     async with serving() as gateway, opened(gateway.url) as store:
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -455,7 +456,7 @@ async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(m
 
 
 async def test_more_streams_than_one_connection_may_follow_are_followed_over_several(monkeypatch):
-    monkeypatch.setattr(remote, "IDLE_S", 0.01)
+    monkeypatch.setattr(remote_store, "IDLE_S", 0.01)
     limits = replace(DEFAULT_LIMITS, subscriptions=8)
     async with serving(limits=limits) as gateway, opened(gateway.url) as store:
         run = await store.create_run(new_run())
@@ -553,7 +554,7 @@ async def test_a_connection_on_which_nothing_comes_any_more_is_given_up():
 
 
 async def test_a_gateway_that_never_welcomes_is_tried_again(monkeypatch):
-    monkeypatch.setattr(link, "OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", 0.3)
     greeted = 0
 
     async def silent_at_first(client):
@@ -580,7 +581,7 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
         key = StreamKey(run.id, "s")
         begin, held = gateway.store.begin_append, []
         gateway.store.begin_append = lambda *args, **options: held.append((args, options))
-        under_way = asyncio.create_task(store.append(key, [b"1"]))
+        pending = asyncio.create_task(store.append(key, [b"1"]))
         (carrier,) = gateway.gateway._carriers
         await until(lambda: carrier._flight.requests == 1)
         carrier.shut_down()
@@ -589,7 +590,7 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
         await asyncio.sleep(0)
         ((args, options),) = held
         begin(*args, **options)
-        assert (await under_way).offset == 0  # answered before the goodbye
+        assert (await pending).offset == 0  # answered before the goodbye
         assert await spent
         assert len((await store.read(key)).records) == 1
 
@@ -642,7 +643,7 @@ async def test_a_request_over_the_limit_fails_and_the_link_goes_on(ask, name):
 
 
 async def test_an_answer_over_the_limit_fails_its_request_and_the_link_goes_on(monkeypatch):
-    monkeypatch.setattr(link, "MAX_MESSAGE_BYTES", 50 * KB)
+    monkeypatch.setattr(connection, "MAX_MESSAGE_BYTES", 50 * KB)
     async with relayed() as (relay, gateway, store):
         small = await store.create_run(new_run())
         large = await gateway.store.create_run(new_run(payload=text(60)))

@@ -14,11 +14,11 @@ from gateway.model.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamK
 from gateway.model.retention import EMPTY_SET_S, Retention, Swept
 from gateway.model.runs import end_patch, iso_time
 from gateway.sdk.session import opened
-from gateway.stores import sqlite_sweep
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis import RedisStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.sqlite import retention as sqlite_retention
+from gateway.stores.sqlite.store import SqliteStore
 from gateway.web import sweeper
 
 START_MS = 1_795_352_174_000
@@ -383,9 +383,9 @@ async def test_appends_and_reads_go_on_while_it_is_swept(make):
 
 
 async def test_sqlite_takes_small_steps_and_comes_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite_sweep, "STEP_STREAMS", 3)
-    monkeypatch.setattr(sqlite_sweep, "STEP_RUNS", 2)
-    monkeypatch.setattr(sqlite_sweep, "STEP_ROWS", 4)
+    monkeypatch.setattr(sqlite_retention, "STEP_STREAMS", 3)
+    monkeypatch.setattr(sqlite_retention, "STEP_RUNS", 2)
+    monkeypatch.setattr(sqlite_retention, "STEP_ROWS", 4)
     async with world_of("sqlite", tmp_path, Retention(records=2, run_ttl_s=10)) as world:
         keys = [await new_key(world) for _ in range(7)]
         for key in keys:

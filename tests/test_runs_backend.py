@@ -14,8 +14,8 @@ from gateway.sdk.following import RunSubscription
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.streams import Stream
 from gateway.stores.memory import MemoryStore
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 progress = streams.define("progress", int)
 answer = streams.define("answer", str)

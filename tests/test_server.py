@@ -19,7 +19,7 @@ from gateway import tokens
 from gateway.errors import ConfigurationError
 from gateway.model.limits import Limits
 from gateway.model.records import StreamKey
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 from gateway.web.listening import SEND_BUFFER_BYTES, UNACKNOWLEDGED_MS, is_loopback, listen
 from tests.serving import (
     DEADLINE_S,

@@ -201,7 +201,7 @@ async def test_a_new_token_that_leaves_more_out_holds_from_then_on(gateway):
 
 
 async def test_a_laggard_whose_changes_are_gone_gets_a_fresh_snapshot(monkeypatch):
-    monkeypatch.setattr("gateway.stores.logs.SET_RECORDS", 5)
+    monkeypatch.setattr("gateway.stores.reserved_logs.SET_RECORDS", 5)
     monkeypatch.setattr("gateway.tail.RING_BYTES", 1)
     async with serving() as gateway, gateway.client(token=token_for("read:tags:x")) as client:
         run = await gateway.store.create_run(new_run(tags=["x"]))

@@ -11,7 +11,7 @@ from gateway.model.limits import Limits
 from gateway.model.retention import Retention
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.memory import MemoryStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 SECRET = "a secret of the tests that is long enough"
 ROOT = Path(__file__).parent.parent

@@ -14,12 +14,12 @@ from gateway.model import runs
 from gateway.sdk.adopting import settle
 from gateway.sdk.keeper import BEATS, Keeper, new_node
 from gateway.sdk.queues import owner_of
+from gateway.stores.leases import Lapsed, SharedStore
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis import RedisStore
-from gateway.stores.redis_leases import BUCKET
-from gateway.stores.redis_scripts import SCRIPTS, Script
-from gateway.stores.shared import Lapsed, SharedStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.leases import BUCKET
+from gateway.stores.redis.scripts import SCRIPTS, Script
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.sqlite.store import SqliteStore
 from gateway.web.shared_leases import UNKNOWN_S, SharedLeases
 from tests.serving import DEADLINE_S, Time, new_run, until, working
 

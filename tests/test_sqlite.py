@@ -15,10 +15,10 @@ from serving import DEADLINE_S, new_run, until
 
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
 from gateway.model.records import StreamKey, Writer, path_data
-from gateway.stores import sqlite as module
-from gateway.stores import sqlite_schema
 from gateway.stores.base import RunQuery, run_log
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite import schema
+from gateway.stores.sqlite import store as module
+from gateway.stores.sqlite.store import SqliteStore
 
 
 async def test_everything_is_there_after_a_restart(tmp_path):
@@ -92,7 +92,7 @@ async def test_a_file_that_is_no_database_is_not_touched(tmp_path):
 async def test_a_file_of_a_newer_release_is_not_touched(tmp_path):
     path = tmp_path / "test.db"
     connection = sqlite3.connect(path)
-    known = sqlite_schema.SCHEMA_VERSION
+    known = schema.SCHEMA_VERSION
     connection.execute(f"PRAGMA user_version = {known + 1}")
     connection.close()
     what = f"version {known + 1}; this release knows up to {known}"
@@ -103,7 +103,7 @@ async def test_a_file_of_a_newer_release_is_not_touched(tmp_path):
 async def test_a_file_of_an_older_release_gets_what_it_lacks_and_keeps_its_runs(tmp_path):
     path = tmp_path / "test.db"
     connection = sqlite3.connect(path)
-    connection.executescript(f"{sqlite_schema._SCHEMA} PRAGMA user_version = 1;")
+    connection.executescript(f"{schema._SCHEMA} PRAGMA user_version = 1;")
     connection.close()
     store = SqliteStore(path)
     await store.open()
@@ -268,7 +268,7 @@ async def test_a_large_append_is_read_back_in_pages(tmp_path):
 APPENDER = """
 import asyncio, itertools, sys
 from gateway.model.records import StreamKey, Writer
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 async def main(path, run_id):
     store = SqliteStore(path, durability=sys.argv[3])

@@ -22,10 +22,11 @@ from gateway.errors import StoreUnavailable
 from gateway.model.records import StreamKey, Writer
 from gateway.sdk.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
-from gateway.stores import sqlite, sqlite_faults
 from gateway.stores.base import RunQuery
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite import errors
+from gateway.stores.sqlite import store as sqlite_store
+from gateway.stores.sqlite.store import SqliteStore
 
 RECORD = b'"%s"' % (b"x" * 20_000)
 
@@ -148,7 +149,7 @@ async def held_by_another(path):
 
 
 async def test_a_file_that_another_program_holds_is_said_so_and_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite_faults, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(errors, "BUSY_TIMEOUT_S", 0.1)
     path = tmp_path / "test.db"
     async with opened(store_at(path)) as store:
         key = StreamKey((await store.create_run(new_run())).id, "s")
@@ -168,7 +169,7 @@ async def test_a_file_that_another_program_holds_is_said_so_and_waited_for(tmp_p
 
 
 async def test_a_file_that_another_program_holds_cannot_be_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite_faults, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(errors, "BUSY_TIMEOUT_S", 0.1)
     path = tmp_path / "test.db"
     async with opened(store_at(path)):
         pass
@@ -295,7 +296,7 @@ def make_older(path):
 async def test_a_store_opened_on_a_full_disk_is_read_and_goes_on_when_there_is_room(
     tmp_path, is_older, monkeypatch
 ):
-    monkeypatch.setattr(sqlite, "PROBE_S", 0.05)
+    monkeypatch.setattr(sqlite_store, "PROBE_S", 0.05)
     with mounted(tmp_path / "disk", "3m") as folder:
         path = folder / "test.db"
         async with opened(store_at(path)) as store:

@@ -17,16 +17,16 @@ from gateway.errors import ConfigurationError, StoreLocked
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
 from gateway.stores.base import RunQuery
-from gateway.stores.sqlite import SqliteStore
-from gateway.stores.sqlite_backup import backup, restore
-from gateway.stores.sqlite_lock import SqliteLock, check_file_system
+from gateway.stores.sqlite.backup import backup, restore
+from gateway.stores.sqlite.file_lock import SqliteLock, check_file_system
+from gateway.stores.sqlite.store import SqliteStore
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux locks the inode")
 
 OPEN = """
 import asyncio, sys
 from gateway.errors import StoreLocked
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 async def main():
     for path in sys.argv[1:]:
@@ -43,7 +43,7 @@ asyncio.run(main())
 
 FORK = """
 import asyncio, os, sys
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 async def main():
     await SqliteStore(sys.argv[1], lock_wait_s=0).open()

@@ -14,8 +14,8 @@ from gateway.model.records import RunSet, StreamKey
 from gateway.model.retention import EMPTY_SET_S, Retention
 from gateway.model.runs import end_patch
 from gateway.stores.base import RunQuery
-from gateway.stores.sqlite import SqliteStore
-from gateway.stores.sqlite_blocks import encode_blocks
+from gateway.stores.sqlite.blocks import encode_blocks
+from gateway.stores.sqlite.store import SqliteStore
 
 RETENTIONS = (
     Retention(age_s=600, run_ttl_s=900),

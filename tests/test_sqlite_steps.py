@@ -16,9 +16,11 @@ from gateway.model.records import RunSet, StreamKey, Writer, path_data
 from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention
 from gateway.model.runs import end_patch
 from gateway.sdk.session import opened
-from gateway.stores import sqlite, sqlite_schema, sqlite_sweep
 from gateway.stores.base import RunQuery
-from gateway.stores.sqlite_moving import MovableSqliteStore
+from gateway.stores.sqlite import retention as sqlite_retention
+from gateway.stores.sqlite import schema
+from gateway.stores.sqlite import store as sqlite_store
+from gateway.stores.sqlite.migration import MovableSqliteStore
 
 NOW_MS = 1_795_352_174_000
 ALL_LIMITS = Retention(age_s=3600, records=10, bytes=10_000, run_ttl_s=3600)
@@ -33,7 +35,7 @@ STEPS_OF_A_SWEEP = 300_000  # about 15 ms
 @pytest.fixture(autouse=True)
 def one_reader(monkeypatch):
     """A thread that begins reads the schema, whenever that is: those steps are not the call's."""
-    monkeypatch.setattr(sqlite, "READ_THREADS", 1)
+    monkeypatch.setattr(sqlite_store, "READ_THREADS", 1)
 
 
 class Watched(MovableSqliteStore):
@@ -197,7 +199,7 @@ async def test_each_step_of_a_sweep_of_many_runs_is_short(tmp_path):
         for _ in range(25):
             before = store.steps
             swept = await store.sweep()
-            assert swept.runs == sqlite_sweep.STEP_RUNS
+            assert swept.runs == sqlite_retention.STEP_RUNS
             assert swept.has_more
             assert store.steps - before < STEPS_OF_A_SWEEP
 
@@ -217,7 +219,7 @@ async def test_a_delete_of_a_large_stream_is_a_short_call_and_its_records_go_in_
             freed.append(await free_pages(store))
         gone = [later - sooner for sooner, later in pairwise(freed)]
         assert sum(gone) * 4096 > 40e6
-        assert max(gone) * 4096 < sqlite_sweep.STEP_BYTES + (2 << 20)
+        assert max(gone) * 4096 < sqlite_retention.STEP_BYTES + (2 << 20)
         assert await store.steps_of(store.sweep()) <= STEPS_OF_AN_IDLE_SWEEP
 
 
@@ -270,11 +272,11 @@ async def test_the_upgrade_of_a_large_file_says_how_long_it_has_taken(
     path = tmp_path / "test.db"
     make_large_store(path, 2000)
     older(path)
-    monkeypatch.setattr(sqlite_schema, "PROGRESS_S", 0.0)
-    monkeypatch.setattr(sqlite_schema, "PROGRESS_STEPS", 1000)
+    monkeypatch.setattr(schema, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(schema, "PROGRESS_STEPS", 1000)
     async with opened(Watched(path)) as store:
         assert len(await store.list_runs(RunQuery(status=("executing",)))) == 20
     assert (
-        f"{path} is upgraded from schema version 5 to {sqlite_schema.SCHEMA_VERSION}: 0 s so far"
+        f"{path} is upgraded from schema version 5 to {schema.SCHEMA_VERSION}: 0 s so far"
         in caplog.text
     )

@@ -38,10 +38,10 @@ from gateway.errors import StreamEnded, WriterFenced, WriterGap
 from gateway.hub import Hub
 from gateway.model.records import Position, StreamKey
 from gateway.model.retention import Retention
-from gateway.stores import growth
+from gateway.stores import change_notifier
 from gateway.stores.base import Appended, Head
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis_servers import bucket_of
+from gateway.stores.redis.topology import bucket_of
 
 KEPT_RECORDS = 8
 STREAMS = 2
@@ -62,7 +62,7 @@ class Streams(RuleBasedStateMachine):
         self.patch.setattr(tail, "RING_BYTES", ring)
         self.patch.setattr(pages, "FRAME_BYTES", frame)
         self.patch.setattr(cohorts, "FLUSH_BYTES", frame)
-        self.patch.setattr(growth, "WATCH_BYTES", watch)
+        self.patch.setattr(change_notifier, "WATCH_BYTES", watch)
         self.loop = SteppedLoop()
         self.store = self.make_store()
         self.do(self.store.open())

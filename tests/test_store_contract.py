@@ -37,9 +37,9 @@ from gateway.model.records import (
 from gateway.model.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run
 from gateway.sdk.session import opened
 from gateway.stores.base import SET_RECORDS, Head, RunQuery, SetState, run_log
-from gateway.stores.redis import RedisStore
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 NOWHERE = "run_nowhere"
 

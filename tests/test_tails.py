@@ -3,9 +3,9 @@
 import pytest
 
 from gateway.model.records import Position, StreamKey
-from gateway.stores import tails
+from gateway.stores import tail_cache
 from gateway.stores.base import Page
-from gateway.stores.tails import Tails
+from gateway.stores.tail_cache import Tails
 
 KEY = StreamKey("run_1", "progress")
 AT_3, AT_4 = Position("e1", 3), Position("e1", 4)
@@ -87,7 +87,7 @@ def test_a_read_that_did_not_stop_at_an_open_tail_leaves_nothing_behind(page):
 
 
 def test_what_is_known_is_bounded(monkeypatch):
-    monkeypatch.setattr(tails, "MAX_TAILS", 10)
+    monkeypatch.setattr(tail_cache, "MAX_TAILS", 10)
     known = Tails()
     for number in range(25):
         key = StreamKey(f"run_{number}", "progress")

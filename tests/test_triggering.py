@@ -10,8 +10,8 @@ from stores import new_store
 from gateway import current_run, task
 from gateway.errors import StoreUnavailable
 from gateway.model import runs
-from gateway.stores.redis import RedisStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.redis.store import RedisStore
+from gateway.stores.sqlite.store import SqliteStore
 
 KINDS = ["memory", "sqlite", "redis"]
 

@@ -23,8 +23,8 @@ from gateway.model.records import StreamKey
 from gateway.sdk.bridge import run_in_loop
 from gateway.sdk.wait import WaitToken
 from gateway.stores.memory import MemoryStore
-from gateway.stores.remote import RemoteStore
-from gateway.stores.sqlite import SqliteStore
+from gateway.stores.remote.store import RemoteStore
+from gateway.stores.sqlite.store import SqliteStore
 
 
 @dataclass

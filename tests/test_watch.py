@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.model.records import StreamKey
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 from tests.serving import (
     DEADLINE_S,
     environment,

@@ -23,7 +23,7 @@ from benchmarks.load_generator import WireProtocol
 from benchmarks.machine import SERVER_CPU, find_program
 
 if TYPE_CHECKING:
-    from gateway.stores.remote import RemoteStore
+    from gateway.stores.remote.store import RemoteStore
 
 HERE = Path(__file__).parent
 HERE_FULL, HERE_MEMORY = "here, sqlite full", "here, memory"
@@ -186,7 +186,7 @@ async def new_runs(port: int, count: int) -> list[str]:
 async def as_worker(port: int) -> AsyncIterator[RemoteStore]:
     """Open a gateway's store as a worker does, with access to all runs."""
     from gateway import tokens
-    from gateway.stores.remote import RemoteStore
+    from gateway.stores.remote.store import RemoteStore
 
     may = ["read:runs:*", "write:runs:*"]
     store = RemoteStore(f"ws://127.0.0.1:{port}", lambda: tokens.mint(may, secret_key=SECRET))

@@ -24,7 +24,7 @@ from gateway.model.limits import MAX_APPEND_RECORDS
 from gateway.model.records import StreamKey, Writer
 from gateway.model.runs import Run, iso_time, new_run_id
 from gateway.stores.base import Store, system_clock_ms
-from gateway.stores.remote import gateway_url
+from gateway.stores.remote.store import gateway_url
 
 CONNECTING = 50  # greetings under way at once
 LAST_WAIT_S = 10.0  # for what is still on its way when all is sent

@@ -18,7 +18,7 @@ from gateway.errors import ConfigurationError, RealtimeError, StoreLocked
 from gateway.sdk.session import opened
 from gateway.settings import Settings, is_redis, open_store, secret_path, sqlite_file
 from gateway.stores.base import RunQuery
-from gateway.stores.sqlite_schema import SCHEMA_VERSION
+from gateway.stores.sqlite.schema import SCHEMA_VERSION
 
 SCARCE_BYTES = 1 << 30  # of free disk: a note
 TOO_FEW_BYTES = 100 << 20  # a SQLite file wants this much to fold its log back

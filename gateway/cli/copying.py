@@ -13,7 +13,7 @@ from gateway.cli.reaching import check_own_store
 from gateway.errors import ConfigurationError
 from gateway.sdk.session import opened
 from gateway.settings import open_movable_store
-from gateway.stores.moving import Moved, Progress, copy_store
+from gateway.stores.migration import Moved, Progress, copy_store
 
 
 def copy(

@@ -12,7 +12,7 @@ import typer
 
 from gateway.cli.reaching import StoreOption, settings_of
 from gateway.settings import sqlite_file
-from gateway.stores import sqlite_backup
+from gateway.stores.sqlite import backup as sqlite_backup
 
 
 def backup(

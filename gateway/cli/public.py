@@ -30,7 +30,7 @@ from gateway.errors import ConfigurationError, RealtimeError
 from gateway.model.records import StreamKey
 from gateway.model.runs import Run, iso_time, new_run_id
 from gateway.stores.base import Store, system_clock_ms
-from gateway.stores.remote import gateway_url
+from gateway.stores.remote.store import gateway_url
 
 PINGS = 5
 SLOW_MS = 500.0  # of a round trip

@@ -24,9 +24,9 @@ from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
 from gateway.sdk.session import WORKER_SCOPES, opened
 from gateway.settings import Settings, open_store, sqlite_file
 from gateway.stores.base import Store
-from gateway.stores.link import without_login
-from gateway.stores.remote import RemoteStore, gateway_url
-from gateway.stores.sqlite_lock import SqliteLock
+from gateway.stores.remote.connection import without_login
+from gateway.stores.remote.store import RemoteStore, gateway_url
+from gateway.stores.sqlite.file_lock import SqliteLock
 
 LOCAL_URL = "ws://127.0.0.1:8400"
 TOKEN_TTL_S = 3600.0  # renewed for as long as the command goes on

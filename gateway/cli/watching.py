@@ -12,7 +12,7 @@ from gateway.model.patches import fold_change
 from gateway.model.records import Record, RunSet
 from gateway.model.runs import Run
 from gateway.stores.base import RunQuery, Store, all_runs
-from gateway.stores.listed import from_list
+from gateway.stores.run_lists import from_list
 
 LOOK_S = 1.0  # between two looks at all runs, which have no log of their own
 

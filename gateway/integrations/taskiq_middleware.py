@@ -20,7 +20,7 @@ from gateway.sdk.ending import error_of, is_only
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
 from gateway.sdk.session import connected
 from gateway.settings import Settings
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 
 with needs("taskiq"):
     from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult

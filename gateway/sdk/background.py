@@ -25,7 +25,7 @@ from gateway.errors import RealtimeError, StoreUnavailable
 from gateway.sdk.runtime import Runtime, forget_runtime, has_runtime, runtime
 from gateway.sdk.session import connected
 from gateway.settings import Settings
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 
 T = TypeVar("T")
 Work = Callable[[Runtime], Awaitable[T]]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from gateway.errors import RealtimeError
-from gateway.stores.shared import SharedStore
+from gateway.stores.leases import SharedStore
 
 BEATS = 6  # renewals in a lease's time: some may fail
 NODE_PREFIX = "node_"  # of the owner that a gateway is; what it has queued others may take over

@@ -24,7 +24,7 @@ from gateway.sdk.options import ONCE, Retry
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
 from gateway.sdk.surroundings import Surroundings
 from gateway.stores.base import RunQuery, Store, system_clock_ms
-from gateway.stores.shared import SharedStore
+from gateway.stores.leases import SharedStore
 
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store
 CANCEL_GRACE_S = 10.0  # for the `finally` blocks of a canceled function

@@ -24,8 +24,8 @@ from gateway.sdk.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.settings import Settings, is_redis, open_store
 from gateway.stores.base import Store
-from gateway.stores.remote import PATIENCE_S, RemoteStore
-from gateway.stores.shared import SharedStore
+from gateway.stores.leases import SharedStore
+from gateway.stores.remote.store import PATIENCE_S, RemoteStore
 
 S = TypeVar("S", bound=Store)
 

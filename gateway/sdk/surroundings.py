@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gateway.errors import Internal, RealtimeError
 from gateway.sdk.runtime import Runtime
-from gateway.stores.shared import SharedStore
+from gateway.stores.leases import SharedStore
 
 FIRST_REST_S = 0.5  # before a change of the run is tried again; twice as long each time,
 MAX_REST_S = 10.0  # up to this; the run of a full disk ends so soon after there is room

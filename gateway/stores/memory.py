@@ -44,9 +44,16 @@ from gateway.stores.base import (
     run_log,
     system_clock_ms,
 )
-from gateway.stores.growth import Growth
-from gateway.stores.listed import ListedRun, in_list, in_set, that_fit
-from gateway.stores.logs import (
+from gateway.stores.change_notifier import Growth
+from gateway.stores.idempotency import (
+    WriterState,
+    check_order,
+    is_repeated_end,
+    records_to_skip,
+    repeat,
+)
+from gateway.stores.paging import page_of, place
+from gateway.stores.reserved_logs import (
     announcement,
     check_path_log,
     deletion_records,
@@ -55,14 +62,7 @@ from gateway.stores.logs import (
     set_records,
     sets_of,
 )
-from gateway.stores.reading import page_of, place
-from gateway.stores.writers import (
-    WriterState,
-    check_order,
-    is_repeated_end,
-    records_to_skip,
-    repeat,
-)
+from gateway.stores.run_lists import ListedRun, in_list, in_set, that_fit
 
 
 @dataclass(slots=True)

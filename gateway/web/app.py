@@ -40,7 +40,7 @@ from gateway.sdk import registry, schemas, tasks
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
-from gateway.stores.counted import counted
+from gateway.stores.instrumented import counted
 from gateway.web import asyncapi, client, frames_over_http
 from gateway.web.arriving import address_of, refuse, refuse_secret_url, require_origin
 from gateway.web.draining import farewells

@@ -19,7 +19,7 @@ from gateway.sdk.keeper import BEATS, Keeper
 from gateway.sdk.queues import has_lease
 from gateway.sdk.runner import Tasks
 from gateway.stores.base import RunQuery
-from gateway.stores.shared import Lapsed
+from gateway.stores.leases import Lapsed
 
 UNKNOWN_S = 600.0  # how long queued runs of a gateway that is gone wait for one with their task
 

@@ -17,7 +17,7 @@ from faults.history import History, Key, Verdict, View, check
 from faults.process import Child
 from gateway.model.records import StreamKey
 from gateway.model.records import Writer as WriterId
-from gateway.stores.remote import RemoteStore
+from gateway.stores.remote.store import RemoteStore
 
 THROTTLES_MS = (0, 0, 20, 100)
 CATCH_UP_S = 60.0  # for readers to come to the end once the writers have stopped

@@ -27,8 +27,8 @@ from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunNotFound, StoreUnavailable
 from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.stores.base import Page
-from gateway.stores.redis_lane import CONNECT_S, pack
-from gateway.stores.redis_servers import Servers
+from gateway.stores.redis.pipeline import CONNECT_S, pack
+from gateway.stores.redis.topology import Servers
 
 with needs("redis"):
     from redis.asyncio.connection import AbstractConnection

@@ -30,7 +30,7 @@ from gateway.errors import (
     from_wire,
 )
 from gateway.stores.base import Page
-from gateway.stores.under_way import Call, Follow
+from gateway.stores.remote.pending import Call, Follow
 
 OPEN_TIMEOUT_S = 10.0
 GOODBYE_S = 1.0  # for the closing handshake after a refusal

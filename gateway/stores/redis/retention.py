@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.model.retention import EMPTY_SET_S, Retention, Swept
-from gateway.stores.redis_runs import RedisRuns
-from gateway.stores.redis_servers import BUCKETS, Servers
+from gateway.stores.redis.runs import RedisRuns
+from gateway.stores.redis.topology import BUCKETS, Servers
 
 STEP_BUCKETS = 16  # looked at in one step
 STEP_RUNS = 50  # deleted of one bucket in one step

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
-from gateway.stores.sqlite_incarnation import mark_as_backup
-from gateway.stores.sqlite_lock import SqliteLock
-from gateway.stores.sqlite_schema import SCHEMA_VERSION, create_tables
+from gateway.stores.sqlite.file_lock import SqliteLock
+from gateway.stores.sqlite.incarnation import mark_as_backup
+from gateway.stores.sqlite.schema import SCHEMA_VERSION, create_tables
 
 STEP_PAGES = 1000  # 4 MB between two reports
 BUSY_TIMEOUT_S = 5.0

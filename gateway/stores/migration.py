@@ -18,7 +18,7 @@ from gateway.errors import ConfigurationError, StoreUnavailable
 from gateway.model.records import REVOCATIONS, EndReason, Position, Record, StreamKey
 from gateway.model.runs import Run
 from gateway.stores.base import NO_RECORDS, Head, PathStore, RunQuery
-from gateway.stores.writers import WriterState
+from gateway.stores.idempotency import WriterState
 
 PAGE_BYTES = 64 << 10  # carried at a time, and kept as one unit
 PAGE_RUNS = 500

@@ -28,7 +28,9 @@ from gateway.model.patches import fold_change
 from gateway.model.records import ORIGIN, Position, RunSet, StreamKey
 from gateway.model.runs import Run
 from gateway.stores.base import SET_RECORDS, SetState, new_epoch, run_log, system_clock_ms
-from gateway.stores.listed import (
+from gateway.stores.redis.topology import BUCKETS, Servers, bucket_of
+from gateway.stores.reserved_logs import deletion_records, set_records, sets_of
+from gateway.stores.run_lists import (
     ListedRun,
     decode_listed,
     in_list,
@@ -36,8 +38,6 @@ from gateway.stores.listed import (
     is_full,
     that_fit,
 )
-from gateway.stores.logs import deletion_records, set_records, sets_of
-from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
 
 SWEEP_S = 2.0  # what is in an outbox at two looks in a row was left behind
 SWEPT = 100  # taken out of one outbox at a time

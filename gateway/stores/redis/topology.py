@@ -15,8 +15,8 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import StoreUnavailable
-from gateway.stores.redis_lane import CONNECT_S, PATIENCE_S, Call, Lane
-from gateway.stores.redis_url import RedisUrl
+from gateway.stores.redis.pipeline import CONNECT_S, PATIENCE_S, Call, Lane
+from gateway.stores.redis.url import RedisUrl
 
 with needs("redis"):
     from redis.asyncio.connection import AbstractConnection

@@ -1,4 +1,4 @@
-"""A Redis store that can be copied from and to; see `gateway.stores.moving`."""
+"""A Redis store that can be copied from and to; see `gateway.stores.migration`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gateway.errors import RunNotFound, StoreUnavailable
 from gateway.model.records import Position, Record, StreamKey
 from gateway.model.runs import Run
 from gateway.stores.base import Head, belongs_to_no_run, system_clock_ms
-from gateway.stores.moving import Rest, Spent
-from gateway.stores.redis import RedisStore, index_of
-from gateway.stores.redis_servers import bucket_of
-from gateway.stores.writers import WriterState
+from gateway.stores.idempotency import WriterState
+from gateway.stores.migration import Rest, Spent
+from gateway.stores.redis.store import RedisStore, index_of
+from gateway.stores.redis.topology import bucket_of
 
 SCANNED = 1000  # keys looked at in one go
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from gateway.model.records import StreamKey
 from gateway.model.retention import EMPTY_SET_S, Retention, Swept
-from gateway.stores.logs import is_announced
-from gateway.stores.sqlite_blocks import Budget
-from gateway.stores.sqlite_transactions import Transactions
+from gateway.stores.reserved_logs import is_announced
+from gateway.stores.sqlite.blocks import Budget
+from gateway.stores.sqlite.transactions import Transactions
 
 STEP_STREAMS = 1000  # looked at in one step
 STEP_RUNS = 100  # deleted in one step

@@ -26,7 +26,7 @@ from gateway.stores.base import (
     SetState,
     Store,
 )
-from gateway.stores.shared import Lapsed, SharedStore
+from gateway.stores.leases import Lapsed, SharedStore
 
 _FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's
 

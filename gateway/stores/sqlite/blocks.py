@@ -18,8 +18,8 @@ import msgspec
 from gateway.model.records import EndReason, Position, Record, StreamKey
 from gateway.model.retention import Retention
 from gateway.stores.base import Head, Page
-from gateway.stores.logs import is_announced, kept_records
-from gateway.stores.writers import WriterState
+from gateway.stores.idempotency import WriterState
+from gateway.stores.reserved_logs import is_announced, kept_records
 
 BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
 

@@ -23,7 +23,6 @@ from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.model.retention import KEEP_ALL, Retention, Swept
 from gateway.model.runs import Run, check_new_run
-from gateway.stores import sqlite_faults, sqlite_reads, sqlite_schema, sqlite_sweep
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -36,15 +35,17 @@ from gateway.stores.base import (
     SetState,
     system_clock_ms,
 )
-from gateway.stores.growth import Growth
-from gateway.stores.logs import check_path_log
-from gateway.stores.sqlite_blocks import Grown
-from gateway.stores.sqlite_faults import DAMAGED, explained, is_full, is_the_files
-from gateway.stores.sqlite_folder import make_folder
-from gateway.stores.sqlite_incarnation import Incarnation
-from gateway.stores.sqlite_lock import SqliteLock
-from gateway.stores.sqlite_transactions import Transactions
-from gateway.stores.tails import Tails
+from gateway.stores.change_notifier import Growth
+from gateway.stores.reserved_logs import check_path_log
+from gateway.stores.sqlite import errors, queries, schema
+from gateway.stores.sqlite import retention as sqlite_retention
+from gateway.stores.sqlite.blocks import Grown
+from gateway.stores.sqlite.errors import DAMAGED, explained, is_full, is_the_files
+from gateway.stores.sqlite.file_lock import SqliteLock
+from gateway.stores.sqlite.folder import make_folder
+from gateway.stores.sqlite.incarnation import Incarnation
+from gateway.stores.sqlite.transactions import Transactions
+from gateway.stores.tail_cache import Tails
 
 _log = logging.getLogger("realtime.sqlite")
 
@@ -148,7 +149,7 @@ class SqliteStore:
     async def _can_be_read(self) -> bool:
         def look() -> bool:
             with closing(self._connect_alone()) as db:
-                return sqlite_schema.is_readable(db) and self._incarnation.is_of(db)
+                return schema.is_readable(db) and self._incarnation.is_of(db)
 
         try:
             return self.path.exists() and await asyncio.to_thread(look)
@@ -172,7 +173,7 @@ class SqliteStore:
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
             self.path,
-            timeout=sqlite_faults.BUSY_TIMEOUT_S,
+            timeout=errors.BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -183,11 +184,11 @@ class SqliteStore:
         connection = sqlite3.connect(
             f"{self.path.resolve().as_uri()}?vfs=unix-excl",
             uri=True,
-            timeout=sqlite_faults.BUSY_TIMEOUT_S,
+            timeout=errors.BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
         )
-        sqlite_schema.stand_in(connection)
+        schema.stand_in(connection)
         connection.execute("PRAGMA query_only = 1")
         return connection
 
@@ -196,7 +197,7 @@ class SqliteStore:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._durability.upper()}")
-            sqlite_schema.create_tables(connection)
+            schema.create_tables(connection)
             if self._incarnation.adopt(connection, self._clock_ms()):
                 _log.warning(
                     "the store %s was put back from a backup: what was appended after it is lost, "
@@ -283,14 +284,14 @@ class SqliteStore:
             return Page([], after)
         reading, page = self._tails.begin(key), None
         try:
-            page = await self._read(lambda db: sqlite_reads.read_page(db, key, after, max_bytes))
+            page = await self._read(lambda db: queries.read_page(db, key, after, max_bytes))
         finally:
             self._tails.end(key, reading, page)
         return page
 
     async def head(self, key: StreamKey) -> Head:
         """See `Store.head`."""
-        return (await self._read(lambda db: sqlite_reads.read_head(db, key)))[1]
+        return (await self._read(lambda db: queries.read_head(db, key)))[1]
 
     async def delete(self, key: StreamKey) -> None:
         """See `Store.delete`."""
@@ -308,7 +309,7 @@ class SqliteStore:
 
     async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """See `PathStore.path_logs`."""
-        return await self._read(lambda db: sqlite_reads.read_path_logs(db, after, limit))
+        return await self._read(lambda db: queries.read_path_logs(db, after, limit))
 
     async def drop(self, key: StreamKey, at: Position) -> bool:
         """See `PathStore.drop`."""
@@ -335,7 +336,7 @@ class SqliteStore:
 
     async def get_run(self, run_id: str) -> RunState:
         """See `Store.get_run`."""
-        return await self._read(lambda db: sqlite_reads.read_run(db, run_id))
+        return await self._read(lambda db: queries.read_run(db, run_id))
 
     async def delete_run(self, run_id: str) -> bool:
         """See `Store.delete_run`."""
@@ -347,11 +348,11 @@ class SqliteStore:
             raise self._why_not()
         await self._rename()
         kept, now_ms = self._retention, self._clock_ms()
-        found = await self._read(lambda db: sqlite_sweep.find(db, self._swept_no, kept, now_ms))
+        found = await self._read(lambda db: sqlite_retention.find(db, self._swept_no, kept, now_ms))
         if found.is_nothing and not (self._writer is not None and self._writer.has_outgrown):
             swept = Swept(has_more=found.has_more)
         else:
-            swept = await self._write(lambda tx: sqlite_sweep.remove(tx, found, kept, now_ms))
+            swept = await self._write(lambda tx: sqlite_retention.remove(tx, found, kept, now_ms))
         self._swept_no = found.last_no
         return swept
 
@@ -368,11 +369,11 @@ class SqliteStore:
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
-        return await self._read(lambda db: sqlite_reads.read_runs(db, query))
+        return await self._read(lambda db: queries.read_runs(db, query))
 
     async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
         """See `Store.get_set`."""
-        return await self._read(lambda db: sqlite_reads.read_set(db, sets, limit))
+        return await self._read(lambda db: queries.read_set(db, sets, limit))
 
     async def _write(self, work: Callable[[Transactions], T]) -> T:
         if self._writer is None:

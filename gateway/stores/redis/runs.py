@@ -27,9 +27,8 @@ from gateway.stores.base import (
     run_log,
     system_clock_ms,
 )
-from gateway.stores.listed import ListedRun, encode_listed, is_full, that_fit
-from gateway.stores.redis_servers import BUCKETS, Servers, bucket_of
-from gateway.stores.redis_sets import (
+from gateway.stores.idempotency import WriterState, records_to_skip
+from gateway.stores.redis.run_sets import (
     LoadedRun,
     RedisSets,
     fold,
@@ -37,7 +36,8 @@ from gateway.stores.redis_sets import (
     outbox_deletion,
     outbox_entry,
 )
-from gateway.stores.writers import WriterState, records_to_skip
+from gateway.stores.redis.topology import BUCKETS, Servers, bucket_of
+from gateway.stores.run_lists import ListedRun, encode_listed, is_full, that_fit
 
 CHANGE_ATTEMPTS = 100  # of a run that other processes change at the same time
 CLAIM_S = 2.0  # how long a run may take from its idempotency key being taken to being made

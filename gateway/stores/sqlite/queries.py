@@ -23,9 +23,9 @@ from gateway.stores.base import (
     end_of,
     run_log,
 )
-from gateway.stores.listed import ListedRun, decode_listed, in_list, that_fit
-from gateway.stores.reading import page_of, place
-from gateway.stores.sqlite_blocks import records_from
+from gateway.stores.paging import page_of, place
+from gateway.stores.run_lists import ListedRun, decode_listed, in_list, that_fit
+from gateway.stores.sqlite.blocks import records_from
 
 
 def stream_row(db: sqlite3.Connection, key: StreamKey) -> tuple[Any, ...] | None:

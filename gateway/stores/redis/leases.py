@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway.stores.redis_servers import Servers, bucket_of
-from gateway.stores.shared import Lapsed
+from gateway.stores.leases import Lapsed
+from gateway.stores.redis.topology import Servers, bucket_of
 
 KEY = "leases"
 BUCKET = bucket_of(KEY)

@@ -52,6 +52,7 @@ from gateway.model.records import (
 )
 from gateway.model.retention import KEEP_ALL, Retention, Swept
 from gateway.model.runs import Run, check_new_run
+from gateway.stores.append_tasks import Begun
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -66,19 +67,18 @@ from gateway.stores.base import (
     new_epoch,
     system_clock_ms,
 )
-from gateway.stores.beginning import Begun
-from gateway.stores.logs import announcement, check_path_log, is_announced, kept_records
-from gateway.stores.reading import page_of, place
-from gateway.stores.redis_bell import DEAF_S, Bell
-from gateway.stores.redis_lane import PATIENCE_S
-from gateway.stores.redis_leases import RedisLeases
-from gateway.stores.redis_runs import RedisRuns
-from gateway.stores.redis_servers import Servers, bucket_of
-from gateway.stores.redis_sets import first_names
-from gateway.stores.redis_sweep import RedisSweep
-from gateway.stores.redis_url import RedisUrl
-from gateway.stores.shared import Lapsed
-from gateway.stores.writers import WriterState, check_order, records_to_skip
+from gateway.stores.idempotency import WriterState, check_order, records_to_skip
+from gateway.stores.leases import Lapsed
+from gateway.stores.paging import page_of, place
+from gateway.stores.redis.leases import RedisLeases
+from gateway.stores.redis.notifications import DEAF_S, Bell
+from gateway.stores.redis.pipeline import PATIENCE_S
+from gateway.stores.redis.retention import RedisSweep
+from gateway.stores.redis.run_sets import first_names
+from gateway.stores.redis.runs import RedisRuns
+from gateway.stores.redis.topology import Servers, bucket_of
+from gateway.stores.redis.url import RedisUrl
+from gateway.stores.reserved_logs import announcement, check_path_log, is_announced, kept_records
 
 T = TypeVar("T")
 

@@ -35,6 +35,7 @@ from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Gap, Position, RunSet, StreamKey, Writer, split_source
 from gateway.model.retention import Swept
 from gateway.model.runs import Run
+from gateway.stores.append_tasks import Begun
 from gateway.stores.base import (
     PAGE_BYTES,
     Appended,
@@ -46,10 +47,9 @@ from gateway.stores.base import (
     RunState,
     SetState,
 )
-from gateway.stores.beginning import Begun
-from gateway.stores.link import OPEN_TIMEOUT_S, Link, Peer, without_login
-from gateway.stores.listed import from_list
-from gateway.stores.under_way import Call, Follow
+from gateway.stores.remote.connection import OPEN_TIMEOUT_S, Link, Peer, without_login
+from gateway.stores.remote.pending import Call, Follow
+from gateway.stores.run_lists import from_list
 
 PATIENCE_S = 120.0  # how long a call waits for a gateway that is away
 IDLE_S = 30.0  # how long a further connection stays when nothing is followed over it

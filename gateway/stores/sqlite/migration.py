@@ -1,4 +1,4 @@
-"""A SQLite store that can be copied from and to; see `gateway.stores.moving`."""
+"""A SQLite store that can be copied from and to; see `gateway.stores.migration`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from gateway.model.records import Position, Record, StreamKey
 from gateway.model.runs import Run
 from gateway.stores.base import Head
-from gateway.stores.moving import Rest, Spent
-from gateway.stores.sqlite import SqliteStore
-from gateway.stores.writers import WriterState
+from gateway.stores.idempotency import WriterState
+from gateway.stores.migration import Rest, Spent
+from gateway.stores.sqlite.store import SqliteStore
 
 _NOTHING = Rest(None, None, {})
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import StoreUnavailable
-from gateway.stores.redis_scripts import SCRIPTS
+from gateway.stores.redis.scripts import SCRIPTS
 
 with needs("redis"):
     import hiredis

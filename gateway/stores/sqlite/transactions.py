@@ -34,18 +34,24 @@ from gateway.stores.base import (
     new_epoch,
     run_log,
 )
-from gateway.stores.listed import encode_listed
-from gateway.stores.logs import announcement, deletion_records, is_announced, set_records, sets_of
-from gateway.stores.sqlite_blocks import Budget, Grown, StreamState, cut, write_streams
-from gateway.stores.sqlite_incarnation import Incarnation
-from gateway.stores.sqlite_reads import MEMBERS, load_run, snapshot_of, snapshot_there, stream_row
-from gateway.stores.writers import (
+from gateway.stores.idempotency import (
     WriterState,
     check_order,
     is_repeated_end,
     records_to_skip,
     repeat,
 )
+from gateway.stores.reserved_logs import (
+    announcement,
+    deletion_records,
+    is_announced,
+    set_records,
+    sets_of,
+)
+from gateway.stores.run_lists import encode_listed
+from gateway.stores.sqlite.blocks import Budget, Grown, StreamState, cut, write_streams
+from gateway.stores.sqlite.incarnation import Incarnation
+from gateway.stores.sqlite.queries import MEMBERS, load_run, snapshot_of, snapshot_there, stream_row
 
 CACHED_STREAMS = 20_000  # about 500 bytes each
 FORGOTTEN_TOKENS = 100  # that have expired, whenever one is spent
