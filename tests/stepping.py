@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 
 from gateway._internal.counters import Counters
 from gateway.auth.permissions import Access
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
 from gateway.model.limits import Limits
 from gateway.stores.redis.notifications import DEAF_S, Bell
 from gateway.stores.redis.store import RedisStore

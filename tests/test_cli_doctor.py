@@ -198,7 +198,7 @@ async def test_bench_says_what_came_and_how_fast_and_leaves_nothing(gateway):
     assert (found["records"], found["deliveries"], found["missing"]) == (20, 2400, 0)
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"] < 20_000
     assert await gateway.store.list_runs(RunQuery()) == []
-    assert gateway.hub.live_streams == 0
+    assert gateway.fanout.hub.live_streams == 0
 
 
 async def test_bench_that_is_interrupted_leaves_nothing(gateway):

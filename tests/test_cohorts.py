@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cohorts import Cohort, Kind, Way
+from gateway.fanout.group import Cohort, Kind, Way
 from gateway.model.records import Position
 
 EPOCH = "0" * 16

@@ -57,14 +57,14 @@ async def test_a_reader_that_has_caught_up_is_handed_its_frames():
         key = StreamKey(run.id, "s")
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
-            tail = gateway.hub._tails[key]
+            tail = gateway.fanout.hub._tails[key]
             await until(lambda: tail._cohorts)
             assert not tail._alone
             await gateway.store.append(key, [b'"one"'])
             assert (await client.receive())["records"][0]["data"] == "one"
             await client.send(type="unsubscribe", id=1)
             assert (await client.receive())["type"] == "unsubscribed"
-            await until(lambda: not gateway.hub.live_streams)
+            await until(lambda: not gateway.fanout.hub.live_streams)
 
 
 async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_reads_again():
@@ -74,7 +74,7 @@ async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_rea
         big = json.dumps("x" * 50_000).encode()
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
-            tail = gateway.hub._tails[key]
+            tail = gateway.fanout.hub._tails[key]
             await until(lambda: tail._cohorts)
             (sink,) = sinks(gateway)
             client.socket.transport.pause_reading()
@@ -103,7 +103,7 @@ async def test_nothing_follows_the_frame_that_closes():
         key = StreamKey(run.id, "s")
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
-            await until(lambda: gateway.hub._tails[key]._cohorts)
+            await until(lambda: gateway.fanout.hub._tails[key]._cohorts)
             (sink,) = sinks(gateway)
             written = []
             write, sink.write = sink.write, lambda data: (written.append(data), write(data))
@@ -128,7 +128,7 @@ async def test_in_a_crowd_one_that_takes_nothing_loses_nothing_and_holds_nobody_
         ]
         for client in clients:
             await follow(client, run)
-        await until(lambda: not gateway.hub._tails[key]._alone)
+        await until(lambda: not gateway.fanout.hub._tails[key]._alone)
         slow = clients.pop(3)
         slow.socket.transport.pause_reading()
         big = json.dumps("x" * 100_000).encode()

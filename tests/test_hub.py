@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import DEADLINE_S, new_run, until
 
-from gateway import pages
-from gateway import tail as module
 from gateway.errors import Internal, RunNotFound, StoreUnavailable
-from gateway.hub import Hub
+from gateway.fanout import page_cache
+from gateway.fanout import tail as module
+from gateway.fanout.hub import Hub
+from gateway.fanout.page_cache import FRAME_BYTES
 from gateway.model.records import ORIGIN, Position, StreamKey
-from gateway.pages import FRAME_BYTES
 from gateway.stores.memory import MemoryStore
 
 
@@ -49,10 +49,10 @@ class Store(MemoryStore):
 
     async def follow(self, key, after=None, hand=None):
         self.follows += 1
-        pages = super().follow(key, after)
+        page_cache = super().follow(key, after)
         try:
             while True:
-                page = asyncio.ensure_future(anext(pages, None))
+                page = asyncio.ensure_future(anext(page_cache, None))
                 failed = asyncio.ensure_future(self._failed.wait())
                 try:
                     await asyncio.wait({page, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +67,7 @@ class Store(MemoryStore):
                     return
                 yield page.result()
         finally:
-            await pages.aclose()
+            await page_cache.aclose()
 
 
 @asynccontextmanager
@@ -507,7 +507,7 @@ async def test_fifty_readers_and_appends_at_once(world, monkeypatch):
 def test_whatever_grows_and_whoever_takes_nothing_is_lost_or_repeated(steps, ring, frame):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RING_BYTES", ring)
-        patch.setattr(pages, "FRAME_BYTES", frame)
+        patch.setattr(page_cache, "FRAME_BYTES", frame)
         asyncio.run(_grow_and_take(steps))
 
 

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import new_run
 
-from gateway import pages as module
 from gateway._internal.counters import Counters
 from gateway._internal.fair_share import ROOM, Turns
 from gateway._internal.memory_budget import Budget
 from gateway._internal.single_flight import Asking
 from gateway.errors import RunNotFound, StoreUnavailable
-from gateway.frame import Frame
-from gateway.hub import Hub
+from gateway.fanout import page_cache as module
+from gateway.fanout.frame import Frame
+from gateway.fanout.hub import Hub
+from gateway.fanout.page_cache import OVERHEAD_BYTES, Pages, Records, Shared
 from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.model.retention import Retention
-from gateway.pages import OVERHEAD_BYTES, Pages, Records, Shared
 from gateway.protocol import encode_record, encode_records, strip_run_record
 from gateway.stores.memory import MemoryStore
 from gateway.web.direct import frame_of

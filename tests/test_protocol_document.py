@@ -13,8 +13,9 @@ import protocol_tables
 import pytest
 from protocol_tables import PROTOCOL
 
-from gateway import pages, protocol
+from gateway import protocol
 from gateway.errors import BY_CODE, on_the_wire
+from gateway.fanout import page_cache
 from gateway.model.limits import DEFAULT_LIMITS, LIST_BYTES, MAX_METADATA_BYTES
 from gateway.model.retention import Retention
 from gateway.model.runs import FINAL_STATUSES, Run
@@ -134,7 +135,7 @@ def test_no_message_of_the_gateway_is_larger_than_clients_are_asked_to_take():
     run = 2 * limits.data_frame_bytes + MAX_METADATA_BYTES  # one frame creates it, another ends it
     around = 64 << 10
     page = (1 << 20) + limits.record_bytes
-    for size in (pages.FRAME_BYTES + run, LIST_BYTES, page, run):
+    for size in (page_cache.FRAME_BYTES + run, LIST_BYTES, page, run):
         assert size + around <= LARGEST
     assert f"MUST take messages of {LARGEST >> 20} MiB" in TEXT
 

@@ -441,7 +441,7 @@ async def test_what_was_swept_stays_so_after_a_restart(tmp_path):
 
 
 async def test_a_stream_that_is_read_while_it_is_trimmed_gives_a_gap(monkeypatch):
-    monkeypatch.setattr("gateway.tail.RING_BYTES", 200)
+    monkeypatch.setattr("gateway.fanout.tail.RING_BYTES", 200)
     async with serving(retention=Retention(records=5)) as gateway:
         run = await gateway.store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -477,7 +477,7 @@ async def test_readers_of_a_deleted_run_get_the_end_and_its_sets_the_deletion():
         (record,) = by_id[3]["records"]
         assert record["data"] == {"id": run.id, "version": 1, "deleted": True}
         assert (by_id[4]["type"], by_id[4]["value"]) == ("result", True)
-        assert gateway.hub.live_streams == 0
+        assert gateway.fanout.hub.live_streams == 0
 
 
 async def test_a_token_that_may_not_change_a_run_may_not_delete_it():

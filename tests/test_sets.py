@@ -202,7 +202,7 @@ async def test_a_new_token_that_leaves_more_out_holds_from_then_on(gateway):
 
 async def test_a_laggard_whose_changes_are_gone_gets_a_fresh_snapshot(monkeypatch):
     monkeypatch.setattr("gateway.stores.reserved_logs.SET_RECORDS", 5)
-    monkeypatch.setattr("gateway.tail.RING_BYTES", 1)
+    monkeypatch.setattr("gateway.fanout.tail.RING_BYTES", 1)
     async with serving() as gateway, gateway.client(token=token_for("read:tags:x")) as client:
         run = await gateway.store.create_run(new_run(tags=["x"]))
         await follow(client, {"tag": "x"}, throttle_ms=300)
@@ -221,9 +221,9 @@ async def test_a_laggard_whose_changes_are_gone_gets_a_fresh_snapshot(monkeypatc
 async def test_following_a_set_can_be_ended_and_leaves_nothing_behind(gateway):
     async with gateway.client(token=worker_token()) as client:
         await follow(client, {"tags": ["x", "y"]})
-        assert gateway.hub.live_streams == 2
+        assert gateway.fanout.hub.live_streams == 2
         assert (await client.ask(type="unsubscribe", id=1))["type"] == "unsubscribed"
-        assert gateway.hub.live_streams == 0
+        assert gateway.fanout.hub.live_streams == 0
         await gateway.store.create_run(new_run(tags=["x"]))
         assert await client.ask(type="ping") == {"type": "pong"}
 

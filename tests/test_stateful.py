@@ -33,9 +33,9 @@ from serving import new_run
 from stepping import CountedRedis, CountedSqlite, SteppedLoop, Wired
 from streams_model import Author, Follower, Log
 
-from gateway import cohorts, pages, tail
 from gateway.errors import StreamEnded, WriterFenced, WriterGap
-from gateway.hub import Hub
+from gateway.fanout import group, page_cache, tail
+from gateway.fanout.hub import Hub
 from gateway.model.records import Position, StreamKey
 from gateway.model.retention import Retention
 from gateway.stores import change_notifier
@@ -60,8 +60,8 @@ class Streams(RuleBasedStateMachine):
     def begin(self, ring: int, frame: int, watch: int) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(tail, "RING_BYTES", ring)
-        self.patch.setattr(pages, "FRAME_BYTES", frame)
-        self.patch.setattr(cohorts, "FLUSH_BYTES", frame)
+        self.patch.setattr(page_cache, "FRAME_BYTES", frame)
+        self.patch.setattr(group, "FLUSH_BYTES", frame)
         self.patch.setattr(change_notifier, "WATCH_BYTES", watch)
         self.loop = SteppedLoop()
         self.store = self.make_store()

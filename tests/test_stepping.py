@@ -8,7 +8,7 @@ import pytest
 from serving import new_run
 from stepping import SteppedLoop, Wired
 
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
 from gateway.model.records import StreamKey
 from gateway.stores.memory import MemoryStore
 

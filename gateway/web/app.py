@@ -34,7 +34,7 @@ from gateway.errors import (
     StoreUnavailable,
     TokenRevoked,
 )
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
 from gateway.model.network import Proxies
 from gateway.sdk import registry, schemas, tasks
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime

@@ -22,7 +22,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 
 from gateway._internal.wakeup import Inbox
-from gateway.cohorts import Way
+from gateway.fanout.group import Way
 from gateway.web.bulk import LEAST, bulk
 from gateway.web.splitting import Splitter
 from gateway.web.unproven import Share
@@ -365,7 +365,7 @@ class DirectCrowd:
         sinks: Looked at once.
 
     Attributes:
-        full: See `gateway.cohorts.Crowd`.
+        full: See `gateway.fanout.group.Crowd`.
     """
 
     def __init__(self, sinks: Iterable[DirectProtocol]) -> None:
@@ -388,7 +388,7 @@ class DirectCrowd:
 
     @property
     def is_as_it_was(self) -> bool:
-        """See `gateway.cohorts.Crowd`. What any connection does counts, which is seldom much."""
+        """See `gateway.fanout.group.Crowd`. What any connection does counts, which is seldom much."""
         return self._is_clear and self._changes == _changes.count
 
     def write(self, frames: bytes) -> None:

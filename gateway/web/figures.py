@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway._internal.counters import Counters
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
 from gateway.model.records import StreamKey
 
 

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from gateway._internal.counters import Counters, Histogram
 from gateway.errors import BY_CODE
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
 from gateway.stores.base import Store
 from gateway.web.figures import Connected, Reading, Waiting
 

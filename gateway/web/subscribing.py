@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 from gateway import protocol
 from gateway._internal.counters import Counters
-from gateway.cohorts import PROMPT_S
-from gateway.cursor import Cursor, Cursors
 from gateway.errors import RealtimeError
-from gateway.frame import Frame
-from gateway.hub import Hub
+from gateway.fanout.cursor import Cursor, Cursors
+from gateway.fanout.frame import Frame
+from gateway.fanout.group import PROMPT_S
+from gateway.fanout.hub import Hub
+from gateway.fanout.tail import Batch
 from gateway.model.records import ORIGIN, Position
 from gateway.protocol import FromLast
 from gateway.protocol.commands import Command, Open, OpenSet
 from gateway.protocol.connection import Connection
 from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
-from gateway.tail import Batch
 from gateway.web.direct import DIRECT
 from gateway.web.figures import LaggingReader
 from gateway.web.wire import Wire

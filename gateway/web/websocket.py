@@ -25,7 +25,7 @@ from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway.auth.permissions import Access
 from gateway.errors import Internal, RealtimeError, ShuttingDown
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
 from gateway.model.limits import Limits, arriving_bytes
 from gateway.protocol.authorization import read_key, require_read
 from gateway.protocol.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.websockets import WebSocket
 
 from gateway._internal.counters import Counters
-from gateway.frame import Frame
+from gateway.fanout.frame import Frame
 from gateway.protocol.commands import Close
 from gateway.web.direct import frame_of, frame_size, sink_of
 

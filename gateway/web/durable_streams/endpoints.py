@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from gateway._internal.counters import Counters
 from gateway.auth.permissions import Access, require
 from gateway.errors import RealtimeError, RunNotFound
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
 from gateway.model.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
 from gateway.protocol.authorization import require_read
 from gateway.stores.base import Appended, Store

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
-from gateway.hub import Hub
+from gateway.fanout.hub import Hub
+from gateway.fanout.page_cache import FRAME_BYTES
+from gateway.fanout.record_cursor import RecordCursor, Records
 from gateway.model.records import ORIGIN, Position, path_config
-from gateway.pages import FRAME_BYTES
-from gateway.record_cursor import RecordCursor, Records
 from gateway.stores.base import Head
 from gateway.web.durable_streams.configuration import to_logical
 from gateway.web.durable_streams.paths import Paths

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from gateway.cohorts import Cohort, Kind, Sink, Way
 from gateway.errors import RunNotFound
+from gateway.fanout.group import Cohort, Kind, Sink, Way
+from gateway.fanout.page_cache import Piece
+from gateway.fanout.tail import Batch, Tail
 from gateway.model.records import RUN_STREAM, RUNS_STREAM, Position, StreamKey
-from gateway.pages import Piece
-from gateway.tail import Batch, Tail
 
 _RUN_LOGS = (RUN_STREAM, RUNS_STREAM)
 
 
 class Cursor:
-    """A reader's place on a tail. Made by `gateway.hub.Hub.cursor`.
+    """A reader's place on a tail. Made by `gateway.fanout.hub.Hub.cursor`.
 
     Attributes:
         position: Where it stands.

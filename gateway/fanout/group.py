@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from gateway.frame import Pack
+from gateway.fanout.frame import Pack
 from gateway.model.records import Position
 
 FLUSH_BYTES = 256 << 10  # handed to a connection in one tick; the next tick goes on
@@ -72,7 +72,7 @@ class Kind(NamedTuple):
 
 
 class Member(Protocol):
-    """A reader, from the outside: see `gateway.cursor.Cursor`."""
+    """A reader, from the outside: see `gateway.fanout.cursor.Cursor`."""
 
     position: Position
 
@@ -81,7 +81,7 @@ class Member(Protocol):
 
 
 class Frames(Protocol):
-    """Where a cohort's frames come from: see `gateway.tail.Tail`."""
+    """Where a cohort's frames come from: see `gateway.fanout.tail.Tail`."""
 
     position: Position
 
@@ -92,7 +92,7 @@ class Frames(Protocol):
         """Make the frame of what follows an offset that the ring holds, and say where it ends."""
 
     def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
-        """Take note that so many readers were given the same bytes; see `gateway.tail.Tail`."""
+        """Take note that so many readers were given the same bytes; see `gateway.fanout.tail.Tail`."""
 
 
 class Cohort:

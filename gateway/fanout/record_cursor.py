@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.cursor import Cursor
+from gateway.fanout.cursor import Cursor
 from gateway.model.records import EndReason, Position
 
 

@@ -15,13 +15,13 @@ from gateway._internal.counters import Counters
 from gateway._internal.fair_share import Turns
 from gateway._internal.memory_budget import Budget
 from gateway._internal.single_flight import Asking
-from gateway.cursor import Cursor, Cursors
 from gateway.errors import RunNotFound
+from gateway.fanout.cursor import Cursor, Cursors
+from gateway.fanout.page_cache import Shared
+from gateway.fanout.tail import Tail
 from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.records import Position, RunSet, StreamKey
-from gateway.pages import Shared
 from gateway.stores.base import Head, RunState, SetState, Store
-from gateway.tail import Tail
 
 NEWCOMERS_EACH_PASS = 16  # of the loop: about a millisecond
 OPENINGS_EACH_PASS = 8  # the same

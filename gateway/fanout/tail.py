@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from gateway import pages, protocol
+from gateway import protocol
 from gateway._internal import tracing
-from gateway.cohorts import Cohort, Kind, Member, Sink
 from gateway.errors import Internal, RealtimeError, RunNotFound
-from gateway.frame import Frame
+from gateway.fanout import page_cache
+from gateway.fanout.frame import Frame
+from gateway.fanout.group import Cohort, Kind, Member, Sink
+from gateway.fanout.page_cache import Pages, Shared
 from gateway.model.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
-from gateway.pages import Pages, Shared
 from gateway.stores.base import Head, Page, belongs_to_no_run
 
 RING_BYTES = (
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
 
 
 class Reader(Member, Protocol):
-    """Who stands on a tail, from the outside: see `gateway.cursor.Cursor`.
+    """Who stands on a tail, from the outside: see `gateway.fanout.cursor.Cursor`.
 
     Attributes:
         wake: Called when there may be something new to take.
@@ -220,7 +221,7 @@ class Tail:
             self._ring.append(encoded)
             self.ring_bytes += len(encoded)
             self._unmarked += len(encoded)
-            if self._unmarked >= pages.FRAME_BYTES:
+            if self._unmarked >= page_cache.FRAME_BYTES:
                 self._mark(record.offset + 1)
         self.position, self.end = page.position, page.end
         while self.ring_bytes > RING_BYTES and len(self._ring) > 1:
@@ -360,7 +361,7 @@ class Tail:
         mark = next((mark for mark in self._marks if mark > offset), self.position.offset)
         start, size = offset - self.ring_start, 0
         stop, until = start, mark - self.ring_start
-        while stop < until and (stop == start or size < pages.FRAME_BYTES):
+        while stop < until and (stop == start or size < page_cache.FRAME_BYTES):
             size += len(self._ring[stop])
             stop += 1
         return start, stop, Position(self.position.epoch, self.ring_start + stop)

@@ -24,7 +24,7 @@ from gateway._internal.counters import Counters
 from gateway._internal.fair_share import Turns
 from gateway._internal.memory_budget import Budget
 from gateway._internal.single_flight import Asking, look_at
-from gateway.frame import Frame
+from gateway.fanout.frame import Frame
 from gateway.model.records import EndReason, Gap, Position, Record, ResetReason, StreamKey
 from gateway.stores.base import Head, Store
 
