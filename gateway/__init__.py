@@ -55,11 +55,11 @@ from gateway import errors, tokens
 from gateway.errors import AbortTask
 from gateway.model.runs import Run, RunError
 from gateway.sdk import runs, streams, wait
-from gateway.sdk.bridge import run_in_loop
-from gateway.sdk.following import StreamRecord
+from gateway.sdk.loops.bridge import run_in_loop
 from gateway.sdk.metadata import metadata
 from gateway.sdk.options import Retry
 from gateway.sdk.results import RunHandle, RunResult
+from gateway.sdk.run_subscription import StreamRecord
 from gateway.sdk.runtime import current_run
 from gateway.sdk.session import connect
 from gateway.sdk.streams import Stream

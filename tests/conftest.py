@@ -6,7 +6,8 @@ import signal
 import pytest
 from redis_serving import stop_shared_server
 
-from gateway.sdk import schemas, tasks
+from gateway.sdk import tasks
+from gateway.sdk.values import input_schemas
 from tests.serving import new_run, worker_token
 
 # A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
@@ -18,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def _tasks_of_this_test_only(monkeypatch):
     """Tasks are known by id in a process; each test defines its own."""
     monkeypatch.setattr(tasks, "_tasks", {})
-    monkeypatch.setattr(schemas, "_registered", dict(schemas._registered))
+    monkeypatch.setattr(input_schemas, "_registered", dict(input_schemas._registered))
     for name in [name for name in os.environ if name.startswith("REALTIME_")]:
         monkeypatch.delenv(name)
 

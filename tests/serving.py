@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from gateway import tokens
 from gateway.model.runs import Run, iso_time, new_run_id
 from gateway.sdk import tasks
-from gateway.sdk.runner import EMBEDDED_OWNER, Runner
+from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.sdk.session import opened
 from gateway.settings import Settings

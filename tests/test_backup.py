@@ -18,9 +18,9 @@ from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable, Wr
 from gateway.model import runs
 from gateway.model.patches import Operation
 from gateway.model.records import Position, RunSet, StreamKey, Writer
-from gateway.sdk.metadata_writer import MetadataWriter
 from gateway.sdk.session import opened
-from gateway.sdk.writer import StreamWriter
+from gateway.sdk.writers.metadata_writer import MetadataWriter
+from gateway.sdk.writers.stream_writer import StreamWriter
 from gateway.stores.base import RunQuery
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite.backup import backup, restore

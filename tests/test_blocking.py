@@ -10,8 +10,8 @@ from taskiq import InMemoryBroker
 
 from gateway import connect, current_run, task
 from gateway.integrations.taskiq import install
-from gateway.sdk import background, blocking
-from gateway.sdk.blocking import BlockingWatch
+from gateway.sdk.loops import background, watchdog
+from gateway.sdk.loops.watchdog import BlockingWatch
 
 
 class Warned(logging.Handler):
@@ -155,9 +155,9 @@ def in_taskiq(body):
 
 @pytest.mark.parametrize("execute", [on_connect, on_a_gateway, in_the_background, in_taskiq])
 def test_a_blocking_call_in_a_task_names_the_task_and_the_run(warned, monkeypatch, execute):
-    monkeypatch.setattr(blocking, "LOOK_S", 0.01)
-    monkeypatch.setattr(blocking, "LATE_S", 0.05)
-    monkeypatch.setattr(blocking, "QUIET_S", 0.0)  # a loaded machine may delay the loop, too
+    monkeypatch.setattr(watchdog, "LOOK_S", 0.01)
+    monkeypatch.setattr(watchdog, "LATE_S", 0.05)
+    monkeypatch.setattr(watchdog, "QUIET_S", 0.0)  # a loaded machine may delay the loop, too
     monkeypatch.setenv("REALTIME_STORE", "memory:")
     monkeypatch.setenv("REALTIME_SECRET_KEY", SECRET)
     executed = []
@@ -172,8 +172,8 @@ def test_a_blocking_call_in_a_task_names_the_task_and_the_run(warned, monkeypatc
 
 
 def test_a_plain_function_may_block(warned, monkeypatch):
-    monkeypatch.setattr(blocking, "LOOK_S", 0.01)
-    monkeypatch.setattr(blocking, "LATE_S", 0.05)
+    monkeypatch.setattr(watchdog, "LOOK_S", 0.01)
+    monkeypatch.setattr(watchdog, "LATE_S", 0.05)
     looked = threading.Event()
     look, count = BlockingWatch.look, []
 

@@ -11,7 +11,7 @@ from serving import SECRET, new_run, serving, token_for
 from gateway import __version__, task, tokens
 from gateway.cli.watching import Held
 from gateway.model.records import Record, RunSet
-from gateway.sdk.revoking import keep_revocation
+from gateway.sdk.revocation import keep_revocation
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from gateway.errors import (
 from gateway.integrations import tracking
 from gateway.model import runs
 from gateway.model.limits import MAX_ERROR_CHARACTERS
-from gateway.sdk.ending import error_of
-from gateway.sdk.surroundings import INTERNAL_ATTEMPTS
+from gateway.sdk.execution.context import INTERNAL_ATTEMPTS
+from gateway.sdk.execution.outcome import error_of
 from gateway.stores.memory import MemoryStore
 
 AT_ONCE = Retry(max_attempts=3, min_s=0, max_s=0)

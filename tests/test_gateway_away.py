@@ -11,9 +11,9 @@ from serving import DEADLINE_S, SECRET, Process, gateway_process, new_run, until
 from gateway import connect, streams, task
 from gateway.errors import ConnectionLost, InvalidToken, WriterFull
 from gateway.model.records import StreamKey
-from gateway.sdk import writer
 from gateway.sdk.session import opened
-from gateway.sdk.writer import StreamWriter
+from gateway.sdk.writers import stream_writer
+from gateway.sdk.writers.stream_writer import StreamWriter
 from gateway.stores.remote import connection
 from gateway.stores.remote.store import RemoteStore
 
@@ -51,7 +51,7 @@ async def until_nothing_moves(counts):
 async def test_appends_of_threads_block_at_the_bound_and_arrive_once_and_in_order(
     process, monkeypatch
 ):
-    monkeypatch.setattr(writer, "MAX_WAITING_RECORDS", 100)
+    monkeypatch.setattr(stream_writer, "MAX_WAITING_RECORDS", 100)
     done = dict.fromkeys(range(4), 0)
     may_stop = threading.Event()
 
@@ -80,7 +80,7 @@ async def test_appends_of_threads_block_at_the_bound_and_arrive_once_and_in_orde
 async def test_on_the_event_loop_the_bound_is_an_error_and_what_was_accepted_arrives(
     process, monkeypatch
 ):
-    monkeypatch.setattr(writer, "MAX_WAITING_RECORDS", 300)
+    monkeypatch.setattr(stream_writer, "MAX_WAITING_RECORDS", 300)
     async with opened(RemoteStore(process.url, worker_token)) as store:
         key = StreamKey((await store.create_run(new_run())).id, "s")
         appending = StreamWriter(store, key, None, "w", asyncio.get_running_loop())

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from gateway import connect, streams, task
 from gateway.errors import WriterFenced, WriterGap
 from gateway.model.records import StreamKey, Writer
-from gateway.sdk.writer import StreamWriter
+from gateway.sdk.writers.stream_writer import StreamWriter
 
 numbers = streams.define("numbers", int)
 

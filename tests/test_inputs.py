@@ -13,8 +13,9 @@ import pytest
 
 from gateway import Retry, connect, current_run, streams, task
 from gateway.errors import InvalidId, InvalidValue, NotInRun, ReadTimeout, StreamEnded
-from gateway.sdk import registry, schemas
+from gateway.sdk import stream_registry
 from gateway.sdk.runtime import runtime
+from gateway.sdk.values import input_schemas
 from gateway.stores.base import run_log
 from tests.serving import DEADLINE_S, serving, token_for, until
 from tests.stores import working_on
@@ -262,12 +263,12 @@ def test_an_inputs_id_follows_the_rule_of_streams():
 )
 def test_the_schema_names_stream_field_and_value(data, fault):
     with pytest.raises(InvalidValue) as refused:
-        schemas.check("approval", data)
+        input_schemas.check("approval", data)
     assert "approval" in refused.value.message and fault in refused.value.message
 
 
 def test_a_stream_without_a_schema_takes_any_json():
-    schemas.check("nobody-defined-this", b'{"x": [1, null]}')
+    input_schemas.check("nobody-defined-this", b'{"x": [1, null]}')
 
 
 async def test_the_gateway_checks_what_a_client_sends_to_an_input():
@@ -289,9 +290,9 @@ async def test_the_gateway_checks_what_a_client_sends_to_an_input():
 
 async def test_a_workers_schemas_are_checked_by_the_gateway():
     async with serving() as gateway, gateway.remote(schemas=lambda: {"vote": {"type": "integer"}}):
-        assert "vote" in schemas.registered()
+        assert "vote" in input_schemas.registered()
     with pytest.raises(InvalidValue, match="vote"):
-        schemas.check("vote", b'"no"')
+        input_schemas.check("vote", b'"no"')
 
 
 def of(type_):
@@ -309,12 +310,14 @@ async def test_a_worker_whose_input_has_another_type_is_refused_while_the_first_
             assert "'choice': worker_3 (" in refused.value.message
             assert "with another type than worker_1 (" in refused.value.message
             assert "worker_2" not in refused.value.message
-            schemas.check("choice", b"1")
+            input_schemas.check("choice", b"1")
         await until(lambda: not gateway.gateway._carriers)
         with pytest.raises(InvalidValue):
-            schemas.check("choice", b'"still"')  # that nobody is there is no reason to take all
+            input_schemas.check(
+                "choice", b'"still"'
+            )  # that nobody is there is no reason to take all
         async with gateway.remote(owner="worker_3", schemas=of("string")):
-            schemas.check("choice", b'"now"')
+            input_schemas.check("choice", b'"now"')
 
 
 async def test_a_worker_that_is_refused_leaves_the_gateways_own_inputs_as_they_are():
@@ -323,14 +326,14 @@ async def test_a_worker_that_is_refused_leaves_the_gateways_own_inputs_as_they_a
         with pytest.raises(InvalidValue, match="than the gateway's own process"):
             async with gateway.remote(owner="worker_1", schemas=lambda: other):
                 pass
-    schemas.check("approval", b'{"ok":true}')
-    assert "fresh" not in schemas.registered()
+    input_schemas.check("approval", b'{"ok":true}')
+    assert "fresh" not in input_schemas.registered()
 
 
 def test_an_input_of_the_same_id_and_type_may_be_defined_twice():
     again = streams.input("approval", Approval)
     assert again.id == approval.id
-    assert schemas.registered()["approval"] == again.adapter.json_schema()
+    assert input_schemas.registered()["approval"] == again.adapter.json_schema()
     streams.define("approval", Approval)
 
 
@@ -342,14 +345,14 @@ def test_another_type_under_an_inputs_id_is_refused_and_both_places_are_named(de
     assert len(set(places)) == 2
     assert "an input of Approval" in refused.value.message
     assert "of int" in refused.value.message
-    schemas.check("approval", b'{"ok":true}')
+    input_schemas.check("approval", b'{"ok":true}')
 
 
 def test_an_input_under_the_id_of_a_stream_of_another_type_is_refused():
     streams.define("measured", float)
     with pytest.raises(InvalidValue, match="is a stream of float at"):
         streams.input("measured", str)
-    assert "measured" not in schemas.registered()
+    assert "measured" not in input_schemas.registered()
 
 
 def test_streams_of_one_id_may_differ_for_they_belong_to_runs():
@@ -369,7 +372,7 @@ def test_another_type_under_a_streams_id_is_logged_with_both_places(caplog):
     *_, warning = warnings_of(caplog)
     assert "stream 'told' is a stream of int at" in warning and "a stream of str at" in warning
     assert len(set(re.findall(r"test_inputs\.py:(\d+)", warning))) == 2
-    assert registry.find("told") is None and "has no type" in warning
+    assert stream_registry.find("told") is None and "has no type" in warning
 
 
 @pytest.mark.parametrize("define", [streams.input, streams.define])
@@ -386,7 +389,7 @@ def test_function_that_defines_one_id_with_two_types_is_logged(define, caplog):
 
 def test_a_module_that_is_loaded_anew_may_bring_another_type():
     made = [streams.input("reloaded", type_) for type_ in (int, str)]
-    assert schemas.registered()["reloaded"] == made[1].adapter.json_schema()
+    assert input_schemas.registered()["reloaded"] == made[1].adapter.json_schema()
 
 
 CELL = """
@@ -412,8 +415,8 @@ def test_a_cell_of_a_notebook_may_define_its_input_anew(caplog):
     for version, more in enumerate(["", 'why: str = ""', "share: float = 1.0"]):
         file = f"/tmp/ipykernel_1/{version}.py"  # a file for each version of a cell
         vote = _execute(CELL, names, file, id="cell-vote", more=more)
-        assert schemas.registered()["cell-vote"] == vote.adapter.json_schema()
-        assert registry.find("cell-vote") is vote
+        assert input_schemas.registered()["cell-vote"] == vote.adapter.json_schema()
+        assert stream_registry.find("cell-vote") is vote
     assert not warnings_of(caplog)
 
 
@@ -436,7 +439,7 @@ def test_a_module_that_is_changed_and_reloaded_may_move_and_change_its_input(
     )
     importlib.invalidate_caches()
     importlib.reload(votes)
-    assert "share" in schemas.registered()["reloaded-vote"]["properties"]
+    assert "share" in input_schemas.registered()["reloaded-vote"]["properties"]
     assert not warnings_of(caplog)
     del sys.modules["votes_of_a_test"]
 
@@ -454,4 +457,4 @@ async def test_what_is_no_schema_is_refused():
             assert (await client.ask(**frame))["code"] == "invalid_value"
         async with gateway.client(token=token_for("read:runs:*")) as client:
             assert (await client.ask(**frame))["code"] == "forbidden"
-    assert "vote2" not in schemas.registered()
+    assert "vote2" not in input_schemas.registered()

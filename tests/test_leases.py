@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.sdk.runner import EMBEDDED_OWNER
+from gateway.sdk.execution.runner import EMBEDDED_OWNER
 from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
 from gateway.web.leases import Leases

@@ -23,9 +23,9 @@ from gateway.errors import (
 )
 from gateway.model import runs
 from gateway.model.patches import Operation
-from gateway.sdk import metadata_writer
-from gateway.sdk.bridge import run_in_loop
-from gateway.sdk.metadata_writer import MetadataWriter
+from gateway.sdk.loops.bridge import run_in_loop
+from gateway.sdk.writers import metadata_writer
+from gateway.sdk.writers.metadata_writer import MetadataWriter
 from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote.store import RemoteStore

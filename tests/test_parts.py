@@ -34,7 +34,7 @@ from gateway.sdk.parts import (
     UnknownPart,
 )
 from gateway.sdk.streams import ReadRecord
-from gateway.sdk.writer import MAX_RECORD_BYTES
+from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES
 from tests.serving import SECRET, gateway_process
 
 CASES = json.loads((Path(__file__).parent / "protocol_cases.json").read_text())

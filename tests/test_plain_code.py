@@ -15,7 +15,8 @@ from serving import DEADLINE_S, SECRET, environment, until
 from gateway import connect, current_run, metadata, run_in_loop, streams, task, tokens, wait
 from gateway.errors import ConfigurationError, InvalidValue, NotStarted, ReadTimeout, RunNotFound
 from gateway.model import runs
-from gateway.sdk import background, inputs, results, tasks
+from gateway.sdk import inputs, results, tasks
+from gateway.sdk.loops import background
 from gateway.sdk.metadata import Metadata
 from gateway.sdk.runtime import has_runtime, runtime
 from gateway.sdk.streams import Stream

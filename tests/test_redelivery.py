@@ -9,9 +9,9 @@ from serving import DEADLINE_S, Time, new_run, until, working
 from gateway import Retry, current_run, streams, task
 from gateway.model import runs
 from gateway.sdk import tasks
-from gateway.sdk.queues import owner_of
-from gateway.sdk.redelivery import ANSWER_S, take_over
-from gateway.sdk.runner import Runner
+from gateway.sdk.execution.redelivery import ANSWER_S, take_over
+from gateway.sdk.execution.runner import Runner
+from gateway.sdk.execution.task_queues import owner_of
 from gateway.sdk.runtime import Runtime
 
 QUEUE = owner_of("test")

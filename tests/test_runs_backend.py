@@ -10,8 +10,8 @@ from serving import gateway_process, new_run, worker_token, working
 from gateway import Run, StreamRecord, metadata, streams, task
 from gateway.errors import InvalidId, InvalidValue, RunNotFound, TaskNotFound
 from gateway.model import runs
-from gateway.sdk.following import RunSubscription
-from gateway.sdk.runner import EMBEDDED_OWNER
+from gateway.sdk.execution.runner import EMBEDDED_OWNER
+from gateway.sdk.run_subscription import RunSubscription
 from gateway.sdk.streams import Stream
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote.store import RemoteStore

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from gateway import streams, task
 from gateway.errors import InvalidValue
 from gateway.model.limits import HASHED_ITEMS, REGISTERED_SCHEMAS, SCHEMA_BYTES, SCHEMA_PARTS
-from gateway.sdk import schema_checks, schemas
-from gateway.sdk.schema_checks import Checker
+from gateway.sdk.values import input_schemas, schema_checks
+from gateway.sdk.values.schema_checks import Checker
 from tests.serving import DEADLINE_S, serving, token_for
 
 CPU_S = 2.0  # limit of one check; the slowest takes 0.5 on an idle machine
@@ -133,7 +133,7 @@ def test_check_by_a_type_of_this_process_takes_bounded_time(name):
     streams.input("bounded-by-type", type_)
     begun = time.thread_time()
     try:
-        schemas.check("bounded-by-type", data)
+        input_schemas.check("bounded-by-type", data)
     except InvalidValue as error:
         assert "bounded-by-type" in error.message and len(error.message) < 1000
     assert time.thread_time() - begun < CPU_S
@@ -145,7 +145,7 @@ def test_task_refuses_as_many_values_of_one_hash_as_the_gateway_does(type_):
     values = COLLIDING[: HASHED_ITEMS + 1]
     texts = [str(UUID(int=i)) if type_ == set[UUID] else str(i) for i in values]
     given = texts if type_ != dict[int, int] else dict.fromkeys(texts, 1)
-    for check in (items.decode, lambda data: schemas.check("of-one-hash", data)):
+    for check in (items.decode, lambda data: input_schemas.check("of-one-hash", data)):
         with pytest.raises(InvalidValue, match=f"{HASHED_ITEMS + 1} items .* limit is"):
             check(json.dumps(given).encode())
     few = texts[:20] if type_ != dict[int, int] else dict.fromkeys(texts[:20], 1)
@@ -155,7 +155,7 @@ def test_task_refuses_as_many_values_of_one_hash_as_the_gateway_does(type_):
 def test_many_ordinary_integers_may_be_keys():
     ids = streams.input("ordinary-keys", dict[int, str])
     data = json.dumps({str(i): "x" for i in range(5000)}).encode()
-    schemas.check("ordinary-keys", data)
+    input_schemas.check("ordinary-keys", data)
     assert len(ids.decode(data)) == 5000
 
 
@@ -211,9 +211,9 @@ def test_decimal_is_checked_by_the_pattern_that_pydantic_had_for_it():
 def test_what_the_task_cannot_read_is_refused_by_the_gateway():
     streams.input("due", datetime)
     with pytest.raises(InvalidValue, match=r"stream 'due'.*datetime"):
-        schemas.check("due", b'"tomorrow"')  # a text, as the JSON Schema allows
-    schemas.check("due", b'"2026-01-01"')
-    schemas.check("due", b'"2026-01-01T10:00:00Z"')
+        input_schemas.check("due", b'"tomorrow"')  # a text, as the JSON Schema allows
+    input_schemas.check("due", b'"2026-01-01"')
+    input_schemas.check("due", b'"2026-01-01T10:00:00Z"')
 
 
 @pytest.mark.parametrize("data", [b'"\\ud800"', b"[" * 900 + b"]" * 900, b"[" * 2000 + b"]" * 2000])
@@ -258,7 +258,7 @@ def test_what_no_reader_takes_is_refused(data):
 def test_schema_that_is_not_bounded_is_refused_with_the_reason(schema, reason):
     begun = time.thread_time()
     with pytest.raises(InvalidValue, match=f"stream 'vote': .*(?:{reason})"):
-        schemas.check_schema("vote", schema)
+        input_schemas.check_schema("vote", schema)
     assert time.thread_time() - begun < CPU_S
 
 
@@ -283,7 +283,7 @@ async def test_registering_a_schema_fetches_nothing(tmp_path):
         frame = {"type": "register", "id": 9, "schemas": {"fetched": known}}
         assert (await client.ask(**frame))["type"] == "result"
     with pytest.raises(InvalidValue, match="is not of type"):
-        schemas.check("fetched", b'"x"')
+        input_schemas.check("fetched", b'"x"')
     assert not asked
     server.close()
 
@@ -305,7 +305,7 @@ async def test_registered_schema_is_compiled_once(monkeypatch):
                 frame = {"type": "register", "id": id, "schemas": {"compiled-once": schema}}
                 assert (await client.ask(**frame))["type"] == "result"
         with pytest.raises(InvalidValue, match="is not of type"):
-            schemas.check("compiled-once", b'"x"')
+            input_schemas.check("compiled-once", b'"x"')
     assert compiled == [schema]
 
 
@@ -344,10 +344,10 @@ def test_pattern_for_the_engine_of_python_is_refused_where_the_input_is_defined(
 
 def test_schemas_of_workers_that_left_make_room():
     for number in range(2 * REGISTERED_SCHEMAS):
-        schemas.register({f"left-{number}": {"type": "integer"}}, "worker_1")
-        schemas.release("worker_1")
-    assert len(schemas.registered()) <= REGISTERED_SCHEMAS
-    assert f"left-{2 * REGISTERED_SCHEMAS - 1}" in schemas.registered()
+        input_schemas.register({f"left-{number}": {"type": "integer"}}, "worker_1")
+        input_schemas.release("worker_1")
+    assert len(input_schemas.registered()) <= REGISTERED_SCHEMAS
+    assert f"left-{2 * REGISTERED_SCHEMAS - 1}" in input_schemas.registered()
     many = {f"held-{number}": {"type": "integer"} for number in range(REGISTERED_SCHEMAS + 1)}
     with pytest.raises(InvalidValue, match=f"the limit is {REGISTERED_SCHEMAS}"):
-        schemas.register(many, "worker_2")
+        input_schemas.register(many, "worker_2")

@@ -24,7 +24,7 @@ from gateway.errors import (
     WriterFull,
 )
 from gateway.model.records import StreamKey
-from gateway.sdk import writer as writers
+from gateway.sdk.writers import stream_writer as writers
 
 
 @dataclass

@@ -11,9 +11,9 @@ from redis_serving import fresh_url, shared_server
 from gateway import Retry, task
 from gateway.errors import StoreUnavailable
 from gateway.model import runs
-from gateway.sdk.adopting import settle
-from gateway.sdk.keeper import BEATS, Keeper, new_node
-from gateway.sdk.queues import owner_of
+from gateway.sdk.execution.heartbeat import BEATS, Keeper, new_node
+from gateway.sdk.execution.recovery import settle
+from gateway.sdk.execution.task_queues import owner_of
 from gateway.stores.leases import Lapsed, SharedStore
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.leases import BUCKET
@@ -397,7 +397,7 @@ async def test_a_run_whose_task_nobody_knows_waits_for_one_and_then_is_crashed(s
 
 async def test_a_run_that_was_taken_though_the_answer_was_lost_goes_on_here(store, monkeypatch):
     run = await store.create_run(new_run(owner=DEAD))
-    monkeypatch.setattr("gateway.sdk.adopting.TRY_AGAIN_S", 0)
+    monkeypatch.setattr("gateway.sdk.execution.recovery.TRY_AGAIN_S", 0)
     answers = iter([StoreUnavailable("the answer was lost")])
 
     class Losing(SimpleNamespace):

@@ -20,7 +20,7 @@ from serving import DEADLINE_S, gateway_process, new_run, until, worker_token
 
 from gateway.errors import StoreUnavailable
 from gateway.model.records import StreamKey, Writer
-from gateway.sdk.runner import EMBEDDED_OWNER
+from gateway.sdk.execution.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
 from gateway.stores.base import RunQuery
 from gateway.stores.remote.store import RemoteStore

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
 from gateway import streams
-from gateway.sdk import registry
+from gateway.sdk import stream_registry
 from gateway.sdk.typescript import declare
 from tests.serving import SECRET, environment, serving, token_for
 
@@ -104,7 +104,7 @@ def test_what_is_not_known_is_unknown(given, written):
 
 @pytest.fixture
 def defined(monkeypatch):
-    monkeypatch.setattr(registry, "_defined", {})
+    monkeypatch.setattr(stream_registry, "_defined", {})
     streams.define("tree", Node)
     streams.input("approval", bool)
 

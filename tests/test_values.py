@@ -38,8 +38,8 @@ from gateway import connect, metadata, streams, task, wait
 from gateway.errors import InvalidValue
 from gateway.integrations import model_streams, tracking
 from gateway.model import runs
-from gateway.sdk.value_equality import unwritable
-from gateway.sdk.values import Values
+from gateway.sdk.values.encoding import Values
+from gateway.sdk.values.equality import unwritable
 
 NAN = math.nan
 

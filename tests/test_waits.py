@@ -20,7 +20,7 @@ from gateway.errors import (
 )
 from gateway.model import runs
 from gateway.model.records import StreamKey
-from gateway.sdk.bridge import run_in_loop
+from gateway.sdk.loops.bridge import run_in_loop
 from gateway.sdk.wait import WaitToken
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote.store import RemoteStore

@@ -34,7 +34,7 @@ from gateway.errors import ConfigurationError, InvalidValue, TaskNotFound
 from gateway.model.records import RunSet, check_run_id
 from gateway.model.runs import STATUSES, Run
 from gateway.model.untrusted_json import NotJson, read_json
-from gateway.sdk.canceling import cancel as cancel_run
+from gateway.sdk.execution.cancellation import cancel as cancel_run
 from gateway.sdk.runtime import Runtime
 from gateway.stores.base import RunQuery, Store, all_runs
 

@@ -15,7 +15,7 @@ from gateway.cli.http import ask
 from gateway.cli.output import note
 from gateway.cli.reaching import LOCAL_URL, Reach, TokenOption, UrlOption
 from gateway.errors import ConfigurationError
-from gateway.sdk import registry, typescript
+from gateway.sdk import stream_registry, typescript
 
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="The file to write; default: stdout.")
@@ -62,7 +62,7 @@ def _defined_in(modules: list[str]) -> dict[str, dict[str, Any]]:
             importlib.import_module(name)
         except ImportError as error:
             raise ConfigurationError(f"module {name!r} cannot be imported: {error}") from None
-    return registry.json_schemas()
+    return stream_registry.json_schemas()
 
 
 async def _known_at(url: str | None, token: str | None) -> dict[str, dict[str, Any]]:

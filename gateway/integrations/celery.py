@@ -26,7 +26,7 @@ from gateway.integrations.celery_sender import Sender
 from gateway.integrations.celery_tasks import PREFIX, CeleryQueue
 from gateway.integrations.celery_worker import Worker
 from gateway.integrations.handles import Handle
-from gateway.sdk import queues
+from gateway.sdk.execution import task_queues
 
 with needs("celery"):
     from celery import Celery, signals
@@ -51,7 +51,7 @@ def install(
         with_payloads: Show arguments and results in the runs, to all who may read them.
         tracks: Whether the tasks of a name get runs; Celery's own (`celery.…`) never do.
     """
-    queues.use(CeleryQueue(app))
+    task_queues.use(CeleryQueue(app))
     if app in _installed:
         return
 

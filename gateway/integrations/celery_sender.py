@@ -20,8 +20,8 @@ from gateway.integrations.tracking import (
     until_kept,
 )
 from gateway.model.runs import iso_time
-from gateway.sdk import background
-from gateway.sdk.bridge import is_on_loop
+from gateway.sdk.loops import background
+from gateway.sdk.loops.bridge import is_on_loop
 
 QUEUE = "celery"
 PATIENCE_S = 5.0  # for a gateway to hear of a change; the queue goes on without it

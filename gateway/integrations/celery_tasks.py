@@ -15,9 +15,10 @@ from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed
 from gateway.integrations import tracking
 from gateway.model.runs import Run, time_ms
-from gateway.sdk import background, tasks
-from gateway.sdk.ending import error_of
-from gateway.sdk.queues import owner_of
+from gateway.sdk import tasks
+from gateway.sdk.execution.outcome import error_of
+from gateway.sdk.execution.task_queues import owner_of
+from gateway.sdk.loops import background
 from gateway.sdk.runtime import Runtime
 
 with needs("celery"):

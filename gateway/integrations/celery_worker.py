@@ -24,9 +24,9 @@ from gateway.integrations.celery_sender import QUEUE, payload_of, tell
 from gateway.integrations.celery_tasks import PREFIX, register_all
 from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.model.runs import Run
-from gateway.sdk import background
-from gateway.sdk.bridge import is_on_loop
-from gateway.sdk.ending import error_of, is_only
+from gateway.sdk.execution.outcome import error_of, is_only
+from gateway.sdk.loops import background
+from gateway.sdk.loops.bridge import is_on_loop
 from gateway.sdk.runtime import Context, Runtime, enter_run, has_runtime, leave_run, runtime
 
 with needs("celery"):

@@ -42,7 +42,7 @@ from gateway.sdk.parts import (
     ToolInputDelta,
 )
 from gateway.sdk.runtime import record_bytes
-from gateway.sdk.value_equality import exact
+from gateway.sdk.values.equality import exact
 
 ModelStream: TypeAlias = (
     AsyncIterable[Any]

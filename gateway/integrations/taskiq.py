@@ -27,7 +27,8 @@ from gateway.integrations.handles import Handle
 from gateway.integrations.taskiq_holder import Holder
 from gateway.integrations.taskiq_middleware import PREFIX, QUEUE, RealtimeMiddleware
 from gateway.model.runs import Run, time_ms
-from gateway.sdk import queues, tasks
+from gateway.sdk import tasks
+from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime
 
 with needs("taskiq"):
@@ -53,7 +54,7 @@ def install(
         tracks: Whether the tasks of a name get runs.
     """
     queue = TaskiqQueue(broker)
-    queues.use(queue)
+    task_queues.use(queue)
     if any(isinstance(each, RealtimeMiddleware) for each in broker.middlewares):
         return
 
@@ -110,7 +111,7 @@ class TaskiqQueue:
         active = runtime()
         run = (await active.store.get_run(run_id)).run
         if not _is_early(run, active.clock_ms()):
-            run = await tasks.carry_out(run_id, queues.owner_of(QUEUE))
+            run = await tasks.carry_out(run_id, task_queues.owner_of(QUEUE))
         if run.is_queued:
             await self.holder.hold(run)
             return None

@@ -13,7 +13,7 @@ from contextlib import aclosing
 
 from gateway.errors import IllegalTransition, QueueUnavailable, RealtimeError
 from gateway.model.runs import Run, time_ms
-from gateway.sdk.queues import TaskQueue, owner_of
+from gateway.sdk.execution.task_queues import TaskQueue, owner_of
 from gateway.sdk.runtime import Runtime, runtime
 from gateway.stores.base import run_log
 

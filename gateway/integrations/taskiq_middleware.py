@@ -15,8 +15,8 @@ from gateway.integrations.handles import SentRuns
 from gateway.integrations.taskiq_guard import Tracked, executed, guarded
 from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
 from gateway.model.runs import Run
-from gateway.sdk.background import in_order
-from gateway.sdk.ending import error_of, is_only
+from gateway.sdk.execution.outcome import error_of, is_only
+from gateway.sdk.loops.background import in_order
 from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
 from gateway.sdk.session import connected
 from gateway.settings import Settings

@@ -22,10 +22,10 @@ from gateway.errors import IllegalTransition, InvalidId, InvalidValue, RealtimeE
 from gateway.model.records import check_run_id
 from gateway.model.run_limits import check_tags
 from gateway.model.runs import TRANSITIONS, Run, RunIds, iso_time
-from gateway.sdk.ending import is_away, keep_end
-from gateway.sdk.queues import owner_of
+from gateway.sdk.execution.outcome import is_away, keep_end
+from gateway.sdk.execution.task_queues import owner_of
 from gateway.sdk.runtime import Context, Runtime, current_run
-from gateway.sdk.value_equality import exact
+from gateway.sdk.values.equality import exact
 from gateway.stores.base import run_log
 
 HEADER = "realtime"  # of a message: the run that it asks for

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from gateway.model.records import check_stream_id
-from gateway.sdk.values import Values
+from gateway.sdk.values.encoding import Values
 
 T = TypeVar("T")
 

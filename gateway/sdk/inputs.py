@@ -26,16 +26,17 @@ from pydantic import PydanticUserError
 
 from gateway.errors import InvalidValue, NotInRun, ReadTimeout, StreamIncomplete
 from gateway.model.records import Position, Record, StreamKey, check_run_id
-from gateway.sdk import registry, schemas
-from gateway.sdk.bridge import on_its_loop
+from gateway.sdk import stream_registry
 from gateway.sdk.definitions import StreamDefinition
+from gateway.sdk.loops.bridge import on_its_loop
+from gateway.sdk.loops.sync_calls import begin, in_plain_code
 from gateway.sdk.options import check_seconds
-from gateway.sdk.plain_code import begin, in_plain_code
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
-from gateway.sdk.schema_cost import Cost
-from gateway.sdk.value_types import slow_pattern
-from gateway.sdk.values import Values
-from gateway.sdk.writer import Receipt
+from gateway.sdk.values import input_schemas
+from gateway.sdk.values.core_schema import slow_pattern
+from gateway.sdk.values.encoding import Values
+from gateway.sdk.values.schema_cost import Cost
+from gateway.sdk.writers.stream_writer import Receipt
 from gateway.stores.base import Page, Store
 
 T = TypeVar("T")
@@ -67,8 +68,8 @@ class InputStream(StreamDefinition[T]):
                 "which a client can keep busy for hours; give it as text, for Pydantic's own "
                 "engine (rust-regex), or check it in the task"
             )
-        registry.add(self, is_input=True)
-        schemas.define(self.id, schema, self.decode)
+        stream_registry.add(self, is_input=True)
+        input_schemas.define(self.id, schema, self.decode)
 
     @cached_property
     def _values(self) -> Values[T]:

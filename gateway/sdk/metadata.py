@@ -25,12 +25,12 @@ from pydantic import BaseModel
 from gateway.errors import InvalidValue, MetadataTooLarge, NotInRun
 from gateway.model.limits import MAX_METADATA_BYTES
 from gateway.model.patches import Operation
-from gateway.sdk.bridge import on_its_loop
-from gateway.sdk.metadata_writer import MetadataWriter
-from gateway.sdk.plain_code import in_plain_code
+from gateway.sdk.loops.bridge import on_its_loop
+from gateway.sdk.loops.sync_calls import in_plain_code
 from gateway.sdk.runtime import current_run, runtime
-from gateway.sdk.value_equality import shown
-from gateway.sdk.values import Values
+from gateway.sdk.values.encoding import Values
+from gateway.sdk.values.equality import shown
+from gateway.sdk.writers.metadata_writer import MetadataWriter
 
 M = TypeVar("M")
 

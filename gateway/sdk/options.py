@@ -11,7 +11,7 @@ from gateway.errors import InvalidValue
 from gateway.model.limits import MAX_KEY_CHARACTERS, MAX_SECONDS
 from gateway.model.run_limits import check_tags, is_text
 from gateway.model.runs import LAST_MS, Run, iso_time
-from gateway.sdk.values import Values
+from gateway.sdk.values.encoding import Values
 
 IDEMPOTENCY_KEY_TTL_S = 30 * 24 * 3600.0
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.errors import RunFailed
 from gateway.model.runs import RunError
-from gateway.sdk.bridge import on_its_loop
-from gateway.sdk.plain_code import in_plain_code
-from gateway.sdk.runner import waiting
+from gateway.sdk.execution.runner import waiting
+from gateway.sdk.loops.bridge import on_its_loop
+from gateway.sdk.loops.sync_calls import in_plain_code
 
 if TYPE_CHECKING:
     from gateway.sdk.tasks import Task

@@ -9,12 +9,13 @@ from typing import Any
 from gateway.errors import InvalidValue
 from gateway.model.records import check_run_id, shown
 from gateway.model.runs import Run, check_statuses
-from gateway.sdk import canceling, tasks
-from gateway.sdk.bridge import on_its_loop
-from gateway.sdk.following import RunSubscription
+from gateway.sdk import tasks
+from gateway.sdk.execution import cancellation
+from gateway.sdk.loops.bridge import on_its_loop
+from gateway.sdk.loops.sync_calls import in_plain_code, iterated_in_plain_code
 from gateway.sdk.options import again
-from gateway.sdk.plain_code import in_plain_code, iterated_in_plain_code
 from gateway.sdk.results import RunHandle
+from gateway.sdk.run_subscription import RunSubscription
 from gateway.sdk.runtime import runtime
 from gateway.stores.base import RunQuery, all_runs, whole_run
 
@@ -99,7 +100,7 @@ async def cancel(run_id: str) -> Run:
     Raises:
         RunNotFound: there is no such run.
     """
-    return await canceling.cancel(runtime(), check_run_id(run_id))
+    return await cancellation.cancel(runtime(), check_run_id(run_id))
 
 
 @on_its_loop

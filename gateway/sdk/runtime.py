@@ -34,14 +34,14 @@ from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCan
 from gateway.model.records import StreamKey, check_run_id, source_of
 from gateway.model.runs import Run, RunIds
 from gateway.sdk import forks
-from gateway.sdk.metadata_writer import MetadataWriter
-from gateway.sdk.queues import HERE
-from gateway.sdk.writer import MAX_RECORD_BYTES, StreamWriter
+from gateway.sdk.execution.task_queues import HERE
+from gateway.sdk.writers.metadata_writer import MetadataWriter
+from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES, StreamWriter
 from gateway.stores.base import Store, system_clock_ms
 
 if TYPE_CHECKING:
-    from gateway.sdk.keeper import Keeper
-    from gateway.sdk.runner import Runner
+    from gateway.sdk.execution.heartbeat import Keeper
+    from gateway.sdk.execution.runner import Runner
 
 RECENT_WRITERS = 64  # outside runs, of which the last ones are used again; about 2 KiB each
 MAX_SLEEP_S = 60.0  # the wall clock may be set, or the machine may rest: look again

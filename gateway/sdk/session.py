@@ -15,13 +15,14 @@ from gateway.auth.key_files import resolve_keys
 from gateway.auth.keys import KeyRing
 from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.runs import Run
-from gateway.sdk import schemas, tasks
-from gateway.sdk.blocking import watching_for_blocking
-from gateway.sdk.keeper import Keeper, new_node
-from gateway.sdk.queues import HERE
-from gateway.sdk.revoking import keep_revocation
-from gateway.sdk.runner import EMBEDDED_OWNER, Runner
+from gateway.sdk import tasks
+from gateway.sdk.execution.heartbeat import Keeper, new_node
+from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
+from gateway.sdk.execution.task_queues import HERE
+from gateway.sdk.loops.watchdog import watching_for_blocking
+from gateway.sdk.revocation import keep_revocation
 from gateway.sdk.runtime import Runtime, installed
+from gateway.sdk.values import input_schemas
 from gateway.settings import Settings, is_redis, open_store
 from gateway.stores.base import Store
 from gateway.stores.leases import SharedStore
@@ -183,4 +184,4 @@ def _worker_store(url: str, keys: KeyRing, owner: str, open_s: float | None) -> 
     def token() -> str:
         return tokens.mint(WORKER_SCOPES, ttl_s=WORKER_TOKEN_TTL_S, subject="worker", keys=keys)
 
-    return RemoteStore(url, token, owner=owner, schemas=schemas.registered, open_s=open_s)
+    return RemoteStore(url, token, owner=owner, schemas=input_schemas.registered, open_s=open_s)

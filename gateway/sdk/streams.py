@@ -30,14 +30,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from gateway.errors import InvalidPosition, InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
 from gateway.model.records import Position, Record, StreamKey, check_run_id
 from gateway.model.runs import Run
-from gateway.sdk import registry
-from gateway.sdk.bridge import iterated_on_its_loop, on_its_loop
+from gateway.sdk import stream_registry
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream, look
+from gateway.sdk.loops.bridge import iterated_on_its_loop, on_its_loop
+from gateway.sdk.loops.sync_calls import begin, iterated_in_plain_code
 from gateway.sdk.options import check_seconds
-from gateway.sdk.plain_code import begin, iterated_in_plain_code
 from gateway.sdk.runtime import Runtime, record_bytes, runtime
-from gateway.sdk.writer import MAX_RECORD_BYTES, Receipt, StreamWriter
+from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES, Receipt, StreamWriter
 from gateway.stores.base import Page
 
 if TYPE_CHECKING:
@@ -462,7 +462,7 @@ def define(id: str, type: Any = str) -> Stream[Any]:
         PROTOCOL.md, section 3.
     """
     stream: Stream[Any] = Stream(id, type)
-    registry.add(stream)
+    stream_registry.add(stream)
     return stream
 
 

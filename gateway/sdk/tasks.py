@@ -29,15 +29,15 @@ from gateway.model.limits import MAX_BATCH_RUNS
 from gateway.model.records import check_stream_id
 from gateway.model.run_limits import check_tags
 from gateway.model.runs import Run, check_new_run
-from gateway.sdk import queues, triggering
-from gateway.sdk.bridge import on_its_loop
+from gateway.sdk.execution import creation, task_queues
+from gateway.sdk.execution.redelivery import take_over
+from gateway.sdk.execution.runner import Runner, waiting
+from gateway.sdk.loops.bridge import on_its_loop
+from gateway.sdk.loops.sync_calls import in_plain_code
 from gateway.sdk.options import ONCE, Options, Retry
-from gateway.sdk.plain_code import in_plain_code
-from gateway.sdk.redelivery import take_over
 from gateway.sdk.results import RunHandle, RunResult
-from gateway.sdk.runner import Runner, waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
-from gateway.sdk.signatures import Signature
+from gateway.sdk.values.signatures import Signature
 from gateway.stores.base import run_log
 
 P = ParamSpec("P")
@@ -266,7 +266,7 @@ class Task(Generic[P, R]):
 
     async def _create_traced(self, payload: Any, batch_id: str | None) -> Run:
         active = runtime()
-        queue = queues.find(self._options.runner or active.default_runner)
+        queue = task_queues.find(self._options.runner or active.default_runner)
         now_ms = active.clock_ms()
         id = active.run_ids.new(now_ms)
         parent = current_run()
@@ -277,14 +277,14 @@ class Task(Generic[P, R]):
             parent_id=parent.id if parent else None,
             batch_id=batch_id,
             payload=payload,
-            owner=_runner(active).owner if queue is None else queues.owner_of(queue.name),
+            owner=_runner(active).owner if queue is None else task_queues.owner_of(queue.name),
             **self._options.fields(now_ms),
         )
         run.metadata.update(tracing.carried())
         check_new_run(run)
-        return await triggering.make(active, run, partial(self._begin, queue, run.id))
+        return await creation.make(active, run, partial(self._begin, queue, run.id))
 
-    async def _begin(self, queue: queues.TaskQueue | None, id: str, run: Run) -> None:
+    async def _begin(self, queue: task_queues.TaskQueue | None, id: str, run: Run) -> None:
         """Have a run executed that was made, or found under its idempotency key."""
         if queue is not None:
             if run.id == id:

@@ -36,12 +36,12 @@ from gateway.errors import (
 )
 from gateway.model.records import Record, StreamKey, Writer, check_run_id, check_stream_id
 from gateway.model.runs import iso_time, time_ms
-from gateway.sdk.bridge import on_its_loop, run_in_loop
+from gateway.sdk.execution.runner import waiting
+from gateway.sdk.loops.bridge import on_its_loop, run_in_loop
+from gateway.sdk.loops.sync_calls import begin, in_plain_code
 from gateway.sdk.options import check_seconds, moment_ms
-from gateway.sdk.plain_code import begin, in_plain_code
-from gateway.sdk.runner import waiting
 from gateway.sdk.runtime import Runtime, current_run, runtime
-from gateway.sdk.values import Values
+from gateway.sdk.values.encoding import Values
 
 T = TypeVar("T")
 

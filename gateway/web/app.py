@@ -36,8 +36,9 @@ from gateway.errors import (
 )
 from gateway.fanout.hub import Hub
 from gateway.model.network import Proxies
-from gateway.sdk import registry, schemas, tasks
+from gateway.sdk import stream_registry, tasks
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
+from gateway.sdk.values import input_schemas
 from gateway.settings import Settings, open_store, resolve_secret
 from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.instrumented import counted
@@ -311,7 +312,9 @@ class Gateway:
         """Tell the JSON Schemas of the streams that are defined here and by connected workers."""
         may = self._runs.access(request).may_read_every_run()
         require(may, "read the schemas of streams; read:runs:* has it")
-        return JSONResponse({"streams": registry.json_schemas() | schemas.registered()})
+        return JSONResponse(
+            {"streams": stream_registry.json_schemas() | input_schemas.registered()}
+        )
 
     async def on_error(self, _: Request, error: Exception) -> JSONResponse:
         """Answer a request that was refused."""

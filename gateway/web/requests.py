@@ -25,7 +25,7 @@ from gateway.model.records import (
 )
 from gateway.model.runs import Run
 from gateway.protocol import Appended, GatewayFrame, Request, Result
-from gateway.sdk import schemas
+from gateway.sdk.values import input_schemas
 from gateway.stores import base
 from gateway.stores.base import Done, Page, RunQuery, RunState, Store
 
@@ -127,7 +127,7 @@ def _checked(request: protocol.Append) -> tuple[StreamKey, list[bytes], Writer |
     if key == REVOCATIONS:
         _check_revocations(request)
     for record in records:
-        schemas.check(request.stream, record)
+        input_schemas.check(request.stream, record)
     return key, records, _writer(request.writer)
 
 
@@ -190,9 +190,9 @@ def _new_run(value: dict[str, Any]) -> Run:
 async def _register(given: dict[str, dict[str, Any]], holder: str) -> None:
     checkers = {}
     for stream_id, schema in given.items():
-        checkers[stream_id] = schemas.check_schema(check_stream_id(stream_id), schema)
+        checkers[stream_id] = input_schemas.check_schema(check_stream_id(stream_id), schema)
         await asyncio.sleep(0)  # what the schemas of one frame cost together is not bounded
-    schemas.register(given, holder, checkers)
+    input_schemas.register(given, holder, checkers)
 
 
 def _key(run_id: str, stream_id: str) -> StreamKey:

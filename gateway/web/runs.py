@@ -38,7 +38,7 @@ from gateway.model.untrusted_json import NotJson, check_json
 from gateway.protocol import without
 from gateway.sdk import runs as sdk_runs
 from gateway.sdk.tasks import find_task
-from gateway.sdk.values import describe
+from gateway.sdk.values.encoding import describe
 from gateway.stores.base import RunQuery, Store
 from gateway.web.arriving import refuse_secret_url
 from gateway.web.query import taking, whole_number

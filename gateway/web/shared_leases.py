@@ -13,11 +13,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.errors import RealtimeError
-from gateway.sdk.adopting import settle
-from gateway.sdk.canceling import UNFINISHED
-from gateway.sdk.keeper import BEATS, Keeper
-from gateway.sdk.queues import has_lease
-from gateway.sdk.runner import Tasks
+from gateway.sdk.execution.cancellation import UNFINISHED
+from gateway.sdk.execution.heartbeat import BEATS, Keeper
+from gateway.sdk.execution.recovery import settle
+from gateway.sdk.execution.runner import Tasks
+from gateway.sdk.execution.task_queues import has_lease
 from gateway.stores.base import RunQuery
 from gateway.stores.leases import Lapsed
 

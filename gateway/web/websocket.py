@@ -31,7 +31,7 @@ from gateway.protocol.authorization import read_key, require_read
 from gateway.protocol.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.protocol.connection import Connection
 from gateway.protocol.credentials import Admit, Verify
-from gateway.sdk import schemas
+from gateway.sdk.values import input_schemas
 from gateway.stores.base import Appended, Store
 from gateway.web.figures import LaggingReader
 from gateway.web.flight import Flight, cost_of
@@ -202,7 +202,7 @@ class Carrier:
             self._alarm.cancel()
         if self._owner is not None:
             self._leases.release(self._owner)
-        schemas.release(self._name)
+        input_schemas.release(self._name)
         self._subscriptions.close()
         everyone = [*self._tasks, *([self._writer] if self._writer is not None else [])]
         for task in everyone:

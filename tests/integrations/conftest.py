@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from queue_workers import shop
 
-from gateway.sdk import background
+from gateway.sdk.loops import background
 
 
 class Provider:

@@ -11,7 +11,7 @@ from queue_workers import Shop, ended, first, let_go, on_thread
 import gateway
 from gateway.integrations import celery_sender
 from gateway.model import runs
-from gateway.sdk import background
+from gateway.sdk.loops import background
 from tests.serving import (
     DEADLINE_S,
     SECRET,

@@ -19,7 +19,7 @@ from queue_workers import (
 from gateway.errors import ConfigurationError, QueueUnavailable
 from gateway.integrations.celery_tasks import CeleryQueue
 from gateway.model import runs
-from gateway.sdk import queues
+from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime
 from gateway.stores.base import run_log
 
@@ -28,7 +28,7 @@ from gateway.stores.base import run_log
 async def celery(celery_place):
     import celery_shop
 
-    queues.use(CeleryQueue(celery_shop.app))
+    task_queues.use(CeleryQueue(celery_shop.app))
     async with celery_place.connected():
         yield celery_shop
     await let_go(celery_shop.app)
@@ -182,12 +182,12 @@ async def test_a_run_that_no_broker_takes_is_not_left_behind(celery):
     app = Celery("nowhere", broker="redis://127.0.0.1:1/0")
     app.conf.broker_transport_options = {"socket_connect_timeout": 1}
     app.conf.task_publish_retry = False
-    queues.use(CeleryQueue(app))
+    task_queues.use(CeleryQueue(app))
     before = await runs.list(limit=1)
     with pytest.raises(QueueUnavailable, match="took no run of add"):
         await celery.add.options(idempotency_key="lost").trigger(a=1, b=2)
     assert await runs.list(limit=1) == before
-    queues.use(CeleryQueue(celery.app))
+    task_queues.use(CeleryQueue(celery.app))
     assert (await celery.add.options(idempotency_key="lost").trigger_and_wait(a=1, b=2)).ok
     await let_go(app)
 

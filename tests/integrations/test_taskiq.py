@@ -15,7 +15,7 @@ from gateway.errors import QueueUnavailable, RunNotFound
 from gateway.integrations import taskiq_middleware
 from gateway.integrations.taskiq import TaskiqQueue, handle_of, install
 from gateway.model import runs
-from gateway.sdk import queues
+from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime
 from tests.serving import DEADLINE_S, SECRET, Process, environment, serving
 
@@ -33,7 +33,7 @@ def place(tmp_path_factory):
 async def taskiq(place):
     import taskiq_shop
 
-    queues.use(TaskiqQueue(taskiq_shop.broker))
+    task_queues.use(TaskiqQueue(taskiq_shop.broker))
     async with place.connected():
         await taskiq_shop.broker.startup()
         yield taskiq_shop
@@ -171,7 +171,7 @@ async def test_a_task_that_taskiq_brings_twice_is_executed_once(taskiq, tmp_path
     handle = await taskiq.nap.trigger(flag=str(flag))
     pid = await first(taskiq.numbers, handle.id)
     run = await runs.retrieve(handle.id)
-    queue = queues.find("taskiq")
+    queue = task_queues.find("taskiq")
 
     async def bring():
         while True:  # the worker that executes it may be faster than the other one
@@ -217,7 +217,7 @@ async def test_a_worker_killed_in_the_middle_leaves_its_runs_crashed(place, tmp_
         monkeypatch.setattr(taskiq_shop.broker, "queue", "of one worker")
         own = Shop(tmp_path, place.server, here)
         with own.worker(*WORKER[:3], "--workers", "1", QUEUE="of one worker"):
-            queues.use(TaskiqQueue(taskiq_shop.broker))
+            task_queues.use(TaskiqQueue(taskiq_shop.broker))
             await taskiq_shop.broker.startup()
             handle = await taskiq_shop.nap.trigger(flag=str(flag))
             pid = await first(taskiq_shop.numbers, handle.id)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.errors import OutOfOrder, RealtimeError, StreamEnded, WriterFenced, WriterGap
 from gateway.model.records import EndReason, Position, Writer
-from gateway.sdk import schemas
+from gateway.sdk.values import input_schemas
 from gateway.stores.base import Appended, Done
 from gateway.web.durable_streams import bodies, headers
 from gateway.web.durable_streams.configuration import to_logical
@@ -172,7 +172,7 @@ class Writing:
             raise malformed("the body is an empty array, which appends nothing")
         if stream.path is None:
             for record in records:
-                schemas.check(stream.key.stream_id, record)
+                input_schemas.check(stream.key.stream_id, record)
         return records
 
 

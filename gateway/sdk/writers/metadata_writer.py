@@ -20,7 +20,7 @@ from gateway.model.limits import MAX_METADATA_BYTES, MAX_OPERATIONS
 from gateway.model.patches import Fold, Operation
 from gateway.model.records import Writer
 from gateway.sdk import forks
-from gateway.sdk.writer import Untold
+from gateway.sdk.writers.stream_writer import Untold
 from gateway.stores.base import Store
 
 FLUSH_S = 0.1  # how long operations gather

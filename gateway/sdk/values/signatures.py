@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, create_mo
 from gateway._internal.name_lists import listed
 from gateway.errors import AbortTask, InvalidValue
 from gateway.model.limits import MAX_PAYLOAD_BYTES
-from gateway.sdk.value_equality import shown
-from gateway.sdk.values import Values
+from gateway.sdk.values.encoding import Values
+from gateway.sdk.values.equality import shown
 
 R = TypeVar("R")
 

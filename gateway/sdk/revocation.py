@@ -6,7 +6,7 @@ import secrets
 
 from gateway.auth.revocations import Revocation
 from gateway.model.records import REVOCATIONS, Writer
-from gateway.sdk.bridge import on_its_loop
+from gateway.sdk.loops.bridge import on_its_loop
 from gateway.stores.base import Store
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.errors import IllegalTransition
 from gateway.model.records import Position
 from gateway.model.runs import Run, iso_time
-from gateway.sdk import cut_off
+from gateway.sdk.execution import interruption
 from gateway.sdk.runtime import Runtime
 from gateway.stores.base import run_log
 
@@ -42,7 +42,7 @@ async def take_over(active: Runtime, run: Run, owner: str) -> Run:
         taken = await store.patch_run(run.id, _patch(run, active.clock_ms()))
     except IllegalTransition:  # it has ended, or another one was faster
         return (await store.get_run(run.id)).run
-    cut_off.log(taken, LOST)
+    interruption.log(taken, LOST)
     return taken
 
 
@@ -65,6 +65,6 @@ async def _answer(active: Runtime, run: Run, owner: str, after: Position) -> Run
 
 def _patch(run: Run, now_ms: int) -> dict[str, Any]:
     if run.max_attempts > 1 or not run.retry_on_crash:
-        return cut_off.next_patch(run, cut_off.died(LOST), now_ms)
+        return interruption.next_patch(run, interruption.died(LOST), now_ms)
     # Nothing is said of attempts: the queue's own settings decide how often it brings a run.
     return {"status": "queued", "queued_at": iso_time(now_ms)}

@@ -25,15 +25,15 @@ from gateway.errors import (
 )
 from gateway.model.records import Position
 from gateway.model.runs import Run, iso_time, may_retry_crash, retry_patch, time_ms
-from gateway.sdk import cut_off
-from gateway.sdk.canceling import cancel_children
-from gateway.sdk.ending import error_of, is_any, is_away, is_only, keep_end
-from gateway.sdk.executing_time import ExecutingTime
+from gateway.sdk.execution import interruption
+from gateway.sdk.execution.cancellation import cancel_children
+from gateway.sdk.execution.context import Surroundings
+from gateway.sdk.execution.outcome import error_of, is_any, is_away, is_only, keep_end
+from gateway.sdk.execution.slot import Slot
+from gateway.sdk.execution.task_queues import has_lease
+from gateway.sdk.execution.time_limit import ExecutingTime
 from gateway.sdk.options import Retry
-from gateway.sdk.queues import has_lease
 from gateway.sdk.runtime import Context, executing
-from gateway.sdk.slot import Slot
-from gateway.sdk.surroundings import Surroundings
 from gateway.stores.base import run_log
 
 WATCH_AGAIN_S = 5.0  # after the run's own log could not be followed
@@ -390,12 +390,14 @@ class Execution:
         """Leave the next attempt to the next process, where it can go on; else this is the end."""
         if not (self._around.keeps_queued and may_retry_crash(self.run)):
             await self._crash()
-        elif await self._change(**cut_off.next_patch(self.run, cut_off.STOPPED, self._now_ms())):
-            cut_off.log(self.run, cut_off.STOPPED["message"])
+        elif await self._change(
+            **interruption.next_patch(self.run, interruption.STOPPED, self._now_ms())
+        ):
+            interruption.log(self.run, interruption.STOPPED["message"])
 
     async def _crash(self) -> None:
-        if await self._end("crashed", error=dict(cut_off.STOPPED)):
-            cut_off.log(self.run, cut_off.STOPPED["message"])
+        if await self._end("crashed", error=dict(interruption.STOPPED)):
+            interruption.log(self.run, interruption.STOPPED["message"])
 
     async def _end_canceled(self) -> None:
         # Those that it triggered after the cancellation was asked for were not reached by it.

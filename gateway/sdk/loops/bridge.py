@@ -90,7 +90,7 @@ def start_runtime() -> None:
         RealtimeError: the store, or the gateway, cannot be used.
     """
     if not has_runtime() and not is_in_coroutine():
-        from gateway.sdk import background  # which needs tasks, and these this module
+        from gateway.sdk.loops import background  # which needs tasks, and these this module
 
         background.start().wait_until_ready()
 

@@ -19,7 +19,7 @@ from gateway._internal.extras import needs
 from gateway.errors import InvalidValue
 from gateway.model.limits import CHECK_STEPS, JSON_DEPTH, PATTERN_WORK_US, SCHEMA_BYTES
 from gateway.model.untrusted_json import depth_of
-from gateway.sdk.schema_cost import Cost, Schema, choices, subschemas
+from gateway.sdk.values.schema_cost import Cost, Schema, choices, subschemas
 
 with needs("server"):
     import jsonschema_rs

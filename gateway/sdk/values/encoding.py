@@ -27,7 +27,8 @@ from pydantic_core import PydanticSerializationError
 from gateway.errors import InvalidValue
 from gateway.model.limits import HASHED_ITEMS, JSON_DEPTH
 from gateway.model.untrusted_json import NotJson, check_depth
-from gateway.sdk.value_equality import (
+from gateway.sdk.values.core_schema import Form, Hashed, hashed
+from gateway.sdk.values.equality import (
     at,
     difference,
     has_long_integer,
@@ -36,7 +37,6 @@ from gateway.sdk.value_equality import (
     shown,
     unwritable,
 )
-from gateway.sdk.value_types import Form, Hashed, hashed
 
 T = TypeVar("T")
 

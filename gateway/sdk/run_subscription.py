@@ -13,8 +13,8 @@ import orjson
 from gateway.model.patches import fold_change
 from gateway.model.records import STREAMS_STREAM, StreamKey
 from gateway.model.runs import Run
-from gateway.sdk import registry
-from gateway.sdk.bridge import iterated_on_its_loop
+from gateway.sdk import stream_registry
+from gateway.sdk.loops.bridge import iterated_on_its_loop
 from gateway.sdk.runtime import Runtime, runtime
 from gateway.sdk.streams import ReadRecord, Stream, pages_of
 from gateway.stores.base import run_log
@@ -134,7 +134,7 @@ async def _appearing(active: Runtime, run_id: str) -> AsyncGenerator[_Source, No
 
 
 def _stream_of(stream_id: str) -> Stream[Any]:
-    definition = registry.find(stream_id)
+    definition = stream_registry.find(stream_id)
     return Stream(stream_id, definition.type if definition is not None else Any)
 
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Generator
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from gateway.sdk.bridge import is_in_coroutine, run_in_loop, start_runtime
+from gateway.sdk.loops.bridge import is_in_coroutine, run_in_loop, start_runtime
 from gateway.sdk.runtime import has_runtime
 
 P = ParamSpec("P")

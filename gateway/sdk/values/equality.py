@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_json
 
 from gateway.model.limits import JSON_DEPTH, MAX_INTEGER
-from gateway.sdk.value_types import Open
+from gateway.sdk.values.core_schema import Open
 
 Path = tuple[Any, ...]
 

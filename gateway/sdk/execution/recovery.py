@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from gateway.errors import IllegalTransition, RunNotFound, StoreUnavailable
 from gateway.model.runs import Run, may_retry_crash
-from gateway.sdk import cut_off
-from gateway.sdk.keeper import Keeper, is_node
-from gateway.sdk.runner import Tasks, unfinished
+from gateway.sdk.execution import interruption
+from gateway.sdk.execution.heartbeat import Keeper, is_node
+from gateway.sdk.execution.runner import Tasks, unfinished
 from gateway.stores.base import system_clock_ms
 
 TRY_AGAIN_S = 0.5  # after the store could not be asked
@@ -69,7 +69,7 @@ async def settle(
 def _why(run: Run, owner: str) -> str:
     if is_node(owner):
         return "the gateway that executed it is gone"
-    return "the worker that executed it is gone" + cut_off.unused(run)
+    return "the worker that executed it is gone" + interruption.unused(run)
 
 
 async def _take(keeper: Keeper, run: Run, owner: str, clock_ms: Callable[[], int]) -> Run | None:
@@ -78,10 +78,10 @@ async def _take(keeper: Keeper, run: Run, owner: str, clock_ms: Callable[[], int
     if taken is None or not may_retry_crash(taken):
         return taken
     why = _why(taken, owner)
-    patch = cut_off.next_patch(taken, cut_off.died(why), clock_ms())
+    patch = interruption.next_patch(taken, interruption.died(why), clock_ms())
     again = await _patch(keeper, taken, patch, keeper.owner)
     if again is not None:
-        cut_off.log(again, why)
+        interruption.log(again, why)
     return again
 
 
@@ -101,11 +101,11 @@ async def _patch(keeper: Keeper, run: Run, patch: dict[str, Any], owner: str) ->
 async def _crash(
     keeper: Keeper, run: Run, owner: str, why: str, clock_ms: Callable[[], int]
 ) -> bool:
-    patch = cut_off.crash_patch(run, cut_off.died(why), clock_ms())
+    patch = interruption.crash_patch(run, interruption.died(why), clock_ms())
     try:
         ended = await keeper.store.patch_own_run(run.id, patch, owner)
     except (IllegalTransition, RunNotFound):
         return False  # it has ended meanwhile
     if ended is not None:
-        cut_off.log(ended, why)
+        interruption.log(ended, why)
     return ended is not None

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from gateway.sdk.executing_time import ExecutingTime
+from gateway.sdk.execution.time_limit import ExecutingTime
 
 
 class Slot:

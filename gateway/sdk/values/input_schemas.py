@@ -20,7 +20,7 @@ from gateway.errors import InvalidValue
 from gateway.model.limits import REGISTERED_SCHEMAS
 
 if TYPE_CHECKING:
-    from gateway.sdk.schema_checks import Checker
+    from gateway.sdk.values.schema_checks import Checker
 
 HERE = "the gateway's own process"
 
@@ -33,7 +33,7 @@ class _Registered:
 
     @cached_property
     def checker(self) -> Checker:
-        from gateway.sdk.schema_checks import Checker  # only a gateway checks
+        from gateway.sdk.values.schema_checks import Checker  # only a gateway checks
 
         return Checker(self.schema)
 
@@ -143,7 +143,7 @@ def check_schema(stream_id: str, schema: dict[str, Any]) -> Checker | None:
     Raises:
         InvalidValue: it is no JSON Schema, or one whose checks are not bounded.
     """
-    from gateway.sdk.schema_checks import Checker
+    from gateway.sdk.values.schema_checks import Checker
 
     known = _registered.get(stream_id)
     if known is not None and known.schema == schema:

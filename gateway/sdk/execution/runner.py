@@ -16,13 +16,13 @@ from typing import Any, Protocol, TypeVar
 
 from gateway.errors import IllegalTransition
 from gateway.model.runs import Run, may_retry_crash
-from gateway.sdk import cut_off
-from gateway.sdk.canceling import UNFINISHED
-from gateway.sdk.execution import Body, Execution
-from gateway.sdk.keeper import is_node
+from gateway.sdk.execution import interruption
+from gateway.sdk.execution.cancellation import UNFINISHED
+from gateway.sdk.execution.context import Surroundings
+from gateway.sdk.execution.execution import Body, Execution
+from gateway.sdk.execution.heartbeat import is_node
 from gateway.sdk.options import ONCE, Retry
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
-from gateway.sdk.surroundings import Surroundings
 from gateway.stores.base import RunQuery, Store, system_clock_ms
 from gateway.stores.leases import SharedStore
 
@@ -114,9 +114,9 @@ class Runner:
                 if tasks.is_known(run.task):
                     run = (await store.get_run(run.id)).run if run.omitted else run
                     if not run.is_queued:
-                        patch = cut_off.next_patch(run, cut_off.died(why), clock_ms())
+                        patch = interruption.next_patch(run, interruption.died(why), clock_ms())
                         run = await store.patch_run(run.id, patch)
-                        cut_off.log(run, why)
+                        interruption.log(run, why)
                     tasks.resume(run)
                     continue
                 why = f"the process that kept it ended, and this one knows no task {run.task!r}"
@@ -302,13 +302,15 @@ async def mark_crashed(
         How many runs were marked.
     """
     lost = [run async for run in unfinished(store, owner)]
-    return sum([await _mark(store, run, message + cut_off.unused(run), clock_ms) for run in lost])
+    return sum(
+        [await _mark(store, run, message + interruption.unused(run), clock_ms) for run in lost]
+    )
 
 
 async def _mark(store: Store, run: Run, why: str, clock_ms: Callable[[], int]) -> bool:
     try:
-        patch = cut_off.crash_patch(run, cut_off.died(why), clock_ms())
-        cut_off.log(await store.patch_run(run.id, patch), why)
+        patch = interruption.crash_patch(run, interruption.died(why), clock_ms())
+        interruption.log(await store.patch_run(run.id, patch), why)
     except IllegalTransition:
         return False  # it has ended meanwhile, or is executed again
     return True
