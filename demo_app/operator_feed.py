@@ -17,9 +17,9 @@ from gateway import current_run, streams, task
 from gateway.errors import RunNotFound
 from gateway.model import runs
 from gateway.model.records import StreamKey
-from gateway.web.app import Gateway
-from gateway.web.figures import Figures, LaggingReader
-from gateway.web.inside import is_local
+from gateway.server.app import Gateway
+from gateway.server.ops.endpoints import is_local
+from gateway.server.ops.snapshot import Figures, LaggingReader
 
 SAMPLE_INTERVAL_S = 1.0
 IDLE_TIMEOUT_S = 30.0  # without a reader

@@ -67,8 +67,8 @@ from gateway.sdk.tasks import Task, task
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
-    from gateway.web.app import create_app
-    from gateway.web.mounting import mount
+    from gateway.server.app import create_app
+    from gateway.server.mount import mount
 
 __version__ = "0.1.0"
 
@@ -101,11 +101,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The web half is imported when asked for: a worker that only appends needs no Starlette.
     if name == "create_app":
-        from gateway.web.app import create_app
+        from gateway.server.app import create_app
 
         return create_app
     if name == "mount":
-        from gateway.web.mounting import mount
+        from gateway.server.mount import mount
 
         return mount
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

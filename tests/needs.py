@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.web.bulk import bulk
+from gateway.server.uvicorn.bulk_write import bulk
 
 
 def program(name: str, package: str) -> pytest.MarkDecorator:

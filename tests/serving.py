@@ -22,14 +22,14 @@ from gateway.sdk import tasks
 from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.sdk.session import opened
+from gateway.server.app import create_app
+from gateway.server.serve import Straight, configure
+from gateway.server.uvicorn.sockets import listen
+from gateway.server.uvicorn.websocket_protocol import DirectProtocol
 from gateway.settings import Settings
 from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote.store import RemoteStore
-from gateway.web.app import create_app
-from gateway.web.direct import DirectProtocol
-from gateway.web.listening import listen
-from gateway.web.server import Straight, configure
 
 SECRET = "a secret of the tests that is long enough"
 DEADLINE_S = 60  # for what has to happen; far more than it takes, also on a loaded machine

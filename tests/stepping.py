@@ -19,12 +19,12 @@ from gateway._internal.counters import Counters
 from gateway.auth.permissions import Access
 from gateway.fanout.hub import Hub
 from gateway.model.limits import Limits
+from gateway.server.ops.local_leases import Leases
+from gateway.server.uvicorn.websocket_protocol import EXTENSION
+from gateway.server.websocket.session import Carrier
 from gateway.stores.redis.notifications import DEAF_S, Bell
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite.store import SqliteStore
-from gateway.web.direct import EXTENSION
-from gateway.web.leases import Leases
-from gateway.web.websocket import Carrier
 
 BEGINNING_S = 1_795_352_174.0
 HIGH_WATER_BYTES = 300  # of a client's buffer; small, so that a stalled client is soon left behind

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import MAX_RETRY_S, Admission, Bucket
 from gateway.errors import TooManyConnections
 from gateway.model.limits import Limits
-from gateway.web.draining import BATCH, MAX_BACK_S, farewells
+from gateway.server.connection_limits import MAX_RETRY_S, Admission, Bucket
+from gateway.server.ops.drain import BATCH, MAX_BACK_S, farewells
 
 
 def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second():

@@ -13,10 +13,10 @@ from uvicorn.server import ServerState
 
 from gateway import tokens
 from gateway.model.records import REVOCATIONS, path_data
-from gateway.web import answering
-from gateway.web.answering import AnsweringProtocol
-from gateway.web.durable_streams import DurableStreams
-from gateway.web.whole import read_head
+from gateway.server.durable_streams import DurableStreams
+from gateway.server.uvicorn import fast_append
+from gateway.server.uvicorn.fast_append import AnsweringProtocol
+from gateway.server.uvicorn.request_head import read_head
 from tests.serving import DEADLINE_S, new_run, serving, token_for, until
 
 PATH = "/v1/stream/a"
@@ -104,7 +104,7 @@ def taken(monkeypatch):
         found.append(body)
         answer(protocol, head, body)
 
-    monkeypatch.setattr(AnsweringProtocol, "_answer", answering)
+    monkeypatch.setattr(AnsweringProtocol, "_answer", fast_append)
     return found
 
 
@@ -385,7 +385,7 @@ async def test_what_comes_before_the_answer_is_bounded(gateway, monkeypatch):
         (protocol,) = (
             each
             for each in gateway.server.server_state.connections
-            if isinstance(each.cycle, answering._Cycle)
+            if isinstance(each.cycle, fast_append._Cycle)
         )
         more = asyncio.create_task(client.send(b"GET / HTTP/1.1\r\nX: " + b"x" * (8 << 20)))
         await until(lambda: protocol._later)
@@ -414,7 +414,7 @@ async def test_a_client_that_leaves_before_the_answer_leaves_its_record(gateway,
 
 
 async def test_a_body_that_is_long_in_coming_is_waited_for_by_h11(gateway, taken, monkeypatch):
-    monkeypatch.setattr(answering, "HELD_S", 0.01)
+    monkeypatch.setattr(fast_append, "HELD_S", 0.01)
     async with connected(gateway) as client, connected(gateway) as stranger:
         head, body = split(post(b"12345"))
         await client.send(head + body[:2])
@@ -432,7 +432,7 @@ async def test_a_head_that_comes_again_is_read_once_and_judged_each_time(gateway
     read = []
     good = partial(post, token=token_for("write:paths:*"))
     monkeypatch.setattr(
-        answering, "read_head", lambda *given: read.append(given) or read_head(*given)
+        fast_append, "read_head", lambda *given: read.append(given) or read_head(*given)
     )
     async with connected(gateway) as client:
         for data, status, count in (
@@ -442,8 +442,8 @@ async def test_a_head_that_comes_again_is_read_once_and_judged_each_time(gateway
             (good(b"12"), 204, 2),  # another length
             (post(b"3", token="x"), 401, 3),
             (good(b"3"), 204, 4),
-            (good(b"4", "X: " + "y" * answering.KNOWN_BYTES), 204, 5),
-            (good(b"5", "X: " + "y" * answering.KNOWN_BYTES), 204, 6),  # too long to be kept
+            (good(b"4", "X: " + "y" * fast_append.KNOWN_BYTES), 204, 5),
+            (good(b"5", "X: " + "y" * fast_append.KNOWN_BYTES), 204, 6),  # too long to be kept
         ):
             await client.send(data)
             assert ((await client.answer())[0], len(read)) == (status, count)
@@ -579,8 +579,8 @@ LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 async def test_what_two_might_read_in_two_ways_is_answered_as_by_h11(make, taken, monkeypatch):
     said = []
     data = make() + LAST
-    for begins in (answering.BEGINS, b"nothing"):
-        monkeypatch.setattr(answering, "BEGINS", begins)
+    for begins in (fast_append.BEGINS, b"nothing"):
+        monkeypatch.setattr(fast_append, "BEGINS", begins)
         async with serving() as gateway, connected(gateway) as client, asyncio.timeout(DEADLINE_S):
             client.writer.write(post(b"").replace(b"POST", b"PUT", 1))
             await client.answer()

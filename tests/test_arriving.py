@@ -22,10 +22,10 @@ from hostile.raw import (
 from serving import SECRET, new_run, serving, token_for, until
 
 from gateway.model.limits import Limits
-from gateway.web import unproven
-from gateway.web.cutting import CuttingProtocol
-from gateway.web.direct import DirectProtocol
-from gateway.web.unproven import Share
+from gateway.server.uvicorn import unauthenticated_memory
+from gateway.server.uvicorn.http_protocol import CuttingProtocol
+from gateway.server.uvicorn.unauthenticated_memory import Share
+from gateway.server.uvicorn.websocket_protocol import DirectProtocol
 
 LIMITS = Limits(frame_bytes=5000, record_bytes=30_000, data_frame_bytes=40_000)
 
@@ -96,7 +96,7 @@ async def test_hello_and_a_large_append_with_its_own_token_may_come_at_once(gate
 async def test_clients_without_a_token_have_one_amount_for_their_large_messages(
     gateway, monkeypatch
 ):
-    monkeypatch.setattr(unproven, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(unauthenticated_memory, "MAX_BYTES", 50_000)
     large = [head(TEXT, 40_000), b"x" * 30_000]
     hello = frame(TEXT, HELLO)
     token = token_for("write:runs:*")
@@ -105,14 +105,14 @@ async def test_clients_without_a_token_have_one_amount_for_their_large_messages(
         websocket(gateway.port, hello, *large),
         websocket(gateway.port, known, *large) as (_, writer),
     ):
-        await until(lambda: unproven._held.bytes >= 30_000)
+        await until(lambda: unauthenticated_memory._held.bytes >= 30_000)
         async with websocket(gateway.port, hello, *large) as (reader, _):
             assert (await close_of(reader))[0] == 1013
         async with websocket(gateway.port, hello, head(TEXT, 4900), b"x" * 4000) as (_, small):
             assert await push(small, b"x" * 500)  # a message within the free bytes still arrives
             await until(lambda: len(protocols(gateway)) == 3)
         assert await push(writer, b"x" * 1000)  # and one of a client with a token
-    await until(lambda: unproven._held.bytes == 0)
+    await until(lambda: unauthenticated_memory._held.bytes == 0)
 
 
 @pytest.mark.parametrize("goes", ["by itself", "refused"])
@@ -123,13 +123,17 @@ async def test_an_unfinished_message_is_freed_when_its_connection_closes(gateway
         await push(writer, frame(TEXT, b"x" * 20_000, is_final=False), head(CONTINUATION, 9000))
         await push(writer, b"x" * 8000)
         await until(lambda: len(protocol.conn.reader.buffer) == 8000)
-        assert len(protocol.frames[0]) == 20_000 and unproven._held.bytes == 28_000
+        assert len(protocol.frames[0]) == 20_000 and unauthenticated_memory._held.bytes == 28_000
         if goes == "refused":
             await push(writer, b"x" * 1000, head(CONTINUATION, 1 << 30))
             assert (await close_of(reader))[0] == 1009
             assert not protocol.frames and not protocol.conn.reader.buffer
     await until(lambda: protocol.disconnected)
-    assert not protocol.frames and not protocol.conn.reader.buffer and not unproven._held.bytes
+    assert (
+        not protocol.frames
+        and not protocol.conn.reader.buffer
+        and not unauthenticated_memory._held.bytes
+    )
     assert protocol.conn.parser.gi_frame is None  # a live frame would hold the message's bytes
 
 
@@ -166,11 +170,13 @@ async def test_only_the_latest_ping_is_answered_to_a_client_that_took_nothing(ga
 
 def test_a_share_counts_what_is_over_the_free_bytes_until_it_ends():
     share = Share(100)
-    assert share.hold(100) and unproven._held.bytes == 0
-    assert share.hold(101) and unproven._held.bytes == 101
-    assert not share.hold(unproven.MAX_BYTES + 1)
+    assert share.hold(100) and unauthenticated_memory._held.bytes == 0
+    assert share.hold(101) and unauthenticated_memory._held.bytes == 101
+    assert not share.hold(unauthenticated_memory.MAX_BYTES + 1)
     share.end()
-    assert unproven._held.bytes == 0 and share.hold(unproven.MAX_BYTES + 1)
+    assert unauthenticated_memory._held.bytes == 0 and share.hold(
+        unauthenticated_memory.MAX_BYTES + 1
+    )
 
 
 # Requests.

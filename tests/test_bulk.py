@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from needs import bulk_writes
 
-from gateway.web import bulk as module
-from gateway.web.bulk import AT_ONCE, Bulk, bulk
+from gateway.server.uvicorn import bulk_write as module
+from gateway.server.uvicorn.bulk_write import AT_ONCE, Bulk, bulk
 
 pytestmark = bulk_writes()
 
@@ -134,7 +134,7 @@ def test_each_thread_has_its_own():
 FORKS = """
 import os, socket
 from array import array
-from gateway.web.bulk import bulk
+from gateway.server.uvicorn.bulk_write import bulk
 
 mine = bulk()
 here, there = socket.socketpair()

@@ -6,7 +6,7 @@ import time
 import pytest
 from serving import DEADLINE_S, new_run, serving, token_for
 
-from gateway.web.cutting import CuttingProtocol
+from gateway.server.uvicorn.http_protocol import CuttingProtocol
 
 
 @pytest.fixture(autouse=True)

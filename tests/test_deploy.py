@@ -13,7 +13,7 @@ import pytest
 from redis_serving import free_port
 from websockets.asyncio.client import connect
 
-from gateway.web.inside import HEALTH_PATH, READY_PATH
+from gateway.server.ops.endpoints import HEALTH_PATH, READY_PATH
 from tests import needs
 from tests.faults import nginx
 from tests.serving import Client, serving, token_for, until

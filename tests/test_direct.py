@@ -14,8 +14,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from gateway.model.records import StreamKey
-from gateway.web.bulk import LEAST
-from gateway.web.direct import DirectProtocol, frame_of
+from gateway.server.uvicorn.bulk_write import LEAST
+from gateway.server.uvicorn.websocket_protocol import DirectProtocol, frame_of
 
 
 @given(st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 70000]), st.sampled_from(["a", "é"]))

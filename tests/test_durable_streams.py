@@ -401,7 +401,7 @@ async def test_forks_go_no_deeper_than_the_limit_and_read_through_all_of_them(ht
 
 
 async def test_a_stream_takes_no_more_forks_than_the_limit(http, monkeypatch):
-    monkeypatch.setattr("gateway.web.durable_streams.paths.MAX_FORKS", 2)
+    monkeypatch.setattr("gateway.server.durable_streams.path_streams.MAX_FORKS", 2)
     await http.put("a", headers=TEXT)
     fork = {"Stream-Forked-From": "/v1/stream/a"}
     made = [(await http.put(f"b{n}", headers=fork)).status_code for n in range(3)]

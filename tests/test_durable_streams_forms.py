@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.records import ORIGIN, Position, Writer
-from gateway.web.durable_streams import bodies, headers, offsets
-from gateway.web.durable_streams.configuration import (
+from gateway.server.durable_streams import bodies, headers, offsets
+from gateway.server.durable_streams.configuration import (
     MAX_TOUCH_MS,
     Configuration,
     Fork,
@@ -16,8 +16,8 @@ from gateway.web.durable_streams.configuration import (
     decode,
     encode,
 )
-from gateway.web.durable_streams.endpoints import check_name
-from gateway.web.durable_streams.refusals import Refused
+from gateway.server.durable_streams.endpoints import check_name
+from gateway.server.durable_streams.errors import Refused
 
 HERE = Position("019aab38d0a2ffe1", 7)
 

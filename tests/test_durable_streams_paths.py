@@ -10,12 +10,12 @@ from stores import store_of
 
 from gateway.model.records import Position, Writer, path_config, path_data
 from gateway.sdk.session import opened
+from gateway.server.durable_streams import headers
+from gateway.server.durable_streams.cleanup import REMEMBERED_MS, sweep_step, sweeping_paths
+from gateway.server.durable_streams.configuration import Fork, encode
+from gateway.server.durable_streams.errors import Refused
+from gateway.server.durable_streams.path_streams import UNPUBLISHED_MS, Paths
 from gateway.stores.redis.store import RedisStore
-from gateway.web.durable_streams import headers
-from gateway.web.durable_streams.configuration import Fork, encode
-from gateway.web.durable_streams.paths import UNPUBLISHED_MS, Paths
-from gateway.web.durable_streams.refusals import Refused
-from gateway.web.durable_streams.sweeping import REMEMBERED_MS, sweep_step, sweeping_paths
 from tests.faults.proxy import Proxy
 
 TEXT = {"Content-Type": "text/plain"}

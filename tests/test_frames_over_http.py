@@ -9,7 +9,7 @@ import pytest
 
 from gateway.model.limits import Limits
 from gateway.model.records import StreamKey
-from gateway.web import frames_over_http
+from gateway.server.websocket import http_fallback
 from tests.serving import new_run, serving, token_for, until
 
 HELLO = {"type": "hello", "protocol": 1}
@@ -152,7 +152,7 @@ async def test_a_request_without_a_frame_is_answered_at_once(gateway):
 
 
 async def test_a_client_that_stays_hears_that_the_gateway_is_there(gateway, monkeypatch):
-    monkeypatch.setattr(frames_over_http, "ALIVE_S", 0.02)
+    monkeypatch.setattr(http_fallback, "ALIVE_S", 0.02)
     async with asking(gateway, HELLO) as answer:
         await answer.frame()
         assert [json.loads((await answer.event())[1])["type"] for _ in range(3)] == ["pong"] * 3
@@ -164,7 +164,7 @@ async def test_an_answer_ends_after_its_time_and_asks_to_come_back():
         kind, data = await answer.event()
         while kind == "message":
             kind, data = await answer.event()
-        assert (kind, json.loads(data)["code"]) == ("close", frames_over_http.GOING_AWAY)
+        assert (kind, json.loads(data)["code"]) == ("close", http_fallback.GOING_AWAY)
 
 
 async def test_a_client_that_leaves_frees_all_that_it_held(gateway):

@@ -35,9 +35,9 @@ from websockets.exceptions import WebSocketException
 from gateway import protocol, task
 from gateway.errors import RealtimeError
 from gateway.sdk import tasks
+from gateway.server.api.openapi import document
+from gateway.server.app import create_app
 from gateway.settings import Settings
-from gateway.web.app import create_app
-from gateway.web.openapi import document
 
 CASES = json.loads((Path(__file__).parent / "protocol_cases.json").read_text())
 KNOWN_CODES = {1000, 1001, 1009, 4400, 4401, 4406, 4408, 4429, 4503, 4508}

@@ -13,9 +13,9 @@ from gateway import task
 from gateway.errors import BY_CODE
 from gateway.model.limits import Limits
 from gateway.sdk import tasks
+from gateway.server.app import create_app
+from gateway.server.durable_streams.headers import REQUEST_HEADERS
 from gateway.settings import Settings
-from gateway.web.app import create_app
-from gateway.web.durable_streams.headers import REQUEST_HEADERS
 
 ROUNDS = 600
 TARGETS = [

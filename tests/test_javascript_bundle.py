@@ -7,8 +7,8 @@ import httpx
 import pytest
 from conformance.published import tool
 
-from gateway.web.client import FOLDER, client_module
-from gateway.web.javascript import Unbundled, bundle
+from gateway.server.api.client_assets import FOLDER, client_module
+from gateway.server.api.client_bundle import Unbundled, bundle
 from tests.serving import serving
 
 

@@ -9,7 +9,7 @@ from serving import gateway_process, token_for, until, working
 from websockets.asyncio.client import connect
 
 from gateway import task
-from gateway.web.logs import JsonFormatter, without_secrets
+from gateway.server.ops.log_format import JsonFormatter, without_secrets
 
 
 def record_of(message, *args, name="realtime.test", level=logging.INFO, exc_info=None, **extra):
@@ -144,7 +144,7 @@ async def test_each_line_of_a_gateway_is_json_and_none_has_a_token(tmp_path):
 
 TEXT = """
 import logging.config
-from gateway.web.logs import log_config
+from gateway.server.ops.log_format import log_config
 logging.config.dictConfig(log_config("text", "info"))
 logging.getLogger("realtime.sweeper").info("swept %d", 3)
 logging.getLogger("realtime.sweeper").debug("not this")

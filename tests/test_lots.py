@@ -10,7 +10,7 @@ from websockets.frames import Frame, Opcode
 from gateway.errors import StoreUnavailable
 from gateway.model.limits import Limits
 from gateway.model.records import StreamKey
-from gateway.web.direct import KEPT_BYTES, DirectProtocol
+from gateway.server.uvicorn.websocket_protocol import KEPT_BYTES, DirectProtocol
 
 
 @pytest.fixture(params=[DirectProtocol, "websockets-sansio"], ids=["direct", "plain ASGI"])

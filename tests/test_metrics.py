@@ -13,7 +13,7 @@ from gateway._internal.counters import Histogram
 from gateway.errors import StoreUnavailable
 from gateway.fanout.tail import RING_BYTES
 from gateway.model.records import StreamKey
-from gateway.web.loop_lag import measuring_lag
+from gateway.server.ops.loop_lag import measuring_lag
 
 
 class Scrape:
@@ -407,8 +407,8 @@ async def test_openmetrics_is_written_for_those_who_take_it():
 
 
 async def test_two_gateways_of_one_process_count_apart():
+    from gateway.server.app import Gateway
     from gateway.settings import Settings
-    from gateway.web.app import Gateway
 
     first, second = Gateway(Settings(store="memory:")), Gateway(Settings(store="memory:"))
     first.counters.connections_opened += 1

@@ -21,11 +21,11 @@ from gateway.cli.reaching import Reach
 from gateway.errors import ConfigurationError
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
+from gateway.server.app import LIFESPAN_NOT_RUN, make_app
+from gateway.server.mount import under
+from gateway.server.serve import configure
 from gateway.settings import Settings
 from gateway.stores.remote.store import RemoteStore
-from gateway.web.app import LIFESPAN_NOT_RUN, make_app
-from gateway.web.mounting import under
-from gateway.web.server import configure
 from tests.serving import (
     SECRET,
     free_socket,

@@ -18,7 +18,7 @@ from gateway.stores.remote.store import RemoteStore
 from tests.serving import DEADLINE_S, environment, free_socket, new_run, token_for, worker_token
 from tests.test_frames_over_http import HELLO, asking, subscribe
 
-HYPERCORN = ["--log-level", "warning", "gateway.web.app:create_app()"]
+HYPERCORN = ["--log-level", "warning", "gateway.server.app:create_app()"]
 GRANIAN = ["--interface", "asgi", "--factory", "--log-level", "warning", "gateway:create_app"]
 
 

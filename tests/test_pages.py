@@ -23,8 +23,8 @@ from gateway.fanout.page_cache import OVERHEAD_BYTES, Pages, Records, Shared
 from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.model.retention import Retention
 from gateway.protocol import encode_record, encode_records, strip_run_record
+from gateway.server.uvicorn.websocket_protocol import frame_of
 from gateway.stores.memory import MemoryStore
-from gateway.web.direct import frame_of
 
 NOTHING = frozenset()
 

@@ -19,8 +19,9 @@ from gateway.fanout import page_cache
 from gateway.model.limits import DEFAULT_LIMITS, LIST_BYTES, MAX_METADATA_BYTES
 from gateway.model.retention import Retention
 from gateway.model.runs import FINAL_STATUSES, Run
-from gateway.web import asyncapi, durable_streams
-from gateway.web.durable_streams import refusals
+from gateway.server import durable_streams
+from gateway.server.api import asyncapi
+from gateway.server.durable_streams import errors as durable_streams_errors
 from tests.serving import new_run, serving, worker_token
 
 TEXT = PROTOCOL.read_text()
@@ -119,7 +120,7 @@ def test_http_errors_of_streams_are_those_of_the_endpoints():
     table = rows(section(12), "| status | code | when |")
     said = {(int(status), code.strip("`")) for status, code, _ in table}
     literal = {(status, code.strip("'")) for status, code in refused_with() if code[0] == "'"}
-    assert refusals.malformed("").code == "malformed_request"
+    assert durable_streams_errors.malformed("").code == "malformed_request"
     assert literal <= said
     # The other calls use the code of an error: the table has the code of the named class.
     named = {status for status, code in refused_with() if code[0] != "'"}

@@ -14,12 +14,12 @@ from gateway.model.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamK
 from gateway.model.retention import EMPTY_SET_S, Retention, Swept
 from gateway.model.runs import end_patch, iso_time
 from gateway.sdk.session import opened
+from gateway.server.ops import retention_job
 from gateway.stores.base import RunQuery, run_log
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite import retention as sqlite_retention
 from gateway.stores.sqlite.store import SqliteStore
-from gateway.web import sweeper
 
 START_MS = 1_795_352_174_000
 
@@ -517,13 +517,13 @@ async def test_the_sweeper_goes_on_at_once_while_there_is_more_and_over_failures
             over.set()
             await asyncio.Event().wait()
 
-    async with sweeper.sweeping(Sweepable(*outcomes), sleep):
+    async with retention_job.sweeping(Sweepable(*outcomes), sleep):
         await asyncio.wait_for(over.wait(), DEADLINE_S)
-    assert rests == [sweeper.STEP_S] + [sweeper.SWEEP_S] * 4
+    assert rests == [retention_job.STEP_S] + [retention_job.SWEEP_S] * 4
 
 
 async def test_a_gateway_sweeps_by_itself(monkeypatch):
-    monkeypatch.setattr(sweeper, "SWEEP_S", 0.01)
+    monkeypatch.setattr(retention_job, "SWEEP_S", 0.01)
     async with serving(retention=Retention(run_ttl_s=1)) as gateway:
         run = await gateway.store.create_run(new_run())
         longer_ago = iso_time(gateway.store._clock_ms() - 10_000)

@@ -33,10 +33,10 @@ from gateway.auth.permissions import Access
 from gateway.auth.revocations import KEPT_S, Revocation, RevocationList
 from gateway.errors import InvalidValue, NotStarted, StoreUnavailable
 from gateway.model.records import REVOCATIONS, Position, StreamKey
+from gateway.server.ops.revocation_follower import Revocations
 from gateway.stores.base import Page
 from gateway.stores.memory import MemoryStore
 from gateway.tokens import attenuate, mint, verify
-from gateway.web.revoking import Revocations
 
 NOW_S = 1_795_352_174.5
 

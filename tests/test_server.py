@@ -19,8 +19,8 @@ from gateway import tokens
 from gateway.errors import ConfigurationError
 from gateway.model.limits import Limits
 from gateway.model.records import StreamKey
+from gateway.server.uvicorn.sockets import SEND_BUFFER_BYTES, UNACKNOWLEDGED_MS, is_loopback, listen
 from gateway.stores.remote.store import RemoteStore
-from gateway.web.listening import SEND_BUFFER_BYTES, UNACKNOWLEDGED_MS, is_loopback, listen
 from tests.serving import (
     DEADLINE_S,
     SECRET,
@@ -221,7 +221,7 @@ async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
 
 
 async def test_a_goodbye_that_is_not_taken_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("gateway.web.websocket.CLOSE_S", 0.1)
+    monkeypatch.setattr("gateway.server.websocket.session.CLOSE_S", 0.1)
     async with serving() as gateway, stalled(gateway) as (client, carrier, server_side):
         carrier.shut_down()
         await until(lambda: server_side.disconnected)
@@ -229,7 +229,7 @@ async def test_a_goodbye_that_is_not_taken_is_not_waited_for(monkeypatch):
 
 
 async def test_a_client_that_does_not_answer_the_close_is_cut_off(monkeypatch):
-    monkeypatch.setattr("gateway.web.direct.GOODBYE_S", 0.1)
+    monkeypatch.setattr("gateway.server.uvicorn.websocket_protocol.GOODBYE_S", 0.1)
     async with serving() as gateway, gateway.client(token=worker_token()) as client:
         carrier = await the_carrier(gateway)
         server_side = lent(carrier)
@@ -543,7 +543,7 @@ STUCK = """
 import sys, time
 from gateway import task
 from gateway.settings import Settings
-from gateway.web.server import serve
+from gateway.server.serve import serve
 
 @task
 def stuck() -> None:

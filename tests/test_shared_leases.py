@@ -14,13 +14,13 @@ from gateway.model import runs
 from gateway.sdk.execution.heartbeat import BEATS, Keeper, new_node
 from gateway.sdk.execution.recovery import settle
 from gateway.sdk.execution.task_queues import owner_of
+from gateway.server.ops.cluster_leases import UNKNOWN_S, SharedLeases
 from gateway.stores.leases import Lapsed, SharedStore
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.leases import BUCKET
 from gateway.stores.redis.scripts import SCRIPTS, Script
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite.store import SqliteStore
-from gateway.web.shared_leases import UNKNOWN_S, SharedLeases
 from tests.serving import DEADLINE_S, Time, new_run, until, working
 
 LEASE_S = 60.0

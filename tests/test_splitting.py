@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
-from gateway.web.splitting import Splitter
+from gateway.server.uvicorn.frame_splitter import Splitter
 
 MAX_BYTES = 70_000
 

@@ -27,7 +27,7 @@ from gateway import tokens
 from gateway._internal.fair_share import Turns
 from gateway.model.limits import Limits
 from gateway.model.records import REVOCATIONS, StreamKey, Writer
-from gateway.web.direct import DirectProtocol
+from gateway.server.uvicorn.websocket_protocol import DirectProtocol
 
 CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.web.whole import MAX_BODY_BYTES, MAX_HEAD_BYTES, read_head
+from gateway.server.uvicorn.request_head import MAX_BODY_BYTES, MAX_HEAD_BYTES, read_head
 
 BEGINS = b"POST /v1/stream/"
 PLAIN = b"POST /v1/stream/a/b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"

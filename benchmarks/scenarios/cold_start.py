@@ -29,7 +29,7 @@ IMPORTS = {
         "its libraries alone",
         "import websockets.asyncio.client, pydantic",
     ),
-    "the gateway's application": ("here, server", "import gateway.web.server"),
+    "the gateway's application": ("here, server", "import gateway.server.serve"),
     "Starlette and uvicorn alone": (
         "Starlette + uvicorn",
         "import starlette.applications, starlette.websockets, uvicorn",

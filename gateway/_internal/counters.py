@@ -1,7 +1,7 @@
 """What a gateway counts while it works: plain numbers, read only when somebody asks. No I/O.
 
 A number is added to where something happens; nothing is looked up, locked or labelled there.
-`gateway.web.metrics` gives them their names.
+`gateway.server.ops.metrics` gives them their names.
 """
 
 from __future__ import annotations

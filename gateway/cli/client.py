@@ -20,7 +20,7 @@ def client(
 
     Its version is that of this package. A file of another package in the folder is not replaced.
     """
-    from gateway.web import client as served
+    from gateway.server.api import client_assets as served
 
     files = served.package()
     manifest = output / "package.json"

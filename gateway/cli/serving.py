@@ -17,7 +17,7 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run a gateway until Ctrl-C."""
-    from gateway.web.server import serve as run_server
+    from gateway.server.serve import serve as run_server
 
     settings = settings_of(store)
     resolve_keys(settings)  # say what is wrong with it before anything is started

@@ -14,8 +14,8 @@ with needs("ui"):
     from reflex.config import get_config
     from reflex.utils.exec import is_prod_mode
 
-    from gateway.web.app import Gateway, make_app
-    from gateway.web.mounting import connected_to, under
+    from gateway.server.app import Gateway, make_app
+    from gateway.server.mount import connected_to, under
 
 _log = logging.getLogger("uvicorn.error")  # where the gateway's own words are
 

@@ -5,7 +5,7 @@ Two times are arguments: Unix time judges tokens; steady time, which nobody sets
     connection:    new ──hello──> ready ──any closing command──> closed
     subscription:  opening ──opened──> live ──> (gone: ended, unsubscribed, refused, expired)
 
-`web/websocket.py` carries the commands out and tells the machine what came of them.
+`server/websocket/session.py` carries the commands out and tells the machine what came of them.
 
 Source:
     PROTOCOL.md, sections 4 to 7.

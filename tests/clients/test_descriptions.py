@@ -13,7 +13,7 @@ from conformance.published import install, tool
 from openapi_spec_validator import validate
 
 from gateway import protocol
-from gateway.web import asyncapi
+from gateway.server.api import asyncapi
 from tests.serving import serving
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from conformance.published import install, tool
 
 from gateway import streams, task
 from gateway.sdk.parts import Finish, Part, TextDelta
-from gateway.web.client import client_module, package
+from gateway.server.api.client_assets import client_module, package
 from tests.serving import DEADLINE_S, environment, serving, token_for
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import pytest
 from clients.pages import Written
 from conformance.published import install, tool
 
-from gateway.web.client import client_module
+from gateway.server.api.client_assets import client_module
 from tests.serving import DEADLINE_S, environment, serving, token_for, until
 
 HERE = Path(__file__).parent

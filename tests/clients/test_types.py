@@ -9,7 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from gateway.model.runs import STATUSES, Run
 from gateway.sdk.typescript import declare
-from gateway.web.client import FOLDER, client_types
+from gateway.server.api.client_assets import FOLDER, client_types
 
 HERE = Path(__file__).parent
 

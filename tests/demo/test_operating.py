@@ -12,7 +12,7 @@ from gateway._internal.counters import Counters
 from gateway.errors import RunNotFound
 from gateway.model import runs
 from gateway.model.records import StreamKey
-from gateway.web.figures import Figures, LaggingReader, LiveStream
+from gateway.server.ops.snapshot import Figures, LaggingReader, LiveStream
 
 KEY = StreamKey("run_0123456789", "progress")
 

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from gateway import streams, task
 from gateway.cli import main
-from gateway.web import app
+from gateway.server import app
 
 EVERY_S = 0.02
 STALLS = struct.Struct("dd")

@@ -1,0 +1,365 @@
+"""The routes: who may do what, and the headers of every answer.
+
+Source:
+    PROTOCOL.md, sections 10 and 12.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import unquote
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway._internal.counters import Counters
+from gateway.auth.permissions import Access, require
+from gateway.errors import RealtimeError, RunNotFound
+from gateway.fanout.hub import Hub
+from gateway.model.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
+from gateway.protocol.authorization import require_read
+from gateway.server.durable_streams import headers
+from gateway.server.durable_streams.errors import Refused, malformed, not_found
+from gateway.server.durable_streams.live import Opening, Readers
+from gateway.server.durable_streams.path_streams import Paths
+from gateway.server.durable_streams.reading import Chances, Reader, Reading, Times
+from gateway.server.durable_streams.stream import OF_A_RUN, HttpStream
+from gateway.server.durable_streams.writing import (
+    Writing,
+    delete_of_run,
+    delete_path,
+    read_body,
+)
+from gateway.server.ops.snapshot import LaggingReader
+from gateway.server.websocket.requests import find_run
+from gateway.stores.base import Appended, Store
+
+Answer = Callable[[Response | Awaitable[Response]], None]
+
+PREFIX = "/v1/stream/"
+MAX_PATH = 512  # characters
+MAX_SEGMENT = 128
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._~@:=+-]{1,128}\Z")
+OF_ANYBODY = Access(
+    frozenset({"read:runs:*", "write:runs:*", "read:paths:*", "write:paths:*"}), float("inf")
+)
+
+_SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"cross-origin"),  # what counts is the token
+)
+_NOT_STORED = (b"cache-control", b"no-store")
+_BY_TOKEN = (b"vary", b"Authorization")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the endpoints run with.
+
+    Attributes:
+        record_bytes: Of one record, at most.
+        times: How long answers that wait go on.
+        is_open: Anybody may read: caches may share the answers.
+    """
+
+    record_bytes: int
+    times: Times
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request, whose stream it names, and what its bearer may do."""
+
+    request: Request
+    name: str
+    run: StreamKey | None
+    access: Access
+    may_go_on: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class DurableStreams:
+    """The endpoints, over an open store.
+
+    Args:
+        store: Gives the store, or raises while there is none.
+        hub: Gives the hub likewise.
+        paths: Gives the streams of paths likewise; raises if the store has none.
+        access: Says what a request's bearer may do, or raises.
+        admit: Counts a request that waits for records, or raises; gives what takes it off again.
+        options: What they run with.
+        counters: Of what happens here.
+        chances: Time and randomness.
+    """
+
+    store: Callable[[], Store]
+    hub: Callable[[], Hub]
+    paths: Callable[[], Paths]
+    access: Callable[[Request], Access]
+    admit: Callable[[Request, Access], Callable[[], None]]
+    options: Options
+    counters: Counters
+    chances: Chances = field(default_factory=lambda: Chances(time.time, random.random))
+    _readers: Readers = field(default_factory=Readers)
+
+    @property
+    def live_readers(self) -> int:
+        """How many requests wait for records."""
+        return len(self._readers)
+
+    def lagging(self) -> Iterator[LaggingReader]:
+        """Yield those of them that have records yet to take."""
+        return self._readers.lagging()
+
+    def shut_down(self) -> None:
+        """End what goes on; its readers come back where they were."""
+        self._readers.call_off()
+
+    def recheck(self) -> None:
+        """Have everyone who reads ask again whether he may."""
+        self._readers.recheck()
+
+    @property
+    def routes(self) -> list[Route]:
+        """The endpoints' paths."""
+        methods = ["GET", "HEAD", "PUT", "POST", "DELETE"]
+        return [Route(PREFIX + "{name:path}", self.serve, methods=methods)]
+
+    async def serve_straight(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request for a stream whose path was looked at, as an application."""
+        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
+        response = await self.serve(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one request; an error is an answer too."""
+        return await self._answered(self._answer(request))
+
+    def begin_append(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+        """Answer an append without a task of its own, if it has to wait for its commit alone.
+
+        Args:
+            scope: A POST's, for a stream.
+            body: All of its body.
+            answer: Called once, on the event loop, with what `serve` would return, or with what
+                will return it.
+
+        Returns:
+            Whether it was begun; if not, nothing was done, and `serve_straight` has to.
+        """
+        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
+        request = Request(scope)
+        try:
+            call = self._call(request)
+            self._require_write(call)
+            stream = self._known(call)
+            if stream is None or not body:
+                return False
+            addition = headers.read_addition(headers.named(scope["headers"]))
+            writing = self._writing()
+            records = writing.records(stream, addition, body)
+        except (Refused, RealtimeError):
+            return False  # the other way says why
+        self.counters.bytes_received += len(body)
+
+        def done(outcome: Appended | Exception) -> None:
+            response = writing.answer_at_once(stream, addition, outcome)
+            if response is not None:
+                answer(self._finished(response))
+            else:
+                answer(self._answered(writing.answer(stream, addition, outcome, is_empty=False)))
+
+        writing.begin(stream, addition, records, done)
+        return True
+
+    def _known(self, call: _Call) -> HttpStream | None:
+        if call.run is not None:
+            return self._of_run(call.name, call.run)
+        return self.paths().known(call.name)
+
+    async def _answered(self, answering: Awaitable[Response]) -> Response:
+        try:
+            response = await answering
+        except Refused as refused:
+            response = self._refuse(refused.status, refused, refused.headers)
+        except RunNotFound as error:
+            response = self._refuse(404, error, {})
+        except RealtimeError as error:
+            status = 400 if error.http_status == 422 else error.http_status
+            more = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+            if error.retry_after_s is not None:
+                more["Retry-After"] = str(math.ceil(error.retry_after_s))
+            response = self._refuse(status, error, more)
+        return self._finished(response)
+
+    def _finished(self, response: Response) -> Response:
+        """Give an answer the headers that every one has."""
+        raw = response.raw_headers
+        if not any(name == b"cache-control" for name, _ in raw):
+            raw.append(_NOT_STORED)
+        raw += _SECURITY
+        if not self.options.is_open:
+            raw.append(_BY_TOKEN)
+        return response
+
+    def _refuse(
+        self, status: int, error: Refused | RealtimeError, more: dict[str, str]
+    ) -> Response:
+        self.counters.refusals[error.code] += 1
+        body = {"code": error.code, "message": error.message, "retryable": status in (429, 503)}
+        return JSONResponse(body, status, more)
+
+    async def _answer(self, request: Request) -> Response:
+        call = self._call(request)
+        return await _BY_METHOD[request.method](self, call)
+
+    async def _get(self, call: _Call) -> Response:
+        stream = await self._readable(call)
+        reading = Reading(
+            call.request,
+            stream,
+            call.may_go_on,
+            lambda: self.admit(call.request, call.access),
+        )
+        return await self._reader().get(reading)
+
+    async def _head(self, call: _Call) -> Response:
+        return await self._reader().head(await self._readable(call))
+
+    async def _put(self, call: _Call) -> Response:
+        self._require_write(call)
+        creation = headers.read_creation(headers.named(call.request.scope["headers"]))
+        if creation.fork is not None:
+            source = self._source(creation.fork.source)
+            may = call.access.may_read_path(source)
+            require(may, f"read path {source}")
+            creation = creation._replace(fork=creation.fork._replace(source=source))
+        body = await self._body(call)
+        if call.run is not None:
+            return await self._writing().find(self._of_run(call.name, call.run), creation, body)
+        url = str(call.request.url.replace(query="", fragment=""))
+        return await self._writing().create(call.name, creation, url, body)
+
+    async def _post(self, call: _Call) -> Response:
+        self._require_write(call)
+        stream = await self._open(call)
+        addition = headers.read_addition(headers.named(call.request.scope["headers"]))
+        return await self._writing().append(stream, addition, await self._body(call))
+
+    async def _body(self, call: _Call) -> bytes:
+        body = await read_body(call.request)
+        self.counters.bytes_received += len(body)
+        return body
+
+    async def _delete(self, call: _Call) -> Response:
+        if call.run is None:
+            self._require_write(call)
+            return await delete_path(self.paths(), call.name)
+        log = StreamKey(call.run.run_id, RUN_STREAM)
+        require(call.access.may_write(log), f"change run {log.run_id}")
+        return await delete_of_run(self._of_run(call.name, call.run))
+
+    # ---- which stream, and who ----
+
+    def _call(self, request: Request) -> _Call:
+        access = self.access(request)
+        name = check_name(request.path_params["name"])
+        return _Call(request, name, _key_of_run(name), access, lambda: self._may_go_on(request))
+
+    def _may_go_on(self, request: Request) -> bool:
+        try:
+            self.access(request)
+        except RealtimeError:
+            return False
+        return True
+
+    async def _readable(self, call: _Call) -> HttpStream:
+        if call.run is None:
+            require(call.access.may_read_path(call.name), f"read path {call.name}")
+        else:
+            await self._require_read_of_run(call.access, call.run)
+        return await self._open(call)
+
+    async def _require_read_of_run(self, access: Access, key: StreamKey) -> None:
+        # Who may not read a run is not told whether there is one.
+        depends = access.depends_on_run()
+        require_read(access, key, await find_run(self.store(), key.run_id) if depends else None)
+
+    def _require_write(self, call: _Call) -> None:
+        if call.run is None:
+            require(call.access.may_write_path(call.name), f"write path {call.name}")
+        else:
+            require(call.access.may_write(call.run), f"append to stream {call.run}")
+
+    async def _open(self, call: _Call) -> HttpStream:
+        if call.run is not None:
+            return self._of_run(call.name, call.run)
+        return await self.paths().open(call.name)
+
+    def _of_run(self, name: str, key: StreamKey) -> HttpStream:
+        return HttpStream(name, key, OF_A_RUN, self.store(), None)
+
+    def _source(self, url_path: str) -> str:
+        path = unquote(url_path).partition("?")[0]
+        if PREFIX not in path:
+            raise malformed(f"{headers.FORKED_FROM} is {path[:80]!r}; it begins with {PREFIX}")
+        name = check_name(path.partition(PREFIX)[2])
+        if _key_of_run(name) is not None:
+            raise Refused(409, "stream_conflict", f"{name} belongs to a run, which has no forks")
+        return name
+
+    # ---- what answers ----
+
+    def _reader(self) -> Reader:
+        opening = Opening(self.hub(), self.paths(), self._readers)
+        options = self.options
+        return Reader(opening, options.times, self.chances, options.is_open, self.counters)
+
+    def _writing(self) -> Writing:
+        return Writing(self.paths(), self.options.record_bytes)
+
+
+_BY_METHOD: dict[str, Callable[[DurableStreams, _Call], Awaitable[Response]]] = {
+    "GET": DurableStreams._get,
+    "HEAD": DurableStreams._head,
+    "PUT": DurableStreams._put,
+    "POST": DurableStreams._post,
+    "DELETE": DurableStreams._delete,
+}
+
+
+@lru_cache(4096)  # 1 KB each
+def check_name(name: str) -> str:
+    """Return what follows the prefix in a URL if a stream may be called so.
+
+    Raises:
+        Refused: 400, it is outside the rule; 404, it is reserved.
+    """
+    segments = name.split("/")
+    if len(name) > MAX_PATH or not all(_SEGMENT.match(each) for each in segments):
+        raise malformed(
+            f"the path {name[:80]!r} is not allowed: up to {MAX_PATH} characters, in segments of 1 "
+            f"to {MAX_SEGMENT} of A-Z a-z 0-9 . _ ~ @ : = + -"
+        )
+    if any(each in (".", "..") for each in segments):
+        raise malformed(f"the path {name[:80]!r} has a segment of dots")
+    if segments[0].startswith("__"):
+        raise not_found(name[:80])  # where the protocol has interfaces that are not offered here
+    return name
+
+
+def _key_of_run(name: str) -> StreamKey | None:
+    run_id, _, stream_id = name.partition("/")
+    if not run_id.startswith("run_"):
+        return None
+    return StreamKey(check_run_id(run_id), check_stream_id(stream_id))

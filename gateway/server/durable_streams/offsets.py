@@ -1,0 +1,68 @@
+"""Offsets in URLs, entity tags, and the cursor that keeps caches from looping. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from gateway.errors import InvalidPosition
+from gateway.model.records import ORIGIN, Position
+from gateway.server.durable_streams.errors import malformed
+
+CURSOR_EPOCH_S = 1_728_432_000  # 2024-10-09T00:00:00Z: where intervals are counted from
+CURSOR_INTERVAL_S = 20
+CURSOR_JITTER_S = 3600
+MAX_CURSOR = 2**53
+
+Place = Position | Literal["now"]
+
+
+def read_offset(given: Sequence[str]) -> Place | None:
+    """Read the `offset` parameters of a URL.
+
+    Returns:
+        The position; "now" for the stream's end; None if there is no such parameter.
+
+    Raises:
+        Refused: 400, more than one, or none that was handed out.
+    """
+    if not given:
+        return None
+    if len(given) > 1:
+        raise malformed(f"offset is given {len(given)} times")
+    if given[0] == "-1":
+        return ORIGIN
+    if given[0] == "now":
+        return "now"
+    try:
+        return Position.parse(given[0])
+    except InvalidPosition as error:
+        raise malformed(f"offset: {error.message}, -1 or now") from None
+
+
+def entity_tag(identity: str, start: Position, stop: Position, closed: bool) -> str:
+    """Name what a page of a stream holds: another when it has grown, or has been closed."""
+    return f'"{identity}:{start}:{stop}{":c" if closed else ""}"'
+
+
+def matches(if_none_match: str | None, tag: str) -> bool:
+    """Whether a client has what an entity tag names."""
+    given = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
+    return tag in given or "*" in given
+
+
+def next_cursor(now_s: float, given: str | None, random: Callable[[], float]) -> str:
+    """Return the cursor of a live answer: it grows with time, and past the one that was sent.
+
+    Args:
+        now_s: Unix time.
+        given: What the client echoed, if anything.
+        random: From 0 to below 1.
+    """
+    current = int((now_s - CURSOR_EPOCH_S) // CURSOR_INTERVAL_S)
+    if given is None or not given.isascii() or not given.isdecimal() or len(given) > 15:
+        return str(current)
+    if int(given) < current:
+        return str(current)
+    jitter_s = 1 + random() * (CURSOR_JITTER_S - 1)
+    return str(min(int(given) + max(1, int(jitter_s / CURSOR_INTERVAL_S)), MAX_CURSOR))

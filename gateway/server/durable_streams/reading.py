@@ -1,0 +1,291 @@
+"""GET and HEAD: catch-up, long-poll, server-sent events.
+
+Source:
+    The Durable Streams Protocol 1.0, sections 5.5 to 5.8 and 10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway._internal.counters import Counters
+from gateway.errors import RealtimeError
+from gateway.model.records import ORIGIN
+from gateway.server.durable_streams import bodies, headers
+from gateway.server.durable_streams.errors import Refused, malformed
+from gateway.server.durable_streams.events import EventStream
+from gateway.server.durable_streams.live import LiveReader, Opening
+from gateway.server.durable_streams.offsets import (
+    Place,
+    entity_tag,
+    matches,
+    next_cursor,
+    read_offset,
+)
+from gateway.server.durable_streams.stream import Chunk, HttpStream
+from gateway.server.streaming_response import EVENT_HEADERS, until_gone
+
+PAGE_BYTES = 1 << 20  # of records in one answer
+CHECK_S = 1.0  # whether a token still holds is asked so often at most, while records come
+KEEP_ALIVE_S = 15.0  # without an event a comment is sent, so that proxies and readers know
+CACHED_FOR_S = 60  # a page that is full never changes
+NO_STORE = "no-store"
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long answers that wait go on.
+
+    Attributes:
+        long_poll_s: A request that waits for one page.
+        events_s: A stream of events; its reader comes back where it was.
+        send_s: A reader that takes nothing for so long is cut off.
+    """
+
+    long_poll_s: float
+    events_s: float
+    send_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """Time and randomness, as arguments.
+
+    Attributes:
+        clock_s: Unix time.
+        random: From 0 to below 1.
+    """
+
+    clock_s: Callable[[], float]
+    random: Callable[[], float]
+
+
+class Reading(NamedTuple):
+    """One request that reads.
+
+    Attributes:
+        request: It.
+        stream: What it reads.
+        may_go_on: Whether its token still allows it.
+        admit: Counts it as one that waits, or raises; gives what takes it off again.
+    """
+
+    request: Request
+    stream: HttpStream
+    may_go_on: Callable[[], bool]
+    admit: Callable[[], Callable[[], None]]
+
+
+class Reader:
+    """Answers the requests that read.
+
+    Args:
+        opening: What live readers are opened with.
+        times: How long answers that wait go on.
+        chances: Time and randomness.
+        is_public: Caches may share the answers, since anybody may read.
+        counters: Of what is sent.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        times: Times,
+        chances: Chances,
+        is_public: bool,
+        counters: Counters,
+    ) -> None:
+        self._opening = opening
+        self._counters = counters
+        self._paths = opening.paths
+        self._times = times
+        self._chances = chances
+        self._scope = "public" if is_public else "private"
+
+    async def head(self, stream: HttpStream) -> Response:
+        """Say how a stream is kept and where it ends; it does not count as a read."""
+        position, end = await stream.tail()
+        configuration = stream.configuration
+        found = {"Content-Type": configuration.content_type, "Cache-Control": NO_STORE}
+        found |= headers.where(position, end is not None)
+        if configuration.ttl_s is not None:
+            found[headers.TTL] = str(configuration.ttl_s)
+        if configuration.expires_at is not None:
+            found[headers.EXPIRES_AT] = configuration.expires_at
+        return _bare(200, found)
+
+    async def get(self, reading: Reading) -> Response:
+        """Answer with records: those that are there, or as they come."""
+        query = reading.request.query_params
+        place, live = read_offset(query.getlist("offset")), query.get("live")
+        if live not in (None, "long-poll", "sse"):
+            raise malformed(f"live is {live[:40]!r}; it is long-poll or sse")
+        if live is not None and place is None:
+            raise malformed(f"live={live} needs an offset; -1 is the beginning")
+        await self._paths.touch(reading.stream)
+        if live == "sse":
+            return await self._events(reading, place or ORIGIN)
+        if live == "long-poll":
+            return await self._long_poll(reading, place or ORIGIN)
+        return await self._catch_up(reading, place or ORIGIN)
+
+    # ---- what is there ----
+
+    async def _catch_up(self, reading: Reading, place: Place) -> Response:
+        stream = reading.stream
+        if place == "now":
+            position, end = await stream.tail()
+            chunk = Chunk([], position, True, end is not None)
+            return self._page(stream, chunk, {"Cache-Control": NO_STORE})
+        chunk = await stream.read(place, PAGE_BYTES)
+        identity = stream.configuration.generation
+        tag = entity_tag(identity, place, chunk.position, chunk.is_closed)
+        caching = {"ETag": tag, "Cache-Control": self._caching(chunk)}
+        if matches(reading.request.headers.get("If-None-Match"), tag):
+            return _bare(304, caching | _where(chunk))
+        return self._page(stream, chunk, caching)
+
+    def _caching(self, chunk: Chunk) -> str:
+        if chunk.is_at_tail and not chunk.is_closed:
+            return f"{self._scope}, no-cache"  # it grows: ask, with the tag
+        return f"{self._scope}, max-age={CACHED_FOR_S}, stale-while-revalidate=300"
+
+    def _page(self, stream: HttpStream, chunk: Chunk, more: dict[str, str]) -> Response:
+        found = {"Content-Type": stream.configuration.content_type} | _where(chunk) | more
+        body = bodies.join(stream.form, chunk.records)
+        return Response(self._counted(body, len(chunk.records)), 200, found)
+
+    # ---- long-poll ----
+
+    async def _long_poll(self, reading: Reading, place: Place) -> Response:
+        stream = reading.stream
+        position = (await stream.tail())[0] if place == "now" else place
+        chunk = await stream.read(position, PAGE_BYTES)
+        if not chunk.records and not chunk.is_closed:
+            chunk = await self._wait(reading, chunk)
+        more = {"Cache-Control": NO_STORE}
+        if not chunk.is_closed or chunk.records:
+            more[headers.CURSOR] = self._cursor(reading.request)
+        if not chunk.records:
+            return _bare(204, _where(chunk) | more)
+        tag = entity_tag(stream.configuration.generation, position, chunk.position, chunk.is_closed)
+        return self._page(stream, chunk, more | {"ETag": tag})
+
+    async def _wait(self, reading: Reading, at: Chunk) -> Chunk:
+        leave = reading.admit()
+        gone = asyncio.create_task(until_gone(reading.request.receive), name="long poll")
+        try:
+            async with LiveReader(reading.stream, at.position, self._opening) as reader:
+                gone.add_done_callback(lambda _: reader.call_off())
+                ends_at_s = self._time() + self._times.long_poll_s
+                while not reader.is_called_off:
+                    chunk = await reader.next()
+                    if chunk is not None and (chunk.records or chunk.is_closed):
+                        return chunk
+                    if (left_s := ends_at_s - self._time()) <= 0:
+                        break
+                    await reader.wait(min(left_s, self._alive_s(reading.stream)))
+                    await self._keep(reading)
+        finally:
+            gone.cancel()
+            leave()
+        return at
+
+    # ---- server-sent events ----
+
+    async def _events(self, reading: Reading, place: Place) -> Response:
+        stream = reading.stream
+        position = (await stream.tail())[0] if place == "now" else place
+        if position.offset > 0 and not await stream.holds(position):
+            await stream.read(position, 1)  # says why
+        found = dict(EVENT_HEADERS)
+        if stream.form == "binary":
+            found[headers.DATA_ENCODING] = "base64"
+        leave = reading.admit()  # taken off by the answer, whatever becomes of it
+        reader = LiveReader(stream, position, self._opening)
+        events = self._made_of(reading, reader)
+        return EventStream(events, found, reader.call_off, leave, self._times.send_s)
+
+    async def _made_of(self, reading: Reading, reader: LiveReader) -> AsyncGenerator[bytes, None]:
+        ends_at_s = self._time() + self._times.events_s * (1 - 0.2 * self._chances.random())
+        is_told, check_at_s = False, self._time() + CHECK_S
+        try:
+            async with reader:
+                while (left_s := ends_at_s - self._time()) > 0 and not reader.is_called_off:
+                    if self._time() >= check_at_s or reader.must_check:
+                        reader.must_check = False
+                        await self._keep(reading)
+                        check_at_s = self._time() + min(CHECK_S, self._alive_s(reading.stream))
+                    chunk = await reader.next()
+                    if chunk is None and not is_told:
+                        chunk = Chunk([], reader.position, True, False)
+                    if chunk is not None:
+                        yield self._event(reading, chunk)
+                        is_told = chunk.is_at_tail
+                        if chunk.is_closed:
+                            return
+                    elif not await reader.wait(min(left_s, self._alive_s(reading.stream))):
+                        yield self._counted(bodies.KEEP_ALIVE)
+        except (Refused, RealtimeError):
+            return  # the reader comes back, and is told why
+
+    def _event(self, reading: Reading, chunk: Chunk) -> bytes:
+        data = bodies.event(reading.stream.form, chunk.records) if chunk.records else b""
+        data += bodies.control(
+            str(chunk.position),
+            cursor=self._cursor(reading.request),
+            up_to_date=chunk.is_at_tail,
+            closed=chunk.is_closed,
+        )
+        return self._counted(data, len(chunk.records))
+
+    # ---- both ----
+
+    def _counted(self, body: bytes, record_count: int = 0) -> bytes:
+        self._counters.bytes_sent += len(body)
+        self._counters.records_sent += record_count
+        return body
+
+    def _cursor(self, request: Request) -> str:
+        given = request.query_params.get("cursor")
+        return next_cursor(self._chances.clock_s(), given, self._chances.random)
+
+    def _time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _alive_s(self, stream: HttpStream) -> float:
+        """How long to wait before the reader is looked after: often enough to keep it alive."""
+        configuration = stream.configuration
+        alive_s = KEEP_ALIVE_S
+        if configuration.ttl_s is not None:
+            alive_s = min(alive_s, configuration.ttl_s / 2)
+        if configuration.expires_ms is not None:
+            alive_s = min(alive_s, configuration.expires_ms / 1000 - self._chances.clock_s())
+        return max(alive_s, 0.01)
+
+    async def _keep(self, reading: Reading) -> None:
+        """Refuse to go on without a token; a reader that stays keeps the stream alive."""
+        if not reading.may_go_on():
+            raise Refused(401, "token_expired", "the token is not good any more; mint a new one")
+        if reading.stream.path is not None:
+            await self._paths.touch(await self._paths.open(reading.stream.path))
+
+
+def _where(chunk: Chunk) -> dict[str, str]:
+    found = headers.where(chunk.position, chunk.is_closed)
+    if chunk.is_at_tail:
+        found[headers.UP_TO_DATE] = "true"
+    return found
+
+
+def _bare(status: int, found: dict[str, str]) -> Response:
+    response = Response(None, status, found)
+    if status == 200:
+        del response.headers["content-length"]  # of what a GET would bring, which is not known
+    return response

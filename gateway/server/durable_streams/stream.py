@@ -1,0 +1,160 @@
+"""What a request reads: the stream of a run or of a path, page by page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.errors import RunNotFound
+from gateway.model.records import ORIGIN, EndReason, Position, StreamKey
+from gateway.server.durable_streams import bodies
+from gateway.server.durable_streams.configuration import Configuration, to_logical
+from gateway.server.durable_streams.errors import Refused, not_found, position_gone
+from gateway.stores.base import Page, Store
+
+JSON = "application/json"
+OF_A_RUN = Configuration("live", generation="run", content_type=JSON)
+
+
+class Chunk(NamedTuple):
+    """What a reader gets in one step.
+
+    Attributes:
+        records: In order, without holes.
+        position: After the last of them.
+        is_at_tail: There is nothing after it as yet.
+        is_closed: Nor will there be.
+    """
+
+    records: list[bytes]
+    position: Position
+    is_at_tail: bool
+    is_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStream:
+    """A stream that is there.
+
+    Attributes:
+        name: As the URL has it.
+        key: The log of its own records.
+        configuration: How it is kept.
+        store: Where.
+        path: Its path; None for a run's stream.
+    """
+
+    name: str
+    key: StreamKey
+    configuration: Configuration
+    store: Store
+    path: str | None
+
+    @property
+    def form(self) -> bodies.Form:
+        """How its records are kept and shown."""
+        return bodies.form_of(self.configuration.content_type)
+
+    @property
+    def start(self) -> int:
+        """Logical offset of its own first record."""
+        return self.configuration.start
+
+    def is_over(self, end: EndReason | None) -> Refused | None:
+        """Return the answer about a stream that was deleted; None if it was not."""
+        if end != "deleted":
+            return None
+        if self.path is not None:
+            return not_found(self.name)
+        return Refused(410, "stream_gone", f"the stream {self.name} was deleted")
+
+    async def tail(self) -> tuple[Position, EndReason | None]:
+        """Say where it ends, and why if nothing more can come.
+
+        Raises:
+            Refused: 404 or 410, it was deleted meanwhile.
+        """
+        head = await self.store.head(self.key)
+        if over := self.is_over(head.end):
+            raise over
+        if head.position.offset > 0:
+            return to_logical(head.position, self.start), head.end
+        return await self._inherited_end(), head.end
+
+    async def _inherited_end(self) -> Position:
+        parts = self.configuration.parts
+        if not parts:
+            return ORIGIN
+        return Position((await self.store.head(parts[-1].key)).position.epoch, self.start)
+
+    async def holds(self, position: Position) -> bool:
+        """Whether a position is one of this stream's, so that reading goes on there."""
+        if position.offset == 0:
+            return True
+        if position.offset == self.start:
+            return position == await self._inherited_end()
+        part = self.configuration.part_at(position.offset - 1)
+        key, start = (part.key, part.start) if part is not None else (self.key, self.start)
+        after = position._replace(offset=position.offset - start)
+        page = await self.store.read(key, after, 1)
+        return page.reset is None and page.gap is None
+
+    async def read(self, position: Position, max_bytes: int) -> Chunk:
+        """Read on from a position, without waiting.
+
+        Args:
+            position: Where to begin.
+            max_bytes: About how much data; at least one record comes if there is one.
+
+        Raises:
+            Refused: 410, the stream has nothing there any more; 404 or 410, it was deleted.
+        """
+        chunk = await self._read_parts(position, max_bytes)
+        left = max_bytes - sum(map(len, chunk.records))
+        if chunk.position.offset < self.start or (chunk.records and left <= 0):
+            return chunk
+        return await self._read_own(chunk, max(left, 1))
+
+    async def _read_parts(self, position: Position, max_bytes: int) -> Chunk:
+        records, size, at = list[bytes](), 0, position
+        if 0 < position.offset <= self.start and not await self.holds(position):
+            raise position_gone(self.name)
+        while size < max_bytes and (part := self.configuration.part_at(at.offset)):
+            # Where one part ends and the next begins, the position still has the first one's epoch.
+            inside = at.offset > part.start
+            after = at._replace(offset=at.offset - part.start) if inside else None
+            page = await self.store.read(part.key, after, max_bytes - size)
+            data = [record.data for record in page.records][: part.stop - at.offset]
+            if not data:
+                raise position_gone(self.name)
+            records += data
+            size += sum(map(len, data))
+            at = Position(page.position.epoch, at.offset + len(data))
+        return Chunk(records, at, False, False)
+
+    async def _read_own(self, before: Chunk, max_bytes: int) -> Chunk:
+        at = before.position
+        after = at._replace(offset=at.offset - self.start) if at.offset > self.start else None
+        page = await self._page(after, max_bytes)
+        is_void = page.reset is not None or page.gap is not None
+        if after is not None and is_void:
+            raise position_gone(self.name)
+        if page.position.offset > 0:
+            at = to_logical(page.position, self.start)
+        records = before.records + [record.data for record in page.records]
+        is_closed = page.end is not None
+        return Chunk(records, at, is_closed or await self._is_tail(page), is_closed)
+
+    async def _page(self, after: Position | None, max_bytes: int) -> Page:
+        try:
+            page = await self.store.read(self.key, after, max_bytes)
+        except RunNotFound:
+            raise not_found(self.name) from None
+        if over := self.is_over(page.end):
+            raise over
+        return page
+
+    async def _is_tail(self, page: Page) -> bool:
+        if not page.records:
+            return True
+        return (await self.store.head(self.key)).position == page.position
