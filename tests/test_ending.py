@@ -21,7 +21,7 @@ from gateway.errors import (
     RunCanceled,
     StoreUnavailable,
 )
-from gateway.integrations import tracking
+from gateway.integrations import _run_tracking
 from gateway.model import runs
 from gateway.model.limits import MAX_ERROR_CHARACTERS
 from gateway.sdk.execution.context import INTERNAL_ATTEMPTS
@@ -350,8 +350,8 @@ async def test_an_output_over_a_workers_frame_limit_fails_the_run_with_both_numb
 async def test_a_queues_run_completes_without_an_output_that_is_refused():
     store = Refusing(lambda patch: Forbidden("no output") if "output" in patch else None)
     async with working(store) as active:
-        run = await tracking.claim(active, new_run(), 1)
-        await tracking.end(active, run.id, "completed", output="x")
+        run = await _run_tracking.claim(active, new_run(), 1)
+        await _run_tracking.end(active, run.id, "completed", output="x")
         assert (await runs.retrieve(run.id)).status == "completed"
 
 
@@ -362,10 +362,12 @@ async def test_a_queues_run_ends_when_its_store_is_back_and_in_order():
         run = await store.create_run(new_run())
 
         async def carry_out(active):
-            await tracking.claim(active, run, 1)
-            await tracking.end(active, run.id, "failed", error=error_of("no stock", "ValueError"))
+            await _run_tracking.claim(active, run, 1)
+            await _run_tracking.end(
+                active, run.id, "failed", error=error_of("no stock", "ValueError")
+            )
 
-        ending = asyncio.create_task(tracking.until_kept(active, carry_out, run.id))
+        ending = asyncio.create_task(_run_tracking.until_kept(active, carry_out, run.id))
         await until(lambda: len(store.refused) >= 3)
         is_away = False
         await ending
@@ -375,7 +377,7 @@ async def test_a_queues_run_ends_when_its_store_is_back_and_in_order():
 async def test_a_queues_run_whose_beginning_was_lost_ends_all_the_same():
     async with working() as active:
         run = await active.store.create_run(new_run())
-        await tracking.end(active, run.id, "completed")
+        await _run_tracking.end(active, run.id, "completed")
         assert (await runs.retrieve(run.id)).status == "completed"
 
 
@@ -387,10 +389,10 @@ async def test_a_queues_run_is_kept_without_a_payload_that_is_refused():
             return await super().create_run(run)
 
     async with working(Strict()) as active:
-        kept = await tracking.keep(active, new_run(payload={"args": ["x"]}))
+        kept = await _run_tracking.keep(active, new_run(payload={"args": ["x"]}))
         assert (await runs.retrieve(kept.id)).payload is None
 
 
 @pytest.mark.parametrize("value", [HALF, object(), {"a": HALF}, nested(1)])
 def test_a_value_that_is_no_json_is_not_shown(value):
-    assert tracking.as_json(value) is None
+    assert _run_tracking.as_json(value) is None

@@ -36,7 +36,7 @@ from typing_extensions import TypedDict
 
 from gateway import connect, metadata, streams, task, wait
 from gateway.errors import InvalidValue
-from gateway.integrations import model_streams, tracking
+from gateway.integrations import _model_streams, _run_tracking
 from gateway.model import runs
 from gateway.sdk.values.encoding import Values
 from gateway.sdk.values.equality import unwritable
@@ -692,10 +692,10 @@ async def test_metadata_is_checked_like_a_record(runtime):
 
 def test_numbers_of_a_model_that_a_page_would_round_become_text():
     text = f'{{"id": {2**60}, "more": [{2**53}, 1.5]}}'
-    assert model_streams.parse_json(text) == (True, {"id": str(2**60), "more": [2**53, 1.5]})
-    assert model_streams.as_json({"id": 2**60, "loss": NAN}) == {"id": str(2**60), "loss": "nan"}
-    assert isinstance(model_streams.as_json(_deep(150)), str)
-    assert tracking.as_json({"id": 2**70, "loss": -math.inf, "n": None}) == {
+    assert _model_streams.parse_json(text) == (True, {"id": str(2**60), "more": [2**53, 1.5]})
+    assert _model_streams.as_json({"id": 2**60, "loss": NAN}) == {"id": str(2**60), "loss": "nan"}
+    assert isinstance(_model_streams.as_json(_deep(150)), str)
+    assert _run_tracking.as_json({"id": 2**70, "loss": -math.inf, "n": None}) == {
         "id": str(2**70),
         "loss": "-Infinity",
         "n": None,

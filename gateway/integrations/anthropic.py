@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from gateway.integrations.model_streams import (
+from gateway.integrations._model_streams import (
     ModelStream,
     ModelStreamError,
     as_json,
@@ -22,7 +22,7 @@ from gateway.integrations.model_streams import (
     said,
     word,
 )
-from gateway.integrations.tool_inputs import ToolInputs
+from gateway.integrations._tool_inputs import ToolInputs
 from gateway.sdk.parts import Finish, Part, ReasoningDelta, Source, ToolResult
 
 _WANTED = "AsyncAnthropic().messages.create(stream=True) or AsyncAnthropic().messages.stream()"

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.integrations.model_streams import (
+from gateway.integrations._model_streams import (
     ModelStream,
     as_json,
     counts,
@@ -22,7 +22,7 @@ from gateway.integrations.model_streams import (
     said,
     word,
 )
-from gateway.integrations.tool_inputs import ToolInputs
+from gateway.integrations._tool_inputs import ToolInputs
 from gateway.sdk.assembler import add_usage
 from gateway.sdk.parts import (
     Finish,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
-from gateway.integrations.model_streams import (
+from gateway.integrations._model_streams import (
     ModelStream,
     as_json,
     counts,

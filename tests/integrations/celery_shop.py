@@ -8,8 +8,7 @@ from pathlib import Path
 from celery import Celery
 
 from gateway import AbortTask, Retry, current_run, metadata, streams, task
-from gateway.integrations import celery_sender
-from gateway.integrations.celery import install
+from gateway.integrations.celery import install, publisher
 
 app = Celery("shop", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
 app.conf.update(
@@ -25,7 +24,7 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 install(app)
-celery_sender.PATIENCE_S = float(os.environ.get("PATIENCE_S", celery_sender.PATIENCE_S))
+publisher.PATIENCE_S = float(os.environ.get("PATIENCE_S", publisher.PATIENCE_S))
 
 lines = streams.define("lines")
 numbers = streams.define("numbers", int)

@@ -6,8 +6,8 @@ import anthropic
 import httpx2
 import pytest
 
+from gateway.integrations._model_streams import ModelStreamError
 from gateway.integrations.anthropic import from_anthropic
-from gateway.integrations.model_streams import ModelStreamError
 from gateway.sdk.assembler import Assembler
 from gateway.sdk.parts import (
     ErrorPart,

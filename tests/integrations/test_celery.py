@@ -256,7 +256,7 @@ async def test_an_unknown_task_has_no_handle(celery):
 
 
 def test_times_of_messages_are_read_as_celery_writes_them():
-    from gateway.integrations.celery_sender import _moment_ms
+    from gateway.integrations.celery.publisher import _moment_ms
 
     assert _moment_ms(None) is None
     for text in ("2026-11-22T12:00:00+00:00", "2026-11-22T12:00:00", "2026-11-22T14:00:00+02:00"):

@@ -9,7 +9,7 @@ import pytest
 from queue_workers import Shop, ended, first, let_go, on_thread
 
 import gateway
-from gateway.integrations import celery_sender
+from gateway.integrations.celery import publisher
 from gateway.model import runs
 from gateway.sdk.loops import background
 from tests.serving import (
@@ -75,8 +75,8 @@ def _not_started(tmp_path, monkeypatch, *, patience_s):
     process = Process("memory:", tmp_path)
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(celery_sender, "PATIENCE_S", patience_s)
-    monkeypatch.setattr(celery_sender, "_is_late", False)
+    monkeypatch.setattr(publisher, "PATIENCE_S", patience_s)
+    monkeypatch.setattr(publisher, "_is_late", False)
     return process
 
 
@@ -93,7 +93,7 @@ async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_l
     try:
         kept = [await on_thread(_kept, result) for result in sent]
         assert [run.status for run in kept] == ["queued"] * len(sent)
-        assert celery_sender._is_late is False
+        assert publisher._is_late is False
     finally:
         await on_thread(background.stop)
         process.kill()

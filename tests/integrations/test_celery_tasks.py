@@ -17,7 +17,7 @@ from queue_workers import (
 )
 
 from gateway.errors import ConfigurationError, QueueUnavailable
-from gateway.integrations.celery_tasks import CeleryQueue
+from gateway.integrations.celery.runner import CeleryQueue
 from gateway.model import runs
 from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from gateway import streams
-from gateway.integrations.model_streams import ModelStreamError, as_json, read_parts
+from gateway.integrations._model_streams import ModelStreamError, as_json, read_parts
 from gateway.sdk.parts import ErrorPart, Finish, Part, ReasoningDelta, TextDelta, ToolInputDelta
 
 

@@ -21,9 +21,9 @@ from langchain_core.messages import AIMessageChunk, ToolMessage
 from openai.types.chat import ChatCompletionChunk
 
 from gateway import streams
+from gateway.integrations._model_streams import ModelStreamError
 from gateway.integrations.anthropic import from_anthropic
 from gateway.integrations.langchain import from_langchain
-from gateway.integrations.model_streams import ModelStreamError
 from gateway.integrations.openai import from_openai
 from gateway.integrations.pydantic_ai import from_pydantic_ai
 from gateway.sdk.parts import (

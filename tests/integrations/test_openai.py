@@ -8,7 +8,7 @@ import pytest
 from assembling import assembled
 
 from gateway import connect, streams, task
-from gateway.integrations.model_streams import ModelStreamError
+from gateway.integrations._model_streams import ModelStreamError
 from gateway.integrations.openai import from_openai
 from gateway.sdk.parts import (
     ErrorPart,

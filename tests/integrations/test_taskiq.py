@@ -12,8 +12,7 @@ from taskiq_lists import ListBroker
 
 from gateway import connect, streams, task
 from gateway.errors import QueueUnavailable, RunNotFound
-from gateway.integrations import taskiq_middleware
-from gateway.integrations.taskiq import TaskiqQueue, handle_of, install
+from gateway.integrations.taskiq import TaskiqQueue, handle_of, install, middleware
 from gateway.model import runs
 from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime
@@ -258,7 +257,7 @@ async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_appen
     process = Process("memory:", tmp_path)
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(taskiq_middleware, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(middleware, "PATIENCE_S", 0.1)
     broker = InMemoryBroker()
     install(broker)
     lines = streams.define("lines")

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.integrations.model_streams import as_json, parse_json, word
-from gateway.integrations.model_streams import key as key_of
+from gateway.integrations._model_streams import as_json, parse_json, word
+from gateway.integrations._model_streams import key as key_of
 from gateway.sdk.part_limits import mended
 from gateway.sdk.parts import Part, ToolCall, ToolInputDelta, ToolInputStart
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed
-from gateway.integrations import tracking
+from gateway.integrations import _run_tracking
 from gateway.model.runs import Run, time_ms
 from gateway.sdk import tasks
 from gateway.sdk.execution.outcome import error_of
@@ -106,7 +106,7 @@ def _send_again(task: Any, run: Run) -> None:
         why = f"the next attempt could not be queued: {error}"
         lost = error_of(why, QueueUnavailable.__name__)
         ending = background.submit(
-            lambda active: tracking.end(active, run.id, "crashed", error=lost)
+            lambda active: _run_tracking.end(active, run.id, "crashed", error=lost)
         )
         ending.result()
         raise

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.errors import RealtimeError
-from gateway.integrations.handles import SentRuns
-from gateway.integrations.tracking import (
+from gateway.integrations._handles import SentRuns
+from gateway.integrations._run_tracking import (
     HEADER,
     TAGS_HEADER,
     Ticket,

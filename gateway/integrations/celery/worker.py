@@ -19,10 +19,10 @@ from weakref import WeakValueDictionary
 
 from gateway._internal.extras import needs
 from gateway.errors import RunCanceled
-from gateway.integrations import tracking
-from gateway.integrations.celery_sender import QUEUE, payload_of, tell
-from gateway.integrations.celery_tasks import PREFIX, register_all
-from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
+from gateway.integrations import _run_tracking
+from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
+from gateway.integrations.celery.publisher import QUEUE, payload_of, tell
+from gateway.integrations.celery.runner import PREFIX, register_all
 from gateway.model.runs import Run
 from gateway.sdk.execution.outcome import error_of, is_only
 from gateway.sdk.loops import background
@@ -138,7 +138,7 @@ class Worker:
             # Celery brings it a second time, and executes it again.
             ticket = ticket.again()
             again = ticket.run(QUEUE, sender.name, **fields)
-            kept = tell(lambda active: tracking.claim(active, again, attempt), order=again.id)
+            kept = tell(lambda active: _run_tracking.claim(active, again, attempt), order=again.id)
         elif kept is not None:
             ticket = ticket.of(kept)
         context = ticket.context(sender.name, attempt)
@@ -150,7 +150,7 @@ class Worker:
     def succeed(self, sender: Any, result: Any, **_: Any) -> None:
         """End a run as completed."""
         if (tracked := _tracked(sender)) is not None:
-            output = tracking.as_json(result) if self._with_payloads else None
+            output = _run_tracking.as_json(result) if self._with_payloads else None
             self._end(tracked, "completed", output=output)
 
     def fail(self, sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
@@ -168,7 +168,7 @@ class Worker:
             tracked.has_ended = True  # here
             error = error_of(reason.exc if getattr(reason, "exc", None) else reason)
             run_id = tracked.id
-            tell(lambda active: tracking.note_error(active, run_id, error), order=run_id)
+            tell(lambda active: _run_tracking.note_error(active, run_id, error), order=run_id)
 
     def leave(self, sender: Any, state: str | None, **_: Any) -> None:
         """Let go of a run, however it went."""
@@ -190,7 +190,7 @@ class Worker:
                 await active.flush(run_id, forget=True)
             except Exception as error:  # whatever it is, the run has to end
                 _log.warning("run %s: %s", run_id, error)
-            await tracking.end(active, run_id, status, **fields)
+            await _run_tracking.end(active, run_id, status, **fields)
 
         tell(end, order=run_id)
 
@@ -221,7 +221,7 @@ class Worker:
             body = (request.args, request.kwargs)
             run = ticket.run(QUEUE, sender.name, **self._fields(sender, body))
         order = run if isinstance(run, str) else run.id
-        tell(lambda active: tracking.end(active, run, status, **fields), order=order)
+        tell(lambda active: _run_tracking.end(active, run, status, **fields), order=order)
 
     def _fields(self, task: Any, body: tuple[Any, Any]) -> dict[str, Any]:
         fields = {} if task.max_retries is None else {"max_attempts": task.max_retries + 1}
@@ -244,7 +244,7 @@ def _tracked(task: Any) -> _Tracked | None:
 def _watch(context: Context) -> Future[None] | None:
     if not has_runtime():
         return None
-    return background.submit(lambda active: tracking.watch(active, context))
+    return background.submit(lambda active: _run_tracking.watch(active, context))
 
 
 def _judge(exception: BaseException) -> tuple[str, dict[str, str] | None]:

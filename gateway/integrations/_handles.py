@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway import tokens
 from gateway.errors import RunNotFound
-from gateway.integrations.tracking import Ticket
+from gateway.integrations._run_tracking import Ticket
 from gateway.sdk.tasks import HANDLE_TTL_S
 
 REMEMBERED = 10_000  # messages, the newest; 200 bytes each

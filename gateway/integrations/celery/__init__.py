@@ -10,7 +10,7 @@ durable before Celery is told that the task has succeeded. A run has no payload 
 `with_payloads` is set, because a page that may read the run would see them.
 
 `@task(runner="celery")` puts a task of this library on Celery's workers: `trigger`, waits, retries
-and cancellation are those of every other task (`gateway.integrations.celery_tasks`).
+and cancellation are those of every other task (`gateway.integrations.celery.runner`).
 
 Workers reach the gateway at `REALTIME_URL`. While it is away Celery goes on working: what became of
 the runs is told when it is back.
@@ -22,10 +22,10 @@ from collections.abc import Callable
 
 from gateway._internal.extras import needs
 from gateway.errors import RunNotFound
-from gateway.integrations.celery_sender import Sender
-from gateway.integrations.celery_tasks import PREFIX, CeleryQueue
-from gateway.integrations.celery_worker import Worker
-from gateway.integrations.handles import Handle
+from gateway.integrations._handles import Handle
+from gateway.integrations.celery.publisher import Sender
+from gateway.integrations.celery.runner import PREFIX, CeleryQueue
+from gateway.integrations.celery.worker import Worker
 from gateway.sdk.execution import task_queues
 
 with needs("celery"):

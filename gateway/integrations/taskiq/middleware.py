@@ -10,10 +10,10 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunCanceled
-from gateway.integrations import tracking
-from gateway.integrations.handles import SentRuns
-from gateway.integrations.taskiq_guard import Tracked, executed, guarded
-from gateway.integrations.tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
+from gateway.integrations import _run_tracking
+from gateway.integrations._handles import SentRuns
+from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
+from gateway.integrations.taskiq.cancellation import Tracked, executed, guarded
 from gateway.model.runs import Run
 from gateway.sdk.execution.outcome import error_of, is_only
 from gateway.sdk.loops.background import in_order
@@ -136,14 +136,14 @@ class RealtimeMiddleware(TaskiqMiddleware):
             return
         self.sent.add(ticket)
         run = self._run(ticket, message)
-        await self._tell(run.id, lambda active: tracking.keep(active, run))
+        await self._tell(run.id, lambda active: _run_tracking.keep(active, run))
 
     def _run(self, ticket: Ticket, message: TaskiqMessage) -> Run:
         shown = {"args": message.args, "kwargs": message.kwargs} if self._with_payloads else None
         return ticket.run(
             QUEUE,
             message.task_name,
-            payload=tracking.as_json(shown),
+            payload=_run_tracking.as_json(shown),
             max_attempts=max(1, int(message.labels.get("max_retries") or 1)),
         )
 
@@ -160,7 +160,9 @@ class RealtimeMiddleware(TaskiqMiddleware):
         if kept is not None and kept.is_finished and kept.status not in NOT_AGAIN:
             ticket = ticket.again()  # brought a second time, and executed again
             again = self._run(ticket, message)
-            kept = await self._tell(again.id, lambda active: tracking.claim(active, again, attempt))
+            kept = await self._tell(
+                again.id, lambda active: _run_tracking.claim(active, again, attempt)
+            )
         elif kept is not None:
             ticket = ticket.of(kept)
         context = ticket.context(message.task_name, attempt)
@@ -200,7 +202,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         if tracked.is_sent_again and error is not None:
             noted = error_of(error)
             await self._tell(
-                tracked.id, lambda active: tracking.note_error(active, tracked.id, noted)
+                tracked.id, lambda active: _run_tracking.note_error(active, tracked.id, noted)
             )
         elif isinstance(result.error, NoResultError) and not is_skipped:
             await self._rest(tracked.id, tracked.context.attempt + 1, tracked)  # sent again later
@@ -219,16 +221,16 @@ class RealtimeMiddleware(TaskiqMiddleware):
         elif error is not None:
             status, fields = "failed", {"error": error_of(error)}
         elif self._with_payloads:
-            fields = {"output": tracking.as_json(result.return_value)}
+            fields = {"output": _run_tracking.as_json(result.return_value)}
         await self._tell(
-            tracked.id, lambda active: tracking.end(active, tracked.id, status, **fields)
+            tracked.id, lambda active: _run_tracking.end(active, tracked.id, status, **fields)
         )
 
     async def _rest(self, run_id: str, attempt: int, tracked: Tracked | None) -> None:
         error = error_of(tracked.error) if tracked is not None and tracked.error else None
         await self._tell(
             run_id,
-            lambda active: tracking.rest(active, run_id, QUEUE, attempt=attempt, error=error),
+            lambda active: _run_tracking.rest(active, run_id, QUEUE, attempt=attempt, error=error),
         )
 
     async def _flush(self, run_id: str) -> Exception | None:
@@ -263,7 +265,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         async with in_order(run_id):
             if not has_runtime():
                 await self._is_ready.wait()
-            return await tracking.until_kept(runtime(), work, run_id)
+            return await _run_tracking.until_kept(runtime(), work, run_id)
 
     def _has_come(self, telling: asyncio.Task[Any]) -> None:
         if telling.cancelled():
@@ -275,7 +277,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
 
 
 async def _watch(tracked: Tracked) -> None:
-    await tracking.watch(runtime(), tracked.context)
+    await _run_tracking.watch(runtime(), tracked.context)
     if tracked.context.is_canceled and tracked.task is not None:
         tracked.task.cancel()
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed, RunNotFound
-from gateway.integrations.handles import Handle
-from gateway.integrations.taskiq_holder import Holder
-from gateway.integrations.taskiq_middleware import PREFIX, QUEUE, RealtimeMiddleware
+from gateway.integrations._handles import Handle
+from gateway.integrations.taskiq.delays import Holder
+from gateway.integrations.taskiq.middleware import PREFIX, QUEUE, RealtimeMiddleware
 from gateway.model.runs import Run, time_ms
 from gateway.sdk import tasks
 from gateway.sdk.execution import task_queues
