@@ -8,10 +8,10 @@ import pytest
 from commanding import going, realtime
 from serving import DEADLINE_S, SECRET, gateway_process, serving
 
-from gateway.cli import public
+from gateway.cli._target import Reach
 from gateway.cli.bench import Counted, percentiles
-from gateway.cli.public import check_clock
-from gateway.cli.reaching import Reach
+from gateway.cli.doctor import network_checks
+from gateway.cli.doctor.network_checks import check_clock
 from gateway.model.records import StreamKey
 from gateway.settings import Settings
 from gateway.stores.base import RunQuery
@@ -147,7 +147,7 @@ async def test_a_proxy_that_does_not_pass_the_upgrade_is_found(gateway, status, 
 
 
 async def test_a_proxy_that_gathers_events_is_found(gateway, monkeypatch):
-    monkeypatch.setattr(public, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(network_checks, "TIMEOUT_S", 0.5)
 
     async def gather(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
@@ -163,7 +163,7 @@ async def test_a_proxy_that_gathers_events_is_found(gateway, monkeypatch):
 
     reach = Reach(Settings(url=gateway.url, secret_key=SECRET))
     async with proxy_that(gather) as url:
-        checks = await public.check_public(reach, url, None)
+        checks = await network_checks.check_public(reach, url, None)
     (found,) = [check for check in checks if check.verdict == "wrong"]
     assert "server-sent events" in found.what
     assert "proxy_buffering off" in found.advice

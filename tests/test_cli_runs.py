@@ -9,7 +9,7 @@ from commanding import going, realtime
 from serving import SECRET, new_run, serving, token_for
 
 from gateway import __version__, task, tokens
-from gateway.cli.watching import Held
+from gateway.cli.runs_watch import Held
 from gateway.model.records import Record, RunSet
 from gateway.sdk.revocation import keep_revocation
 

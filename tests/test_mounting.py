@@ -16,8 +16,8 @@ from starlette.websockets import WebSocketDisconnect
 
 import gateway
 from gateway import streams, task
-from gateway.cli.http import ask
-from gateway.cli.reaching import Reach
+from gateway.cli._http import ask
+from gateway.cli._target import Reach
 from gateway.errors import ConfigurationError
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened

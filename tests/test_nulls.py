@@ -15,7 +15,7 @@ from serving import new_run, serving, token_for, working
 from stores import store_of
 
 from gateway import metadata, task
-from gateway.cli.watching import Held
+from gateway.cli.runs_watch import Held
 from gateway.model import runs
 from gateway.model.patches import Operation, fold_change, is_same
 from gateway.model.records import RunSet

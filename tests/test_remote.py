@@ -27,7 +27,7 @@ from websockets.asyncio.client import connect as connect_socket
 from websockets.asyncio.server import serve
 
 from gateway import connect, streams, task, tokens, wait
-from gateway.cli.reaching import check_reachable
+from gateway.cli._target import check_reachable
 from gateway.errors import (
     ConfigurationError,
     ConnectionLost,

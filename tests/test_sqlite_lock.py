@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock, Timeout
 from serving import new_run
 
-from gateway.cli.reaching import check_own_store
+from gateway.cli._target import check_own_store
 from gateway.errors import ConfigurationError, StoreLocked
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened

@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
 from gateway import streams
+from gateway.cli.typescript import declare
 from gateway.sdk import stream_registry
-from gateway.sdk.typescript import declare
 from tests.serving import SECRET, environment, serving, token_for
 
 ROOT = Path(__file__).parent.parent

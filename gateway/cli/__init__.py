@@ -25,19 +25,19 @@ import typer
 
 from gateway import __version__
 from gateway.cli import (
+    backup,
     bench,
     client,
-    copying,
+    copy,
     doctor,
-    exchange,
-    files,
+    export,
     runs,
-    serving,
+    serve,
     streams,
     tokens,
     types,
 )
-from gateway.cli.output import note
+from gateway.cli._output import note
 from gateway.errors import RealtimeError
 
 app = typer.Typer(
@@ -72,20 +72,20 @@ def options(
     """Take the options that belong to no command."""
 
 
-app.command()(serving.serve)
+app.command()(serve.serve)
 app.command()(streams.tail)
 app.command()(streams.append)
 app.command("streams")(streams.list_streams)
 app.add_typer(runs.app, name="runs")
 app.command()(runs.trigger)
 app.add_typer(tokens.app, name="token")
-app.command()(files.backup)
-app.command()(files.restore)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(types.types)
 app.command()(client.client)
-app.command()(copying.copy)
-app.command()(exchange.export)
-app.command("import")(exchange.import_run)
+app.command()(copy.copy)
+app.command()(export.export)
+app.command("import")(export.import_run)
 app.command()(doctor.doctor)
 app.command()(bench.bench)
 

@@ -17,8 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from gateway import protocol
-from gateway.cli.output import JsonOption, emit, note, shown
-from gateway.cli.reaching import Reach, TokenOption, UrlOption
+from gateway.cli._output import JsonOption, emit, note, shown
+from gateway.cli._target import Reach, TokenOption, UrlOption
 from gateway.errors import ConfigurationError, RealtimeError, StoreUnavailable, from_wire
 from gateway.model.limits import MAX_APPEND_RECORDS
 from gateway.model.records import StreamKey, Writer

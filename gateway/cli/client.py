@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.output import note
+from gateway.cli._output import note
 from gateway.errors import ConfigurationError
 
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from gateway.cli import http
-from gateway.cli.output import (
+from gateway.cli import _http
+from gateway.cli._output import (
     JsonOption,
     age,
     emit,
@@ -27,9 +27,9 @@ from gateway.cli.output import (
     status,
     table_of,
 )
-from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
-from gateway.cli.tailing import Start, printer
-from gateway.cli.watching import watch_runs
+from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli.runs_watch import watch_runs
+from gateway.cli.tail import Start, printer
 from gateway.errors import ConfigurationError, InvalidValue, TaskNotFound
 from gateway.model.records import RunSet, check_run_id
 from gateway.model.runs import STATUSES, Run
@@ -202,7 +202,7 @@ async def _trigger(
 ) -> None:
     scopes = [f"trigger:tasks:{task}", *(f"read:tags:{tag}" for tag in body["tags"])]
     try:
-        answer = await http.ask(reach, "POST", f"/v1/tasks/{task}/trigger", body, *scopes)
+        answer = await _http.ask(reach, "POST", f"/v1/tasks/{task}/trigger", body, *scopes)
     except TaskNotFound as error:
         raise TaskNotFound(
             f"{reach.http_url}: {error}. This process is the gateway's, an application with "

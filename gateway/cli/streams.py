@@ -9,11 +9,11 @@ from typing import Annotated
 import orjson
 import typer
 
-from gateway.cli import http
-from gateway.cli.appending import append_lines, lines_of_input, lines_of_values
-from gateway.cli.output import JsonOption, bytes_of, emit, end_as, note, print_table, status
-from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
-from gateway.cli.tailing import Start, Tail, printer
+from gateway.cli import _http
+from gateway.cli._output import JsonOption, bytes_of, emit, end_as, note, print_table, status
+from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli.append import append_lines, lines_of_input, lines_of_values
+from gateway.cli.tail import Start, Tail, printer
 from gateway.errors import InvalidValue
 from gateway.model.records import STREAMS_STREAM, EndReason, Position, StreamKey, check_run_id
 from gateway.protocol.authorization import readable_key
@@ -150,7 +150,7 @@ async def _list_streams(reach: Reach, run_id: str) -> list[dict]:  # type: ignor
     async with reach.store() as store:
         keys = await names_of(store, run_id)
         found = [await _describe(store, key) for key in keys]
-    readers = {} if reach.settings.url is None else await http.readers(reach, run_id)
+    readers = {} if reach.settings.url is None else await _http.readers(reach, run_id)
     for each in found:
         each["readers"] = readers.get(each["stream"], 0) if reach.settings.url else None
     return found

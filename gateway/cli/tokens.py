@@ -14,9 +14,9 @@ from typer.core import TyperGroup
 
 from gateway import tokens
 from gateway.auth.key_files import resolve_keys
-from gateway.cli.inspecting import Finding, inspect
-from gateway.cli.output import JsonOption, emit, shown
-from gateway.cli.reaching import LOCAL_URL, Reach, StoreOption, UrlOption, settings_of
+from gateway.cli._output import JsonOption, emit, shown
+from gateway.cli._target import LOCAL_URL, Reach, StoreOption, UrlOption, settings_of
+from gateway.cli.token_inspect import Finding, inspect
 from gateway.errors import InvalidValue
 from gateway.sdk.session import connected
 from gateway.settings import Settings

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.http import ask
-from gateway.cli.output import note
-from gateway.cli.reaching import LOCAL_URL, Reach, TokenOption, UrlOption
+from gateway.cli import typescript
+from gateway.cli._http import ask
+from gateway.cli._output import note
+from gateway.cli._target import LOCAL_URL, Reach, TokenOption, UrlOption
 from gateway.errors import ConfigurationError
-from gateway.sdk import stream_registry, typescript
+from gateway.sdk import stream_registry
 
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="The file to write; default: stdout.")

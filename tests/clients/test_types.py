@@ -7,8 +7,8 @@ from pathlib import Path
 from clients.typescript import check
 from pydantic import BaseModel, TypeAdapter
 
+from gateway.cli.typescript import declare
 from gateway.model.runs import STATUSES, Run
-from gateway.sdk.typescript import declare
 from gateway.server.api.client_assets import FOLDER, client_types
 
 HERE = Path(__file__).parent

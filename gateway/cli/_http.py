@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from gateway.cli.reaching import Reach
+from gateway.cli._target import Reach
 from gateway.errors import RealtimeError, StoreUnavailable, from_wire
 
 TIMEOUT_S = 30.0

@@ -13,7 +13,7 @@ from gateway.auth.key_files import resolve_keys
 from gateway.auth.keys import KeyRing
 from gateway.auth.revocations import Revocation, RevocationList
 from gateway.auth.verifier import verify
-from gateway.cli.reaching import Reach
+from gateway.cli._target import Reach
 from gateway.errors import ConfigurationError, InvalidToken, RealtimeError, TokenExpired
 from gateway.model.records import REVOCATIONS, Position
 from gateway.settings import secret_path

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import orjson
 import typer
 
-from gateway.cli.output import clock, emit, line_of, named_writer, note, shown, write
+from gateway.cli._output import clock, emit, line_of, named_writer, note, shown, write
 from gateway.errors import InvalidValue
 from gateway.model.records import STREAMS_STREAM, EndReason, Position, Record, StreamKey
 from gateway.stores.base import Page, Store, run_log

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.files import progress_bar
-from gateway.cli.output import JsonOption, emit, note
-from gateway.cli.reaching import check_own_store
+from gateway.cli._output import JsonOption, emit, note
+from gateway.cli._target import check_own_store
+from gateway.cli.backup import progress_bar
 from gateway.errors import ConfigurationError
 from gateway.sdk.session import opened
 from gateway.settings import open_movable_store

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 from gateway import tokens
 from gateway.auth.key_files import resolve_keys
-from gateway.cli.output import bytes_of
-from gateway.cli.reaching import Reach
+from gateway.cli._output import bytes_of
+from gateway.cli._target import Reach
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked
 from gateway.sdk.session import opened
 from gateway.settings import Settings, is_redis, open_store, secret_path, sqlite_file

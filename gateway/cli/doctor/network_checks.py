@@ -23,9 +23,9 @@ from websockets.exceptions import (
 
 from gateway import protocol
 from gateway.auth.revocations import MAX_SKEW_S
-from gateway.cli import http as asking
-from gateway.cli.checks import Check
-from gateway.cli.reaching import Reach
+from gateway.cli import _http as asking
+from gateway.cli._target import Reach
+from gateway.cli.doctor.local_checks import Check
 from gateway.errors import ConfigurationError, RealtimeError
 from gateway.model.records import StreamKey
 from gateway.model.runs import Run, iso_time, new_run_id

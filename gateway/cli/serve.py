@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gateway.auth.key_files import resolve_keys
-from gateway.cli.reaching import StoreOption, settings_of
+from gateway.cli._target import StoreOption, settings_of
 
 
 def serve(

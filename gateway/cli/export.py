@@ -21,9 +21,9 @@ import msgspec
 import orjson
 import typer
 
-from gateway.cli.appending import batches
-from gateway.cli.output import named_writer, note
-from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli._output import named_writer, note
+from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli.append import batches
 from gateway.cli.streams import ENDS, names_of
 from gateway.errors import ConfigurationError, InvalidValue, RunExists
 from gateway.model.limits import MAX_APPEND_RECORDS

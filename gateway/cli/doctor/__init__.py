@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.checks import Check, check_configuration, check_store, check_tokens
-from gateway.cli.output import JsonOption, emit, shown
-from gateway.cli.public import check_clock, check_gateway, check_public
-from gateway.cli.reaching import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli._output import JsonOption, emit, shown
+from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli.doctor.local_checks import Check, check_configuration, check_store, check_tokens
+from gateway.cli.doctor.network_checks import check_clock, check_gateway, check_public
 from gateway.errors import ConfigurationError
 
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
