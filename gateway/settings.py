@@ -4,8 +4,8 @@ REALTIME_STORE
     Where streams live: `sqlite:PATH`, `sqlite:PATH?durability=normal`, `memory:`, or for more than
     one gateway Redis or Valkey, `redis://HOST:PORT/0`, `redis+sentinel://HOSTS/MASTER`,
     `redis+cluster://HOSTS`, with TLS `rediss…`; `?prefix=` of its keys, `?wait=1` to acknowledge
-    only what a replica has. Needs the extra `redis`; `gateway.stores.redis.store` says what it promises.
-    Default `sqlite:.realtime/realtime.db`.
+    only what a replica has. Needs the extra `redis`; `gateway.stores.redis.store` documents its
+    guarantees. Default `sqlite:.realtime/realtime.db`.
 REALTIME_SECRET_KEY
     Signs tokens, 32 bytes or more. Default: one is made and kept beside the store; required when
     `REALTIME_ENV=production`, and with a Redis store, whose processes have no file in common.
@@ -64,24 +64,15 @@ REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
-from urllib.parse import parse_qs, urlsplit
 
-from gateway.auth.keys import check_secret
 from gateway.errors import ConfigurationError
 from gateway.model.limits import DEFAULT_LIMITS, Limits
 from gateway.model.network import LOOPBACK, parse_origins, parse_proxies
 from gateway.model.retention import KEEP_ALL, Retention
-from gateway.stores.base import Store
-from gateway.stores.memory import MemoryStore
-from gateway.stores.migration import MovableStore
-from gateway.stores.sqlite.folder import make_folder
-from gateway.stores.sqlite.migration import MovableSqliteStore
-from gateway.stores.sqlite.store import SqliteStore
 
 DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
@@ -232,149 +223,3 @@ def _seconds(text: str, name: str, may_be_zero: bool) -> float:
         least = "from 0" if may_be_zero else "over 0"
         raise ConfigurationError(f"{name} is {text!r}; it is a number {least}")
     return float(text)
-
-
-def open_store(url: str, retention: Retention = KEEP_ALL) -> Store:
-    """Make the store that a URL names; it still has to be opened.
-
-    Args:
-        url: As in `REALTIME_STORE`.
-        retention: What it may forget.
-
-    Raises:
-        ConfigurationError: the URL names none.
-    """
-    scheme, _, rest = url.partition(":")
-    if scheme == "memory":
-        return MemoryStore(retention=retention)
-    if scheme == "sqlite":
-        path, options = _sqlite_path(rest)
-        durability = options.get("durability", "full")
-        return SqliteStore(path, durability=durability, retention=retention)  # type: ignore[arg-type]
-    if is_redis(url):
-        return _redis_store(url, retention)
-    raise ConfigurationError(
-        f"the store {scheme + ':'!r} is not known: use sqlite:PATH, memory: or redis://HOST:PORT/0 "
-        "(a worker names a gateway elsewhere by REALTIME_URL)"
-    )
-
-
-def open_movable_store(url: str) -> MovableStore:
-    """Make a store that can be copied from and to; it still has to be opened, and forgets nothing.
-
-    Args:
-        url: As in `REALTIME_STORE`.
-
-    Raises:
-        ConfigurationError: the URL names none, or one that cannot be copied.
-    """
-    scheme, _, rest = url.partition(":")
-    if scheme == "sqlite":
-        path, options = _sqlite_path(rest)
-        return MovableSqliteStore(path, durability=options.get("durability", "full"))  # type: ignore[arg-type]
-    if is_redis(url):
-        from gateway.stores.redis.migration import MovableRedisStore
-
-        return MovableRedisStore(url)
-    raise ConfigurationError(
-        f"the store {scheme + ':'!r} cannot be copied: sqlite:PATH and redis://HOST:PORT/0 can"
-    )
-
-
-def is_redis(url: str) -> bool:
-    """Whether a store's URL names Redis or Valkey servers."""
-    return url.partition(":")[0].partition("+")[0] in ("redis", "rediss")
-
-
-def _redis_store(url: str, retention: Retention) -> Store:
-    from gateway.stores.redis.store import RedisStore
-
-    return RedisStore(url, retention=retention)
-
-
-def _sqlite_path(rest: str) -> tuple[Path, dict[str, str]]:
-    parts = urlsplit(rest)
-    path = rest.partition("?")[0].removeprefix("//")
-    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if not path:
-        raise ConfigurationError("the store sqlite: needs a path: sqlite:data/realtime.db")
-    if unknown := options.keys() - {"durability"}:
-        raise ConfigurationError(f"the store sqlite: has no option {', '.join(sorted(unknown))}")
-    return Path(path), options
-
-
-def sqlite_file(url: str) -> Path:
-    """Return the file of a SQLite store's URL.
-
-    Raises:
-        ConfigurationError: it names another store, which has its own ways of being copied.
-    """
-    scheme, _, rest = url.partition(":")
-    if scheme != "sqlite":
-        raise ConfigurationError(f"the store {url!r} has no file to copy; sqlite: has one")
-    return _sqlite_path(rest)[0]
-
-
-def resolve_secret(settings: Settings) -> str:
-    """Return the key that signs tokens; in development make one and keep it beside the store.
-
-    Raises:
-        ConfigurationError: too short, missing in production, or missing in a worker.
-    """
-    if settings.secret_key:
-        check_secret(settings.secret_key)
-        return settings.secret_key
-    if settings.env == "production":
-        raise ConfigurationError(
-            "REALTIME_SECRET_KEY is not set and REALTIME_ENV is production; make one with "
-            'python -c "import secrets; print(secrets.token_urlsafe(48))" '
-            "and give the same to every gateway and worker"
-        )
-    if is_redis(settings.store) and settings.url is None:
-        raise ConfigurationError(
-            "REALTIME_SECRET_KEY is not set; every gateway and worker of a Redis store needs the "
-            "same one"
-        )
-    path = secret_path(settings)
-    if settings.url is not None and (path is None or not path.exists()):
-        raise ConfigurationError(
-            f"REALTIME_SECRET_KEY is not set; a worker needs that of its gateway {settings.url}"
-        )
-    return _kept_secret(path)
-
-
-def secret_path(settings: Settings) -> Path | None:
-    """Return where the secret is kept that nobody has set; None for a store without a folder."""
-    scheme, _, rest = settings.store.partition(":")
-    return _sqlite_path(rest)[0].with_name("secret_key") if scheme == "sqlite" else None
-
-
-def _kept_secret(path: Path | None) -> str:
-    if path is None:
-        return secrets.token_urlsafe(48)
-    try:
-        return _read_or_make(path)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the secret key cannot be kept at {path} ({error.strerror}); set REALTIME_SECRET_KEY, "
-            "or name a store in a folder that can be written"
-        ) from error
-
-
-def _read_or_make(path: Path) -> str:
-    if path.exists():
-        secret = path.read_text().strip()
-        check_secret(secret)
-        return secret
-    make_folder(path)
-    return _write_once(path, secrets.token_urlsafe(48))
-
-
-def _write_once(path: Path, secret: str) -> str:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:  # another process was first
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secret)
-    return secret

@@ -16,12 +16,12 @@ from serving import SECRET, environment, gateway_process, new_run, worker_token
 from gateway import connect
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable, WriterGap
 from gateway.model import runs
+from gateway.model.log import RunQuery
 from gateway.model.patches import Operation
 from gateway.model.records import Position, RunSet, StreamKey, Writer
 from gateway.sdk.session import opened
 from gateway.sdk.writers.metadata_writer import MetadataWriter
 from gateway.sdk.writers.stream_writer import StreamWriter
-from gateway.stores.base import RunQuery
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite.backup import backup, restore
 from gateway.stores.sqlite.schema import SCHEMA_VERSION

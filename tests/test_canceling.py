@@ -10,8 +10,8 @@ from serving import DEADLINE_S, gateway_process, until, worker_token, working
 from gateway import current_run, metadata, streams, task
 from gateway.errors import FrameTooLarge, RunCanceled, StreamIncomplete
 from gateway.model import runs
+from gateway.model.log import RunQuery
 from gateway.sdk.loops.bridge import run_in_loop
-from gateway.stores.base import RunQuery
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite.store import SqliteStore

@@ -12,9 +12,9 @@ from gateway.cli._target import Reach
 from gateway.cli.bench import Counted, percentiles
 from gateway.cli.doctor import network_checks
 from gateway.cli.doctor.network_checks import check_clock
+from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey
 from gateway.settings import Settings
-from gateway.stores.base import RunQuery
 
 
 @pytest.fixture

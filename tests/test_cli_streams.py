@@ -7,9 +7,9 @@ import pytest
 from commanding import going, realtime
 from serving import DEADLINE_S, gateway_process, new_run, serving, token_for
 
+from gateway.model.log import run_log
 from gateway.model.records import StreamKey, Writer
 from gateway.sdk.session import opened
-from gateway.stores.base import run_log
 from gateway.stores.sqlite.store import SqliteStore
 
 

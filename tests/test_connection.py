@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from gateway import tokens
 from gateway.errors import Internal, RunNotFound, ShuttingDown, TooManyConnections
 from gateway.model.limits import Limits
+from gateway.model.log import RunState, SetState
 from gateway.model.records import Position, RunSet, StreamKey
 from gateway.model.runs import Run
 from gateway.protocol import FromLast, Pong, encode
 from gateway.protocol.commands import Close, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.protocol.connection import Connection
-from gateway.stores.base import RunState, SetState
 
 SECRET = "a secret of the tests that is long enough"
 NOW_S = 1_795_352_174.0

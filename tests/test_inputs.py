@@ -13,10 +13,10 @@ import pytest
 
 from gateway import Retry, connect, current_run, streams, task
 from gateway.errors import InvalidId, InvalidValue, NotInRun, ReadTimeout, StreamEnded
+from gateway.model.log import run_log
 from gateway.sdk import stream_registry
 from gateway.sdk.runtime import runtime
 from gateway.sdk.values import input_schemas
-from gateway.stores.base import run_log
 from tests.serving import DEADLINE_S, serving, token_for, until
 from tests.stores import working_on
 

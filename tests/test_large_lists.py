@@ -23,11 +23,12 @@ from websockets.asyncio.client import connect
 from gateway import task
 from gateway.model import runs
 from gateway.model.limits import LEAST_LISTED_RUNS, LIST_BYTES, LISTED_FIELD_BYTES
+from gateway.model.log import RunQuery
 from gateway.model.records import RunSet
 from gateway.model.runs import RunError
 from gateway.sdk.execution.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
-from gateway.stores.base import RunQuery, all_runs
+from gateway.stores.base import all_runs
 from gateway.stores.redis.topology import bucket_of
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite import queries

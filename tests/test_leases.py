@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from gateway.model.log import run_log
 from gateway.sdk.execution.runner import EMBEDDED_OWNER
 from gateway.server.ops.local_leases import Leases
-from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
 from tests.serving import DEADLINE_S, new_run, serving, token_for, until
 

@@ -12,11 +12,11 @@ from stores import new_store, store_of
 from gateway import protocol, task
 from gateway.errors import InvalidValue, MalformedFrame, RealtimeError
 from gateway.model import limits, runs
+from gateway.model.log import RunQuery
 from gateway.model.patches import Operation, carry_out
 from gateway.model.records import Writer
 from gateway.model.runs import Run, RunError
 from gateway.sdk.session import opened
-from gateway.stores.base import RunQuery
 
 OVER = {
     "task": "t" * (limits.MAX_TASK_CHARACTERS + 1),

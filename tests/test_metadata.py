@@ -22,11 +22,11 @@ from gateway.errors import (
     WriterFull,
 )
 from gateway.model import runs
+from gateway.model.log import run_log
 from gateway.model.patches import Operation
 from gateway.sdk.loops.bridge import run_in_loop
 from gateway.sdk.writers import metadata_writer
 from gateway.sdk.writers.metadata_writer import MetadataWriter
-from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite.store import SqliteStore

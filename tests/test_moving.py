@@ -1,4 +1,4 @@
-"""Copies of stores, with positions kept: what `gateway.stores.migration` promises, for every pair."""
+"""Copies of stores keep positions: what `gateway.stores.migration` promises, for every pair."""
 
 import asyncio
 import functools
@@ -17,6 +17,7 @@ from redis_topologies import cluster, sentinels
 from serving import environment, gateway_process, new_run, token_for, until
 
 from gateway.errors import ConfigurationError, StoreUnavailable, WriterFenced
+from gateway.model.log import RunQuery, run_log
 from gateway.model.records import (
     REVOCATIONS,
     Position,
@@ -29,8 +30,7 @@ from gateway.model.records import (
 )
 from gateway.model.retention import Retention
 from gateway.sdk.session import opened
-from gateway.settings import open_movable_store
-from gateway.stores.base import RunQuery, run_log
+from gateway.stores.factory import open_movable_store
 from gateway.stores.idempotency import WriterState
 from gateway.stores.migration import MovableStore, Rest, Spent, copy_store
 from gateway.stores.sqlite.store import SqliteStore

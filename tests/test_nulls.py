@@ -17,9 +17,9 @@ from stores import store_of
 from gateway import metadata, task
 from gateway.cli.runs_watch import Held
 from gateway.model import runs
+from gateway.model.log import run_log
 from gateway.model.patches import Operation, fold_change, is_same
 from gateway.model.records import RunSet
-from gateway.stores.base import run_log
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite.store import SqliteStore

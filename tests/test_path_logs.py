@@ -8,8 +8,9 @@ from reading import data_of, read_all
 from stores import store_of
 
 from gateway.errors import InvalidId, OutOfOrder, StreamEnded, WriterFenced, WriterGap
+from gateway.model.log import NO_RECORDS, run_log
 from gateway.model.records import ORIGIN, StreamKey, Writer, path_config, path_data
-from gateway.stores.base import CONFIG_RECORDS, NO_RECORDS, PathStore, run_log
+from gateway.stores.base import CONFIG_RECORDS, PathStore
 from tests.serving import DEADLINE_S, new_run
 
 KEY = path_data("docs/a", "g1")

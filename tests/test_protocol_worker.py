@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from gateway.model.limits import Limits
+from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey
-from gateway.stores.base import RunQuery
 from tests.serving import DEADLINE_S, environment, serving, token_for, until, worker_token
 
 SCRIPT = Path(__file__).with_name("protocol_worker.py")

@@ -13,9 +13,9 @@ import pytest
 from redis_serving import fresh_url, redis_62, redis_server, shared_server
 
 from gateway.errors import ConfigurationError, StoreUnavailable, WriterGap
+from gateway.model.log import RunQuery, run_log
 from gateway.model.patches import Operation, fold_change
 from gateway.model.records import Position, RunSet, StreamKey, Writer
-from gateway.stores.base import RunQuery, run_log
 from gateway.stores.redis.store import RedisStore
 from tests.faults.proxy import Proxy
 from tests.serving import DEADLINE_S, new_run, until

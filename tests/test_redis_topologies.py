@@ -18,8 +18,8 @@ from redis_serving import VALKEY, free_port, fresh_url, redis_62, redis_server
 from redis_topologies import cluster, is_up_to_date, node_id, sentinels
 
 from gateway.errors import StoreUnavailable, WriterGap
+from gateway.model.log import RunQuery
 from gateway.model.records import Position, RunSet, StreamKey, Writer
-from gateway.stores.base import RunQuery
 from gateway.stores.redis.topology import Servers, bucket_of
 from gateway.stores.redis.url import RedisUrl
 from tests.serving import DEADLINE_S, new_run, until

@@ -43,11 +43,11 @@ from gateway.errors import (
 )
 from gateway.model import runs
 from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.log import RunQuery, run_log
 from gateway.model.patches import Operation
 from gateway.model.records import StreamKey, Writer
 from gateway.sdk.runtime import Context, executing, runtime
 from gateway.sdk.session import opened as open_for_block
-from gateway.stores.base import RunQuery, run_log
 from gateway.stores.remote import connection, pending
 from gateway.stores.remote import store as remote_store
 from gateway.stores.remote.store import RemoteStore, gateway_url

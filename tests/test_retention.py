@@ -10,12 +10,12 @@ from redis_serving import fresh_url
 from serving import DEADLINE_S, new_run, serving, token_for, until, worker_token
 
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable
+from gateway.model.log import RunQuery, run_log
 from gateway.model.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
 from gateway.model.retention import EMPTY_SET_S, Retention, Swept
 from gateway.model.runs import end_patch, iso_time
 from gateway.sdk.session import opened
 from gateway.server.ops import retention_job
-from gateway.stores.base import RunQuery, run_log
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite import retention as sqlite_retention

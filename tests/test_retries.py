@@ -13,8 +13,8 @@ from serving import Time, new_run, until, working
 from gateway import AbortTask, Retry, current_run, streams, task
 from gateway.errors import InvalidValue, RunCanceled
 from gateway.model import runs
+from gateway.model.log import run_log
 from gateway.model.records import StreamKey
-from gateway.stores.base import run_log
 
 progress = streams.define("progress", str)
 AT_ONCE = Retry(max_attempts=3, min_s=0, max_s=0)

@@ -32,9 +32,9 @@ from gateway import connect, tokens
 from gateway.auth.permissions import Access
 from gateway.auth.revocations import KEPT_S, Revocation, RevocationList
 from gateway.errors import InvalidValue, NotStarted, StoreUnavailable
+from gateway.model.log import Page
 from gateway.model.records import REVOCATIONS, Position, StreamKey
 from gateway.server.ops.revocation_follower import Revocations
-from gateway.stores.base import Page
 from gateway.stores.memory import MemoryStore
 from gateway.tokens import attenuate, mint, verify
 

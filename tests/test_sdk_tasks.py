@@ -25,8 +25,8 @@ from gateway.errors import (
     RunNotFound,
 )
 from gateway.model import runs
+from gateway.model.log import run_log
 from gateway.model.records import StreamKey
-from gateway.stores.base import run_log
 
 notes = streams.define("notes")
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from redis.asyncio.connection import SSLConnection
 
+from gateway.auth.secret_file import resolve_secret
 from gateway.errors import ConfigurationError
 from gateway.model.limits import Limits
 from gateway.model.retention import Retention
-from gateway.settings import Settings, open_store, resolve_secret
+from gateway.settings import Settings
+from gateway.stores.factory import open_store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite.store import SqliteStore
 

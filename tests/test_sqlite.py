@@ -14,8 +14,8 @@ from reading import records_of
 from serving import DEADLINE_S, new_run, until
 
 from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, StoreUnavailable
+from gateway.model.log import RunQuery, run_log
 from gateway.model.records import StreamKey, Writer, path_data
-from gateway.stores.base import RunQuery, run_log
 from gateway.stores.sqlite import schema
 from gateway.stores.sqlite import store as module
 from gateway.stores.sqlite.store import SqliteStore

@@ -19,10 +19,10 @@ from reading import records_of
 from serving import DEADLINE_S, gateway_process, new_run, until, worker_token
 
 from gateway.errors import StoreUnavailable
+from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey, Writer
 from gateway.sdk.execution.runner import EMBEDDED_OWNER
 from gateway.sdk.session import opened
-from gateway.stores.base import RunQuery
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite import errors
 from gateway.stores.sqlite import store as sqlite_store

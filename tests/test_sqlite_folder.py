@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.auth.secret_file import resolve_secret
 from gateway.errors import ConfigurationError
 from gateway.sdk.session import opened
-from gateway.settings import DEFAULT_STORE, Settings, open_movable_store, open_store, resolve_secret
+from gateway.settings import DEFAULT_STORE, Settings
+from gateway.stores.factory import open_movable_store, open_store
 
 
 def open_and_close(store):

@@ -14,9 +14,9 @@ from serving import new_run
 
 from gateway.cli._target import check_own_store
 from gateway.errors import ConfigurationError, StoreLocked
+from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
-from gateway.stores.base import RunQuery
 from gateway.stores.sqlite.backup import backup, restore
 from gateway.stores.sqlite.file_lock import SqliteLock, check_file_system
 from gateway.stores.sqlite.store import SqliteStore

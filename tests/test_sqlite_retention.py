@@ -10,10 +10,10 @@ import pytest
 from serving import new_run
 
 from gateway.errors import RunNotFound
+from gateway.model.log import RunQuery
 from gateway.model.records import RunSet, StreamKey
 from gateway.model.retention import EMPTY_SET_S, Retention
 from gateway.model.runs import end_patch
-from gateway.stores.base import RunQuery
 from gateway.stores.sqlite.blocks import encode_blocks
 from gateway.stores.sqlite.store import SqliteStore
 

@@ -12,11 +12,11 @@ import pytest
 from large_sqlite import make_large_store
 from serving import new_run
 
+from gateway.model.log import RunQuery
 from gateway.model.records import RunSet, StreamKey, Writer, path_data
 from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention
 from gateway.model.runs import end_patch
 from gateway.sdk.session import opened
-from gateway.stores.base import RunQuery
 from gateway.stores.sqlite import retention as sqlite_retention
 from gateway.stores.sqlite import schema
 from gateway.stores.sqlite import store as sqlite_store

@@ -36,10 +36,10 @@ from streams_model import Author, Follower, Log
 from gateway.errors import StreamEnded, WriterFenced, WriterGap
 from gateway.fanout import group, page_cache, tail
 from gateway.fanout.hub import Hub
+from gateway.model.log import Appended, Head
 from gateway.model.records import Position, StreamKey
 from gateway.model.retention import Retention
 from gateway.stores import change_notifier
-from gateway.stores.base import Appended, Head
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.topology import bucket_of
 

@@ -24,6 +24,7 @@ from gateway.errors import (
     WriterFenced,
     WriterGap,
 )
+from gateway.model.log import Head, RunQuery, SetState, run_log
 from gateway.model.patches import Operation, fold_change
 from gateway.model.records import (
     ORIGIN,
@@ -36,7 +37,7 @@ from gateway.model.records import (
 )
 from gateway.model.runs import FINAL_STATUSES, STATUSES, TRANSITIONS, Run
 from gateway.sdk.session import opened
-from gateway.stores.base import SET_RECORDS, Head, RunQuery, SetState, run_log
+from gateway.stores.base import SET_RECORDS
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite.store import SqliteStore

@@ -2,9 +2,9 @@
 
 import pytest
 
+from gateway.model.log import Page
 from gateway.model.records import Position, StreamKey
 from gateway.stores import tail_cache
-from gateway.stores.base import Page
 from gateway.stores.tail_cache import Tails
 
 KEY = StreamKey("run_1", "progress")

@@ -24,8 +24,9 @@ from gateway import streams, task
 from gateway.model.records import StreamKey
 from gateway.model.runs import Run
 from gateway.server.serve import calm_collector
-from gateway.settings import open_store
-from gateway.stores.base import Appended, Store
+from gateway.stores.factory import open_store
+from gateway.model.log import Appended
+from gateway.stores.base import Store
 
 NAME = "store-appends"
 RECORD = b'{"current":12345,"total":100000,"status":"a record of about one hundred bytes, in all"}'

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.auth.keys import Key, KeyRing
+from gateway.auth.secret_file import resolve_secret
 from gateway.errors import ConfigurationError
-from gateway.settings import Settings, resolve_secret
+from gateway.settings import Settings
 
 
 def resolve_keys(settings: Settings) -> KeyRing:

@@ -1,7 +1,7 @@
 """Which tokens are good no more, though they are signed and have not expired. No I/O.
 
-Every revocation is a record of one log (`gateway.model.records.REVOCATIONS`), and every gateway keeps a
-`RevocationList` of it in memory.
+Every revocation is a record of one log (`gateway.model.records.REVOCATIONS`), and every gateway
+keeps a `RevocationList` of it in memory.
 
 Source:
     PROTOCOL.md, section 10.

@@ -21,9 +21,11 @@ import typer
 from gateway import tokens
 from gateway.auth.key_files import resolve_keys
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
+from gateway.model.store_urls import sqlite_file
 from gateway.sdk.session import WORKER_SCOPES, opened
-from gateway.settings import Settings, open_store, sqlite_file
+from gateway.settings import Settings
 from gateway.stores.base import Store
+from gateway.stores.factory import open_store
 from gateway.stores.remote.connection import without_login
 from gateway.stores.remote.store import RemoteStore, gateway_url
 from gateway.stores.sqlite.file_lock import SqliteLock

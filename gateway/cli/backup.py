@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli._target import StoreOption, settings_of
-from gateway.settings import sqlite_file
+from gateway.model.store_urls import sqlite_file
 from gateway.stores.sqlite import backup as sqlite_backup
 
 

@@ -12,7 +12,7 @@ from gateway.cli._target import check_own_store
 from gateway.cli.backup import progress_bar
 from gateway.errors import ConfigurationError
 from gateway.sdk.session import opened
-from gateway.settings import open_movable_store
+from gateway.stores.factory import open_movable_store
 from gateway.stores.migration import Moved, Progress, copy_store
 
 

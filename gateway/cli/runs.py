@@ -31,12 +31,13 @@ from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.runs_watch import watch_runs
 from gateway.cli.tail import Start, printer
 from gateway.errors import ConfigurationError, InvalidValue, TaskNotFound
+from gateway.model.log import RunQuery
 from gateway.model.records import RunSet, check_run_id
 from gateway.model.runs import STATUSES, Run
 from gateway.model.untrusted_json import NotJson, read_json
 from gateway.sdk.execution.cancellation import cancel as cancel_run
 from gateway.sdk.runtime import Runtime
-from gateway.stores.base import RunQuery, Store, all_runs
+from gateway.stores.base import Store, all_runs
 
 COLUMNS = ("RUN", "TASK", "STATUS", "AGE", "TOOK", "TAGS")
 

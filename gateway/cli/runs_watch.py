@@ -8,10 +8,11 @@ from contextlib import aclosing
 
 import orjson
 
+from gateway.model.log import RunQuery
 from gateway.model.patches import fold_change
 from gateway.model.records import Record, RunSet
 from gateway.model.runs import Run
-from gateway.stores.base import RunQuery, Store, all_runs
+from gateway.stores.base import Store, all_runs
 from gateway.stores.run_lists import from_list
 
 LOOK_S = 1.0  # between two looks at all runs, which have no log of their own

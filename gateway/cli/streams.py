@@ -15,9 +15,10 @@ from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
 from gateway.cli.append import append_lines, lines_of_input, lines_of_values
 from gateway.cli.tail import Start, Tail, printer
 from gateway.errors import InvalidValue
+from gateway.model.log import Head, Page
 from gateway.model.records import STREAMS_STREAM, EndReason, Position, StreamKey, check_run_id
 from gateway.protocol.authorization import readable_key
-from gateway.stores.base import Head, Page, Store
+from gateway.stores.base import Store
 
 RATE_S = 10  # over which a stream's rate is taken
 ENDS = ("completed", "failed", "canceled", "expired")

@@ -13,8 +13,9 @@ import typer
 
 from gateway.cli._output import clock, emit, line_of, named_writer, note, shown, write
 from gateway.errors import InvalidValue
+from gateway.model.log import Page, run_log
 from gateway.model.records import STREAMS_STREAM, EndReason, Position, Record, StreamKey
-from gateway.stores.base import Page, Store, run_log
+from gateway.stores.base import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import orjson
 from gateway.auth.key_files import resolve_keys
 from gateway.auth.keys import KeyRing
 from gateway.auth.revocations import Revocation, RevocationList
+from gateway.auth.secret_file import secret_path
 from gateway.auth.verifier import verify
 from gateway.cli._target import Reach
 from gateway.errors import ConfigurationError, InvalidToken, RealtimeError, TokenExpired
 from gateway.model.records import REVOCATIONS, Position
-from gateway.settings import secret_path
 
 Verdict = Literal["valid", "expired", "revoked", "unknown key", "invalid", "not verified"]
 

@@ -20,8 +20,9 @@ from gateway.fanout.cursor import Cursor, Cursors
 from gateway.fanout.page_cache import Shared
 from gateway.fanout.tail import Tail
 from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.log import Head, RunState, SetState
 from gateway.model.records import Position, RunSet, StreamKey
-from gateway.stores.base import Head, RunState, SetState, Store
+from gateway.stores.base import Store
 
 NEWCOMERS_EACH_PASS = 16  # of the loop: about a millisecond
 OPENINGS_EACH_PASS = 8  # the same

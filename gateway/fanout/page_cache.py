@@ -25,8 +25,9 @@ from gateway._internal.fair_share import Turns
 from gateway._internal.memory_budget import Budget
 from gateway._internal.single_flight import Asking, look_at
 from gateway.fanout.frame import Frame
+from gateway.model.log import Head
 from gateway.model.records import EndReason, Gap, Position, Record, ResetReason, StreamKey
-from gateway.stores.base import Head, Store
+from gateway.stores.base import Store
 
 FRAME_BYTES = 64 << 10  # of records in one frame
 PAGES_BYTES = 4 << 20  # per live stream: how far apart those who catch up may be and share reads

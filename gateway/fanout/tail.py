@@ -15,8 +15,8 @@ from gateway.fanout import page_cache
 from gateway.fanout.frame import Frame
 from gateway.fanout.group import Cohort, Kind, Member, Sink
 from gateway.fanout.page_cache import Pages, Shared
+from gateway.model.log import Head, Page, belongs_to_no_run
 from gateway.model.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
-from gateway.stores.base import Head, Page, belongs_to_no_run
 
 RING_BYTES = (
     1 << 20

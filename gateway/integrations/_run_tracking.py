@@ -19,6 +19,7 @@ import orjson
 from pydantic_core import to_json
 
 from gateway.errors import IllegalTransition, InvalidId, InvalidValue, RealtimeError, RunExists
+from gateway.model.log import run_log
 from gateway.model.records import check_run_id
 from gateway.model.run_limits import check_tags
 from gateway.model.runs import TRANSITIONS, Run, RunIds, iso_time
@@ -26,7 +27,6 @@ from gateway.sdk.execution.outcome import is_away, keep_end
 from gateway.sdk.execution.task_queues import owner_of
 from gateway.sdk.runtime import Context, Runtime, current_run
 from gateway.sdk.values.equality import exact
-from gateway.stores.base import run_log
 
 HEADER = "realtime"  # of a message: the run that it asks for
 TAGS_HEADER = "realtime_tags"  # of a message, given by whoever sends it

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from gateway._internal.extras import needs
-from gateway.settings import Settings, is_redis
+from gateway.model.store_urls import is_redis
+from gateway.settings import Settings
 
 with needs("ui"):
     import reflex as rx

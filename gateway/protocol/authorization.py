@@ -12,6 +12,7 @@ from typing import Any
 from gateway import protocol
 from gateway.auth.permissions import Access, require
 from gateway.errors import InvalidValue, RecordTooLarge
+from gateway.model.log import RunState, belongs_to_no_run
 from gateway.model.records import (
     REVOCATIONS,
     RUN_STREAM,
@@ -24,7 +25,6 @@ from gateway.model.records import (
     shown,
 )
 from gateway.protocol import Request
-from gateway.stores.base import RunState, belongs_to_no_run
 
 
 def require_request(access: Access, frame: Request, record_bytes: int) -> bool:

@@ -36,6 +36,7 @@ from gateway.errors import (
     TooManySubscriptions,
 )
 from gateway.model.limits import LIST_BYTES, Limits
+from gateway.model.log import RunState, SetState
 from gateway.model.records import (
     Position,
     RunSet,
@@ -57,7 +58,6 @@ from gateway.protocol.commands import (
 from gateway.protocol.credentials import Admit, Bearer, Verify
 from gateway.protocol.subscriptions import Subscription, Subscriptions
 from gateway.protocol.timeouts import Lifetime, Standing
-from gateway.stores.base import RunState, SetState
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The values of `result` frames, by request: the shapes of the answers of `server/websocket/requests.py`.
+"""The values of `result` frames, by request: what `server/websocket/requests.py` returns.
 
 The gateway writes these values from the store's; clients decode the fields that they need. These
 types describe the protocol, and tests compare real answers with them.

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 
 from gateway.auth.permissions import Access
 from gateway.errors import UnknownSubscription
+from gateway.model.log import RunState, belongs_to_no_run
 from gateway.model.records import RunSet, StreamKey
 from gateway.protocol.authorization import require_read, require_sets
-from gateway.stores.base import RunState, belongs_to_no_run
 
 State = Literal["opening", "live"]
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from pydantic import PydanticUserError
 
 from gateway.errors import InvalidValue, NotInRun, ReadTimeout, StreamIncomplete
+from gateway.model.log import Page
 from gateway.model.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk import stream_registry
 from gateway.sdk.definitions import StreamDefinition
@@ -37,7 +38,7 @@ from gateway.sdk.values.core_schema import slow_pattern
 from gateway.sdk.values.encoding import Values
 from gateway.sdk.values.schema_cost import Cost
 from gateway.sdk.writers.stream_writer import Receipt
-from gateway.stores.base import Page, Store
+from gateway.stores.base import Store
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import orjson
 
+from gateway.model.log import run_log
 from gateway.model.patches import fold_change
 from gateway.model.records import STREAMS_STREAM, StreamKey
 from gateway.model.runs import Run
@@ -17,7 +18,6 @@ from gateway.sdk import stream_registry
 from gateway.sdk.loops.bridge import iterated_on_its_loop
 from gateway.sdk.runtime import Runtime, runtime
 from gateway.sdk.streams import ReadRecord, Stream, pages_of
-from gateway.stores.base import run_log
 
 T = TypeVar("T")
 A = TypeVar("A")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.errors import InvalidValue
+from gateway.model.log import RunQuery
 from gateway.model.records import check_run_id, shown
 from gateway.model.runs import Run, check_statuses
 from gateway.sdk import tasks
@@ -17,7 +18,7 @@ from gateway.sdk.options import again
 from gateway.sdk.results import RunHandle
 from gateway.sdk.run_subscription import RunSubscription
 from gateway.sdk.runtime import runtime
-from gateway.stores.base import RunQuery, all_runs, whole_run
+from gateway.stores.base import all_runs, whole_run
 
 
 @on_its_loop

@@ -15,6 +15,7 @@ from gateway.auth.key_files import resolve_keys
 from gateway.auth.keys import KeyRing
 from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.runs import Run
+from gateway.model.store_urls import is_redis
 from gateway.sdk import tasks
 from gateway.sdk.execution.heartbeat import Keeper, new_node
 from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
@@ -23,8 +24,9 @@ from gateway.sdk.loops.watchdog import watching_for_blocking
 from gateway.sdk.revocation import keep_revocation
 from gateway.sdk.runtime import Runtime, installed
 from gateway.sdk.values import input_schemas
-from gateway.settings import Settings, is_redis, open_store
+from gateway.settings import Settings
 from gateway.stores.base import Store
+from gateway.stores.factory import open_store
 from gateway.stores.leases import SharedStore
 from gateway.stores.remote.store import PATIENCE_S, RemoteStore
 

@@ -28,6 +28,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from gateway.errors import InvalidPosition, InvalidValue, ReadTimeout, StreamIncomplete, WriterFull
+from gateway.model.log import Page
 from gateway.model.records import Position, Record, StreamKey, check_run_id
 from gateway.model.runs import Run
 from gateway.sdk import stream_registry
@@ -38,7 +39,6 @@ from gateway.sdk.loops.sync_calls import begin, iterated_in_plain_code
 from gateway.sdk.options import check_seconds
 from gateway.sdk.runtime import Runtime, record_bytes, runtime
 from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES, Receipt, StreamWriter
-from gateway.stores.base import Page
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm  # a type, a union or an `Annotated[…]` of PEP 747

@@ -26,6 +26,7 @@ from gateway._internal import tracing
 from gateway._internal.name_lists import listed
 from gateway.errors import InvalidValue, TaskNotFound
 from gateway.model.limits import MAX_BATCH_RUNS
+from gateway.model.log import run_log
 from gateway.model.records import check_stream_id
 from gateway.model.run_limits import check_tags
 from gateway.model.runs import Run, check_new_run
@@ -38,7 +39,6 @@ from gateway.sdk.options import ONCE, Options, Retry
 from gateway.sdk.results import RunHandle, RunResult
 from gateway.sdk.runtime import Runtime, current_run, runtime
 from gateway.sdk.values.signatures import Signature
-from gateway.stores.base import run_log
 
 P = ParamSpec("P")
 R = TypeVar("R")

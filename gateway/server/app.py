@@ -25,6 +25,7 @@ from gateway import tokens
 from gateway._internal.counters import Counters
 from gateway.auth.key_files import resolve_keys
 from gateway.auth.permissions import require
+from gateway.auth.secret_file import resolve_secret
 from gateway.auth.verifier import Verifier
 from gateway.errors import (
     NotStarted,
@@ -61,8 +62,9 @@ from gateway.server.query_params import taking
 from gateway.server.request_checks import address_of, refuse, refuse_secret_url, require_origin
 from gateway.server.websocket import http_fallback
 from gateway.server.websocket.session import Carrier
-from gateway.settings import Settings, open_store, resolve_secret
+from gateway.settings import Settings
 from gateway.stores.base import PathStore, Store, system_clock_ms
+from gateway.stores.factory import open_store
 from gateway.stores.instrumented import counted
 
 CLIENTS_SHARE = 0.5  # of the time to go down: for clients to be told and seen off

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from gateway.stores.base import Appended, Done
+from gateway.model.log import Appended
+from gateway.stores.base import Done
 
 
 class Begun:

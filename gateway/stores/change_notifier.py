@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from gateway._internal.wakeup import Signal
 from gateway.errors import RunNotFound
+from gateway.model.log import Page
 from gateway.model.records import ORIGIN, Position, StreamKey
-from gateway.stores.base import Hand, Page
+from gateway.stores.base import Hand
 
 WATCH_BYTES = 1 << 20  # per live stream: pages committed but not yet taken by its follower
 

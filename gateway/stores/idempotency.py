@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.errors import OutOfOrder, WriterFenced, WriterGap
+from gateway.model.log import Appended, Head
 from gateway.model.records import EndReason, StreamKey, Writer
-from gateway.stores.base import Appended, Head
 
 
 class WriterState(NamedTuple):

@@ -9,23 +9,12 @@ from typing import Any
 
 from gateway._internal.counters import Counters
 from gateway.errors import ConnectionLost, Internal, RealtimeError, StoreLocked, StoreUnavailable
+from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState
 from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.model.retention import Swept
 from gateway.model.runs import Run
-from gateway.stores.base import (
-    PAGE_BYTES,
-    Appended,
-    Done,
-    Hand,
-    Head,
-    Page,
-    PathStore,
-    RunQuery,
-    RunState,
-    SetState,
-    Store,
-)
+from gateway.stores.base import PAGE_BYTES, Done, Hand, PathStore, Store
 from gateway.stores.leases import Lapsed, SharedStore
 
 _FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's

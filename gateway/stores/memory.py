@@ -10,6 +10,18 @@ from typing import Any
 import orjson
 
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
+from gateway.model.log import (
+    NO_RECORDS,
+    Appended,
+    Head,
+    Page,
+    RunQuery,
+    RunState,
+    SetState,
+    belongs_to_no_run,
+    is_set_log,
+    run_log,
+)
 from gateway.model.patches import Operation
 from gateway.model.records import (
     ORIGIN,
@@ -25,23 +37,13 @@ from gateway.model.records import (
 from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention, Swept
 from gateway.model.runs import Run, change, check_new_run, iso_time
 from gateway.stores.base import (
-    NO_RECORDS,
     PAGE_BYTES,
-    Appended,
     Done,
     Hand,
-    Head,
-    Page,
-    RunQuery,
-    RunState,
-    SetState,
-    belongs_to_no_run,
     encode_json,
     end_of,
-    is_set_log,
     matches,
     new_epoch,
-    run_log,
     system_clock_ms,
 )
 from gateway.stores.change_notifier import Growth

@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from gateway.errors import ConfigurationError, StoreUnavailable
+from gateway.model.log import NO_RECORDS, Head, RunQuery
 from gateway.model.records import REVOCATIONS, EndReason, Position, Record, StreamKey
 from gateway.model.runs import Run
-from gateway.stores.base import NO_RECORDS, Head, PathStore, RunQuery
+from gateway.stores.base import PathStore
 from gateway.stores.idempotency import WriterState
 
 PAGE_BYTES = 64 << 10  # carried at a time, and kept as one unit

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.model.log import Head, Page
 from gateway.model.records import Gap, Position, Record, ResetReason
-from gateway.stores.base import Head, Page
 
 
 def place(after: Position | None, head: Head) -> tuple[int, ResetReason | None, Gap | None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gateway.errors import InvalidId
+from gateway.model.log import is_set_log
 from gateway.model.records import PATH_CONFIG, STREAMS_STREAM, RunSet, StreamKey, path_of
 from gateway.model.runs import Run
-from gateway.stores.base import CONFIG_RECORDS, SET_RECORDS, is_set_log
+from gateway.stores.base import CONFIG_RECORDS, SET_RECORDS
 
 
 def is_announced(key: StreamKey) -> bool:

@@ -7,8 +7,8 @@ the stream changes.
 
 from __future__ import annotations
 
+from gateway.model.log import Page
 from gateway.model.records import Position, StreamKey
-from gateway.stores.base import Page
 
 MAX_TAILS = 20_000  # about 300 bytes each
 

@@ -13,10 +13,10 @@ from serving import new_run
 
 from faults.history import Verdict
 from faults.scenarios import Say, quiet
+from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey
 from gateway.model.retention import Retention
 from gateway.server.ops.retention_job import STEP_S
-from gateway.stores.base import RunQuery
 from gateway.stores.sqlite.store import SqliteStore
 
 MAX_STALL_S = 3.0  # of an append; measured: 0.03 on an idle machine, up to 0.75 on a loaded one

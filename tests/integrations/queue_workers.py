@@ -20,8 +20,8 @@ from websockets.asyncio.client import connect
 
 import gateway
 from gateway.model import runs
+from gateway.model.log import run_log
 from gateway.sdk.runtime import runtime
-from gateway.stores.base import run_log
 from tests.serving import DEADLINE_S, SECRET, Client, Process, environment, gateway_process
 
 _thread = ThreadPoolExecutor(1, "celery")  # Celery keeps its connections thread by thread

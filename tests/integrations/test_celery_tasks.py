@@ -19,9 +19,9 @@ from queue_workers import (
 from gateway.errors import ConfigurationError, QueueUnavailable
 from gateway.integrations.celery.runner import CeleryQueue
 from gateway.model import runs
+from gateway.model.log import run_log
 from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime
-from gateway.stores.base import run_log
 
 
 @pytest.fixture

@@ -12,12 +12,15 @@ from typing import Literal, NamedTuple
 
 from gateway import tokens
 from gateway.auth.key_files import resolve_keys
+from gateway.auth.secret_file import secret_path
 from gateway.cli._output import bytes_of
 from gateway.cli._target import Reach
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked
+from gateway.model.log import RunQuery
+from gateway.model.store_urls import is_redis, sqlite_file
 from gateway.sdk.session import opened
-from gateway.settings import Settings, is_redis, open_store, secret_path, sqlite_file
-from gateway.stores.base import RunQuery
+from gateway.settings import Settings
+from gateway.stores.factory import open_store
 from gateway.stores.sqlite.schema import SCHEMA_VERSION
 
 SCARCE_BYTES = 1 << 30  # of free disk: a note

@@ -12,10 +12,10 @@ import logging
 from contextlib import aclosing
 
 from gateway.errors import IllegalTransition, QueueUnavailable, RealtimeError
+from gateway.model.log import run_log
 from gateway.model.runs import Run, time_ms
 from gateway.sdk.execution.task_queues import TaskQueue, owner_of
 from gateway.sdk.runtime import Runtime, runtime
-from gateway.stores.base import run_log
 
 AGAIN_S = 5.0  # after the broker took nothing, or the store did not answer
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from gateway.errors import FrameTooLarge, IllegalTransition, RunNotFound
 from gateway.model.limits import LEAST_LISTED_RUNS
+from gateway.model.log import RunQuery
 from gateway.model.runs import Run, end_patch, iso_time
 from gateway.sdk.runtime import Runtime
-from gateway.stores.base import RunQuery
 
 UNFINISHED = ("delayed", "queued", "executing", "waiting")
 PAGE_RUNS = 1000

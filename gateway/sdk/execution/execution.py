@@ -23,6 +23,7 @@ from gateway.errors import (
     RunCanceled,
     RunNotFound,
 )
+from gateway.model.log import run_log
 from gateway.model.records import Position
 from gateway.model.runs import Run, iso_time, may_retry_crash, retry_patch, time_ms
 from gateway.sdk.execution import interruption
@@ -34,7 +35,6 @@ from gateway.sdk.execution.task_queues import has_lease
 from gateway.sdk.execution.time_limit import ExecutingTime
 from gateway.sdk.options import Retry
 from gateway.sdk.runtime import Context, executing
-from gateway.stores.base import run_log
 
 WATCH_AGAIN_S = 5.0  # after the run's own log could not be followed
 

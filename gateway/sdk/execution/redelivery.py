@@ -11,11 +11,11 @@ from contextlib import aclosing
 from typing import Any
 
 from gateway.errors import IllegalTransition
+from gateway.model.log import run_log
 from gateway.model.records import Position
 from gateway.model.runs import Run, iso_time
 from gateway.sdk.execution import interruption
 from gateway.sdk.runtime import Runtime
-from gateway.stores.base import run_log
 
 ANSWER_S = 5.0  # for a worker that is alive to say so
 LOST = "the worker that executed it was lost, and its queue brought it again"

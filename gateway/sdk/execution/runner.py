@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import IllegalTransition
+from gateway.model.log import RunQuery
 from gateway.model.runs import Run, may_retry_crash
 from gateway.sdk.execution import interruption
 from gateway.sdk.execution.cancellation import UNFINISHED
@@ -23,7 +24,7 @@ from gateway.sdk.execution.execution import Body, Execution
 from gateway.sdk.execution.heartbeat import is_node
 from gateway.sdk.options import ONCE, Retry
 from gateway.sdk.runtime import Context, Runtime, current_run, runtime
-from gateway.stores.base import RunQuery, Store, system_clock_ms
+from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.leases import SharedStore
 
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store

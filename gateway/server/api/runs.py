@@ -31,6 +31,7 @@ from gateway.errors import (
     TokenSpent,
 )
 from gateway.model.limits import LEAST_LISTED_RUNS, MAX_LISTED_RUNS, MAX_PAYLOAD_BYTES
+from gateway.model.log import RunQuery
 from gateway.model.records import RUN_STREAM, RunSet, StreamKey, check_run_id, shown
 from gateway.model.run_limits import check_tags
 from gateway.model.runs import Run, check_statuses
@@ -41,7 +42,7 @@ from gateway.sdk.tasks import find_task
 from gateway.sdk.values.encoding import describe
 from gateway.server.query_params import taking, whole_number
 from gateway.server.request_checks import refuse_secret_url
-from gateway.stores.base import RunQuery, Store
+from gateway.stores.base import Store
 
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES + (16 << 10)  # a payload and what is around it
 

@@ -24,6 +24,7 @@ from gateway._internal.counters import Counters
 from gateway.auth.permissions import Access, require
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.fanout.hub import Hub
+from gateway.model.log import Appended
 from gateway.model.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
 from gateway.protocol.authorization import require_read
 from gateway.server.durable_streams import headers
@@ -40,7 +41,7 @@ from gateway.server.durable_streams.writing import (
 )
 from gateway.server.ops.snapshot import LaggingReader
 from gateway.server.websocket.requests import find_run
-from gateway.stores.base import Appended, Store
+from gateway.stores.base import Store
 
 Answer = Callable[[Response | Awaitable[Response]], None]
 

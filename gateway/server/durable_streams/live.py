@@ -10,13 +10,13 @@ from typing import NamedTuple
 from gateway.fanout.hub import Hub
 from gateway.fanout.page_cache import FRAME_BYTES
 from gateway.fanout.record_cursor import RecordCursor, Records
+from gateway.model.log import Head
 from gateway.model.records import ORIGIN, Position, path_config
 from gateway.server.durable_streams.configuration import to_logical
 from gateway.server.durable_streams.errors import position_gone
 from gateway.server.durable_streams.path_streams import Paths
 from gateway.server.durable_streams.stream import Chunk, HttpStream
 from gateway.server.ops.snapshot import LaggingReader
-from gateway.stores.base import Head
 
 
 class Readers(set["LiveReader"]):

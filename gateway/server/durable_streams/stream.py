@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.errors import RunNotFound
+from gateway.model.log import Page
 from gateway.model.records import ORIGIN, EndReason, Position, StreamKey
 from gateway.server.durable_streams import bodies
 from gateway.server.durable_streams.configuration import Configuration, to_logical
 from gateway.server.durable_streams.errors import Refused, not_found, position_gone
-from gateway.stores.base import Page, Store
+from gateway.stores.base import Store
 
 JSON = "application/json"
 OF_A_RUN = Configuration("live", generation="run", content_type=JSON)

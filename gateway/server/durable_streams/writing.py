@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.errors import OutOfOrder, RealtimeError, StreamEnded, WriterFenced, WriterGap
+from gateway.model.log import Appended
 from gateway.model.records import EndReason, Position, Writer
 from gateway.sdk.values import input_schemas
 from gateway.server.durable_streams import bodies, headers
@@ -18,7 +19,7 @@ from gateway.server.durable_streams.errors import Refused, conflict, malformed
 from gateway.server.durable_streams.headers import Addition, Creation
 from gateway.server.durable_streams.path_streams import Paths
 from gateway.server.durable_streams.stream import JSON, HttpStream
-from gateway.stores.base import Appended, Done
+from gateway.stores.base import Done
 
 
 async def read_body(request: Request) -> bytes:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.errors import RealtimeError
+from gateway.model.log import RunQuery
 from gateway.sdk.execution.cancellation import UNFINISHED
 from gateway.sdk.execution.heartbeat import BEATS, Keeper
 from gateway.sdk.execution.recovery import settle
 from gateway.sdk.execution.runner import Tasks
 from gateway.sdk.execution.task_queues import has_lease
-from gateway.stores.base import RunQuery
 from gateway.stores.leases import Lapsed
 
 UNKNOWN_S = 600.0  # how long queued runs of a gateway that is gone wait for one with their task

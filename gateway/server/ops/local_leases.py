@@ -13,10 +13,11 @@ from collections import Counter
 
 from gateway.errors import RealtimeError
 from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.log import RunQuery
 from gateway.sdk.execution.cancellation import UNFINISHED
 from gateway.sdk.execution.runner import EMBEDDED_OWNER, mark_crashed
 from gateway.sdk.execution.task_queues import has_lease
-from gateway.stores.base import RunQuery, Store
+from gateway.stores.base import Store
 
 _log = logging.getLogger("realtime.leases")
 

@@ -18,8 +18,9 @@ from contextlib import aclosing
 from gateway.auth.permissions import Access
 from gateway.auth.revocations import Revocation, RevocationList
 from gateway.errors import InvalidValue, StoreUnavailable
+from gateway.model.log import Page
 from gateway.model.records import REVOCATIONS, Position
-from gateway.stores.base import Page, Store
+from gateway.stores.base import Store
 
 CHECK_S = 2.0  # a revocation is heard within twice this, even if the follow is deaf
 CHECK_DEADLINE_S = 5.0  # a store that answers no sooner is not to be relied on

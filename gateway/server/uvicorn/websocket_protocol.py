@@ -388,7 +388,7 @@ class DirectCrowd:
 
     @property
     def is_as_it_was(self) -> bool:
-        """See `gateway.fanout.group.Crowd`. What any connection does counts, which is seldom much."""
+        """See `gateway.fanout.group.Crowd`. A change of any connection counts; these are few."""
         return self._is_clear and self._changes == _changes.count
 
     def write(self, frames: bytes) -> None:

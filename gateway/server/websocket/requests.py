@@ -12,6 +12,7 @@ from msgspec import UNSET
 from gateway import protocol
 from gateway.auth.revocations import Revocation
 from gateway.errors import InvalidValue, RunNotFound
+from gateway.model.log import Page, RunQuery, RunState
 from gateway.model.records import (
     REVOCATIONS,
     RUN_STREAM,
@@ -27,7 +28,7 @@ from gateway.model.runs import Run
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.sdk.values import input_schemas
 from gateway.stores import base
-from gateway.stores.base import Done, Page, RunQuery, RunState, Store
+from gateway.stores.base import Done, Store
 
 
 async def find_run(store: Store, run_id: str) -> RunState | None:

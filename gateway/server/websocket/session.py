@@ -27,6 +27,7 @@ from gateway.auth.permissions import Access
 from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.fanout.hub import Hub
 from gateway.model.limits import Limits, arriving_bytes
+from gateway.model.log import Appended
 from gateway.protocol.authorization import read_key, require_read
 from gateway.protocol.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
 from gateway.protocol.connection import Connection
@@ -39,7 +40,7 @@ from gateway.server.websocket.backpressure import Flight, cost_of
 from gateway.server.websocket.outbound import Wire
 from gateway.server.websocket.requests import appended, begin_append, find_run, perform
 from gateway.server.websocket.subscriptions import Host, Subscriptions, Work
-from gateway.stores.base import Appended, Store
+from gateway.stores.base import Store
 
 CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
 LOT = 256  # frames that are judged in one pass of the event loop: about 3 ms

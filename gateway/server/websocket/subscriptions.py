@@ -20,6 +20,7 @@ from gateway.fanout.frame import Frame
 from gateway.fanout.group import PROMPT_S
 from gateway.fanout.hub import Hub
 from gateway.fanout.tail import Batch
+from gateway.model.log import Head, RunState, SetState, belongs_to_no_run
 from gateway.model.records import ORIGIN, Position
 from gateway.protocol import FromLast
 from gateway.protocol.commands import Command, Open, OpenSet
@@ -27,7 +28,7 @@ from gateway.protocol.connection import Connection
 from gateway.server.ops.snapshot import LaggingReader
 from gateway.server.uvicorn.websocket_protocol import DIRECT
 from gateway.server.websocket.outbound import Wire
-from gateway.stores.base import Head, RunState, SetState, Store, belongs_to_no_run
+from gateway.stores.base import Store
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 

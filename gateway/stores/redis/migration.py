@@ -8,9 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from gateway.errors import RunNotFound, StoreUnavailable
+from gateway.model.log import Head, belongs_to_no_run
 from gateway.model.records import Position, Record, StreamKey
 from gateway.model.runs import Run
-from gateway.stores.base import Head, belongs_to_no_run, system_clock_ms
+from gateway.stores.base import system_clock_ms
 from gateway.stores.idempotency import WriterState
 from gateway.stores.migration import Rest, Spent
 from gateway.stores.redis.store import RedisStore, index_of

@@ -25,8 +25,8 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunNotFound, StoreUnavailable
+from gateway.model.log import Page
 from gateway.model.records import ORIGIN, Position, StreamKey
-from gateway.stores.base import Page
 from gateway.stores.redis.pipeline import CONNECT_S, pack
 from gateway.stores.redis.topology import Servers
 

@@ -24,10 +24,11 @@ import orjson
 
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.model.limits import LISTED_FIELD_BYTES
+from gateway.model.log import SetState, run_log
 from gateway.model.patches import fold_change
 from gateway.model.records import ORIGIN, Position, RunSet, StreamKey
 from gateway.model.runs import Run
-from gateway.stores.base import SET_RECORDS, SetState, new_epoch, run_log, system_clock_ms
+from gateway.stores.base import SET_RECORDS, new_epoch, system_clock_ms
 from gateway.stores.redis.topology import BUCKETS, Servers, bucket_of
 from gateway.stores.reserved_logs import deletion_records, set_records, sets_of
 from gateway.stores.run_lists import (

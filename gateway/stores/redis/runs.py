@@ -14,19 +14,11 @@ from weakref import WeakValueDictionary
 import orjson
 
 from gateway.errors import RunExists, RunNotFound, StoreUnavailable, StreamEnded
+from gateway.model.log import Page, RunQuery, run_log
 from gateway.model.patches import Operation
 from gateway.model.records import Position, RunSet, StreamKey, Writer
 from gateway.model.runs import STATUSES, Run, change, iso_time, time_ms
-from gateway.stores.base import (
-    Page,
-    RunQuery,
-    encode_json,
-    end_of,
-    matches,
-    new_epoch,
-    run_log,
-    system_clock_ms,
-)
+from gateway.stores.base import encode_json, end_of, matches, new_epoch, system_clock_ms
 from gateway.stores.idempotency import WriterState, records_to_skip
 from gateway.stores.redis.run_sets import (
     LoadedRun,

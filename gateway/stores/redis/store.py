@@ -39,6 +39,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mappi
 from typing import Any, TypeVar
 
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable, StreamEnded
+from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState, belongs_to_no_run
 from gateway.model.patches import Operation
 from gateway.model.records import (
     ORIGIN,
@@ -53,20 +54,7 @@ from gateway.model.records import (
 from gateway.model.retention import KEEP_ALL, Retention, Swept
 from gateway.model.runs import Run, check_new_run
 from gateway.stores.append_tasks import Begun
-from gateway.stores.base import (
-    PAGE_BYTES,
-    Appended,
-    Done,
-    Hand,
-    Head,
-    Page,
-    RunQuery,
-    RunState,
-    SetState,
-    belongs_to_no_run,
-    new_epoch,
-    system_clock_ms,
-)
+from gateway.stores.base import PAGE_BYTES, Done, Hand, new_epoch, system_clock_ms
 from gateway.stores.idempotency import WriterState, check_order, records_to_skip
 from gateway.stores.leases import Lapsed
 from gateway.stores.paging import page_of, place

@@ -29,7 +29,7 @@ from gateway.errors import (
     ShuttingDown,
     from_wire,
 )
-from gateway.stores.base import Page
+from gateway.model.log import Page
 from gateway.stores.remote.pending import Call, Follow
 
 OPEN_TIMEOUT_S = 10.0

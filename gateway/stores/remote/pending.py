@@ -9,8 +9,8 @@ from typing import Any
 
 from gateway import protocol
 from gateway.errors import MalformedFrame, RealtimeError, RunNotFound, from_wire
+from gateway.model.log import Page
 from gateway.model.records import ORIGIN, Gap, Position, StreamKey
-from gateway.stores.base import Page
 
 # Per followed stream: received but not yet taken; over it the subscription pauses.
 FOLLOW_BYTES = 4 << 20

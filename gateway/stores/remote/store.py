@@ -31,22 +31,13 @@ from gateway.errors import (
     StoreUnavailable,
 )
 from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState
 from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Gap, Position, RunSet, StreamKey, Writer, split_source
 from gateway.model.retention import Swept
 from gateway.model.runs import Run
 from gateway.stores.append_tasks import Begun
-from gateway.stores.base import (
-    PAGE_BYTES,
-    Appended,
-    Done,
-    Hand,
-    Head,
-    Page,
-    RunQuery,
-    RunState,
-    SetState,
-)
+from gateway.stores.base import PAGE_BYTES, Done, Hand
 from gateway.stores.remote.connection import OPEN_TIMEOUT_S, Link, Peer, without_login
 from gateway.stores.remote.pending import Call, Follow
 from gateway.stores.run_lists import from_list

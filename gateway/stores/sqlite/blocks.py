@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway.model.log import Head, Page
 from gateway.model.records import EndReason, Position, Record, StreamKey
 from gateway.model.retention import Retention
-from gateway.stores.base import Head, Page
 from gateway.stores.idempotency import WriterState
 from gateway.stores.reserved_logs import is_announced, kept_records
 

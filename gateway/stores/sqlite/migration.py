@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 
+from gateway.model.log import Head
 from gateway.model.records import Position, Record, StreamKey
 from gateway.model.runs import Run
-from gateway.stores.base import Head
 from gateway.stores.idempotency import WriterState
 from gateway.stores.migration import Rest, Spent
 from gateway.stores.sqlite.store import SqliteStore

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.errors import RunNotFound
-from gateway.model.records import ORIGIN, Position, Record, RunSet, StreamKey
-from gateway.model.runs import STATUSES, Run
-from gateway.stores.base import (
+from gateway.model.log import (
     NO_RECORDS,
     Head,
     Page,
@@ -20,9 +18,11 @@ from gateway.stores.base import (
     RunState,
     SetState,
     belongs_to_no_run,
-    end_of,
     run_log,
 )
+from gateway.model.records import ORIGIN, Position, Record, RunSet, StreamKey
+from gateway.model.runs import STATUSES, Run
+from gateway.stores.base import end_of
 from gateway.stores.paging import page_of, place
 from gateway.stores.run_lists import ListedRun, decode_listed, in_list, that_fit
 from gateway.stores.sqlite.blocks import records_from

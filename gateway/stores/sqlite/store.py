@@ -18,23 +18,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from gateway._internal.private_folder import make_folder
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
+from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState
 from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
 from gateway.model.retention import KEEP_ALL, Retention, Swept
 from gateway.model.runs import Run, check_new_run
-from gateway.stores.base import (
-    PAGE_BYTES,
-    Appended,
-    Done,
-    Hand,
-    Head,
-    Page,
-    RunQuery,
-    RunState,
-    SetState,
-    system_clock_ms,
-)
+from gateway.stores.base import PAGE_BYTES, Done, Hand, system_clock_ms
 from gateway.stores.change_notifier import Growth
 from gateway.stores.reserved_logs import check_path_log
 from gateway.stores.sqlite import errors, queries, schema
@@ -42,7 +33,6 @@ from gateway.stores.sqlite import retention as sqlite_retention
 from gateway.stores.sqlite.blocks import Grown
 from gateway.stores.sqlite.errors import DAMAGED, explained, is_full, is_the_files
 from gateway.stores.sqlite.file_lock import SqliteLock
-from gateway.stores.sqlite.folder import make_folder
 from gateway.stores.sqlite.incarnation import Incarnation
 from gateway.stores.sqlite.transactions import Transactions
 from gateway.stores.tail_cache import Tails

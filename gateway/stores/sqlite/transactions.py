@@ -12,6 +12,7 @@ import orjson
 
 from gateway.errors import RunExists, StoreUnavailable, StreamEnded
 from gateway.model.limits import LISTED_FIELD_BYTES
+from gateway.model.log import Appended, belongs_to_no_run, is_set_log, run_log
 from gateway.model.patches import Operation
 from gateway.model.records import (
     ORIGIN,
@@ -25,15 +26,7 @@ from gateway.model.records import (
 )
 from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention
 from gateway.model.runs import Run, change, iso_time
-from gateway.stores.base import (
-    Appended,
-    belongs_to_no_run,
-    encode_json,
-    end_of,
-    is_set_log,
-    new_epoch,
-    run_log,
-)
+from gateway.stores.base import encode_json, end_of, new_epoch
 from gateway.stores.idempotency import (
     WriterState,
     check_order,
