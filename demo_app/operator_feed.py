@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gateway import current_run, streams, task
+from gateway import current_run, runs, streams, task
 from gateway.errors import RunNotFound
-from gateway.model import runs
 from gateway.model.records import StreamKey
 from gateway.server.app import Gateway
 from gateway.server.ops.endpoints import is_local
-from gateway.server.ops.snapshot import Figures, LaggingReader
+from gateway.server.ops.snapshot import LaggingReader, Snapshot
 
 SAMPLE_INTERVAL_S = 1.0
 IDLE_TIMEOUT_S = 30.0  # without a reader
@@ -141,7 +140,7 @@ class RateTracker:
         self._remember(now, at_s)
         return result
 
-    def _rates(self, now: Figures, elapsed_s: float) -> list[StreamRow]:
+    def _rates(self, now: Snapshot, elapsed_s: float) -> list[StreamRow]:
         rows = [
             StreamRow(
                 _short(each.key.run_id),

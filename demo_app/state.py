@@ -11,9 +11,8 @@ from reflex.event import EventSpec
 from demo_app.census import sources
 from demo_app.streams import decision, stop
 from demo_app.tasks import MAX_QUESTION_CHARACTERS, ask, deliver, take_census
-from gateway import Run, tokens
+from gateway import Run, runs, tokens
 from gateway.errors import RealtimeError
-from gateway.model import runs
 
 TOKEN_TTL_S = 3600.0
 

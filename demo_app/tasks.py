@@ -14,10 +14,9 @@ from demo_app.census import reader, sources
 from demo_app.census.reader import Totals, WorkerReport
 from demo_app.census.totals import Census
 from demo_app.streams import answer, decision, events, progress, stop, summary
-from gateway import Retry, current_run, metadata, task
-from gateway.model import runs
+from gateway import Retry, current_run, metadata, runs, task
 from gateway.sdk.parts import PART, ErrorPart, Finish, Part, TextDelta
-from gateway.sdk.runtime import Context
+from gateway.sdk.runtime import RunContext
 
 MAX_WORKERS = 8
 PARCEL_S = 0.4  # slow enough to see each step on the page
@@ -157,7 +156,7 @@ class _SummaryPublisher:
         return self._clock_s() - self._started_s
 
 
-def _run() -> Context:
+def _run() -> RunContext:
     run = current_run()
     assert run is not None, "there is no current run"
     return run

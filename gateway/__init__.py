@@ -1,50 +1,21 @@
 """Realtime Streams: durable, typed streams from Python tasks to any frontend.
 
-What a user imports is listed in `__all__`. The modules, in the order in which the data flows:
+What a user imports is listed in `__all__`. The rooms, in the order in which they may import: each
+from those above it only.
 
-    errors       every error: code, HTTP status, close code, retryable
-    extras       names the extra that brings a package which is not installed
-    records      StreamKey, Record, Position: frozen values
-    limits       what a client must stay below
-    untrusted    which JSON is accepted from outside
-    visitors     where a connection comes from
-    admission    who may open one more connection
-    counters     what a gateway counts
-    tracing      spans of OpenTelemetry
-    patches      merge patches, and operations on metadata
-    run_limits   which values a run may hold
-    runs         Run, its statuses and the table of transitions
-    access       what a token says, and what a scope allows
-    claims       which claims a token may have
-    keys         the key ring: which key signs, which verify
-    revocations  which tokens are good no more
-    verification reads a token; the clock is an argument
-    tokens       mint scoped tokens, make lesser ones of them, revoke them
-    protocol/    WebSocket frames as values (PROTOCOL.md says what they mean)
-    stores/      base (the contract), memory, sqlite, redis, remote
-    signals      an event for one waiter
-    budget       one amount of memory for all rings
-    turns        few at once of what takes long
-    asking       one question for many
-    frame        a frame that many readers get
-    pages        what readers that lag read, once for all of them
-    cohorts      readers at one tail that are handed the same bytes
-    tail         the live end of a stream, and its recent records
-    cursor       a reader's place on a tail
-    hub          how readers share the live streams
-    record_cursor  a cursor that gives records instead of frames
-    authorization  which scope a frame needs
-    commands     what a connection asks its carrier to do
-    bearer       who a connection's client is, by its tokens
-    lifetime     how long a connection may stay
-    subscriptions  what a connection follows, with which tokens, and when these run out
-    connection   one connection's state machine
-    settings     environment to frozen settings
-    key_files    settings to a key ring
-    sdk/         streams, tasks, metadata, wait, runs: what tasks and backends call
-    web/         the Starlette application
-    integrations/  one file a library, imported only when used
-    cli/         the `realtime` command
+    errors         every error: code, HTTP status, close code, retryable
+    _internal/     concurrency, memory, counters, tracing
+    model/         values: records, positions, runs, patches, limits
+    settings       the environment as frozen settings
+    auth/          scopes, keys, verification of tokens
+    tokens         mint, attenuate and revoke access tokens
+    protocol/      WebSocket frames and a connection's state machine (PROTOCOL.md)
+    stores/        the log: memory, SQLite, Redis, a gateway elsewhere
+    fanout/        from a log to many subscribers
+    sdk/           what tasks and backends call; executes runs
+    server/        the Starlette application
+    integrations/  one file or folder for each library, imported only when used
+    cli/           the `realtime` command
 """
 
 from __future__ import annotations

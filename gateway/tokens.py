@@ -25,8 +25,8 @@ from gateway.auth.keys import KeyRing, check_secret, key_id
 from gateway.auth.permissions import (
     DEFAULT_PAYLOAD_BYTES,
     MAX_TTL_S,
-    Access,
-    Share,
+    ParentUses,
+    Permissions,
     TriggerGrant,
     check_scope,
     covers,
@@ -45,7 +45,7 @@ from gateway.model.records import shown
 
 __all__ = [
     "MAX_TTL_S",
-    "Access",
+    "Permissions",
     "Revocation",
     "TriggerGrant",
     "attenuate",
@@ -281,13 +281,13 @@ def attenuate(
     return _sign(claims, ring)
 
 
-def _check_parent(parent: Access) -> Access:
+def _check_parent(parent: Permissions) -> Permissions:
     if len(parent.ancestors) >= MAX_ANCESTORS:
         raise InvalidValue(f"the token is the {MAX_ANCESTORS}th that was made from another")
     return parent
 
 
-def _lesser_scopes(parent: Access, scopes: Sequence[str] | None) -> Sequence[str]:
+def _lesser_scopes(parent: Permissions, scopes: Sequence[str] | None) -> Sequence[str]:
     if scopes is None:
         return sorted(parent.scopes)
     for scope in [] if isinstance(scopes, str) else scopes:
@@ -296,13 +296,13 @@ def _lesser_scopes(parent: Access, scopes: Sequence[str] | None) -> Sequence[str
     return scopes
 
 
-def _lesser_life_s(parent: Access, ttl_s: float | None, now_s: float) -> float:
+def _lesser_life_s(parent: Permissions, ttl_s: float | None, now_s: float) -> float:
     left_s = min(parent.expires_at_s - now_s, MAX_TTL_S)
     return left_s if ttl_s is None else min(ttl_s, left_s)
 
 
 def _lesser_grant(
-    parent: Access, uses: int | None, tags: tuple[str, ...], max_payload_bytes: int | None
+    parent: Permissions, uses: int | None, tags: tuple[str, ...], max_payload_bytes: int | None
 ) -> TriggerGrant | None:
     held = parent.grant
     if held is None and uses is None and not tags and max_payload_bytes is None:
@@ -314,7 +314,7 @@ def _lesser_grant(
         raise Forbidden(f"the token sets the tags {', '.join(held.tags)} and no others")
     shares = held.shares
     if held.uses is not None:
-        shares = (*shares, Share(parent.id, held.uses, parent.expires_at_s))
+        shares = (*shares, ParentUses(parent.id, held.uses, parent.expires_at_s))
     asked = [limit for limit in (uses, held.uses) if limit is not None]
     limit = min(max_payload_bytes, held.max_payload_bytes)
     return TriggerGrant(min(asked, default=None), tags or held.tags, limit, shares)

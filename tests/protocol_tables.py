@@ -8,11 +8,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import gateway
 from gateway.errors import on_the_wire
 from gateway.model import limits
 from gateway.model.runs import _FIXED_FIELDS, FINAL_STATUSES, STATUSES, TRANSITIONS, Run
 
-PROTOCOL = Path(limits.__file__).with_name("PROTOCOL.md")
+PROTOCOL = Path(gateway.__file__).with_name("PROTOCOL.md")
 
 
 def value_limits() -> str:

@@ -23,9 +23,9 @@ from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.runtime import Runtime, installed
 from gateway.sdk.session import opened
 from gateway.server.app import create_app
-from gateway.server.serve import Straight, configure
+from gateway.server.serve import FastPathRouter, configure
 from gateway.server.uvicorn.sockets import listen
-from gateway.server.uvicorn.websocket_protocol import DirectProtocol
+from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol
 from gateway.settings import Settings
 from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.memory import MemoryStore
@@ -199,15 +199,15 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    store: str = "memory:", *, protocol=DirectProtocol, **settings
+    store: str = "memory:", *, protocol=DirectWebSocketProtocol, **settings
 ) -> AsyncIterator[Serving]:
     """Serve a gateway on a free port of this machine, with uvicorn's `protocol` for WebSockets."""
     settings = {"secret_key": SECRET} | settings
     app = create_app(Settings(store=store, **settings))
     listening = free_socket()
-    is_ours = protocol is DirectProtocol
+    is_ours = protocol is DirectWebSocketProtocol
     config = configure(
-        Straight(app, app.state.gateway) if is_ours else app,
+        FastPathRouter(app, app.state.gateway) if is_ours else app,
         app.state.gateway.settings,
         log_level="error",
         lifespan="on",

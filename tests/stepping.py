@@ -16,13 +16,13 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from gateway._internal.counters import Counters
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.fanout.hub import Hub
 from gateway.model.limits import Limits
-from gateway.server.ops.local_leases import Leases
+from gateway.server.ops.local_leases import LocalLeases
 from gateway.server.uvicorn.websocket_protocol import EXTENSION
-from gateway.server.websocket.session import Carrier
-from gateway.stores.redis.notifications import DEAF_S, Bell
+from gateway.server.websocket.session import WebSocketSession
+from gateway.stores.redis.notifications import DEAF_S, Notifications
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite.store import SqliteStore
 
@@ -136,7 +136,7 @@ class CountedRedis(RedisStore):
             self._bell.beat_once()
 
 
-class _CountedBell(Bell):
+class _CountedBell(Notifications):
     unheard = 0  # beats, and answers to what was subscribed and unsubscribed
     is_subscribed = False  # what was published before is not heard
 
@@ -262,13 +262,13 @@ class Wired:
 
     async def _serve(self, websocket: WebSocket, store: Any, hub: Hub) -> None:
         await websocket.accept()
-        carrier = Carrier(
+        carrier = WebSocketSession(
             websocket,
             store=store,
             hub=hub,
             verify=_verify,
             limits=Limits(send_s=1e9),  # a stalled client of these tests comes back
-            leases=Leases(store),
+            leases=LocalLeases(store),
             counters=Counters(),
             clock_s=self._loop.clock_s,
         )
@@ -292,6 +292,6 @@ class Wired:
         self._loop.run_until_complete(self._task)
 
 
-def _verify(_token: object, _now_s: float) -> Access:
+def _verify(_token: object, _now_s: float) -> Permissions:
     scopes = frozenset({"read:runs:*", "write:runs:*"})
-    return Access(scopes, expires_at_s=float("inf"), subject="", id="t")
+    return Permissions(scopes, expires_at_s=float("inf"), subject="", id="t")

@@ -4,12 +4,12 @@ from hypothesis import strategies as st
 
 from gateway.errors import TooManyConnections
 from gateway.model.limits import Limits
-from gateway.server.connection_limits import MAX_RETRY_S, Admission, Bucket
+from gateway.server.connection_limits import MAX_RETRY_S, ConnectionLimits, TokenBucket
 from gateway.server.ops.drain import BATCH, MAX_BACK_S, farewells
 
 
 def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second():
-    bucket = Bucket(5, 100.0)
+    bucket = TokenBucket(5, 100.0)
     assert [bucket.take(100.0) for _ in range(10)] == [0.0] * 10
     assert bucket.take(100.0) > 0
     assert [bucket.take(101.0) for _ in range(5)] == [0.0] * 5
@@ -17,7 +17,7 @@ def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second():
 
 
 def test_those_who_come_too_early_are_told_different_times():
-    bucket = Bucket(10, 0.0)
+    bucket = TokenBucket(10, 0.0)
     for _ in range(20):
         bucket.take(0.0)
     waits = [bucket.take(0.0) for _ in range(30)]
@@ -27,7 +27,7 @@ def test_those_who_come_too_early_are_told_different_times():
 
 @given(st.lists(st.floats(0, 3), max_size=200))
 def test_a_bucket_never_lets_more_in_than_its_rate(pauses):
-    bucket, now_s, let_in = Bucket(4, 0.0), 0.0, 0
+    bucket, now_s, let_in = TokenBucket(4, 0.0), 0.0, 0
     for pause_s in pauses:
         now_s += pause_s
         let_in += bucket.take(now_s) == 0
@@ -35,7 +35,7 @@ def test_a_bucket_never_lets_more_in_than_its_rate(pauses):
 
 
 def test_an_address_has_a_number_of_connections():
-    admission = Admission(Limits(address_connections=2), 0.0)
+    admission = ConnectionLimits(Limits(address_connections=2), 0.0)
     admission.accept("198.51.100.1", 0.0)
     admission.accept("198.51.100.1", 0.0)
     with pytest.raises(TooManyConnections, match=r"198\.51\.100\.1 has 2 .*limit is 2") as caught:
@@ -47,7 +47,7 @@ def test_an_address_has_a_number_of_connections():
 
 
 def test_what_has_no_address_is_not_counted():
-    admission = Admission(Limits(address_connections=1), 0.0)
+    admission = ConnectionLimits(Limits(address_connections=1), 0.0)
     for _ in range(5):
         admission.accept("", 0.0)
     admission.leave("", [])
@@ -55,7 +55,7 @@ def test_what_has_no_address_is_not_counted():
 
 
 def test_a_subject_has_a_number_of_connections():
-    admission = Admission(Limits(subject_connections=1), 0.0)
+    admission = ConnectionLimits(Limits(subject_connections=1), 0.0)
     admission.admit("ann")
     admission.admit("bob")
     with pytest.raises(TooManyConnections, match="subject 'ann' has 1 connections; the limit is 1"):

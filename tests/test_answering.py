@@ -15,7 +15,7 @@ from gateway import tokens
 from gateway.model.records import REVOCATIONS, path_data
 from gateway.server.durable_streams import DurableStreams
 from gateway.server.uvicorn import fast_append
-from gateway.server.uvicorn.fast_append import AnsweringProtocol
+from gateway.server.uvicorn.fast_append import FastAppendProtocol
 from gateway.server.uvicorn.request_head import read_head
 from tests.serving import DEADLINE_S, new_run, serving, token_for, until
 
@@ -98,13 +98,13 @@ async def gateway(request, tmp_path):
 @pytest.fixture
 def taken(monkeypatch):
     """List the requests that were read past h11."""
-    found, answer = [], AnsweringProtocol._answer
+    found, answer = [], FastAppendProtocol._answer
 
     def answering(protocol, head, body):
         found.append(body)
         answer(protocol, head, body)
 
-    monkeypatch.setattr(AnsweringProtocol, "_answer", fast_append)
+    monkeypatch.setattr(FastAppendProtocol, "_answer", fast_append)
     return found
 
 
@@ -624,9 +624,9 @@ async def answered(*messages, fails=False):
         if fails:
             raise ValueError("a fault of the application")
 
-    config = uvicorn.Config(app, http=AnsweringProtocol, log_config=None, proxy_headers=False)
+    config = uvicorn.Config(app, http=FastAppendProtocol, log_config=None, proxy_headers=False)
     config.load()
-    protocol = AnsweringProtocol(config=config, server_state=ServerState(), app_state={})
+    protocol = FastAppendProtocol(config=config, server_state=ServerState(), app_state={})
     transport = Transport()
     protocol.connection_made(transport)
     protocol.data_received(post(token="x"))

@@ -23,9 +23,9 @@ from serving import SECRET, new_run, serving, token_for, until
 
 from gateway.model.limits import Limits
 from gateway.server.uvicorn import unauthenticated_memory
-from gateway.server.uvicorn.http_protocol import CuttingProtocol
-from gateway.server.uvicorn.unauthenticated_memory import Share
-from gateway.server.uvicorn.websocket_protocol import DirectProtocol
+from gateway.server.uvicorn.http_protocol import AbortableHttpProtocol
+from gateway.server.uvicorn.unauthenticated_memory import BufferShare
+from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol
 
 LIMITS = Limits(frame_bytes=5000, record_bytes=30_000, data_frame_bytes=40_000)
 
@@ -38,7 +38,7 @@ async def gateway():
 
 def protocols(gateway):
     connections = gateway.server.server_state.connections
-    return [each for each in connections if isinstance(each, DirectProtocol)]
+    return [each for each in connections if isinstance(each, DirectWebSocketProtocol)]
 
 
 async def close_of(reader) -> tuple[int, str]:
@@ -169,7 +169,7 @@ async def test_only_the_latest_ping_is_answered_to_a_client_that_took_nothing(ga
 
 
 def test_a_share_counts_what_is_over_the_free_bytes_until_it_ends():
-    share = Share(100)
+    share = BufferShare(100)
     assert share.hold(100) and unauthenticated_memory._held.bytes == 0
     assert share.hold(101) and unauthenticated_memory._held.bytes == 101
     assert not share.hold(unauthenticated_memory.MAX_BYTES + 1)
@@ -225,7 +225,7 @@ async def test_a_token_anywhere_in_the_query_is_refused_and_not_repeated(gateway
 
 
 async def test_a_request_that_begins_after_another_has_a_deadline_too(monkeypatch):
-    monkeypatch.setattr(CuttingProtocol, "request_s", 0.1)
+    monkeypatch.setattr(AbortableHttpProtocol, "request_s", 0.1)
     async with serving() as gateway, connected(gateway.port) as (reader, writer):
         await push(writer, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
@@ -248,7 +248,7 @@ async def test_a_body_that_breaks_off_into_nonsense_under_its_answer_ends_the_co
 
 @pytest.mark.parametrize("path", ["/v1/tokens", "/v1/stream/a", "/v1/events"])
 async def test_a_body_that_does_not_come_has_a_deadline(monkeypatch, path):
-    monkeypatch.setattr(CuttingProtocol, "body_s", 0.1)
+    monkeypatch.setattr(AbortableHttpProtocol, "body_s", 0.1)
     request = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n"
     request += "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     async with serving() as gateway, connected(gateway.port) as (reader, writer):
@@ -281,7 +281,7 @@ async def test_a_client_that_goes_in_the_middle_of_its_body_is_no_fault_in_the_l
 
 
 async def test_a_body_that_has_come_frees_its_connection_of_the_deadline(monkeypatch):
-    monkeypatch.setattr(CuttingProtocol, "body_s", 0.1)
+    monkeypatch.setattr(AbortableHttpProtocol, "body_s", 0.1)
     async with serving() as gateway, connected(gateway.port) as (reader, writer):
         request = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(HELLO)
         await push(writer, request, HELLO[:9])
@@ -294,8 +294,10 @@ async def test_a_body_that_has_come_frees_its_connection_of_the_deadline(monkeyp
 
 
 async def test_of_too_many_silent_connections_the_oldest_are_cut_off(monkeypatch):
-    monkeypatch.setattr(CuttingProtocol, "silent_connections", 2)
-    monkeypatch.setattr(CuttingProtocol, "request_s", 300.0)  # so that no deadline cuts them off
+    monkeypatch.setattr(AbortableHttpProtocol, "silent_connections", 2)
+    monkeypatch.setattr(
+        AbortableHttpProtocol, "request_s", 300.0
+    )  # so that no deadline cuts them off
     async with (
         serving() as gateway,
         connected(gateway.port) as (first, _),

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from serving import until
 
-from gateway._internal.single_flight import Asking
+from gateway._internal.single_flight import SingleFlight
 from gateway.errors import StoreUnavailable
 
 
@@ -34,7 +34,7 @@ class Answers:
 
 async def test_those_who_come_before_it_is_asked_share_the_answer_and_others_get_the_next():
     answers = Answers()
-    asking = Asking(answers)
+    asking = SingleFlight(answers)
     first = [asyncio.create_task(asking.about("a")) for _ in range(3)]
     await until(lambda: answers.waiting)
     late = [asyncio.create_task(asking.about("a")) for _ in range(4)]
@@ -52,7 +52,7 @@ async def test_those_who_come_before_it_is_asked_share_the_answer_and_others_get
 
 async def test_who_is_cancelled_takes_the_answer_from_nobody():
     answers = Answers()
-    asking = Asking(answers)
+    asking = SingleFlight(answers)
     first, second = [asyncio.create_task(asking.about("a")) for _ in range(2)]
     await until(lambda: answers.waiting)
     first.cancel()
@@ -64,7 +64,7 @@ async def test_who_is_cancelled_takes_the_answer_from_nobody():
 async def test_a_failure_is_told_to_all_who_share_it_and_to_nobody_after():
     answers = Answers()
     answers.failure = StoreUnavailable("gone")
-    asking = Asking(answers)
+    asking = SingleFlight(answers)
     first = [asyncio.create_task(asking.about("a")) for _ in range(2)]
     await answers.let_go()
     for each in await asyncio.gather(*first, return_exceptions=True):
@@ -78,7 +78,7 @@ async def test_a_failure_is_told_to_all_who_share_it_and_to_nobody_after():
 async def test_a_failure_that_nobody_waits_for_is_no_trouble():
     answers = Answers()
     answers.failure = StoreUnavailable("gone")
-    asking = Asking(answers)
+    asking = SingleFlight(answers)
     task = asyncio.create_task(asking.about("a"))
     await until(lambda: answers.waiting)
     task.cancel()

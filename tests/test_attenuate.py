@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving import serving
 
 from gateway import task, tokens
-from gateway.auth.permissions import Access, Share, TriggerGrant, check_scope, covers
+from gateway.auth.permissions import ParentUses, Permissions, TriggerGrant, check_scope, covers
 from gateway.errors import Forbidden, InvalidToken, InvalidValue, TokenExpired
 from gateway.model.records import RUN_STREAM, RunSet, StreamKey
 from gateway.tokens import MAX_ANCESTORS, attenuate, mint, mint_trigger, verify
@@ -91,7 +91,7 @@ sets = [RunSet("tag", "x"), RunSet("batch", "x"), RunSet("parent", "run_1")]
 
 
 def allowed(scope):
-    access = Access(frozenset([scope]), NOW_S)
+    access = Permissions(frozenset([scope]), NOW_S)
     return {
         *(("read", key) for key in keys if access.may_read(key)),
         *(("tagged", key) for key in keys if access.may_read(key, ["x"], "x")),
@@ -185,7 +185,7 @@ def trigger_token(**more):
 def test_a_grant_only_shrinks():
     token = trigger_token(uses=3, tags=["x"], max_payload_bytes=100)
     held = read(token)
-    share = Share(held.id, 3, held.expires_at_s)
+    share = ParentUses(held.id, 3, held.expires_at_s)
     assert read(child(token)).grant == TriggerGrant(3, ("x",), 100, (share,))
     smaller = child(token, uses=2, max_payload_bytes=50, tags=["x"])
     assert read(smaller).grant == TriggerGrant(2, ("x",), 50, (share,))
@@ -193,7 +193,7 @@ def test_a_grant_only_shrinks():
     assert read(larger).grant == TriggerGrant(3, ("x",), 100, (share,))
     with pytest.raises(Forbidden, match="sets the tags x"):
         child(token, tags=["y"])
-    second = Share(read(smaller).id, 2, held.expires_at_s)
+    second = ParentUses(read(smaller).id, 2, held.expires_at_s)
     assert read(child(smaller)).grant == TriggerGrant(2, ("x",), 50, (share, second))
     for wrong in ({"uses": 0}, {"max_payload_bytes": 0}):
         with pytest.raises(InvalidValue, match="at least 1"):

@@ -13,9 +13,8 @@ from contextlib import aclosing, closing
 import pytest
 from serving import SECRET, environment, gateway_process, new_run, worker_token
 
-from gateway import connect
+from gateway import connect, runs
 from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable, WriterGap
-from gateway.model import runs
 from gateway.model.log import RunQuery
 from gateway.model.patches import Operation
 from gateway.model.records import Position, RunSet, StreamKey, Writer

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from needs import bulk_writes
 
 from gateway.server.uvicorn import bulk_write as module
-from gateway.server.uvicorn.bulk_write import AT_ONCE, Bulk, bulk
+from gateway.server.uvicorn.bulk_write import AT_ONCE, BulkWriter, bulk
 
 pytestmark = bulk_writes()
 
@@ -52,7 +52,7 @@ def taken_from(there):
 @pytest.mark.parametrize("count", [1, 2, AT_ONCE, AT_ONCE + 1])
 def test_each_socket_gets_all_bytes_once(count):
     with pairs(count) as made:
-        assert list(Bulk().write(numbers(made), b"some bytes")) == []
+        assert list(BulkWriter().write(numbers(made), b"some bytes")) == []
         assert [taken_from(there) for _, there in made] == [b"some bytes"] * count
 
 
@@ -63,7 +63,7 @@ def test_a_socket_that_is_full_says_how_much_it_took_and_the_others_get_all():
         got = [b""] * 20
         rest = dict.fromkeys(range(20), b"")
         for _ in range(5):
-            left = {which: taken for which, taken in Bulk().write(numbers(made), data)}
+            left = {which: taken for which, taken in BulkWriter().write(numbers(made), data)}
             for index, (here, there) in enumerate(made):
                 rest[index] = data[left.get(index, len(data)) :]
                 assert index in left or not rest[index]
@@ -78,7 +78,7 @@ def test_a_socket_that_is_full_says_how_much_it_took_and_the_others_get_all():
 def test_a_socket_whose_client_has_gone_is_told_and_the_others_get_all():
     with pairs(5) as made:
         made[2][1].close()
-        assert list(Bulk().write(numbers(made), b"bytes")) == [(2, 0)]
+        assert list(BulkWriter().write(numbers(made), b"bytes")) == [(2, 0)]
         assert [taken_from(there) for which, (_, there) in enumerate(made) if which != 2] == [
             b"bytes"
         ] * 4
@@ -89,7 +89,7 @@ def test_what_is_no_descriptor_is_told_and_nobody_is_written_to_twice(bad):
     with pairs(5) as made:
         sockets = numbers(made)
         sockets[bad] = 1 << 20
-        left = {which for which, _ in Bulk().write(sockets, b"bytes")}
+        left = {which for which, _ in BulkWriter().write(sockets, b"bytes")}
         assert bad in left
         for which, (_, there) in enumerate(made):
             assert taken_from(there) == (b"" if which in left else b"bytes")
@@ -101,7 +101,7 @@ def test_what_is_no_descriptor_is_told_and_nobody_is_written_to_twice(bad):
 )
 @settings(max_examples=60, deadline=None)
 def test_whatever_clients_take_nothing_is_lost_repeated_or_reordered(messages, paces):
-    one = Bulk()
+    one = BulkWriter()
     with pairs(4, buffer=4096) as made:
         waiting = [b""] * 4  # as a transport holds it
         got = [b""] * 4
@@ -161,10 +161,10 @@ def test_a_system_that_does_not_do_it_has_none(monkeypatch, code):
     def refused(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Bulk, "_call", refused)
-    assert module._Bulks().mine is None
+    monkeypatch.setattr(BulkWriter, "_call", refused)
+    assert module._ThreadLocalWriter().mine is None
 
 
 def test_a_system_where_writes_do_not_arrive_has_none(monkeypatch):
-    monkeypatch.setattr(Bulk, "_submit", lambda *_: 0)
-    assert module._Bulks().mine is None
+    monkeypatch.setattr(BulkWriter, "_submit", lambda *_: 0)
+    assert module._ThreadLocalWriter().mine is None

@@ -7,9 +7,8 @@ import time
 import pytest
 from serving import DEADLINE_S, gateway_process, until, worker_token, working
 
-from gateway import current_run, metadata, streams, task
+from gateway import current_run, metadata, runs, streams, task
 from gateway.errors import FrameTooLarge, RunCanceled, StreamIncomplete
-from gateway.model import runs
 from gateway.model.log import RunQuery
 from gateway.sdk.loops.bridge import run_in_loop
 from gateway.stores.memory import MemoryStore

@@ -8,7 +8,7 @@ import pytest
 from commanding import going, realtime
 from serving import DEADLINE_S, SECRET, gateway_process, serving
 
-from gateway.cli._target import Reach
+from gateway.cli._target import Target
 from gateway.cli.bench import Counted, percentiles
 from gateway.cli.doctor import network_checks
 from gateway.cli.doctor.network_checks import check_clock
@@ -161,7 +161,7 @@ async def test_a_proxy_that_gathers_events_is_found(gateway, monkeypatch):
         finally:
             up_writer.close()
 
-    reach = Reach(Settings(url=gateway.url, secret_key=SECRET))
+    reach = Target(Settings(url=gateway.url, secret_key=SECRET))
     async with proxy_that(gather) as url:
         checks = await network_checks.check_public(reach, url, None)
     (found,) = [check for check in checks if check.verdict == "wrong"]
@@ -180,7 +180,7 @@ async def _pump(reader, writer):
 
 async def test_a_clock_that_is_off_is_found(tmp_path):
     with gateway_process("memory:", tmp_path) as process:
-        reach = Reach(Settings(url=process.url, secret_key=SECRET))
+        reach = Target(Settings(url=process.url, secret_key=SECRET))
         for skew_s, verdict in ((0, "ok"), (60, "note"), (-600, "wrong")):
             (check,) = await check_clock(reach, lambda ahead_s=skew_s: time.time() + ahead_s)
             assert check.verdict == verdict, check.what

@@ -9,7 +9,7 @@ from commanding import going, realtime
 from serving import SECRET, new_run, serving, token_for
 
 from gateway import __version__, task, tokens
-from gateway.cli.runs_watch import Held
+from gateway.cli.runs_watch import RunTable
 from gateway.model.records import Record, RunSet
 from gateway.sdk.revocation import keep_revocation
 
@@ -75,7 +75,7 @@ async def test_watch_tells_each_change_until_ctrl_c(gateway, which):
 
 def test_a_watched_set_keeps_to_its_limit_and_drops_who_leaves():
     runs = [new_run(tags=["x"]) for _ in range(3)]
-    held = Held(RunSet("tag", "x"), 2, runs[:2])
+    held = RunTable(RunSet("tag", "x"), 2, runs[:2])
 
     def change(**fields):
         return held.take([Record(0, 0, None, json.dumps(fields).encode())])

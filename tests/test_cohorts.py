@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.fanout.group import Cohort, Kind, Way
+from gateway.fanout.group import BroadcastGroup, GroupKey, WireFormat
 from gateway.model.records import Position
 
 EPOCH = "0" * 16
@@ -124,12 +124,12 @@ class Crowd:
             each.write(frames)
 
 
-WAY = Way(lambda text: text.encode() + b" ", Crowd)
+WAY = WireFormat(lambda text: text.encode() + b" ", Crowd)
 
 
 def cohort_of(tail, loop, throttle_s=0.0):
     gone = []
-    return Cohort(tail, Kind(1, frozenset(), throttle_s, WAY), loop, gone.append), gone
+    return BroadcastGroup(tail, GroupKey(1, frozenset(), throttle_s, WAY), loop, gone.append), gone
 
 
 def test_all_members_get_the_same_bytes_once():

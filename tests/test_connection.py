@@ -14,7 +14,16 @@ from gateway.model.log import RunState, SetState
 from gateway.model.records import Position, RunSet, StreamKey
 from gateway.model.runs import Run
 from gateway.protocol import FromLast, Pong, encode
-from gateway.protocol.commands import Close, Open, OpenSet, Own, Perform, Send, Skip, Stop
+from gateway.protocol.commands import (
+    Close,
+    ExcludeFields,
+    Execute,
+    Open,
+    OpenSet,
+    RegisterOwner,
+    Send,
+    Stop,
+)
 from gateway.protocol.connection import Connection
 
 SECRET = "a secret of the tests that is long enough"
@@ -178,7 +187,7 @@ def test_a_bad_token_in_hello_closes(bad, code):
 
 def test_a_worker_names_itself_with_a_token_that_may_change_every_run():
     commands = say(new(), type="hello", protocol=1, owner="worker_1", token=token("write:runs:*"))
-    assert commands[0] == Own("worker_1")
+    assert commands[0] == RegisterOwner("worker_1")
     assert frames(commands)[0]["type"] == "welcome"
 
 
@@ -218,17 +227,17 @@ def test_a_closed_connection_does_nothing(frame):
 def test_a_request_is_performed_and_answered(frame):
     connection = ready("read:runs:*", "write:runs:*")
     (command,) = say(connection, **frame)
-    assert isinstance(command, Perform)
+    assert isinstance(command, Execute)
     assert command.request.id == 1
     assert connection.answered(1, Pong()) == [Send(encode(Pong()))]
     (again,) = say(connection, **frame)  # the id is free once more
-    assert isinstance(again, Perform)
+    assert isinstance(again, Execute)
     assert error_of(connection.failed(1, RunNotFound("there is no run run_a"))) == (
         "run_not_found",
         1,
     )
     (again,) = say(connection, **frame)
-    assert isinstance(again, Perform)
+    assert isinstance(again, Execute)
 
 
 @pytest.mark.parametrize("frame", REQUESTS, **by_type)
@@ -318,7 +327,7 @@ def test_the_limits_are_stated_with_the_number_that_broke_them():
         "record is 1001 bytes; the limit is 1000",
     )
     (command,) = say(connection, **append, records=["x" * 998])
-    assert isinstance(command, Perform)
+    assert isinstance(command, Execute)
     for id in (2, 3, 4):
         subscribe(connection, id)
     (frame,) = frames(subscribe(connection, 5))
@@ -472,7 +481,7 @@ def test_one_that_failed_is_over_and_the_others_go_on():
 def test_appending_needs_a_scope_for_the_stream_and_for_the_source(scope, frame, allowed):
     append = {"type": "append", "id": 1, "run": "run_a", "stream": "s", "records": [1]}
     (command,) = say(ready(scope), **append | frame)
-    assert isinstance(command, Perform) == allowed
+    assert isinstance(command, Execute) == allowed
     if not allowed:
         assert error_of([command]) == ("forbidden", 1)
 
@@ -481,7 +490,7 @@ def test_appending_needs_a_scope_for_the_stream_and_for_the_source(scope, frame,
 def test_a_request_needs_its_scope(frame):
     reads = frame["type"] in ("head", "read", "run_get", "run_list")
     enough = ready("read:runs:*") if reads else ready("write:runs:*")
-    assert isinstance(say(enough, **frame)[0], Perform)
+    assert isinstance(say(enough, **frame)[0], Execute)
     other = ready("write:runs:*") if reads else ready("read:runs:*")
     assert error_of(say(other, **frame)) == ("forbidden", 1)
     elsewhere = ready("read:runs:run_b", "write:runs:run_b", "write:streams:run_a/t")
@@ -514,7 +523,7 @@ def test_an_idempotency_key_needs_a_token_for_every_run():
     # Its answer may be another run than the one that the token names.
     frame = {"type": "run_create", "id": 1, "value": {"id": "run_a", "idempotency_key": "k"}}
     assert error_of(say(ready("write:runs:run_a"), **frame)) == ("forbidden", 1)
-    assert isinstance(say(ready("write:runs:*"), **frame)[0], Perform)
+    assert isinstance(say(ready("write:runs:*"), **frame)[0], Execute)
 
 
 @pytest.mark.parametrize("kind", ["append", "head", "read", "subscribe"])
@@ -892,7 +901,7 @@ def test_a_set_is_opened_with_what_was_asked_for():
     assert [run["id"] for run in answer["runs"]] == ["run_b", "run_a"]
     assert "payload" not in answer["runs"][0] and answer["runs"][0]["output"] is None
     assert (answer["has_more"], "position" in answer) == (True, False)
-    assert others(commands) == [Skip(1, frozenset({"payload"}))]
+    assert others(commands) == [ExcludeFields(1, frozenset({"payload"}))]
     assert connection.is_live(1)
 
 

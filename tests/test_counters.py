@@ -7,7 +7,7 @@ from gateway.model.records import Record, StreamKey, Writer
 from gateway.protocol import encode_record, time_of
 from gateway.stores.base import PathStore
 from gateway.stores.instrumented import counted
-from gateway.stores.leases import SharedStore
+from gateway.stores.leases import ClusterStore
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.store import RedisStore
 
@@ -86,8 +86,8 @@ async def test_faults_of_the_store_are_counted_and_mistakes_of_callers_are_not()
 
 async def test_what_a_store_has_beyond_the_contract_is_there_with_counters_too():
     assert isinstance(counted(MemoryStore(), Counters()), PathStore)
-    assert not isinstance(counted(MemoryStore(), Counters()), SharedStore)
-    assert isinstance(counted(RedisStore("redis://127.0.0.1/0"), Counters()), SharedStore)
+    assert not isinstance(counted(MemoryStore(), Counters()), ClusterStore)
+    assert isinstance(counted(RedisStore("redis://127.0.0.1/0"), Counters()), ClusterStore)
 
 
 async def test_closing_a_follow_frees_what_it_held():

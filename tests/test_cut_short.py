@@ -8,8 +8,7 @@ from redis_serving import fresh_url, shared_server
 from serving import SECRET, gateway_process, until, working
 from stores import new_store
 
-from gateway import Retry, connect, current_run, metadata, streams, task, wait
-from gateway.model import runs
+from gateway import Retry, connect, current_run, metadata, runs, streams, task, wait
 
 lines = streams.define("lines", int)
 

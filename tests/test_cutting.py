@@ -6,12 +6,12 @@ import time
 import pytest
 from serving import DEADLINE_S, new_run, serving, token_for
 
-from gateway.server.uvicorn.http_protocol import CuttingProtocol
+from gateway.server.uvicorn.http_protocol import AbortableHttpProtocol
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(CuttingProtocol, "request_s", 0.1)
+    monkeypatch.setattr(AbortableHttpProtocol, "request_s", 0.1)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])

@@ -15,7 +15,7 @@ from websockets.frames import Frame, Opcode
 
 from gateway.model.records import StreamKey
 from gateway.server.uvicorn.bulk_write import LEAST
-from gateway.server.uvicorn.websocket_protocol import DirectProtocol, frame_of
+from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol, frame_of
 
 
 @given(st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 70000]), st.sampled_from(["a", "é"]))
@@ -35,7 +35,7 @@ def test_what_is_overridden_is_still_there():
         "_pause_reading",
     }
     ours |= {"raise_limit", "_hold_unfinished", "_forget_unfinished", "_send_pong", "_ask"}
-    methods = [name for name, it in vars(DirectProtocol).items() if inspect.isfunction(it)]
+    methods = [name for name, it in vars(DirectWebSocketProtocol).items() if inspect.isfunction(it)]
     overridden = set(methods) - ours
     assert overridden and all(hasattr(WebSocketsSansIOProtocol, name) for name in overridden)
     source = inspect.getsource(WebSocketsSansIOProtocol.run_asgi)
@@ -48,7 +48,9 @@ async def follow(client, run, **more):
 
 
 def sinks(gateway):
-    return [c for c in gateway.server.server_state.connections if isinstance(c, DirectProtocol)]
+    return [
+        c for c in gateway.server.server_state.connections if isinstance(c, DirectWebSocketProtocol)
+    ]
 
 
 async def test_a_reader_that_has_caught_up_is_handed_its_frames():

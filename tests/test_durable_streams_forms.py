@@ -17,7 +17,7 @@ from gateway.server.durable_streams.configuration import (
     encode,
 )
 from gateway.server.durable_streams.endpoints import check_name
-from gateway.server.durable_streams.errors import Refused
+from gateway.server.durable_streams.errors import HttpRefusal
 
 HERE = Position("019aab38d0a2ffe1", 7)
 
@@ -59,18 +59,18 @@ def test_one_level_of_a_json_array_is_taken_apart_and_values_stay_as_they_came(b
 
 @pytest.mark.parametrize("body", [b"{", b"[1,]", b"nul", b"[1] 2", b"NaN", b'"\xff"', b"\xef\xbb"])
 def test_what_is_no_json_is_refused(body):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(HttpRefusal) as refused:
         bodies.split("json", body, 100)
     assert refused.value.status == 400
 
 
 def test_a_value_over_the_limit_is_refused_with_both_numbers():
     for form, body in (("json", b'["' + b"x" * 20 + b'"]'), ("binary", b"x" * 22)):
-        with pytest.raises(Refused, match="is 22 bytes; the limit is 21") as refused:
+        with pytest.raises(HttpRefusal, match="is 22 bytes; the limit is 21") as refused:
             bodies.split(form, body, 21)
         assert refused.value.status == 413
         assert bodies.split(form, body, 22)
-    with pytest.raises(Refused, match="10001 values; the limit is 10000"):
+    with pytest.raises(HttpRefusal, match="10001 values; the limit is 10000"):
         bodies.split("json", b"[" + b",".join([b"1"] * 10_001) + b"]", 100)
 
 
@@ -137,7 +137,7 @@ def test_a_control_event_says_what_is_needed_to_come_back_and_no_more():
     ],
 )
 def test_a_header_outside_its_rule_is_refused(given_):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(HttpRefusal) as refused:
         headers.read_creation(given_)
     assert refused.value.status == 400
 
@@ -166,7 +166,7 @@ def test_headers_of_a_creation_are_read():
     ],
 )
 def test_a_producer_is_complete_or_refused(given_):
-    with pytest.raises(Refused):
+    with pytest.raises(HttpRefusal):
         headers.read_addition(given_)
 
 
@@ -180,7 +180,7 @@ def test_a_producer_is_a_writer_that_counts_appends():
 
 @pytest.mark.parametrize("text", ["", "0", "-2", "NOW", str(HERE) + "\n", f"{HERE},{HERE}", "a/b"])
 def test_an_offset_that_was_not_handed_out_is_refused(text):
-    with pytest.raises(Refused):
+    with pytest.raises(HttpRefusal):
         offsets.read_offset([text])
 
 
@@ -189,7 +189,7 @@ def test_an_offset_is_a_position_or_one_of_two_words():
     assert offsets.read_offset(["-1"]) == ORIGIN
     assert offsets.read_offset(["now"]) == "now"
     assert offsets.read_offset([str(HERE)]) == HERE
-    with pytest.raises(Refused, match="2 times"):
+    with pytest.raises(HttpRefusal, match="2 times"):
         offsets.read_offset([str(HERE), "-1"])
 
 
@@ -233,15 +233,15 @@ def test_a_path_of_allowed_characters_is_allowed(name):
     "name", ["", "/", "a/", "/a", "a//b", ".", "a/../b", "ä", "a b", "a%2fb", "a\n", "a" * 129]
 )
 def test_any_other_path_is_refused(name):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(HttpRefusal) as refused:
         check_name(name)
     assert refused.value.status == 400
 
 
 def test_a_path_that_is_too_long_or_reserved_is_refused():
-    with pytest.raises(Refused, match="up to 512"):
+    with pytest.raises(HttpRefusal, match="up to 512"):
         check_name("/".join(["a" * 100] * 6))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(HttpRefusal) as refused:
         check_name("__ds/subscriptions/1")
     assert refused.value.status == 404
 

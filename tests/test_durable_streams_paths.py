@@ -13,7 +13,7 @@ from gateway.sdk.session import opened
 from gateway.server.durable_streams import headers
 from gateway.server.durable_streams.cleanup import REMEMBERED_MS, sweep_step, sweeping_paths
 from gateway.server.durable_streams.configuration import Fork, encode
-from gateway.server.durable_streams.errors import Refused
+from gateway.server.durable_streams.errors import HttpRefusal
 from gateway.server.durable_streams.path_streams import UNPUBLISHED_MS, Paths
 from gateway.stores.redis.store import RedisStore
 from tests.faults.proxy import Proxy
@@ -63,7 +63,7 @@ async def fork(paths, path, source, **more):
 async def status(paths, path):
     try:
         await paths.open(path)
-    except Refused as refused:
+    except HttpRefusal as refused:
         return refused.status
     return 200
 
@@ -179,7 +179,7 @@ async def test_two_gateways_over_one_store_agree(paths, clock):
         gone = await asyncio.gather(
             paths.delete(f"b{n}"), other.delete(f"b{n}"), return_exceptions=True
         )
-        assert sum(isinstance(each, Refused) for each in gone) == 1
+        assert sum(isinstance(each, HttpRefusal) for each in gone) == 1
 
 
 async def test_the_log_of_a_configuration_does_not_grow_for_ever(paths, clock):
@@ -267,5 +267,5 @@ async def test_a_fork_is_made_once_when_the_answer_to_its_source_is_lost(broken)
 async def test_of_two_deletes_at_one_moment_one_succeeds(paths):
     await create(paths, "a", b"x")
     outcomes = await asyncio.gather(paths.delete("a"), paths.delete("a"), return_exceptions=True)
-    assert sorted(type(outcome) for outcome in outcomes if outcome) == [Refused]
+    assert sorted(type(outcome) for outcome in outcomes if outcome) == [HttpRefusal]
     assert outcomes.count(None) == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serving import DEADLINE_S, new_run, until, working
 from stores import working_on
 
-from gateway import AbortTask, Retry, current_run, metadata, streams, task
+from gateway import AbortTask, Retry, current_run, metadata, runs, streams, task
 from gateway.errors import (
     Forbidden,
     Internal,
@@ -22,7 +22,6 @@ from gateway.errors import (
     StoreUnavailable,
 )
 from gateway.integrations import _run_tracking
-from gateway.model import runs
 from gateway.model.limits import MAX_ERROR_CHARACTERS
 from gateway.sdk.execution.context import INTERNAL_ATTEMPTS
 from gateway.sdk.execution.outcome import error_of

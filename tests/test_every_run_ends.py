@@ -13,8 +13,7 @@ from cutting_off import CutOff
 from redis_serving import fresh_url
 from serving import until, working
 
-from gateway import Retry, current_run, metadata, streams, task, wait
-from gateway.model import runs
+from gateway import Retry, current_run, metadata, runs, streams, task, wait
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite.store import SqliteStore
 

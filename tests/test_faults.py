@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from serving import DEADLINE_S, SECRET, new_run, serving, token_for, until, worker_token
 
-from gateway import connect, streams, task, tokens
+from gateway import connect, runs, streams, task, tokens
 from gateway.errors import NoParent, ReadTimeout, StreamEnded, StreamIncomplete
-from gateway.model import runs
 from gateway.model.records import StreamKey
 
 numbers = streams.define("numbers", int)

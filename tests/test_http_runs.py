@@ -6,9 +6,8 @@ import httpx
 import jsonschema
 import pytest
 
-from gateway import task, tokens
+from gateway import runs, task, tokens
 from gateway.errors import InvalidValue
-from gateway.model import runs
 from tests.serving import SECRET, serving, token_for
 
 

@@ -8,7 +8,7 @@ import pytest
 from conformance.published import tool
 
 from gateway.server.api.client_assets import FOLDER, client_module
-from gateway.server.api.client_bundle import Unbundled, bundle
+from gateway.server.api.client_bundle import BundleError, bundle
 from tests.serving import serving
 
 
@@ -51,7 +51,7 @@ def test_private_names_of_modules_stay_their_own(tmp_path):
 )
 def test_what_cannot_be_put_together_is_refused(text, words):
     files = {"a.js": text, "b.js": "export const b = 1;\n"}
-    with pytest.raises(Unbundled, match=words.replace("*", r"\*")):
+    with pytest.raises(BundleError, match=words.replace("*", r"\*")):
         bundle("a.js", files.__getitem__)
 
 

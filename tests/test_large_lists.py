@@ -20,8 +20,7 @@ from serving import (
 from stores import new_store, store_of
 from websockets.asyncio.client import connect
 
-from gateway import task
-from gateway.model import runs
+from gateway import runs, task
 from gateway.model.limits import LEAST_LISTED_RUNS, LIST_BYTES, LISTED_FIELD_BYTES
 from gateway.model.log import RunQuery
 from gateway.model.records import RunSet

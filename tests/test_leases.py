@@ -6,7 +6,7 @@ import pytest
 
 from gateway.model.log import run_log
 from gateway.sdk.execution.runner import EMBEDDED_OWNER
-from gateway.server.ops.local_leases import Leases
+from gateway.server.ops.local_leases import LocalLeases
 from gateway.stores.memory import MemoryStore
 from tests.serving import DEADLINE_S, new_run, serving, token_for, until
 
@@ -36,7 +36,7 @@ async def until_status(store, run, status):
 
 
 async def test_a_worker_that_is_gone_leaves_its_unfinished_runs_crashed(store):
-    leases = Leases(store, lease_s=AT_ONCE_S)
+    leases = LocalLeases(store, lease_s=AT_ONCE_S)
     lost = await executing_run(store, "worker_a")
     other = await executing_run(store, "worker_b")
     leases.acquire("worker_a")
@@ -50,7 +50,7 @@ async def test_a_worker_that_is_gone_leaves_its_unfinished_runs_crashed(store):
 
 
 async def test_the_error_of_a_lost_worker_says_why_attempts_that_are_left_are_not_made(store):
-    leases = Leases(store, lease_s=AT_ONCE_S)
+    leases = LocalLeases(store, lease_s=AT_ONCE_S)
     run = await store.create_run(new_run(owner="worker_a", max_attempts=3))
     await store.patch_run(run.id, {"status": "executing"})
     leases.acquire("worker_a")
@@ -63,7 +63,7 @@ async def test_the_error_of_a_lost_worker_says_why_attempts_that_are_left_are_no
 
 
 async def test_a_worker_with_another_connection_open_is_not_gone(store):
-    leases = Leases(store, lease_s=AT_ONCE_S)
+    leases = LocalLeases(store, lease_s=AT_ONCE_S)
     run = await executing_run(store, "worker_a")
     leases.acquire("worker_a")
     leases.acquire("worker_a")
@@ -74,7 +74,7 @@ async def test_a_worker_with_another_connection_open_is_not_gone(store):
 
 
 async def test_a_worker_that_comes_back_in_time_keeps_its_runs(store):
-    leases = Leases(store, lease_s=NEVER_S)
+    leases = LocalLeases(store, lease_s=NEVER_S)
     leases.acquire("worker_a")
     leases.release("worker_a")
     (timer,) = leases._timers.values()
@@ -88,11 +88,11 @@ async def test_after_a_restart_workers_with_unfinished_runs_have_the_leases_time
     own = await executing_run(store, EMBEDDED_OWNER)
     ended = await executing_run(store, "worker_c")
     await store.patch_run(ended.id, {"status": "completed"})
-    leases = Leases(store, lease_s=NEVER_S)
+    leases = LocalLeases(store, lease_s=NEVER_S)
     await leases.start()
     assert set(leases._timers) == {"worker_a"}
     await leases.stop()
-    leases = Leases(store, lease_s=AT_ONCE_S)
+    leases = LocalLeases(store, lease_s=AT_ONCE_S)
     await leases.start()
     await until_status(store, lost, "crashed")
     assert (await store.get_run(own.id)).run.status == "executing"

@@ -9,9 +9,9 @@ import pytest
 from serving import SECRET, new_run, serving, working
 from stores import new_store, store_of
 
-from gateway import protocol, task
+from gateway import protocol, runs, task
 from gateway.errors import InvalidValue, MalformedFrame, RealtimeError
-from gateway.model import limits, runs
+from gateway.model import limits
 from gateway.model.log import RunQuery
 from gateway.model.patches import Operation, carry_out
 from gateway.model.records import Writer

@@ -10,10 +10,10 @@ from websockets.frames import Frame, Opcode
 from gateway.errors import StoreUnavailable
 from gateway.model.limits import Limits
 from gateway.model.records import StreamKey
-from gateway.server.uvicorn.websocket_protocol import KEPT_BYTES, DirectProtocol
+from gateway.server.uvicorn.websocket_protocol import KEPT_BYTES, DirectWebSocketProtocol
 
 
-@pytest.fixture(params=[DirectProtocol, "websockets-sansio"], ids=["direct", "plain ASGI"])
+@pytest.fixture(params=[DirectWebSocketProtocol, "websockets-sansio"], ids=["direct", "plain ASGI"])
 async def gateway(request):
     async with serving(protocol=request.param) as gateway:
         yield gateway
@@ -198,7 +198,7 @@ async def test_who_floods_is_not_read_further_than_there_is_room(run, gateway, c
     await asyncio.sleep(0.05)
     assert len(waiting) == Limits().requests
     (protocol,) = gateway.server.server_state.connections
-    if isinstance(protocol, DirectProtocol):
+    if isinstance(protocol, DirectWebSocketProtocol):
         assert protocol.read_paused
         assert protocol._kept_bytes <= KEPT_BYTES + (512 << 10)  # and what one read brings
     gateway.store.begin_append = append

@@ -10,7 +10,7 @@ from serving import SECRET, gateway_process, new_run, until, worker_token, worki
 from typing_extensions import TypedDict
 
 import gateway
-from gateway import current_run, metadata, task
+from gateway import current_run, metadata, runs, task
 from gateway.errors import (
     ConnectionLost,
     IllegalTransition,
@@ -21,7 +21,6 @@ from gateway.errors import (
     StoreUnavailable,
     WriterFull,
 )
-from gateway.model import runs
 from gateway.model.log import run_log
 from gateway.model.patches import Operation
 from gateway.sdk.loops.bridge import run_in_loop

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 import gateway
 from gateway import streams, task
 from gateway.cli._http import ask
-from gateway.cli._target import Reach
+from gateway.cli._target import Target
 from gateway.errors import ConfigurationError
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
@@ -123,7 +123,7 @@ async def test_worker_and_command_line_reach_a_gateway_below_a_path():
         async with opened(RemoteStore(f"{url}/live", worker_token)) as store:
             run = await store.create_run(new_run())
             await store.append(StreamKey(run.id, "marks"), [b"1"])
-        reach = Reach(replace(SETTINGS, url=f"{url}/live"))
+        reach = Target(replace(SETTINGS, url=f"{url}/live"))
         answer = await ask(reach, "GET", f"/v1/runs/{run.id}", None, f"read:runs:{run.id}")
         assert answer.value["id"] == run.id
 

@@ -32,7 +32,7 @@ from gateway.model.retention import Retention
 from gateway.sdk.session import opened
 from gateway.stores.factory import open_movable_store
 from gateway.stores.idempotency import WriterState
-from gateway.stores.migration import MovableStore, Rest, Spent, copy_store
+from gateway.stores.migration import CopyableStore, StreamExtras, TokenUsage, copy_store
 from gateway.stores.sqlite.store import SqliteStore
 
 KINDS = ["sqlite", "redis"]
@@ -99,7 +99,7 @@ async def put_run(store, run):
     at = Position("00000000000000ab", 0)
     record = Record(0, 1, run.id, json.dumps(run.to_wire()).encode())
     if await store.stream_head(run_log(run.id)) is None:
-        await store.put_records(run_log(run.id), at, [record], Rest(None, None, {}))
+        await store.put_records(run_log(run.id), at, [record], StreamExtras(None, None, {}))
     await store.put_run(run)
 
 
@@ -107,7 +107,7 @@ async def put_run(store, run):
 
 
 def test_the_stores_that_are_movable_say_so(store):
-    assert isinstance(store, MovableStore)
+    assert isinstance(store, CopyableStore)
 
 
 async def test_records_are_put_with_the_offsets_times_and_sources_that_they_have(store):
@@ -116,7 +116,7 @@ async def test_records_are_put_with_the_offsets_times_and_sources_that_they_have
     records = [Record(7 + n, 1000 + n // 2, (None, "run_a")[n // 3], b"%d" % n) for n in range(5)]
     await store.put_records(key, at, records[:3], None)
     assert (await store.stream_head(key)).position == Position(at.epoch, 10)
-    rest = Rest("failed", "b", {"w": WriterState(3, 9, 11)})
+    rest = StreamExtras("failed", "b", {"w": WriterState(3, 9, 11)})
     await store.put_records(key, Position(at.epoch, 10), records[3:], rest)
     head = await store.stream_head(key)
     assert (head.position, head.earliest, head.end) == (Position(at.epoch, 12), at, "failed")
@@ -140,13 +140,13 @@ async def test_records_are_put_only_where_the_stream_ends(store):
 async def test_a_stream_that_is_not_there_has_no_head_and_keeps_nothing(store):
     key = StreamKey("run_absent", "s")
     assert await store.stream_head(key) is None
-    assert await store.rest_of(key) == Rest(None, None, {})
+    assert await store.rest_of(key) == StreamExtras(None, None, {})
     assert await store.stream_ids("run_absent") == []
 
 
 async def test_uses_of_tokens_are_put_and_never_become_fewer(store):
-    await store.put_spent(Spent("one", 2, FAR_MS))
-    await store.put_spent(Spent("one", 1, FAR_MS))
+    await store.put_spent(TokenUsage("one", 2, FAR_MS))
+    await store.put_spent(TokenUsage("one", 1, FAR_MS))
     (kept,) = [each async for each in store.spent_tokens()]
     assert (kept.token_id, kept.uses) == ("one", 2)
     assert abs(kept.expires_at_ms - FAR_MS) < 60_000

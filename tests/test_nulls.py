@@ -14,9 +14,8 @@ from redis_serving import fresh_url
 from serving import new_run, serving, token_for, working
 from stores import store_of
 
-from gateway import metadata, task
-from gateway.cli.runs_watch import Held
-from gateway.model import runs
+from gateway import metadata, runs, task
+from gateway.cli.runs_watch import RunTable
 from gateway.model.log import run_log
 from gateway.model.patches import Operation, fold_change, is_same
 from gateway.model.records import RunSet
@@ -109,7 +108,7 @@ async def _check(store, begin, changes, output):
     for change in data_of(await records_of(store, run_log(run.id))):
         wire = fold_change(wire, change)
     assert is_same(wire, run.to_wire())
-    held = Held(TAGGED, 1, [])
+    held = RunTable(TAGGED, 1, [])
     held.take(await records_of(store, TAGGED.log))
     assert held.runs == [run]
 

@@ -8,9 +8,8 @@ import pytest
 from serving import Time, gateway_process, until, worker_token, working
 from stores import working_on
 
-from gateway import current_run, streams, task, wait
+from gateway import current_run, runs, streams, task, wait
 from gateway.errors import InvalidId, InvalidValue, StreamIncomplete
-from gateway.model import runs
 from gateway.model.records import StreamKey
 from gateway.model.runs import time_ms
 from gateway.stores.memory import MemoryStore

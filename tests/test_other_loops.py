@@ -9,9 +9,8 @@ import pytest
 from serving import DEADLINE_S, SECRET, until, working
 from stores import working_on
 
-from gateway import connect, current_run, metadata, run_in_loop, streams, task, tokens, wait
+from gateway import connect, current_run, metadata, run_in_loop, runs, streams, task, tokens, wait
 from gateway.errors import RunCanceled
-from gateway.model import runs
 from gateway.sdk import inputs, results, tasks
 from gateway.sdk.metadata import Metadata
 from gateway.sdk.runtime import runtime

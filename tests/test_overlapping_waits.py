@@ -6,8 +6,7 @@ import pytest
 from serving import DEADLINE_S, Time, until, working
 from stores import new_store
 
-from gateway import Retry, current_run, task, wait
-from gateway.model import runs
+from gateway import Retry, current_run, runs, task, wait
 
 
 async def reaches(run_id, status):

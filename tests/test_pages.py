@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from serving import new_run
 
 from gateway._internal.counters import Counters
-from gateway._internal.fair_share import ROOM, Turns
-from gateway._internal.memory_budget import Budget
-from gateway._internal.single_flight import Asking
+from gateway._internal.fair_share import ROOM, LoopQuota
+from gateway._internal.memory_budget import MemoryBudget
+from gateway._internal.single_flight import SingleFlight
 from gateway.errors import RunNotFound, StoreUnavailable
 from gateway.fanout import page_cache as module
 from gateway.fanout.frame import Frame
 from gateway.fanout.hub import Hub
-from gateway.fanout.page_cache import OVERHEAD_BYTES, Pages, Records, Shared
+from gateway.fanout.page_cache import OVERHEAD_BYTES, EncodedPage, FanoutContext, PageCache
 from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.model.retention import Retention
 from gateway.protocol import encode_record, encode_records, strip_run_record
@@ -53,7 +53,9 @@ class Store(MemoryStore):
 
 
 def shared(store, budget=1 << 30):
-    return Shared(store, Budget(budget), Counters(), Turns(), Asking(store.head))
+    return FanoutContext(
+        store, MemoryBudget(budget), Counters(), LoopQuota(), SingleFlight(store.head)
+    )
 
 
 @asynccontextmanager
@@ -62,7 +64,7 @@ async def opened(stream="progress", budget=1 << 30, **options):
     await store.open()
     run = await store.create_run(new_run())
     key = StreamKey(run.id, stream)
-    yield store, key, Pages(key, shared(store, budget))
+    yield store, key, PageCache(key, shared(store, budget))
 
 
 def values(count, size=100, start=0):
@@ -85,7 +87,7 @@ async def test_a_thousand_at_one_place_cost_the_reads_of_one():
         written = values(5000)
         await store.append(key, written)
         assert await all_after(pages, ORIGIN) == written
-        alone, pages = store.reads, Pages(key, shared(store))
+        alone, pages = store.reads, PageCache(key, shared(store))
         store.reads = 0
         everyone = await asyncio.gather(*(all_after(pages, ORIGIN) for _ in range(1000)))
         assert all(each == written for each in everyone)
@@ -213,7 +215,7 @@ async def test_a_page_is_not_given_after_the_stream_or_its_run_was_deleted():
         assert (piece.data(), piece.end) == ([], "deleted")
         assert pages.size == 0
         other = StreamKey(key.run_id, "other")
-        pages = Pages(other, shared(store))
+        pages = PageCache(other, shared(store))
         await store.append(other, values(100))
         await pages.read(ORIGIN)
         await store.delete_run(key.run_id)
@@ -291,7 +293,7 @@ async def test_few_at_once_wait_for_what_lets_them_go_on_together():
 
 def test_records_are_given_from_any_offset_as_they_were():
     encoded = [b'{"offset":%d,"data":"%s"}' % (i, b"y" * i) for i in range(5, 9)]
-    records = Records(5, encoded)
+    records = EncodedPage(5, encoded)
     assert (records.start, records.stop) == (5, 9)
     for offset in range(5, 9):
         assert records.after(offset) == encoded[offset - 5 :]

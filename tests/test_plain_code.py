@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from serving import DEADLINE_S, SECRET, environment, until
 
-from gateway import connect, current_run, metadata, run_in_loop, streams, task, tokens, wait
+from gateway import connect, current_run, metadata, run_in_loop, runs, streams, task, tokens, wait
 from gateway.errors import ConfigurationError, InvalidValue, NotStarted, ReadTimeout, RunNotFound
-from gateway.model import runs
 from gateway.sdk import inputs, results, tasks
 from gateway.sdk.loops import background
 from gateway.sdk.metadata import Metadata

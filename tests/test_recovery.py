@@ -9,8 +9,7 @@ import pytest
 from serving import DEADLINE_S, SECRET, Time, environment, new_run, until, working
 
 import gateway
-from gateway import Retry, current_run, task
-from gateway.model import runs
+from gateway import Retry, current_run, runs, task
 from gateway.sdk import tasks
 from gateway.sdk.session import opened
 from gateway.stores.memory import MemoryStore

@@ -6,8 +6,7 @@ from functools import partial
 import pytest
 from serving import DEADLINE_S, Time, new_run, until, working
 
-from gateway import Retry, current_run, streams, task
-from gateway.model import runs
+from gateway import Retry, current_run, runs, streams, task
 from gateway.sdk import tasks
 from gateway.sdk.execution.redelivery import ANSWER_S, take_over
 from gateway.sdk.execution.runner import Runner

@@ -20,7 +20,7 @@ from redis_topologies import cluster, is_up_to_date, node_id, sentinels
 from gateway.errors import StoreUnavailable, WriterGap
 from gateway.model.log import RunQuery
 from gateway.model.records import Position, RunSet, StreamKey, Writer
-from gateway.stores.redis.topology import Servers, bucket_of
+from gateway.stores.redis.topology import Topology, bucket_of
 from gateway.stores.redis.url import RedisUrl
 from tests.serving import DEADLINE_S, new_run, until
 from tests.test_redis import _follow, new_key, opened, take, whole
@@ -74,7 +74,7 @@ async def test_sentinels_are_asked_by_one_connection_at_a_time(monkeypatch):
     monkeypatch.setattr(Sentinel, "discover_master", discover_master)
     with sentinels() as made:
         await until(made.is_joined)
-        servers = Servers(RedisUrl.parse(made.url), lambda info: None)
+        servers = Topology(RedisUrl.parse(made.url), lambda info: None)
         made.watching[0].kill()
         try:
             ports = await asyncio.gather(*(_master_of(servers) for _ in range(5)))

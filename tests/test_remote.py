@@ -26,7 +26,7 @@ from serving import (
 from websockets.asyncio.client import connect as connect_socket
 from websockets.asyncio.server import serve
 
-from gateway import connect, streams, task, tokens, wait
+from gateway import connect, runs, streams, task, tokens, wait
 from gateway.cli._target import check_reachable
 from gateway.errors import (
     ConfigurationError,
@@ -41,12 +41,11 @@ from gateway.errors import (
     TokenExpired,
     WaitTimeout,
 )
-from gateway.model import runs
 from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.log import RunQuery, run_log
 from gateway.model.patches import Operation
 from gateway.model.records import StreamKey, Writer
-from gateway.sdk.runtime import Context, executing, runtime
+from gateway.sdk.runtime import RunContext, executing, runtime
 from gateway.sdk.session import opened as open_for_block
 from gateway.stores.remote import connection, pending
 from gateway.stores.remote import store as remote_store
@@ -356,7 +355,7 @@ async def test_wait_tokens_go_on_when_answers_are_lost(monkeypatch):
     async with relayed() as (relay, _, store):
         monkeypatch.setattr(runtime(), "store", store)  # of the gateway, which is in this process
         run = await store.create_run(new_run())
-        async with executing(Context.of(run)), asyncio.timeout(DEADLINE_S):
+        async with executing(RunContext.of(run)), asyncio.timeout(DEADLINE_S):
             relay.drop_answer_of = "appended"
             token = await wait.create_token(int)
             relay.drop_answer_of = "appended"

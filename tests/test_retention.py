@@ -12,7 +12,7 @@ from serving import DEADLINE_S, new_run, serving, token_for, until, worker_token
 from gateway.errors import ConfigurationError, RunNotFound, StoreUnavailable
 from gateway.model.log import RunQuery, run_log
 from gateway.model.records import ORIGIN, REVOCATIONS, Position, RunSet, StreamKey, Writer
-from gateway.model.retention import EMPTY_SET_S, Retention, Swept
+from gateway.model.retention import EMPTY_SET_S, Retention, SweepResult
 from gateway.model.runs import end_patch, iso_time
 from gateway.sdk.session import opened
 from gateway.server.ops import retention_job
@@ -507,7 +507,13 @@ class Sweepable:
 
 
 async def test_the_sweeper_goes_on_at_once_while_there_is_more_and_over_failures():
-    outcomes = [Swept(1, 0, True), Swept(1, 1), StoreUnavailable("full"), ValueError("?"), Swept()]
+    outcomes = [
+        SweepResult(1, 0, True),
+        SweepResult(1, 1),
+        StoreUnavailable("full"),
+        ValueError("?"),
+        SweepResult(),
+    ]
     rests = []
     over = asyncio.Event()
 

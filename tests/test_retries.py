@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import Time, new_run, until, working
 
-from gateway import AbortTask, Retry, current_run, streams, task
+from gateway import AbortTask, Retry, current_run, runs, streams, task
 from gateway.errors import InvalidValue, RunCanceled
-from gateway.model import runs
 from gateway.model.log import run_log
 from gateway.model.records import StreamKey
 

@@ -29,12 +29,12 @@ from serving import (
 from websockets.asyncio.client import connect as open_socket
 
 from gateway import connect, tokens
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.auth.revocations import KEPT_S, Revocation, RevocationList
 from gateway.errors import InvalidValue, NotStarted, StoreUnavailable
 from gateway.model.log import Page
 from gateway.model.records import REVOCATIONS, Position, StreamKey
-from gateway.server.ops.revocation_follower import Revocations
+from gateway.server.ops.revocation_follower import RevocationFollower
 from gateway.stores.memory import MemoryStore
 from gateway.tokens import attenuate, mint, verify
 
@@ -43,7 +43,7 @@ NOW_S = 1_795_352_174.5
 
 def access(id="t", subject="", issued_at_s=NOW_S, ancestors=(), first_issued_at_s=None):
     first = issued_at_s if first_issued_at_s is None else first_issued_at_s
-    return Access(
+    return Permissions(
         frozenset(),
         NOW_S + 60,
         subject,
@@ -211,7 +211,7 @@ async def hearing(store, **options):
     await store.open()
     changes = []
     options = {"check_s": 0.01, "jitter": lambda: 0.01} | options
-    heard = Revocations(store, changes.append, **options)
+    heard = RevocationFollower(store, changes.append, **options)
     await heard.start()
     try:
         yield heard
@@ -289,7 +289,7 @@ async def test_a_store_that_cannot_be_read_is_noticed():
 async def test_a_gateway_that_cannot_know_does_not_start():
     store = MemoryStore()
     with pytest.raises(StoreUnavailable):
-        await Revocations(store, lambda _: None).start()
+        await RevocationFollower(store, lambda _: None).start()
 
 
 async def test_a_log_that_begins_anew_takes_nothing_back():
@@ -419,7 +419,9 @@ async def test_a_second_gateway_of_the_store_hears_within_five_seconds():
     store = MemoryStore()
     await store.open()
     told = [[], []]
-    gateways = [Revocations(store, each.append) for each in told]  # as slow to look as in earnest
+    gateways = [
+        RevocationFollower(store, each.append) for each in told
+    ]  # as slow to look as in earnest
     for each in gateways:
         await each.start()
     async with asyncio.timeout(DEADLINE_S):

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import pytest
 from serving import gateway_process, new_run, worker_token, working
 
-from gateway import Run, StreamRecord, metadata, streams, task
+from gateway import Run, StreamRecord, metadata, runs, streams, task
 from gateway.errors import InvalidId, InvalidValue, RunNotFound, TaskNotFound
-from gateway.model import runs
 from gateway.sdk.execution.runner import EMBEDDED_OWNER
 from gateway.sdk.run_subscription import RunSubscription
 from gateway.sdk.streams import Stream

@@ -5,7 +5,7 @@ import pytest
 from serving import SECRET, new_run, serving, token_for
 
 from gateway import protocol, task
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.errors import Forbidden
 from gateway.protocol.authorization import require_request
 from gateway.sdk import tasks
@@ -45,7 +45,7 @@ TABLE = {  # the further scopes of a token with write:runs:run_one, and the runs
 
 
 def may(scopes: tuple[str, ...], frame: protocol.Request) -> bool:
-    access = Access(frozenset({f"write:runs:{ONE}", *scopes}), 9e9)
+    access = Permissions(frozenset({f"write:runs:{ONE}", *scopes}), 9e9)
     try:
         return require_request(access, frame, 1 << 20)
     except Forbidden as refusal:
@@ -64,7 +64,7 @@ def test_run_enters_only_sets_that_the_token_names(scopes):
 
 
 def test_a_set_without_write_on_the_run_allows_nothing():
-    access = Access(frozenset({"read:tags:user_7", f"write:runs:{OTHER}"}), 9e9)
+    access = Permissions(frozenset({"read:tags:user_7", f"write:runs:{OTHER}"}), 9e9)
     value = new_run(id=ONE, tags=["user_7"]).to_wire()
     for frame in (protocol.RunCreate(1, value), protocol.RunPatch(1, ONE, {"tags": ["user_7"]})):
         with pytest.raises(Forbidden):

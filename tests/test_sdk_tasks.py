@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel
 from serving import DEADLINE_S, SECRET, environment, new_run, until
 
-from gateway import connect, current_run, run_in_loop, streams, task, tokens
+from gateway import connect, current_run, run_in_loop, runs, streams, task, tokens
 from gateway.errors import (
     InvalidId,
     InvalidValue,
@@ -24,7 +24,6 @@ from gateway.errors import (
     RunFailed,
     RunNotFound,
 )
-from gateway.model import runs
 from gateway.model.log import run_log
 from gateway.model.records import StreamKey
 

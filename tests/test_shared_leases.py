@@ -8,14 +8,13 @@ from types import SimpleNamespace
 import pytest
 from redis_serving import fresh_url, shared_server
 
-from gateway import Retry, task
+from gateway import Retry, runs, task
 from gateway.errors import StoreUnavailable
-from gateway.model import runs
-from gateway.sdk.execution.heartbeat import BEATS, Keeper, new_node
+from gateway.sdk.execution.heartbeat import BEATS, LeaseHeartbeat, new_node
 from gateway.sdk.execution.recovery import settle
 from gateway.sdk.execution.task_queues import owner_of
-from gateway.server.ops.cluster_leases import UNKNOWN_S, SharedLeases
-from gateway.stores.leases import Lapsed, SharedStore
+from gateway.server.ops.cluster_leases import UNKNOWN_S, ClusterLeases
+from gateway.stores.leases import ClusterStore, ExpiredLease
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.leases import BUCKET
 from gateway.stores.redis.scripts import SCRIPTS, Script
@@ -75,17 +74,20 @@ async def status_of(store, id):
 
 
 def test_only_a_store_of_several_processes_keeps_leases(tmp_path):
-    assert isinstance(RedisStore(fresh_url()), SharedStore)
-    assert not isinstance(MemoryStore(), SharedStore)
-    assert not isinstance(SqliteStore(tmp_path / "test.db"), SharedStore)
+    assert isinstance(RedisStore(fresh_url()), ClusterStore)
+    assert not isinstance(MemoryStore(), ClusterStore)
+    assert not isinstance(SqliteStore(tmp_path / "test.db"), ClusterStore)
 
 
 async def test_an_owner_lapses_when_its_time_is_over_or_it_lets_go_until_it_holds_again(store):
     await store.hold(["a", "b"], LEASE_S)
     await store.hold(["c"], 0)
-    assert await store.lapsed() == [Lapsed("c", said_so=False)]
+    assert await store.lapsed() == [ExpiredLease("c", said_so=False)]
     await store.let_go("a")
-    assert await store.lapsed() == [Lapsed("a", said_so=True), Lapsed("c", said_so=False)]
+    assert await store.lapsed() == [
+        ExpiredLease("a", said_so=True),
+        ExpiredLease("c", said_so=False),
+    ]
     await store.hold(["a", "c"], LEASE_S, only_new=True)  # they had one
     assert {lapsed.owner for lapsed in await store.lapsed()} == {"a", "c"}
     await store.hold(["a"], LEASE_S)
@@ -153,13 +155,13 @@ async def test_a_step_of_the_servers_clock_lapses_no_lease_and_keeps_no_dead_own
     judging, living = RedisStore(url, **of_time), RedisStore(url)
     await judging.open()
     await living.open()
-    keeper = Keeper(judging, "node_a", LEASE_S, sleep=time.of_runtime["sleep"], **of_time)
+    keeper = LeaseHeartbeat(judging, "node_a", LEASE_S, sleep=time.of_runtime["sleep"], **of_time)
     try:
         server_clock.set(NOW_S)
         kept = await executing_run(judging, "node_b")
         lost = await executing_run(judging, "worker_c")
         await keeper.start()
-        judge = SharedLeases(keeper, Known(), lambda: 0.5).judge
+        judge = ClusterLeases(keeper, Known(), lambda: 0.5).judge
         last, stepped = BEATS, BEATS + 1  # the worker's last renewal; judges judge from BEATS on
         for beats in range(last + 2 * BEATS):
             await living.hold(["node_b", "worker_c"] if beats <= last else ["node_b"], LEASE_S)
@@ -279,7 +281,7 @@ async def test_what_a_gateway_executed_is_crashed_and_what_it_had_queued_goes_on
     ended = await executing_run(store, DEAD)
     await store.patch_run(ended, {"status": "completed"})
     others = await executing_run(store, "node_alive")
-    keeper, known = Keeper(store, "node_b", LEASE_S), Known("test")
+    keeper, known = LeaseHeartbeat(store, "node_b", LEASE_S), Known("test")
     settled = await settle(keeper, DEAD, known, is_last_try=False)
     assert settled == (2, 4, 0)
     assert known.started == [*queued, delayed.id]  # the oldest first
@@ -299,7 +301,7 @@ async def test_what_a_gateway_executed_goes_on_elsewhere_if_it_has_attempts_left
         await executing_run(store, attempt=2, **fields),
         await executing_run(store, retry_on_crash=False, **fields),
     ]
-    keeper, known = Keeper(store, "node_b", LEASE_S), Known("test")
+    keeper, known = LeaseHeartbeat(store, "node_b", LEASE_S), Known("test")
     assert await settle(keeper, DEAD, Known(), is_last_try=False) == (3, 0, 2)
     assert [await status_of(store, id) for id in others] == ["crashed"] * 3
     assert await settle(keeper, DEAD, known, is_last_try=False) == (0, 2, 0)
@@ -312,7 +314,7 @@ async def test_what_a_gateway_executed_goes_on_elsewhere_if_it_has_attempts_left
 
 async def test_what_a_gateway_executed_is_crashed_when_nobody_knows_its_task_for_long(store):
     id = await executing_run(store, owner=DEAD, max_attempts=2)
-    keeper = Keeper(store, "node_b", LEASE_S)
+    keeper = LeaseHeartbeat(store, "node_b", LEASE_S)
     assert await settle(keeper, DEAD, Known(), is_last_try=True) == (1, 0, 0)
     run = (await store.get_run(id)).run
     assert (run.attempt, "no gateway knows the task" in run.error.message) == (1, True)
@@ -336,7 +338,9 @@ async def test_a_gateway_that_was_taken_for_dead_stops_and_changes_nothing_of_th
             async for run in runs.subscribe(handle.id):
                 if run.status == "executing":
                     break
-            settled = await settle(Keeper(other, "node_b", LEASE_S), node, known, is_last_try=False)
+            settled = await settle(
+                LeaseHeartbeat(other, "node_b", LEASE_S), node, known, is_last_try=False
+            )
             assert (settled.adopted, known.started) == (1, [handle.id])
             await asyncio.wait_for(stopped.wait(), DEADLINE_S)
         run = (await other.get_run(handle.id)).run
@@ -349,7 +353,7 @@ async def test_what_two_gateways_take_over_at_once_starts_on_one_of_them():
         knowing = [Known("test"), Known("test")]
         await asyncio.gather(
             *(
-                settle(Keeper(store, f"node_{n}", LEASE_S), DEAD, known, is_last_try=False)
+                settle(LeaseHeartbeat(store, f"node_{n}", LEASE_S), DEAD, known, is_last_try=False)
                 for n, (store, known) in enumerate(zip(both, knowing, strict=True))
             )
         )
@@ -362,7 +366,7 @@ async def test_all_of_a_worker_is_crashed_and_what_waits_for_a_queue_is_not(stor
     executing = await executing_run(store, "worker_a")
     waiting = await store.create_run(new_run(owner=owner_of("celery")))
     settled = await settle(
-        Keeper(store, "node_b", LEASE_S), "worker_a", Known("test"), is_last_try=False
+        LeaseHeartbeat(store, "node_b", LEASE_S), "worker_a", Known("test"), is_last_try=False
     )
     assert settled == (2, 0, 0)
     assert [await status_of(store, id) for id in (queued.id, executing)] == ["crashed"] * 2
@@ -381,14 +385,14 @@ async def test_a_run_that_another_worker_has_claimed_meanwhile_is_left_alone(sto
         patch_own_run = staticmethod(store.patch_own_run)
 
     settled = await settle(
-        Keeper(Claiming(), "node_b", LEASE_S), "worker_a", Known(), is_last_try=False
+        LeaseHeartbeat(Claiming(), "node_b", LEASE_S), "worker_a", Known(), is_last_try=False
     )
     assert (settled.crashed, await status_of(store, id)) == (0, "executing")
 
 
 async def test_a_run_whose_task_nobody_knows_waits_for_one_and_then_is_crashed(store):
     run = await store.create_run(new_run(owner=DEAD))
-    keeper = Keeper(store, "node_b", LEASE_S)
+    keeper = LeaseHeartbeat(store, "node_b", LEASE_S)
     assert await settle(keeper, DEAD, Known(), is_last_try=False) == (0, 0, 1)
     assert await status_of(store, run.id) == "queued"
     assert await settle(keeper, DEAD, Known(), is_last_try=True) == (1, 0, 0)
@@ -410,7 +414,9 @@ async def test_a_run_that_was_taken_though_the_answer_was_lost_goes_on_here(stor
             return done
 
     known = Known("test")
-    settled = await settle(Keeper(Losing(), "node_b", LEASE_S), DEAD, known, is_last_try=False)
+    settled = await settle(
+        LeaseHeartbeat(Losing(), "node_b", LEASE_S), DEAD, known, is_last_try=False
+    )
     assert (settled.adopted, known.started) == (1, [run.id])
 
 
@@ -437,7 +443,9 @@ async def test_a_gateway_that_was_taken_for_dead_does_not_begin_what_another_has
                     break
             known = Known("work")
             store = Only(other, taken.id)
-            settled = await settle(Keeper(store, "node_b", LEASE_S), node, known, is_last_try=False)
+            settled = await settle(
+                LeaseHeartbeat(store, "node_b", LEASE_S), node, known, is_last_try=False
+            )
             assert (settled.adopted, known.started) == (1, [taken.id])
             release.set()
             assert (await asyncio.wait_for(kept.wait(), DEADLINE_S)).output == 2
@@ -465,7 +473,7 @@ class Only:
 @pytest.fixture
 async def kept(store):
     time = Time()
-    keeper = Keeper(
+    keeper = LeaseHeartbeat(
         store,
         "node_a",
         LEASE_S,
@@ -500,8 +508,8 @@ async def test_a_gateway_renews_its_own_lease_and_those_of_its_workers(kept):
 
 
 async def test_a_gateway_that_stops_says_so_and_a_worker_has_its_time_to_come_back(store):
-    for owner, gone in (("node_a", [Lapsed("node_a", said_so=True)]), ("worker_a", [])):
-        keeper = Keeper(store, owner, LEASE_S)
+    for owner, gone in (("node_a", [ExpiredLease("node_a", said_so=True)]), ("worker_a", [])):
+        keeper = LeaseHeartbeat(store, owner, LEASE_S)
         await keeper.start()
         await keeper.stop()
         assert await store.lapsed() == gone
@@ -509,7 +517,7 @@ async def test_a_gateway_that_stops_says_so_and_a_worker_has_its_time_to_come_ba
 
 
 async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_they_had_time(kept):
-    keeper, leases = kept.keeper, SharedLeases(kept.keeper, Known(), lambda: 0.5)
+    keeper, leases = kept.keeper, ClusterLeases(kept.keeper, Known(), lambda: 0.5)
     lost = await executing_run(kept.store, "worker_b")
     await kept.store.hold(["worker_b"], 0)
     await leases.judge()
@@ -533,14 +541,14 @@ async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_the
 async def test_who_says_that_it_is_gone_is_believed_at_once(kept):
     lost = await executing_run(kept.store, "node_b")
     await kept.store.let_go("node_b")
-    await SharedLeases(kept.keeper, Known(), lambda: 0.5).judge()
+    await ClusterLeases(kept.keeper, Known(), lambda: 0.5).judge()
     assert await status_of(kept.store, lost) == "crashed"
 
 
 async def test_runs_of_a_task_that_is_not_known_keep_their_gateways_name_in_mind(kept, monkeypatch):
     run = await kept.store.create_run(new_run(owner=DEAD))
     await kept.store.let_go(DEAD)
-    leases = SharedLeases(kept.keeper, Known(), lambda: 0.5)
+    leases = ClusterLeases(kept.keeper, Known(), lambda: 0.5)
     await leases.judge()
     assert [lapsed.owner for lapsed in await kept.store.lapsed()] == [DEAD]
     leases._left_since_s[DEAD] -= UNKNOWN_S
@@ -554,7 +562,7 @@ async def test_runs_of_a_task_that_is_not_known_keep_their_gateways_name_in_mind
 async def test_owners_that_never_had_a_lease_are_given_one_when_a_gateway_starts(kept):
     await executing_run(kept.store, "worker_old")
     await kept.store.create_run(new_run(owner=owner_of("celery")))
-    leases = SharedLeases(kept.keeper, Known(), lambda: 0.5)
+    leases = ClusterLeases(kept.keeper, Known(), lambda: 0.5)
     await leases.start()
     await leases.stop()
     await kept.store.hold(["worker_old"], 0, only_new=True)  # has one, so this changes nothing

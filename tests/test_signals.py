@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway._internal.wakeup import Inbox, Signal
+from gateway._internal.wakeup import Mailbox, Wakeup
 
 
 @given(st.lists(st.none() | st.integers()))
@@ -13,7 +13,7 @@ def test_an_inbox_gives_what_came_in_order_however_puts_and_takes_alternate(step
     """A number is put, twice the same at once if it is even; None takes, if there is something."""
 
     async def play():
-        inbox, put, taken = Inbox(), [], []
+        inbox, put, taken = Mailbox(), [], []
         for step in steps:
             if step is not None and step % 2 == 0:
                 inbox.put_all([step, step])
@@ -32,7 +32,7 @@ def test_an_inbox_gives_what_came_in_order_however_puts_and_takes_alternate(step
 
 
 async def test_who_waits_gets_what_comes_and_loses_nothing_when_called_off():
-    inbox = Inbox()
+    inbox = Mailbox()
     waiting = asyncio.create_task(inbox.get())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -49,7 +49,7 @@ async def test_who_waits_gets_what_comes_and_loses_nothing_when_called_off():
 
 
 async def test_a_signal_lets_one_pass_however_often_it_was_set():
-    signal = Signal()
+    signal = Wakeup()
     signal.set()
     signal.set()
     await signal.wait()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
-from gateway.server.uvicorn.frame_splitter import Splitter
+from gateway.server.uvicorn.frame_splitter import FrameSplitter
 
 MAX_BYTES = 70_000
 
@@ -40,7 +40,7 @@ def cut(data, places):
 
 def read_by_both(data, places):
     """Read bytes with the library alone, and with the splitter before it."""
-    alone, behind, splitter = Library(), Library(), Splitter(MAX_BYTES)
+    alone, behind, splitter = Library(), Library(), FrameSplitter(MAX_BYTES)
     past = 0
     for piece in cut(data, places):
         alone.feed(piece)
@@ -119,7 +119,7 @@ def test_one_that_is_too_large_is_the_librarys_to_refuse():
 
 
 def test_nothing_but_the_beginning_of_a_header_is_kept():
-    splitter = Splitter(MAX_BYTES)
+    splitter = FrameSplitter(MAX_BYTES)
     frame = Frame(Opcode.TEXT, b"x" * 1000).serialize(mask=True)
     kept = [list(splitter.split(frame[n : n + 1])) for n in range(len(frame))]
     assert b"".join(part for parts in kept for part in parts) == frame

@@ -5,7 +5,7 @@ import pytest
 from gateway.model.log import Page
 from gateway.model.records import Position, StreamKey
 from gateway.stores import tail_cache
-from gateway.stores.tail_cache import Tails
+from gateway.stores.tail_cache import TailCache
 
 KEY = StreamKey("run_1", "progress")
 AT_3, AT_4 = Position("e1", 3), Position("e1", 4)
@@ -15,14 +15,14 @@ NOTHING = Page([], AT_3)
 @pytest.fixture
 def known():
     """Tails that know where one stream ends."""
-    known = Tails()
+    known = TailCache()
     known.end(KEY, known.begin(KEY), NOTHING)
     assert known.is_at(KEY, AT_3)
     return known
 
 
 def test_nothing_is_known_before_somebody_looked():
-    known = Tails()
+    known = TailCache()
     assert not known.is_at(KEY, AT_3)
     known.grew(KEY, AT_3, is_open=True)
     assert not known.is_at(KEY, AT_3)
@@ -56,7 +56,7 @@ def test_nothing_is_known_after_what_a_reader_has_to_see(known, change):
 
 
 def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
-    known = Tails()
+    known = TailCache()
     reading = known.begin(KEY)
     known.grew(KEY, AT_4, is_open=True)
     known.end(KEY, reading, NOTHING)
@@ -64,7 +64,7 @@ def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
 
 
 def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_it():
-    known = Tails()
+    known = TailCache()
     before = known.begin(KEY)
     known.forget(KEY)
     after = known.begin(KEY)
@@ -80,7 +80,7 @@ def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_i
     ids=["failed", "records", "end", "beginning"],
 )
 def test_a_read_that_did_not_stop_at_an_open_tail_leaves_nothing_behind(page):
-    known = Tails()
+    known = TailCache()
     known.end(KEY, known.begin(KEY), page)
     assert not known.is_at(KEY, AT_3)
     assert known.begin(KEY) is not None
@@ -88,7 +88,7 @@ def test_a_read_that_did_not_stop_at_an_open_tail_leaves_nothing_behind(page):
 
 def test_what_is_known_is_bounded(monkeypatch):
     monkeypatch.setattr(tail_cache, "MAX_TAILS", 10)
-    known = Tails()
+    known = TailCache()
     for number in range(25):
         key = StreamKey(f"run_{number}", "progress")
         known.end(key, known.begin(key), NOTHING)

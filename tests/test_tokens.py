@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway import tokens
 from gateway.auth.keys import KeyRing
-from gateway.auth.permissions import Access, check_scope, require
+from gateway.auth.permissions import Permissions, check_scope, require
 from gateway.auth.verifier import Verifier
 from gateway.errors import ConfigurationError, Forbidden, InvalidToken, InvalidValue, TokenExpired
 from gateway.model.records import RUN_STREAM, RunSet, StreamKey
@@ -27,7 +27,7 @@ ELSEWHERE = StreamKey("run_12", "progress")
 
 
 def access(*scopes):
-    return Access(frozenset(scopes), NOW_S + 60)
+    return Permissions(frozenset(scopes), NOW_S + 60)
 
 
 def forge(key=SECRET, algorithm="HS256", **claims):

@@ -15,9 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from serving import SECRET, new_run, serving, token_for, until, working
 
-from gateway import metadata, streams, task
+from gateway import metadata, runs, streams, task
 from gateway._internal import tracing
-from gateway.model import runs
 from gateway.model.records import StreamKey
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

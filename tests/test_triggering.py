@@ -7,9 +7,8 @@ from cutting_off import CutOff
 from serving import new_run, working
 from stores import new_store
 
-from gateway import current_run, task
+from gateway import current_run, runs, task
 from gateway.errors import StoreUnavailable
-from gateway.model import runs
 from gateway.stores.redis.store import RedisStore
 from gateway.stores.sqlite.store import SqliteStore
 

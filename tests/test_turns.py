@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway._internal.fair_share import Turns
+from gateway._internal.fair_share import LoopQuota
 
 
 async def passes(count):
@@ -11,7 +11,7 @@ async def passes(count):
 
 
 async def test_each_pass_has_its_number_of_turns_and_what_is_live_comes_between():
-    turns, seen = Turns(each_pass=2), []
+    turns, seen = LoopQuota(each_pass=2), []
 
     async def lag(number):
         await turns.take()
@@ -32,7 +32,7 @@ async def test_each_pass_has_its_number_of_turns_and_what_is_live_comes_between(
 
 
 async def test_without_a_crowd_nobody_waits():
-    turns = Turns(each_pass=1)
+    turns = LoopQuota(each_pass=1)
     for _ in range(3):
         taking = turns.take()
         assert next(taking.__await__(), "done") == "done"
@@ -40,7 +40,7 @@ async def test_without_a_crowd_nobody_waits():
 
 
 async def test_who_leaves_while_waiting_takes_no_turn():
-    turns, seen = Turns(each_pass=1), []
+    turns, seen = LoopQuota(each_pass=1), []
 
     async def lag(number):
         await turns.take()
@@ -55,7 +55,7 @@ async def test_who_leaves_while_waiting_takes_no_turn():
 
 
 async def test_it_rests_when_nobody_asks():
-    turns = Turns()
+    turns = LoopQuota()
     await turns.take()
     await passes(3)
     assert not turns._is_scheduled

@@ -34,10 +34,9 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from gateway import connect, metadata, streams, task, wait
+from gateway import connect, metadata, runs, streams, task, wait
 from gateway.errors import InvalidValue
 from gateway.integrations import _model_streams, _run_tracking
-from gateway.model import runs
 from gateway.sdk.values.encoding import Values
 from gateway.sdk.values.equality import unwritable
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from serving import SECRET, Time, gateway_process, until, worker_token, working
 
-from gateway import current_run, task, tokens, wait
+from gateway import current_run, runs, task, tokens, wait
 from gateway.errors import (
     Forbidden,
     InvalidId,
@@ -18,7 +18,6 @@ from gateway.errors import (
     StreamEnded,
     WaitTimeout,
 )
-from gateway.model import runs
 from gateway.model.records import StreamKey
 from gateway.sdk.loops.bridge import run_in_loop
 from gateway.sdk.wait import WaitToken

@@ -24,15 +24,15 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from gateway import tokens
-from gateway._internal.fair_share import Turns
+from gateway._internal.fair_share import LoopQuota
 from gateway.model.limits import Limits
 from gateway.model.records import REVOCATIONS, StreamKey, Writer
-from gateway.server.uvicorn.websocket_protocol import DirectProtocol
+from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol
 
 CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
 
 
-@pytest.fixture(params=[DirectProtocol, "websockets-sansio"], ids=["direct", "plain ASGI"])
+@pytest.fixture(params=[DirectWebSocketProtocol, "websockets-sansio"], ids=["direct", "plain ASGI"])
 async def gateway(request):
     async with serving(protocol=request.param) as gateway:
         yield gateway
@@ -581,7 +581,7 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(gateway, run)
 
 async def test_newcomers_wait_for_their_turn_and_those_at_work_do_not(gateway, run, client):
     await subscribed(client, run)
-    turns = gateway.fanout.hub.newcomers = Turns(each_pass=0)
+    turns = gateway.fanout.hub.newcomers = LoopQuota(each_pass=0)
 
     async def visit():
         async with gateway.client(token=worker_token()) as newcomer:

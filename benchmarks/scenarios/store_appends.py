@@ -21,12 +21,12 @@ from benchmarks.peers.redis_servers import fresh, redis_server
 from benchmarks.peers.servers import BY_NAME, HERE_FULL, SECRET, as_worker, running
 from benchmarks.report import Effort, Result, interleaved
 from gateway import streams, task
+from gateway.model.log import Appended
 from gateway.model.records import StreamKey
 from gateway.model.runs import Run
 from gateway.server.serve import calm_collector
-from gateway.stores.factory import open_store
-from gateway.model.log import Appended
 from gateway.stores.base import Store
+from gateway.stores.factory import open_store
 
 NAME = "store-appends"
 RECORD = b'{"current":12345,"total":100000,"status":"a record of about one hundred bytes, in all"}'

@@ -13,7 +13,7 @@ EACH_PASS = 4  # frames of up to 64 KiB: one to three milliseconds
 ROOM = 16  # who may wait at once for what makes them all go on in the same pass
 
 
-class Turns:
+class LoopQuota:
     """Gives them in the order in which they were asked for.
 
     Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Holder(Protocol):
+class Evictable(Protocol):
     """What holds memory that it can do without."""
 
     def shed(self) -> None:
         """Let all of it go; the budget has it at 0 from now on."""
 
 
-class Budget:
+class MemoryBudget:
     """Keeps the sum of what is held below a limit.
 
     Args:
@@ -24,10 +24,10 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._held: dict[Holder, int] = {}  # in the order in which they were used
+        self._held: dict[Evictable, int] = {}  # in the order in which they were used
         self.used = 0
 
-    def note(self, holder: Holder, size: int) -> None:
+    def note(self, holder: Evictable, size: int) -> None:
         """Take note of what a holder has now, just after it was used; others may have to give."""
         self.forget(holder)
         self._held[holder] = size
@@ -37,6 +37,6 @@ class Budget:
             self.forget(oldest)
             oldest.shed()
 
-    def forget(self, holder: Holder) -> None:
+    def forget(self, holder: Evictable) -> None:
         """Take note that it holds nothing any more."""
         self.used -= self._held.pop(holder, 0)

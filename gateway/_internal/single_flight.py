@@ -10,7 +10,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class Asking(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """Asks for many.
 
     One who comes while an answer is under way waits for the next, as it may be older than its

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TRACE_KEY = "$trace"  # of a run's metadata
 _HEADERS = ("traceparent", "tracestate")
 
-Kind = Literal["internal", "producer", "consumer"]
+SpanKind = Literal["internal", "producer", "consumer"]
 
 
 def is_on() -> bool:
@@ -75,7 +75,11 @@ def carried() -> dict[str, Any]:
 
 @contextmanager
 def span(
-    name: str, *, kind: Kind = "internal", parent: Context | None = None, **attributes: str | int
+    name: str,
+    *,
+    kind: SpanKind = "internal",
+    parent: Context | None = None,
+    **attributes: str | int,
 ) -> Iterator[None]:
     """Make a span of what the block does, if traces are wanted.
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Signal:
+class Wakeup:
     """Set it as often as you like; one task waits, and finds it unset again."""
 
     __slots__ = ("_is_set", "_waiter")
@@ -43,7 +43,7 @@ class Signal:
         self._is_set = False
 
 
-class Inbox(Generic[T]):
+class Mailbox(Generic[T]):
     """A queue without a bound; one task takes."""
 
     __slots__ = ("_come", "_signal", "_taken_last")
@@ -51,7 +51,7 @@ class Inbox(Generic[T]):
     def __init__(self) -> None:
         self._come: list[T] = []
         self._taken_last: list[T] = []  # what came before, the oldest last
-        self._signal = Signal()
+        self._signal = Wakeup()
 
     def put_nowait(self, item: T) -> None:
         """Add one."""

@@ -1,1 +1,12 @@
-"""."""
+"""Scopes, keys and tokens: who may do what. No I/O but for the files of keys.
+
+May import `errors`, `settings`, `_internal` and `model`.
+
+    claims       names and forms of a token's claims
+    key_files    the key ring of a process, from its settings
+    keys         keys that sign and verify tokens
+    permissions  what a verified token allows
+    revocations  the list of revoked tokens
+    secret_file  the secret key: from the settings, or kept beside the SQLite file
+    verifier     reads and verifies a token
+"""

@@ -40,7 +40,7 @@ Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARACTERS, pattern=r
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)]
 
 
-class Share(NamedTuple):
+class ParentUses(NamedTuple):
     """The uses of a token, of which those made from it take their own.
 
     Attributes:
@@ -67,11 +67,11 @@ class TriggerGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uses: Uses | None = 1
     tags: Tags = ()
     max_payload_bytes: Bytes = DEFAULT_PAYLOAD_BYTES
-    shares: tuple[Share, ...] = ()
+    shares: tuple[ParentUses, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Permissions:
     """What a verified token says: what its bearer may do, and until when.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.auth.permissions import MAX_TTL_S, Access
+from gateway.auth.permissions import MAX_TTL_S, Permissions
 from gateway.errors import InvalidValue
 
 MAX_SKEW_S = 300.0  # by which the clocks of gateways and minters may differ
@@ -111,7 +111,7 @@ class RevocationList:
             before = self._subjects.get(revocation.subject, 0.0)
             self._subjects[revocation.subject] = max(before, revocation.issued_before_s)
 
-    def is_revoked(self, access: Access) -> bool:
+    def is_revoked(self, access: Permissions) -> bool:
         """Whether a token, or one that it was made from, is good no more."""
         if access.id in self._tokens or any(id in self._tokens for id in access.ancestors):
             return True

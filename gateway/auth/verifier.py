@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gateway.auth.claims import BadClaims, Claims, read_claims
 from gateway.auth.keys import KeyRing
-from gateway.auth.permissions import MAX_TTL_S, Access
+from gateway.auth.permissions import MAX_TTL_S, Permissions
 from gateway.auth.revocations import MAX_SKEW_S
 from gateway.errors import ConfigurationError, InvalidToken, TokenExpired
 
@@ -23,7 +23,7 @@ REMEMBERED_CHARACTERS = 2048  # of one of them
 
 def verify(
     token: object, *, secret_key: str | None = None, keys: KeyRing | None = None, now_s: float
-) -> Access:
+) -> Permissions:
     """Check a token's signature, audience and life, and read what it allows.
 
     Args:
@@ -59,12 +59,12 @@ class Verifier:
 
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
-        self._known: OrderedDict[bytes, _Said] = OrderedDict()
+        self._known: OrderedDict[bytes, VerifiedClaims] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def verify(self, token: object, now_s: float) -> Access:
+    def verify(self, token: object, now_s: float) -> Permissions:
         """See `verify`; it returns and raises the same."""
         text = _text(token)
         if len(text) > REMEMBERED_CHARACTERS:
@@ -82,10 +82,10 @@ class Verifier:
         return access
 
 
-class _Said(NamedTuple):
+class VerifiedClaims(NamedTuple):
     """What a token says whose signature is good, and from when on (Unix time)."""
 
-    access: Access
+    access: Permissions
     starts_s: float
 
 
@@ -99,15 +99,15 @@ def _text(token: object) -> str:
     return token
 
 
-def _read(token: str, keys: KeyRing) -> _Said:
+def _read(token: str, keys: KeyRing) -> VerifiedClaims:
     try:
         claims = read_claims(keys.read(token))
     except BadClaims as error:
         raise InvalidToken(f"the token's claims are not valid here: {error}") from None
-    return _Said(_access(claims), max(claims.iat, claims.nbf or 0.0))
+    return VerifiedClaims(_access(claims), max(claims.iat, claims.nbf or 0.0))
 
 
-def _judge(said: _Said, now_s: float) -> Access:
+def _judge(said: VerifiedClaims, now_s: float) -> Permissions:
     access = said.access
     if access.is_expired(now_s):
         raise TokenExpired("the token has expired; mint a new one")
@@ -123,9 +123,9 @@ def _judge(said: _Said, now_s: float) -> Access:
     return access
 
 
-def _access(claims: Claims) -> Access:
+def _access(claims: Claims) -> Permissions:
     oldest_s = claims.iat if claims.par_iat is None else min(claims.iat, claims.par_iat)
-    return Access(
+    return Permissions(
         frozenset(claims.scopes),
         claims.exp,
         claims.sub or "",

@@ -1,20 +1,27 @@
-"""The command line: `realtime`, or `python -m gateway`.
+"""The command line: `realtime`, or `python -m gateway`. One module for each command.
 
-A module a group of commands; what is in a longer one stands in a module beside it:
+May import every room.
 
-    reaching   how a command reaches streams: through a gateway, or the store itself
-    output     what a command prints: for people, for scripts
-    serving    serve
-    tokens     token mint, show, revoke
-    streams    tail, append, streams
-    runs       runs list, show, cancel, watch; trigger
-    files      backup, restore
-    copying    copy
-    exchange   export, import
-    doctor     doctor; its checks are in checks and public
-    bench      bench
-    types      types
-    client     client
+    append         lines into records
+    backup         `realtime backup` and `restore`
+    bench          `realtime bench`
+    client         `realtime client`
+    copy           `realtime copy`
+    doctor/        `realtime doctor`
+    export         `realtime export` and `import`
+    runs           `realtime runs` and `trigger`
+    runs_watch     `realtime runs watch`
+    serve          `realtime serve`
+    streams        `realtime tail`, `append` and `streams`
+    tail           follows streams and prints records
+    token_inspect  `realtime token show`
+    tokens         `realtime token`
+    types          `realtime types`
+    typescript     TypeScript types of JSON Schemas
+
+    _http          HTTP requests of commands
+    _output        what commands print
+    _target        the gateway or the store that a command works on
 """
 
 from __future__ import annotations

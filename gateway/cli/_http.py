@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from gateway.cli._target import Reach
+from gateway.cli._target import Target
 from gateway.errors import RealtimeError, StoreUnavailable, from_wire
 
 TIMEOUT_S = 30.0
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
     headers: dict[str, str]
 
 
-async def ask(reach: Reach, method: str, path: str, body: Any = None, *scopes: str) -> Answer:
+async def ask(reach: Target, method: str, path: str, body: Any = None, *scopes: str) -> Answer:
     """Send a request and return its answer.
 
     Args:
@@ -71,7 +71,7 @@ def _refusal(request: urllib.request.Request, error: urllib.error.HTTPError) -> 
         )
 
 
-async def readers(reach: Reach, run_id: str) -> dict[str, int]:
+async def readers(reach: Target, run_id: str) -> dict[str, int]:
     """Ask how many read each stream of a run at this gateway."""
     path = f"/v1/runs/{run_id}/readers"
     answer = await ask(reach, "GET", path, None, f"read:runs:{run_id}")

@@ -58,7 +58,7 @@ StoreOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Target:
     """Where a command works.
 
     Attributes:
@@ -71,7 +71,7 @@ class Reach:
     token: str | None = None
 
     @classmethod
-    def of(cls, url: str | None, token: str | None, store: str | None) -> Reach:
+    def of(cls, url: str | None, token: str | None, store: str | None) -> Target:
         """Put together what the command line and the environment say.
 
         Raises:

@@ -18,7 +18,7 @@ from websockets.exceptions import WebSocketException
 
 from gateway import protocol
 from gateway.cli._output import JsonOption, emit, note, shown
-from gateway.cli._target import Reach, TokenOption, UrlOption
+from gateway.cli._target import Target, TokenOption, UrlOption
 from gateway.errors import ConfigurationError, RealtimeError, StoreUnavailable, from_wire
 from gateway.model.limits import MAX_APPEND_RECORDS
 from gateway.model.records import StreamKey, Writer
@@ -70,7 +70,7 @@ def bench(
     small load, and no limit of it: where the client's own share of a core is near 100 %, that is
     what was measured. It makes a run and deletes it.
     """
-    reach = Reach.of(url, token, None)
+    reach = Target.of(url, token, None)
     if reach.settings.url is None:
         raise ConfigurationError(reach.http_url)
     result = asyncio.run(_bench(reach, subscribers, rate, seconds, record_bytes))
@@ -94,7 +94,7 @@ def bench(
 
 
 async def _bench(
-    reach: Reach, subscribers: int, rate: float, seconds: float, record_bytes: int
+    reach: Target, subscribers: int, rate: float, seconds: float, record_bytes: int
 ) -> dict[str, Any]:
     counted = Counted()
     async with reach.store(owner=f"bench_{secrets.token_hex(8)}") as store:
@@ -129,7 +129,7 @@ async def _bench(
 
 
 async def _subscribed(
-    reach: Reach, key: StreamKey, count: int, stack: AsyncExitStack
+    reach: Target, key: StreamKey, count: int, stack: AsyncExitStack
 ) -> list[ClientConnection]:
     room = asyncio.Semaphore(CONNECTING)
 
@@ -148,7 +148,7 @@ async def _subscribed(
 class _Subscriber:
     """A connection that follows the stream."""
 
-    def __init__(self, reach: Reach, key: StreamKey) -> None:
+    def __init__(self, reach: Target, key: StreamKey) -> None:
         self._reach = reach
         self._key = key
 

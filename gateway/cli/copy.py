@@ -13,7 +13,7 @@ from gateway.cli.backup import progress_bar
 from gateway.errors import ConfigurationError
 from gateway.sdk.session import opened
 from gateway.stores.factory import open_movable_store
-from gateway.stores.migration import Moved, Progress, copy_store
+from gateway.stores.migration import CopySummary, Progress, copy_store
 
 
 def copy(
@@ -44,6 +44,6 @@ def copy(
     note("give the gateways of the new store the same REALTIME_SECRET_KEY; it was not copied")
 
 
-async def _copy(source: str, target: str, progress: Progress) -> Moved:
+async def _copy(source: str, target: str, progress: Progress) -> CopySummary:
     async with opened(open_movable_store(source)) as one, opened(open_movable_store(target)) as two:
         return await copy_store(one, two, progress)

@@ -22,7 +22,7 @@ import orjson
 import typer
 
 from gateway.cli._output import named_writer, note
-from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.cli.append import batches
 from gateway.cli.streams import ENDS, names_of
 from gateway.errors import ConfigurationError, InvalidValue, RunExists
@@ -53,7 +53,7 @@ def export(
     store: StoreOption = None,
 ) -> None:
     """Write a run and all records of its streams as JSON lines, as they are now."""
-    reach = Reach.of(url, token, store)
+    reach = Target.of(url, token, store)
     run_id = check_run_id(run)
     with _written(out) as file:
         streams, records = asyncio.run(_export(reach, run_id, file))
@@ -79,7 +79,7 @@ def _written(out: Path | None) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-async def _export(reach: Reach, run_id: str, file: BinaryIO) -> tuple[int, int]:
+async def _export(reach: Target, run_id: str, file: BinaryIO) -> tuple[int, int]:
     streams = records = 0
     async with reach.store() as store:
         state = await store.get_run(run_id)
@@ -133,7 +133,7 @@ def import_run(
     clients that hold positions of the exported run start over. A run that had not ended is
     imported as crashed, since nobody executes it; an idempotency key is not taken over.
     """
-    reach = Reach.of(url, token, store)
+    reach = Target.of(url, token, store)
     with _read(file) as lines:
         run, counted = _checked(lines)
         lines.seek(0)
@@ -224,7 +224,7 @@ class _Import(NamedTuple):
     writer_id: str
 
 
-async def _import(reach: Reach, old: Run, new_id: bool, file: BinaryIO) -> Run:
+async def _import(reach: Target, old: Run, new_id: bool, file: BinaryIO) -> Run:
     id = new_run_id(system_clock_ms()) if new_id else old.id
     run = replace(
         old,

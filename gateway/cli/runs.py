@@ -27,7 +27,7 @@ from gateway.cli._output import (
     status,
     table_of,
 )
-from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.cli.runs_watch import watch_runs
 from gateway.cli.tail import Start, printer
 from gateway.errors import ConfigurationError, InvalidValue, TaskNotFound
@@ -73,7 +73,7 @@ def list_runs(
     async def ask(opened: Store) -> list[Run]:
         return await all_runs(opened, query)
 
-    found = asyncio.run(_with_store(Reach.of(url, token, store), ask))
+    found = asyncio.run(_with_store(Target.of(url, token, store), ask))
     if as_json:
         for run in found:
             emit(run.to_wire())
@@ -95,7 +95,7 @@ def show(
     async def ask(opened: Store) -> Run:
         return (await opened.get_run(run_id)).run
 
-    _print_run(asyncio.run(_with_store(Reach.of(url, token, store), ask)), as_json)
+    _print_run(asyncio.run(_with_store(Target.of(url, token, store), ask)), as_json)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def cancel(
     async def ask(opened: Store) -> Run:
         return await cancel_run(Runtime(opened, asyncio.get_running_loop()), run_id)
 
-    after = asyncio.run(_with_store(Reach.of(url, token, store), ask))
+    after = asyncio.run(_with_store(Target.of(url, token, store), ask))
     if as_json:
         emit(after.to_wire())
     elif after.is_finished:
@@ -144,11 +144,11 @@ def watch(
     sets = [RunSet(kind, id) for kind, id in asked.items() if id]  # type: ignore[arg-type]
     if len(sets) > 1:
         raise InvalidValue("one of --tag, --parent and --batch can be watched at a time")
-    reach = Reach.of(url, token, store)
+    reach = Target.of(url, token, store)
     asyncio.run(_watch(reach, sets[0] if sets else None, limit, as_json))
 
 
-async def _watch(reach: Reach, which: RunSet | None, limit: int, as_json: bool) -> None:
+async def _watch(reach: Target, which: RunSet | None, limit: int, as_json: bool) -> None:
     async with reach.store() as store, aclosing(watch_runs(store, which, limit)) as states:
         if as_json or not sys.stdout.isatty():
             await _print_changes(states, as_json)
@@ -188,7 +188,7 @@ def trigger(
     token: TokenOption = None,
 ) -> None:
     """Start a run of a task that is defined in the gateway's process, and print its id."""
-    reach = Reach.of(url, token, None)
+    reach = Target.of(url, token, None)
     arguments = _payload(payload)
     asyncio.run(_trigger(reach, task, {"payload": arguments, "tags": tags or []}, follow, as_json))
 
@@ -199,7 +199,7 @@ class _Handle(NamedTuple):
 
 
 async def _trigger(
-    reach: Reach, task: str, body: dict[str, Any], follow: bool, as_json: bool
+    reach: Target, task: str, body: dict[str, Any], follow: bool, as_json: bool
 ) -> None:
     scopes = [f"trigger:tasks:{task}", *(f"read:tags:{tag}" for tag in body["tags"])]
     try:
@@ -219,7 +219,7 @@ async def _trigger(
     if not follow:
         return
     # With the run's own token: the one that may trigger may not read.
-    async with Reach(reach.settings, handle.access_token).store() as store:
+    async with Target(reach.settings, handle.access_token).store() as store:
         tail = printer(raw=False, as_json=as_json, names=True)
         reason = await tail.run(store, handle.id, Start("beginning"), follow=True)
     end_as(reason or "deleted")
@@ -251,7 +251,7 @@ def _statuses(given: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(given or ())
 
 
-async def _with_store(reach: Reach, ask: Any) -> Any:
+async def _with_store(reach: Target, ask: Any) -> Any:
     async with reach.store() as store:
         return await ask(store)
 

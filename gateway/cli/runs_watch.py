@@ -34,7 +34,7 @@ async def watch_runs(
         return
     while True:  # a set's log that was lost, or is too far ahead, begins anew
         state = await store.get_set([which], limit)
-        held = Held(which, limit, state.runs)
+        held = RunTable(which, limit, state.runs)
         yield held.runs
         async with aclosing(store.follow(which.log, state.positions[0])) as pages:
             async for page in pages:
@@ -54,7 +54,7 @@ async def _looking(store: Store, limit: int) -> AsyncGenerator[list[Run], None]:
         await asyncio.sleep(LOOK_S)
 
 
-class Held:
+class RunTable:
     """The newest runs of a set, kept up to date by its log.
 
     Args:

@@ -11,9 +11,9 @@ import typer
 
 from gateway.cli import _http
 from gateway.cli._output import JsonOption, bytes_of, emit, end_as, note, print_table, status
-from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.cli.append import append_lines, lines_of_input, lines_of_values
-from gateway.cli.tail import Start, Tail, printer
+from gateway.cli.tail import Follower, Start, printer
 from gateway.errors import InvalidValue
 from gateway.model.log import Head, Page
 from gateway.model.records import STREAMS_STREAM, EndReason, Position, StreamKey, check_run_id
@@ -46,7 +46,7 @@ def tail(
 
     A lost connection is made again, and goes on where it was. The exit code says how it ended.
     """
-    reach = Reach.of(url, token, store)
+    reach = Target.of(url, token, store)
     begin = Start.parse(start, one_stream=stream is not None)
     key = readable_key(run, stream) if stream is not None else None
     shows = printer(raw=raw, as_json=as_json, names=key is None)
@@ -56,7 +56,7 @@ def tail(
 
 
 async def _tail(
-    reach: Reach, run_id: str, key: StreamKey | None, start: Start, shows: Tail, follow: bool
+    reach: Target, run_id: str, key: StreamKey | None, start: Start, shows: Follower, follow: bool
 ) -> EndReason | None:
     async with reach.store() as store:
         if key is not None:
@@ -89,7 +89,7 @@ def append(
     key = StreamKey(check_run_id(run), stream)
     if reason not in ENDS:
         raise InvalidValue(f"--reason is {reason!r}; it is one of {', '.join(ENDS)}")
-    reach = Reach.of(url, token, store)
+    reach = Target.of(url, token, store)
     if values:
         lines = lines_of_values(values)
     elif end and sys.stdin.isatty():
@@ -127,7 +127,7 @@ def list_streams(
     The size is that of the newest records, carried over to all. Readers are those at the gateway
     that is asked.
     """
-    reach = Reach.of(url, token, store)
+    reach = Target.of(url, token, store)
     found = asyncio.run(_list_streams(reach, check_run_id(run)))
     if as_json:
         for each in found:
@@ -147,7 +147,7 @@ def list_streams(
     print_table(("STREAM", "STATE", "RECORDS", "SIZE", "RATE", "READERS"), rows)
 
 
-async def _list_streams(reach: Reach, run_id: str) -> list[dict]:  # type: ignore[type-arg]
+async def _list_streams(reach: Target, run_id: str) -> list[dict]:  # type: ignore[type-arg]
     async with reach.store() as store:
         keys = await names_of(store, run_id)
         found = [await _describe(store, key) for key in keys]

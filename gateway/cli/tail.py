@@ -63,7 +63,7 @@ class Start:
         return Position(head.position.epoch, offset)
 
 
-class Tail:
+class Follower:
     """Follows streams and hands on what comes, in the order in which it comes.
 
     Args:
@@ -171,7 +171,7 @@ class Tail:
             self._on_fact(key, "end", page.end, {"position": str(page.position)})
 
 
-def printer(*, raw: bool, as_json: bool, names: bool) -> Tail:
+def printer(*, raw: bool, as_json: bool, names: bool) -> Follower:
     """Make a tail that prints.
 
     Args:
@@ -180,10 +180,10 @@ def printer(*, raw: bool, as_json: bool, names: bool) -> Tail:
         names: Say of which stream each line is.
     """
     if raw:
-        return Tail(_raw_record, lambda *_: None, _noted)
+        return Follower(_raw_record, lambda *_: None, _noted)
     if as_json:
-        return Tail(_json_record, _json_run, _json_fact)
-    return Tail(_Lines(names).record, _run_line, _noted)
+        return Follower(_json_record, _json_run, _json_fact)
+    return Follower(_Lines(names).record, _run_line, _noted)
 
 
 def _raw_record(_key: StreamKey, record: Record, _after: Position) -> None:

@@ -14,7 +14,7 @@ from gateway.auth.keys import KeyRing
 from gateway.auth.revocations import Revocation, RevocationList
 from gateway.auth.secret_file import secret_path
 from gateway.auth.verifier import verify
-from gateway.cli._target import Reach
+from gateway.cli._target import Target
 from gateway.errors import ConfigurationError, InvalidToken, RealtimeError, TokenExpired
 from gateway.model.records import REVOCATIONS, Position
 
@@ -74,7 +74,7 @@ def _moment(name: str, value: Any) -> str:
         return ""
 
 
-async def inspect(token: str, reach: Reach, now_s: float) -> Finding:
+async def inspect(token: str, reach: Target, now_s: float) -> Finding:
     """Find out about a token.
 
     Args:
@@ -94,7 +94,7 @@ async def inspect(token: str, reach: Reach, now_s: float) -> Finding:
     return finding
 
 
-def _verified(token: str, header: dict[str, Any], reach: Reach, now_s: float) -> Finding:
+def _verified(token: str, header: dict[str, Any], reach: Target, now_s: float) -> Finding:
     try:
         keys = _keys(reach)
     except ConfigurationError as error:
@@ -115,14 +115,14 @@ def _verified(token: str, header: dict[str, Any], reach: Reach, now_s: float) ->
     return Finding("valid", f"signed by a key of this environment, good for {left_s:.0f} s more")
 
 
-def _keys(reach: Reach) -> KeyRing | None:
+def _keys(reach: Target) -> KeyRing | None:
     settings = reach.settings
     path = secret_path(settings)
     has_key = settings.secret_key or settings.signing_key_file or (path and path.exists())
     return resolve_keys(settings) if has_key else None  # else it would make a secret
 
 
-async def _look_up(finding: Finding, token: str, reach: Reach, now_s: float) -> None:
+async def _look_up(finding: Finding, token: str, reach: Target, now_s: float) -> None:
     keys = _keys(reach)
     assert keys is not None
     access = verify(token, keys=keys, now_s=now_s)
@@ -138,7 +138,7 @@ async def _look_up(finding: Finding, token: str, reach: Reach, now_s: float) -> 
         finding.why = "it, or one that it was made from, was revoked"
 
 
-async def _revocations(reach: Reach) -> RevocationList:
+async def _revocations(reach: Target) -> RevocationList:
     found = RevocationList()
     async with reach.store() as store:
         after: Position | None = None

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from gateway import tokens
 from gateway.auth.key_files import resolve_keys
 from gateway.cli._output import JsonOption, emit, shown
-from gateway.cli._target import LOCAL_URL, Reach, StoreOption, UrlOption, settings_of
+from gateway.cli._target import LOCAL_URL, StoreOption, Target, UrlOption, settings_of
 from gateway.cli.token_inspect import Finding, inspect
 from gateway.errors import InvalidValue
 from gateway.sdk.session import connected
@@ -71,7 +71,7 @@ def show(
     gateway or in the store; what cannot be checked here is said.
     """
     text = sys.stdin.read() if token == "-" else token
-    reach = replace(Reach.of(url, None, store), token=None)
+    reach = replace(Target.of(url, None, store), token=None)
     finding = asyncio.run(inspect(text.strip(), reach, time.time()))
     if as_json:
         emit(finding.to_json())

@@ -14,7 +14,7 @@ import typer
 from gateway.cli import typescript
 from gateway.cli._http import ask
 from gateway.cli._output import note
-from gateway.cli._target import LOCAL_URL, Reach, TokenOption, UrlOption
+from gateway.cli._target import LOCAL_URL, Target, TokenOption, UrlOption
 from gateway.errors import ConfigurationError
 from gateway.sdk import stream_registry
 
@@ -67,6 +67,6 @@ def _defined_in(modules: list[str]) -> dict[str, dict[str, Any]]:
 
 
 async def _known_at(url: str | None, token: str | None) -> dict[str, dict[str, Any]]:
-    reach = Reach.of(url or os.environ.get("REALTIME_URL") or LOCAL_URL, token, None)
+    reach = Target.of(url or os.environ.get("REALTIME_URL") or LOCAL_URL, token, None)
     answer = await ask(reach, "GET", "/v1/schemas", None, "read:runs:*")
     return dict(answer.value["streams"])

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from gateway.errors import RunNotFound
-from gateway.fanout.group import Cohort, Kind, Sink, Way
-from gateway.fanout.page_cache import Piece
+from gateway.fanout.group import BroadcastGroup, GroupKey, Sink, WireFormat
+from gateway.fanout.page_cache import PageSlice
 from gateway.fanout.tail import Batch, Tail
 from gateway.model.records import RUN_STREAM, RUNS_STREAM, Position, StreamKey
 
@@ -30,7 +30,7 @@ class Cursor:
         self.wake = wake
         self._tail = tail
         self._id = id
-        self._cohort: Cohort | None = None
+        self._cohort: BroadcastGroup | None = None
         tail.join(self)
 
     @property
@@ -57,7 +57,7 @@ class Cursor:
             if self._leave_cohort():
                 self.put_out()
 
-    def join(self, sink: Sink, throttle_s: float, way: Way, not_before: float = 0.0) -> None:
+    def join(self, sink: Sink, throttle_s: float, way: WireFormat, not_before: float = 0.0) -> None:
         """Be handed frames from now on, instead of being woken to take them.
 
         Whoever cannot be served so (it lags, the stream has ended, its connection is full) goes on
@@ -72,7 +72,7 @@ class Cursor:
         tail = self._tail
         if self._cohort or tail.end or tail.error or not sink.is_open or not self._is_on_tail():
             return
-        kind = Kind(self._id, self._skip, throttle_s, way)
+        kind = GroupKey(self._id, self._skip, throttle_s, way)
         self._cohort = tail.join_cohort(self, kind, sink, not_before)
 
     @property
@@ -155,16 +155,16 @@ class Cursor:
         frame = self._tail.pages.frame_of(piece, self._id, self._skip)
         return Batch(frame, *piece[2:], piece.record_count)
 
-    async def _read(self) -> Piece | None:
+    async def _read(self) -> PageSlice | None:
         """Take what the tail does not hold."""
         self._has_caught_up = False
         try:
             return await self._tail.pages.read(self.position)
         except RunNotFound:  # the run was deleted before this reader had caught up
-            return Piece(None, 0, self.position, "deleted")
+            return PageSlice(None, 0, self.position, "deleted")
 
 
-class Cursors:
+class MergedCursor:
     """Cursors on several logs as one, which takes from each in turn.
 
     Args:

@@ -35,7 +35,7 @@ class Sink(Protocol):
         """Whether it takes more now: it is there, and its buffer is not full."""
 
 
-class Crowd(Protocol):
+class SocketBatch(Protocol):
     """Connections that are handed the same bytes."""
 
     @property
@@ -50,7 +50,7 @@ class Crowd(Protocol):
         """Hand bytes over to each; whole frames only."""
 
 
-class Way(NamedTuple):
+class WireFormat(NamedTuple):
     """How bytes get to connections of one kind.
 
     Attributes:
@@ -59,16 +59,16 @@ class Way(NamedTuple):
     """
 
     pack: Pack
-    gather: Callable[[Iterable[Any]], Crowd]
+    gather: Callable[[Iterable[Any]], SocketBatch]
 
 
-class Kind(NamedTuple):
+class GroupKey(NamedTuple):
     """What the members of one cohort have in common."""
 
     id: int
     skip: frozenset[str]
     throttle_s: float
-    way: Way
+    way: WireFormat
 
 
 class Member(Protocol):
@@ -80,7 +80,7 @@ class Member(Protocol):
         """Take note that it is no member any more, and go on from `position`."""
 
 
-class Frames(Protocol):
+class FrameSource(Protocol):
     """Where a cohort's frames come from: see `gateway.fanout.tail.Tail`."""
 
     position: Position
@@ -92,10 +92,10 @@ class Frames(Protocol):
         """Make the frame of what follows an offset that the ring holds, and say where it ends."""
 
     def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
-        """Take note that so many readers were given the same bytes; see `gateway.fanout.tail.Tail`."""
+        """Record that so many readers were given the same bytes; see `Tail.handed_over`."""
 
 
-class Cohort:
+class BroadcastGroup:
     """The readers of one kind at one tail.
 
     Args:
@@ -107,17 +107,17 @@ class Cohort:
 
     def __init__(
         self,
-        tail: Frames,
-        kind: Kind,
+        tail: FrameSource,
+        kind: GroupKey,
         loop: asyncio.AbstractEventLoop,
-        on_empty: Callable[[Kind], None],
+        on_empty: Callable[[GroupKey], None],
     ) -> None:
         self._tail = tail
         self._kind = kind
         self._loop = loop
         self._on_empty = on_empty
         self._members: dict[Member, Sink] = {}
-        self._crowd: Crowd | None = None  # the members' connections
+        self._crowd: SocketBatch | None = None  # the members' connections
         self._position = tail.position
         self._joining: dict[Member, tuple[Sink, float]] = {}
         self._quiet_until = 0.0  # the throttle's window, in the loop's time

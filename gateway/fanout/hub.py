@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from gateway._internal.counters import Counters
-from gateway._internal.fair_share import Turns
-from gateway._internal.memory_budget import Budget
-from gateway._internal.single_flight import Asking
+from gateway._internal.fair_share import LoopQuota
+from gateway._internal.memory_budget import MemoryBudget
+from gateway._internal.single_flight import SingleFlight
 from gateway.errors import RunNotFound
-from gateway.fanout.cursor import Cursor, Cursors
-from gateway.fanout.page_cache import Shared
+from gateway.fanout.cursor import Cursor, MergedCursor
+from gateway.fanout.page_cache import FanoutContext
 from gateway.fanout.tail import Tail
 from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.log import Head, RunState, SetState
@@ -27,7 +27,7 @@ from gateway.stores.base import Store
 NEWCOMERS_EACH_PASS = 16  # of the loop: about a millisecond
 OPENINGS_EACH_PASS = 8  # the same
 
-Place = Callable[[Head], Position]
+StartResolver = Callable[[Head], Position]
 C = TypeVar("C", bound=Cursor)
 
 
@@ -51,12 +51,12 @@ class Hub:
         *,
         counters: Counters | None = None,
     ) -> None:
-        self._budget = Budget(ring_bytes)
-        counters, heads = counters or Counters(), Asking(store.head)
-        self._shared = Shared(store, self._budget, counters, Turns(), heads)
-        self.newcomers = Turns(NEWCOMERS_EACH_PASS)
-        self.openings = Turns(OPENINGS_EACH_PASS)
-        self._runs = Asking(store.get_run)
+        self._budget = MemoryBudget(ring_bytes)
+        counters, heads = counters or Counters(), SingleFlight(store.head)
+        self._shared = FanoutContext(store, self._budget, counters, LoopQuota(), heads)
+        self.newcomers = LoopQuota(NEWCOMERS_EACH_PASS)
+        self.openings = LoopQuota(OPENINGS_EACH_PASS)
+        self._runs = SingleFlight(store.get_run)
         self._tails: dict[StreamKey, Tail] = {}
 
     @property
@@ -82,13 +82,13 @@ class Hub:
             return None
 
     async def cursor(
-        self, key: StreamKey, place: Place, id: int, wake: Callable[[], None]
+        self, key: StreamKey, place: StartResolver, id: int, wake: Callable[[], None]
     ) -> Cursor:
         """Open a cursor on a stream; see `open`."""
         return await self.open(Cursor, key, place, id, wake)
 
     async def open(
-        self, kind: type[C], key: StreamKey, place: Place, id: int, wake: Callable[[], None]
+        self, kind: type[C], key: StreamKey, place: StartResolver, id: int, wake: Callable[[], None]
     ) -> C:
         """Open a cursor of some kind on a stream.
 
@@ -119,7 +119,7 @@ class Hub:
 
     async def set_cursors(
         self, sets: Iterable[RunSet], found: SetState, id: int, wake: Callable[[], None]
-    ) -> Cursors:
+    ) -> MergedCursor:
         """Open cursors on the logs of some sets of runs, where their snapshot was taken."""
         cursors: list[Cursor] = []
         try:
@@ -129,7 +129,7 @@ class Hub:
             for cursor in cursors:
                 cursor.close()
             raise
-        return Cursors(cursors)
+        return MergedCursor(cursors)
 
     def _drop(self, tail: Tail) -> None:
         tail.close()
@@ -137,5 +137,5 @@ class Hub:
             del self._tails[tail.key]
 
 
-def _at(position: Position) -> Place:
+def _at(position: Position) -> StartResolver:
     return lambda _: position

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from gateway import protocol
 from gateway._internal.counters import Counters
-from gateway._internal.fair_share import Turns
-from gateway._internal.memory_budget import Budget
-from gateway._internal.single_flight import Asking, look_at
+from gateway._internal.fair_share import LoopQuota
+from gateway._internal.memory_budget import MemoryBudget
+from gateway._internal.single_flight import SingleFlight, look_at
 from gateway.fanout.frame import Frame
 from gateway.model.log import Head
 from gateway.model.records import EndReason, Gap, Position, Record, ResetReason, StreamKey
@@ -35,7 +35,7 @@ FRAMES_EACH = 4  # of one page: kept for so many subscription ids or places, the
 OVERHEAD_BYTES = 1 << 10  # of one page and of one frame: objects around the bytes
 
 
-class Records:
+class EncodedPage:
     """Some records of a stream, one after the other, encoded as they stand in frames.
 
     Args:
@@ -84,7 +84,7 @@ class Records:
         return frame
 
 
-class Piece(NamedTuple):
+class PageSlice(NamedTuple):
     """What a reader that lags takes in one step.
 
     Attributes:
@@ -96,7 +96,7 @@ class Piece(NamedTuple):
         reset: The reader's position said nothing any more.
     """
 
-    records: Records | None
+    records: EncodedPage | None
     start: int
     position: Position
     end: EndReason | None = None
@@ -114,7 +114,7 @@ class Piece(NamedTuple):
         return [protocol.record_data(each) for each in encoded]
 
 
-class Shared(NamedTuple):
+class FanoutContext(NamedTuple):
     """What the streams of one process have in common.
 
     Attributes:
@@ -126,13 +126,13 @@ class Shared(NamedTuple):
     """
 
     store: Store
-    budget: Budget
+    budget: MemoryBudget
     counters: Counters
-    turns: Turns
-    heads: Asking[StreamKey, Head]
+    turns: LoopQuota
+    heads: SingleFlight[StreamKey, Head]
 
 
-class Pages:
+class PageCache:
     """The pages of one stream that readers who lag have in common.
 
     Args:
@@ -141,15 +141,17 @@ class Pages:
 
     """
 
-    def __init__(self, key: StreamKey, shared: Shared) -> None:
+    def __init__(self, key: StreamKey, shared: FanoutContext) -> None:
         self._key = key
         self._store, self._budget, self._counters, self._turns, self._heads = shared
         self._epoch = ""
-        self._kept: dict[int, Records] = {}  # by their start; who was used the longest ago is first
+        self._kept: dict[
+            int, EncodedPage
+        ] = {}  # by their start; who was used the longest ago is first
         self._starts: list[int] = []  # in order
         self._size = 0
         self._is_closed = False
-        self._readings: dict[Position, asyncio.Task[Piece | None]] = {}
+        self._readings: dict[Position, asyncio.Task[PageSlice | None]] = {}
         self._reach = math.inf  # how many records the last page had
 
     @property
@@ -157,7 +159,7 @@ class Pages:
         """What is kept, in bytes."""
         return self._size
 
-    async def read(self, after: Position) -> Piece | None:
+    async def read(self, after: Position) -> PageSlice | None:
         """Take what follows a position, as the store gives it at a time after this call.
 
         Returns:
@@ -179,7 +181,7 @@ class Pages:
             else:
                 return await asyncio.shield(self._begin_to_read(after))
 
-    def frame_of(self, piece: Piece, id: int, skip: frozenset[str]) -> Frame | None:
+    def frame_of(self, piece: PageSlice, id: int, skip: frozenset[str]) -> Frame | None:
         """Make the frame of what a reader took; None if there are no records in it."""
         records = piece.records
         if records is None:
@@ -209,14 +211,14 @@ class Pages:
         self._is_closed = True
         self.clear()
 
-    def _find(self, after: Position) -> Records | None:
+    def _find(self, after: Position) -> EncodedPage | None:
         if after.offset > 0 and after.epoch != self._epoch:
             return None
         place = bisect_right(self._starts, after.offset) - 1
         records = self._kept[self._starts[place]] if place >= 0 else None
         return records if records is not None and after.offset < records.stop else None
 
-    async def _kept_after(self, after: Position) -> Piece | None:
+    async def _kept_after(self, after: Position) -> PageSlice | None:
         """Return what is kept; None if it is not, or the store would not give it any more."""
         head = await self._heads.about(self._key)
         records = self._find(after)
@@ -230,9 +232,9 @@ class Pages:
             self.clear()
             return None
         self._kept[records.start] = self._kept.pop(records.start)  # used just now
-        return Piece(records, after.offset, Position(self._epoch, records.stop))
+        return PageSlice(records, after.offset, Position(self._epoch, records.stop))
 
-    def _keep(self, epoch: str, start: int, read: list[Record]) -> Records:
+    def _keep(self, epoch: str, start: int, read: list[Record]) -> EncodedPage:
         """Encode records, unless they are known; returns those that hold the first of them."""
         known = self._find(Position(epoch, start)) if epoch == self._epoch else None
         if known is not None:
@@ -244,7 +246,7 @@ class Pages:
         if place < len(self._starts):
             read = read[: self._starts[place] - start]
         run_id = self._key.run_id
-        records = Records(start, [protocol.encode_record(record, run_id) for record in read])
+        records = EncodedPage(start, [protocol.encode_record(record, run_id) for record in read])
         if not self._is_closed:
             self._kept[start] = records
             insort(self._starts, start)
@@ -262,7 +264,7 @@ class Pages:
 
     # ---- what is read ----
 
-    def _reading_of(self, after: Position) -> asyncio.Task[Piece | None] | None:
+    def _reading_of(self, after: Position) -> asyncio.Task[PageSlice | None] | None:
         """Find a read under way that may bring what follows a position."""
         for start, reading in self._readings.items():
             distance = after.offset - start.offset
@@ -272,28 +274,28 @@ class Pages:
                 return reading
         return None
 
-    def _begin_to_read(self, after: Position) -> asyncio.Task[Piece | None]:
+    def _begin_to_read(self, after: Position) -> asyncio.Task[PageSlice | None]:
         # A task of its own, since whoever asked first may leave while others wait.
         reading = asyncio.create_task(self._read(after), name=f"page of {self._key}")
         self._readings[after] = reading
         reading.add_done_callback(partial(self._is_read, after))
         return reading
 
-    def _is_read(self, after: Position, reading: asyncio.Task[Piece | None]) -> None:
+    def _is_read(self, after: Position, reading: asyncio.Task[PageSlice | None]) -> None:
         if self._readings.get(after) is reading:
             del self._readings[after]
         look_at(reading)
 
-    async def _read(self, after: Position) -> Piece | None:
+    async def _read(self, after: Position) -> PageSlice | None:
         self._counters.catch_up_reads += 1
         page = await self._store.read(self._key, after, FRAME_BYTES)
         if not page.records:
-            return None if page.is_empty else Piece(None, 0, *page[1:])
+            return None if page.is_empty else PageSlice(None, 0, *page[1:])
         position = page.position
         start = position.offset - len(page.records)
         self._reach = len(page.records)
         records = self._keep(position.epoch, start, page.records)
         if records.stop == position.offset:
-            return Piece(records, start, *page[1:])
+            return PageSlice(records, start, *page[1:])
         position = Position(position.epoch, records.stop)
-        return Piece(records, start, position, None, page.gap, page.reset)
+        return PageSlice(records, start, position, None, page.gap, page.reset)

@@ -8,7 +8,7 @@ from gateway.fanout.cursor import Cursor
 from gateway.model.records import EndReason, Position
 
 
-class Records(NamedTuple):
+class RecordBatch(NamedTuple):
     """What a record cursor takes in one step.
 
     Attributes:
@@ -27,7 +27,7 @@ class Records(NamedTuple):
 class RecordCursor(Cursor):
     """A reader's place on a tail. Made by `Hub.open`."""
 
-    async def next_records(self) -> Records | None:
+    async def next_records(self) -> RecordBatch | None:
         """Take the next step, as `Cursor.next` does.
 
         Returns:
@@ -41,17 +41,17 @@ class RecordCursor(Cursor):
         self._stepped(None if taken is None else taken.position)
         return taken
 
-    def _taken(self) -> Records | None:
+    def _taken(self) -> RecordBatch | None:
         tail = self._tail
         if tail.holds(self.position):
             self._measure()
             data, position = tail.data_after(self.position.offset)
-            return Records(data, position, tail.end if position == tail.position else None)
-        return Records([], tail.position, tail.end) if tail.end is not None else None
+            return RecordBatch(data, position, tail.end if position == tail.position else None)
+        return RecordBatch([], tail.position, tail.end) if tail.end is not None else None
 
-    async def _data(self) -> Records | None:
+    async def _data(self) -> RecordBatch | None:
         piece = await self._read()
         if piece is None:
             return None
         is_void = piece.reset is not None or piece.gap is not None
-        return Records(piece.data(), piece.position, piece.end, is_void)
+        return RecordBatch(piece.data(), piece.position, piece.end, is_void)

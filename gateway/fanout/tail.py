@@ -13,8 +13,8 @@ from gateway._internal import tracing
 from gateway.errors import Internal, RealtimeError, RunNotFound
 from gateway.fanout import page_cache
 from gateway.fanout.frame import Frame
-from gateway.fanout.group import Cohort, Kind, Member, Sink
-from gateway.fanout.page_cache import Pages, Shared
+from gateway.fanout.group import BroadcastGroup, GroupKey, Member, Sink
+from gateway.fanout.page_cache import FanoutContext, PageCache
 from gateway.model.log import Head, Page, belongs_to_no_run
 from gateway.model.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
 
@@ -70,7 +70,9 @@ class Tail:
         on_idle: Called when the last cursor has left or the tail has failed.
     """
 
-    def __init__(self, key: StreamKey, shared: Shared, on_idle: Callable[[Tail], None]) -> None:
+    def __init__(
+        self, key: StreamKey, shared: FanoutContext, on_idle: Callable[[Tail], None]
+    ) -> None:
         self.key = key
         self.shared = shared
         self.counters = shared.counters
@@ -84,12 +86,12 @@ class Tail:
         self._frame_bytes = 0
         self._marks: deque[int] = deque()  # where frames end, but for those that reach the tail
         self._unmarked = 0  # bytes since the last
-        self._pages: Pages | None = None
+        self._pages: PageCache | None = None
         self._is_closed = False
         self._budget = shared.budget
         self._alone: set[Reader] = set()  # woken one by one
         self._resting: set[Reader] = set()  # those of them who wait to be woken
-        self._cohorts: dict[Kind, Cohort] = {}
+        self._cohorts: dict[GroupKey, BroadcastGroup] = {}
         self._trace: Any = None  # what the run is part of
         self._measured = 0  # offset up to which hand-overs were measured
         self._on_idle = on_idle
@@ -138,17 +140,19 @@ class Tail:
                 self._feeder.cancel()
             self._on_idle(self)
 
-    def join_cohort(self, cursor: Reader, kind: Kind, sink: Sink, not_before: float) -> Cohort:
+    def join_cohort(
+        self, cursor: Reader, kind: GroupKey, sink: Sink, not_before: float
+    ) -> BroadcastGroup:
         """Move a cursor from those that are woken to those that are handed frames."""
         cohort = self._cohorts.get(kind)
         if cohort is None:
-            cohort = self._cohorts[kind] = Cohort(self, kind, self._loop, self._drop_cohort)
+            cohort = self._cohorts[kind] = BroadcastGroup(self, kind, self._loop, self._drop_cohort)
         self._alone.discard(cursor)
         self._resting.discard(cursor)
         cohort.join(cursor, sink, not_before)
         return cohort
 
-    def _drop_cohort(self, kind: Kind) -> None:
+    def _drop_cohort(self, kind: GroupKey) -> None:
         del self._cohorts[kind]
 
     async def _feed(self) -> None:
@@ -188,10 +192,10 @@ class Tail:
             self._grow(Page([], self.position, "deleted"))
 
     @property
-    def pages(self) -> Pages:
+    def pages(self) -> PageCache:
         """What those who lag behind the ring read."""
         if self._pages is None:
-            self._pages = Pages(self.key, self.shared)
+            self._pages = PageCache(self.key, self.shared)
             if self._is_closed:
                 self._pages.close()
         return self._pages

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway import tokens
 from gateway.errors import RunNotFound
-from gateway.integrations._run_tracking import Ticket
+from gateway.integrations._run_tracking import RunTicket
 from gateway.sdk.tasks import HANDLE_TTL_S
 
 REMEMBERED = 10_000  # messages, the newest; 200 bytes each
@@ -32,7 +32,7 @@ class SentRuns:
     def __init__(self) -> None:
         self._runs: OrderedDict[str, str] = OrderedDict()  # by message, the newest last
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, ticket: RunTicket) -> None:
         """Remember a message's run."""
         self._runs[ticket.message_id] = ticket.run_id
         while len(self._runs) > REMEMBERED:

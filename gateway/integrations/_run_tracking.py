@@ -25,7 +25,7 @@ from gateway.model.run_limits import check_tags
 from gateway.model.runs import TRANSITIONS, Run, RunIds, iso_time
 from gateway.sdk.execution.outcome import is_away, keep_end
 from gateway.sdk.execution.task_queues import owner_of
-from gateway.sdk.runtime import Context, Runtime, current_run
+from gateway.sdk.runtime import RunContext, Runtime, current_run
 from gateway.sdk.values.equality import exact
 
 HEADER = "realtime"  # of a message: the run that it asks for
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class RunTicket:
     """What a queue's message says of its run.
 
     Attributes:
@@ -72,7 +72,7 @@ class Ticket:
         batch_id: str | None = None,
         is_guess: bool = False,
         now_ms: int | None = None,
-    ) -> Ticket:
+    ) -> RunTicket:
         """Make the ticket of a message that the calling run, if there is one, sends."""
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         parent, id = current_run(), _ids.new(now_ms)
@@ -87,14 +87,14 @@ class Ticket:
             is_guess,
         )
 
-    def again(self) -> Ticket:
+    def again(self) -> RunTicket:
         """Make a ticket for another run of the same message."""
         now_ms = time.time_ns() // 1_000_000
         id = _ids.new(now_ms)
         root_id = self.root_id if self.parent_id else id
         return replace(self, run_id=id, root_id=root_id, created_ms=now_ms, is_guess=False)
 
-    def of(self, kept: Run) -> Ticket:
+    def of(self, kept: Run) -> RunTicket:
         """Return it with the run that is kept: of a message without a ticket it may be another."""
         if kept.id == self.run_id:
             return self
@@ -120,7 +120,7 @@ class Ticket:
         }
 
     @classmethod
-    def from_header(cls, header: object, message_id: str) -> Ticket | None:
+    def from_header(cls, header: object, message_id: str) -> RunTicket | None:
         """Read a message's ticket; None if there is none, or it is another message's."""
         if not isinstance(header, Mapping) or header.get("message") != message_id:
             return None
@@ -167,9 +167,9 @@ class Ticket:
             **fields,
         )
 
-    def context(self, task: str, attempt: int) -> Context:
+    def context(self, task: str, attempt: int) -> RunContext:
         """Make what `current_run()` gives while the function is executed."""
-        return Context(
+        return RunContext(
             self.run_id,
             task,
             self.parent_id,
@@ -302,7 +302,7 @@ async def _patch(active: Runtime, run_id: str, patch: Mapping[str, Any]) -> None
         _log.info("%s; it stays so", error)
 
 
-async def watch(active: Runtime, context: Context) -> None:
+async def watch(active: Runtime, context: RunContext) -> None:
     """Tell a function that executes when someone asks for its run to be canceled."""
     while True:
         try:

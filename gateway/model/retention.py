@@ -69,7 +69,7 @@ class Retention:
 KEEP_ALL = Retention()
 
 
-class Swept(NamedTuple):
+class SweepResult(NamedTuple):
     """What one step of sweeping did.
 
     Attributes:

@@ -1,12 +1,19 @@
-"""The frames of the WebSocket as values, and how to read and write them. No I/O.
+"""The WebSocket protocol without sockets: frames as values, and a connection's state machine.
 
-    client_frames   what a client sends
-    gateway_frames  what a gateway sends
-    coding          text to frame, frame to text
-    contents        records and runs as they stand in frames
-    results         the shapes of requests' results
+No I/O, no clock, no asyncio. May import `model` and `auth`, and what these may import. The rest of
+the code takes frames from this package: `protocol.Subscribe`, `protocol.decode`.
 
-The rest of the code takes all of it from here: `protocol.Subscribe`, `protocol.decode`.
+    authorization   the scope that a frame needs
+    client_frames   frames that a client sends
+    codec           text to frame, frame to text
+    commands        what the state machine asks its session to do
+    connection      the state machine: a frame and the time in, commands out
+    credentials     the tokens that a client has presented
+    encoding        records and runs as they are written in frames
+    gateway_frames  frames that a gateway sends
+    results         shapes of the results of requests
+    subscriptions   the table of a connection's subscriptions
+    timeouts        how long a connection may stay
 
 Source:
     PROTOCOL.md, sections 4 and 5.

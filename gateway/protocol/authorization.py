@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway import protocol
-from gateway.auth.permissions import Access, require
+from gateway.auth.permissions import Permissions, require
 from gateway.errors import InvalidValue, RecordTooLarge
 from gateway.model.log import RunState, belongs_to_no_run
 from gateway.model.records import (
@@ -27,7 +27,7 @@ from gateway.model.records import (
 from gateway.protocol import Request
 
 
-def require_request(access: Access, frame: Request, record_bytes: int) -> bool:
+def require_request(access: Permissions, frame: Request, record_bytes: int) -> bool:
     """Refuse a request that no scope allows, or whose records are over the limit.
 
     Args:
@@ -74,7 +74,7 @@ def require_request(access: Access, frame: Request, record_bytes: int) -> bool:
     return True
 
 
-def _require_sets_of(access: Access, run_id: str, fields: Mapping[str, Any]) -> None:
+def _require_sets_of(access: Permissions, run_id: str, fields: Mapping[str, Any]) -> None:
     """Refuse to put a run into sets, or below runs, that the token does not name.
 
     Others read these sets, and the task of a run writes to the streams of its parent and root.
@@ -103,7 +103,7 @@ def read_key(frame: protocol.Head | protocol.Read | protocol.RunGet) -> StreamKe
     return readable_key(frame.run, None if isinstance(frame, protocol.RunGet) else frame.stream)
 
 
-def _require_append(access: Access, frame: protocol.Append, record_bytes: int) -> None:
+def _require_append(access: Permissions, frame: protocol.Append, record_bytes: int) -> None:
     key = StreamKey(frame.run, frame.stream)
     if key != REVOCATIONS:
         key = StreamKey(check_run_id(frame.run), check_stream_id(frame.stream))
@@ -134,7 +134,7 @@ def readable_key(run_id: str, stream_id: str | None) -> StreamKey:
     return StreamKey(run_id, check_stream_id(stream_id))
 
 
-def require_sets(access: Access, sets: Iterable[RunSet]) -> None:
+def require_sets(access: Permissions, sets: Iterable[RunSet]) -> None:
     """Refuse unless every one of the sets of runs may be followed.
 
     Raises:
@@ -144,7 +144,7 @@ def require_sets(access: Access, sets: Iterable[RunSet]) -> None:
         require(access.may_read_set(each), f"read the runs of {each}")
 
 
-def _require_list(access: Access, frame: protocol.RunList) -> None:
+def _require_list(access: Permissions, frame: protocol.RunList) -> None:
     # One set that may be read is enough: further conditions only leave runs of it out.
     asked = {"tag": frame.tag, "batch": frame.batch, "parent": frame.parent}
     named = [RunSet.parse(f"{kind}:{id}") for kind, id in asked.items() if id]
@@ -152,7 +152,7 @@ def _require_list(access: Access, frame: protocol.RunList) -> None:
     require(may, f"list the runs of {', '.join(map(str, named))}" if named else "list runs")
 
 
-def require_read(access: Access, key: StreamKey, run: RunState | None) -> None:
+def require_read(access: Permissions, key: StreamKey, run: RunState | None) -> None:
     """Refuse unless a stream, or with the reserved one the run, may be read.
 
     Args:
@@ -175,7 +175,7 @@ def require_read(access: Access, key: StreamKey, run: RunState | None) -> None:
     require(access.may_read(key, tags, batch_id), f"read {what}")
 
 
-def _require_write(access: Access, key: StreamKey) -> None:
+def _require_write(access: Permissions, key: StreamKey) -> None:
     if key == REVOCATIONS:
         require(access.may_write_every_run(), "revoke tokens")
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.errors import ConnectionAged, ShuttingDown
 from gateway.model.records import Position, RunSet, StreamKey
 from gateway.protocol import FromLast, Request
@@ -43,7 +43,7 @@ class OpenSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Skip:
+class ExcludeFields:
     """Leave these fields of runs out of what is sent for this subscription from now on."""
 
     id: int
@@ -58,17 +58,17 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Perform:
+class Execute:
     """Carry out a request at the store, then call `answered` or `failed`."""
 
     request: Request
     skip: frozenset[str] = frozenset()  # fields of runs that the answer leaves out
     # If given, the run that is read is looked up first: only its tags or its batch can allow it.
-    judged_by: Access | None = None
+    judged_by: Permissions | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class RegisterOwner:
     """Take note that the worker of this name is connected."""
 
     owner: str
@@ -87,4 +87,4 @@ class Close:
         return self.code in (ShuttingDown.close_code, ConnectionAged.close_code)
 
 
-Command = Send | Open | OpenSet | Skip | Stop | Perform | Own | Close
+Command = Send | Open | OpenSet | ExcludeFields | Stop | Execute | RegisterOwner | Close

@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from gateway import protocol
-from gateway.auth.permissions import Access, require
+from gateway.auth.permissions import Permissions, require
 from gateway.errors import (
     DuplicateId,
     Forbidden,
@@ -47,17 +47,17 @@ from gateway.protocol.authorization import readable_key, require_read, require_r
 from gateway.protocol.commands import (
     Close,
     Command,
+    ExcludeFields,
+    Execute,
     Open,
     OpenSet,
-    Own,
-    Perform,
+    RegisterOwner,
     Send,
-    Skip,
     Stop,
 )
-from gateway.protocol.credentials import Admit, Bearer, Verify
-from gateway.protocol.subscriptions import Subscription, Subscriptions
-from gateway.protocol.timeouts import Lifetime, Standing
+from gateway.protocol.credentials import Admit, Credentials, Verify
+from gateway.protocol.subscriptions import Subscription, SubscriptionTable
+from gateway.protocol.timeouts import Activity, Timeouts
 
 
 @dataclass(slots=True)
@@ -83,14 +83,14 @@ class Connection:
     ages_at_s: float = math.inf
     admit: Admit = lambda _: None
     state: Literal["new", "ready", "closed"] = "new"
-    _bearer: Bearer = field(init=False)
-    _lifetime: Lifetime = field(init=False)
-    _subscriptions: Subscriptions = field(default_factory=Subscriptions)
+    _bearer: Credentials = field(init=False)
+    _lifetime: Timeouts = field(init=False)
+    _subscriptions: SubscriptionTable = field(default_factory=SubscriptionTable)
     _requests: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._bearer = Bearer(self.verify, self.admit)
-        self._lifetime = Lifetime(self.limits, self.opened_at_s, self.ping_s, self.ages_at_s)
+        self._bearer = Credentials(self.verify, self.admit)
+        self._lifetime = Timeouts(self.limits, self.opened_at_s, self.ping_s, self.ages_at_s)
 
     @property
     def heard_at_s(self) -> float:
@@ -192,7 +192,7 @@ class Connection:
         self.state = "ready"
         limits = msgspec.convert(self.limits, protocol.LimitFields, from_attributes=True)
         welcome = protocol.Welcome(protocol.VERSION, self.id, round(self.ping_s * 1000), limits)
-        hello: list[Command] = [Own(frame.owner)] if frame.owner is not None else []
+        hello: list[Command] = [RegisterOwner(frame.owner)] if frame.owner is not None else []
         return [*hello, Send(protocol.encode(welcome))]
 
     def _check_owner(self, owner: str | None) -> None:
@@ -237,7 +237,7 @@ class Connection:
         return [OpenSet(frame.id, sets, frame.limit, frame.throttle_ms / 1000, skip)]
 
     def _keep(
-        self, frame: protocol.Subscribe, what: StreamKey | tuple[RunSet, ...], access: Access
+        self, frame: protocol.Subscribe, what: StreamKey | tuple[RunSet, ...], access: Permissions
     ) -> Subscription:
         as_run = isinstance(what, StreamKey) and frame.stream is None
         subscription = self._subscriptions[frame.id] = Subscription(
@@ -271,7 +271,7 @@ class Connection:
             commands += self._judge_again(id, access)
         return commands
 
-    def _judge_again(self, id: int, access: Access) -> list[Command]:
+    def _judge_again(self, id: int, access: Permissions) -> list[Command]:
         subscription = self._subscriptions[id]
         before, subscription.access = subscription.skip, access
         self._subscriptions.changed()
@@ -281,14 +281,14 @@ class Connection:
             subscription.check()
         except Forbidden as error:
             return self.failed(id, error)
-        return [Skip(id, subscription.skip)] if subscription.skip != before else []
+        return [ExcludeFields(id, subscription.skip)] if subscription.skip != before else []
 
     def _request(self, frame: Request, now_s: float) -> list[Command]:
         self._check_new_id(frame.id)
         access = self._bearer.access_for(frame.token, now_s)
         is_judged = require_request(access, frame, self.limits.record_bytes)
         self._requests.add(frame.id)
-        return [Perform(frame, access.skip, None if is_judged else access)]
+        return [Execute(frame, access.skip, None if is_judged else access)]
 
     def _check_new_id(self, id: int) -> None:
         if id in self._subscriptions or id in self._requests:
@@ -324,7 +324,7 @@ class Connection:
             wire = protocol.without(run.run.to_wire(), subscription.skip)
             subscribed = protocol.Subscribed(id, str(position), wire)
         # The token may have been replaced since `Open` was given.
-        return [Send(protocol.encode(subscribed)), Skip(id, subscription.skip)]
+        return [Send(protocol.encode(subscribed)), ExcludeFields(id, subscription.skip)]
 
     def opened_set(self, id: int, found: SetState, reset: str | None = None) -> list[Command]:
         """Take note of the runs of a set.
@@ -353,7 +353,7 @@ class Connection:
             frame = protocol.Subscribed(id, runs=runs, has_more=has_more)
         else:
             frame = protocol.Reset(id, reset, runs=runs, has_more=has_more)
-        return [Send(protocol.encode(frame)), Skip(id, subscription.skip)]
+        return [Send(protocol.encode(frame)), ExcludeFields(id, subscription.skip)]
 
     def is_live(self, id: int) -> bool:
         """Whether a subscription is there and may be sent to."""
@@ -390,8 +390,8 @@ class Connection:
             at_s = min(at_s, untold.renewal_at_s)
         return min(at_s - now_s, self._lifetime.deadline_s(self._standing()) - steady_s)
 
-    def _standing(self) -> Standing:
-        return Standing(self.state == "new", self._bearer.is_known, self._is_in_use())
+    def _standing(self) -> Activity:
+        return Activity(self.state == "new", self._bearer.is_known, self._is_in_use())
 
     def _ends_at_s(self) -> float:
         """When the connection's own token ends it: not while it holds something with another."""
@@ -400,7 +400,7 @@ class Connection:
             return math.inf
         return access.expires_at_s
 
-    def _untold(self) -> list[tuple[int | None, Access]]:
+    def _untold(self) -> list[tuple[int | None, Permissions]]:
         """Tokens of whose coming end nobody was told: the connection's, and subscriptions' own."""
         own = self._bearer.untold
         return [*([(None, own)] if own is not None else []), *self._subscriptions.to_be_told()]
@@ -440,7 +440,7 @@ class Connection:
                 commands.append(Send(protocol.encode(protocol.TokenExpiring(left_ms, named))))
         return commands
 
-    def revoked(self, is_revoked: Callable[[Access], bool]) -> list[Command]:
+    def revoked(self, is_revoked: Callable[[Permissions], bool]) -> list[Command]:
         """End what goes on with a token that is good no more.
 
         Args:

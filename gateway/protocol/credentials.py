@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.errors import InvalidToken, TokenExpired
 
-Verify = Callable[[object, float], Access]
+Verify = Callable[[object, float], Permissions]
 Admit = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Bearer:
+class Credentials:
     """The client of one connection.
 
     Attributes:
@@ -28,18 +28,18 @@ class Bearer:
 
     verify: Verify
     admit: Admit
-    access: Access | None = None
+    access: Permissions | None = None
     is_told: bool = False
     is_known: bool = False
     is_worker: bool = False
     subjects: set[str] = field(default_factory=set)
 
     @property
-    def untold(self) -> Access | None:
+    def untold(self) -> Permissions | None:
         """What the connection's own token allows, if the client has yet to hear of its end."""
         return None if self.is_told else self.access
 
-    def access_for(self, token: str | None, now_s: float) -> Access:
+    def access_for(self, token: str | None, now_s: float) -> Permissions:
         """Return what a frame may do: by the token that it brought, or else the connection's.
 
         Raises:
@@ -55,13 +55,13 @@ class Bearer:
             raise TokenExpired("the connection's token has expired; send `token` with a new one")
         return self.access
 
-    def show(self, token: str, now_s: float) -> Access:
+    def show(self, token: str, now_s: float) -> Permissions:
         """Check a token, and let in whom it is for."""
         access = self.verify(token, now_s)
         self.let_in(access)
         return access
 
-    def let_in(self, access: Access) -> None:
+    def let_in(self, access: Permissions) -> None:
         """Take note of a token that is good."""
         if access.may_write_every_run():
             self.is_worker = True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.errors import UnknownSubscription
 from gateway.model.log import RunState, belongs_to_no_run
 from gateway.model.records import RunSet, StreamKey
@@ -35,7 +35,7 @@ class Subscription:
     """
 
     what: StreamKey | tuple[RunSet, ...]
-    access: Access
+    access: Permissions
     has_own_token: bool
     as_run: bool
     own_skip: frozenset[str]
@@ -75,7 +75,7 @@ class Subscription:
             require_sets(self.access, self.what)
 
 
-class Outlook(NamedTuple):
+class NextDeadline(NamedTuple):
     """What lies ahead of all subscriptions together.
 
     Attributes:
@@ -87,7 +87,7 @@ class Outlook(NamedTuple):
     has_own_token: bool
 
 
-class Subscriptions:
+class SubscriptionTable:
     """The subscriptions of one connection, by id.
 
     The outlook is kept until something changes: it is asked for at every frame, and there may be
@@ -98,7 +98,7 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._by_id: dict[int, Subscription] = {}
-        self._outlook: Outlook | None = None
+        self._outlook: NextDeadline | None = None
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -152,24 +152,24 @@ class Subscriptions:
         """Return the ids of those that fulfil a condition."""
         return [id for id, each in self._by_id.items() if condition(each)]
 
-    def to_be_told(self) -> Iterator[tuple[int, Access]]:
+    def to_be_told(self) -> Iterator[tuple[int, Permissions]]:
         """Yield the tokens of whose coming end the client has yet to hear."""
         for id, each in self._by_id.items():
             if each.is_to_be_told:
                 yield id, each.access
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> NextDeadline:
         """Say what lies ahead."""
         if self._outlook is None:
             self._outlook = _look(self._by_id.values())
         return self._outlook
 
 
-def _look(subscriptions: Iterable[Subscription]) -> Outlook:
+def _look(subscriptions: Iterable[Subscription]) -> NextDeadline:
     at_s, has_own_token = math.inf, False
     for each in subscriptions:
         at_s = min(at_s, each.access.expires_at_s)
         has_own_token = has_own_token or each.has_own_token
         if each.is_to_be_told:
             at_s = min(at_s, each.access.renewal_at_s)
-    return Outlook(at_s, has_own_token)
+    return NextDeadline(at_s, has_own_token)

@@ -15,7 +15,7 @@ from gateway.model.limits import Limits
 SILENT_AFTER_PINGS = 3
 
 
-class Standing(NamedTuple):
+class Activity(NamedTuple):
     """What a connection has come to.
 
     Attributes:
@@ -30,7 +30,7 @@ class Standing(NamedTuple):
 
 
 @dataclass(slots=True)
-class Lifetime:
+class Timeouts:
     """The times of one connection, in seconds of a steady clock.
 
     Attributes:
@@ -58,7 +58,7 @@ class Lifetime:
     def _idle_at_s(self, is_in_use: bool) -> float:
         return math.inf if is_in_use else self.used_at_s + self.limits.idle_s
 
-    def deadline_s(self, standing: Standing) -> float:
+    def deadline_s(self, standing: Activity) -> float:
         """Return the time at which it may have to end, as far as is known now."""
         at_s = self.ages_at_s
         if not standing.is_known:
@@ -67,7 +67,7 @@ class Lifetime:
             at_s = min(at_s, self._silent_at_s(), self._idle_at_s(standing.is_in_use))
         return at_s
 
-    def overdue(self, standing: Standing, steady_s: float) -> RealtimeError | None:
+    def overdue(self, standing: Activity, steady_s: float) -> RealtimeError | None:
         """Return why it has to end now, if it has to."""
         limits = self.limits
         if not standing.is_known and steady_s >= self.opened_at_s + limits.hello_s:

@@ -1,23 +1,28 @@
-"""What a user of the library imports.
+"""What tasks, workers and backends call. Public names are exported by `gateway`.
 
-streams      typed streams: definitions (what they carry), registry, writer (the queue before
-the store), schemas and typescript (told to clients); schema_checks (a value by a schema),
-schema_cost (how long that takes at most)
-values       a type's values as JSON and back, equal: value_types (what a type needs for that),
-value_equality (whether a value is what was read back); names (lists what is known)
-inputs, wait    what a page or backend tells a run; waiting in the middle of a task
-tasks        functions whose executions are runs: options, signatures (arguments and result),
-results, queues (who executes), triggering (a run is made and begun, or not at all)
-metadata     of a run, and metadata_writer
-parts        of an AI answer, and assembler; part_limits (what a record cannot carry)
-runs         as a backend sees them: following, canceling
+May import `stores` and the rooms below it, and `settings`; never `fanout` or `server`.
 
-session      `connect()`, over runtime: what the SDK works with in one process, on its event loop
-plain_code   twins for code without an event loop, over background: a runtime in a thread
-bridge       carries what is awaited on another event loop there; forks (what a child may not)
-runner       executes runs: execution (one run), ending (how it ends), slot, executing_time,
-surroundings; blocking (warns of what stops the event loop)
-keeper, adopting    who is alive, and what becomes of the runs of those who are not: cut_off (what
-follows an attempt that ended with its process), redelivery (runs that a queue brings again)
-revoking     keeps revocations
+    assembler         puts the parts of an AI answer together again
+    definitions       what a stream is called and carries
+    forks             whether this process was forked from one that uses the SDK
+    inputs            input streams: what a page or backend sends to a run
+    metadata          a small JSON object of a run
+    options           tags, delay, limits and retries of a run
+    part_limits       makes a part of an answer fit into a record
+    parts             the parts of an AI answer
+    results           what a trigger returns
+    revocation        stores a revoked token
+    run_subscription  follows a run and its streams
+    runs              runs as a backend sees them
+    runtime           what the SDK uses in one process: store, secret, runner, writers
+    session           `connect()`
+    stream_registry   the streams that this process defines
+    streams           typed streams: define, append, pipe, read
+    tasks             functions whose executions are runs
+    wait              waits in the middle of a task
+
+    execution/        executes runs: attempts, leases, recovery, cancellation
+    loops/            the SDK in synchronous code and on other event loops
+    values/           types as JSON and JSON Schemas
+    writers/          queues between the SDK and the store
 """

@@ -32,7 +32,7 @@ from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.loops.bridge import on_its_loop
 from gateway.sdk.loops.sync_calls import begin, in_plain_code
 from gateway.sdk.options import check_seconds
-from gateway.sdk.runtime import Context, Runtime, current_run, runtime
+from gateway.sdk.runtime import RunContext, Runtime, current_run, runtime
 from gateway.sdk.values import input_schemas
 from gateway.sdk.values.core_schema import slow_pattern
 from gateway.sdk.values.encoding import Values
@@ -183,7 +183,7 @@ class InputStream(StreamDefinition[T]):
         return self.send(run_id, value).wait()
 
 
-class _Place:
+class _InputCursor:
     """Where a run stands in one of its inputs."""
 
     def __init__(self, active: Runtime, key: StreamKey) -> None:
@@ -198,22 +198,24 @@ class _Place:
         self.ahead.extend(page.records)
 
 
-def _run(input_id: str) -> Context:
+def _run(input_id: str) -> RunContext:
     context = current_run()
     if context is None:
         raise NotInRun(f"input {input_id!r} is taken inside a task; a backend uses send()")
     return context
 
 
-def _place(stream: InputStream[Any]) -> _Place:
+def _place(stream: InputStream[Any]) -> _InputCursor:
     context = _run(stream.id)
     place = context.inputs.get(stream.id)
     if place is None:
-        place = context.inputs[stream.id] = _Place(runtime(), StreamKey(context.id, stream.id))
+        place = context.inputs[stream.id] = _InputCursor(
+            runtime(), StreamKey(context.id, stream.id)
+        )
     return place
 
 
-async def _await_value(place: _Place, timeout_s: float | None) -> None:
+async def _await_value(place: _InputCursor, timeout_s: float | None) -> None:
     """Wait until a value is there to be taken; hold the place's lock."""
     check_seconds("timeout_s", timeout_s)
     if not place.ahead:
@@ -242,7 +244,7 @@ async def look(store: Store, key: StreamKey, after: Position | None) -> Page | N
     return None if page.is_empty else page
 
 
-async def _read_on(place: _Place) -> None:
+async def _read_on(place: _InputCursor) -> None:
     follow = place.runtime.store.follow(place.key, place.read_to)
     async with aclosing(follow) as pages:
         async for page in pages:

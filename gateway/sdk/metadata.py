@@ -35,7 +35,7 @@ from gateway.sdk.writers.metadata_writer import MetadataWriter
 M = TypeVar("M")
 
 
-class _Keys:
+class _MetadataOps:
     """What can be done to metadata. From the event loop and from plain threads, without await.
 
     Every method may raise:
@@ -123,7 +123,7 @@ class _Keys:
         return self._writer().view()
 
 
-class Metadata(_Keys):
+class Metadata(_MetadataOps):
     """The metadata of the calling run, its parent or its root. Use `gateway.metadata`."""
 
     @property
@@ -160,7 +160,7 @@ class Metadata(_Keys):
         return TypedMetadata(self._target, _Model(model))
 
 
-class TypedMetadata(_Keys, Generic[M]):
+class TypedMetadata(_MetadataOps, Generic[M]):
     """Metadata whose keys and values a model describes. Made by `Metadata.typed`."""
 
     def __init__(self, target: str, model: _Model) -> None:

@@ -40,7 +40,7 @@ from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES, StreamWriter
 from gateway.stores.base import Store, system_clock_ms
 
 if TYPE_CHECKING:
-    from gateway.sdk.execution.heartbeat import Keeper
+    from gateway.sdk.execution.heartbeat import LeaseHeartbeat
     from gateway.sdk.execution.runner import Runner
 
 RECENT_WRITERS = 64  # outside runs, of which the last ones are used again; about 2 KiB each
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class RunContext:
     """The run that the calling code executes, as `current_run()` gives it.
 
     Attributes:
@@ -80,7 +80,7 @@ class Context:
     _over: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod
-    def of(cls, run: Run) -> Context:
+    def of(cls, run: Run) -> RunContext:
         """Make the context of a run."""
         return cls(
             run.id,
@@ -130,13 +130,13 @@ class Context:
             raise RunCanceled(f"run {self.id} is being canceled")
 
 
-_context: ContextVar[Context | None] = ContextVar("realtime_run", default=None)
+_context: ContextVar[RunContext | None] = ContextVar("realtime_run", default=None)
 _runtime: Runtime | None = None
 # What executes a run, for other threads: before Python 3.12 a task does not show its context.
-_contexts: WeakKeyDictionary[asyncio.Task[Any], Context] = WeakKeyDictionary()
+_contexts: WeakKeyDictionary[asyncio.Task[Any], RunContext] = WeakKeyDictionary()
 
 
-def run_of(task: asyncio.Task[Any]) -> Context | None:
+def run_of(task: asyncio.Task[Any]) -> RunContext | None:
     """Return the run that a task of asyncio executes; None if it is not known."""
     if sys.version_info >= (3, 12):
         return task.get_context().get(_context)
@@ -150,19 +150,19 @@ def _asyncio_task() -> asyncio.Task[Any] | None:
         return None
 
 
-def _enter(context: Context) -> Token[Context | None]:
+def _enter(context: RunContext) -> Token[RunContext | None]:
     if (task := _asyncio_task()) is not None:
         _contexts[task] = context
     return _context.set(context)
 
 
-def _leave(token: Token[Context | None]) -> None:
+def _leave(token: Token[RunContext | None]) -> None:
     if (task := _asyncio_task()) is not None:
         _contexts.pop(task, None)
     _context.reset(token)
 
 
-def current_run() -> Context | None:
+def current_run() -> RunContext | None:
     """Return the run that the calling code executes; None outside one."""
     return _context.get()
 
@@ -197,7 +197,7 @@ class Runtime:
         self.default_runner = default_runner
         self.run_ids = RunIds()
         self.runner: Runner | None = None  # executes what this process triggers
-        self.keeper: Keeper | None = None  # of leases, where others share the store
+        self.keeper: LeaseHeartbeat | None = None  # of leases, where others share the store
         # By what they write to, and by attempt and run on whose behalf: those of runs that execute,
         # which are flushed at the end of the run.
         self._writers: dict[tuple[StreamKey, int, str | None], StreamWriter] = {}
@@ -372,7 +372,7 @@ class Runtime:
             streams = _of(self._writers, source, forget) + _of(self._others, source)
             metadata = _of(self._metadata_writers, source, forget)
             metadata += _of(self._other_metadata, source)
-        writers: list[_Flushes] = [*streams, *metadata]
+        writers: list[Flushable] = [*streams, *metadata]
         if forget:
             for writer in writers:
                 writer.untold = self  # a thread or task that was left may go on with it
@@ -382,7 +382,7 @@ class Runtime:
         """Wait until everything is durable; report the failures that no run's end reports."""
         await self.all_undivided_done()
         with self._lock:
-            writers: list[_Flushes] = [*self._writers.values(), *self._metadata_writers.values()]
+            writers: list[Flushable] = [*self._writers.values(), *self._metadata_writers.values()]
             writers += [*self._others.values(), *self._other_metadata.values()]
             self._recent.clear()
         for writer in writers:
@@ -391,13 +391,20 @@ class Runtime:
                 self.report(str(writer), error)
 
 
-class _Flushes(Protocol):
+class Flushable(Protocol):
+    """A writer whose queue can be awaited.
+
+    Attributes:
+        untold: Its first error that no caller has received.
+    """
+
     untold: Any
 
-    async def flush(self) -> None: ...
+    async def flush(self) -> None:
+        """Wait until everything queued is stored."""
 
 
-W = TypeVar("W", bound=_Flushes)
+W = TypeVar("W", bound=Flushable)
 
 
 def _of(writers: MutableMapping[Any, W], source: str | None, forget: bool = False) -> list[W]:
@@ -409,13 +416,13 @@ def _of(writers: MutableMapping[Any, W], source: str | None, forget: bool = Fals
     return list(mine.values())
 
 
-async def _flush_each(writers: Sequence[_Flushes]) -> None:
+async def _flush_each(writers: Sequence[Flushable]) -> None:
     failures = [error for writer in writers if (error := await _failure(writer))]
     if failures:
         raise failures[0]
 
 
-async def _failure(writer: _Flushes) -> RealtimeError | None:
+async def _failure(writer: Flushable) -> RealtimeError | None:
     try:
         await writer.flush()
     except RealtimeError as error:
@@ -423,7 +430,7 @@ async def _failure(writer: _Flushes) -> RealtimeError | None:
     return None
 
 
-def target_run(target: str, context: Context | None) -> str:
+def target_run(target: str, context: RunContext | None) -> str:
     """Say which run a target means.
 
     Args:
@@ -510,12 +517,12 @@ def record_bytes() -> int:
     return _runtime.record_bytes if _runtime is not None else MAX_RECORD_BYTES
 
 
-def enter_run(context: Context) -> Token[Context | None]:
+def enter_run(context: RunContext) -> Token[RunContext | None]:
     """Make a run the current one from here on, where no block holds it; see `executing`."""
     return _enter(context)
 
 
-def leave_run(token: Token[Context | None]) -> None:
+def leave_run(token: Token[RunContext | None]) -> None:
     """Undo `enter_run`; the run's function has returned."""
     if (context := _context.get()) is not None:
         context.end()
@@ -523,7 +530,7 @@ def leave_run(token: Token[Context | None]) -> None:
 
 
 @asynccontextmanager
-async def executing(context: Context) -> AsyncIterator[Context]:
+async def executing(context: RunContext) -> AsyncIterator[RunContext]:
     """Make a run the current one while the block runs."""
     reset = _enter(context)
     try:

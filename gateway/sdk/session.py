@@ -17,7 +17,7 @@ from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.runs import Run
 from gateway.model.store_urls import is_redis
 from gateway.sdk import tasks
-from gateway.sdk.execution.heartbeat import Keeper, new_node
+from gateway.sdk.execution.heartbeat import LeaseHeartbeat, new_node
 from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
 from gateway.sdk.execution.task_queues import HERE
 from gateway.sdk.loops.watchdog import watching_for_blocking
@@ -27,7 +27,7 @@ from gateway.sdk.values import input_schemas
 from gateway.settings import Settings
 from gateway.stores.base import Store
 from gateway.stores.factory import open_store
-from gateway.stores.leases import SharedStore
+from gateway.stores.leases import ClusterStore
 from gateway.stores.remote.store import PATIENCE_S, RemoteStore
 
 S = TypeVar("S", bound=Store)
@@ -68,8 +68,8 @@ async def serve_runtime(
             elif owner == EMBEDDED_OWNER:  # its disk is full: what can be read is served meanwhile
                 left = await here.left_over()
                 recovering = asyncio.create_task(_recover_late(store, here, left))
-            elif isinstance(store, SharedStore):
-                runtime.keeper = Keeper(store, owner, lease_s)
+            elif isinstance(store, ClusterStore):
+                runtime.keeper = LeaseHeartbeat(store, owner, lease_s)
                 await runtime.keeper.start()
             yield runtime
         finally:
@@ -91,7 +91,7 @@ async def _recover_late(store: Store, runner: Runner, left: list[Run]) -> None:
 
 def owner_of_gateway(store: Store) -> str:
     """Name a gateway as the owner of runs: the only one of its store, or one of several."""
-    return new_node() if isinstance(store, SharedStore) else EMBEDDED_OWNER
+    return new_node() if isinstance(store, ClusterStore) else EMBEDDED_OWNER
 
 
 @asynccontextmanager

@@ -1,4 +1,21 @@
-"""The gateway over HTTP and WebSocket; Starlette lives only here."""
+"""The gateway as a Starlette application, and the server that runs it.
+
+May import every room but `integrations` and `cli`.
+
+    app                 the application and its lifespan
+    connection_limits   rate and number of connections for an address or a subject
+    mount               a gateway inside another application
+    query_params        query parameters
+    request_checks      origin, address and URL of a request
+    serve               uvicorn with the settings that a gateway needs
+    streaming_response  a response that lasts, sent piece by piece
+
+    api/                JSON over HTTP: runs, tokens, descriptions, the JavaScript client
+    durable_streams/    the Durable Streams protocol over HTTP
+    ops/                health, metrics, logs, leases, retention, drain
+    uvicorn/            protocols and system calls inside uvicorn
+    websocket/          WebSocket sessions
+"""
 
 from gateway._internal.extras import require
 

@@ -21,10 +21,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from gateway import tokens
 from gateway._internal.counters import Counters
 from gateway.auth.key_files import resolve_keys
-from gateway.auth.permissions import require
+from gateway.auth.permissions import Permissions, require
 from gateway.auth.secret_file import resolve_secret
 from gateway.auth.verifier import Verifier
 from gateway.errors import (
@@ -42,26 +41,26 @@ from gateway.sdk.values import input_schemas
 from gateway.server.api import asyncapi, client_assets
 from gateway.server.api.openapi import document
 from gateway.server.api.runs import RunsApi, error_answer
-from gateway.server.connection_limits import Admission
+from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.durable_streams import DurableStreams
 from gateway.server.durable_streams.cleanup import sweeping_paths
 from gateway.server.durable_streams.endpoints import OF_ANYBODY, Options
 from gateway.server.durable_streams.headers import ANSWER_HEADERS, REQUEST_HEADERS
 from gateway.server.durable_streams.path_streams import Paths
-from gateway.server.durable_streams.reading import Times
-from gateway.server.ops.cluster_leases import SharedLeases
+from gateway.server.durable_streams.reading import ReadTimeouts
+from gateway.server.ops.cluster_leases import ClusterLeases
 from gateway.server.ops.drain import farewells
-from gateway.server.ops.endpoints import InsideApi
-from gateway.server.ops.local_leases import Leases
+from gateway.server.ops.endpoints import OpsApi
+from gateway.server.ops.local_leases import LocalLeases
 from gateway.server.ops.loop_lag import measuring_lag
 from gateway.server.ops.metrics import GatewayCollector, Metrics
 from gateway.server.ops.retention_job import sweeping
-from gateway.server.ops.revocation_follower import Revocations
-from gateway.server.ops.snapshot import Figures, look
+from gateway.server.ops.revocation_follower import RevocationFollower
+from gateway.server.ops.snapshot import Snapshot, look
 from gateway.server.query_params import taking
 from gateway.server.request_checks import address_of, refuse, refuse_secret_url, require_origin
 from gateway.server.websocket import http_fallback
-from gateway.server.websocket.session import Carrier
+from gateway.server.websocket.session import WebSocketSession
 from gateway.settings import Settings
 from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.factory import open_store
@@ -94,14 +93,14 @@ class Gateway:
         self._hub: Hub | None = None
         self._secret_key = ""
         self._verifier: Verifier | None = None
-        self._revocations: Revocations | None = None
-        self._carriers: dict[Carrier, asyncio.Task[Any]] = {}
+        self._revocations: RevocationFollower | None = None
+        self._carriers: dict[WebSocketSession, asyncio.Task[Any]] = {}
         self._proxies = Proxies(settings.trusted_proxies)
-        self._admission = Admission(settings.limits, time.monotonic())
+        self._admission = ConnectionLimits(settings.limits, time.monotonic())
         # Requests over HTTP that wait are counted like connections, but may come as often as there
         # is something to be had.
         often = replace(settings.limits, accepts_per_s=1e9)
-        self._readers = Admission(often, time.monotonic())
+        self._readers = ConnectionLimits(often, time.monotonic())
         self._paths: Paths | None = None
         self.counters = Counters()
         self._runs = RunsApi(
@@ -147,13 +146,13 @@ class Gateway:
                     lease_s=lease_s,
                 )
             )
-            self._revocations = revocations = Revocations(store, self._on_revoked)
+            self._revocations = revocations = RevocationFollower(store, self._on_revoked)
             await revocations.start()
             stack.push_async_callback(revocations.stop)
-            self._leases: Leases | SharedLeases = (
-                Leases(store, lease_s)
+            self._leases: LocalLeases | ClusterLeases = (
+                LocalLeases(store, lease_s)
                 if runtime.keeper is None
-                else SharedLeases(runtime.keeper, tasks)
+                else ClusterLeases(runtime.keeper, tasks)
             )
             await self._leases.start()
             await stack.enter_async_context(sweeping(store))
@@ -221,11 +220,11 @@ class Gateway:
         finally:
             self._admission.leave(address, subjects)
 
-    def _carrier(self, websocket: WebSocket, store: Store) -> Carrier:
+    def _carrier(self, websocket: WebSocket, store: Store) -> WebSocketSession:
         task = asyncio.current_task()
         assert task is not None
         assert self._hub is not None
-        carrier = Carrier(
+        carrier = WebSocketSession(
             websocket,
             store=store,
             hub=self._hub,
@@ -246,7 +245,7 @@ class Gateway:
         max_age_s = self.settings.limits.max_age_s
         return self._monotonic_s() + max_age_s * random.uniform(0.9, 1) if max_age_s else math.inf
 
-    def _verify(self, token: object, now_s: float) -> tokens.Access:
+    def _verify(self, token: object, now_s: float) -> Permissions:
         if self._verifier is None:
             raise self._not_running()
         access = self._verifier.verify(token, now_s)
@@ -257,12 +256,12 @@ class Gateway:
     def _hears_revocations(self) -> bool:
         return self._revocations is not None and self._revocations.is_hearing
 
-    def _on_revoked(self, is_revoked: Callable[[tokens.Access], bool]) -> None:
+    def _on_revoked(self, is_revoked: Callable[[Permissions], bool]) -> None:
         for carrier in tuple(self._carriers):
             carrier.revoked(is_revoked)
         self._streams.recheck()
 
-    def figures(self) -> Figures:
+    def figures(self) -> Snapshot:
         """Look at what it does at this moment."""
         memory = self._metrics.registry.get_sample_value("process_resident_memory_bytes")
         return look(self.counters, self._hub, self._carriers, self._streams, memory, self.unready)
@@ -298,7 +297,7 @@ class Gateway:
     @property
     def routes(self) -> list[BaseRoute]:
         """The gateway's paths, for any Starlette application."""
-        inside = InsideApi(self, self._metrics, self.settings.metrics, self._runs.access)
+        inside = OpsApi(self, self._metrics, self.settings.metrics, self._runs.access)
         return [
             WebSocketRoute(WEBSOCKET_PATH, self.serve_websocket),
             *inside.routes,
@@ -338,14 +337,14 @@ class Gateway:
             _log.error(LIFESPAN_NOT_RUN)
         return NotStarted(LIFESPAN_NOT_RUN)
 
-    def _access_of_stream(self, request: Request) -> tokens.Access:
+    def _access_of_stream(self, request: Request) -> Permissions:
         if not self.settings.http_open:
             return self._runs.access(request)
         # Without a token nothing else tells a page of the user's own from any that he visits.
         require_origin(request, self._proxies, self.settings)
         return OF_ANYBODY
 
-    def _admit_reader(self, request: Request, access: tokens.Access) -> Callable[[], None]:
+    def _admit_reader(self, request: Request, access: Permissions) -> Callable[[], None]:
         address, subjects = address_of(request, self._proxies), list[str]()
         self._readers.accept(address, time.monotonic())
         try:
@@ -374,7 +373,7 @@ class Gateway:
 
 def _options(settings: Settings) -> Options:
     limits = settings.limits
-    times = Times(limits.long_poll_s, limits.events_s, limits.send_s)
+    times = ReadTimeouts(limits.long_poll_s, limits.events_s, limits.send_s)
     return Options(limits.record_bytes, times, settings.http_open)
 
 

@@ -14,7 +14,7 @@ FULL_RETRY_S = 10.0  # others have to leave first
 MAX_RETRY_S = 30.0
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket that tells those who come too early when to come.
 
     Args:
@@ -45,7 +45,7 @@ class Bucket:
         return min(MAX_RETRY_S, self._told_s - now_s)
 
 
-class Admission:
+class ConnectionLimits:
     """The open connections of one gateway, counted.
 
     Args:
@@ -55,7 +55,7 @@ class Admission:
 
     def __init__(self, limits: Limits, now_s: float) -> None:
         self._limits = limits
-        self._bucket = Bucket(limits.accepts_per_s, now_s)
+        self._bucket = TokenBucket(limits.accepts_per_s, now_s)
         self._addresses: Counter[str] = Counter()
         self._subjects: Counter[str] = Counter()
 

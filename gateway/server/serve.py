@@ -21,9 +21,9 @@ from gateway.server.app import WEBSOCKET_PATH, Gateway, make_app
 from gateway.server.durable_streams.endpoints import PREFIX as STREAM_PREFIX
 from gateway.server.durable_streams.endpoints import Answer
 from gateway.server.ops.log_format import log_config
-from gateway.server.uvicorn.fast_append import AnsweringProtocol
+from gateway.server.uvicorn.fast_append import FastAppendProtocol
 from gateway.server.uvicorn.sockets import is_loopback, listen
-from gateway.server.uvicorn.websocket_protocol import DirectProtocol
+from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol
 from gateway.settings import Settings
 
 HTTP_SHARE = 0.2  # of the time to go down: for requests over HTTP, after the clients were told
@@ -44,7 +44,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
         ConfigurationError: the gateway cannot listen there.
     """
     gateway = Gateway(settings)
-    app = Straight(make_app(gateway), gateway)
+    app = FastPathRouter(make_app(gateway), gateway)
     logs = log_config(settings.log_format, log_level)
     config = configure(app, settings, log_config=logs, log_level=log_level, lifespan="off")
     for name in ("uvicorn.access", "uvicorn.error"):
@@ -58,7 +58,7 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
     _Server(config, gateway).run(sockets)
 
 
-class Straight:
+class FastPathRouter:
     """Leads what is hot to the gateway past the application's layers.
 
     For a WebSocket that is 4 KB less, for an append over HTTP a fifth of its time. Those layers
@@ -123,13 +123,13 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
         options: Further ones of uvicorn's own.
     """
     limits = settings.limits
-    ws = options.setdefault("ws", DirectProtocol)
-    begin = app.begin if isinstance(app, Straight) else None
-    options.setdefault("http", partial(AnsweringProtocol, begin=begin))
+    ws = options.setdefault("ws", DirectWebSocketProtocol)
+    begin = app.begin if isinstance(app, FastPathRouter) else None
+    options.setdefault("http", partial(FastAppendProtocol, begin=begin))
     return uvicorn.Config(
         app,
         # Ours begins with what a stranger may send, and each connection raises it later.
-        ws_max_size=limits.frame_bytes if ws is DirectProtocol else arriving_bytes(limits),
+        ws_max_size=limits.frame_bytes if ws is DirectWebSocketProtocol else arriving_bytes(limits),
         ws_per_message_deflate=False,  # halves throughput and costs 40 to 100 KB a connection
         # Clients ping in frames of their own. The server's ping would end those that are alive
         # but do not read, and would not free a send that is blocked.

@@ -16,11 +16,11 @@ EVENT_HEADERS = {
 }
 
 
-class Stalled(OSError):
+class ReaderStalled(OSError):
     """The reader took nothing for as long as it may; it was cut off where the server can."""
 
 
-class Outgoing:
+class StreamingBody:
     """The body of one answer.
 
     Args:
@@ -45,7 +45,7 @@ class Outgoing:
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError:
             cut(self._scope)
-            raise Stalled("the reader takes nothing") from None
+            raise ReaderStalled("the reader takes nothing") from None
 
 
 async def until_gone(receive: Receive) -> None:

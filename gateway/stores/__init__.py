@@ -1,17 +1,22 @@
-"""Where records and runs are kept.
+"""Where records and runs are kept: one contract, four stores, and what they share.
 
-base         the contract
-writers, logs, reading, retention, growth, beginning    what stores share: repeats, logs of their
-own, places in a stream, what may be forgotten, how followers hear of growth, appends not awaited
-shared       what a store of several processes can do besides
-moving       copying one store into another
-listed       runs as lists and sets show them: without their large fields
-counted      counts what is asked of another store
+May import `protocol` and the rooms below it.
 
-memory       `memory:`
-sqlite       `sqlite:PATH`: _schema (tables), _transactions, _reads and _blocks (what is done in
-them), _folder, _sweep, _faults, _lock, _backup, _incarnation, _moving; tails
-redis        `redis:`: _url and _servers (which), _lane (calls), _scripts, _bell (who has to
-look), _runs and _sets, _leases, _sweep, _moving
-remote       `ws:`, a gateway elsewhere: link (one connection), under_way (what goes over it)
+    append_tasks     appends that a task carries out, for stores that await
+    base             the contract; its docstrings are binding
+    change_notifier  notifies followers in this process of new records
+    factory          makes the store that a URL names
+    idempotency      duplicates, gaps and old epochs of a writer
+    instrumented     a store that counts the calls of another
+    leases           a store that several processes share: which of them are alive
+    memory           `memory:`
+    migration        copies a store into another, positions kept
+    paging           where a position is in a stream, and the page after it
+    reserved_logs    logs that stores write: new streams, changes of run sets
+    run_lists        runs as lists and sets show them: without large fields
+    tail_cache       the ends of open streams, known without a read
+
+    redis/           `redis:`, for several gateways
+    remote/          `ws:`, a gateway elsewhere
+    sqlite/          `sqlite:PATH`, the embedded default
 """

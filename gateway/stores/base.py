@@ -24,7 +24,7 @@ from gateway.model.records import (
     StreamKey,
     Writer,
 )
-from gateway.model.retention import Swept
+from gateway.model.retention import SweepResult
 from gateway.model.runs import Run
 
 PAGE_BYTES = 256 << 10  # of record data in one page: what a reader holds at a time
@@ -32,7 +32,7 @@ SET_RECORDS = 1000  # kept of a set's log, up to twice that: a reader who lags m
 CONFIG_RECORDS = 8  # kept of a path's configuration, of which only the last counts
 
 
-Done = Callable[["Appended | Exception"], None]
+OnAppended = Callable[["Appended | Exception"], None]
 """Told what an append did, or why it was refused."""
 
 
@@ -48,7 +48,7 @@ def matches(run: Run, query: RunQuery) -> bool:
     )
 
 
-Hand = Callable[[Page], None]
+OnPage = Callable[[Page], None]
 """Takes a page at once, where it is appended; see `Store.follow`."""
 
 
@@ -129,7 +129,7 @@ class Store(Protocol):
         self,
         key: StreamKey,
         records: Sequence[bytes],
-        done: Done,
+        done: OnAppended,
         *,
         source: str | None = None,
         writer: Writer | None = None,
@@ -172,7 +172,7 @@ class Store(Protocol):
         """Remove a stream's records and end it with `deleted`. Deleting twice is harmless."""
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """Yield pages from a position on, then as they are appended, whoever appended them.
 
@@ -232,7 +232,7 @@ class Store(Protocol):
 
         Raises:
             RunNotFound: there is no such run.
-            IllegalTransition: the table in `gateway.model.runs` does not allow it (except a repeat).
+            IllegalTransition: the table in `model/runs.py` does not allow it (except a repeat).
             InvalidValue: the patch or an operation does not fit.
             MetadataTooLarge: the metadata would be over its limit.
             WriterFenced: a newer epoch of this writer was seen.
@@ -258,7 +258,7 @@ class Store(Protocol):
             Whether there was one; deleting twice is harmless.
         """
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> SweepResult:
         """Do one bounded step of what the store's retention asks for, by the store's own clock.
 
         The gateway calls it now and then, and again at once while there is more. Several at once,

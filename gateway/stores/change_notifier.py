@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from gateway._internal.wakeup import Signal
+from gateway._internal.wakeup import Wakeup
 from gateway.errors import RunNotFound
 from gateway.model.log import Page
 from gateway.model.records import ORIGIN, Position, StreamKey
-from gateway.stores.base import Hand
+from gateway.stores.base import OnPage
 
 WATCH_BYTES = 1 << 20  # per live stream: pages committed but not yet taken by its follower
 
 ReadPage = Callable[[StreamKey, Position | None], Awaitable[Page]]
 
 
-class Watch:
+class Follower:
     """One follower's view of what was committed to its stream.
 
     Args:
@@ -35,7 +35,7 @@ class Watch:
         must_read: The follower has to look by itself.
     """
 
-    def __init__(self, after: Position | None, hand: Hand | None) -> None:
+    def __init__(self, after: Position | None, hand: OnPage | None) -> None:
         self.after = after
         self.pages: deque[Page] = deque()
         self.must_read = False
@@ -43,7 +43,7 @@ class Watch:
         self._is_waiting = False  # for whatever comes next
         self._fault: Exception | None = None  # of `hand`
         self._bytes = 0
-        self._woken = Signal()
+        self._woken = Wakeup()
 
     def put(self, page: Page | None) -> None:
         """Take what was committed; None: something happened that has to be read."""
@@ -90,11 +90,11 @@ class Watch:
             raise self._fault
 
 
-class Growth:
+class ChangeNotifier:
     """The watches of a store, by stream. Used on the store's event loop only."""
 
     def __init__(self) -> None:
-        self._watches: dict[str, dict[StreamKey, set[Watch]]] = {}
+        self._watches: dict[str, dict[StreamKey, set[Follower]]] = {}
 
     def is_followed(self, key: StreamKey) -> bool:
         """Whether anybody would hear what is told of a stream."""
@@ -112,10 +112,10 @@ class Growth:
                 watch.put(None)
 
     async def follow(
-        self, key: StreamKey, after: Position | None, read: ReadPage, hand: Hand | None = None
+        self, key: StreamKey, after: Position | None, read: ReadPage, hand: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """Be `Store.follow`, with `read` to fetch what the watch does not hold."""
-        watch = Watch(after, hand)
+        watch = Follower(after, hand)
         watches = self._watches.setdefault(key.run_id, {}).setdefault(key, set())
         watches.add(watch)  # before the first read, so that nothing falls between
         try:
@@ -126,7 +126,7 @@ class Growth:
         finally:
             self._forget(key, watch)
 
-    def _forget(self, key: StreamKey, watch: Watch) -> None:
+    def _forget(self, key: StreamKey, watch: Follower) -> None:
         streams = self._watches[key.run_id]
         streams[key].discard(watch)
         if not streams[key]:
@@ -135,7 +135,7 @@ class Growth:
             del self._watches[key.run_id]
 
 
-async def _pages(key: StreamKey, read: ReadPage, watch: Watch) -> AsyncGenerator[Page, None]:
+async def _pages(key: StreamKey, read: ReadPage, watch: Follower) -> AsyncGenerator[Page, None]:
     watch.must_read = True
     is_known = False
     while True:

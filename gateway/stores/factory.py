@@ -7,7 +7,7 @@ from gateway.model.retention import KEEP_ALL, Retention
 from gateway.model.store_urls import is_redis, sqlite_path
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
-from gateway.stores.migration import MovableStore
+from gateway.stores.migration import CopyableStore
 from gateway.stores.sqlite.migration import MovableSqliteStore
 from gateway.stores.sqlite.store import SqliteStore
 
@@ -37,7 +37,7 @@ def open_store(url: str, retention: Retention = KEEP_ALL) -> Store:
     )
 
 
-def open_movable_store(url: str) -> MovableStore:
+def open_movable_store(url: str) -> CopyableStore:
     """Make a store that can be copied from and to; it still has to be opened, and forgets nothing.
 
     Args:

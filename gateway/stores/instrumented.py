@@ -12,10 +12,10 @@ from gateway.errors import ConnectionLost, Internal, RealtimeError, StoreLocked,
 from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState
 from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
-from gateway.model.retention import Swept
+from gateway.model.retention import SweepResult
 from gateway.model.runs import Run
-from gateway.stores.base import PAGE_BYTES, Done, Hand, PathStore, Store
-from gateway.stores.leases import Lapsed, SharedStore
+from gateway.stores.base import PAGE_BYTES, OnAppended, OnPage, PathStore, Store
+from gateway.stores.leases import ClusterStore, ExpiredLease
 
 _FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's
 
@@ -98,7 +98,7 @@ class CountedStore:
         self,
         key: StreamKey,
         records: Sequence[bytes],
-        done: Done,
+        done: OnAppended,
         *,
         source: str | None = None,
         writer: Writer | None = None,
@@ -140,7 +140,7 @@ class CountedStore:
             await self.inner.delete(key)
 
     async def follow(
-        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         with self._faults("follow"):
@@ -175,7 +175,7 @@ class CountedStore:
         with self._faults("delete_run"):
             return await self.inner.delete_run(run_id)
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> SweepResult:
         """See `Store.sweep`."""
         with self._faults("sweep"):
             return await self.inner.sweep()
@@ -221,39 +221,39 @@ class CountedPathStore(CountedStore):
 class CountedSharedStore(CountedPathStore):
     """The same around a store that several processes open at once."""
 
-    def __init__(self, inner: SharedStore, counters: Counters) -> None:
+    def __init__(self, inner: ClusterStore, counters: Counters) -> None:
         super().__init__(inner, counters)
         self._shared = inner
 
     async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
-        """See `SharedStore.hold`."""
+        """See `ClusterStore.hold`."""
         with self._faults("hold"):
             await self._shared.hold(owners, lease_s, only_new=only_new)
 
     async def let_go(self, owner: str) -> None:
-        """See `SharedStore.let_go`."""
+        """See `ClusterStore.let_go`."""
         with self._faults("let_go"):
             await self._shared.let_go(owner)
 
-    async def lapsed(self) -> list[Lapsed]:
-        """See `SharedStore.lapsed`."""
+    async def lapsed(self) -> list[ExpiredLease]:
+        """See `ClusterStore.lapsed`."""
         with self._faults("lapsed"):
             return await self._shared.lapsed()
 
     async def forget_lease(self, owner: str) -> None:
-        """See `SharedStore.forget_lease`."""
+        """See `ClusterStore.forget_lease`."""
         with self._faults("forget_lease"):
             await self._shared.forget_lease(owner)
 
     async def patch_own_run(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
-        """See `SharedStore.patch_own_run`."""
+        """See `ClusterStore.patch_own_run`."""
         with self._faults("patch_own_run"):
             return await self._shared.patch_own_run(run_id, patch, owner)
 
 
 def counted(inner: Store, counters: Counters) -> CountedStore:
     """Put counters around a store."""
-    if isinstance(inner, SharedStore):
+    if isinstance(inner, ClusterStore):
         return CountedSharedStore(inner, counters)
     if isinstance(inner, PathStore):
         return CountedPathStore(inner, counters)

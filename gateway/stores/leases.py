@@ -16,7 +16,7 @@ from gateway.model.runs import Run
 from gateway.stores.base import PathStore
 
 
-class Lapsed(NamedTuple):
+class ExpiredLease(NamedTuple):
     """An owner whose lease has lapsed.
 
     Attributes:
@@ -29,7 +29,7 @@ class Lapsed(NamedTuple):
 
 
 @runtime_checkable
-class SharedStore(PathStore, Protocol):
+class ClusterStore(PathStore, Protocol):
     """A store for several gateways and workers at once."""
 
     async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
@@ -44,7 +44,7 @@ class SharedStore(PathStore, Protocol):
     async def let_go(self, owner: str) -> None:
         """Say that an owner is gone."""
 
-    async def lapsed(self) -> list[Lapsed]:
+    async def lapsed(self) -> list[ExpiredLease]:
         """Return owners that let go or were not renewed; some of them if they are many.
 
         Call it several times in a lease: it finds a lease lapsed that was the same in all calls

@@ -34,19 +34,19 @@ from gateway.model.records import (
     Writer,
     path_of,
 )
-from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention, Swept
+from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention, SweepResult
 from gateway.model.runs import Run, change, check_new_run, iso_time
 from gateway.stores.base import (
     PAGE_BYTES,
-    Done,
-    Hand,
+    OnAppended,
+    OnPage,
     encode_json,
     end_of,
     matches,
     new_epoch,
     system_clock_ms,
 )
-from gateway.stores.change_notifier import Growth
+from gateway.stores.change_notifier import ChangeNotifier
 from gateway.stores.idempotency import (
     WriterState,
     check_order,
@@ -107,7 +107,7 @@ class MemoryStore:
         self._listed: dict[str, tuple[Run, ListedRun]] = {}  # made when they are first listed
         self._spent: dict[str, tuple[int, int]] = {}  # uses taken and expiry of tokens
         self._keys: dict[tuple[str, str], Run] = {}  # by task and idempotency key
-        self._growth = Growth()
+        self._growth = ChangeNotifier()
         self._is_open = False
 
     async def open(self) -> None:
@@ -140,7 +140,7 @@ class MemoryStore:
         self,
         key: StreamKey,
         records: Sequence[bytes],
-        done: Done,
+        done: OnAppended,
         *,
         source: str | None = None,
         writer: Writer | None = None,
@@ -265,7 +265,7 @@ class MemoryStore:
         self._growth.tell(key, None)
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         return self._growth.follow(key, after, self.read, hand)
@@ -356,7 +356,7 @@ class MemoryStore:
         self._growth.tell_run(run_id)
         return True
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> SweepResult:
         """See `Store.sweep`; all at once, since all lies in memory."""
         self._check_open()
         now_ms = self._clock_ms()
@@ -369,7 +369,7 @@ class MemoryStore:
             del self._streams[key]
         trimmed = [key for key in self._streams if self._retention.trims and is_announced(key)]
         records = sum(self._trim(self._streams[key], now_ms) for key in trimmed)
-        return Swept(records, len(old))
+        return SweepResult(records, len(old))
 
     def _finished_at(self, run: Run) -> str:
         return run.finished_at or iso_time(self._streams[run_log(run.id)].records[-1].time_ms)

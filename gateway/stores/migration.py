@@ -25,7 +25,7 @@ PAGE_BYTES = 64 << 10  # carried at a time, and kept as one unit
 PAGE_RUNS = 500
 
 
-class Rest(NamedTuple):
+class StreamExtras(NamedTuple):
     """What a stream keeps besides its records.
 
     Attributes:
@@ -39,7 +39,7 @@ class Rest(NamedTuple):
     writers: Mapping[str, WriterState]
 
 
-class Spent(NamedTuple):
+class TokenUsage(NamedTuple):
     """Uses of a token.
 
     Attributes:
@@ -54,7 +54,7 @@ class Spent(NamedTuple):
 
 
 @runtime_checkable
-class MovableStore(PathStore, Protocol):
+class CopyableStore(PathStore, Protocol):
     """A store that can be copied from and to."""
 
     async def stream_ids(self, run_id: str) -> list[str]:
@@ -66,11 +66,11 @@ class MovableStore(PathStore, Protocol):
         Its `end` is what is kept with the stream; that of its run may stand for it.
         """
 
-    async def rest_of(self, key: StreamKey) -> Rest:
+    async def rest_of(self, key: StreamKey) -> StreamExtras:
         """Return what a stream keeps besides its records; an absent one keeps nothing."""
 
     async def put_records(
-        self, key: StreamKey, at: Position, records: Sequence[Record], rest: Rest | None
+        self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
         """Add records at the end of a stream, as they are, as one atomic unit.
 
@@ -92,14 +92,14 @@ class MovableStore(PathStore, Protocol):
         It enters its sets, and its idempotency key leads to it.
         """
 
-    def spent_tokens(self) -> AsyncIterator[Spent]:
+    def spent_tokens(self) -> AsyncIterator[TokenUsage]:
         """Yield the uses of tokens that have not expired."""
 
-    async def put_spent(self, spent: Spent) -> None:
+    async def put_spent(self, spent: TokenUsage) -> None:
         """Keep uses of a token; those that are kept already stay if they are more."""
 
 
-class Moved(NamedTuple):
+class CopySummary(NamedTuple):
     """What a copy holds.
 
     Attributes:
@@ -117,8 +117,8 @@ Progress = Callable[[int, int], None]
 
 
 async def copy_store(
-    source: MovableStore, target: MovableStore, progress: Progress = lambda done, of: None
-) -> Moved:
+    source: CopyableStore, target: CopyableStore, progress: Progress = lambda done, of: None
+) -> CopySummary:
     """Copy all streams and runs, and compare what arrived.
 
     Args:
@@ -155,10 +155,10 @@ async def copy_store(
         records += await _compare_streams(source, target, [key])
         streams += await source.stream_head(key) is not None
         progress(done := done + 1, of)
-    return Moved(len(run_ids), streams, records)
+    return CopySummary(len(run_ids), streams, records)
 
 
-async def _run_ids(store: MovableStore) -> list[str]:
+async def _run_ids(store: CopyableStore) -> list[str]:
     """All runs, oldest first: as their sets would have been told of them."""
     found: list[str] = []
     before: str | None = None
@@ -168,7 +168,7 @@ async def _run_ids(store: MovableStore) -> list[str]:
     return found[::-1]
 
 
-async def _path_logs(store: MovableStore) -> AsyncIterator[StreamKey]:
+async def _path_logs(store: CopyableStore) -> AsyncIterator[StreamKey]:
     after: StreamKey | None = None
     while keys := await store.path_logs(after, PAGE_RUNS):
         for key in keys:
@@ -176,11 +176,11 @@ async def _path_logs(store: MovableStore) -> AsyncIterator[StreamKey]:
         after = keys[-1]
 
 
-async def _streams(store: MovableStore, run_id: str) -> list[StreamKey]:
+async def _streams(store: CopyableStore, run_id: str) -> list[StreamKey]:
     return [StreamKey(run_id, stream_id) for stream_id in sorted(await store.stream_ids(run_id))]
 
 
-async def _copy_stream(source: MovableStore, target: MovableStore, key: StreamKey) -> None:
+async def _copy_stream(source: CopyableStore, target: CopyableStore, key: StreamKey) -> None:
     head = await source.stream_head(key)
     if head is None:
         return
@@ -219,20 +219,20 @@ def _check_page(key: StreamKey, at: Position, why: str | None) -> None:
         raise StoreUnavailable(f"stream {key} has changed at {at} ({why}): stop who writes to it")
 
 
-async def _compare_run(source: MovableStore, target: MovableStore, run_id: str) -> None:
+async def _compare_run(source: CopyableStore, target: CopyableStore, run_id: str) -> None:
     ours, theirs = await source.get_run(run_id), await target.get_run(run_id)
     if ours != theirs:
         raise StoreUnavailable(f"run {run_id} differs in the target: did somebody change it?")
 
 
 async def _compare_streams(
-    source: MovableStore, target: MovableStore, keys: Sequence[StreamKey]
+    source: CopyableStore, target: CopyableStore, keys: Sequence[StreamKey]
 ) -> int:
     """Compare streams, and return how many records they have."""
     return sum([await _compare_stream(source, target, key) for key in keys])
 
 
-async def _compare_stream(source: MovableStore, target: MovableStore, key: StreamKey) -> int:
+async def _compare_stream(source: CopyableStore, target: CopyableStore, key: StreamKey) -> int:
     ours, theirs = await _digest(source, key), await _digest(target, key)
     if ours != theirs:
         raise StoreUnavailable(
@@ -244,15 +244,15 @@ async def _compare_stream(source: MovableStore, target: MovableStore, key: Strea
 
 class _Digest(NamedTuple):
     head: Head
-    rest: Rest
+    rest: StreamExtras
     records: int
     hash: bytes
 
 
-async def _digest(store: MovableStore, key: StreamKey) -> _Digest:
+async def _digest(store: CopyableStore, key: StreamKey) -> _Digest:
     """Fold all that a stream keeps."""
     if await store.stream_head(key) is None:
-        return _Digest(NO_RECORDS, Rest(None, None, {}), 0, b"")
+        return _Digest(NO_RECORDS, StreamExtras(None, None, {}), 0, b"")
     digest, records = hashlib.sha256(), 0
     head = await store.head(key)
     at = head.earliest

@@ -13,7 +13,7 @@ from gateway.model.records import Position, StreamKey
 MAX_TAILS = 20_000  # about 300 bytes each
 
 
-class Tails:
+class TailCache:
     """The tails of streams that somebody has read up to. Used on the store's event loop only.
 
     A read may see less than what was committed while it was under way. It says before that it
@@ -21,7 +21,7 @@ class Tails:
     """
 
     def __init__(self) -> None:
-        self._runs: dict[str, dict[StreamKey, Position | _Reading]] = {}
+        self._runs: dict[str, dict[StreamKey, Position | _PendingRead]] = {}
         self._count = 0
 
     def is_at(self, key: StreamKey, after: Position | None) -> bool:
@@ -29,7 +29,7 @@ class Tails:
         known = self._runs.get(key.run_id)
         return known is not None and after is not None and known.get(key) == after
 
-    def begin(self, key: StreamKey) -> _Reading | None:
+    def begin(self, key: StreamKey) -> _PendingRead | None:
         """Take note that a read begins; None if another one will tell."""
         known = self._runs.setdefault(key.run_id, {})
         if key in known:
@@ -37,11 +37,11 @@ class Tails:
         if self._count >= MAX_TAILS:
             self.clear()
             known = self._runs.setdefault(key.run_id, {})
-        reading = known[key] = _Reading()
+        reading = known[key] = _PendingRead()
         self._count += 1
         return reading
 
-    def end(self, key: StreamKey, reading: _Reading | None, page: Page | None) -> None:
+    def end(self, key: StreamKey, reading: _PendingRead | None, page: Page | None) -> None:
         """Take note of what a read found; None: it failed."""
         known = self._runs.get(key.run_id)
         if reading is None or known is None or known.get(key) is not reading:
@@ -80,5 +80,5 @@ class Tails:
         self._count = 0
 
 
-class _Reading:
+class _PendingRead:
     """Stands for a tail that a read under way may find."""

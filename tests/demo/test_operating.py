@@ -10,9 +10,8 @@ from demo_app.operator_feed import SAMPLES_PER_MINUTE, RateTracker
 from gateway import runs
 from gateway._internal.counters import Counters
 from gateway.errors import RunNotFound
-from gateway.model import runs
 from gateway.model.records import StreamKey
-from gateway.server.ops.snapshot import Figures, LaggingReader, LiveStream
+from gateway.server.ops.snapshot import LaggingReader, LiveStream, Snapshot
 
 KEY = StreamKey("run_0123456789", "progress")
 
@@ -25,7 +24,7 @@ def _no_feed(monkeypatch):
 
 def figures_of(counters, streams=(), lagging=(), **fields):
     given = {"connections": 3, "subscriptions": 5, "memory_bytes": 90_000_000, "unready": None}
-    return Figures(counters, streams=list(streams), lagging=list(lagging), **(given | fields))
+    return Snapshot(counters, streams=list(streams), lagging=list(lagging), **(given | fields))
 
 
 def test_rates_cover_the_time_between_two_snapshots():

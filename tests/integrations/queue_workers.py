@@ -19,7 +19,7 @@ from redis_serving import RedisServer
 from websockets.asyncio.client import connect
 
 import gateway
-from gateway.model import runs
+from gateway import runs
 from gateway.model.log import run_log
 from gateway.sdk.runtime import runtime
 from tests.serving import DEADLINE_S, SECRET, Client, Process, environment, gateway_process

@@ -16,8 +16,8 @@ from queue_workers import (
     until_status,
 )
 
+from gateway import runs
 from gateway.errors import RunNotFound
-from gateway.model import runs
 from gateway.model.runs import iso_time
 
 

@@ -9,8 +9,8 @@ import pytest
 from queue_workers import Shop, ended, first, let_go, on_thread
 
 import gateway
+from gateway import runs
 from gateway.integrations.celery import publisher
-from gateway.model import runs
 from gateway.sdk.loops import background
 from tests.serving import (
     DEADLINE_S,

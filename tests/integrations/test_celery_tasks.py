@@ -16,9 +16,9 @@ from queue_workers import (
     until_asked_for,
 )
 
+from gateway import runs
 from gateway.errors import ConfigurationError, QueueUnavailable
 from gateway.integrations.celery.runner import CeleryQueue
-from gateway.model import runs
 from gateway.model.log import run_log
 from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime

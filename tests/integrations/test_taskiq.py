@@ -10,10 +10,9 @@ from queue_workers import Shop, ended, first, seen_by_a_page, shop, statuses, un
 from taskiq import InMemoryBroker
 from taskiq_lists import ListBroker
 
-from gateway import connect, streams, task
+from gateway import connect, runs, streams, task
 from gateway.errors import QueueUnavailable, RunNotFound
 from gateway.integrations.taskiq import TaskiqQueue, handle_of, install, middleware
-from gateway.model import runs
 from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime
 from tests.serving import DEADLINE_S, SECRET, Process, environment, serving

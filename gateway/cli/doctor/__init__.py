@@ -1,4 +1,8 @@
-"""`realtime doctor`: what is wrong with a deployment, and what to do about it, in plain words."""
+"""`realtime doctor`: what is wrong with a deployment, and what to do about it, in plain words.
+
+local_checks    settings, keys, the store
+network_checks  a gateway, its clock, the way to it
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli._output import JsonOption, emit, shown
-from gateway.cli._target import Reach, StoreOption, TokenOption, UrlOption
+from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.cli.doctor.local_checks import Check, check_configuration, check_store, check_tokens
 from gateway.cli.doctor.network_checks import check_clock, check_gateway, check_public
 from gateway.errors import ConfigurationError
@@ -57,7 +61,7 @@ async def examine(
 ) -> list[Check]:
     """Do all checks that can be done; what one of them needs and is wrong is said by it alone."""
     try:
-        reach = Reach.of(url, token, store)
+        reach = Target.of(url, token, store)
     except ConfigurationError as error:
         return [Check("wrong", "configuration", error.message, "mend the variable that it names")]
     checks = check_configuration(reach.settings)

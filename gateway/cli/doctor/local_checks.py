@@ -14,7 +14,7 @@ from gateway import tokens
 from gateway.auth.key_files import resolve_keys
 from gateway.auth.secret_file import secret_path
 from gateway.cli._output import bytes_of
-from gateway.cli._target import Reach
+from gateway.cli._target import Target
 from gateway.errors import ConfigurationError, RealtimeError, StoreLocked
 from gateway.model.log import RunQuery
 from gateway.model.store_urls import is_redis, sqlite_file
@@ -61,7 +61,7 @@ def check_configuration(settings: Settings) -> list[Check]:
     return checks
 
 
-def check_tokens(reach: Reach) -> list[Check]:
+def check_tokens(reach: Target) -> list[Check]:
     """Mint a token and verify it, with the keys of this environment."""
     if reach.token is not None:
         return [Check("ok", "tokens", "a token was given; it is shown to the gateway")]

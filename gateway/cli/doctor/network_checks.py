@@ -24,7 +24,7 @@ from websockets.exceptions import (
 from gateway import protocol
 from gateway.auth.revocations import MAX_SKEW_S
 from gateway.cli import _http as asking
-from gateway.cli._target import Reach
+from gateway.cli._target import Target
 from gateway.cli.doctor.local_checks import Check
 from gateway.errors import ConfigurationError, RealtimeError
 from gateway.model.records import StreamKey
@@ -43,7 +43,7 @@ UPGRADE = (
 )
 
 
-async def check_gateway(reach: Reach, url: str) -> list[Check]:
+async def check_gateway(reach: Target, url: str) -> list[Check]:
     """Ask a gateway whether it serves, and whether it takes the token."""
     try:
         await asking.ask(reach, "GET", "/healthz")
@@ -58,7 +58,7 @@ async def check_gateway(reach: Reach, url: str) -> list[Check]:
     return checks
 
 
-async def check_clock(reach: Reach, clock_s: Callable[[], float] = time.time) -> list[Check]:
+async def check_clock(reach: Target, clock_s: Callable[[], float] = time.time) -> list[Check]:
     """Compare this clock to the gateway's, by its `Date` header."""
     before_s = clock_s()
     try:
@@ -80,7 +80,7 @@ async def check_clock(reach: Reach, clock_s: Callable[[], float] = time.time) ->
     return [Check("ok", "clock", "it agrees with the gateway's, to about a second")]
 
 
-async def check_public(reach: Reach, public: str, origin: str | None) -> list[Check]:
+async def check_public(reach: Target, public: str, origin: str | None) -> list[Check]:
     """Go the way of a browser: upgrade, greeting, round trips, records as they come."""
     try:
         url = gateway_url(public)
@@ -111,7 +111,7 @@ class _Failed(Exception):
 
 
 @asynccontextmanager
-async def _greeted(reach: Reach, url: str, origin: str | None) -> AsyncIterator[ClientConnection]:
+async def _greeted(reach: Target, url: str, origin: str | None) -> AsyncIterator[ClientConnection]:
     socket = await _connected(gateway_url(url), origin)
     try:
         token = reach.bearer("read:runs:*", "write:runs:*")
@@ -185,7 +185,7 @@ async def _round_trips(socket: ClientConnection) -> Check:
     return Check("note" if slow else "ok", "public", what, "a long way, or a busy gateway" * slow)
 
 
-async def _records(through: Reach) -> list[Check]:
+async def _records(through: Target) -> list[Check]:
     """Append to a run made for it, and take the time until each transport brings it."""
     async with through.store(owner="doctor") as store:
         run = await store.create_run(_run())
@@ -241,7 +241,7 @@ async def _over_websocket(store: Store, key: StreamKey) -> AsyncIterator[None]:
                 yield
 
 
-async def _over_http(through: Reach, key: StreamKey) -> AsyncIterator[None]:
+async def _over_http(through: Target, key: StreamKey) -> AsyncIterator[None]:
     """Read server-sent events; each `data` event is what was appended at once."""
     url = f"{through.http_url}/v1/stream/{key}?offset=-1&live=sse"
     request = urllib.request.Request(url)

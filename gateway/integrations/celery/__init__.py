@@ -14,6 +14,10 @@ and cancellation are those of every other task (`gateway.integrations.celery.run
 
 Workers reach the gateway at `REALTIME_URL`. While it is away Celery goes on working: what became of
 the runs is told when it is back.
+
+    publisher  where messages are sent: each carries a ticket and has a run
+    runner     tasks of this library on Celery's workers
+    worker     where messages are executed: runs are claimed, executed and ended
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from collections.abc import Callable
 from gateway._internal.extras import needs
 from gateway.errors import RunNotFound
 from gateway.integrations._handles import Handle
-from gateway.integrations.celery.publisher import Sender
+from gateway.integrations.celery.publisher import Publisher
 from gateway.integrations.celery.runner import PREFIX, CeleryQueue
 from gateway.integrations.celery.worker import Worker
 from gateway.sdk.execution import task_queues
@@ -32,7 +36,7 @@ with needs("celery"):
     from celery import Celery, signals
     from celery.result import AsyncResult
 
-_installed: dict[Celery, Sender] = {}
+_installed: dict[Celery, Publisher] = {}
 
 
 def install(
@@ -58,7 +62,7 @@ def install(
     def is_tracked(name: str) -> bool:
         return not name.startswith(("celery.", PREFIX)) and tracks(name)
 
-    sender = _installed[app] = Sender(is_tracked, with_payloads)
+    sender = _installed[app] = Publisher(is_tracked, with_payloads)
     worker = Worker(app, is_tracked, with_payloads)
     for signal, receiver in {**sender.receivers, **worker.receivers}.items():
         getattr(signals, signal).connect(receiver, weak=False)

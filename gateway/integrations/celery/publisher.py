@@ -13,7 +13,7 @@ from gateway.integrations._handles import SentRuns
 from gateway.integrations._run_tracking import (
     HEADER,
     TAGS_HEADER,
-    Ticket,
+    RunTicket,
     as_json,
     keep,
     rest,
@@ -29,7 +29,7 @@ PATIENCE_S = 5.0  # for a gateway to hear of a change; the queue goes on without
 _log = logging.getLogger("realtime.queues")
 
 
-class Sender:
+class Publisher:
     """Receives the signals of the processes that send.
 
     Args:
@@ -54,10 +54,10 @@ class Sender:
         """Give a new message a ticket; a message that is sent again keeps its own."""
         if "id" not in headers or not self._is_tracked(sender):
             return  # Celery's old message protocol has no headers
-        ticket = Ticket.from_header(headers.get(HEADER), headers["id"])
+        ticket = RunTicket.from_header(headers.get(HEADER), headers["id"])
         if ticket is None:
             group = headers.get("group")
-            ticket = Ticket.new(
+            ticket = RunTicket.new(
                 headers["id"],
                 tags=headers.get(TAGS_HEADER) or (),
                 batch_id=f"batch_{group.replace('-', '')}" if group else None,
@@ -73,7 +73,7 @@ class Sender:
 
     def after_publish(self, sender: str, headers: dict[str, Any], body: Any, **_: Any) -> None:
         """Keep the run of a message that the broker has taken."""
-        ticket = Ticket.from_header(headers.get(HEADER), headers.get("id", ""))
+        ticket = RunTicket.from_header(headers.get(HEADER), headers.get("id", ""))
         if ticket is None or headers.get("retries"):
             return
         run = ticket.run(

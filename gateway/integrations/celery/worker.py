@@ -20,14 +20,14 @@ from weakref import WeakValueDictionary
 from gateway._internal.extras import needs
 from gateway.errors import RunCanceled
 from gateway.integrations import _run_tracking
-from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
+from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, RunTicket
 from gateway.integrations.celery.publisher import QUEUE, payload_of, tell
 from gateway.integrations.celery.runner import PREFIX, register_all
 from gateway.model.runs import Run
 from gateway.sdk.execution.outcome import error_of, is_only
 from gateway.sdk.loops import background
 from gateway.sdk.loops.bridge import is_on_loop
-from gateway.sdk.runtime import Context, Runtime, enter_run, has_runtime, leave_run, runtime
+from gateway.sdk.runtime import RunContext, Runtime, enter_run, has_runtime, leave_run, runtime
 
 with needs("celery"):
     from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
@@ -43,9 +43,9 @@ _log = logging.getLogger("realtime.queues")
 
 @dataclass(eq=False, slots=True)
 class _Tracked:
-    context: Context
+    context: RunContext
     is_refused: bool
-    token: Token[Context | None]
+    token: Token[RunContext | None]
     watching: Future[None] | None
     has_ended: bool = False
 
@@ -215,7 +215,7 @@ class Worker:
         run: str | Run = str(request.id)
         if not sender.name.startswith(PREFIX):
             headers = getattr(request, "request_dict", None) or vars(request)
-            ticket = Ticket.from_header(headers.get(HEADER), request.id)
+            ticket = RunTicket.from_header(headers.get(HEADER), request.id)
             if ticket is None:
                 return
             body = (request.args, request.kwargs)
@@ -228,12 +228,12 @@ class Worker:
         return fields | ({"payload": payload_of(body)} if self._with_payloads else {})
 
 
-def _ticket_of(request: Any, task_id: str) -> Ticket:
+def _ticket_of(request: Any, task_id: str) -> RunTicket:
     headers = {**(request.headers or {}), **vars(request)}
-    ticket = Ticket.from_header(headers.get(HEADER), task_id)
+    ticket = RunTicket.from_header(headers.get(HEADER), task_id)
     if ticket is None:
         tags = headers.get(TAGS_HEADER) or ()
-        ticket = Ticket.new(task_id, tags=tags, is_guess=True)
+        ticket = RunTicket.new(task_id, tags=tags, is_guess=True)
     return ticket
 
 
@@ -241,7 +241,7 @@ def _tracked(task: Any) -> _Tracked | None:
     return getattr(task.request, _TRACKED, None)
 
 
-def _watch(context: Context) -> Future[None] | None:
+def _watch(context: RunContext) -> Future[None] | None:
     if not has_runtime():
         return None
     return background.submit(lambda active: _run_tracking.watch(active, context))

@@ -14,6 +14,10 @@ and cancellation are those of every other task. Until a run is due, a worker hol
 
 Workers reach the gateway at `REALTIME_URL`. While it is away Taskiq goes on working: what became of
 the runs is told when it is back.
+
+    cancellation  functions of Taskiq as runs that can be canceled
+    delays        holds delayed runs until they are due
+    middleware    each message carries a ticket; its run is claimed, executed and ended
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Any
 from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed, RunNotFound
 from gateway.integrations._handles import Handle
-from gateway.integrations.taskiq.delays import Holder
+from gateway.integrations.taskiq.delays import DelayedRuns
 from gateway.integrations.taskiq.middleware import PREFIX, QUEUE, RealtimeMiddleware
 from gateway.model.runs import Run, time_ms
 from gateway.sdk import tasks
@@ -77,7 +81,7 @@ class TaskiqQueue:
 
     def __init__(self, broker: AsyncBroker) -> None:
         self._broker = broker
-        self.holder = Holder(self)
+        self.holder = DelayedRuns(self)
 
     async def put(self, run: Run) -> None:
         """See `TaskQueue.put`."""

@@ -11,13 +11,13 @@ from functools import update_wrapper, wraps
 from typing import Any
 
 from gateway.errors import RunCanceled
-from gateway.sdk.runtime import Context
+from gateway.sdk.runtime import RunContext
 
 _GUARDED = "_realtime_guarded"  # attribute of what `guarded` returns
 
 
 @dataclass(eq=False, slots=True)
-class Tracked:
+class TrackedMessage:
     """One execution of a message.
 
     Attributes:
@@ -32,9 +32,9 @@ class Tracked:
         is_sent_again: Its message was sent again, for the next attempt.
     """
 
-    context: Context
+    context: RunContext
     is_refused: bool
-    token: Token[Context | None]
+    token: Token[RunContext | None]
     has_timeout: bool = False
     task: asyncio.Task[Any] | None = None
     watching: asyncio.Task[None] | None = None
@@ -59,7 +59,7 @@ class Tracked:
             raise RunCanceled(f"run {self.id} was canceled before it began")
 
 
-executed: ContextVar[Tracked | None] = ContextVar("realtime_taskiq", default=None)
+executed: ContextVar[TrackedMessage | None] = ContextVar("realtime_taskiq", default=None)
 """What the calling function is executed as."""
 
 
@@ -67,7 +67,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that does not begin when its run is canceled, and, async, stops then."""
     if hasattr(function, _GUARDED):
         return function
-    made = _async(function) if inspect.iscoroutinefunction(function) else _Plain(function)
+    made = _async(function) if inspect.iscoroutinefunction(function) else _SyncWrapper(function)
     setattr(made, _GUARDED, True)
     return made
 
@@ -96,7 +96,7 @@ def _async(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-class _Plain:
+class _SyncWrapper:
     """A class, so that another process of Taskiq's can be given the function itself."""
 
     def __init__(self, function: Callable[..., Any]) -> None:

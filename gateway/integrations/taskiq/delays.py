@@ -22,7 +22,7 @@ AGAIN_S = 5.0  # after the broker took nothing, or the store did not answer
 _log = logging.getLogger("realtime.queues")
 
 
-class Holder:
+class DelayedRuns:
     """The runs that one process holds.
 
     Args:

@@ -12,8 +12,8 @@ from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunCanceled
 from gateway.integrations import _run_tracking
 from gateway.integrations._handles import SentRuns
-from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, Ticket
-from gateway.integrations.taskiq.cancellation import Tracked, executed, guarded
+from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, RunTicket
+from gateway.integrations.taskiq.cancellation import TrackedMessage, executed, guarded
 from gateway.model.runs import Run
 from gateway.sdk.execution.outcome import error_of, is_only
 from gateway.sdk.loops.background import in_order
@@ -56,7 +56,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         self._is_tracked = is_tracked
         self._with_payloads = with_payloads
         self._register, self._release = register, release
-        self._executing: dict[str, Tracked] = {}  # by the message's id
+        self._executing: dict[str, TrackedMessage] = {}  # by the message's id
         self._connecting: asyncio.Task[None] | None = None
         self._is_ready = asyncio.Event()
         self._is_stopping = asyncio.Event()
@@ -121,7 +121,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         ticket = _ticket(message)
         if ticket is None:
             tags = [tag for tag in str(message.labels.get(TAGS_HEADER) or "").split(",") if tag]
-            ticket = Ticket.new(message.task_id, tags=tags)
+            ticket = RunTicket.new(message.task_id, tags=tags)
             message.labels[HEADER] = json.dumps(ticket.to_header())
         elif _retries(message):
             if (tracked := self._executing.get(message.task_id)) is not None:
@@ -138,7 +138,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         run = self._run(ticket, message)
         await self._tell(run.id, lambda active: _run_tracking.keep(active, run))
 
-    def _run(self, ticket: Ticket, message: TaskiqMessage) -> Run:
+    def _run(self, ticket: RunTicket, message: TaskiqMessage) -> Run:
         shown = {"args": message.args, "kwargs": message.kwargs} if self._with_payloads else None
         return ticket.run(
             QUEUE,
@@ -153,7 +153,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         """Claim the run of a message, and make it the current one."""
         if not self._is_tracked(message.task_name):
             return message
-        ticket = _ticket(message) or Ticket.new(message.task_id, is_guess=True)
+        ticket = _ticket(message) or RunTicket.new(message.task_id, is_guess=True)
         attempt = _retries(message) + 1
         run = self._run(ticket, message)
         kept = await self._tell(run.id, lambda active: tracking.claim(active, run, attempt))
@@ -168,7 +168,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         context = ticket.context(message.task_name, attempt)
         is_refused = kept is not None and kept.is_finished
         has_timeout = message.labels.get("timeout") is not None
-        tracked = Tracked(context, is_refused, enter_run(context), has_timeout)
+        tracked = TrackedMessage(context, is_refused, enter_run(context), has_timeout)
         executed.set(tracked)  # Taskiq handles each message in a task, and so a context, of its own
         self._executing[message.task_id] = tracked
         if not is_refused and has_runtime():
@@ -210,7 +210,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
             await self._end(tracked, result, None if is_skipped else error)
 
     async def _end(
-        self, tracked: Tracked, result: TaskiqResult[Any], error: BaseException | None
+        self, tracked: TrackedMessage, result: TaskiqResult[Any], error: BaseException | None
     ) -> None:
         status, fields = "completed", {}
         if error is not None and is_only(error, RunCanceled):
@@ -226,7 +226,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
             tracked.id, lambda active: _run_tracking.end(active, tracked.id, status, **fields)
         )
 
-    async def _rest(self, run_id: str, attempt: int, tracked: Tracked | None) -> None:
+    async def _rest(self, run_id: str, attempt: int, tracked: TrackedMessage | None) -> None:
         error = error_of(tracked.error) if tracked is not None and tracked.error else None
         await self._tell(
             run_id,
@@ -276,18 +276,18 @@ class RealtimeMiddleware(TaskiqMiddleware):
             _log.warning("a run's change is lost: %s", error)
 
 
-async def _watch(tracked: Tracked) -> None:
+async def _watch(tracked: TrackedMessage) -> None:
     await _run_tracking.watch(runtime(), tracked.context)
     if tracked.context.is_canceled and tracked.task is not None:
         tracked.task.cancel()
 
 
-def _ticket(message: TaskiqMessage) -> Ticket | None:
+def _ticket(message: TaskiqMessage) -> RunTicket | None:
     try:
         header = json.loads(message.labels.get(HEADER) or "null")
     except ValueError:
         return None
-    return Ticket.from_header(header, message.task_id)
+    return RunTicket.from_header(header, message.task_id)
 
 
 def _retries(message: TaskiqMessage) -> int:

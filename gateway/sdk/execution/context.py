@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gateway.errors import Internal, RealtimeError
 from gateway.sdk.runtime import Runtime
-from gateway.stores.leases import SharedStore
+from gateway.stores.leases import ClusterStore
 
 FIRST_REST_S = 0.5  # before a change of the run is tried again; twice as long each time,
 MAX_REST_S = 10.0  # up to this; the run of a full disk ends so soon after there is room
@@ -21,7 +21,7 @@ Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ExecutionContext:
     """What the executions of one runner share.
 
     Attributes:
@@ -45,7 +45,7 @@ class Surroundings:
     stop_grace_s: float
     keeps_queued: bool
     owner: str
-    taken_from: SharedStore | None = None
+    taken_from: ClusterStore | None = None
     left_behind: set[asyncio.Task[Any]] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 

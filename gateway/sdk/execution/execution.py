@@ -28,13 +28,13 @@ from gateway.model.records import Position
 from gateway.model.runs import Run, iso_time, may_retry_crash, retry_patch, time_ms
 from gateway.sdk.execution import interruption
 from gateway.sdk.execution.cancellation import cancel_children
-from gateway.sdk.execution.context import Surroundings
+from gateway.sdk.execution.context import ExecutionContext
 from gateway.sdk.execution.outcome import error_of, is_any, is_away, is_only, keep_end
 from gateway.sdk.execution.slot import Slot
 from gateway.sdk.execution.task_queues import has_lease
-from gateway.sdk.execution.time_limit import ExecutingTime
+from gateway.sdk.execution.time_limit import TimeLimit
 from gateway.sdk.options import Retry
-from gateway.sdk.runtime import Context, executing
+from gateway.sdk.runtime import RunContext, executing
 
 WATCH_AGAIN_S = 5.0  # after the run's own log could not be followed
 
@@ -62,7 +62,7 @@ class Execution:
         run: Run,
         body: Body,
         retry: Retry,
-        around: Surroundings,
+        around: ExecutionContext,
         rests_with: str | None = None,
     ) -> None:
         self.run = run
@@ -77,9 +77,7 @@ class Execution:
         self._work: asyncio.Task[Any] | None = None
         self._queued_at: str | None = None  # of the attempt that is executed
         self._is_resting = False
-        self._clock = ExecutingTime(
-            around.runtime, run.max_duration_s, lambda: self.stop("timed_out")
-        )
+        self._clock = TimeLimit(around.runtime, run.max_duration_s, lambda: self.stop("timed_out"))
         self._slot = self._new_slot()
         self.task = asyncio.create_task(self._live(), name=f"run {run.id}")
 
@@ -219,7 +217,7 @@ class Execution:
         if self._reason is not None:
             await self._end_stopped()
             return False
-        context = Context.of(self.run)
+        context = RunContext.of(self.run)
         work = self._work = asyncio.create_task(self._call(context), name=f"task {self.run.id}")
         watch = asyncio.create_task(self._watch())
         self._clock.run()
@@ -234,7 +232,7 @@ class Execution:
             watch.cancel()
             self._work = None
 
-    async def _call(self, context: Context) -> Any:
+    async def _call(self, context: RunContext) -> Any:
         run = self.run
         parent = tracing.context_of(run.metadata.get(tracing.TRACE_KEY))
         span = tracing.span(
@@ -249,7 +247,7 @@ class Execution:
         await self._around.runtime.flush(self.run.id)
         return output
 
-    async def _until_over(self, work: asyncio.Task[Any], context: Context) -> bool:
+    async def _until_over(self, work: asyncio.Task[Any], context: RunContext) -> bool:
         """Wait for the function; true if it was stopped before it had ended by itself."""
         stopping = asyncio.create_task(self._stopping.wait())
         try:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from gateway.errors import RealtimeError
-from gateway.stores.leases import SharedStore
+from gateway.stores.leases import ClusterStore
 
 BEATS = 6  # renewals in a lease's time: some may fail
 NODE_PREFIX = "node_"  # of the owner that a gateway is; what it has queued others may take over
@@ -28,7 +28,7 @@ def is_node(owner: str) -> bool:
     return owner.startswith(NODE_PREFIX)
 
 
-class Keeper:
+class LeaseHeartbeat:
     """Renews the leases of this process, and of the workers that are connected to it.
 
     Args:
@@ -41,7 +41,7 @@ class Keeper:
 
     def __init__(
         self,
-        store: SharedStore,
+        store: ClusterStore,
         owner: str,
         lease_s: float,
         *,

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from gateway.errors import IllegalTransition, RunNotFound, StoreUnavailable
 from gateway.model.runs import Run, may_retry_crash
 from gateway.sdk.execution import interruption
-from gateway.sdk.execution.heartbeat import Keeper, is_node
+from gateway.sdk.execution.heartbeat import LeaseHeartbeat, is_node
 from gateway.sdk.execution.runner import Tasks, unfinished
 from gateway.stores.base import system_clock_ms
 
 TRY_AGAIN_S = 0.5  # after the store could not be asked
 
 
-class Settled(NamedTuple):
+class RecoverySummary(NamedTuple):
     """How many of its runs were marked crashed, taken over here, and left for others."""
 
     crashed: int
@@ -25,13 +25,13 @@ class Settled(NamedTuple):
 
 
 async def settle(
-    keeper: Keeper,
+    keeper: LeaseHeartbeat,
     owner: str,
     tasks: Tasks,
     *,
     is_last_try: bool,
     clock_ms: Callable[[], int] = system_clock_ms,
-) -> Settled:
+) -> RecoverySummary:
     """Judge the unfinished runs of an owner that is gone.
 
     If its task is known here, a run that a gateway had queued is taken over, and so is the next
@@ -63,7 +63,7 @@ async def settle(
             crashed += await _crash(keeper, run, owner, why, clock_ms)
         else:
             left += 1
-    return Settled(crashed, adopted, left)
+    return RecoverySummary(crashed, adopted, left)
 
 
 def _why(run: Run, owner: str) -> str:
@@ -72,7 +72,9 @@ def _why(run: Run, owner: str) -> str:
     return "the worker that executed it is gone" + interruption.unused(run)
 
 
-async def _take(keeper: Keeper, run: Run, owner: str, clock_ms: Callable[[], int]) -> Run | None:
+async def _take(
+    keeper: LeaseHeartbeat, run: Run, owner: str, clock_ms: Callable[[], int]
+) -> Run | None:
     """Make a run, or its next attempt, this process's; None if another one was first."""
     taken = await _patch(keeper, run, {"owner": keeper.owner}, owner)
     if taken is None or not may_retry_crash(taken):
@@ -85,7 +87,7 @@ async def _take(keeper: Keeper, run: Run, owner: str, clock_ms: Callable[[], int
     return again
 
 
-async def _patch(keeper: Keeper, run: Run, patch: dict[str, Any], owner: str) -> Run | None:
+async def _patch(keeper: LeaseHeartbeat, run: Run, patch: dict[str, Any], owner: str) -> Run | None:
     while True:
         try:
             taken = await keeper.store.patch_own_run(run.id, patch, owner)
@@ -99,7 +101,7 @@ async def _patch(keeper: Keeper, run: Run, patch: dict[str, Any], owner: str) ->
 
 
 async def _crash(
-    keeper: Keeper, run: Run, owner: str, why: str, clock_ms: Callable[[], int]
+    keeper: LeaseHeartbeat, run: Run, owner: str, why: str, clock_ms: Callable[[], int]
 ) -> bool:
     patch = interruption.crash_patch(run, interruption.died(why), clock_ms())
     try:

@@ -19,13 +19,13 @@ from gateway.model.log import RunQuery
 from gateway.model.runs import Run, may_retry_crash
 from gateway.sdk.execution import interruption
 from gateway.sdk.execution.cancellation import UNFINISHED
-from gateway.sdk.execution.context import Surroundings
+from gateway.sdk.execution.context import ExecutionContext
 from gateway.sdk.execution.execution import Body, Execution
 from gateway.sdk.execution.heartbeat import is_node
 from gateway.sdk.options import ONCE, Retry
-from gateway.sdk.runtime import Context, Runtime, current_run, runtime
+from gateway.sdk.runtime import RunContext, Runtime, current_run, runtime
 from gateway.stores.base import Store, system_clock_ms
-from gateway.stores.leases import SharedStore
+from gateway.stores.leases import ClusterStore
 
 EMBEDDED_OWNER = "embedded"  # runs of the process that owns the store
 CANCEL_GRACE_S = 10.0  # for the `finally` blocks of a canceled function
@@ -73,7 +73,7 @@ class Runner:
     ) -> None:
         self.owner = owner
         self._runtime = runtime
-        self._around = Surroundings(
+        self._around = ExecutionContext(
             runtime,
             asyncio.Semaphore(concurrency),
             random,
@@ -82,7 +82,7 @@ class Runner:
             keeps_queued=owner == EMBEDDED_OWNER or is_node(owner),
             owner=owner,
             taken_from=runtime.store
-            if is_node(owner) and isinstance(runtime.store, SharedStore)
+            if is_node(owner) and isinstance(runtime.store, ClusterStore)
             else None,
         )
         # The queue's worker bounds how many it takes.
@@ -222,7 +222,7 @@ class Runner:
             raise
 
     async def until_kept(self, keep: Callable[[], Awaitable[T]], run_id: str) -> T:
-        """Write to the store, for as long as it takes; see `Surroundings.until_kept`."""
+        """Write to the store, for as long as it takes; see `ExecutionContext.until_kept`."""
         return await self._around.until_kept(keep, run_id, _log)
 
     def warn_of_unfinished(self) -> None:
@@ -253,7 +253,7 @@ class Runner:
             await self._runtime.all_undivided_done()
 
     @asynccontextmanager
-    async def waiting(self, context: Context) -> AsyncIterator[None]:
+    async def waiting(self, context: RunContext) -> AsyncIterator[None]:
         """Let a run that is executed here give its slot away while the block runs."""
         execution = self._executions.get(context.id)
         if execution is None:

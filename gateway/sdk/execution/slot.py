@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from gateway.sdk.execution.time_limit import ExecutingTime
+from gateway.sdk.execution.time_limit import TimeLimit
 
 
 class Slot:
@@ -26,7 +26,7 @@ class Slot:
     def __init__(
         self,
         slots: asyncio.Semaphore,
-        clock: ExecutingTime,
+        clock: TimeLimit,
         change: Callable[[Literal["waiting", "executing"]], Awaitable[object]],
     ) -> None:
         self._slots = slots

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from gateway.sdk.runtime import Runtime
 
 
-class ExecutingTime:
+class TimeLimit:
     """What is left of a run's time; it counts from `run` to `pause`, so that waits do not.
 
     Args:

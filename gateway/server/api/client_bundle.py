@@ -16,7 +16,7 @@ _OTHER = re.compile(r"^(?:import\b(?!\()|export\b).*", re.MULTILINE)
 _RENAMED = re.compile(r"^(\w+) as (\w+)$")
 
 
-class Unbundled(Exception):
+class BundleError(Exception):
     """A module that cannot be put with the others; the message says which line, and why."""
 
 
@@ -48,7 +48,7 @@ def _write(
     above: tuple[str, ...],
 ) -> None:
     if name in above:
-        raise Unbundled(f"modules import each other: {' → '.join((*above, name))}")
+        raise BundleError(f"modules import each other: {' → '.join((*above, name))}")
     if name in written:
         return
     text = read(name)
@@ -62,7 +62,7 @@ def _write(
     exported = [match[2] for match in _EXPORT.finditer(body)]
     body = _EXPORT.sub(r"\1 \2", body)
     if other := _OTHER.search(body):
-        raise Unbundled(f"{name}: this form is not known: {other[0]}")
+        raise BundleError(f"{name}: this form is not known: {other[0]}")
     written[name] = exported
     names = ", ".join(exported)
     head = f"const {_variable(name)} = (() => {{"
@@ -73,7 +73,7 @@ def _check_names(name: str, match: re.Match[str], exported: list[str]) -> None:
     for wanted in _names(match[1]):
         original = wanted.partition(" as ")[0]
         if original not in exported:
-            raise Unbundled(f"{name}: {match[2]} exports no {original}")
+            raise BundleError(f"{name}: {match[2]} exports no {original}")
 
 
 def _names(list_: str) -> list[str]:

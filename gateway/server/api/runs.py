@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from gateway import tokens
 from gateway._internal import tracing
-from gateway.auth.permissions import Access, Share, TriggerGrant, require
+from gateway.auth.permissions import ParentUses, Permissions, TriggerGrant, require
 from gateway.errors import (
     FrameTooLarge,
     InvalidToken,
@@ -143,7 +143,7 @@ class RunsApi:
     """
 
     store: Callable[[], Store]
-    verify: Callable[[object, float], Access]
+    verify: Callable[[object, float], Permissions]
     secret_key: Callable[[], str]
     readers: Callable[[str], dict[str, int]]
     clock_s: Callable[[], float] = time.time
@@ -190,9 +190,9 @@ class RunsApi:
             handle = await task.trigger_payload(body.payload)
         return _json(Handle(id=handle.id, access_token=handle.access_token), 201)
 
-    async def _spend(self, access: Access, grant: TriggerGrant) -> None:
+    async def _spend(self, access: Permissions, grant: TriggerGrant) -> None:
         # Its own first: where that is refused, nothing is taken from those it was made from.
-        own = [] if grant.uses is None else [Share(access.id, grant.uses, access.expires_at_s)]
+        own = [] if grant.uses is None else [ParentUses(access.id, grant.uses, access.expires_at_s)]
         for token_id, uses, expires_at_s in [*own, *reversed(grant.shares)]:
             if not await self.store().spend(token_id, uses, int(expires_at_s * 1000)):
                 raise TokenSpent(f"the token may trigger {uses} run(s), and has")
@@ -214,7 +214,7 @@ class RunsApi:
         run = await self._readable(request, self.access(request))
         return _json(Readers(streams=self.readers(run.id)))
 
-    async def _readable(self, request: Request, access: Access) -> Run:
+    async def _readable(self, request: Request, access: Permissions) -> Run:
         run_id = check_run_id(request.path_params["run"])
         key = StreamKey(run_id, RUN_STREAM)
         # Who may not read a run is not told whether there is one.
@@ -286,7 +286,7 @@ class RunsApi:
         if not self._is_secret(_bearer(request)):
             raise InvalidToken(f"{what} needs the secret key as the bearer")
 
-    def access(self, request: Request) -> Access:
+    def access(self, request: Request) -> Permissions:
         """Say what a request's bearer may do; with the secret key, everything.
 
         Raises:
@@ -294,17 +294,17 @@ class RunsApi:
         """
         return self.access_of(_bearer(request))
 
-    def access_of(self, bearer: str) -> Access:
+    def access_of(self, bearer: str) -> Permissions:
         """Say what a bearer may do; see `access`."""
         if self._is_secret(bearer):
-            return Access(EVERYTHING, float("inf"), "secret")
+            return Permissions(EVERYTHING, float("inf"), "secret")
         return self.verify(bearer, self.clock_s())
 
     def _is_secret(self, bearer: str) -> bool:
         return hmac.compare_digest(bearer.encode(), self.secret_key().encode())
 
 
-def _shown(run: Run, access: Access) -> dict[str, Any]:
+def _shown(run: Run, access: Permissions) -> dict[str, Any]:
     return without(run.to_wire(), access.skip)
 
 

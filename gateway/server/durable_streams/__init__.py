@@ -1,22 +1,23 @@
-"""Durable Streams over HTTP: the only place where the words of that open protocol are spoken.
+"""Durable Streams over HTTP: the only place where the words of that open protocol are used.
 
-Its `message` is our record, its `chunk` our page, its `producer` our writer, its `closed` our
-`ended`; its offsets are our positions. What a run's task appends is read at
-`/v1/stream/{run_id}/{stream_id}`; streams of any other path belong to no run.
+Its `message` is a record, its `chunk` a page, its `producer` a writer, its `closed` is `ended`; its
+offsets are positions. What a run's task appends is read at `/v1/stream/{run_id}/{stream_id}`;
+streams of any other path belong to no run.
 
-    refusals       what is answered instead of a result
-    headers        requests' headers as values (pure)
-    bodies         bodies and events, by content type (pure)
-    offsets        offsets, entity tags and the cursor that keeps caches from looping (pure)
-    configuration  how a path's stream is kept: a frozen value, and what forks inherit (pure)
-    matching       whether a stream that is there is the one that a request would create
-    paths          the streams of paths: create, find, delete, expire, fork
-    sources        what a request reads: a run's stream or a path's, page by page and live
-    reading        GET and HEAD: catch-up, long-poll, server-sent events
-    writing        PUT, POST and DELETE
-    events         carries server-sent events to one reader
-    sweeping       forgets what has expired or was deleted
-    endpoints      the routes: who may do what, and the headers of every answer
+    bodies             bodies of requests, responses and events, by content type
+    cleanup            deletes expired streams
+    configuration      how a path's stream is kept, and what forks inherit
+    endpoints          routes, permissions, headers of every response
+    errors             error responses
+    events             server-sent events
+    headers            headers of requests as values
+    idempotent_create  whether an existing stream is what a request would create
+    live               a reader that stays
+    offsets            offsets, entity tags, the cursor against caches
+    path_streams       streams of paths: create, find, delete, expire, fork
+    reading            GET and HEAD
+    stream             what a request reads, page by page
+    writing            PUT, POST and DELETE
 
 Source:
     PROTOCOL.md, section 12; the Durable Streams Protocol 1.0.

@@ -16,7 +16,7 @@ import orjson
 
 from gateway.model.limits import JSON_DEPTH
 from gateway.model.untrusted_json import NotJson, check_json
-from gateway.server.durable_streams.errors import Refused, malformed
+from gateway.server.durable_streams.errors import HttpRefusal, malformed
 from gateway.server.durable_streams.headers import media_type
 
 MAX_BODY_BYTES = 4 << 20  # of one request; of JSON, each value has the limit of a record besides
@@ -50,7 +50,7 @@ def split(form: Form, body: bytes, max_bytes: int) -> list[bytes]:
     values = _split_json(body) if form == "json" else [body]
     for value in values:
         if len(value) > max_bytes:
-            raise Refused(
+            raise HttpRefusal(
                 413,
                 "record_too_large",
                 f"a value of the body is {len(value)} bytes; the limit is {max_bytes}",
@@ -69,7 +69,7 @@ def _split_json(body: bytes) -> list[bytes]:
         return [body]
     values = [bytes(value).strip(b" \t\r\n") for value in _values.decode(body)]
     if len(values) > MAX_BODY_RECORDS:
-        raise Refused(
+        raise HttpRefusal(
             413,
             "body_too_large",
             f"the body has {len(values)} values; the limit is {MAX_BODY_RECORDS}",

@@ -21,17 +21,17 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway._internal.counters import Counters
-from gateway.auth.permissions import Access, require
+from gateway.auth.permissions import Permissions, require
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.fanout.hub import Hub
 from gateway.model.log import Appended
 from gateway.model.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
 from gateway.protocol.authorization import require_read
 from gateway.server.durable_streams import headers
-from gateway.server.durable_streams.errors import Refused, malformed, not_found
-from gateway.server.durable_streams.live import Opening, Readers
+from gateway.server.durable_streams.errors import HttpRefusal, malformed, not_found
+from gateway.server.durable_streams.live import LiveReaders, ReaderDeps
 from gateway.server.durable_streams.path_streams import Paths
-from gateway.server.durable_streams.reading import Chances, Reader, Reading, Times
+from gateway.server.durable_streams.reading import Clock, ReadHandler, ReadRequest, ReadTimeouts
 from gateway.server.durable_streams.stream import OF_A_RUN, HttpStream
 from gateway.server.durable_streams.writing import (
     Writing,
@@ -50,7 +50,7 @@ MAX_PATH = 512  # characters
 MAX_SEGMENT = 128
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~@:=+-]{1,128}\Z")
-OF_ANYBODY = Access(
+OF_ANYBODY = Permissions(
     frozenset({"read:runs:*", "write:runs:*", "read:paths:*", "write:paths:*"}), float("inf")
 )
 
@@ -73,7 +73,7 @@ class Options:
     """
 
     record_bytes: int
-    times: Times
+    times: ReadTimeouts
     is_open: bool = False
 
 
@@ -84,7 +84,7 @@ class _Call:
     request: Request
     name: str
     run: StreamKey | None
-    access: Access
+    access: Permissions
     may_go_on: Callable[[], bool]
 
 
@@ -106,12 +106,12 @@ class DurableStreams:
     store: Callable[[], Store]
     hub: Callable[[], Hub]
     paths: Callable[[], Paths]
-    access: Callable[[Request], Access]
-    admit: Callable[[Request, Access], Callable[[], None]]
+    access: Callable[[Request], Permissions]
+    admit: Callable[[Request, Permissions], Callable[[], None]]
     options: Options
     counters: Counters
-    chances: Chances = field(default_factory=lambda: Chances(time.time, random.random))
-    _readers: Readers = field(default_factory=Readers)
+    chances: Clock = field(default_factory=lambda: Clock(time.time, random.random))
+    _readers: LiveReaders = field(default_factory=LiveReaders)
 
     @property
     def live_readers(self) -> int:
@@ -169,7 +169,7 @@ class DurableStreams:
             addition = headers.read_addition(headers.named(scope["headers"]))
             writing = self._writing()
             records = writing.records(stream, addition, body)
-        except (Refused, RealtimeError):
+        except (HttpRefusal, RealtimeError):
             return False  # the other way says why
         self.counters.bytes_received += len(body)
 
@@ -191,7 +191,7 @@ class DurableStreams:
     async def _answered(self, answering: Awaitable[Response]) -> Response:
         try:
             response = await answering
-        except Refused as refused:
+        except HttpRefusal as refused:
             response = self._refuse(refused.status, refused, refused.headers)
         except RunNotFound as error:
             response = self._refuse(404, error, {})
@@ -214,7 +214,7 @@ class DurableStreams:
         return response
 
     def _refuse(
-        self, status: int, error: Refused | RealtimeError, more: dict[str, str]
+        self, status: int, error: HttpRefusal | RealtimeError, more: dict[str, str]
     ) -> Response:
         self.counters.refusals[error.code] += 1
         body = {"code": error.code, "message": error.message, "retryable": status in (429, 503)}
@@ -226,7 +226,7 @@ class DurableStreams:
 
     async def _get(self, call: _Call) -> Response:
         stream = await self._readable(call)
-        reading = Reading(
+        reading = ReadRequest(
             call.request,
             stream,
             call.may_go_on,
@@ -291,7 +291,7 @@ class DurableStreams:
             await self._require_read_of_run(call.access, call.run)
         return await self._open(call)
 
-    async def _require_read_of_run(self, access: Access, key: StreamKey) -> None:
+    async def _require_read_of_run(self, access: Permissions, key: StreamKey) -> None:
         # Who may not read a run is not told whether there is one.
         depends = access.depends_on_run()
         require_read(access, key, await find_run(self.store(), key.run_id) if depends else None)
@@ -316,15 +316,17 @@ class DurableStreams:
             raise malformed(f"{headers.FORKED_FROM} is {path[:80]!r}; it begins with {PREFIX}")
         name = check_name(path.partition(PREFIX)[2])
         if _key_of_run(name) is not None:
-            raise Refused(409, "stream_conflict", f"{name} belongs to a run, which has no forks")
+            raise HttpRefusal(
+                409, "stream_conflict", f"{name} belongs to a run, which has no forks"
+            )
         return name
 
     # ---- what answers ----
 
-    def _reader(self) -> Reader:
-        opening = Opening(self.hub(), self.paths(), self._readers)
+    def _reader(self) -> ReadHandler:
+        opening = ReaderDeps(self.hub(), self.paths(), self._readers)
         options = self.options
-        return Reader(opening, options.times, self.chances, options.is_open, self.counters)
+        return ReadHandler(opening, options.times, self.chances, options.is_open, self.counters)
 
     def _writing(self) -> Writing:
         return Writing(self.paths(), self.options.record_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-class Refused(Exception):
+class HttpRefusal(Exception):
     """A request that cannot be done.
 
     Args:
@@ -25,29 +25,29 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
 
-def malformed(message: str) -> Refused:
+def malformed(message: str) -> HttpRefusal:
     """A request that says nothing that can be done."""
-    return Refused(400, "malformed_request", message)
+    return HttpRefusal(400, "malformed_request", message)
 
 
-def not_found(name: str) -> Refused:
+def not_found(name: str) -> HttpRefusal:
     """A stream that is not there."""
-    return Refused(404, "stream_not_found", f"there is no stream {name}")
+    return HttpRefusal(404, "stream_not_found", f"there is no stream {name}")
 
 
-def gone(name: str) -> Refused:
+def gone(name: str) -> HttpRefusal:
     """A deleted stream that is kept only for its forks."""
-    return Refused(410, "stream_gone", f"the stream {name} was deleted; only its forks remain")
+    return HttpRefusal(410, "stream_gone", f"the stream {name} was deleted; only its forks remain")
 
 
-def conflict(message: str) -> Refused:
+def conflict(message: str) -> HttpRefusal:
     """A stream that is there, and otherwise than the request has it."""
-    return Refused(409, "stream_conflict", message)
+    return HttpRefusal(409, "stream_conflict", message)
 
 
-def position_gone(name: str) -> Refused:
+def position_gone(name: str) -> HttpRefusal:
     """A position that the stream does not have, or has no more."""
-    return Refused(
+    return HttpRefusal(
         410,
         "position_gone",
         f"the stream {name} has nothing at this offset any more: it was trimmed, or made anew; "

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.server.streaming_response import Outgoing, Stalled, until_gone
+from gateway.server.streaming_response import ReaderStalled, StreamingBody, until_gone
 
 
 class EventStream(Response):
@@ -45,13 +45,13 @@ class EventStream(Response):
         """See ASGI."""
         watching = asyncio.create_task(until_gone(receive), name="reader of events")
         watching.add_done_callback(lambda _: self._on_gone())
-        body = Outgoing(scope, send, self._send_s)
+        body = StreamingBody(scope, send, self._send_s)
         headers = self.raw_headers
         try:
             async with contextlib.aclosing(self._events) as events:
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await _carry(events, watching, body)
-        except Stalled:
+        except ReaderStalled:
             pass  # it comes back where it was
         finally:
             self._on_end()
@@ -61,7 +61,7 @@ class EventStream(Response):
 
 
 async def _carry(
-    events: AsyncGenerator[bytes, None], watching: asyncio.Task[None], body: Outgoing
+    events: AsyncGenerator[bytes, None], watching: asyncio.Task[None], body: StreamingBody
 ) -> None:
     async for event in events:
         if watching.done():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gateway.errors import InvalidPosition
 from gateway.model.records import Position, Writer
-from gateway.server.durable_streams.errors import Refused, malformed
+from gateway.server.durable_streams.errors import HttpRefusal, malformed
 
 CLOSED = "Stream-Closed"
 NEXT_OFFSET = "Stream-Next-Offset"
@@ -77,7 +77,7 @@ def where(position: Position, is_closed: bool) -> dict[str, str]:
     return {NEXT_OFFSET: str(position)} | ({CLOSED: "true"} if is_closed else {})
 
 
-class ForkOf(NamedTuple):
+class ForkSpec(NamedTuple):
     """What a new stream is to inherit.
 
     Attributes:
@@ -91,7 +91,7 @@ class ForkOf(NamedTuple):
     more: int
 
 
-class Creation(NamedTuple):
+class CreateHeaders(NamedTuple):
     """What a PUT asks for.
 
     Attributes:
@@ -108,10 +108,10 @@ class Creation(NamedTuple):
     expires_at: str | None
     expires_ms: int | None
     closes: bool
-    fork: ForkOf | None
+    fork: ForkSpec | None
 
 
-class Addition(NamedTuple):
+class AppendHeaders(NamedTuple):
     """What a POST says about its body.
 
     Attributes:
@@ -127,7 +127,7 @@ class Addition(NamedTuple):
     order: str | None
 
 
-def read_creation(headers: Mapping[str, str]) -> Creation:
+def read_creation(headers: Mapping[str, str]) -> CreateHeaders:
     """Read the headers of a PUT.
 
     Raises:
@@ -140,10 +140,10 @@ def read_creation(headers: Mapping[str, str]) -> Creation:
     expires_ms = _time_ms(expires_at) if expires_at is not None else None
     content_type = _content_type(headers)
     fork = _fork(headers)
-    return Creation(content_type, ttl_s, expires_at, expires_ms, closes(headers), fork)
+    return CreateHeaders(content_type, ttl_s, expires_at, expires_ms, closes(headers), fork)
 
 
-def read_addition(headers: Mapping[str, str]) -> Addition:
+def read_addition(headers: Mapping[str, str]) -> AppendHeaders:
     """Read the headers of a POST.
 
     Raises:
@@ -152,7 +152,7 @@ def read_addition(headers: Mapping[str, str]) -> Addition:
     order = headers.get(SEQUENCE)
     if order is not None and not 0 < len(order) <= MAX_NAME:
         raise malformed(f"{SEQUENCE} has {len(order)} characters; it has 1 to {MAX_NAME}")
-    return Addition(_content_type(headers), closes(headers), _producer(headers), order)
+    return AppendHeaders(_content_type(headers), closes(headers), _producer(headers), order)
 
 
 def closes(headers: Mapping[str, str]) -> bool:
@@ -209,18 +209,18 @@ def _producer(headers: Mapping[str, str]) -> Writer | None:
     return Writer(id, epoch or 0, sequence or 0, "appends")
 
 
-def _fork(headers: Mapping[str, str]) -> ForkOf | None:
+def _fork(headers: Mapping[str, str]) -> ForkSpec | None:
     source, at = headers.get(FORKED_FROM), headers.get(FORK_OFFSET)
     more = _whole(headers, FORK_SUB_OFFSET, MAX_SEQUENCE)
     if source is None:
         if at is not None or more is not None:
             raise malformed(f"{FORK_OFFSET} and {FORK_SUB_OFFSET} need {FORKED_FROM}")
         return None
-    return ForkOf(source, _position(at) if at is not None else None, more or 0)
+    return ForkSpec(source, _position(at) if at is not None else None, more or 0)
 
 
 def _position(text: str) -> Position:
     try:
         return Position.parse(text)
     except InvalidPosition as error:
-        raise Refused(400, error.code, f"{FORK_OFFSET}: {error.message}") from None
+        raise HttpRefusal(400, error.code, f"{FORK_OFFSET}: {error.message}") from None

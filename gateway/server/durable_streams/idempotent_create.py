@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.server.durable_streams.configuration import Configuration
 from gateway.server.durable_streams.errors import conflict
-from gateway.server.durable_streams.headers import DEFAULT_TYPE, Creation, ForkOf, media_type
+from gateway.server.durable_streams.headers import DEFAULT_TYPE, CreateHeaders, ForkSpec, media_type
 from gateway.server.durable_streams.stream import HttpStream
 
 
@@ -13,7 +13,7 @@ def same_type(a: str, b: str) -> bool:
     return media_type(a) == media_type(b)
 
 
-async def check_same(stream: HttpStream, creation: Creation) -> None:
+async def check_same(stream: HttpStream, creation: CreateHeaders) -> None:
     """Refuse to take a stream for the one that a request would create.
 
     Raises:
@@ -36,7 +36,7 @@ async def check_same(stream: HttpStream, creation: Creation) -> None:
         raise conflict(f"{stream.name} is there and {'closed' if end is not None else 'open'}")
 
 
-def _same_fork(there: Configuration, fork: ForkOf | None) -> bool:
+def _same_fork(there: Configuration, fork: ForkSpec | None) -> bool:
     if fork is None:
         return there.source is None
     at = there.forked_at if fork.at is None else there.fork_position

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 from gateway.fanout.hub import Hub
 from gateway.fanout.page_cache import FRAME_BYTES
-from gateway.fanout.record_cursor import RecordCursor, Records
+from gateway.fanout.record_cursor import RecordBatch, RecordCursor
 from gateway.model.log import Head
 from gateway.model.records import ORIGIN, Position, path_config
 from gateway.server.durable_streams.configuration import to_logical
 from gateway.server.durable_streams.errors import position_gone
 from gateway.server.durable_streams.path_streams import Paths
-from gateway.server.durable_streams.stream import Chunk, HttpStream
+from gateway.server.durable_streams.stream import HttpPage, HttpStream
 from gateway.server.ops.snapshot import LaggingReader
 
 
-class Readers(set["LiveReader"]):
+class LiveReaders(set["LiveReader"]):
     """Those who read now."""
 
     def lagging(self) -> Iterator[LaggingReader]:
@@ -40,7 +40,7 @@ class Readers(set["LiveReader"]):
             reader.wake()
 
 
-class Opening(NamedTuple):
+class ReaderDeps(NamedTuple):
     """What live readers are opened with.
 
     Attributes:
@@ -51,7 +51,7 @@ class Opening(NamedTuple):
 
     hub: Hub
     paths: Paths
-    readers: Readers
+    readers: LiveReaders
 
 
 class LiveReader:
@@ -67,7 +67,7 @@ class LiveReader:
         must_check: It has to ask whether it may go on.
     """
 
-    def __init__(self, stream: HttpStream, position: Position, opening: Opening) -> None:
+    def __init__(self, stream: HttpStream, position: Position, opening: ReaderDeps) -> None:
         self.stream = stream
         self.position = position
         self.is_called_off = False
@@ -137,7 +137,7 @@ class LiveReader:
             return False
         return True
 
-    async def next(self) -> Chunk | None:
+    async def next(self) -> HttpPage | None:
         """Take the next step.
 
         Returns:
@@ -168,7 +168,7 @@ class LiveReader:
             assert self._cursor is not None
             self._cursor.position = self._place(Head(ORIGIN, ORIGIN, None))
 
-    def _chunk(self, taken: Records) -> Chunk:
+    def _chunk(self, taken: RecordBatch) -> HttpPage:
         assert self._cursor is not None
         if over := self.stream.is_over(taken.end):
             raise over
@@ -178,7 +178,7 @@ class LiveReader:
             self.position = to_logical(taken.position, self.stream.start)
         is_closed = taken.end is not None
         is_at_tail = is_closed or taken.position == self._cursor.tail_position
-        return Chunk(taken.data, self.position, is_at_tail, is_closed)
+        return HttpPage(taken.data, self.position, is_at_tail, is_closed)
 
     async def _check_if_changed(self) -> None:
         changed = False

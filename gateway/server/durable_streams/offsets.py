@@ -14,10 +14,10 @@ CURSOR_INTERVAL_S = 20
 CURSOR_JITTER_S = 3600
 MAX_CURSOR = 2**53
 
-Place = Position | Literal["now"]
+StartOffset = Position | Literal["now"]
 
 
-def read_offset(given: Sequence[str]) -> Place | None:
+def read_offset(given: Sequence[str]) -> StartOffset | None:
     """Read the `offset` parameters of a URL.
 
     Returns:

@@ -37,7 +37,7 @@ from gateway.server.durable_streams.configuration import (
     encode,
 )
 from gateway.server.durable_streams.errors import conflict, gone, malformed, not_found
-from gateway.server.durable_streams.headers import DEFAULT_TYPE, Creation, ForkOf
+from gateway.server.durable_streams.headers import DEFAULT_TYPE, CreateHeaders, ForkSpec
 from gateway.server.durable_streams.idempotent_create import check_same, same_type
 from gateway.server.durable_streams.stream import HttpStream
 from gateway.stores.base import PathStore
@@ -53,7 +53,7 @@ EPOCH_WAITS = 50
 _EPOCH_TIME = slice(0, 11)  # of an epoch: hex digits of its milliseconds
 
 
-class Entry(NamedTuple):
+class PathEntry(NamedTuple):
     """A path's configuration, and after which change."""
 
     path: str
@@ -71,7 +71,7 @@ class _Draft(NamedTuple):
 
     configuration: Configuration
     records: list[bytes]
-    source: Entry | None
+    source: PathEntry | None
 
 
 class Paths:
@@ -85,9 +85,9 @@ class Paths:
     def __init__(self, store: PathStore, clock_ms: Callable[[], int]) -> None:
         self.store = store
         self._clock_ms = clock_ms
-        self._cache: OrderedDict[str, Entry] = OrderedDict()
+        self._cache: OrderedDict[str, PathEntry] = OrderedDict()
 
-    async def find(self, path: str) -> Entry:
+    async def find(self, path: str) -> PathEntry:
         """Return a path's configuration as it is now; what has expired is deleted by this."""
         for _ in range(MAX_TRIES):
             entry = await self.read(path)
@@ -124,7 +124,7 @@ class Paths:
         """Whether it is written down already that a stream is read or written now."""
         return stream.path is None or stream.configuration.touched(self._clock_ms()) is None
 
-    def _stream(self, entry: Entry) -> HttpStream:
+    def _stream(self, entry: PathEntry) -> HttpStream:
         return HttpStream(entry.path, entry.data, entry.configuration, self.store, entry.path)
 
     async def touch(self, stream: HttpStream) -> None:
@@ -138,7 +138,7 @@ class Paths:
             await self._change(entry, touched)  # whoever was faster has touched it as well
 
     async def create(
-        self, path: str, creation: Creation, body: bytes, max_bytes: int
+        self, path: str, creation: CreateHeaders, body: bytes, max_bytes: int
     ) -> tuple[HttpStream, bool]:
         """Create the stream of a path, or find that it is there as it is asked for.
 
@@ -180,7 +180,7 @@ class Paths:
                 return
         raise _contended(path)
 
-    async def tidy(self, path: str) -> Entry:
+    async def tidy(self, path: str) -> PathEntry:
         """Return a path's configuration, without what has expired or nobody inherits any more."""
         entry = await self.find(path)
         if entry.configuration.state == "gone":
@@ -192,16 +192,16 @@ class Paths:
         """Milliseconds since 1970 UTC."""
         return self._clock_ms()
 
-    async def read(self, path: str) -> Entry:
+    async def read(self, path: str) -> PathEntry:
         """Return the last change of a path's configuration, expired or not."""
         key, known = path_config(path), self._cache.get(path)
         after = known.version if known is not None else await self._before_last(key)
         page = await self.store.read(key, after)
-        entry = known or Entry(path, ABSENT, ORIGIN)
+        entry = known or PathEntry(path, ABSENT, ORIGIN)
         if page.reset is not None:
-            entry = Entry(path, ABSENT, ORIGIN)
+            entry = PathEntry(path, ABSENT, ORIGIN)
         while page.records:
-            entry = Entry(path, decode(page.records[-1].data), page.position)
+            entry = PathEntry(path, decode(page.records[-1].data), page.position)
             page = await self.store.read(key, page.position)
         self._remember(entry)
         return entry
@@ -210,13 +210,13 @@ class Paths:
         head = (await self.store.head(key)).position
         return head._replace(offset=head.offset - 1) if head.offset > 1 else None
 
-    def _remember(self, entry: Entry) -> None:
+    def _remember(self, entry: PathEntry) -> None:
         self._cache[entry.path] = entry
         self._cache.move_to_end(entry.path)
         if len(self._cache) > CACHED_PATHS:
             self._cache.popitem(last=False)
 
-    async def _change(self, entry: Entry, changed: Configuration) -> Entry | None:
+    async def _change(self, entry: PathEntry, changed: Configuration) -> PathEntry | None:
         """Append a change; None if another came first."""
         changed = msgspec.structs.replace(changed, change_id=secrets.token_hex(8))
         writer = Writer("config", 0, entry.version.offset)
@@ -234,14 +234,14 @@ class Paths:
             if page.reset or page.gap or not is_ours:
                 return None
             version = page.position
-        entry = Entry(entry.path, changed, version)
+        entry = PathEntry(entry.path, changed, version)
         self._remember(entry)
         return entry
 
     # ---- creating ----
 
     async def _create(
-        self, entry: Entry, creation: Creation, body: bytes, max_bytes: int
+        self, entry: PathEntry, creation: CreateHeaders, body: bytes, max_bytes: int
     ) -> HttpStream | None:
         draft = await self._draft(entry.path, creation, body, max_bytes)
         configuration, source = draft.configuration, draft.source
@@ -260,7 +260,9 @@ class Paths:
             return None
         return self._stream(published)
 
-    async def _draft(self, path: str, creation: Creation, body: bytes, max_bytes: int) -> _Draft:
+    async def _draft(
+        self, path: str, creation: CreateHeaders, body: bytes, max_bytes: int
+    ) -> _Draft:
         now_ms = self._clock_ms()
         configuration = Configuration(
             "live",
@@ -283,7 +285,7 @@ class Paths:
             source,
         )
 
-    async def _source(self, fork: ForkOf) -> Entry:
+    async def _source(self, fork: ForkSpec) -> PathEntry:
         entry = await self.find(fork.source)
         if entry.configuration.state == "gone":
             raise conflict(f"the stream {fork.source} was deleted and takes no more forks")
@@ -293,7 +295,7 @@ class Paths:
         return entry
 
     async def _inherit(
-        self, source: Entry, creation: Creation, configuration: Configuration
+        self, source: PathEntry, creation: CreateHeaders, configuration: Configuration
     ) -> tuple[Configuration, list[bytes]]:
         fork, given = creation.fork, source.configuration
         assert fork is not None
@@ -323,7 +325,9 @@ class Paths:
             forked_more=fork.more,
         ), first
 
-    async def _divergence(self, source: Entry, fork: ForkOf) -> tuple[Position, int, list[bytes]]:
+    async def _divergence(
+        self, source: PathEntry, fork: ForkSpec
+    ) -> tuple[Position, int, list[bytes]]:
         """Return where a fork begins, up to which record it inherits, and what is its own then."""
         stream = self._stream(source)
         tail, _ = await stream.tail()
@@ -360,7 +364,7 @@ class Paths:
 
     # ---- removing ----
 
-    async def _remove(self, entry: Entry) -> bool:
+    async def _remove(self, entry: PathEntry) -> bool:
         """Take a stream away, or keep it for its forks; false if another changed it first."""
         configuration, now_ms = entry.configuration, self._clock_ms()
         forks = [fork for fork in configuration.forks if await self._is_alive(fork, now_ms)]
@@ -415,7 +419,7 @@ def _contended(path: str) -> StoreUnavailable:
     return StoreUnavailable(f"the stream {path} was changed by others {MAX_TRIES} times at once")
 
 
-def _live(entry: Entry) -> Entry:
+def _live(entry: PathEntry) -> PathEntry:
     if entry.configuration.state == "absent":
         raise not_found(entry.path)
     if entry.configuration.state == "gone":

@@ -18,17 +18,17 @@ from gateway._internal.counters import Counters
 from gateway.errors import RealtimeError
 from gateway.model.records import ORIGIN
 from gateway.server.durable_streams import bodies, headers
-from gateway.server.durable_streams.errors import Refused, malformed
+from gateway.server.durable_streams.errors import HttpRefusal, malformed
 from gateway.server.durable_streams.events import EventStream
-from gateway.server.durable_streams.live import LiveReader, Opening
+from gateway.server.durable_streams.live import LiveReader, ReaderDeps
 from gateway.server.durable_streams.offsets import (
-    Place,
+    StartOffset,
     entity_tag,
     matches,
     next_cursor,
     read_offset,
 )
-from gateway.server.durable_streams.stream import Chunk, HttpStream
+from gateway.server.durable_streams.stream import HttpPage, HttpStream
 from gateway.server.streaming_response import EVENT_HEADERS, until_gone
 
 PAGE_BYTES = 1 << 20  # of records in one answer
@@ -39,7 +39,7 @@ NO_STORE = "no-store"
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class ReadTimeouts:
     """How long answers that wait go on.
 
     Attributes:
@@ -54,7 +54,7 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Chances:
+class Clock:
     """Time and randomness, as arguments.
 
     Attributes:
@@ -66,7 +66,7 @@ class Chances:
     random: Callable[[], float]
 
 
-class Reading(NamedTuple):
+class ReadRequest(NamedTuple):
     """One request that reads.
 
     Attributes:
@@ -82,7 +82,7 @@ class Reading(NamedTuple):
     admit: Callable[[], Callable[[], None]]
 
 
-class Reader:
+class ReadHandler:
     """Answers the requests that read.
 
     Args:
@@ -95,9 +95,9 @@ class Reader:
 
     def __init__(
         self,
-        opening: Opening,
-        times: Times,
-        chances: Chances,
+        opening: ReaderDeps,
+        times: ReadTimeouts,
+        chances: Clock,
         is_public: bool,
         counters: Counters,
     ) -> None:
@@ -120,7 +120,7 @@ class Reader:
             found[headers.EXPIRES_AT] = configuration.expires_at
         return _bare(200, found)
 
-    async def get(self, reading: Reading) -> Response:
+    async def get(self, reading: ReadRequest) -> Response:
         """Answer with records: those that are there, or as they come."""
         query = reading.request.query_params
         place, live = read_offset(query.getlist("offset")), query.get("live")
@@ -137,11 +137,11 @@ class Reader:
 
     # ---- what is there ----
 
-    async def _catch_up(self, reading: Reading, place: Place) -> Response:
+    async def _catch_up(self, reading: ReadRequest, place: StartOffset) -> Response:
         stream = reading.stream
         if place == "now":
             position, end = await stream.tail()
-            chunk = Chunk([], position, True, end is not None)
+            chunk = HttpPage([], position, True, end is not None)
             return self._page(stream, chunk, {"Cache-Control": NO_STORE})
         chunk = await stream.read(place, PAGE_BYTES)
         identity = stream.configuration.generation
@@ -151,19 +151,19 @@ class Reader:
             return _bare(304, caching | _where(chunk))
         return self._page(stream, chunk, caching)
 
-    def _caching(self, chunk: Chunk) -> str:
+    def _caching(self, chunk: HttpPage) -> str:
         if chunk.is_at_tail and not chunk.is_closed:
             return f"{self._scope}, no-cache"  # it grows: ask, with the tag
         return f"{self._scope}, max-age={CACHED_FOR_S}, stale-while-revalidate=300"
 
-    def _page(self, stream: HttpStream, chunk: Chunk, more: dict[str, str]) -> Response:
+    def _page(self, stream: HttpStream, chunk: HttpPage, more: dict[str, str]) -> Response:
         found = {"Content-Type": stream.configuration.content_type} | _where(chunk) | more
         body = bodies.join(stream.form, chunk.records)
         return Response(self._counted(body, len(chunk.records)), 200, found)
 
     # ---- long-poll ----
 
-    async def _long_poll(self, reading: Reading, place: Place) -> Response:
+    async def _long_poll(self, reading: ReadRequest, place: StartOffset) -> Response:
         stream = reading.stream
         position = (await stream.tail())[0] if place == "now" else place
         chunk = await stream.read(position, PAGE_BYTES)
@@ -177,7 +177,7 @@ class Reader:
         tag = entity_tag(stream.configuration.generation, position, chunk.position, chunk.is_closed)
         return self._page(stream, chunk, more | {"ETag": tag})
 
-    async def _wait(self, reading: Reading, at: Chunk) -> Chunk:
+    async def _wait(self, reading: ReadRequest, at: HttpPage) -> HttpPage:
         leave = reading.admit()
         gone = asyncio.create_task(until_gone(reading.request.receive), name="long poll")
         try:
@@ -199,7 +199,7 @@ class Reader:
 
     # ---- server-sent events ----
 
-    async def _events(self, reading: Reading, place: Place) -> Response:
+    async def _events(self, reading: ReadRequest, place: StartOffset) -> Response:
         stream = reading.stream
         position = (await stream.tail())[0] if place == "now" else place
         if position.offset > 0 and not await stream.holds(position):
@@ -212,7 +212,9 @@ class Reader:
         events = self._made_of(reading, reader)
         return EventStream(events, found, reader.call_off, leave, self._times.send_s)
 
-    async def _made_of(self, reading: Reading, reader: LiveReader) -> AsyncGenerator[bytes, None]:
+    async def _made_of(
+        self, reading: ReadRequest, reader: LiveReader
+    ) -> AsyncGenerator[bytes, None]:
         ends_at_s = self._time() + self._times.events_s * (1 - 0.2 * self._chances.random())
         is_told, check_at_s = False, self._time() + CHECK_S
         try:
@@ -224,7 +226,7 @@ class Reader:
                         check_at_s = self._time() + min(CHECK_S, self._alive_s(reading.stream))
                     chunk = await reader.next()
                     if chunk is None and not is_told:
-                        chunk = Chunk([], reader.position, True, False)
+                        chunk = HttpPage([], reader.position, True, False)
                     if chunk is not None:
                         yield self._event(reading, chunk)
                         is_told = chunk.is_at_tail
@@ -232,10 +234,10 @@ class Reader:
                             return
                     elif not await reader.wait(min(left_s, self._alive_s(reading.stream))):
                         yield self._counted(bodies.KEEP_ALIVE)
-        except (Refused, RealtimeError):
+        except (HttpRefusal, RealtimeError):
             return  # the reader comes back, and is told why
 
-    def _event(self, reading: Reading, chunk: Chunk) -> bytes:
+    def _event(self, reading: ReadRequest, chunk: HttpPage) -> bytes:
         data = bodies.event(reading.stream.form, chunk.records) if chunk.records else b""
         data += bodies.control(
             str(chunk.position),
@@ -269,15 +271,17 @@ class Reader:
             alive_s = min(alive_s, configuration.expires_ms / 1000 - self._chances.clock_s())
         return max(alive_s, 0.01)
 
-    async def _keep(self, reading: Reading) -> None:
+    async def _keep(self, reading: ReadRequest) -> None:
         """Refuse to go on without a token; a reader that stays keeps the stream alive."""
         if not reading.may_go_on():
-            raise Refused(401, "token_expired", "the token is not good any more; mint a new one")
+            raise HttpRefusal(
+                401, "token_expired", "the token is not good any more; mint a new one"
+            )
         if reading.stream.path is not None:
             await self._paths.touch(await self._paths.open(reading.stream.path))
 
 
-def _where(chunk: Chunk) -> dict[str, str]:
+def _where(chunk: HttpPage) -> dict[str, str]:
     found = headers.where(chunk.position, chunk.is_closed)
     if chunk.is_at_tail:
         found[headers.UP_TO_DATE] = "true"

@@ -10,14 +10,14 @@ from gateway.model.log import Page
 from gateway.model.records import ORIGIN, EndReason, Position, StreamKey
 from gateway.server.durable_streams import bodies
 from gateway.server.durable_streams.configuration import Configuration, to_logical
-from gateway.server.durable_streams.errors import Refused, not_found, position_gone
+from gateway.server.durable_streams.errors import HttpRefusal, not_found, position_gone
 from gateway.stores.base import Store
 
 JSON = "application/json"
 OF_A_RUN = Configuration("live", generation="run", content_type=JSON)
 
 
-class Chunk(NamedTuple):
+class HttpPage(NamedTuple):
     """What a reader gets in one step.
 
     Attributes:
@@ -61,13 +61,13 @@ class HttpStream:
         """Logical offset of its own first record."""
         return self.configuration.start
 
-    def is_over(self, end: EndReason | None) -> Refused | None:
+    def is_over(self, end: EndReason | None) -> HttpRefusal | None:
         """Return the answer about a stream that was deleted; None if it was not."""
         if end != "deleted":
             return None
         if self.path is not None:
             return not_found(self.name)
-        return Refused(410, "stream_gone", f"the stream {self.name} was deleted")
+        return HttpRefusal(410, "stream_gone", f"the stream {self.name} was deleted")
 
     async def tail(self) -> tuple[Position, EndReason | None]:
         """Say where it ends, and why if nothing more can come.
@@ -100,7 +100,7 @@ class HttpStream:
         page = await self.store.read(key, after, 1)
         return page.reset is None and page.gap is None
 
-    async def read(self, position: Position, max_bytes: int) -> Chunk:
+    async def read(self, position: Position, max_bytes: int) -> HttpPage:
         """Read on from a position, without waiting.
 
         Args:
@@ -116,7 +116,7 @@ class HttpStream:
             return chunk
         return await self._read_own(chunk, max(left, 1))
 
-    async def _read_parts(self, position: Position, max_bytes: int) -> Chunk:
+    async def _read_parts(self, position: Position, max_bytes: int) -> HttpPage:
         records, size, at = list[bytes](), 0, position
         if 0 < position.offset <= self.start and not await self.holds(position):
             raise position_gone(self.name)
@@ -131,9 +131,9 @@ class HttpStream:
             records += data
             size += sum(map(len, data))
             at = Position(page.position.epoch, at.offset + len(data))
-        return Chunk(records, at, False, False)
+        return HttpPage(records, at, False, False)
 
-    async def _read_own(self, before: Chunk, max_bytes: int) -> Chunk:
+    async def _read_own(self, before: HttpPage, max_bytes: int) -> HttpPage:
         at = before.position
         after = at._replace(offset=at.offset - self.start) if at.offset > self.start else None
         page = await self._page(after, max_bytes)
@@ -144,7 +144,7 @@ class HttpStream:
             at = to_logical(page.position, self.start)
         records = before.records + [record.data for record in page.records]
         is_closed = page.end is not None
-        return Chunk(records, at, is_closed or await self._is_tail(page), is_closed)
+        return HttpPage(records, at, is_closed or await self._is_tail(page), is_closed)
 
     async def _page(self, after: Position | None, max_bytes: int) -> Page:
         try:

@@ -15,11 +15,11 @@ from gateway.model.records import EndReason, Position, Writer
 from gateway.sdk.values import input_schemas
 from gateway.server.durable_streams import bodies, headers
 from gateway.server.durable_streams.configuration import to_logical
-from gateway.server.durable_streams.errors import Refused, conflict, malformed
-from gateway.server.durable_streams.headers import Addition, Creation
+from gateway.server.durable_streams.errors import HttpRefusal, conflict, malformed
+from gateway.server.durable_streams.headers import AppendHeaders, CreateHeaders
 from gateway.server.durable_streams.path_streams import Paths
 from gateway.server.durable_streams.stream import JSON, HttpStream
-from gateway.stores.base import Done
+from gateway.stores.base import OnAppended
 
 
 async def read_body(request: Request) -> bytes:
@@ -37,7 +37,7 @@ async def read_body(request: Request) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > bodies.MAX_BODY_BYTES:
-            raise Refused(
+            raise HttpRefusal(
                 413,
                 "body_too_large",
                 f"the body is over the limit of {bodies.MAX_BODY_BYTES} bytes",
@@ -58,7 +58,7 @@ class Writing:
         self._paths = paths
         self._max_bytes = max_bytes
 
-    async def create(self, path: str, creation: Creation, url: str, body: bytes) -> Response:
+    async def create(self, path: str, creation: CreateHeaders, url: str, body: bytes) -> Response:
         """Create the stream of a path, or find it there as it is asked for."""
         stream, is_new = await self._paths.create(path, creation, body, self._max_bytes)
         if not is_new:
@@ -70,7 +70,7 @@ class Writing:
         found |= headers.where(position, end is not None)
         return Response(None, 201 if is_new else 200, found)
 
-    async def find(self, stream: HttpStream, creation: Creation, body: bytes) -> Response:
+    async def find(self, stream: HttpStream, creation: CreateHeaders, body: bytes) -> Response:
         """Say that a run's stream is there, as it always is."""
         _check_of_run(creation, body)
         position, end = await stream.tail()
@@ -79,7 +79,7 @@ class Writing:
             raise conflict(f"{stream.name} is {'closed' if is_closed else 'open'}")
         return Response(None, 200, {"Content-Type": JSON} | headers.where(position, is_closed))
 
-    async def append(self, stream: HttpStream, addition: Addition, body: bytes) -> Response:
+    async def append(self, stream: HttpStream, addition: AppendHeaders, body: bytes) -> Response:
         """Append to a stream, close it, or both in one."""
         if body and _is_of_another_type(stream, addition):
             await _check_open(stream)
@@ -97,7 +97,7 @@ class Writing:
         return await self.answer(stream, addition, outcome, is_empty=not records)
 
     def begin(
-        self, stream: HttpStream, addition: Addition, records: list[bytes], done: Done
+        self, stream: HttpStream, addition: AppendHeaders, records: list[bytes], done: OnAppended
     ) -> None:
         """Begin to append records; `done` is told when it is over, and `answer` says what."""
         stream.store.begin_append(
@@ -110,7 +110,7 @@ class Writing:
         )
 
     def answer_at_once(
-        self, stream: HttpStream, addition: Addition, outcome: Appended | Exception
+        self, stream: HttpStream, addition: AppendHeaders, outcome: Appended | Exception
     ) -> Response | None:
         """Answer an append of records that is over; None if something has to be asked for that."""
         if isinstance(outcome, Exception) or not self._paths.is_touched(stream):
@@ -123,7 +123,7 @@ class Writing:
     async def answer(
         self,
         stream: HttpStream,
-        addition: Addition,
+        addition: AppendHeaders,
         outcome: Appended | Exception,
         *,
         is_empty: bool,
@@ -146,13 +146,13 @@ class Writing:
             case WriterFenced() | WriterGap():
                 raise _refused_producer(outcome, addition.producer)
             case OutOfOrder():
-                raise Refused(409, outcome.code, outcome.message)
+                raise HttpRefusal(409, outcome.code, outcome.message)
             case Exception():
                 raise outcome
         await self._paths.touch(stream)
         return await _appended(stream, addition, outcome, is_empty=is_empty)
 
-    def records(self, stream: HttpStream, addition: Addition, body: bytes) -> list[bytes]:
+    def records(self, stream: HttpStream, addition: AppendHeaders, body: bytes) -> list[bytes]:
         """Make the records of an append's body.
 
         Raises:
@@ -177,11 +177,11 @@ class Writing:
         return records
 
 
-def _end(addition: Addition) -> EndReason | None:
+def _end(addition: AppendHeaders) -> EndReason | None:
     return "completed" if addition.closes else None
 
 
-def _is_of_another_type(stream: HttpStream, addition: Addition) -> bool:
+def _is_of_another_type(stream: HttpStream, addition: AppendHeaders) -> bool:
     there, given = stream.configuration.content_type, addition.content_type
     return given is not None and headers.media_type(given) != headers.media_type(there)
 
@@ -199,7 +199,7 @@ async def delete_of_run(stream: HttpStream) -> Response:
     return Response(None, 204)
 
 
-def _check_of_run(creation: Creation, body: bytes) -> None:
+def _check_of_run(creation: CreateHeaders, body: bytes) -> None:
     """Refuse what a run's stream cannot be: it is JSON and lives as long as its run."""
     if creation.content_type and headers.media_type(creation.content_type) != JSON:
         raise conflict(f"streams of runs are {JSON}, not {creation.content_type}")
@@ -215,15 +215,15 @@ async def _check_open(stream: HttpStream) -> None:
         raise _closed_refusal(stream, position)
 
 
-async def _closed(stream: HttpStream, addition: Addition, *, is_empty: bool) -> Response:
+async def _closed(stream: HttpStream, addition: AppendHeaders, *, is_empty: bool) -> Response:
     position, _ = await stream.tail()
     if is_empty and addition.producer is None:  # closing it again does no harm
         return Response(None, 204, headers.where(position, True))
     raise _closed_refusal(stream, position)
 
 
-def _closed_refusal(stream: HttpStream, position: Position) -> Refused:
-    return Refused(
+def _closed_refusal(stream: HttpStream, position: Position) -> HttpRefusal:
+    return HttpRefusal(
         409,
         StreamEnded.code,
         f"the stream {stream.name} is closed; nothing can be appended",
@@ -231,13 +231,15 @@ def _closed_refusal(stream: HttpStream, position: Position) -> Refused:
     )
 
 
-def _refused_producer(error: WriterFenced | WriterGap, producer: Writer | None) -> Refused:
+def _refused_producer(error: WriterFenced | WriterGap, producer: Writer | None) -> HttpRefusal:
     if isinstance(error, WriterFenced):
-        return Refused(403, error.code, error.message, {headers.PRODUCER_EPOCH: str(error.epoch)})
+        return HttpRefusal(
+            403, error.code, error.message, {headers.PRODUCER_EPOCH: str(error.epoch)}
+        )
     if error.is_new_epoch:
-        return Refused(400, error.code, f"a new epoch begins with 0: {error.message}")
+        return HttpRefusal(400, error.code, f"a new epoch begins with 0: {error.message}")
     assert producer is not None
-    return Refused(
+    return HttpRefusal(
         409,
         error.code,
         error.message,
@@ -249,7 +251,7 @@ def _refused_producer(error: WriterFenced | WriterGap, producer: Writer | None) 
 
 
 async def _appended(
-    stream: HttpStream, addition: Addition, done: Appended, *, is_empty: bool
+    stream: HttpStream, addition: AppendHeaders, done: Appended, *, is_empty: bool
 ) -> Response:
     position, is_closed = to_logical(done.position, stream.start), addition.closes
     if done.position.offset == 0 or done.duplicate:
@@ -259,7 +261,7 @@ async def _appended(
 
 
 def _answer(
-    position: Position, is_closed: bool, addition: Addition, done: Appended, *, is_empty: bool
+    position: Position, is_closed: bool, addition: AppendHeaders, done: Appended, *, is_empty: bool
 ) -> Response:
     found = headers.where(position, is_closed)
     if addition.producer is None:

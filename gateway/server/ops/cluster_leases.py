@@ -15,18 +15,18 @@ from typing import Any
 from gateway.errors import RealtimeError
 from gateway.model.log import RunQuery
 from gateway.sdk.execution.cancellation import UNFINISHED
-from gateway.sdk.execution.heartbeat import BEATS, Keeper
+from gateway.sdk.execution.heartbeat import BEATS, LeaseHeartbeat
 from gateway.sdk.execution.recovery import settle
 from gateway.sdk.execution.runner import Tasks
 from gateway.sdk.execution.task_queues import has_lease
-from gateway.stores.leases import Lapsed
+from gateway.stores.leases import ExpiredLease
 
 UNKNOWN_S = 600.0  # how long queued runs of a gateway that is gone wait for one with their task
 
 _log = logging.getLogger("realtime.leases")
 
 
-class SharedLeases:
+class ClusterLeases:
     """The part that one gateway has in them.
 
     Args:
@@ -36,7 +36,7 @@ class SharedLeases:
     """
 
     def __init__(
-        self, keeper: Keeper, tasks: Tasks, jitter: Callable[[], float] = random.random
+        self, keeper: LeaseHeartbeat, tasks: Tasks, jitter: Callable[[], float] = random.random
     ) -> None:
         self._keeper = keeper
         self._tasks = tasks
@@ -102,7 +102,7 @@ class SharedLeases:
         for owner in self._left_since_s.keys() - {lapsed.owner for lapsed in gone}:
             del self._left_since_s[owner]
 
-    def _may_judge(self, lapsed: Lapsed) -> bool:
+    def _may_judge(self, lapsed: ExpiredLease) -> bool:
         if lapsed.owner == self._keeper.owner:
             return False
         return lapsed.said_so or self._keeper.steady_s >= self._keeper.lease_s

@@ -10,7 +10,7 @@ TOLD_PER_S = 1000.0  # a goodbye costs a frame and a close
 MAX_BACK_S = 30.0  # nobody is asked to stay away for longer
 
 
-class Farewell(NamedTuple):
+class DrainBatch(NamedTuple):
     """What to do next.
 
     Attributes:
@@ -24,7 +24,7 @@ class Farewell(NamedTuple):
 
 def farewells(
     count: int, *, within_s: float, accepts_per_s: float, random: Callable[[], float]
-) -> Iterator[Farewell]:
+) -> Iterator[DrainBatch]:
     """Plan how clients are told.
 
     Args:
@@ -40,6 +40,6 @@ def farewells(
     back_s = min(MAX_BACK_S, 2 * count / accepts_per_s)
     for first in range(0, count, BATCH):
         size = min(BATCH, count - first)
-        yield Farewell(
+        yield DrainBatch(
             2 * random() * pause_s if first else 0.0, [random() * back_s for _ in range(size)]
         )

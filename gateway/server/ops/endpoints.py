@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.auth.permissions import Access, require
+from gateway.auth.permissions import Permissions, require
 from gateway.errors import InvalidToken
 from gateway.model.network import is_local_host, is_loopback
 from gateway.server.ops.metrics import METRICS_PATH, Metrics
@@ -22,7 +22,7 @@ READY_PATH = "/readyz"
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
-class Inside(Protocol):
+class GatewayStatus(Protocol):
     """What is asked of a gateway here."""
 
     @property
@@ -34,7 +34,7 @@ class Inside(Protocol):
         """Why it is not ready for clients, in words that a stranger may read; None: it is."""
 
 
-class InsideApi:
+class OpsApi:
     """The endpoints.
 
     Args:
@@ -46,10 +46,10 @@ class InsideApi:
 
     def __init__(
         self,
-        gateway: Inside,
+        gateway: GatewayStatus,
         metrics: Metrics,
         allowed: MetricsAccess,
-        access: Callable[[Request], Access],
+        access: Callable[[Request], Permissions],
     ) -> None:
         self._gateway = gateway
         self._metrics = metrics

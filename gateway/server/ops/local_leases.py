@@ -22,7 +22,7 @@ from gateway.stores.base import Store
 _log = logging.getLogger("realtime.leases")
 
 
-class Leases:
+class LocalLeases:
     """The workers that are connected to one gateway.
 
     Args:

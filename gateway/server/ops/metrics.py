@@ -27,14 +27,14 @@ from prometheus_client.registry import Collector
 from gateway._internal.counters import Counters, Histogram
 from gateway.errors import BY_CODE
 from gateway.fanout.hub import Hub
-from gateway.server.ops.snapshot import Connected, Reading, Waiting
+from gateway.server.ops.snapshot import ConnectionSource, HttpReaderSource, LagSource
 from gateway.stores.base import Store
 
 METRICS_PATH = "/metrics"
 
 
 @runtime_checkable
-class Lags(Protocol):
+class HasStoreLag(Protocol):
     """A store that hears of what others append, and knows how long ago it last heard."""
 
     @property
@@ -56,8 +56,8 @@ class GatewayCollector(Collector):
     def __init__(
         self,
         counters: Counters,
-        connections: Collection[Connected],
-        waiting: Waiting,
+        connections: Collection[ConnectionSource],
+        waiting: HttpReaderSource,
         hub: Callable[[], Hub | None],
         store: Callable[[], Store | None],
     ) -> None:
@@ -152,7 +152,7 @@ class GatewayCollector(Collector):
     def _of_readers(self) -> Iterator[Metric]:
         hub = self._hub()
         tails = list(hub.tails) if hub is not None else []
-        readers: list[Reading] = [*self._connections, self._waiting]
+        readers: list[LagSource] = [*self._connections, self._waiting]
         lags = [reader.lag for each in readers for reader in each.lagging()]
         yield _gauge("realtime_live_streams", "Streams that have readers here.", len(tails))
         yield _gauge(
@@ -180,7 +180,7 @@ class GatewayCollector(Collector):
         store = self._store()
         is_ready = store is not None and store.is_ready
         yield _gauge("realtime_store_ready", "1 while the store can be used.", int(is_ready))
-        if isinstance(store, Lags):
+        if isinstance(store, HasStoreLag):
             yield _gauge(
                 "realtime_store_lag_seconds",
                 "Since the store's servers were last heard.",

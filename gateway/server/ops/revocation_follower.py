@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.auth.revocations import Revocation, RevocationList
 from gateway.errors import InvalidValue, StoreUnavailable
 from gateway.model.log import Page
@@ -28,12 +28,12 @@ FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 FORGET_EVERY = 1000  # checks
 
-IsRevoked = Callable[[Access], bool]
+IsRevoked = Callable[[Permissions], bool]
 
 _log = logging.getLogger("realtime.tokens")
 
 
-class Revocations:
+class RevocationFollower:
     """The revoked tokens that one gateway knows of.
 
     Args:
@@ -73,7 +73,7 @@ class Revocations:
         """Whether it is up to date, as far as the last check can say."""
         return self._complaint is None
 
-    def is_revoked(self, access: Access) -> bool:
+    def is_revoked(self, access: Permissions) -> bool:
         """Whether a token is good no more."""
         return self._list.is_revoked(access)
 

@@ -44,14 +44,14 @@ class LaggingReader:
     lag: int
 
 
-class Reading(Protocol):
+class LagSource(Protocol):
     """Some readers, as far as they are looked at here."""
 
     def lagging(self) -> Iterator[LaggingReader]:
         """Yield those that lag."""
 
 
-class Connected(Reading, Protocol):
+class ConnectionSource(LagSource, Protocol):
     """Those of an open connection."""
 
     @property
@@ -59,7 +59,7 @@ class Connected(Reading, Protocol):
         """How many go on."""
 
 
-class Waiting(Reading, Protocol):
+class HttpReaderSource(LagSource, Protocol):
     """Those over HTTP."""
 
     @property
@@ -68,7 +68,7 @@ class Waiting(Reading, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Snapshot:
     """One look at a gateway.
 
     Attributes:
@@ -93,16 +93,16 @@ class Figures:
 def look(
     counters: Counters,
     hub: Hub | None,
-    connections: Iterable[Connected],
-    waiting: Waiting,
+    connections: Iterable[ConnectionSource],
+    waiting: HttpReaderSource,
     memory_bytes: float | None,
     unready: str | None,
-) -> Figures:
+) -> Snapshot:
     """Look at a gateway's parts."""
     connected = list(connections)
     tails = list(hub.tails) if hub is not None else []
-    readers: list[Reading] = [*connected, waiting]
-    return Figures(
+    readers: list[LagSource] = [*connected, waiting]
+    return Snapshot(
         counters=counters,
         connections=len(connected),
         subscriptions=sum(each.subscriptions for each in connected),

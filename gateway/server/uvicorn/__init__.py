@@ -1,1 +1,11 @@
-"""."""
+"""What reaches into uvicorn: protocols that parse and write without ASGI, and system calls.
+
+bulk_write              the same bytes to many sockets by one system call
+fast_append             appends over HTTP without ASGI
+frame_splitter          finds text frames that arrived whole
+http_protocol           an HTTP protocol that can abort a connection
+request_head            parses a plain request head
+sockets                 listening sockets
+unauthenticated_memory  memory for unfinished messages of clients without a token
+websocket_protocol      a WebSocket protocol that writes frames directly
+"""

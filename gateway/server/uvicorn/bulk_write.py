@@ -44,7 +44,7 @@ class _Calls(NamedTuple):
 _CALLS = {"x86_64": _Calls(206, 207, 209, 208), "aarch64": _Calls(0, 1, 2, 4)}
 
 
-class Left(NamedTuple):
+class ShortWrite(NamedTuple):
     """A socket that did not take everything.
 
     Attributes:
@@ -56,7 +56,7 @@ class Left(NamedTuple):
     taken: int
 
 
-class Bulk:
+class BulkWriter:
     """Writes to many sockets at once. Not to be shared between threads.
 
     Raises:
@@ -91,7 +91,7 @@ class Bulk:
         if getattr(self, "_context", None):
             self._libc.syscall(ctypes.c_long(self._calls.destroy), self._context)
 
-    def write(self, sockets: array[int], data: bytes) -> Iterator[Left]:
+    def write(self, sockets: array[int], data: bytes) -> Iterator[ShortWrite]:
         """Write the same bytes to each socket.
 
         Args:
@@ -104,7 +104,7 @@ class Bulk:
         for start in range(0, len(sockets), AT_ONCE):
             some = sockets[start : start + AT_ONCE]
             for index, taken in self._write(some, data):
-                yield Left(start + index, taken)
+                yield ShortWrite(start + index, taken)
 
     def _write(self, sockets: array[int], data: bytes) -> list[tuple[int, int]]:
         count, size = len(sockets), len(data)
@@ -156,28 +156,28 @@ class Bulk:
                 raise OSError(errno.ENOTSUP, "writes of many sockets are not carried out at once")
 
 
-class _Bulks(threading.local):
+class _ThreadLocalWriter(threading.local):
     """The one of each thread; None where there is none."""
 
     def __init__(self) -> None:
         try:
-            self.mine: Bulk | None = Bulk()
+            self.mine: BulkWriter | None = BulkWriter()
         except OSError:
             self.mine = None
 
 
-_bulks = _Bulks()
+_bulks = _ThreadLocalWriter()
 
 
 def _forget() -> None:
     """A child has to make its own: the kernel's side stays with the parent."""
     global _bulks
-    _bulks = _Bulks()
+    _bulks = _ThreadLocalWriter()
 
 
 os.register_at_fork(after_in_child=_forget)
 
 
-def bulk() -> Bulk | None:
+def bulk() -> BulkWriter | None:
     """Return what writes to many sockets at once in this thread; None where nothing does."""
     return _bulks.mine

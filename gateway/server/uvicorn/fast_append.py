@@ -20,8 +20,8 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, RequestResponseCycle
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from gateway.server.durable_streams.endpoints import PREFIX, Answer
-from gateway.server.uvicorn.http_protocol import EXTENSION, CuttingProtocol
-from gateway.server.uvicorn.request_head import Head, read_head
+from gateway.server.uvicorn.http_protocol import EXTENSION, AbortableHttpProtocol
+from gateway.server.uvicorn.request_head import RequestHead, read_head
 
 BEGINS = b"POST " + PREFIX.encode()
 KNOWN_BYTES = 2 << 10  # of a head that is kept for as long as its connection
@@ -39,7 +39,7 @@ _Header = tuple[bytes, bytes]
 Begin = Callable[[Scope, bytes, Answer], bool]
 
 
-class AnsweringProtocol(CuttingProtocol):
+class FastAppendProtocol(AbortableHttpProtocol):
     """The protocol of the gateway's own server for HTTP.
 
     Args:
@@ -49,8 +49,8 @@ class AnsweringProtocol(CuttingProtocol):
     """
 
     _later = b""  # what came while an append was being answered
-    _known: Head | None = None  # the last: most clients send the same one again and again
-    _head: Head | None = None  # of an append whose body is not all there
+    _known: RequestHead | None = None  # the last: most clients send the same one again and again
+    _head: RequestHead | None = None  # of an append whose body is not all there
     _held = bytearray()  # what is there of it
     _holding: asyncio.TimerHandle | None = None
 
@@ -76,7 +76,7 @@ class AnsweringProtocol(CuttingProtocol):
         else:
             self._answer(head, data[len(head.data) :])
 
-    def _taken(self, data: bytes, cycle: Any) -> tuple[Head | None, bytes]:
+    def _taken(self, data: bytes, cycle: Any) -> tuple[RequestHead | None, bytes]:
         """Return the head of the request that is coming, and all that is there of it."""
         head = self._head
         if head is None:
@@ -84,7 +84,7 @@ class AnsweringProtocol(CuttingProtocol):
         self._held += data
         return (head, bytes(self._let_go())) if len(self._held) >= head.size else (head, b"")
 
-    def _read(self, data: bytes) -> Head | None:
+    def _read(self, data: bytes) -> RequestHead | None:
         known = self._known
         if known is not None and data.startswith(known.data):
             return known
@@ -92,7 +92,7 @@ class AnsweringProtocol(CuttingProtocol):
         self._known = head if head is not None and len(head.data) <= KNOWN_BYTES else None
         return head
 
-    def _hold(self, head: Head, data: bytes) -> None:
+    def _hold(self, head: RequestHead, data: bytes) -> None:
         if self._head is None:
             self._head, self._held = head, bytearray(data)
             self._holding = self.loop.call_later(HELD_S, self._leave_to_h11)
@@ -129,7 +129,7 @@ class AnsweringProtocol(CuttingProtocol):
             and self.limit_concurrency is None
         )
 
-    def _answer(self, head: Head, body: bytes) -> None:
+    def _answer(self, head: RequestHead, body: bytes) -> None:
         self._note_head()
         path = head.path.decode("ascii")
         self.headers = list(head.headers)
@@ -178,7 +178,7 @@ class AnsweringProtocol(CuttingProtocol):
 class _Cycle(RequestResponseCycle):
     """A request that is there, and its answer, which is written in one piece."""
 
-    def __init__(self, protocol: AnsweringProtocol, body: bytes) -> None:
+    def __init__(self, protocol: FastAppendProtocol, body: bytes) -> None:
         self._run_asgi = protocol._run_asgi
         self.scope = protocol.scope
         self.transport = protocol.transport

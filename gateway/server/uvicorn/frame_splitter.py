@@ -23,7 +23,7 @@ _OPCODES = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
 _unmasked = frames.apply_mask  # type: ignore[attr-defined]  # compiled, or the library's own
 
 
-class Splitter:
+class FrameSplitter:
     """The frames of one client, from the first after the handshake on.
 
     Args:

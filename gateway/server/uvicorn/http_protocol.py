@@ -23,10 +23,10 @@ REQUEST_S = 10.0  # for the headers of a request, the first or one that has begu
 BODY_S = 60.0  # for the body of a request: 4 MB in it are 0.6 Mbit/s
 SILENT_CONNECTIONS = 4096  # of this process, without a request so far: 12 KB each, and its headers
 
-_silent: dict[CuttingProtocol, None] = {}  # in the order in which they came
+_silent: dict[AbortableHttpProtocol, None] = {}  # in the order in which they came
 
 
-class CuttingProtocol(H11Protocol):
+class AbortableHttpProtocol(H11Protocol):
     """The protocol; puts `transport.abort` into the scope of every request.
 
     Attributes:

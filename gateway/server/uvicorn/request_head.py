@@ -25,7 +25,7 @@ _DIGITS = len(str(MAX_BODY_BYTES))
 _OTHER_WAYS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
 
 
-class Head(NamedTuple):
+class RequestHead(NamedTuple):
     """The head of a request.
 
     Attributes:
@@ -41,7 +41,7 @@ class Head(NamedTuple):
     size: int
 
 
-def read_head(data: bytes, begins: bytes) -> Head | None:
+def read_head(data: bytes, begins: bytes) -> RequestHead | None:
     """Read the head of what a connection has brought since its last request.
 
     Args:
@@ -66,7 +66,7 @@ def read_head(data: bytes, begins: bytes) -> Head | None:
     length = _length(headers) if headers is not None else None
     if headers is None or length is None or length > MAX_BODY_BYTES:
         return None
-    return Head(path, tuple(headers), data[: end + 4], end + 4 + length)
+    return RequestHead(path, tuple(headers), data[: end + 4], end + 4 + length)
 
 
 def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:

@@ -22,7 +22,7 @@ class _Held:
 _held = _Held()
 
 
-class Share:
+class BufferShare:
     """One client's share of the budget.
 
     Args:

@@ -21,11 +21,11 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-from gateway._internal.wakeup import Inbox
-from gateway.fanout.group import Way
+from gateway._internal.wakeup import Mailbox
+from gateway.fanout.group import WireFormat
 from gateway.server.uvicorn.bulk_write import LEAST, bulk
-from gateway.server.uvicorn.frame_splitter import Splitter
-from gateway.server.uvicorn.unauthenticated_memory import Share
+from gateway.server.uvicorn.frame_splitter import FrameSplitter
+from gateway.server.uvicorn.unauthenticated_memory import BufferShare
 
 EXTENSION = "realtime.direct"
 KEPT_BYTES = 64 << 10  # of frames that wait to be taken; over it the client is not read
@@ -37,7 +37,7 @@ GOODBYE_S = 5.0  # for a client to answer a close frame
 _END = b"\r\n\r\n"  # of the handshake's request
 
 
-class DirectProtocol(WebSocketsSansIOProtocol):
+class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
     """The protocol; itself the sink that it puts into the scope.
 
     It begins with the limit of a client that has not said hello, and reads one message at a time:
@@ -54,16 +54,16 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     socket = -1
     _is_accepted = False
     _room: float = 0  # for frames that nobody has taken yet; when there are more it is not read
-    _splitter: Splitter | None = None  # from the handshake on
+    _splitter: FrameSplitter | None = None  # from the handshake on
     _pieces: Iterator[list[bytes] | bytes] | None = None  # came, and are yet to be read
     _kept_bytes = 0  # of frames that nobody has taken yet
     _pong = b""  # the latest, which waits until the client takes what is before it
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._inbox: Inbox[Any] = Inbox()  # only the application takes from it
+        self._inbox: Mailbox[Any] = Mailbox()  # only the application takes from it
         self.queue = cast(Any, self._inbox)
-        self._share = Share(self.config.ws_max_size)
+        self._share = BufferShare(self.config.ws_max_size)
         self.close_timeout = GOODBYE_S
         # Else a server at debug level writes every frame into its log, tokens and all.
         self.conn.debug = False
@@ -92,7 +92,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         if not self.handshake_initiated:
             self._refuse_handshake()
         elif is_first and data.find(_END) == len(data) - len(_END):
-            self._splitter = Splitter(self.config.ws_max_size)
+            self._splitter = FrameSplitter(self.config.ws_max_size)
 
     def _refuse_handshake(self) -> None:
         """Answer a request that the library takes for no handshake; uvicorn leaves it waiting."""
@@ -349,31 +349,31 @@ class DirectProtocol(WebSocketsSansIOProtocol):
 
 
 @dataclass
-class _Changes:
+class _WritabilityVersion:
     """How often anything began to wait for any client of this process, or one was closed."""
 
     count: int = 0
 
 
-_changes = _Changes()
+_changes = _WritabilityVersion()
 
 
-class DirectCrowd:
+class DirectSocketBatch:
     """Connections that are handed the same bytes, by as few system calls as can be.
 
     Args:
         sinks: Looked at once.
 
     Attributes:
-        full: See `gateway.fanout.group.Crowd`.
+        full: See `gateway.fanout.group.SocketBatch`.
     """
 
-    def __init__(self, sinks: Iterable[DirectProtocol]) -> None:
+    def __init__(self, sinks: Iterable[DirectWebSocketProtocol]) -> None:
         self._changes = _changes.count
-        self._direct: list[DirectProtocol] = []
+        self._direct: list[DirectWebSocketProtocol] = []
         self._sockets = array("i")
-        self._others: list[DirectProtocol] = []
-        self.full: list[DirectProtocol] = []
+        self._others: list[DirectWebSocketProtocol] = []
+        self.full: list[DirectWebSocketProtocol] = []
         self._is_clear = True
         for each in sinks:  # of thousands: the usual ones first, and nothing twice
             if each.is_clear and each.socket >= 0:
@@ -388,7 +388,7 @@ class DirectCrowd:
 
     @property
     def is_as_it_was(self) -> bool:
-        """See `gateway.fanout.group.Crowd`. A change of any connection counts; these are few."""
+        """See `SocketBatch`. A change of any connection counts; changes are few."""
         return self._is_clear and self._changes == _changes.count
 
     def write(self, frames: bytes) -> None:
@@ -400,9 +400,9 @@ class DirectCrowd:
                 self._direct[which].write(frames[taken:])
 
 
-def sink_of(websocket: WebSocket) -> DirectProtocol | None:
+def sink_of(websocket: WebSocket) -> DirectWebSocketProtocol | None:
     """Return the connection's sink; None on a server that has none."""
-    sink: DirectProtocol | None = websocket.scope.get("extensions", {}).get(EXTENSION)
+    sink: DirectWebSocketProtocol | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     return sink
 
 
@@ -427,4 +427,4 @@ def frame_of(text: str) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
-DIRECT = Way(frame_of, DirectCrowd)
+DIRECT_WIRE = WireFormat(frame_of, DirectSocketBatch)

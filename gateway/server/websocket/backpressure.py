@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway import protocol
-from gateway._internal.wakeup import Signal
+from gateway._internal.wakeup import Wakeup
 from gateway.model.limits import LIST_BYTES, Limits
 from gateway.protocol import Request
 
@@ -24,7 +24,7 @@ def cost_of(request: Request, frame_size: int) -> int:
     return frame_size + ANSWER_BYTES
 
 
-class Flight:
+class Backpressure:
     """Counts, and lets the reader of the socket wait while there is too much.
 
     Args:
@@ -35,7 +35,7 @@ class Flight:
         self._limits = limits
         self._answers: list[str] = []  # few: `is_full` sees to it
         self._bytes = 0
-        self._changed = Signal()
+        self._changed = Wakeup()
         self.requests = 0
 
     @property

@@ -29,8 +29,13 @@ from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway.errors import HelloExpected, InvalidValue
 from gateway.model.limits import Limits
-from gateway.server.streaming_response import EVENT_HEADERS, Outgoing, Stalled, until_gone
-from gateway.server.uvicorn.unauthenticated_memory import Share
+from gateway.server.streaming_response import (
+    EVENT_HEADERS,
+    ReaderStalled,
+    StreamingBody,
+    until_gone,
+)
+from gateway.server.uvicorn.unauthenticated_memory import BufferShare
 from gateway.server.websocket.outbound import COUNTED, LIMITED
 
 PATH = "/v1/events"
@@ -111,9 +116,9 @@ class _Channel:
     ) -> None:
         self._counters = counters
         self._receive = receive
-        self._body = Outgoing(scope, send, limits.send_s)
+        self._body = StreamingBody(scope, send, limits.send_s)
         self._max_line_bytes = limits.frame_bytes
-        self._share = Share(limits.frame_bytes)
+        self._share = BufferShare(limits.frame_bytes)
         self._is_connected = False
         self._is_closed = False
         self._is_read = False  # the body has been
@@ -229,7 +234,7 @@ class _Channel:
         self._counters.bytes_sent += len(body)
         try:
             await self._body.write(body, more=more)
-        except Stalled:
+        except ReaderStalled:
             self._is_closed = True
             raise
 

@@ -15,7 +15,7 @@ COUNTED = "realtime.counted"  # of a scope's extensions: whoever lent it counts 
 LIMITED = "realtime.limited"  # likewise: has `raise_limit`, as a sink has
 
 
-class Wire:
+class Outbound:
     """Sends to one client, and knows since when it has been waiting for it.
 
     Args:

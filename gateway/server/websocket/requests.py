@@ -12,6 +12,7 @@ from msgspec import UNSET
 from gateway import protocol
 from gateway.auth.revocations import Revocation
 from gateway.errors import InvalidValue, RunNotFound
+from gateway.model import log
 from gateway.model.log import Page, RunQuery, RunState
 from gateway.model.records import (
     REVOCATIONS,
@@ -27,8 +28,7 @@ from gateway.model.records import (
 from gateway.model.runs import Run
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.sdk.values import input_schemas
-from gateway.stores import base
-from gateway.stores.base import Done, Store
+from gateway.stores.base import OnAppended, Store
 
 
 async def find_run(store: Store, run_id: str) -> RunState | None:
@@ -74,7 +74,7 @@ def _check_revocations(request: protocol.Append) -> None:
         Revocation.decode(bytes(record)).check(time.time())
 
 
-def begin_append(store: Store, request: protocol.Append, done: Done) -> None:
+def begin_append(store: Store, request: protocol.Append, done: OnAppended) -> None:
     """Begin an append, which the connection has already allowed.
 
     Args:
@@ -97,7 +97,7 @@ def begin_append(store: Store, request: protocol.Append, done: Done) -> None:
     )
 
 
-def appended(id: int, done: base.Appended) -> Appended:
+def appended(id: int, done: log.Appended) -> Appended:
     """Make the answer to an append."""
     next_sequence = done.next_sequence if done.next_sequence is not None else UNSET
     return Appended(id, done.offset, str(done.position), done.duplicate, next_sequence)

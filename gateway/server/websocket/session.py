@@ -23,23 +23,33 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import protocol
 from gateway._internal.counters import Counters
-from gateway.auth.permissions import Access
+from gateway.auth.permissions import Permissions
 from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.fanout.hub import Hub
 from gateway.model.limits import Limits, arriving_bytes
 from gateway.model.log import Appended
 from gateway.protocol.authorization import read_key, require_read
-from gateway.protocol.commands import Close, Command, Open, OpenSet, Own, Perform, Send, Skip, Stop
+from gateway.protocol.commands import (
+    Close,
+    Command,
+    ExcludeFields,
+    Execute,
+    Open,
+    OpenSet,
+    RegisterOwner,
+    Send,
+    Stop,
+)
 from gateway.protocol.connection import Connection
 from gateway.protocol.credentials import Admit, Verify
 from gateway.sdk.values import input_schemas
-from gateway.server.ops.cluster_leases import SharedLeases
-from gateway.server.ops.local_leases import Leases
+from gateway.server.ops.cluster_leases import ClusterLeases
+from gateway.server.ops.local_leases import LocalLeases
 from gateway.server.ops.snapshot import LaggingReader
-from gateway.server.websocket.backpressure import Flight, cost_of
-from gateway.server.websocket.outbound import Wire
+from gateway.server.websocket.backpressure import Backpressure, cost_of
+from gateway.server.websocket.outbound import Outbound
 from gateway.server.websocket.requests import appended, begin_append, find_run, perform
-from gateway.server.websocket.subscriptions import Host, Subscriptions, Work
+from gateway.server.websocket.subscriptions import ActiveSubscriptions, Host, Work
 from gateway.stores.base import Store
 
 CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
@@ -48,7 +58,7 @@ LOT = 256  # frames that are judged in one pass of the event loop: about 3 ms
 _log = logging.getLogger("realtime.websocket")
 
 
-class Carrier:
+class WebSocketSession:
     """One open WebSocket.
 
     Args:
@@ -74,7 +84,7 @@ class Carrier:
         hub: Hub,
         verify: Verify,
         limits: Limits,
-        leases: Leases | SharedLeases,
+        leases: LocalLeases | ClusterLeases,
         counters: Counters,
         name: str = "",
         admit: Admit = lambda _: None,
@@ -102,10 +112,12 @@ class Carrier:
         self._hub = hub
         self._is_new = True  # has asked for nothing yet
         self._is_known = False  # has shown a good token
-        self._wire = Wire(websocket, self._steady_s, counters)
-        self._flight = Flight(limits)
+        self._wire = Outbound(websocket, self._steady_s, counters)
+        self._flight = Backpressure(limits)
         host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
-        self._subscriptions = Subscriptions(store, hub, self._machine, self._wire, counters, host)
+        self._subscriptions = ActiveSubscriptions(
+            store, hub, self._machine, self._wire, counters, host
+        )
         self._is_deaf = False  # the client is not being read
         self._is_to_arm = False  # something may have brought the next deadline nearer
         self._waiting = 0  # requests whose tasks have yet to begin
@@ -175,7 +187,7 @@ class Carrier:
         self._wire.abort()
         self._end()
 
-    def revoked(self, is_revoked: Callable[[Access], bool]) -> None:
+    def revoked(self, is_revoked: Callable[[Permissions], bool]) -> None:
         """Tell the client which of its tokens are good no more."""
         self._carry(self._machine.revoked(is_revoked))
 
@@ -260,7 +272,7 @@ class Carrier:
     def _take(self, commands: Iterable[Command], frame_size: int = 0) -> None:
         for command in commands:
             # A request that is under way can only put the next deadline off.
-            self._is_to_arm = self._is_to_arm or not isinstance(command, Perform)
+            self._is_to_arm = self._is_to_arm or not isinstance(command, Execute)
             match command:
                 case Send(text, refused):
                     self._flight.put(text)
@@ -272,13 +284,13 @@ class Carrier:
                 case OpenSet():
                     self._is_new = False
                     self._subscriptions.open_set(command)
-                case Skip(id, fields):
+                case ExcludeFields(id, fields):
                     self._subscriptions.skip(id, fields)
                 case Stop(id):
                     self._subscriptions.stop(id)
-                case Perform():
+                case Execute():
                     self._begin(command, frame_size)
-                case Own(owner):
+                case RegisterOwner(owner):
                     self._owner = owner
                     self._leases.acquire(owner)
                 case Close():
@@ -286,7 +298,7 @@ class Carrier:
                     self._ended_by = command.reason
                     self._cut_at_s = self._steady_s() + CLOSE_S
 
-    def _begin(self, command: Perform, frame_size: int) -> None:
+    def _begin(self, command: Execute, frame_size: int) -> None:
         request = command.request
         self._is_new = False
         cost = cost_of(request, frame_size)
@@ -341,7 +353,7 @@ class Carrier:
             error = Internal("the gateway failed; its log has more")
         return self._machine.failed(id, error)
 
-    async def _perform(self, command: Perform, cost: int) -> None:
+    async def _perform(self, command: Execute, cost: int) -> None:
         self._waiting -= 1
         request = command.request
         try:
@@ -352,7 +364,7 @@ class Carrier:
             self._flight.end(cost)
         self._carry(self._machine.answered(request.id, answer))
 
-    async def _judge(self, request: protocol.Request, access: Access) -> None:
+    async def _judge(self, request: protocol.Request, access: Permissions) -> None:
         if isinstance(request, protocol.Head | protocol.Read | protocol.RunGet):
             key = read_key(request)
             require_read(access, key, await find_run(self._store, key.run_id))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway.errors import RealtimeError
-from gateway.fanout.cursor import Cursor, Cursors
+from gateway.fanout.cursor import Cursor, MergedCursor
 from gateway.fanout.frame import Frame
 from gateway.fanout.group import PROMPT_S
 from gateway.fanout.hub import Hub
@@ -26,8 +26,8 @@ from gateway.protocol import FromLast
 from gateway.protocol.commands import Command, Open, OpenSet
 from gateway.protocol.connection import Connection
 from gateway.server.ops.snapshot import LaggingReader
-from gateway.server.uvicorn.websocket_protocol import DIRECT
-from gateway.server.websocket.outbound import Wire
+from gateway.server.uvicorn.websocket_protocol import DIRECT_WIRE
+from gateway.server.websocket.outbound import Outbound
 from gateway.stores.base import Store
 
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -50,7 +50,7 @@ class Host(NamedTuple):
 
 
 @dataclass(slots=True)
-class Subscription:
+class ActiveSubscription:
     """A subscription that goes on.
 
     Attributes:
@@ -64,7 +64,7 @@ class Subscription:
     """
 
     id: int
-    cursor: Cursor | Cursors
+    cursor: Cursor | MergedCursor
     throttle_s: float
     opened_set: OpenSet | None = None
     quiet_until: float = 0.0
@@ -90,7 +90,7 @@ class Subscription:
             self.timer.cancel()
 
 
-class Subscriptions:
+class ActiveSubscriptions:
     """Those of one connection.
 
     Args:
@@ -107,7 +107,7 @@ class Subscriptions:
         store: Store,
         hub: Hub,
         machine: Connection,
-        wire: Wire,
+        wire: Outbound,
         counters: Counters,
         host: Host,
     ) -> None:
@@ -118,7 +118,7 @@ class Subscriptions:
         self._counters = counters
         self._host = host
         self._loop = asyncio.get_running_loop()
-        self._by_id: dict[int, Subscription] = {}
+        self._by_id: dict[int, ActiveSubscription] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._ready: dict[int, None] = {}  # those that may have something to take
         self._sets_turn = asyncio.Lock()  # snapshots of sets are large: one after the other
@@ -126,7 +126,7 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __getitem__(self, id: int) -> Subscription:
+    def __getitem__(self, id: int) -> ActiveSubscription:
         return self._by_id[id]
 
     def lagging(self) -> Iterator[LaggingReader]:
@@ -164,7 +164,7 @@ class Subscriptions:
         cursor.is_prompt = command.throttle_s <= PROMPT_S
         del self._opening[command.id]
         commands = self._machine.opened(command.id, cursor.position, run)
-        self._start(Subscription(command.id, cursor, command.throttle_s), commands)
+        self._start(ActiveSubscription(command.id, cursor, command.throttle_s), commands)
 
     async def _open_set(self, command: OpenSet) -> None:
         async with self._sets_turn:
@@ -172,14 +172,14 @@ class Subscriptions:
             found, cursors = await self._find_set(command)
         del self._opening[command.id]
         commands = self._machine.opened_set(command.id, found)
-        self._start(Subscription(command.id, cursors, command.throttle_s, command), commands)
+        self._start(ActiveSubscription(command.id, cursors, command.throttle_s, command), commands)
 
-    async def _find_set(self, command: OpenSet) -> tuple[SetState, Cursors]:
+    async def _find_set(self, command: OpenSet) -> tuple[SetState, MergedCursor]:
         found = await self._store.get_set(command.sets, command.limit)
         wake = partial(self._wake, command.id)
         return found, await self._hub.set_cursors(command.sets, found, command.id, wake)
 
-    def _start(self, subscription: Subscription, commands: list[Command]) -> None:
+    def _start(self, subscription: ActiveSubscription, commands: list[Command]) -> None:
         id = subscription.id
         if not self._machine.is_live(id):
             subscription.close()
@@ -244,7 +244,7 @@ class Subscriptions:
                 return
         self._make_ready(id)
 
-    def _window_over(self, subscription: Subscription) -> None:
+    def _window_over(self, subscription: ActiveSubscription) -> None:
         subscription.timer = None
         self._make_ready(subscription.id)
 
@@ -284,7 +284,7 @@ class Subscriptions:
             await self._wire.send_shared(frame)
         self._after(subscription, batch)
 
-    def _after(self, subscription: Subscription, batch: Batch) -> None:
+    def _after(self, subscription: ActiveSubscription, batch: Batch) -> None:
         if self._by_id.get(subscription.id) is not subscription:
             return
         if batch.end is not None:
@@ -298,12 +298,12 @@ class Subscriptions:
         else:
             self._make_ready(subscription.id)  # until there is nothing to take
 
-    def _join(self, subscription: Subscription) -> bool:
+    def _join(self, subscription: ActiveSubscription) -> bool:
         """Let frames be handed to the connection from now on, if it is of the kind that can."""
         cursor = subscription.cursor
         if self._wire.sink is None or not isinstance(cursor, Cursor):
             return False
-        cursor.join(self._wire.sink, subscription.throttle_s, DIRECT, subscription.quiet_until)
+        cursor.join(self._wire.sink, subscription.throttle_s, DIRECT_WIRE, subscription.quiet_until)
         return cursor.is_member
 
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway.stores.leases import Lapsed
-from gateway.stores.redis.topology import Servers, bucket_of
+from gateway.stores.leases import ExpiredLease
+from gateway.stores.redis.topology import Topology, bucket_of
 
 KEY = "leases"
 BUCKET = bucket_of(KEY)
@@ -37,7 +37,9 @@ class RedisLeases:
         monotonic_s: Gives a time that nobody sets.
     """
 
-    def __init__(self, servers: Servers, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, servers: Topology, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._servers = servers
         self._monotonic_s = monotonic_s
         self._seen: dict[bytes, _Sighting] = {}
@@ -55,7 +57,7 @@ class RedisLeases:
         """See `SharedStore.let_go`."""
         await self._servers.command(BUCKET, "ZADD", self._servers.base(BUCKET) + KEY, 0, owner)
 
-    async def lapsed(self) -> list[Lapsed]:
+    async def lapsed(self) -> list[ExpiredLease]:
         """See `SharedStore.lapsed`."""
         # The server answers between these two times: only what lies between an answer and the next
         # request counts as unchanged, also if this process is frozen in between.
@@ -78,7 +80,7 @@ class RedisLeases:
                 self._lapsed[owner.decode()] = value
         for owner in length_ms:  # the release before has forgotten its lease, and not the length
             await self._forget(owner, b"")
-        return [Lapsed(owner, value == b"0") for owner, value in self._lapsed.items()]
+        return [ExpiredLease(owner, value == b"0") for owner, value in self._lapsed.items()]
 
     async def forget(self, owner: str) -> None:
         """See `SharedStore.forget_lease`."""

@@ -13,7 +13,7 @@ from gateway.model.records import Position, Record, StreamKey
 from gateway.model.runs import Run
 from gateway.stores.base import system_clock_ms
 from gateway.stores.idempotency import WriterState
-from gateway.stores.migration import Rest, Spent
+from gateway.stores.migration import StreamExtras, TokenUsage
 from gateway.stores.redis.store import RedisStore, index_of
 from gateway.stores.redis.topology import bucket_of
 
@@ -37,10 +37,10 @@ class MovableRedisStore(RedisStore):
         epoch, end = found[0].decode(), found[3].decode() or None
         return Head(Position(epoch, int(found[1])), Position(epoch, int(found[2])), end)
 
-    async def rest_of(self, key: StreamKey) -> Rest:
+    async def rest_of(self, key: StreamKey) -> StreamExtras:
         """See `MovableStore.rest_of`."""
         if (kept := await self.stream_head(key)) is None:
-            return Rest(None, None, {})
+            return StreamExtras(None, None, {})
         stream = f"{key.run_id}/{key.stream_id}"
         order = await self._ask(key.run_id, "HGET", f"{stream}:meta", "order")
         found = await self._ask(key.run_id, "HGETALL", f"{stream}:writers")
@@ -52,7 +52,7 @@ class MovableRedisStore(RedisStore):
             end = (await self.head(key)).end
         except RunNotFound:  # it has not arrived yet
             end = kept.end
-        return Rest(end, order.decode() if order is not None else None, writers)
+        return StreamExtras(end, order.decode() if order is not None else None, writers)
 
     async def _ask(self, owner: str, command: str, name: str, *arguments: Any) -> Any:
         bucket = bucket_of(owner)
@@ -60,10 +60,10 @@ class MovableRedisStore(RedisStore):
         return await self._servers.command(bucket, command, key, *arguments, kind="read")
 
     async def put_records(
-        self, key: StreamKey, at: Position, records: Sequence[Record], rest: Rest | None
+        self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
         """See `MovableStore.put_records`."""
-        end, order, writers = rest or Rest(None, None, {})
+        end, order, writers = rest or StreamExtras(None, None, {})
         stream = f"{key.run_id}/{key.stream_id}"
         what, *there = await self._servers.write(
             "put_records",
@@ -88,7 +88,7 @@ class MovableRedisStore(RedisStore):
         """See `MovableStore.put_run`."""
         await self._whole(self._runs.put(run))
 
-    async def spent_tokens(self) -> AsyncIterator[Spent]:
+    async def spent_tokens(self) -> AsyncIterator[TokenUsage]:
         """See `MovableStore.spent_tokens`."""
         prefix = re.sub(r"([\[\]?*\\])", r"\\\1", self._servers.url.prefix)
         for server in self._servers.one_bucket_each():
@@ -104,16 +104,16 @@ class MovableRedisStore(RedisStore):
                 if int(cursor) == 0:
                     break
 
-    async def _spent(self, name: str) -> Spent | None:
+    async def _spent(self, name: str) -> TokenUsage | None:
         token_id = name.partition(":spent:")[2]
         key = f"spent:{token_id}"
         uses = await self._ask(token_id, "GET", key)
         left_ms = await self._ask(token_id, "PTTL", key)
         if uses is None or left_ms <= 0:
             return None  # it has expired meanwhile
-        return Spent(token_id, int(uses), system_clock_ms() + left_ms)
+        return TokenUsage(token_id, int(uses), system_clock_ms() + left_ms)
 
-    async def put_spent(self, spent: Spent) -> None:
+    async def put_spent(self, spent: TokenUsage) -> None:
         """See `MovableStore.put_spent`."""
         id = spent.token_id
         await self._servers.write(

@@ -28,7 +28,7 @@ from gateway.errors import RealtimeError, RunNotFound, StoreUnavailable
 from gateway.model.log import Page
 from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.stores.redis.pipeline import CONNECT_S, pack
-from gateway.stores.redis.topology import Servers
+from gateway.stores.redis.topology import Topology
 
 with needs("redis"):
     from redis.asyncio.connection import AbstractConnection
@@ -45,7 +45,7 @@ Read = Callable[[StreamKey, Position | None], Awaitable[tuple[Page, Position]]]
 """Reads a page; gives with it where the stream ended at that moment."""
 
 
-class Watch:
+class Follower:
     """One follower of one stream."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Watch:
         self._woken.clear()
 
 
-class Bell:
+class Notifications:
     """Wakes the followers of a process. Used on the store's event loop only.
 
     Args:
@@ -78,11 +78,11 @@ class Bell:
 
     def __init__(
         self,
-        servers: Servers,
+        servers: Topology,
         deaf_s: float = DEAF_S,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.follows: dict[str, dict[StreamKey, set[Watch]]] = {}
+        self.follows: dict[str, dict[StreamKey, set[Follower]]] = {}
         self._servers = servers
         self._deaf_s = deaf_s
         self._clock_s = clock_s
@@ -176,15 +176,15 @@ class Bell:
         if not self._tasks:
             raise StoreUnavailable(f"{self._servers.url}: the store was closed")
 
-    def _join(self, key: StreamKey) -> Watch:
+    def _join(self, key: StreamKey) -> Follower:
         if key.run_id not in self.follows:
             self.follows[key.run_id] = {}
             self._say(key.run_id, True)
-        watch = Watch()
+        watch = Follower()
         self.follows[key.run_id].setdefault(key, set()).add(watch)
         return watch
 
-    def _leave(self, key: StreamKey, watch: Watch) -> None:
+    def _leave(self, key: StreamKey, watch: Follower) -> None:
         streams = self.follows[key.run_id]
         streams[key].discard(watch)
         if not streams[key]:

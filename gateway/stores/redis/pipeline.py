@@ -65,7 +65,7 @@ def pack(*command: Any) -> bytes:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class QueuedCommand:
     """A script or a command, and the future of its answer.
 
     Attributes:
@@ -111,7 +111,7 @@ class Call:
             self.future.set_result(outcome)
 
 
-class Lane:
+class PipelinedConnection:
     """A connection that calls go over. Made again when it breaks.
 
     Args:
@@ -131,7 +131,7 @@ class Lane:
         seek: Callable[[], Awaitable[None]],
         on_connected: Callable[[dict[str, str]], None],
     ) -> None:
-        self.queue: deque[Call] = deque()
+        self.queue: deque[QueuedCommand] = deque()
         self._name = name
         self._make = make
         self._wait = wait
@@ -144,7 +144,7 @@ class Lane:
         self._is_stale = False
         self._wait_ms = int(ANSWER_S * 500)
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: QueuedCommand) -> None:
         """Carry a call out after those before it."""
         self.queue.append(call)
         self.start()
@@ -192,22 +192,22 @@ class Lane:
             else:
                 self._failures = 0
 
-    def _next_batch(self) -> list[Call]:
-        batch: list[Call] = []
+    def _next_batch(self) -> list[QueuedCommand]:
+        batch: list[QueuedCommand] = []
         size = 0
         while self.queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
             batch.append(self.queue.popleft())
             size += batch[-1].size
         return batch
 
-    async def _again(self, calls: list[Call]) -> None:
+    async def _again(self, calls: list[QueuedCommand]) -> None:
         """Put calls back in their place, and find out where they belong."""
         self.queue.extendleft(reversed(calls))
         self._failures += 1
         await asyncio.sleep(min(0.5, 0.01 * 2**self._failures))
         await self._seek()
 
-    async def _carry_out(self, batch: list[Call]) -> list[Call]:
+    async def _carry_out(self, batch: list[QueuedCommand]) -> list[QueuedCommand]:
         """Send a batch and settle its calls; gives those to make again."""
         is_sent = False
         answers: list[Any] = []
@@ -230,30 +230,30 @@ class Lane:
             answers[answered:] = [self._fate(call, error, is_sent) for call in batch[answered:]]
         return self._settle(batch, answers)
 
-    def _fate(self, call: Call, error: Exception, is_sent: bool) -> Exception:
+    def _fate(self, call: QueuedCommand, error: Exception, is_sent: bool) -> Exception:
         if is_sent and not call.is_repeatable:
             return StoreUnavailable(
                 f"{self._name}: the connection broke before the answer ({_said(error)}); "
                 "whether this was written is not known"
             )
-        return _TryAgain(self._failure(error))
+        return RetryableReply(self._failure(error))
 
-    def _settle(self, batch: list[Call], answers: Sequence[Any]) -> list[Call]:
+    def _settle(self, batch: list[QueuedCommand], answers: Sequence[Any]) -> list[QueuedCommand]:
         again = []
         now_s = time.monotonic()
         for call, answer in zip(batch, answers, strict=True):
             if isinstance(answer, _NOT_CARRIED_OUT):
                 call.asked = (answer.host, answer.port) if isinstance(answer, AskError) else None
-                answer = _TryAgain(self._failure(answer))
-            if isinstance(answer, _TryAgain) and now_s < call.deadline:
+                answer = RetryableReply(self._failure(answer))
+            if isinstance(answer, RetryableReply) and now_s < call.deadline:
                 again.append(call)
-            elif isinstance(answer, _TryAgain):
+            elif isinstance(answer, RetryableReply):
                 call.settle(answer.failure)
             else:
                 call.settle(answer)
         return again
 
-    async def _send(self, connection: AbstractConnection, batch: list[Call]) -> None:
+    async def _send(self, connection: AbstractConnection, batch: list[QueuedCommand]) -> None:
         packed = []
         for call in batch:
             if call.asked is not None:
@@ -263,7 +263,7 @@ class Lane:
             packed.append(pack("WAIT", self._wait, self._wait_ms))
         await connection.send_packed_command([b"".join(packed)], check_health=False)
 
-    async def _answer(self, connection: AbstractConnection, call: Call) -> Any:
+    async def _answer(self, connection: AbstractConnection, call: QueuedCommand) -> Any:
         try:
             if call.asked is not None:
                 await connection.read_response()
@@ -324,7 +324,7 @@ class Lane:
             await connection.disconnect(nowait=nowait)
 
 
-class _TryAgain(Exception):
+class RetryableReply(Exception):
     """An answer that says so, with what to say when patience is over."""
 
     def __init__(self, failure: StoreUnavailable) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.model.retention import EMPTY_SET_S, Retention, Swept
+from gateway.model.retention import EMPTY_SET_S, Retention, SweepResult
 from gateway.stores.redis.runs import RedisRuns
-from gateway.stores.redis.topology import BUCKETS, Servers
+from gateway.stores.redis.topology import BUCKETS, Topology
 
 STEP_BUCKETS = 16  # looked at in one step
 STEP_RUNS = 50  # deleted of one bucket in one step
@@ -26,7 +26,7 @@ class RedisSweep:
     """
 
     def __init__(
-        self, servers: Servers, runs: RedisRuns, retention: Retention, clock_ms: Callable[[], int]
+        self, servers: Topology, runs: RedisRuns, retention: Retention, clock_ms: Callable[[], int]
     ) -> None:
         self._servers = servers
         self._runs = runs
@@ -35,7 +35,7 @@ class RedisSweep:
         self._bucket = 0
         self._streams: dict[int, bytes] = {}  # the stream that a bucket's last step came to
 
-    async def step(self) -> Swept:
+    async def step(self) -> SweepResult:
         """See `Store.sweep`."""
         buckets = range(self._bucket, min(self._bucket + STEP_BUCKETS, BUCKETS))
         parts = await asyncio.gather(*(self._sweep(bucket) for bucket in buckets))
@@ -43,14 +43,14 @@ class RedisSweep:
         if not has_more:
             self._bucket = 0 if buckets.stop == BUCKETS else buckets.stop
         records, runs = (sum(column) for column in list(zip(*parts, strict=True))[:2])
-        return Swept(records, runs, has_more or self._bucket > 0)
+        return SweepResult(records, runs, has_more or self._bucket > 0)
 
-    async def _sweep(self, bucket: int) -> Swept:
+    async def _sweep(self, bucket: int) -> SweepResult:
         now_ms = self._clock_ms()
         runs, more_runs = await self._delete_runs(bucket, now_ms)
         await self._forget_sets(bucket, now_ms)
         records, more_records = await self._trim_streams(bucket, now_ms)
-        return Swept(records, runs, more_runs or more_records)
+        return SweepResult(records, runs, more_runs or more_records)
 
     async def _delete_runs(self, bucket: int, now_ms: int) -> tuple[int, bool]:
         if self._retention.run_ttl_s is None:

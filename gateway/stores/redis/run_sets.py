@@ -29,7 +29,7 @@ from gateway.model.patches import fold_change
 from gateway.model.records import ORIGIN, Position, RunSet, StreamKey
 from gateway.model.runs import Run
 from gateway.stores.base import SET_RECORDS, new_epoch, system_clock_ms
-from gateway.stores.redis.topology import BUCKETS, Servers, bucket_of
+from gateway.stores.redis.topology import BUCKETS, Topology, bucket_of
 from gateway.stores.reserved_logs import deletion_records, set_records, sets_of
 from gateway.stores.run_lists import (
     ListedRun,
@@ -47,7 +47,7 @@ LOT_RUNS = 100  # of a list read at a time
 _log = logging.getLogger("realtime.redis")
 
 
-class Telling(NamedTuple):
+class SetNotice(NamedTuple):
     """What one set is to be told of a change.
 
     Attributes:
@@ -63,12 +63,12 @@ class Telling(NamedTuple):
     record: bytes
 
 
-class Change(NamedTuple):
+class OutboxEntry(NamedTuple):
     """An entry of an outbox: what the sets of a run are to be told of one version of it."""
 
     run_id: str
     version: int
-    tellings: list[Telling]
+    tellings: list[SetNotice]
 
 
 class LoadedRun(NamedTuple):
@@ -97,7 +97,7 @@ class _Shown(NamedTuple):
     data: bytes
 
 
-_decoder = msgspec.msgpack.Decoder(Change)
+_decoder = msgspec.msgpack.Decoder(OutboxEntry)
 Load = Callable[[str], Awaitable[LoadedRun]]
 
 
@@ -108,18 +108,19 @@ def outbox_entry(
     known = {each.log for each in sets_of(before)} if before is not None else set()
     members = {each.log for each in sets_of(run)}
     tellings = [
-        Telling(log.run_id, log not in known, "member" if log in members else "left", record)
+        SetNotice(log.run_id, log not in known, "member" if log in members else "left", record)
         for log, record in set_records(before, run, version, patch, snapshot)
     ]
-    return msgspec.msgpack.encode(Change(run.id, version, tellings)) if tellings else b""
+    return msgspec.msgpack.encode(OutboxEntry(run.id, version, tellings)) if tellings else b""
 
 
 def outbox_deletion(run: Run, version: int) -> bytes:
     """Write down what the sets of a deleted run are to be told; nothing if it was in none."""
     tellings = [
-        Telling(log.run_id, False, "gone", record) for log, record in deletion_records(run, version)
+        SetNotice(log.run_id, False, "gone", record)
+        for log, record in deletion_records(run, version)
     ]
-    return msgspec.msgpack.encode(Change(run.id, version, tellings)) if tellings else b""
+    return msgspec.msgpack.encode(OutboxEntry(run.id, version, tellings)) if tellings else b""
 
 
 class RedisSets:
@@ -134,7 +135,7 @@ class RedisSets:
 
     def __init__(
         self,
-        servers: Servers,
+        servers: Topology,
         load: Load,
         fold: Callable[[str, int], Awaitable[Run]],
         now_ms: Callable[[], int],
@@ -167,7 +168,7 @@ class RedisSets:
         except RealtimeError as error:  # it is in the outbox: whoever sweeps it will tell them
             _log.warning("sets of run %s will be told later: %s", change.run_id, error)
 
-    async def _tell(self, change: Change) -> None:
+    async def _tell(self, change: OutboxEntry) -> None:
         if await self._deliver(change):
             return
         bucket = bucket_of(change.run_id)
@@ -179,14 +180,14 @@ class RedisSets:
         if not await self._deliver(change):
             await self._repair(change)
 
-    async def _deliver(self, change: Change) -> bool:
+    async def _deliver(self, change: OutboxEntry) -> bool:
         """Tell every set; gives whether none of them misses an earlier change."""
         answers = await asyncio.gather(
             *(self._put(change.run_id, change.version, telling) for telling in change.tellings)
         )
         return b"gap" not in answers
 
-    def _put(self, run_id: str, version: int, telling: Telling) -> asyncio.Future[bytes]:
+    def _put(self, run_id: str, version: int, telling: SetNotice) -> asyncio.Future[bytes]:
         name = telling.set
         return self._servers.write(
             "deliver",
@@ -204,7 +205,7 @@ class RedisSets:
             repeatable=True,
         )
 
-    async def _repair(self, change: Change) -> None:
+    async def _repair(self, change: OutboxEntry) -> None:
         """Tell a set that has lost what it was told (a failover) the whole run as it is now."""
         try:
             loaded = await self._load(change.run_id)
@@ -339,7 +340,7 @@ class RedisSets:
 
 
 async def newest_ids(
-    servers: Servers, indexes: Iterable[tuple[int, str]], before: str | None, limit: int
+    servers: Topology, indexes: Iterable[tuple[int, str]], before: str | None, limit: int
 ) -> list[str]:
     """Return the newest ids of some indexes together.
 
@@ -361,7 +362,7 @@ async def newest_ids(
     return sorted({id.decode() for ids in found for id in ids}, reverse=True)[:limit]
 
 
-async def first_names(servers: Servers, index: str, after: str, limit: int) -> list[str]:
+async def first_names(servers: Topology, index: str, after: str, limit: int) -> list[str]:
     """Return the first names of an index over all buckets, those after one, in their order."""
     lot = (f"({after}" if after else "-", "+", "LIMIT", 0, limit)
     found: list[list[bytes]] = await asyncio.gather(

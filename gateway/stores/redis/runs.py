@@ -28,7 +28,7 @@ from gateway.stores.redis.run_sets import (
     outbox_deletion,
     outbox_entry,
 )
-from gateway.stores.redis.topology import BUCKETS, Servers, bucket_of
+from gateway.stores.redis.topology import BUCKETS, Topology, bucket_of
 from gateway.stores.run_lists import ListedRun, encode_listed, is_full, that_fit
 
 CHANGE_ATTEMPTS = 100  # of a run that other processes change at the same time
@@ -50,7 +50,7 @@ class RedisRuns:
         clock_ms: Gives the time of records; None: the server's.
     """
 
-    def __init__(self, servers: Servers, read: Read, clock_ms: Callable[[], int] | None) -> None:
+    def __init__(self, servers: Topology, read: Read, clock_ms: Callable[[], int] | None) -> None:
         self.sets = RedisSets(
             servers, self.load, lambda id, count: fold(read, id, count), self._now
         )

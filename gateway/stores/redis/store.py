@@ -51,20 +51,20 @@ from gateway.model.records import (
     Writer,
     path_of,
 )
-from gateway.model.retention import KEEP_ALL, Retention, Swept
+from gateway.model.retention import KEEP_ALL, Retention, SweepResult
 from gateway.model.runs import Run, check_new_run
 from gateway.stores.append_tasks import Begun
-from gateway.stores.base import PAGE_BYTES, Done, Hand, new_epoch, system_clock_ms
+from gateway.stores.base import PAGE_BYTES, OnAppended, OnPage, new_epoch, system_clock_ms
 from gateway.stores.idempotency import WriterState, check_order, records_to_skip
-from gateway.stores.leases import Lapsed
+from gateway.stores.leases import ExpiredLease
 from gateway.stores.paging import page_of, place
 from gateway.stores.redis.leases import RedisLeases
-from gateway.stores.redis.notifications import DEAF_S, Bell
+from gateway.stores.redis.notifications import DEAF_S, Notifications
 from gateway.stores.redis.pipeline import PATIENCE_S
 from gateway.stores.redis.retention import RedisSweep
 from gateway.stores.redis.run_sets import first_names
 from gateway.stores.redis.runs import RedisRuns
-from gateway.stores.redis.topology import Servers, bucket_of
+from gateway.stores.redis.topology import Topology, bucket_of
 from gateway.stores.redis.url import RedisUrl
 from gateway.stores.reserved_logs import announcement, check_path_log, is_announced, kept_records
 
@@ -96,8 +96,8 @@ class RedisStore:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock_ms = clock_ms
-        self._servers = Servers(RedisUrl.parse(url), self._connected, patience_s)
-        self._bell = Bell(self._servers, deaf_s)
+        self._servers = Topology(RedisUrl.parse(url), self._connected, patience_s)
+        self._bell = Notifications(self._servers, deaf_s)
         self._follows = self._bell.follows
         self._runs = RedisRuns(self._servers, self.read, clock_ms)
         self._leases = RedisLeases(self._servers, monotonic_s)
@@ -180,7 +180,7 @@ class RedisStore:
         self,
         key: StreamKey,
         records: Sequence[bytes],
-        done: Done,
+        done: OnAppended,
         *,
         source: str | None = None,
         writer: Writer | None = None,
@@ -247,7 +247,7 @@ class RedisStore:
             raise RunNotFound(f"there is no run {key.run_id}")
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         return self._bell.follow(key, after, self._read)
@@ -295,7 +295,7 @@ class RedisStore:
         """See `SharedStore.let_go`."""
         await self._leases.let_go(owner)
 
-    async def lapsed(self) -> list[Lapsed]:
+    async def lapsed(self) -> list[ExpiredLease]:
         """See `SharedStore.lapsed`."""
         return await self._leases.lapsed()
 
@@ -312,7 +312,7 @@ class RedisStore:
         """See `Store.delete_run`."""
         return await self._whole(self._runs.delete(run_id))
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> SweepResult:
         """See `Store.sweep`."""
         return await self._whole(self._sweep.step())
 

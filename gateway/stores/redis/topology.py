@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import StoreUnavailable
-from gateway.stores.redis.pipeline import CONNECT_S, PATIENCE_S, Call, Lane
+from gateway.stores.redis.pipeline import CONNECT_S, PATIENCE_S, PipelinedConnection, QueuedCommand
 from gateway.stores.redis.url import RedisUrl
 
 with needs("redis"):
@@ -34,7 +34,7 @@ def bucket_of(owner: str) -> int:
     return zlib.crc32(owner.encode()) % BUCKETS
 
 
-class Servers:
+class Topology:
     """The lanes to all servers, and which of them a bucket's calls take.
 
     Args:
@@ -52,7 +52,7 @@ class Servers:
         self._slots = [key_slot(b"%d" % bucket) for bucket in range(BUCKETS)]
         self._owners: list[Address | None] = [None] * BUCKETS
         self._known: list[Address] = list(url.addresses)
-        self._lanes: dict[tuple[Address | None, str], Lane] = {}
+        self._lanes: dict[tuple[Address | None, str], PipelinedConnection] = {}
         self._seeking: asyncio.Task[None] | None = None
         self._sentinel: Sentinel | None = None
         self._one_asks = asyncio.Lock()
@@ -138,14 +138,14 @@ class Servers:
         base = self.base(bucket)
         names = tuple(base + key for key in keys)
         deadline = time.monotonic() + self._patience_s
-        call = Call(name, bucket, names, arguments, is_repeatable, future, deadline)
+        call = QueuedCommand(name, bucket, names, arguments, is_repeatable, future, deadline)
         self._lane(self._owners[bucket], kind).submit(call)
         return future
 
-    def _lane(self, owner: Address | None, kind: str) -> Lane:
+    def _lane(self, owner: Address | None, kind: str) -> PipelinedConnection:
         lane = self._lanes.get((owner, kind))
         if lane is None:
-            lane = self._lanes[owner, kind] = Lane(
+            lane = self._lanes[owner, kind] = PipelinedConnection(
                 str(self.url),
                 self._maker(owner),
                 wait=self.url.wait if kind == "write" else 0,
@@ -210,7 +210,7 @@ class Servers:
         for (owner, kind), lane in tuple(self._lanes.items()):
             self._move(owner, kind, lane)
 
-    def _move(self, owner: Address | None, kind: str, lane: Lane) -> None:
+    def _move(self, owner: Address | None, kind: str, lane: PipelinedConnection) -> None:
         """Take the calls of a lane that belong to another server there, in their order."""
         calls = tuple(lane.queue)
         lane.queue.clear()

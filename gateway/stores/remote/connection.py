@@ -30,7 +30,7 @@ from gateway.errors import (
     from_wire,
 )
 from gateway.model.log import Page
-from gateway.stores.remote.pending import Call, Follow
+from gateway.stores.remote.pending import PendingRequest, RemoteSubscription
 
 OPEN_TIMEOUT_S = 10.0
 GOODBYE_S = 1.0  # for the closing handshake after a refusal
@@ -52,7 +52,7 @@ _socket_log.setLevel(logging.INFO)
 
 
 @dataclass(slots=True)
-class Peer:
+class GatewayPeer:
     """The gateway that links lead to, and what they say to it.
 
     Attributes:
@@ -81,7 +81,7 @@ def without_login(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-class Link:
+class GatewayConnection:
     """A connection that is there from `start` to `close`, however often its socket breaks.
 
     Args:
@@ -92,7 +92,7 @@ class Link:
 
     def __init__(
         self,
-        peer: Peer,
+        peer: GatewayPeer,
         *,
         owner: str | None = None,
         schemas: Callable[[], dict[str, dict[str, Any]]] = dict,
@@ -100,8 +100,8 @@ class Link:
         self._peer = peer
         self._owner = owner
         self._schemas = schemas
-        self._calls: dict[int, Call] = {}
-        self._follows: dict[int, Follow] = {}
+        self._calls: dict[int, PendingRequest] = {}
+        self._follows: dict[int, RemoteSubscription] = {}
         self._socket: ClientConnection | None = None
         self._limits: protocol.LimitFields | None = None  # None before the first welcome
         self._refused_token = ""
@@ -162,7 +162,7 @@ class Link:
 
     # ---- calls ----
 
-    async def answer(self, call: Call) -> Any:
+    async def answer(self, call: PendingRequest) -> Any:
         """Send a request, again after each reconnection, and return its answer."""
         self._calls[call.frame.id] = call
         try:
@@ -172,7 +172,7 @@ class Link:
         finally:
             self._calls.pop(call.frame.id, None)
 
-    async def _send_call(self, call: Call) -> None:
+    async def _send_call(self, call: PendingRequest) -> None:
         assert self._limits is not None
         try:
             protocol.check_sent(call.frame, call.text, self._limits)
@@ -196,19 +196,19 @@ class Link:
 
     # ---- follows ----
 
-    async def add(self, follow: Follow) -> None:
+    async def add(self, follow: RemoteSubscription) -> None:
         """Follow a stream, from its place on, after each reconnection too."""
         self._follows[follow.id] = follow
         if self.refused is not None:
             follow.fail(self.refused)
         await self._try_send(follow.frame())
 
-    async def remove(self, follow: Follow) -> None:
+    async def remove(self, follow: RemoteSubscription) -> None:
         """Follow it no more."""
         if self._follows.pop(follow.id, None) is not None and not follow.is_over:
             await self._try_send(protocol.Unsubscribe(follow.id))
 
-    async def next_page(self, follow: Follow) -> Page:
+    async def next_page(self, follow: RemoteSubscription) -> Page:
         """Return a stream's next page when it is there."""
         while not follow.pages:
             if follow.is_paused:
@@ -221,7 +221,7 @@ class Link:
         follow.bytes -= sum(len(record.data) for record in page.records)
         return page
 
-    async def _resume(self, follow: Follow) -> None:
+    async def _resume(self, follow: RemoteSubscription) -> None:
         # Under a new id, so that what is still on its way under the old one is not taken for it.
         del self._follows[follow.id]
         follow.id, follow.is_paused = next(self._peer.ids), False

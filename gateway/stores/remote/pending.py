@@ -17,7 +17,7 @@ FOLLOW_BYTES = 4 << 20
 
 
 @dataclass(eq=False, slots=True)
-class Call:
+class PendingRequest:
     """A request under way."""
 
     frame: protocol.Request
@@ -49,7 +49,7 @@ class Call:
 
 
 @dataclass(eq=False, slots=True)
-class Follow:
+class RemoteSubscription:
     """A stream that is followed, and what came of it and was not taken yet."""
 
     id: int

@@ -34,12 +34,17 @@ from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState
 from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Gap, Position, RunSet, StreamKey, Writer, split_source
-from gateway.model.retention import Swept
+from gateway.model.retention import SweepResult
 from gateway.model.runs import Run
 from gateway.stores.append_tasks import Begun
-from gateway.stores.base import PAGE_BYTES, Done, Hand
-from gateway.stores.remote.connection import OPEN_TIMEOUT_S, Link, Peer, without_login
-from gateway.stores.remote.pending import Call, Follow
+from gateway.stores.base import PAGE_BYTES, OnAppended, OnPage
+from gateway.stores.remote.connection import (
+    OPEN_TIMEOUT_S,
+    GatewayConnection,
+    GatewayPeer,
+    without_login,
+)
+from gateway.stores.remote.pending import PendingRequest, RemoteSubscription
 from gateway.stores.run_lists import from_list
 
 PATIENCE_S = 120.0  # how long a call waits for a gateway that is away
@@ -75,17 +80,17 @@ class RemoteStore:
         self._open_s = OPEN_TIMEOUT_S if open_s is None else open_s
         self._ids = itertools.count()
         self._begun = Begun()
-        self._peer = Peer(gateway_url(url), token, jitter, self._ids)
+        self._peer = GatewayPeer(gateway_url(url), token, jitter, self._ids)
         self.url = self._peer.shown_url
         self._owner = owner
         self._schemas = schemas
         self._main = self._main_link()
-        self._further: list[Link] = []
-        self._idle: dict[Link, asyncio.TimerHandle] = {}
+        self._further: list[GatewayConnection] = []
+        self._idle: dict[GatewayConnection, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def _main_link(self) -> Link:
-        return Link(self._peer, owner=self._owner, schemas=self._schemas)
+    def _main_link(self) -> GatewayConnection:
+        return GatewayConnection(self._peer, owner=self._owner, schemas=self._schemas)
 
     async def open(self) -> None:
         """See `Store.open`."""
@@ -174,7 +179,7 @@ class RemoteStore:
         self,
         key: StreamKey,
         records: Sequence[bytes],
-        done: Done,
+        done: OnAppended,
         *,
         source: str | None = None,
         writer: Writer | None = None,
@@ -213,10 +218,10 @@ class RemoteStore:
         await self._value(protocol.Delete(next(self._ids), *key))
 
     async def follow(
-        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
-        follow = Follow(next(self._ids), key, after)
+        follow = RemoteSubscription(next(self._ids), key, after)
         link = self._link_with_room()
         try:
             await link.add(follow)
@@ -258,7 +263,7 @@ class RemoteStore:
             writer=protocol.WriterFields(*writer) if writer else None,
         )
         # Without a writer operations could be carried out twice by a repeat.
-        call = Call(frame, may_repeat=writer is not None or not operations)
+        call = PendingRequest(frame, may_repeat=writer is not None or not operations)
         try:
             return Run.from_wire(msgspec.json.decode((await self._answer(call)).value))
         except MalformedFrame as error:
@@ -280,9 +285,9 @@ class RemoteStore:
         """See `Store.delete_run`; of a repeat after a lost answer it says that there was none."""
         return bool(await self._value(protocol.RunDelete(next(self._ids), run_id)))
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> SweepResult:
         """See `Store.sweep`: the gateway does it."""
-        return Swept()
+        return SweepResult()
 
     async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
         """See `Store.spend`; not sent twice, since a repeat would take another use."""
@@ -323,9 +328,9 @@ class RemoteStore:
         return msgspec.json.decode(answer.value, type=shape)
 
     async def _call(self, frame: protocol.Request, *, may_repeat: bool) -> Any:
-        return await self._answer(Call(frame, may_repeat))
+        return await self._answer(PendingRequest(frame, may_repeat))
 
-    async def _answer(self, call: Call) -> Any:
+    async def _answer(self, call: PendingRequest) -> Any:
         if not self._main.is_started:
             raise StoreUnavailable(f"the connection to {self.url} is not open")
         if self._main.refused is not None:
@@ -341,7 +346,7 @@ class RemoteStore:
 
     # ---- links ----
 
-    def _link_with_room(self) -> Link:
+    def _link_with_room(self) -> GatewayConnection:
         """Find a connection that may follow one stream more, or make one."""
         limit = self._main.subscription_limit or DEFAULT_LIMITS.subscriptions
         for link in (self._main, *self._further):
@@ -349,17 +354,17 @@ class RemoteStore:
                 if (timer := self._idle.pop(link, None)) is not None:
                     timer.cancel()
                 return link
-        link = Link(self._peer)
+        link = GatewayConnection(self._peer)
         link.start()
         self._further.append(link)
         return link
 
-    def _close_if_idle_later(self, link: Link) -> None:
+    def _close_if_idle_later(self, link: GatewayConnection) -> None:
         if link in self._further and link.follow_count == 0 and link not in self._idle:
             loop = asyncio.get_running_loop()
             self._idle[link] = loop.call_later(IDLE_S, self._close_idle, link)
 
-    def _close_idle(self, link: Link) -> None:
+    def _close_idle(self, link: GatewayConnection) -> None:
         del self._idle[link]
         self._further.remove(link)
         closed = StoreUnavailable(f"the connection to {self.url} was closed")

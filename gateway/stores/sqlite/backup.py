@@ -27,7 +27,7 @@ BUSY_TIMEOUT_S = 5.0
 Progress = Callable[[int, int], None]
 
 
-class Copied(NamedTuple):
+class BackupSummary(NamedTuple):
     """What a copy holds.
 
     Attributes:
@@ -41,7 +41,7 @@ class Copied(NamedTuple):
 
 def backup(
     store: Path, target: Path, *, force: bool = False, progress: Progress = lambda done, of: None
-) -> Copied:
+) -> BackupSummary:
     """Copy a store, also while a gateway uses it.
 
     Args:
@@ -71,7 +71,7 @@ def backup(
 
 def restore(
     source: Path, store: Path, *, force: bool = False, progress: Progress = lambda done, of: None
-) -> Copied:
+) -> BackupSummary:
     """Put a copy back in the place of a store that nobody has open.
 
     Args:
@@ -167,12 +167,12 @@ def _copy(source: sqlite3.Connection, part: Path, progress: Progress) -> None:
         copy.execute("PRAGMA journal_mode = DELETE")
 
 
-def _check_copy(db: sqlite3.Connection, path: Path) -> Copied:
+def _check_copy(db: sqlite3.Connection, path: Path) -> BackupSummary:
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise StoreUnavailable(f"{path} is damaged: {verdict}")
     (runs,) = db.execute("SELECT count(*) FROM runs").fetchone()
-    return Copied(runs, 0)
+    return BackupSummary(runs, 0)
 
 
 def _put(part: Path, target: Path, force: bool) -> None:

@@ -52,7 +52,7 @@ class StreamState:
         return Head(self.position(), Position(self.epoch, self.earliest), self.ended)
 
 
-class Grown(NamedTuple):
+class CommittedBatch(NamedTuple):
     """What a commit added to a stream; a page of it is made only for those who follow."""
 
     first: int
@@ -66,7 +66,7 @@ class Grown(NamedTuple):
         return Page(records, self.position, self.ended)
 
 
-class _Rows:
+class BulkInsert:
     """Writes rows of one table, many by one statement; the values of all rows are one list."""
 
     def __init__(self, into: str, width: int, then: str = "") -> None:
@@ -77,6 +77,7 @@ class _Rows:
         ]
 
     def write(self, db: sqlite3.Connection, values: list[Any]) -> None:
+        """Execute the statements that write all rows."""
         at = 0
         for size, sql in self._statements:
             while len(values) - at >= size:
@@ -84,23 +85,23 @@ class _Rows:
                 at += size
 
 
-_BLOCKS = _Rows("INSERT INTO blocks (stream, first, data, last_ms)", 4)
-_HEADS = _Rows(
+_BLOCKS = BulkInsert("INSERT INTO blocks (stream, first, data, last_ms)", 4)
+_HEADS = BulkInsert(
     "INSERT INTO streams (no, run_id, stream_id, epoch, earliest, next, ended, bytes)",
     8,
     "ON CONFLICT (no) DO UPDATE SET earliest = excluded.earliest, next = excluded.next,"
     " ended = excluded.ended, bytes = excluded.bytes",
 )
-_WRITERS = _Rows(
+_WRITERS = BulkInsert(
     "INSERT OR REPLACE INTO writers (stream, id, epoch, next_sequence, last_offset)", 5
 )
 
 
 def write_streams(
     db: sqlite3.Connection, streams: Mapping[StreamKey, StreamState]
-) -> dict[StreamKey, Grown]:
+) -> dict[StreamKey, CommittedBatch]:
     """Write what these streams have gathered; returns it, by stream."""
-    grown: dict[StreamKey, Grown] = {}
+    grown: dict[StreamKey, CommittedBatch] = {}
     blocks: list[Any] = []
     heads: list[Any] = []
     writers: list[Any] = []
@@ -121,7 +122,7 @@ def write_streams(
         heads += (stream.next_offset, stream.ended, stream.bytes)
         for id in stream.changed_writers:
             writers += (no, id, *(stream.writers[id] or ()))
-        grown[key] = Grown(first, added, stream.position(), stream.ended)
+        grown[key] = CommittedBatch(first, added, stream.position(), stream.ended)
         stream.added = []
         stream.changed_writers.clear()
     _BLOCKS.write(db, blocks)

@@ -9,10 +9,10 @@ from gateway.model.log import Head
 from gateway.model.records import Position, Record, StreamKey
 from gateway.model.runs import Run
 from gateway.stores.idempotency import WriterState
-from gateway.stores.migration import Rest, Spent
+from gateway.stores.migration import StreamExtras, TokenUsage
 from gateway.stores.sqlite.store import SqliteStore
 
-_NOTHING = Rest(None, None, {})
+_NOTHING = StreamExtras(None, None, {})
 
 
 class MovableSqliteStore(SqliteStore):
@@ -27,12 +27,12 @@ class MovableSqliteStore(SqliteStore):
         """See `MovableStore.stream_head`."""
         return await self._read(lambda db: _head(db, key))
 
-    async def rest_of(self, key: StreamKey) -> Rest:
+    async def rest_of(self, key: StreamKey) -> StreamExtras:
         """See `MovableStore.rest_of`."""
         return await self._read(lambda db: _rest(db, key))
 
     async def put_records(
-        self, key: StreamKey, at: Position, records: Sequence[Record], rest: Rest | None
+        self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
         """See `MovableStore.put_records`."""
         await self._write(lambda tx: tx.put_records(key, at, records, *(rest or _NOTHING)))
@@ -41,14 +41,14 @@ class MovableSqliteStore(SqliteStore):
         """See `MovableStore.put_run`."""
         await self._write(lambda tx: tx.put_run(run))
 
-    async def spent_tokens(self) -> AsyncIterator[Spent]:
+    async def spent_tokens(self) -> AsyncIterator[TokenUsage]:
         """See `MovableStore.spent_tokens`."""
         sql = "SELECT id, uses, expires_at_ms FROM spent WHERE expires_at_ms > ?"
         now_ms = self._clock_ms()
         for row in await self._read(lambda db: db.execute(sql, (now_ms,)).fetchall()):
-            yield Spent(*row)
+            yield TokenUsage(*row)
 
-    async def put_spent(self, spent: Spent) -> None:
+    async def put_spent(self, spent: TokenUsage) -> None:
         """See `MovableStore.put_spent`."""
         await self._write(lambda tx: tx.put_spent(*spent))
 
@@ -62,7 +62,7 @@ def _head(db: sqlite3.Connection, key: StreamKey) -> Head | None:
     return Head(Position(epoch, next_offset), Position(epoch, earliest), ended)
 
 
-def _rest(db: sqlite3.Connection, key: StreamKey) -> Rest:
+def _rest(db: sqlite3.Connection, key: StreamKey) -> StreamExtras:
     sql = "SELECT no, ended FROM streams WHERE run_id = ? AND stream_id = ?"
     row = db.execute(sql, key).fetchone()
     if row is None:
@@ -73,4 +73,4 @@ def _rest(db: sqlite3.Connection, key: StreamKey) -> Rest:
         "SELECT id, epoch, next_sequence, last_offset FROM writers WHERE stream = ?", (no,)
     )
     states = {id: WriterState(*state) for id, *state in writers}
-    return Rest(ended, order[0] if order else None, states)
+    return StreamExtras(ended, order[0] if order else None, states)

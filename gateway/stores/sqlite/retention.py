@@ -11,7 +11,7 @@ import sqlite3
 from dataclasses import dataclass, field
 
 from gateway.model.records import StreamKey
-from gateway.model.retention import EMPTY_SET_S, Retention, Swept
+from gateway.model.retention import EMPTY_SET_S, Retention, SweepResult
 from gateway.stores.reserved_logs import is_announced
 from gateway.stores.sqlite.blocks import Budget
 from gateway.stores.sqlite.transactions import Transactions
@@ -23,7 +23,7 @@ STEP_BYTES = 8 << 20  # of their data: appends wait behind it for about 30 ms
 
 
 @dataclass(slots=True)
-class Found:
+class ExpiredRows:
     """What one step found to be forgotten.
 
     Attributes:
@@ -51,7 +51,9 @@ class Found:
         return not (found or self.has_garbage)
 
 
-def find(db: sqlite3.Connection, after_no: int | None, retention: Retention, now_ms: int) -> Found:
+def find(
+    db: sqlite3.Connection, after_no: int | None, retention: Retention, now_ms: int
+) -> ExpiredRows:
     """Look for what may be forgotten.
 
     Args:
@@ -74,7 +76,7 @@ def find(db: sqlite3.Connection, after_no: int | None, retention: Retention, now
         " WHERE since_ms <= ? ORDER BY since_ms LIMIT ?",
         (now_ms - EMPTY_SET_S * 1000, STEP_STREAMS),
     ).fetchall()
-    found = Found(
+    found = ExpiredRows(
         run_ids=[id for (id,) in runs],
         aged=[StreamKey(*row) for row in aged],
         sets=[StreamKey(*row) for row in sets],
@@ -87,7 +89,7 @@ def find(db: sqlite3.Connection, after_no: int | None, retention: Retention, now
 
 
 def _look_at_streams(
-    db: sqlite3.Connection, found: Found, after_no: int, retention: Retention
+    db: sqlite3.Connection, found: ExpiredRows, after_no: int, retention: Retention
 ) -> None:
     rows = db.execute(
         "SELECT no, run_id, stream_id, next - earliest, bytes FROM streams"
@@ -102,7 +104,7 @@ def _look_at_streams(
         found.last_no, found.has_more = rows[-1][0], True
 
 
-def remove(tx: Transactions, found: Found, retention: Retention, now_ms: int) -> Swept:
+def remove(tx: Transactions, found: ExpiredRows, retention: Retention, now_ms: int) -> SweepResult:
     """Forget what was found, as far as one step goes."""
     runs = sum(tx.delete_run(run_id, now_ms) for run_id in found.run_ids)
     for key in found.sets:
@@ -118,4 +120,4 @@ def remove(tx: Transactions, found: Found, retention: Retention, now_ms: int) ->
             has_more = True
             break
     has_more = tx.drop_garbage(budget) or has_more
-    return Swept(records, runs, has_more)
+    return SweepResult(records, runs, has_more)

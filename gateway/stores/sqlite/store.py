@@ -23,19 +23,19 @@ from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, Store
 from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState
 from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
-from gateway.model.retention import KEEP_ALL, Retention, Swept
+from gateway.model.retention import KEEP_ALL, Retention, SweepResult
 from gateway.model.runs import Run, check_new_run
-from gateway.stores.base import PAGE_BYTES, Done, Hand, system_clock_ms
-from gateway.stores.change_notifier import Growth
+from gateway.stores.base import PAGE_BYTES, OnAppended, OnPage, system_clock_ms
+from gateway.stores.change_notifier import ChangeNotifier
 from gateway.stores.reserved_logs import check_path_log
 from gateway.stores.sqlite import errors, queries, schema
 from gateway.stores.sqlite import retention as sqlite_retention
-from gateway.stores.sqlite.blocks import Grown
+from gateway.stores.sqlite.blocks import CommittedBatch
 from gateway.stores.sqlite.errors import DAMAGED, explained, is_full, is_the_files
 from gateway.stores.sqlite.file_lock import SqliteLock
 from gateway.stores.sqlite.incarnation import Incarnation
 from gateway.stores.sqlite.transactions import Transactions
-from gateway.stores.tail_cache import Tails
+from gateway.stores.tail_cache import TailCache
 
 _log = logging.getLogger("realtime.sqlite")
 
@@ -48,7 +48,7 @@ PROBE_S = 1.0  # between two tries to write while the file refuses it
 
 Durability = Literal["full", "normal"]
 Work = Callable[[Transactions], Any]
-Waiting = asyncio.Future[Any] | Callable[[Any], None]  # the latter is told what was raised, too
+Completion = asyncio.Future[Any] | Callable[[Any], None]  # the latter is told what was raised, too
 
 
 class SqliteStore:
@@ -82,8 +82,8 @@ class SqliteStore:
         self._probe: asyncio.Task[None] | None = None
         self._swept_no: int | None = 0  # how far a sweep has looked at all streams; None: it has
         self._lock = SqliteLock(self.path)
-        self._growth = Growth()
-        self._tails = Tails()
+        self._growth = ChangeNotifier()
+        self._tails = TailCache()
         self._writer: _WriterThread | None = None
         self._readers: _Readers | None = None
         self._can_read = asyncio.Event()  # cleared while the readers are replaced
@@ -251,7 +251,7 @@ class SqliteStore:
         self,
         key: StreamKey,
         records: Sequence[bytes],
-        done: Done,
+        done: OnAppended,
         *,
         source: str | None = None,
         writer: Writer | None = None,
@@ -288,7 +288,7 @@ class SqliteStore:
         await self._write(lambda tx: tx.delete(key, self._clock_ms()))
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: Hand | None = None
+        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         return self._growth.follow(key, after, self.read, hand)
@@ -332,7 +332,7 @@ class SqliteStore:
         """See `Store.delete_run`."""
         return await self._write(lambda tx: tx.delete_run(run_id, self._clock_ms()))
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> SweepResult:
         """See `Store.sweep`."""
         if self._writer is None:
             raise self._why_not()
@@ -340,7 +340,7 @@ class SqliteStore:
         kept, now_ms = self._retention, self._clock_ms()
         found = await self._read(lambda db: sqlite_retention.find(db, self._swept_no, kept, now_ms))
         if found.is_nothing and not (self._writer is not None and self._writer.has_outgrown):
-            swept = Swept(has_more=found.has_more)
+            swept = SweepResult(has_more=found.has_more)
         else:
             swept = await self._write(lambda tx: sqlite_retention.remove(tx, found, kept, now_ms))
         self._swept_no = found.last_no
@@ -392,7 +392,7 @@ class SqliteStore:
             raise explained(self.path, error, "read") from error
 
     def _tell(
-        self, grown: Mapping[StreamKey, Grown], changed: set[StreamKey], ended: set[str]
+        self, grown: Mapping[StreamKey, CommittedBatch], changed: set[StreamKey], ended: set[str]
     ) -> None:
         for key, added in grown.items():
             self._tails.grew(key, added.position, is_open=added.ended is None)
@@ -442,7 +442,7 @@ class _WriterThread:
         connection: sqlite3.Connection,
         path: Path,
         loop: asyncio.AbstractEventLoop,
-        tell: Callable[[Mapping[StreamKey, Grown], set[StreamKey], set[str]], None],
+        tell: Callable[[Mapping[StreamKey, CommittedBatch], set[StreamKey], set[str]], None],
         on_refused: Callable[[], None],
         retention: Retention,
     ) -> None:
@@ -453,8 +453,8 @@ class _WriterThread:
         self._tell = tell
         self._on_refused = on_refused
         self._transactions = Transactions(connection, retention)
-        self._gathered: list[tuple[Work, Waiting]] = []  # since the loop's last turn
-        self._queue: queue.SimpleQueue[list[tuple[Work, Waiting]] | None] = queue.SimpleQueue()
+        self._gathered: list[tuple[Work, Completion]] = []  # since the loop's last turn
+        self._queue: queue.SimpleQueue[list[tuple[Work, Completion]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
         self._thread.start()
 
@@ -468,7 +468,7 @@ class _WriterThread:
         """Do some work with the next commit, then call `done` on the event loop."""
         self._gather(work, done)
 
-    def _gather(self, work: Work, waiting: Waiting) -> None:
+    def _gather(self, work: Work, waiting: Completion) -> None:
         if not self._gathered:
             # All that this turn of the loop brings is one group: the thread would begin with the
             # first of them alone, which costs a commit of its own, and have the others wait for it.
@@ -504,8 +504,8 @@ class _WriterThread:
                 self._commit(group)
         self._db.close()
 
-    def _take_group(self) -> tuple[list[tuple[Work, Waiting]], bool]:
-        group: list[tuple[Work, Waiting]] = []
+    def _take_group(self) -> tuple[list[tuple[Work, Completion]], bool]:
+        group: list[tuple[Work, Completion]] = []
         gathered = self._queue.get()
         while gathered is not None:
             group += gathered
@@ -517,7 +517,7 @@ class _WriterThread:
                 return group, False
         return group, True
 
-    def _commit(self, group: list[tuple[Work, Waiting]]) -> None:
+    def _commit(self, group: list[tuple[Work, Completion]]) -> None:
         transactions = self._transactions
         try:
             transactions.begin()
@@ -551,7 +551,7 @@ class _WriterThread:
         except sqlite3.Error:
             pass  # the transaction is gone with whatever broke it; the next `begin` will say so
 
-    def _answer(self, answers: list[tuple[Waiting, Any]], then: Callable[[], None]) -> None:
+    def _answer(self, answers: list[tuple[Completion, Any]], then: Callable[[], None]) -> None:
         def deliver() -> None:
             for waiting, outcome in answers:
                 if not isinstance(waiting, asyncio.Future):

@@ -42,7 +42,7 @@ from gateway.stores.reserved_logs import (
     sets_of,
 )
 from gateway.stores.run_lists import encode_listed
-from gateway.stores.sqlite.blocks import Budget, Grown, StreamState, cut, write_streams
+from gateway.stores.sqlite.blocks import Budget, CommittedBatch, StreamState, cut, write_streams
 from gateway.stores.sqlite.incarnation import Incarnation
 from gateway.stores.sqlite.queries import MEMBERS, load_run, snapshot_of, snapshot_there, stream_row
 
@@ -77,7 +77,7 @@ class Transactions:
         self._trimmed: set[StreamKey] = set()
         self._streams: dict[StreamKey, StreamState] = {}
         self._dirty: dict[StreamKey, StreamState] = {}
-        self.grown: dict[StreamKey, Grown] = {}  # what to tell the followers of
+        self.grown: dict[StreamKey, CommittedBatch] = {}  # what to tell the followers of
         self.changed: set[StreamKey] = set()  # whose followers have to read
         self.ended_runs: set[str] = set()
         self.has_written = False  # since the file got its name
@@ -110,7 +110,7 @@ class Transactions:
             except OSError as error:
                 _log.warning("the store's name could not be written beside it: %s", error)
 
-    def _is_outgrown(self, key: StreamKey, grown: Grown) -> bool:
+    def _is_outgrown(self, key: StreamKey, grown: CommittedBatch) -> bool:
         if not grown.entries or not is_announced(key):
             return False
         stream = self._dirty[key]
@@ -236,7 +236,7 @@ class Transactions:
             return False
         self._throw_away("run_id = ? AND stream_id = ?", key)
         self._forget(key)
-        self.grown[key] = Grown(0, [], ORIGIN, None)
+        self.grown[key] = CommittedBatch(0, [], ORIGIN, None)
         self.changed.add(key)
         return True
 

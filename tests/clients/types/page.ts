@@ -30,12 +30,12 @@ gateway.run<{ items: string[] }, number>("run_1", { skip: ["metadata"] }).subscr
   const output: number | null | undefined = run?.output;
   void [output, run?.payload?.items[0]];
 });
-gateway.model.runs({ tag: "user_7" }, { limit: 10 }).subscribe(({ runs, hasMore, loadMore }) => {
+gateway.runs({ tag: "user_7" }, { limit: 10 }).subscribe(({ runs, hasMore, loadMore }) => {
   if (hasMore && runs[0]?.is_failed) loadMore();
 });
 gateway.streams("run_1").subscribe(({ streams }) => void streams["answer"]?.text);
 // @ts-expect-error: a set has one name
-gateway.model.runs({ user: "user_7" });
+gateway.runs({ user: "user_7" });
 
 gateway.stream("run_1", "answer", { parts: true }).subscribe(({ parts, partsBySource }) => {
   const text: string = parts.text + (parts.tool_calls[0]?.input_text ?? "");
