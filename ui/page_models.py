@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass
 from typing import Any, Protocol, TypeVar
 
-from gateway.runs import RunError
+from gateway.model.runs import RunError
 
 from .text_numbers import page_type
 

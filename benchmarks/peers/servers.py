@@ -172,7 +172,7 @@ async def new_run(port: int) -> str:
 
 async def new_runs(port: int, count: int) -> list[str]:
     """Create runs that execute until the gateway stops."""
-    from gateway.runs import Run, new_run_id
+    from gateway.model.runs import Run, new_run_id
 
     ids = [new_run_id(time.time_ns() // 1_000_000) for _ in range(count)]
     async with as_worker(port) as store:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from benchmarks.load_generator import MARKER, Load, WireProtocol, receive_some, text_frame
 from benchmarks.peers.servers import BY_NAME, HERE_FULL, as_worker, running
 from benchmarks.report import Effort, Result, interleaved
-from gateway.records import StreamKey
+from gateway.model.records import StreamKey
 
 NAME = "catch-up"
 CLIENTS = 1000

@@ -1,6 +1,6 @@
 import pytest
 
-from demo_app.census_sources import sources
+from demo_app.census.sources import sources
 
 pytestmark = [
     pytest.mark.browser,

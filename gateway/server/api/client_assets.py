@@ -21,8 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import gateway
-from gateway.web.durable_streams.offsets import matches
-from gateway.web.javascript import bundle
+from gateway.server.api.client_bundle import bundle
+from gateway.server.durable_streams.offsets import matches
 
 FOLDER = Path(gateway.__file__).parent / "ui" / "client"
 """The files that Reflex gets too. Found by path: importing `gateway.ui` would import Reflex."""
