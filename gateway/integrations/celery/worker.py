@@ -133,7 +133,7 @@ class Worker:
         attempt = request.retries + 1
         fields = self._fields(sender, (args, kwargs))
         run = ticket.run(QUEUE, sender.name, **fields)
-        kept = tell(lambda active: tracking.claim(active, run, attempt), order=run.id)
+        kept = tell(lambda active: _run_tracking.claim(active, run, attempt), order=run.id)
         if kept is not None and kept.is_finished and kept.status not in NOT_AGAIN:
             # Celery brings it a second time, and executes it again.
             ticket = ticket.again()

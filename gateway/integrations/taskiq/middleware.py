@@ -156,7 +156,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         ticket = _ticket(message) or RunTicket.new(message.task_id, is_guess=True)
         attempt = _retries(message) + 1
         run = self._run(ticket, message)
-        kept = await self._tell(run.id, lambda active: tracking.claim(active, run, attempt))
+        kept = await self._tell(run.id, lambda active: _run_tracking.claim(active, run, attempt))
         if kept is not None and kept.is_finished and kept.status not in NOT_AGAIN:
             ticket = ticket.again()  # brought a second time, and executed again
             again = self._run(ticket, message)
