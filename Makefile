@@ -3,12 +3,13 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 BIN := .venv/bin
+INSTALL := PYTHON="$(PYTHON)" sh requirements/install.sh
 # Node and npm come from the virtual environment; bun would be downloaded from elsewhere.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export REFLEX_USE_NPM := 1
 export REFLEX_TELEMETRY_ENABLED := false
 
-.PHONY: help demo cluster-demo test check faults soak audit bench bench-quick setup browser nginx clean
+.PHONY: help demo cluster-demo test check faults soak audit bench bench-quick setup bench-setup lock browser nginx clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,21 +40,30 @@ soak: setup  ## Ten minutes of moderate load; memory has to stay flat
 audit: setup  ## Look the dependencies up among known vulnerabilities
 	$(BIN)/python -m tests.audit
 
-bench: setup  ## Measure everything, beside other servers (25 minutes); writes benchmarks/results/
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+bench: bench-setup  ## Measure everything, beside other servers (25 minutes); writes benchmarks/results/
 	$(BIN)/python -m benchmarks --into benchmarks/results
 
-bench-quick: setup  ## Measure what this gateway has to reach, beside other servers (under 5 minutes)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+bench-quick: bench-setup  ## Measure what this gateway has to reach, beside other servers (under 5 minutes)
 	$(BIN)/python -m benchmarks.targets
 
-setup: $(BIN)/.installed  ## Make .venv and install everything
+setup: $(BIN)/.installed  ## Create .venv and install the locked versions of everything
 
-$(BIN)/.installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed and was not found" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(BIN)/.installed: pyproject.toml requirements/dev.txt
+	@$(INSTALL) .venv dev
 	@touch $@
+
+bench-setup: setup
+	@$(INSTALL) .venv bench
+
+# uv keeps the versions that a file names, unless it is to upgrade them.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+lock: setup  ## Lock the dependencies of pyproject.toml in requirements/; UPGRADE=1 takes the newest versions
+	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra es256 --extra server --group test-fast -c requirements/dev.txt -o requirements/fast.txt
+	$(LOCK) pyproject.toml --extra redis --extra server --group bench -c requirements/dev.txt -o requirements/bench.txt
+	$(LOCK) --group installer -c requirements/dev.txt -o requirements/installer.txt
 
 browser:
 	@sh tests/browser/install.sh

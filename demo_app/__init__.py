@@ -18,4 +18,4 @@ cluster/       two gateways on one store, nginx and a Celery worker
 
 from gateway._internal.extras import require
 
-require("demo", "reflex", "httpx")
+require("ui", "reflex")
