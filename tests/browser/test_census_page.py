@@ -18,13 +18,12 @@ async def check_completed(page, run_id, observer, source_id):
         "words => document.querySelector('#files')?.innerText === words",
         f"{files} of {files} files",
     )
-    assert await page.text("#percent") == "100%"
+    await page.until_texts("#percent", ["100%"])
     last = (await observer.records(run_id, "summary"))[-1]["data"]
     assert last["files_done"] == files
-    assert await page.text("#lines") == f"{last['totals']['lines']:,}"
-    assert await page.text("#tokens") == f"{last['totals']['tokens']:,}"
-    largest = [row.split()[0] for row in await page.texts(".module")]
-    assert largest == [stats["module"] for stats in last["largest"]]
+    await page.until_texts("#lines", [f"{last['totals']['lines']:,}"])
+    await page.until_texts("#tokens", [f"{last['totals']['tokens']:,}"])
+    await page.until_texts(".module", [stats["module"] for stats in last["largest"]])
 
 
 async def test_a_package_is_counted_to_its_last_file(open_page, demo):
@@ -35,7 +34,7 @@ async def test_a_package_is_counted_to_its_last_file(open_page, demo):
         "() => { const all = [...document.querySelectorAll('.worker .run-status')];"
         " return all.length === 2 && all.every(badge => badge.innerText === 'completed') }"
     )
-    assert await page.texts(".worker-percent") == ["100%", "100%"]
+    await page.until_texts(".worker-percent", ["100%", "100%"])
     assert await page.page.locator("#cancel").count() == 0
 
 

@@ -81,7 +81,10 @@ async def test_the_runs_of_a_tag_are_kept_up_to_date_and_more_are_loaded(open_ap
     await page.page.locator("#more:enabled").click()
     await page.until("() => document.querySelectorAll('.tagged').length >= 5")
     assert (await page.texts(".tagged"))[:3] == rows
-    assert await page.text("#tagged-count") == str(len(await page.texts(".tagged")))
+    await page.until(
+        "() => document.querySelector('#tagged-count').innerText"
+        " === String(document.querySelectorAll('.tagged').length)"
+    )
     await page.page.locator("#one").click()
     await page.until(
         "first => { const row = document.querySelector('.tagged').innerText;"

@@ -84,6 +84,17 @@ class Watched:
     async def texts(self, selector: str) -> list[str]:
         return await self.page.locator(selector).all_inner_texts()
 
+    async def until_texts(self, selector: str, expected: list[str]) -> None:
+        """Wait until the elements of a selector are as many, each beginning with its text."""
+        await self.until(
+            "([selector, expected]) => {"
+            " const all = [...document.querySelectorAll(selector)].map(e => e.innerText.trim());"
+            " const words = all.map(text => text.split(/\\s+/).join(' '));"
+            " return words.length === expected.length"
+            " && words.every((text, i) => (text + ' ').startsWith(expected[i] + ' ')) }",
+            [selector, expected],
+        )
+
     async def until(self, condition: str, arg: Any = None, timeout_ms: float = DEADLINE_MS) -> None:
         """Wait until a JavaScript condition holds; its failure shows the page's text."""
         try:

@@ -156,6 +156,16 @@ test("fault 10: records after a cancellation are shown, and the run is finished"
   assert.deepEqual([component.snapshot.data, component.snapshot.endReason], [["late"], "canceled"]);
 });
 
+test("entry without observers keeps the records that arrive until one returns", () => {
+  const { page, store, component } = livePage({ maxRecords: 2 });
+  page.socket.receive(records(1, 0, "a", "b"));
+  page.clock.advance(50);
+  component.unmount();
+  page.socket.receive(records(1, 2, "c"), { type: "end", id: 1, reason: "completed", position: position(3) });
+  page.clock.advance(50);
+  assert.deepEqual(new Component(store, { maxRecords: 2 }).snapshot.data, ["b", "c"]);
+});
+
 test("last observer to leave unsubscribes after the linger time", () => {
   const { page, store, component } = livePage();
   page.socket.receive(records(1, 0, "a"));

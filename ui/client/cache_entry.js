@@ -30,6 +30,8 @@ export class CacheEntry {
   #warnedCodes = new Set();
   #flushTimer;
   #flushedAt = -Infinity;
+  /** How many records the snapshot keeps. @type {number|null} */
+  #recordBound = 0;
   #wasLive = false;
 
   /**
@@ -185,10 +187,14 @@ export class CacheEntry {
     return this.#add([...others, ...records]);
   }
 
-  // The largest that anyone asks for; null is without bound.
+  // The largest that an observer asks for; null is without bound. An entry without observers keeps
+  // the bound of those that left: one of them may return, and an ended stream sends nothing again.
   #maxRecords() {
-    const wanted = [...this.observers].map((observer) => observer.options.maxRecords);
-    return wanted.includes(null) ? null : Math.max(0, ...wanted);
+    if (this.observers.size > 0) {
+      const wanted = [...this.observers].map((observer) => observer.options.maxRecords);
+      this.#recordBound = wanted.includes(null) ? null : Math.max(0, ...wanted);
+    }
+    return this.#recordBound;
   }
 
   // Ten components that show the result of one Python hook carry one handler ten times: the
