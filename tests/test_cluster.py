@@ -227,7 +227,7 @@ async def test_a_worker_whose_gateway_dies_goes_on_through_another(cluster, stor
         await until_records(store, id, 3)
         await asyncio.sleep(LEASE_S)  # long enough for the other to take it for dead, if it did
         assert await status(store, id) == "executing"
-        proxy.lead_to(other.port)
+        proxy.set_target(other.port)
         one.kill()
         run = await until_status(store, id, "completed")
         assert run.output == 200

@@ -24,7 +24,7 @@ BESIDE = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH
 CADDY = shutil.which("caddy", path=BESIDE)
 
 
-@pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))
+@pytest.mark.skipif(nginx.unavailable_reason() is not None, reason=str(nginx.unavailable_reason()))
 @needs.program("openssl", "openssl")
 def test_nginx_takes_its_configuration(tmp_path):
     certificate = ["-keyout", "privkey.pem", "-out", "fullchain.pem", "-days", "1"]

@@ -231,7 +231,7 @@ async def broken(clock):
 @pytest.mark.parametrize("lost", [b'"state":"live"', b"the first record"])
 async def test_a_stream_is_created_once_when_the_answer_is_lost(broken, lost):
     proxy, paths = broken
-    proxy.lose_answer_to(lost)
+    proxy.drop_response_to(lost)
     _, is_new = await create(paths, "a", b"the first record")
     assert (proxy.lost, is_new) == (1, True)
     position, _ = await (await paths.open("a")).tail()
@@ -242,7 +242,7 @@ async def test_a_stream_is_created_once_when_the_answer_is_lost(broken, lost):
 async def test_a_stream_is_deleted_once_when_the_answer_is_lost(broken):
     proxy, paths = broken
     stream, _ = await create(paths, "a", b"x")
-    proxy.lose_answer_to(b'"state":"absent"')
+    proxy.drop_response_to(b'"state":"absent"')
     await paths.delete("a")
     assert proxy.lost == 1
     assert await status(paths, "a") == 404
@@ -254,11 +254,11 @@ async def test_a_stream_is_deleted_once_when_the_answer_is_lost(broken):
 async def test_a_fork_is_made_once_when_the_answer_to_its_source_is_lost(broken):
     proxy, paths = broken
     await create(paths, "a", b"x")
-    proxy.lose_answer_to(b'"forks":')
+    proxy.drop_response_to(b'"forks":')
     await fork(paths, "b", "a")
     assert proxy.lost == 1
     assert len((await paths.read("a")).configuration.forks) == 1
-    proxy.lose_answer_to(b'"state":"live"')  # of the source, when the fork releases it
+    proxy.drop_response_to(b'"state":"live"')  # of the source, when the fork releases it
     await paths.delete("b")
     assert proxy.lost == 1 + 1
     assert (await paths.read("a")).configuration.forks == ()

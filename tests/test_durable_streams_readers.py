@@ -126,7 +126,7 @@ def default_configuration() -> str:
     return re.sub(r"\n\s+proxy_(?!pass|temp)[^\n]*", "", nginx.CONFIGURATION)
 
 
-@pytest.mark.skipif(nginx.why_not() is not None, reason=str(nginx.why_not()))
+@pytest.mark.skipif(nginx.unavailable_reason() is not None, reason=str(nginx.unavailable_reason()))
 async def test_a_reader_behind_nginx_with_its_defaults_gets_each_record_at_once(
     tmp_path, monkeypatch
 ):

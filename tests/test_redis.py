@@ -245,12 +245,12 @@ async def test_a_listener_that_hears_nothing_is_noticed_and_hears_again():
                 assert await take(pages, 1) == [1]
                 assert other.is_ready
                 assert other.lag_s < 0.5
-                proxy.fall_silent()
+                proxy.stop_forwarding()
                 await until(lambda: not other.is_ready)
                 assert 0.5 <= other.lag_s < 10
                 await one.append(key, [b"2"])
                 proxy.cut()
-                proxy.speak()
+                proxy.resume_forwarding()
                 assert await take(pages, 1) == [2]
                 await until(lambda: other.is_ready)
 

@@ -1,14 +1,19 @@
-"""What the gateway has to stand, with real processes: kills, stops, silence, slowness, crowds.
+"""Fault tests with real processes: kills, stops, pauses, lost packets, slow and vanished clients.
 
-`python -m tests.faults` (or `make faults`) runs all of it for minutes; `test_faults_short.py` runs
-a short form of each scenario.
+`python -m tests.faults` (or `make faults`) runs every scenario for minutes; `test_faults_short.py`
+runs a short form of each.
 
-    history    what was acknowledged and what each reader saw; a pure check of the two
-    clients    a reader and a writer over a raw WebSocket that do what PROTOCOL.md says
-    sdk_writers, lone_reader, served    processes of their own
-    proxy      a TCP proxy that can fall silent, slow down or cut
-    load       writers and readers around one gateway, and the history of it all
-    scenarios  what is done to them
-    valkey     what is done to the server of the store, and to the way there
-    cluster    two gateways on one Valkey behind a real nginx, and what is done to those
+    history    acknowledged records, the records that each reader received, and their comparison
+    clients    a reader and a writer over a raw WebSocket, written from PROTOCOL.md
+    sdk_writers, lone_reader, served    programs that run as child processes
+    process    a gateway as a process, and child processes
+    proxy      a TCP proxy that can stop forwarding, slow down, or break connections
+    network    a network namespace whose packets can be dropped
+    nginx      a real nginx in front of gateways
+    load       writers and readers of one gateway, and their history
+    scenarios  faults of one gateway and of its clients
+    valkey     faults of the store's server and of the network path to it
+    cluster    faults of two gateways on one Valkey behind a real nginx
+    large      a SQLite file of a million runs
+    soak       ten minutes of load; memory must not grow
 """

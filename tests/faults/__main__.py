@@ -1,6 +1,6 @@
-"""`python -m tests.faults`: every scenario in its long form, and a last line of figures.
+"""`python -m tests.faults`: run every scenario in its long form, and print the totals.
 
-Ends with 1 if anything was lost, repeated or out of order, or did not recover.
+The exit code is 1 if a record was lost, repeated or out of order, or if a client did not recover.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from faults import cluster, large, scenarios, valkey
 from faults.history import Verdict
 
-Scenario = Callable[[Path, scenarios.Say], Awaitable[Verdict]]
+Scenario = Callable[[Path, scenarios.Log], Awaitable[Verdict]]
 
 KILLS = 50
 STOPS = 10
-AGAIN = 5  # of what is done once more, over another store or another way
+REPEATS = 5  # of scenarios that run again with another store or another setup
 SLOW_S = 40.0
 RELOADS = 5
 MAX_SCENARIO_S = 240.0
@@ -30,64 +30,66 @@ LARGE_RUNS = 1_000_000
 LARGE_STREAM_MB = 1_000
 
 SCENARIOS: dict[str, Scenario] = {
-    "kills": lambda folder, say: scenarios.kills(folder, times=KILLS, say=say),
-    "stops": lambda folder, say: scenarios.stops(folder, times=STOPS, say=say),
-    "paused": lambda folder, say: scenarios.paused(folder, say=say),
-    "half open": lambda folder, say: scenarios.half_open(folder, say=say),
-    "dropped": lambda folder, say: scenarios.dropped(folder, say=say),
-    "slow": lambda folder, say: scenarios.slow(folder, for_s=SLOW_S, say=say),
-    "vanished": lambda folder, say: scenarios.vanished(folder, say=say),
-    "redis kills": lambda folder, say: cluster.over_redis(
-        scenarios.kills, folder, times=AGAIN, say=say
+    "kills": lambda folder, log: scenarios.kills(folder, times=KILLS, log=log),
+    "stops": lambda folder, log: scenarios.stops(folder, times=STOPS, log=log),
+    "paused": lambda folder, log: scenarios.paused(folder, log=log),
+    "half open": lambda folder, log: scenarios.half_open(folder, log=log),
+    "dropped": lambda folder, log: scenarios.dropped(folder, log=log),
+    "slow": lambda folder, log: scenarios.slow(folder, for_s=SLOW_S, log=log),
+    "vanished": lambda folder, log: scenarios.vanished(folder, log=log),
+    "redis kills": lambda folder, log: cluster.over_redis(
+        scenarios.kills, folder, times=REPEATS, log=log
     ),
-    "redis stops": lambda folder, say: cluster.over_redis(
-        scenarios.stops, folder, times=AGAIN, say=say
+    "redis stops": lambda folder, log: cluster.over_redis(
+        scenarios.stops, folder, times=REPEATS, log=log
     ),
-    "redis paused": lambda folder, say: cluster.over_redis(scenarios.paused, folder, say=say),
-    "redis half open": lambda folder, say: cluster.over_redis(scenarios.half_open, folder, say=say),
-    "redis dropped": lambda folder, say: cluster.over_redis(scenarios.dropped, folder, say=say),
-    "redis slow": lambda folder, say: cluster.over_redis(
-        scenarios.slow, folder, for_s=SLOW_S / 4, say=say
+    "redis paused": lambda folder, log: cluster.over_redis(scenarios.paused, folder, log=log),
+    "redis half open": lambda folder, log: cluster.over_redis(scenarios.half_open, folder, log=log),
+    "redis dropped": lambda folder, log: cluster.over_redis(scenarios.dropped, folder, log=log),
+    "redis slow": lambda folder, log: cluster.over_redis(
+        scenarios.slow, folder, for_s=SLOW_S / 4, log=log
     ),
-    "redis vanished": lambda folder, say: cluster.over_redis(scenarios.vanished, folder, say=say),
-    "server killed": lambda folder, say: valkey.killed(folder, times=AGAIN, say=say),
-    "server still": lambda folder, say: valkey.still(folder, say=say),
-    "server cut off": lambda folder, say: valkey.cut_off(folder, say=say),
-    "one of two": lambda folder, say: cluster.kills(folder, times=STOPS, say=say),
-    "affinity": lambda folder, say: cluster.kills(folder, times=AGAIN, has_affinity=True, say=say),
-    "rolling": lambda folder, say: cluster.rolling(folder, rounds=RELOADS, say=say),
-    "large file": lambda folder, say: large.large(
-        folder, runs=LARGE_RUNS, stream_mb=LARGE_STREAM_MB, say=say
+    "redis vanished": lambda folder, log: cluster.over_redis(scenarios.vanished, folder, log=log),
+    "server killed": lambda folder, log: valkey.killed(folder, times=REPEATS, log=log),
+    "server still": lambda folder, log: valkey.frozen(folder, log=log),
+    "server cut off": lambda folder, log: valkey.network_cut(folder, log=log),
+    "one of two": lambda folder, log: cluster.kills(folder, times=STOPS, log=log),
+    "affinity": lambda folder, log: cluster.kills(
+        folder, times=REPEATS, has_affinity=True, log=log
     ),
-    "nginx": lambda folder, say: scenarios.proxied(folder, reloads=RELOADS, say=say),
+    "rolling": lambda folder, log: cluster.rolling(folder, rounds=RELOADS, log=log),
+    "large file": lambda folder, log: large.large(
+        folder, runs=LARGE_RUNS, stream_mb=LARGE_STREAM_MB, log=log
+    ),
+    "nginx": lambda folder, log: scenarios.proxied(folder, reloads=RELOADS, log=log),
 }
 
 
 async def run(names: list[str]) -> list[tuple[str, Verdict]]:
-    """Run scenarios one after the other."""
+    """Run scenarios one after the other, and return their verdicts."""
     verdicts = []
     for name in names:
         began_s = time.monotonic()
 
-        def say(text: str, name: str = name, began_s: float = began_s) -> None:
+        def log(text: str, name: str = name, began_s: float = began_s) -> None:
             print(f"{name:<15}{time.monotonic() - began_s:6.1f} s  {text}", flush=True)
 
         with tempfile.TemporaryDirectory(prefix="realtime-faults-") as folder:
             try:
                 async with asyncio.timeout(MAX_SCENARIO_S):
-                    verdict = await SCENARIOS[name](Path(folder), say)
+                    verdict = await SCENARIOS[name](Path(folder), log)
             except Exception as error:
                 verdict = Verdict()
                 verdict.count("contradictions", f"{type(error).__name__}: {error}")
-        say(str(verdict))
+        log(str(verdict))
         for fault in verdict.faults[:20]:
-            say(f"  {fault}")
+            log(f"  {fault}")
         verdicts.append((name, verdict))
     return verdicts
 
 
 def main() -> int:
-    """Run what is asked for; say what came of it."""
+    """Run the named scenarios, or all, and print the totals."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("scenario", nargs="*", help=f"default all: {', '.join(SCENARIOS)}")
     names = parser.parse_args().scenario or list(SCENARIOS)

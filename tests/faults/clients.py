@@ -1,4 +1,4 @@
-"""A reader and a writer over a raw WebSocket, written after PROTOCOL.md and nothing else."""
+"""A reader and a writer over a raw WebSocket, written from PROTOCOL.md alone."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from websockets.exceptions import WebSocketException
 
 from faults.history import History, Key, Seen, View
 
-# Section 7 says 0.5 s and 30 s. A client may come back sooner; tests do, to be done sooner.
+# Section 7 recommends 0.5 s and 30 s. Shorter times are allowed, and make the tests faster.
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 0.6
 PING_S = 0.3
-STALL_S = 3.0  # nothing for so long, not even a pong: the connection is half open
+STALL_S = 3.0  # without any frame, not even a pong, the connection counts as half open
 OPEN_S = 5.0
 
 
-class Refused(Exception):
-    """The gateway says that coming back does not help."""
+class PermanentError(Exception):
+    """The gateway closed with an error that a retry cannot fix."""
 
 
-class Connected:
-    """Stays connected: section 7. What is done on a connection is a subclass's to say."""
+class ReconnectingClient:
+    """A client that reconnects (section 7). Subclasses implement what it does on a connection."""
 
     def __init__(
         self,
         url: str,
         token: Callable[[], str],
         *,
-        chance: random.Random,
+        rng: random.Random,
         stall_s: float = STALL_S,
     ) -> None:
         self.url = url if url.endswith("/v1/ws") else f"{url}/v1/ws"
@@ -41,21 +41,21 @@ class Connected:
         self.closes: list[int] = []
         self.error: dict[str, Any] = {}  # the last error frame that concerns the connection
         self.is_done = False
-        self.outages_s: list[float] = []  # from the loss of a connection to being back
+        self.outages_s: list[float] = []  # from a lost connection until it works again
         self._lost_s: float | None = None
         self._token = token
-        self._chance = chance
+        self._rng = rng
         self._stall_s = stall_s
-        self._heard_at_s = 0.0
+        self._received_at_s = 0.0
         self._socket: ClientConnection | None = None
 
     async def run(self) -> None:
-        """Connect again and again until done."""
+        """Connect, and reconnect after each loss, until `is_done`."""
         attempt = 0
         while not self.is_done:
             limit_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
             advice_s = self.error.pop("retry_after_ms", 0) / 1000
-            await asyncio.sleep(advice_s + self._chance.random() * limit_s)
+            await asyncio.sleep(advice_s + self._rng.random() * limit_s)
             attempt += 1
             try:
                 async with asyncio.timeout(OPEN_S):
@@ -75,35 +75,35 @@ class Connected:
                 if self._lost_s is None:
                     self._lost_s = asyncio.get_running_loop().time()
                 socket.transport.abort() if self.is_stalled() else await socket.close()
-            self._judge(socket.close_code or 1006)
+            self._record_close(socket.close_code or 1006)
 
-    def vanish(self) -> None:
-        """Break the socket without a word, and do not come back."""
+    def abort(self) -> None:
+        """Abort the socket without a close frame, and do not reconnect."""
         self.is_done = True
         if self._socket is not None:
             self._socket.transport.abort()
 
-    def be_patient(self) -> None:
-        """Wait long for frames: the way to here is slow."""
+    def disable_stall_timeout(self) -> None:
+        """Wait long for frames, for a client whose connection is slow."""
         self._stall_s = 3600.0
 
-    def is_back(self) -> None:
-        """Take note that everything is as it was before the connection was lost."""
+    def record_recovery(self) -> None:
+        """Record the length of the outage when the client works again."""
         if self._lost_s is not None:
             self.outages_s.append(asyncio.get_running_loop().time() - self._lost_s)
             self._lost_s = None
 
     def is_stalled(self) -> bool:
-        """Whether nothing was heard for too long."""
-        return asyncio.get_running_loop().time() - self._heard_at_s > self._stall_s
+        """Return whether no frame was received for too long."""
+        return asyncio.get_running_loop().time() - self._received_at_s > self._stall_s
 
-    def _judge(self, code: int) -> None:
+    def _record_close(self, code: int) -> None:
         self.closes.append(code)
         if 4000 <= code < 4500 and code not in (4408, 4429) and not self.is_done:
-            raise Refused(f"close code {code}: {self.error}")
+            raise PermanentError(f"close code {code}: {self.error}")
 
     async def _serve(self, socket: ClientConnection) -> bool:
-        self._heard_at_s = asyncio.get_running_loop().time()
+        self._received_at_s = asyncio.get_running_loop().time()
         await self._send(socket, type="hello", protocol=1, token=self._token())
         frame = await self._receive(socket)
         if frame["type"] != "welcome":
@@ -112,9 +112,9 @@ class Connected:
         self.connections += 1
         pinging = asyncio.create_task(self._ping(socket))
         try:
-            await self.begin(socket)
+            await self.on_connected(socket)
             while not self.is_done:
-                await self.take(socket, await self._receive(socket))
+                await self.handle(socket, await self._receive(socket))
         finally:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
@@ -122,7 +122,7 @@ class Connected:
 
     async def _receive(self, socket: ClientConnection) -> dict[str, Any]:
         frame = json.loads(await asyncio.wait_for(socket.recv(), self._stall_s))
-        self._heard_at_s = asyncio.get_running_loop().time()
+        self._received_at_s = asyncio.get_running_loop().time()
         if frame["type"] == "error" and "id" not in frame:
             self.error = frame
         return frame
@@ -135,15 +135,15 @@ class Connected:
     async def _send(self, socket: ClientConnection, **frame: Any) -> None:
         await socket.send(json.dumps(frame))
 
-    async def begin(self, socket: ClientConnection) -> None:
-        """Say what is wanted, on a new connection."""
+    async def on_connected(self, socket: ClientConnection) -> None:
+        """Send the first requests on a new connection."""
 
-    async def take(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
-        """Take a frame."""
+    async def handle(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+        """Handle a received frame."""
 
 
-class Reader(Connected):
-    """Follows one stream to its end and resumes where it was: sections 4, 5 and 7."""
+class Reader(ReconnectingClient):
+    """Follows one stream to its end, and resumes at its position (sections 4, 5 and 7)."""
 
     def __init__(self, url: str, token: Callable[[], str], view: View, **more: Any) -> None:
         self.throttle_ms = more.pop("throttle_ms", 0)
@@ -152,7 +152,7 @@ class Reader(Connected):
         self.position: str | None = None
         self.arrived: Callable[[list[dict[str, Any]]], None] = lambda records: None
 
-    async def begin(self, socket: ClientConnection) -> None:
+    async def on_connected(self, socket: ClientConnection) -> None:
         self.view.connections += 1
         run, stream = self.view.key
         start = {"position": self.position} if self.position else "beginning"
@@ -166,15 +166,15 @@ class Reader(Connected):
             throttle_ms=self.throttle_ms,
         )
 
-    async def take(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+    async def handle(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
         if frame.get("id") != 1:
             return
         match frame["type"]:
             case "subscribed":
-                self.is_back()
+                self.record_recovery()
                 self.position = frame["position"]
             case "records":
-                # The history judges whether offsets are contiguous; a client would reconnect.
+                # The history checks for missing offsets; a real client would reconnect.
                 self.view.records += [
                     Seen(record["offset"], record["data"]) for record in frame["records"]
                 ]
@@ -192,13 +192,13 @@ class Reader(Connected):
                 self.view.end = frame["reason"]
                 self.is_done = True
             case "error" if frame["retryable"]:
-                await self.begin(socket)
+                await self.on_connected(socket)
             case "error":
-                raise Refused(str(frame))
+                raise PermanentError(str(frame))
 
 
-class Writer(Connected):
-    """Appends to one stream, one append under way, the unanswered sent again: section 8."""
+class Writer(ReconnectingClient):
+    """Appends to one stream, one append in flight; repeats unacknowledged ones (section 8)."""
 
     def __init__(
         self,
@@ -218,18 +218,18 @@ class Writer(Connected):
         self._key = key
         self._name = name
         self._pause_s = pause_s
-        self._padding = " " * padding  # which `int` of a value's number takes
+        self._padding = " " * padding  # `int` accepts trailing spaces
         self._count = 0
-        self._values: list[str] = []  # of the append under way
+        self._values: list[str] = []  # of the append in flight
         self._acknowledged = 0
 
-    async def begin(self, socket: ClientConnection) -> None:
+    async def on_connected(self, socket: ClientConnection) -> None:
         if not self._values:
             self._choose()
         await self._append(socket)
 
     def _choose(self) -> None:
-        count = self._chance.randint(1, 5)
+        count = self._rng.randint(1, 5)
         self._values = [f"{self._name}:{self._count + i}{self._padding}" for i in range(count)]
         self._count += count
 
@@ -246,13 +246,13 @@ class Writer(Connected):
             writer=writer,
         )
 
-    async def take(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+    async def handle(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
         if frame.get("id") != 2:
             return
         if frame["type"] == "error":
             if not frame["retryable"]:
-                raise Refused(str(frame))
-            await asyncio.sleep(self._chance.random() * FIRST_BACKOFF_S)
+                raise PermanentError(str(frame))
+            await asyncio.sleep(self._rng.random() * FIRST_BACKOFF_S)
             await self._append(socket)
             return
         for index, value in enumerate(self._values):
@@ -263,6 +263,6 @@ class Writer(Connected):
         if self.stopping.is_set():
             self.is_done = True
             return
-        await asyncio.sleep(self._chance.random() * 2 * self._pause_s)
+        await asyncio.sleep(self._rng.random() * 2 * self._pause_s)
         self._choose()
         await self._append(socket)

@@ -1,4 +1,4 @@
-"""Two gateways on one Valkey, behind a real nginx, and what is done to them under load."""
+"""Faults of two gateways on one Valkey behind a real nginx, under load."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from faults.history import Verdict
 from faults.load import Load, load
 from faults.nginx import Nginx, nginx_before
 from faults.process import Gateway, gateway_at
-from faults.scenarios import Say, quiet
+from faults.scenarios import Log, no_log
 
-MAX_OUTAGE_S = 10.0  # p99: so soon the clients of a gateway that was killed are at the other
-SETTLE_S = 2.0  # until everyone is back
+MAX_OUTAGE_S = 10.0  # p99 of the time until clients of a killed gateway use the other one
+SETTLE_S = 2.0  # until all clients have reconnected
 
 
 async def over_redis(
     scenario: Callable[..., Awaitable[Verdict]], folder: Path, **more: Any
 ) -> Verdict:
-    """Do to a gateway over a Redis store what a scenario does."""
+    """Run a scenario with a Redis store."""
     with redis_server() as server:
         return await scenario(folder, store=server.url, **more)
 
@@ -34,7 +34,7 @@ async def over_redis(
 async def two_behind_nginx(
     folder: Path, has_affinity: bool
 ) -> AsyncIterator[tuple[list[Gateway], Nginx]]:
-    """Run two gateways on one Valkey and an nginx before them."""
+    """Run two gateways on one Valkey, and an nginx in front of them."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(redis_server())
         nodes = []
@@ -48,29 +48,29 @@ async def two_behind_nginx(
 
 
 async def kills(
-    folder: Path, *, times: int, has_affinity: bool = False, say: Say = quiet, **shape: int
+    folder: Path, *, times: int, has_affinity: bool = False, log: Log = no_log, **shape: int
 ) -> Verdict:
-    """`kill -9` one of them, in turn; its clients are soon at the other."""
-    chance = random.Random(5)
+    """Kill the gateways alternately; the clients reconnect to the other one."""
+    rng = random.Random(5)
     async with (
         two_behind_nginx(folder, has_affinity) as (nodes, proxy),
         load(proxy.url, folder, **({"sdk_writers": 4} | shape)) as it,
     ):
         for number in range(times):
-            await asyncio.sleep(0.5 + chance.random())
+            await asyncio.sleep(0.5 + rng.random())
             node = nodes[number % 2]
             node.kill()
             await asyncio.sleep(SETTLE_S)
             await asyncio.to_thread(node.start)
             it.check_alive()
-            say(f"kill {number + 1}/{times}: {_shown(it)}")
+            log(f"kill {number + 1}/{times}: {_summary(it)}")
         verdict = await it.finish()
         verdict.kills = sum(node.kills for node in nodes)
-        return _judged(verdict, it)
+        return _check_outages(verdict, it)
 
 
-async def rolling(folder: Path, *, rounds: int, say: Say = quiet, **shape: int) -> Verdict:
-    """Ask one after the other to stop, and start it again, as a deploy does."""
+async def rolling(folder: Path, *, rounds: int, log: Log = no_log, **shape: int) -> Verdict:
+    """Restart one gateway after the other, as a deployment does."""
     async with (
         two_behind_nginx(folder, False) as (nodes, proxy),
         load(proxy.url, folder, **({"sdk_writers": 4} | shape)) as it,
@@ -81,11 +81,11 @@ async def rolling(folder: Path, *, rounds: int, say: Say = quiet, **shape: int) 
                 took_s = await asyncio.to_thread(node.stop)
                 await asyncio.to_thread(node.start)
                 it.check_alive()
-                say(f"round {number + 1}/{rounds}: stopped in {took_s:.2f} s; {_shown(it)}")
+                log(f"round {number + 1}/{rounds}: stopped in {took_s:.2f} s; {_summary(it)}")
         await asyncio.sleep(SETTLE_S)
         verdict = await it.finish()
         verdict.stops = sum(node.stops for node in nodes)
-        return _judged(verdict, it)
+        return _check_outages(verdict, it)
 
 
 def _outages_s(it: Load) -> list[float]:
@@ -96,20 +96,20 @@ def _p99_s(outages_s: list[float]) -> float:
     return statistics.quantiles(outages_s, n=100, method="inclusive")[98]
 
 
-def _shown(it: Load) -> str:
+def _summary(it: Load) -> str:
     outages_s = _outages_s(it)
     if len(outages_s) < 2:
-        return f"{len(outages_s)} readers had to come back"
+        return f"{len(outages_s)} reconnections of readers"
     return (
-        f"{it.acknowledged()} records acknowledged; readers came back {len(outages_s)} times, "
+        f"{it.acknowledged()} records acknowledged; readers reconnected {len(outages_s)} times, "
         f"p50 {statistics.median(outages_s):.2f} s, p99 {_p99_s(outages_s):.2f} s"
     )
 
 
-def _judged(verdict: Verdict, it: Load) -> Verdict:
+def _check_outages(verdict: Verdict, it: Load) -> Verdict:
     outages_s = _outages_s(it)
     if len(outages_s) < 2:
-        verdict.count("contradictions", "no reader had to come back: nothing was done to them")
+        verdict.count("contradictions", "no reader reconnected: the fault had no effect")
     elif (p99_s := _p99_s(outages_s)) > MAX_OUTAGE_S:
-        verdict.count("contradictions", f"readers were away for {p99_s:.2f} s (p99)")
+        verdict.count("contradictions", f"readers were disconnected for {p99_s:.2f} s (p99)")
     return verdict

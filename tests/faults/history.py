@@ -1,4 +1,4 @@
-"""What was acknowledged, what each reader saw, and whether the two agree. No I/O, no clock."""
+"""Compare acknowledged records with the records that each reader received. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ Key = tuple[str, str]  # run, stream
 
 
 class Seen(NamedTuple):
-    """One record as a reader saw it."""
+    """One record that a reader received."""
 
     offset: int
-    value: str  # WRITER:NUMBER, the numbers of a writer ascending
+    value: str  # WRITER:NUMBER; the numbers of a writer ascend
 
 
 @dataclass
 class View:
-    """What one reader saw of one stream, in the order in which it came, over all reconnections."""
+    """The records that one reader received of one stream, in order, over all connections."""
 
     reader: str
     key: Key
     records: list[Seen] = field(default_factory=list)
-    gaps: list[tuple[int, int]] = field(default_factory=list)  # told by the gateway
-    resets: int = 0  # likewise
+    gaps: list[tuple[int, int]] = field(default_factory=list)  # from `gap` frames
+    resets: int = 0  # number of `reset` frames
     end: str | None = None
     connections: int = 0
 
 
 @dataclass
 class History:
-    """Everything that is known of one test."""
+    """The acknowledgements and the readers' records of one test."""
 
     acknowledged: dict[Key, dict[str, int | None]] = field(default_factory=dict)
     views: list[View] = field(default_factory=list)
 
     def acknowledge(self, key: Key, value: str, offset: int | None) -> None:
-        """Take note that a writer was told that a value is durable, and where if it was told."""
+        """Record that a value was acknowledged, and its offset if the acknowledgement has one."""
         self.acknowledged.setdefault(key, {})[value] = offset
 
     def view(self, reader: str, key: Key) -> View:
-        """Begin the view of a reader."""
+        """Create the view of a new reader."""
         view = View(reader, key)
         self.views.append(view)
         return view
@@ -49,7 +49,7 @@ class History:
 
 @dataclass
 class Verdict:
-    """What a check found; `faults` says each in words."""
+    """The result of a check: counts by kind, and a description of each fault."""
 
     records: int = 0
     readers: int = 0
@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing at all is wrong."""
+        """Whether the check found no fault."""
         return not self.faults
 
     def __str__(self) -> str:
@@ -75,20 +75,20 @@ class Verdict:
         )
 
     def count(self, kind: str, text: str) -> None:
-        """Count a fault and say it."""
+        """Count a fault and keep its description."""
         setattr(self, kind, getattr(self, kind) + 1)
         self.faults.append(f"{kind}: {text}")
 
 
 def check(history: History, *, may_reset: bool = False) -> Verdict:
-    """Compare what was acknowledged with what every reader saw.
+    """Compare the acknowledged records with the records of every reader.
 
-    Every acknowledged record is there once, where the writer was told, in the writer's order; every
-    reader saw the same log, without holes and repeats; and every reader was told the end.
+    Every acknowledged record exists once, at its acknowledged offset, in the writer's order. All
+    readers received the same log, without holes and repeats, and the end of the stream.
 
     Args:
-        history: Of a test.
-        may_reset: Readers may have been told to begin anew; what they saw since is judged.
+        history: The history of a test.
+        may_reset: Whether readers may have received a `reset`. Records since then are checked.
     """
     verdict = Verdict(
         records=sum(map(len, history.acknowledged.values())), readers=len(history.views)
@@ -98,7 +98,7 @@ def check(history: History, *, may_reset: bool = False) -> Verdict:
         verdict.deliveries += len(view.records)
         _check_sequence(view, verdict)
         if view.resets and not may_reset:
-            verdict.count("contradictions", f"{view.reader} was told {view.resets} resets")
+            verdict.count("contradictions", f"{view.reader} received {view.resets} resets")
         _check_values(view, verdict)
         _check_against_acknowledged(view, history.acknowledged.get(view.key, {}), verdict)
         log = logs.setdefault(view.key, {})
@@ -106,15 +106,15 @@ def check(history: History, *, may_reset: bool = False) -> Verdict:
             if log.setdefault(offset, value) != value:
                 verdict.count(
                     "contradictions",
-                    f"{view.reader} saw {value} at {offset} of {view.key}, others {log[offset]}",
+                    f"{view.reader} has {value} at {offset} of {view.key}, others {log[offset]}",
                 )
     for key in history.acknowledged.keys() - logs.keys():
-        verdict.count("losses", f"nobody read {key}")
+        verdict.count("losses", f"no reader read {key}")
     return verdict
 
 
 def _check_sequence(view: View, verdict: Verdict) -> None:
-    """Look at the offsets alone."""
+    """Check the order of offsets."""
     expected, seen = 0, set()
     skips = dict(view.gaps)
     for offset, value in view.records:
@@ -125,26 +125,24 @@ def _check_sequence(view: View, verdict: Verdict) -> None:
         elif offset < expected:
             verdict.count("disorders", f"{view.reader} got offset {offset} after {expected - 1}")
         elif offset > expected:
-            verdict.count("losses", f"{view.reader} got no {expected} to {offset - 1}")
+            verdict.count("losses", f"{view.reader} did not get {expected} to {offset - 1}")
         seen.add(offset)
         expected = max(expected, offset + 1)
     if view.end != "completed":
-        verdict.count("losses", f"{view.reader} of {view.key} was not told the end: {view.end}")
+        verdict.count("losses", f"{view.reader} of {view.key} got no completed end: {view.end}")
 
 
 def _check_values(view: View, verdict: Verdict) -> None:
-    """Look at what the writers meant: each value once, each writer's in its order."""
+    """Check that each value exists once, and that each writer's values are in order."""
     places: Counter[str] = Counter()
     newest: dict[str, int] = {}
     for value in dict(view.records).values():
         writer, _, number = value.rpartition(":")
         places[value] += 1
         if places[value] > 1:
-            verdict.count("repeats", f"{value} was written twice, says {view.reader}")
+            verdict.count("repeats", f"{view.reader} has {value} twice")
         elif int(number) <= newest.get(writer, -1):
-            verdict.count(
-                "disorders", f"{value} came after {writer}:{newest[writer]}, says {view.reader}"
-            )
+            verdict.count("disorders", f"{view.reader} has {value} after {writer}:{newest[writer]}")
         newest[writer] = max(int(number), newest.get(writer, -1))
 
 
@@ -156,9 +154,9 @@ def _check_against_acknowledged(
     for value, offset in acknowledged.items():
         if value not in places:
             if not any(offset in gap for gap in trimmed):
-                verdict.count("losses", f"{value} was acknowledged, {view.reader} never saw it")
+                verdict.count("losses", f"{value} was acknowledged, {view.reader} did not get it")
         elif offset is not None and places[value] != offset:
             verdict.count(
                 "contradictions",
-                f"{value} was acknowledged at {offset}, {view.reader} saw it at {places[value]}",
+                f"{value} was acknowledged at {offset}, {view.reader} has it at {places[value]}",
             )

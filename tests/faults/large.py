@@ -1,4 +1,4 @@
-"""A SQLite store of a million runs: appends stay fast while runs are listed, deleted and swept."""
+"""A SQLite store of a million runs: appends stay fast while it lists, deletes and sweeps runs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from large_sqlite import make_large_store
 from serving import new_run
 
 from faults.history import Verdict
-from faults.scenarios import Say, quiet
+from faults.scenarios import Log, no_log
 from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey
 from gateway.model.retention import Retention
 from gateway.server.ops.retention_job import STEP_S
 from gateway.stores.sqlite.store import SqliteStore
 
-MAX_STALL_S = 3.0  # of an append; measured: 0.03 on an idle machine, up to 0.75 on a loaded one
+MAX_STALL_S = 3.0  # per append; measured: 0.03 on an idle machine, up to 0.75 on a busy one
 RECORD = b'"%s"' % (b"x" * 100_000)
-SWEEP_S = 20.0  # how long the sweep that deletes finished runs is observed; it takes longer
+SWEEP_S = 20.0  # how long the sweep of finished runs is observed; it takes longer
 
 
-async def large(folder: Path, *, runs: int, stream_mb: int, say: Say = quiet) -> Verdict:
-    """List, delete and sweep in a large store, and measure that no append waits long."""
+async def large(folder: Path, *, runs: int, stream_mb: int, log: Log = no_log) -> Verdict:
+    """List, delete and sweep in a large store, and check the duration of concurrent appends."""
     path = folder / "large.db"
     await asyncio.to_thread(make_large_store, path, runs)
-    say(f"{runs} runs, {path.stat().st_size >> 20} MiB")
+    log(f"{runs} runs, {path.stat().st_size >> 20} MiB")
     store = SqliteStore(path, durability="normal", retention=Retention(run_ttl_s=1))
     await store.open()
     verdict, appends = Verdict(), _Appends(store)
@@ -38,12 +38,12 @@ async def large(folder: Path, *, runs: int, stream_mb: int, say: Say = quiet) ->
             await store.append(doomed, [RECORD] * 10)
         await appends.start()
 
-        async def judged(what: str, work: Awaitable[Any]) -> None:
+        async def checked(what: str, work: Awaitable[Any]) -> None:
             appends.longest_s = 0.0
             began_s = time.monotonic()
             await work
             took_s = time.monotonic() - began_s
-            say(f"{what}: {took_s:.2f} s; the longest append {appends.longest_s * 1000:.0f} ms")
+            log(f"{what}: {took_s:.2f} s; the longest append {appends.longest_s * 1000:.0f} ms")
             if appends.longest_s > MAX_STALL_S:
                 stall = f"{what}: an append took {appends.longest_s:.1f} s"
                 verdict.count("contradictions", stall)
@@ -53,9 +53,9 @@ async def large(folder: Path, *, runs: int, stream_mb: int, say: Say = quiet) ->
             RunQuery(status=("failed",)),
             RunQuery(status=("completed",), tag="t07"),
         ):
-            await judged(f"list {query.status} {query.tag or ''}", store.list_runs(query))
-        await judged(f"delete a stream of {stream_mb} MB", store.delete(doomed))
-        await judged("sweep", _sweep(store))
+            await checked(f"list {query.status} {query.tag or ''}", store.list_runs(query))
+        await checked(f"delete a stream of {stream_mb} MB", store.delete(doomed))
+        await checked("sweep", _sweep(store))
         await appends.stop()
         verdict.records = appends.count
     finally:
@@ -76,7 +76,7 @@ class _Appends:
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
-        self._is_over = False
+        self._is_stopped = False
         self.count = 0
         self.longest_s = 0.0
 
@@ -85,12 +85,12 @@ class _Appends:
         self._task = asyncio.create_task(self._append(key))
 
     async def _append(self, key: StreamKey) -> None:
-        while not self._is_over:
+        while not self._is_stopped:
             began_s = time.monotonic()
             await self._store.append(key, [b"1"])
             self.longest_s = max(self.longest_s, time.monotonic() - began_s)
             self.count += 1
 
     async def stop(self) -> None:
-        self._is_over = True
+        self._is_stopped = True
         await self._task

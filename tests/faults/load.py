@@ -1,4 +1,4 @@
-"""Writers and readers around one gateway, and the history of what they were told."""
+"""Writers and readers of one gateway, and the history of what they received."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from gateway.model.records import Writer as WriterId
 from gateway.stores.remote.store import RemoteStore
 
 THROTTLES_MS = (0, 0, 20, 100)
-CATCH_UP_S = 60.0  # for readers to come to the end once the writers have stopped
+CATCH_UP_S = 60.0  # for readers to reach the end after the writers have stopped
 
 
 @dataclass
 class Load:
-    """What runs around a gateway.
+    """The writers and readers of a gateway.
 
     Attributes:
-        may_reset: What is done may have readers begin anew.
+        may_reset: Whether the fault may cause a `reset` of readers.
     """
 
     url: str
     keys: list[Key]
     folder: Path
-    chance: random.Random
+    rng: random.Random
     history: History = field(default_factory=History)
     readers: list[Reader] = field(default_factory=list)
     writers: list[Writer] = field(default_factory=list)
@@ -42,17 +42,17 @@ class Load:
     padding: int = 0
     may_reset: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    _passers_by: dict[Reader, asyncio.Task[None]] = field(default_factory=dict)
+    _unchecked: dict[Reader, asyncio.Task[None]] = field(default_factory=dict)
 
     def add_reader(self, key: Key, *, url: str | None = None, throttle_ms: int = 0) -> Reader:
-        """Start one more reader of a stream."""
+        """Start a reader of a stream."""
         view = self.history.view(f"reader {len(self.readers)}", key)
-        seed = self.chance.random()
+        seed = self.rng.random()
         reader = Reader(
             url or self.url,
             worker_token,
             view,
-            chance=random.Random(seed),
+            rng=random.Random(seed),
             throttle_ms=throttle_ms,
         )
         self.readers.append(reader)
@@ -60,16 +60,16 @@ class Load:
         return reader
 
     def add_writer(self, key: Key, *, url: str | None = None, pause_s: float = 0.02) -> Writer:
-        """Start one more writer to a stream."""
+        """Start a writer to a stream."""
         name = f"raw{len(self.writers)}"
-        chance = random.Random(self.chance.random())
+        rng = random.Random(self.rng.random())
         writer = Writer(
             url or self.url,
             worker_token,
             self.history,
             key,
             name,
-            chance=chance,
+            rng=rng,
             pause_s=pause_s,
             padding=self.padding,
         )
@@ -78,40 +78,42 @@ class Load:
         return writer
 
     async def add_sdk_writers(self, keys: list[Key]) -> None:
-        """Start a process with a writer of the SDK for each of the streams."""
+        """Start a process with one SDK writer for each of the streams."""
         names = [f"{run}/{stream}" for run, stream in keys]
         self.sdk = Child("sdk_writers.py", self.url, str(self.folder / "sdk.jsonl"), *names)
         assert await self.sdk.line() == "ready\n"
 
     def acknowledged(self) -> int:
-        """How many records the raw writers were told are durable, so far."""
+        """Return the number of records acknowledged to the raw writers so far."""
         return sum(map(len, self.history.acknowledged.values()))
 
     def check_alive(self) -> None:
-        """Raise what a writer or reader has failed with."""
+        """Raise the error of a writer or reader that has failed."""
         for task in self.tasks:
             if task.done() and task.exception() is not None:
                 task.result()
-        assert self.sdk is None or self.sdk.process.poll() is None, "the SDK's writers have ended"
+        assert self.sdk is None or self.sdk.process.poll() is None, (
+            "the process of the SDK writers has ended"
+        )
 
-    def add_passer_by(self, key: Key, *, url: str) -> Reader:
-        """Start a reader whose view will not be judged; `forget` it."""
-        reader = Reader(url, worker_token, View("passer-by", key), chance=random.Random(1))
-        self._passers_by[reader] = asyncio.create_task(reader.run(), name="passer-by")
+    def add_unchecked_reader(self, key: Key, *, url: str) -> Reader:
+        """Start a reader whose records are not checked; end it with `abort_readers`."""
+        reader = Reader(url, worker_token, View("unchecked", key), rng=random.Random(1))
+        self._unchecked[reader] = asyncio.create_task(reader.run(), name="unchecked")
         return reader
 
-    async def forget(self, readers: list[Reader]) -> None:
-        """End readers without a word to the gateway."""
-        tasks = [self._passers_by.pop(reader) for reader in readers]
+    async def abort_readers(self, readers: list[Reader]) -> None:
+        """Abort readers without closing their connections."""
+        tasks = [self._unchecked.pop(reader) for reader in readers]
         for reader, task in zip(readers, tasks, strict=True):
-            reader.vanish()
+            reader.abort()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def finish(self) -> Verdict:
-        """Stop the writers, end the streams, let the readers come to the end, and judge."""
+        """Stop the writers, end the streams, wait for the readers, and check the history."""
         await self.stop_writers()
-        return await self.judge()
+        return await self.check_history()
 
     async def stop_writers(self) -> None:
         """Stop the writers and end the streams."""
@@ -130,8 +132,8 @@ class Load:
             for key in self.keys:
                 await _end(store, key)
 
-    async def judge(self) -> Verdict:
-        """Let the readers come to the end and compare what everyone was told."""
+    async def check_history(self) -> Verdict:
+        """Wait until the readers have reached the end, and check the history."""
         await asyncio.wait(self.tasks, timeout=CATCH_UP_S)
         for task in self.tasks:
             if task.done():
@@ -168,19 +170,19 @@ async def load(
     padding: int = 0,
     proxied_url: str | None = None,
 ) -> AsyncIterator[Load]:
-    """Start writers and readers around a gateway.
+    """Start writers and readers of a gateway.
 
     Args:
-        url: The gateway.
-        folder: For files of the processes.
-        streams: How many, two to a run; writers and readers are spread over them.
-        raw_writers: Over raw WebSockets, in this process.
-        sdk_writers: Through the SDK, in one process of their own; at most one to a stream.
-        readers: Over raw WebSockets, in this process, some throttled.
-        pause_s: Of a raw writer between an answer and its next append, about.
-        seed: Of all chance.
-        padding: Bytes that make a raw writer's records larger.
-        proxied_url: What raw readers and writers connect to, if not the gateway itself.
+        url: The gateway's URL.
+        folder: Folder for the files of child processes.
+        streams: Number of streams, two per run; writers and readers are spread over them.
+        raw_writers: Number of writers over raw WebSockets, in this process.
+        sdk_writers: Number of writers of the SDK, in one child process; at most one per stream.
+        readers: Number of readers over raw WebSockets, in this process; some are throttled.
+        pause_s: Mean pause of a raw writer between an acknowledgement and its next append.
+        seed: Seed of the random numbers.
+        padding: Bytes added to each record of the raw writers.
+        proxied_url: URL for the raw readers and writers, if it differs from the gateway's.
     """
     keys: list[Key] = []
     async with store_at(url) as store:
@@ -198,9 +200,9 @@ async def load(
             await it.add_sdk_writers(it.keys[:sdk_writers])
         yield it
     finally:
-        everyone = [*it.tasks, *it._passers_by.values()]
-        for task in everyone:
+        tasks = [*it.tasks, *it._unchecked.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*everyone, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if it.sdk is not None:
             it.sdk.close()

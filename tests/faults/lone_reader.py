@@ -1,6 +1,6 @@
-"""A reader as a process that can be stopped: `lone_reader.py URL TOKEN RUN STREAM OUTPUT`.
+"""A reader as a process that can be paused: `lone_reader.py URL TOKEN RUN STREAM OUTPUT`.
 
-Writes what it saw to OUTPUT when the stream has ended.
+When the stream has ended, it writes the received records to OUTPUT.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from faults.history import View
 
 
 def main(url: str, token: str, run: str, stream: str, output: str) -> None:
-    """Read to the end."""
+    """Read the stream to its end."""
     view = View("lone reader", (run, stream))
-    asyncio.run(Reader(url, lambda: token, view, chance=random.Random(1)).run())
+    asyncio.run(Reader(url, lambda: token, view, rng=random.Random(1)).run())
     Path(output).write_text(
         json.dumps([view.records, view.gaps, view.resets, view.end, view.connections])
     )

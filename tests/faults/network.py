@@ -1,4 +1,4 @@
-"""A network of its own for one process, whose packets can be dropped. Needs root and `ip`, `tc`."""
+"""A network namespace whose packets can be dropped. Needs root, `ip` and `tc`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HOST, GUEST = "10.213.77.1", "10.213.77.2"
-# Each drops whatever leaves: a kernel has at least one of them.
+# Each of these drops all outgoing packets; a kernel has at least one of them.
 _DROPS = ("netem loss 100%", "tbf rate 8bit burst 1 limit 1")
 
 
-def why_not() -> str | None:
-    """Say why there can be no such network here; None if there can."""
+def unavailable_reason() -> str | None:
+    """Return why a namespace cannot be created here, or None if it can."""
     if os.geteuid() != 0:
-        return "making a network namespace needs root: run it as root"
+        return "a network namespace needs root: run it as root"
     missing = [name for name in ("ip", "tc") if shutil.which(name) is None]
     if missing:
         return f"{' and '.join(missing)} not on PATH: apt install iproute2"
     name = f"rt{os.getpid()}try"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
-        return "no network namespace can be made: run it on Linux with CAP_SYS_ADMIN"
+        return "cannot create a network namespace: run it on Linux with CAP_SYS_ADMIN"
     _run("ip", "netns", "del", name)
     return None
 
 
 class Network:
-    """A namespace, joined to this machine by a pair of interfaces.
+    """A network namespace, connected to this machine by a pair of virtual interfaces.
 
     Attributes:
-        prefix: Put before a command to run it inside.
-        host: This machine's address as seen from inside.
+        prefix: Command prefix that runs a command in the namespace.
+        host: This machine's address inside the namespace.
     """
 
     host = HOST
@@ -43,7 +43,7 @@ class Network:
         self._outer, self._inner = f"{self.name}o", f"{self.name}i"
 
     def make(self) -> None:
-        """Make it; both ends are up afterwards."""
+        """Create the namespace and bring both interfaces up."""
         _run("ip", "netns", "add", self.name)
         _run(
             *("ip", "link", "add", self._outer, "type", "veth"),
@@ -55,7 +55,7 @@ class Network:
         _run(*self.prefix, "ip", "link", "set", self._inner, "up")
 
     def drop_everything(self) -> None:
-        """Let no packet through any more, in neither direction; nobody is told."""
+        """Drop all packets in both directions, without any reset."""
         for prefix, device in (((), self._outer), (self.prefix, self._inner)):
             for how in _DROPS:
                 command = [*prefix, "tc", "qdisc", "add", "dev", device, "root", *how.split()]
@@ -65,12 +65,12 @@ class Network:
                 raise OSError("this kernel has no qdisc that drops packets")
 
     def pass_everything(self) -> None:
-        """Let packets through again."""
+        """Forward packets again."""
         _run("tc", "qdisc", "del", "dev", self._outer, "root")
         _run(*self.prefix, "tc", "qdisc", "del", "dev", self._inner, "root")
 
     def remove(self) -> None:
-        """Take it away; the interfaces go with it."""
+        """Delete the namespace and its interfaces."""
         subprocess.run(["ip", "link", "del", self._outer], capture_output=True)
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
 
@@ -83,7 +83,7 @@ def _run(*command: str) -> None:
 
 @contextmanager
 def network() -> Iterator[Network]:
-    """Have a network for a block."""
+    """Create a network for the duration of a block."""
     it = Network()
     try:
         it.make()

@@ -1,4 +1,4 @@
-"""A real nginx in front of gateways, as docs/deploy.md sets it up."""
+"""A real nginx in front of gateways, configured as in docs/deploy.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ daemon off;
 pid {folder}/nginx.pid;
 error_log {folder}/nginx.log warn;
 worker_processes 1;
-worker_shutdown_timeout 1s;  # of a reload: what is still open after it is cut
+worker_shutdown_timeout 1s;  # after a reload, open connections are cut after this time
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
@@ -52,18 +52,18 @@ http {{
 """
 
 
-def why_not() -> str | None:
-    """Say why there is no nginx here; None if there is."""
+def unavailable_reason() -> str | None:
+    """Return why nginx cannot be used here, or None if it can."""
     if shutil.which("nginx", path=PATH) is None:
         return "nginx is not on PATH: apt install nginx-light"
     return None
 
 
 class Nginx:
-    """One nginx.
+    """One nginx process.
 
     Attributes:
-        url: For WebSocket clients.
+        url: URL for WebSocket clients.
     """
 
     def __init__(self, folder: Path, *gateway_ports: int, has_affinity: bool = False) -> None:
@@ -75,8 +75,8 @@ class Nginx:
         self._folder = folder
         configuration = folder / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
-        # Without max_fails=0 a node that was down and is back gets one connection in fail_timeout:
-        # nginx forgets its failure only when a request to it has ended, and a WebSocket goes on.
+        # Without max_fails=0, a node that is up again gets one connection per fail_timeout: nginx
+        # clears its failure only when a request to it has ended, and a WebSocket does not end.
         servers = [f"server 127.0.0.1:{each} max_fails=0;" for each in gateway_ports]
         affinity = "ip_hash;" if has_affinity else ""
         configuration.write_text(
@@ -88,9 +88,9 @@ class Nginx:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until the gateway answers through it."""
+        """Start it, and wait until the gateway answers through it."""
         executable = shutil.which("nginx", path=PATH)
-        errors = subprocess.DEVNULL  # it says the same in its log
+        errors = subprocess.DEVNULL  # its log has the same
         self._process = subprocess.Popen(self._command, executable=executable, stderr=errors)
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
@@ -104,7 +104,7 @@ class Nginx:
         raise AssertionError((self._folder / "nginx.log").read_text())
 
     def reload(self) -> None:
-        """`nginx -s reload`: new workers; the old ones cut what stays open."""
+        """Run `nginx -s reload`: new workers start, the old ones cut open connections."""
         subprocess.run(
             [*self._command, "-s", "reload"],
             executable=shutil.which("nginx", path=PATH),
@@ -114,7 +114,7 @@ class Nginx:
         self.reloads += 1
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
@@ -122,7 +122,7 @@ class Nginx:
 
 @contextmanager
 def nginx_before(*gateway_ports: int, folder: Path, has_affinity: bool = False) -> Iterator[Nginx]:
-    """Have an nginx in front of gateways for a block; with affinity an address stays at one."""
+    """Run an nginx in front of gateways. With affinity, an address stays at one gateway."""
     it = Nginx(folder, *gateway_ports, has_affinity=has_affinity)
     try:
         it.start()

@@ -1,4 +1,4 @@
-"""A gateway as a process that is killed, asked to stop, started again, and looked into."""
+"""A gateway as a process: kill, stop, start again, and measure it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import psutil
 from serving import DEADLINE_S, Process, environment
 
 
-class Figures(NamedTuple):
-    """What a gateway's process costs at one moment; the connections are those of its clients."""
+class ProcessStats(NamedTuple):
+    """The resources of a gateway's process at one moment; `connections` are those of clients."""
 
     cpu_s: float
     rss_mib: float
@@ -28,11 +28,11 @@ class Figures(NamedTuple):
 
 
 class Gateway(Process):
-    """One gateway on one port, over its deaths.
+    """One gateway on one port, over several processes.
 
     Attributes:
         kills: How often it was killed.
-        stops: How often it was asked to stop, and did.
+        stops: How often it stopped after SIGTERM.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Gateway(Process):
         super().kill()
 
     def stop(self, timeout_s: float = DEADLINE_S) -> float:
-        """Ask it to stop (SIGTERM) and wait; returns how long it took.
+        """Send SIGTERM and wait for the end. Returns the time it took, in seconds.
 
         Raises:
-            AssertionError: it did not end by itself, or not cleanly.
+            AssertionError: it did not stop in time, or not with a good exit code.
         """
         assert self._process is not None
         began_s = time.monotonic()
@@ -73,20 +73,20 @@ class Gateway(Process):
         return time.monotonic() - began_s
 
     def log(self) -> str:
-        """What it has logged so far."""
+        """Return its log so far."""
         return self._log.read_text()
 
-    async def figures(self) -> Figures:
-        """Look at the process now."""
+    async def stats(self) -> ProcessStats:
+        """Return the process's current resources."""
         assert self._process is not None
         seen = psutil.Process(self._process.pid)
         self._tasks_file.unlink(missing_ok=True)
         os.kill(self._process.pid, signal.SIGUSR1)
         async with asyncio.timeout(DEADLINE_S):
-            while not self._tasks_file.exists():  # noqa: ASYNC110 - another process's
+            while not self._tasks_file.exists():  # noqa: ASYNC110 - written by another process
                 await asyncio.sleep(0.01)
         times = seen.cpu_times()
-        return Figures(
+        return ProcessStats(
             times.user + times.system,
             seen.memory_info().rss / (1 << 20),
             seen.num_fds(),
@@ -101,7 +101,7 @@ class Gateway(Process):
         )
 
     async def cpu_share(self, for_s: float) -> float:
-        """Watch how much of a core it uses."""
+        """Return the share of a core that it uses during `for_s` seconds."""
         assert self._process is not None
         seen = psutil.Process(self._process.pid)
         before = sum(seen.cpu_times()[:2])
@@ -125,7 +125,7 @@ async def gateway_at(
 
 
 class Child:
-    """Another process of the tests, which is always ended."""
+    """A child process of the tests."""
 
     def __init__(self, script: str, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -147,14 +147,14 @@ class Child:
         self.process.send_signal(number)
 
     async def finish(self, timeout_s: float) -> None:
-        """Tell it to end, and wait until it has ended well."""
+        """Close its standard input, and wait until it ends with exit code 0."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         code = await asyncio.to_thread(self.process.wait, timeout_s)
         assert code == 0, f"{self.process.args} ended with {code}"
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):

@@ -1,4 +1,4 @@
-"""A TCP proxy that can fall silent without closing, let bytes through slowly, or cut."""
+"""A TCP proxy that can stop forwarding without closing, limit its rate, or break connections."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-PIECE_BYTES = 16 << 10
+CHUNK_BYTES = 16 << 10
 
 
 class Proxy:
-    """Stands between clients and a gateway on this machine.
+    """A proxy between clients and a server on this machine.
 
     Attributes:
-        bytes_per_s: How fast the gateway's bytes reach the clients; None: as fast as they come.
-        taken: How many bytes were taken from the gateway.
-        lost: How many answers were lost; see `lose_answer_to`.
+        bytes_per_s: Rate limit towards the clients; None for no limit.
+        taken: Number of bytes read from the server.
+        lost: Number of dropped responses; see `drop_response_to`.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
@@ -29,32 +29,34 @@ class Proxy:
         self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def lead_to(self, port: int) -> None:
-        """Lead connections that are made from now on to another port of this machine."""
+    def set_target(self, port: int) -> None:
+        """Connect new clients to another port of this machine from now on."""
         self._target = (self._target[0], port)
 
-    def fall_silent(self) -> None:
-        """Forward nothing any more, neither bytes nor closes, and keep every socket open."""
+    def stop_forwarding(self) -> None:
+        """Stop forwarding bytes and closes, and keep every socket open."""
         self._forwarding.clear()
 
-    def speak(self) -> None:
+    def resume_forwarding(self) -> None:
         """Forward again."""
         self._forwarding.set()
 
-    def lose_answer_to(self, needle: bytes) -> None:
-        """Forward the next request with these bytes, and break its connection before the answer."""
+    def drop_response_to(self, needle: bytes) -> None:
+        """Forward the next request that contains `needle`, and break its connection before the
+        response.
+        """
         self._needle = needle
 
     def cut(self, every: int = 1) -> None:
-        """Break every connection, or every second, third… of them, at once."""
+        """Abort all connections, or every n-th of them."""
         for writers in list(self._pairs)[::every]:
             for writer in writers:
                 writer.transport.abort()
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[str]:
-        """Serve on a free port; gives the URL for clients."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=PIECE_BYTES)
+        """Serve on a free port. Yields the URL for clients."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK_BYTES)
         try:
             yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
@@ -69,11 +71,11 @@ class Proxy:
         await self._forwarding.wait()
         upstream = socket.socket()
         upstream.setblocking(False)
-        if self.bytes_per_s is not None:  # or the kernel would take a lot for a slow client
+        if self.bytes_per_s is not None:  # otherwise the kernel would buffer much
             upstream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         try:
             await asyncio.get_running_loop().sock_connect(upstream, self._target)
-            limit = PIECE_BYTES if self.bytes_per_s is None else 1024
+            limit = CHUNK_BYTES if self.bytes_per_s is None else 1024
             there, back = await asyncio.open_connection(sock=upstream, limit=limit)
         except OSError:
             upstream.close()
@@ -105,22 +107,22 @@ class Proxy:
         is_slow: bool,
     ) -> None:
         while True:
-            size = PIECE_BYTES
+            size = CHUNK_BYTES
             if is_slow and self.bytes_per_s is not None:
                 size = max(1, int(self.bytes_per_s / 4))
-            piece = await reader.read(size)
+            chunk = await reader.read(size)
             await self._forwarding.wait()
-            if not piece:
+            if not chunk:
                 raise ConnectionResetError("one side has closed")
-            if not is_slow and self._needle is not None and self._needle in piece:
+            if not is_slow and self._needle is not None and self._needle in chunk:
                 self._needle = None
                 losing.set()
             if is_slow and losing.is_set():
                 self.lost += 1
-                raise ConnectionResetError("the answer is lost")
+                raise ConnectionResetError("the response is dropped")
             if is_slow:
-                self.taken += len(piece)
+                self.taken += len(chunk)
                 if self.bytes_per_s is not None:
-                    await asyncio.sleep(len(piece) / self.bytes_per_s)
-            writer.write(piece)
+                    await asyncio.sleep(len(chunk) / self.bytes_per_s)
+            writer.write(chunk)
             await writer.drain()

@@ -1,7 +1,7 @@
-"""Writers through the SDK, as a process: `sdk_writers.py URL ACKNOWLEDGED RUN/STREAM…`.
+"""SDK writers as a process: `sdk_writers.py URL ACKNOWLEDGED RUN/STREAM…`.
 
-Each appends to one stream until a line comes on the standard input, then all is flushed. Every
-value whose receipt says durable is written to the file ACKNOWLEDGED, with its stream and offset.
+Each writer appends to one stream until standard input has a line, then all appends are flushed.
+Every acknowledged value is written to the file ACKNOWLEDGED, with its stream and offset.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from typing import Any, TextIO
 
 from gateway import connect, streams
 
-MAX_UNDER_WAY = 100
+MAX_IN_FLIGHT = 100
 PAUSE_S = 0.02
 
 
 async def write(number: int, name: str, file: TextIO, stopping: asyncio.Event) -> None:
-    """Append until told to stop; order comes from the calls, not from awaiting them."""
+    """Append until `stopping` is set. The order of the calls decides, not when they are awaited."""
     run, stream = name.split("/")
     values: Any = streams.define(stream, str)
-    chance = random.Random(number)
+    rng = random.Random(number)
     count = 0
-    under_way: asyncio.Queue[Any] = asyncio.Queue(MAX_UNDER_WAY)
+    in_flight: asyncio.Queue[Any] = asyncio.Queue(MAX_IN_FLIGHT)
 
-    async def take_receipts() -> None:
-        while (item := await under_way.get()) is not None:
+    async def collect_receipts() -> None:
+        while (item := await in_flight.get()) is not None:
             value, receipt = item
             offset = await receipt
             file.write(json.dumps([run, stream, value, offset]) + "\n")
 
-    taking = asyncio.create_task(take_receipts())
+    collecting = asyncio.create_task(collect_receipts())
     while not stopping.is_set():
         value = f"sdk{number}:{count}"
-        await under_way.put((value, values.append(value, target=run)))
+        await in_flight.put((value, values.append(value, target=run)))
         count += 1
-        await asyncio.sleep(chance.random() * 2 * PAUSE_S)
-    await under_way.put(None)
-    await taking
+        await asyncio.sleep(rng.random() * 2 * PAUSE_S)
+    await in_flight.put(None)
+    await collecting
 
 
 async def main(url: str, file: TextIO, *names: str) -> None:
-    """Write until a line, or the end of the input, comes."""
+    """Write until standard input has a line or ends."""
     stopping = asyncio.Event()
     async with connect(url):
         print("ready", flush=True)
@@ -57,7 +57,7 @@ async def main(url: str, file: TextIO, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.getLogger("realtime").setLevel(logging.ERROR)  # that it connects anew is the point
+    logging.getLogger("realtime").setLevel(logging.ERROR)  # reconnections are expected here
     url, path, *names = sys.argv[1:]
     with Path(path).open("w") as file:
         asyncio.run(main(url, file, *names))

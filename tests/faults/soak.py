@@ -1,7 +1,7 @@
-"""`python -m tests.faults.soak`: a moderate load for long; memory has to stay flat.
+"""`python -m tests.faults.soak`: a moderate load for ten minutes; memory must not grow.
 
-Prints the gateway's memory each 30 s, fits a line through it after a warm-up, and ends with 1 if
-it rises by more than LIMIT_KIB_PER_MIN, or if anything was lost or repeated.
+Prints the gateway's memory every 30 s and fits a line through it after a warm-up. The exit code is
+1 if the slope is above LIMIT_KIB_PER_MIN, or if a record was lost or repeated.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults.history import Verdict
 from faults.load import load
-from faults.process import Figures, Gateway, gateway_at
+from faults.process import Gateway, ProcessStats, gateway_at
 
-LIMIT_KIB_PER_MIN = 256.0  # 15 MiB an hour; the allocator's own wandering is some ten KiB
-WARM_UP_S = 240.0  # rings and SQLite's cache fill, the allocator settles
-GENERATION_S = 10.0  # a load lives so long, then its streams end and another comes
+LIMIT_KIB_PER_MIN = 256.0  # 15 MiB an hour; the allocator's noise is some ten KiB
+WARM_UP_S = 240.0  # until rings and SQLite's cache are full and the allocator has settled
+GENERATION_S = 10.0  # duration of one load; then its streams end and the next load starts
 SAMPLE_S = 5.0
 PRINT_S = 30.0
 SHAPE = {"streams": 4, "raw_writers": 4, "sdk_writers": 2, "readers": 20}
 
 
-async def soak(folder: Path, for_s: float) -> tuple[list[tuple[float, Figures]], list[Verdict]]:
-    """Put load after load on one gateway: streams, writers and readers come and go."""
+async def soak(
+    folder: Path, for_s: float
+) -> tuple[list[tuple[float, ProcessStats]], list[Verdict]]:
+    """Run one load after the other on one gateway, each with new streams and clients."""
     verdicts: list[Verdict] = []
     async with gateway_at(folder) as gateway:
         began_s = time.monotonic()
@@ -49,13 +51,13 @@ async def soak(folder: Path, for_s: float) -> tuple[list[tuple[float, Figures]],
 
 async def _watch(
     gateway: Gateway, began_s: float, verdicts: list[Verdict]
-) -> list[tuple[float, Figures]]:
-    samples: list[tuple[float, Figures]] = []
+) -> list[tuple[float, ProcessStats]]:
+    samples: list[tuple[float, ProcessStats]] = []
     printed_s = -PRINT_S
     try:
         while True:
             at_s = time.monotonic() - began_s
-            now = await gateway.figures()
+            now = await gateway.stats()
             samples.append((at_s, now))
             if at_s - printed_s >= PRINT_S:
                 printed_s = at_s
@@ -70,15 +72,15 @@ async def _watch(
         return samples
 
 
-def slope_kib_per_min(samples: list[tuple[float, Figures]]) -> float:
-    """Fit a line through what comes after the warm-up."""
+def slope_kib_per_min(samples: list[tuple[float, ProcessStats]]) -> float:
+    """Return the slope of a line fitted through the samples after the warm-up."""
     late = [(at_s, now.rss_mib) for at_s, now in samples if at_s >= WARM_UP_S]
     times, sizes = zip(*late, strict=True)
     return statistics.linear_regression(times, sizes).slope * 60 * 1024
 
 
 def main() -> int:
-    """Soak, and say what came of it."""
+    """Run the load, and print the result."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     minutes = parser.parse_args().minutes

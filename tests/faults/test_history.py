@@ -1,4 +1,4 @@
-"""The checker finds what it is there to find."""
+"""The check of a history detects each kind of fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY = ("run_1", "s")
 
 @pytest.fixture
 def history() -> History:
-    """Two writers, two readers, ten records, nothing wrong."""
+    """Return a history without faults: two writers, two readers, ten records."""
     history = History()
     records = [Seen(offset, f"w{offset % 2}:{offset // 2}") for offset in range(10)]
     for offset, value in records:
@@ -24,44 +24,44 @@ def history() -> History:
     return history
 
 
-def test_nothing_wrong_is_nothing_found(history):
+def test_clean_history_has_no_faults(history):
     verdict = check(history)
     assert verdict.is_clean, verdict.faults
     assert str(verdict).startswith("records 10, readers 2, deliveries 20, losses 0, repeats 0")
 
 
 @pytest.mark.parametrize("place", range(10))
-def test_a_lost_record_is_found_wherever_it_was(history, place):
+def test_check_detects_lost_record_at_any_place(history, place):
     del history.views[1].records[place]
     verdict = check(history)
-    # In the middle the hole and the missing value; at the end only the value shows it.
+    # In the middle, the hole and the missing value are found; at the end, only the value.
     assert verdict.losses == (2 if place < 9 else 1)
 
 
 @pytest.mark.parametrize("place", range(10))
-def test_a_record_that_came_twice_is_found(history, place):
+def test_check_detects_repeated_record(history, place):
     records = history.views[0].records
     records.insert(place, records[place])
     assert check(history).repeats == 1
 
 
-def test_a_value_that_was_written_twice_is_found(history):
+def test_check_detects_value_written_twice(history):
     for view in history.views:
         view.records.append(Seen(10, "w1:4"))
     verdict = check(history)
-    assert verdict.repeats == 2  # by each reader
+    assert verdict.repeats == 2  # one per reader
     assert verdict.losses == 0
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_swapped_records_are_found(history, place):
+def test_check_detects_swapped_records(history, place):
     records = history.views[0].records
     records[place], records[place + 1] = records[place + 1], records[place]
     verdict = check(history)
     assert verdict.disorders == 1 and verdict.losses == 1
 
 
-def test_a_writers_records_in_another_order_are_found(history):
+def test_check_detects_records_out_of_writers_order(history):
     for view in history.views:
         view.records[2], view.records[4] = Seen(2, "w0:2"), Seen(4, "w0:1")
     history.acknowledged[KEY] |= {"w0:1": None, "w0:2": None}
@@ -69,39 +69,39 @@ def test_a_writers_records_in_another_order_are_found(history):
     assert (verdict.disorders, verdict.losses, verdict.contradictions) == (2, 0, 0)
 
 
-def test_readers_who_saw_different_logs_are_found(history):
+def test_check_detects_readers_with_different_logs(history):
     history.views[1].records[9] = Seen(9, "w9:0")
     assert check(history).contradictions == 1
 
 
-def test_a_record_elsewhere_than_acknowledged_is_found(history):
+def test_check_detects_record_at_unacknowledged_offset(history):
     history.acknowledged[KEY]["w0:1"] = 3
     assert check(history).contradictions == 2
 
 
-def test_a_stream_that_nobody_read_is_found(history):
+def test_check_detects_unread_stream(history):
     history.acknowledge(("run_1", "other"), "w0:0", 0)
     assert check(history).losses == 1
 
 
-def test_a_reader_who_never_heard_the_end_is_found(history):
+def test_check_detects_reader_without_end(history):
     history.views[0].end = None
     assert check(history).losses == 1
 
 
-def test_a_reset_that_nothing_explains_is_found(history):
+def test_check_detects_unexpected_reset(history):
     history.views[0].resets = 1
     assert check(history).contradictions == 1
     assert check(history, may_reset=True).is_clean
 
 
-def test_a_reset_that_may_be_excuses_no_loss(history):
+def test_allowed_reset_does_not_excuse_loss(history):
     history.views[0].resets = 1
     del history.views[0].records[4]
     assert check(history, may_reset=True).losses == 2
 
 
-def test_a_gap_that_was_told_is_no_loss(history):
+def test_gap_frame_excuses_missing_records(history):
     trimmed = copy.deepcopy(history)
     view = trimmed.views[0]
     del view.records[0:2]

@@ -1,4 +1,4 @@
-"""What is done to the Valkey under a gateway, and to the way there, while there is load."""
+"""Faults of the store's Valkey server, and of the network path to it, under load."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from faults.history import Verdict
 from faults.load import Load, load
 from faults.process import Gateway, gateway_at
 from faults.proxy import Proxy
-from faults.scenarios import Say, quiet
+from faults.scenarios import Log, no_log
 
-NOTICED_S = 10.0  # so soon a gateway that hears nothing of its store says that it is not ready
-SHORT_S = 2.0  # of silence: nobody has to notice
+DETECTION_S = 10.0  # limit until a gateway reports that its store does not answer
+SHORT_PAUSE_S = 2.0  # a pause that need not be detected
 
 
 @asynccontextmanager
@@ -36,32 +36,32 @@ async def _serving(
         yield gateway, it
 
 
-async def killed(folder: Path, *, times: int, say: Say = quiet, **shape: int) -> Verdict:
-    """`kill -9` a server that writes each append down: nothing is lost, readers begin anew."""
-    chance = random.Random(4)
+async def killed(folder: Path, *, times: int, log: Log = no_log, **shape: int) -> Verdict:
+    """Kill a server with `appendfsync always`: no record is lost, readers get a `reset`."""
+    rng = random.Random(4)
     async with AsyncExitStack() as stack:
         server = stack.enter_context(redis_server(appendonly="yes", appendfsync="always"))
         gateway, it = await stack.enter_async_context(_serving(folder, server.url, shape))
-        it.may_reset = True  # nobody can know that nothing was lost
+        it.may_reset = True  # the gateway cannot know that no record was lost
         for number in range(1, times + 1):
-            await asyncio.sleep(0.5 + chance.random())
+            await asyncio.sleep(0.5 + rng.random())
             server.kill()
-            await asyncio.sleep(chance.random())
+            await asyncio.sleep(rng.random())
             await asyncio.to_thread(server.start)
             it.check_alive()
-            say(f"kill {number}/{times}: {it.acknowledged()} records acknowledged to raw writers")
+            log(f"kill {number}/{times}: {it.acknowledged()} records acknowledged to raw writers")
         await _until_ready(gateway, True)
         await asyncio.sleep(1)
         verdict = await it.finish()
         verdict.kills = times
         for view in it.history.views:
             if not view.resets:
-                verdict.count("contradictions", f"{view.reader} was not told to begin anew")
+                verdict.count("contradictions", f"{view.reader} received no reset")
         return verdict
 
 
-async def still(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
-    """Stop the server (SIGSTOP), for a short and for a long time: nobody is told of a reset."""
+async def frozen(folder: Path, *, log: Log = no_log, **shape: int) -> Verdict:
+    """Pause the server (SIGSTOP), for a short and for a long time: no reader gets a `reset`."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(redis_server())
         gateway, it = await stack.enter_async_context(_serving(folder, server.url, shape))
@@ -69,14 +69,14 @@ async def still(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
         await asyncio.sleep(1)
         for is_long in (False, True):
             server.signal(signal.SIGSTOP)
-            say(f"stands still; {await _until_noticed(gateway, is_long)}")
+            log(f"paused; {await _wait_until_detected(gateway, is_long)}")
             server.signal(signal.SIGCONT)
-            await _go_on(gateway, it, say)
+            await _wait_for_recovery(gateway, it, log)
         return await it.finish()
 
 
-async def cut_off(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
-    """The way to the server forwards nothing for a time, then breaks; and breaks at once."""
+async def network_cut(folder: Path, *, log: Log = no_log, **shape: int) -> Verdict:
+    """Break the connections to the server, then stop forwarding and break them."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(redis_server())
         proxy = Proxy(server.port)
@@ -88,38 +88,38 @@ async def cut_off(folder: Path, *, say: Say = quiet, **shape: int) -> Verdict:
             proxy.cut()
             it.check_alive()
         await _until_ready(gateway, True)
-        say(f"broke three times; {it.acknowledged()} records acknowledged")
-        proxy.fall_silent()
-        say(f"silent; {await _until_noticed(gateway, True)}")
+        log(f"broken three times; {it.acknowledged()} records acknowledged")
+        proxy.stop_forwarding()
+        log(f"not forwarding; {await _wait_until_detected(gateway, True)}")
         proxy.cut()
-        proxy.speak()
-        await _go_on(gateway, it, say)
+        proxy.resume_forwarding()
+        await _wait_for_recovery(gateway, it, log)
         return await it.finish()
 
 
-async def _go_on(gateway: Gateway, it: Load, say: Say) -> None:
-    """See that writers and the gateway go on."""
+async def _wait_for_recovery(gateway: Gateway, it: Load, log: Log) -> None:
+    """Wait until the gateway is ready and every writer has appended again."""
     began_s, before = time.monotonic(), it.acknowledged()
     await _until_ready(gateway, True)
     async with asyncio.timeout(DEADLINE_S):
         while it.acknowledged() < before + len(it.writers):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     it.check_alive()
-    say(f"goes on after {time.monotonic() - began_s:.2f} s")
+    log(f"recovered after {time.monotonic() - began_s:.2f} s")
     await asyncio.sleep(1)
 
 
-async def _until_noticed(gateway: Gateway, is_long: bool) -> str:
+async def _wait_until_detected(gateway: Gateway, is_long: bool) -> str:
     if not is_long:
-        await asyncio.sleep(SHORT_S)
-        return f"for {SHORT_S:g} s"
+        await asyncio.sleep(SHORT_PAUSE_S)
+        return f"for {SHORT_PAUSE_S:g} s"
     took_s = await _until_ready(gateway, False)
-    assert took_s < NOTICED_S, f"it took {took_s:.1f} s to notice that nothing is heard"
-    return f"noticed after {took_s:.1f} s"
+    assert took_s < DETECTION_S, f"it took {took_s:.1f} s to detect that the store is down"
+    return f"detected after {took_s:.1f} s"
 
 
 async def _until_ready(gateway: Gateway, is_ready: bool) -> float:
-    """Wait until the gateway says that it is ready, or that it is not; return how long it took."""
+    """Wait until the gateway is ready, or not ready. Returns the time it took, in seconds."""
     url = gateway.url.replace("ws:", "http:") + "/readyz"
     began_s = time.monotonic()
     async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient() as client:
