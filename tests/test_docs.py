@@ -114,3 +114,33 @@ def test_the_map_of_a_package_names_its_modules_and_no_others(folder: Path) -> N
 def test_the_page_of_the_command_line_is_its_help() -> None:
     """`python tests/cli_docs.py` writes it."""
     assert cli_docs.PATH.read_text() == cli_docs.document()
+
+
+# The pages about the code.
+
+
+def test_architecture_names_modules_that_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    paths = set(re.findall(r"`([\w/]+\.(?:py|js))`", text))
+    assert len(paths) > 30
+    missing = [
+        p for p in paths if not (ROOT / p).is_file() and not (ROOT / "gateway" / p).is_file()
+    ]
+    assert not missing, "docs/architecture.md names modules that do not exist"
+
+
+def test_architecture_describes_every_room() -> None:
+    rooms = {path.parent.name for path in (ROOT / "gateway").glob("*/__init__.py")} - {"ui"}
+    table = re.findall(r"^\| `gateway/(\w+)` \|", (ROOT / "docs/architecture.md").read_text(), re.M)
+    assert set(table) == rooms
+
+
+def test_glossary_names_types_that_exist() -> None:
+    defined = set()
+    for folder in ("gateway", "ui"):
+        for path in (ROOT / folder).rglob("*.py"):
+            defined |= set(re.findall(r"^(?:class )?(\w+)(?:\(|:| =)", path.read_text(), re.M))
+    rows = re.findall(r"^\| .* \|$", (ROOT / "docs/glossary.md").read_text(), re.M)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split(" | ")[2])}
+    assert len(named) > 80
+    assert named <= defined

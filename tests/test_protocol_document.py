@@ -110,7 +110,7 @@ def refused_with() -> set[tuple[int, str]]:
     found = set()
     for path in Path(durable_streams.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Refused":
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "HttpRefusal":
                 status, code = node.args[:2]
                 found.add((ast.literal_eval(status), ast.unparse(code)))
     return found
