@@ -1,8 +1,8 @@
-"""Every error of the gateway and the SDK, and what each means on the wire.
+"""The errors of the gateway and the SDK, with their codes on the wire.
 
     RealtimeError
-    ├── MalformedFrame        400  the frame is not one JSON object of a known shape
-    ├── UnknownFrame          400  no frame has this type
+    ├── MalformedFrame        400  the frame is not a JSON object of a known form
+    ├── UnknownFrame          400  unknown `type`
     ├── FrameTooLarge         413  over the frame limit
     ├── ProtocolVersion       400  close 4406
     ├── HelloExpected         400  close 4400
@@ -14,57 +14,57 @@
     ├── TokenExpired          401  close 4401
     ├── TokenRevoked          401  close 4401
     ├── Forbidden             403  no scope allows it
-    ├── InvalidId             422  a run, stream, tag or token id outside its rule
+    ├── InvalidId             422  the id of a run, stream, tag or token breaks its rule
     ├── InvalidPosition       422
-    ├── InvalidValue          422  a value or payload that its type refuses
+    ├── InvalidValue          422  a value or payload does not match its type
     ├── RecordTooLarge        413
-    ├── MetadataTooLarge      413  a run's metadata would be over its limit
+    ├── MetadataTooLarge      413  the metadata of a run would exceed its limit
     ├── TooManySubscriptions  429
-    ├── DuplicateId           409  the connection uses this id already
+    ├── DuplicateId           409  the id is in use on the connection
     ├── UnknownSubscription   404
     ├── RunNotFound           404
     ├── RunExists             409
-    ├── IllegalTransition     409  a run's status does not go there
-    ├── StreamEnded           409  nothing can be appended any more
+    ├── IllegalTransition     409  the current status or attempt does not allow the patch
+    ├── StreamEnded           409  the stream accepts no records
     ├── WriterFenced          409  a newer epoch of this writer exists
     ├── WriterGap             409  an earlier append of this writer is missing
-    ├── OutOfOrder            409  the append's order is not after that of the last one
-    ├── WriterFull            429  retryable; too much waits to be written
+    ├── OutOfOrder            409  the order is not greater than the last one
+    ├── WriterFull            429  retryable; the buffer of the writer is full
     ├── StoreUnavailable      503  retryable
     ├── StoreLocked           503  another process owns the store's file
     ├── ConnectionLost        503  retryable; the gateway did not answer in time
-    ├── QueueUnavailable      503  retryable; the task queue took no run
+    ├── QueueUnavailable      503  retryable; the task queue cannot be reached
     ├── ShuttingDown          503  close 4503, retryable
-    ├── Silent                408  close 4508, retryable; nothing heard from the client
-    ├── Idle                  408  close 4509, retryable; nothing subscribed or asked for
-    ├── ConnectionAged        503  close 4510, retryable; open for as long as it may be
+    ├── Silent                408  close 4508, retryable; no frame from the client
+    ├── Idle                  408  close 4509, retryable; no subscription and no request
+    ├── ConnectionAged        503  close 4510, retryable; maximum age
     ├── Internal              500  close 1011, retryable
-    ├── ConfigurationError    500  settings that cannot work
-    ├── NotStarted            500  close 4404; no store was opened
-    ├── TokenSpent            403  a trigger token used as often as it may be
-    ├── NoParent              422  target "parent" or "root" without one
+    ├── ConfigurationError    500  an invalid setting
+    ├── NotStarted            500  close 4404; no store is open
+    ├── TokenSpent            403  a trigger token without uses left
+    ├── NoParent              422  target "parent" or "root" without a parent
     ├── NotInRun              422  called outside a task
     ├── TaskNotFound          404
-    ├── RunCanceled           409  raised inside a task that is being canceled
-    ├── RunFailed             500  a run that was waited for did not complete
-    ├── StreamIncomplete      409  the stream that was read ended without completing
-    ├── ReadTimeout           504  no record came within the reader's time
+    ├── RunCanceled           409  raised in a task that is being canceled
+    ├── RunFailed             500  an awaited run did not complete
+    ├── StreamIncomplete      409  the stream ended without completing
+    ├── ReadTimeout           504  no record arrived within the timeout of the reader
     ├── WaitTimeout           504  a wait token was not completed in time
-    └── AbortTask             500  raised by a task: trying again will not help
+    └── AbortTask             500  raised by a task: do not retry
 
 Each class carries ``code`` (the string on the wire), ``http_status``, ``close_code`` (None: the
-connection goes on) and ``retryable`` (the same thing may work later without a change).
+connection stays open) and ``retryable`` (the same request may succeed later, unchanged).
 """
 
 from __future__ import annotations
 
 
 class RealtimeError(Exception):
-    """Base of every error here.
+    """Base class of all errors.
 
     Args:
-        message: What happened, with the thing's name and the limit.
-        retry_after_s: Before which trying again does not help; None: nobody said.
+        message: Names the thing, its value, the limit and the remedy.
+        retry_after_s: Time to wait before a retry, in seconds; None: unknown.
     """
 
     code: str = "internal"
@@ -82,7 +82,7 @@ class RealtimeError(Exception):
         **more: object,
     ) -> None:
         super().__init_subclass__(**more)
-        if code is not None and http_status is not None:  # else it is a kind of one of these
+        if code is not None and http_status is not None:  # a subclass of an error keeps its code
             cls.code, cls.http_status = code, http_status
             cls.close_code, cls.retryable = close_code, retryable
 
@@ -93,19 +93,19 @@ class RealtimeError(Exception):
 
 
 class MalformedFrame(RealtimeError, code="malformed_frame", http_status=400):
-    """The frame is not one JSON object of a known shape."""
+    """The frame is not a JSON object of a known form."""
 
 
 class UnknownFrame(RealtimeError, code="unknown_frame", http_status=400):
-    """No frame has this type."""
+    """The `type` of the frame is unknown."""
 
 
 class FrameTooLarge(RealtimeError, code="frame_too_large", http_status=413):
-    """The frame is over the limit of bytes."""
+    """The frame exceeds its limit in bytes."""
 
 
 class ProtocolVersion(RealtimeError, code="protocol_version", http_status=400, close_code=4406):
-    """The client speaks another version of the protocol."""
+    """The gateway does not support the protocol version of the client."""
 
 
 class HelloExpected(RealtimeError, code="hello_expected", http_status=400, close_code=4400):
@@ -115,21 +115,21 @@ class HelloExpected(RealtimeError, code="hello_expected", http_status=400, close
 class HelloTimeout(
     RealtimeError, code="hello_timeout", http_status=408, close_code=4408, retryable=True
 ):
-    """No `hello`, or no token that is good, arrived in time."""
+    """No `hello`, or no valid token, arrived in time."""
 
 
 class TokenInUrl(RealtimeError, code="token_in_url", http_status=400, close_code=4400):
-    """A token came in the address, where logs and histories keep it."""
+    """The URL has a token; logs and browser histories store URLs."""
 
 
 class OriginForbidden(RealtimeError, code="origin_forbidden", http_status=403, close_code=4403):
-    """The page's origin is not one that may connect."""
+    """The origin of the page is not allowed to connect."""
 
 
 class TooManyConnections(
     RealtimeError, code="too_many_connections", http_status=429, close_code=4429, retryable=True
 ):
-    """The subject, the address or the gateway has as many connections as it may."""
+    """The subject, the address or the gateway has reached its limit of connections."""
 
 
 class InvalidToken(RealtimeError, code="invalid_token", http_status=401, close_code=4401):
@@ -141,15 +141,15 @@ class TokenExpired(RealtimeError, code="token_expired", http_status=401, close_c
 
 
 class TokenRevoked(RealtimeError, code="token_revoked", http_status=401, close_code=4401):
-    """The token, or one that it was made from, was revoked."""
+    """The token, or a token that it was derived from, was revoked."""
 
 
 class Forbidden(RealtimeError, code="forbidden", http_status=403):
-    """No scope of the token allows it."""
+    """No scope of the token allows the request."""
 
 
 class InvalidId(RealtimeError, code="invalid_id", http_status=422):
-    """A run, stream, tag, task or writer id is outside its rule."""
+    """The id of a run, stream, tag, task or writer breaks its rule."""
 
 
 class InvalidPosition(RealtimeError, code="invalid_position", http_status=422):
@@ -157,23 +157,23 @@ class InvalidPosition(RealtimeError, code="invalid_position", http_status=422):
 
 
 class InvalidValue(RealtimeError, code="invalid_value", http_status=422):
-    """A value or payload does not fit its type, or is no JSON."""
+    """A value or payload does not match its type, or is not JSON."""
 
 
 class RecordTooLarge(RealtimeError, code="record_too_large", http_status=413):
-    """One record is over the limit of bytes."""
+    """A record exceeds the limit in bytes."""
 
 
 class MetadataTooLarge(RealtimeError, code="metadata_too_large", http_status=413):
-    """A run's metadata would be over the limit of bytes."""
+    """The metadata of a run would exceed the limit in bytes."""
 
 
 class TooManySubscriptions(RealtimeError, code="too_many_subscriptions", http_status=429):
-    """The connection holds as many subscriptions as it may."""
+    """The connection has reached its limit of subscriptions."""
 
 
 class DuplicateId(RealtimeError, code="duplicate_id", http_status=409):
-    """The connection uses this `id` for something else that is live."""
+    """A live subscription or request of the connection has this `id`."""
 
 
 class UnknownSubscription(RealtimeError, code="unknown_subscription", http_status=404):
@@ -181,26 +181,26 @@ class UnknownSubscription(RealtimeError, code="unknown_subscription", http_statu
 
 
 class RunNotFound(RealtimeError, code="run_not_found", http_status=404):
-    """There is no such run."""
+    """The run does not exist."""
 
 
 class RunExists(RealtimeError, code="run_exists", http_status=409):
-    """A run with this id is there already."""
+    """A run with this id exists."""
 
 
 class IllegalTransition(RealtimeError, code="illegal_transition", http_status=409):
-    """A run's status does not go from where it is to where the patch wants it."""
+    """The current status or attempt of the run does not allow the patch."""
 
 
 class StreamEnded(RealtimeError, code="stream_ended", http_status=409):
-    """The stream has ended; nothing can be appended any more."""
+    """The stream has ended and accepts no records."""
 
 
 class WriterFenced(RealtimeError, code="writer_fenced", http_status=409):
-    """A newer epoch of this writer exists; this one must stop.
+    """A newer epoch of this writer exists; this writer must stop.
 
     Attributes:
-        epoch: The newest seen; None if the error came over the wire.
+        epoch: The newest epoch of the writer; None for an error from the wire.
     """
 
     epoch: int | None = None
@@ -210,8 +210,8 @@ class WriterGap(RealtimeError, code="writer_gap", http_status=409):
     """An earlier append of this writer is missing.
 
     Attributes:
-        expected: The sequence that comes next; None if the error came over the wire.
-        is_new_epoch: The writer is known and has named a newer epoch, which begins with 0.
+        expected: The next sequence; None for an error from the wire.
+        is_new_epoch: The writer is known and its epoch is newer, so its sequence has to be 0.
     """
 
     expected: int | None = None
@@ -219,11 +219,11 @@ class WriterGap(RealtimeError, code="writer_gap", http_status=409):
 
 
 class OutOfOrder(RealtimeError, code="out_of_order", http_status=409):
-    """The append's `order` is not after that of the last one that had one."""
+    """The `order` of the append is not greater than the last one of the stream."""
 
 
 class WriterFull(RealtimeError, code="writer_full", http_status=429, retryable=True):
-    """Too much waits to be written; await a receipt first."""
+    """The buffer of the writer is full; await a receipt first."""
 
 
 class StoreUnavailable(RealtimeError, code="store_unavailable", http_status=503, retryable=True):
@@ -239,47 +239,47 @@ class ConnectionLost(RealtimeError, code="connection_lost", http_status=503, ret
 
 
 class QueueUnavailable(RealtimeError, code="queue_unavailable", http_status=503, retryable=True):
-    """The task queue that should bring a run to its workers cannot be reached."""
+    """The task queue that delivers runs to workers cannot be reached."""
 
 
 class ShuttingDown(
     RealtimeError, code="shutting_down", http_status=503, close_code=4503, retryable=True
 ):
-    """The gateway is going down; come back."""
+    """The gateway is shutting down; reconnect."""
 
 
 class Silent(RealtimeError, code="silent", http_status=408, close_code=4508, retryable=True):
-    """Nothing was heard from the client for too long."""
+    """The client sent no frame for too long."""
 
 
 class Idle(RealtimeError, code="idle", http_status=408, close_code=4509, retryable=True):
-    """Nothing was subscribed or asked for, for too long."""
+    """The connection had no subscription and no request for too long."""
 
 
 class ConnectionAged(
     RealtimeError, code="connection_aged", http_status=503, close_code=4510, retryable=True
 ):
-    """The connection has been open for as long as one may be; come back."""
+    """The connection has reached its maximum age; reconnect."""
 
 
 class Internal(RealtimeError, code="internal", http_status=500, close_code=1011, retryable=True):
-    """An error of the gateway's own; the log has more."""
+    """Internal error of the gateway; its log has the details."""
 
 
 class ConfigurationError(RealtimeError, code="configuration_error", http_status=500):
-    """A setting that cannot work."""
+    """A setting is invalid."""
 
 
 class MissingExtra(ConfigurationError, ModuleNotFoundError):
-    """A package that an extra brings is not installed; the message has the command."""
+    """A package of an extra is not installed; the message has the command to install it."""
 
 
 class NotStarted(RealtimeError, code="not_started", http_status=500, close_code=4404):
-    """No store was opened: the gateway's lifespan was not run, or there is no `connect()`."""
+    """No store is open: the lifespan of the gateway or `connect()` was not entered."""
 
 
 class TokenSpent(RealtimeError, code="token_spent", http_status=403):
-    """The trigger token has been used as often as it may be."""
+    """The trigger token has no uses left."""
 
 
 class NoParent(RealtimeError, code="no_parent", http_status=422):
@@ -287,7 +287,7 @@ class NoParent(RealtimeError, code="no_parent", http_status=422):
 
 
 class NotInRun(RealtimeError, code="not_in_run", http_status=422):
-    """What belongs to a run was called outside a task."""
+    """A function that needs a run was called outside a task."""
 
 
 class TaskNotFound(RealtimeError, code="task_not_found", http_status=404):
@@ -295,19 +295,19 @@ class TaskNotFound(RealtimeError, code="task_not_found", http_status=404):
 
 
 class RunCanceled(RealtimeError, code="run_canceled", http_status=409):
-    """Raised inside a task that is being canceled."""
+    """The run of the calling task is being canceled."""
 
 
 class RunFailed(RealtimeError, code="run_failed", http_status=500):
-    """A run that was waited for did not complete."""
+    """An awaited run did not complete."""
 
 
 class StreamIncomplete(RealtimeError, code="stream_incomplete", http_status=409):
-    """The stream that was read has ended without completing."""
+    """The stream ended without completing while it was read."""
 
 
 class ReadTimeout(RealtimeError, code="read_timeout", http_status=504):
-    """No record came within the reader's time."""
+    """No record arrived within the timeout of the reader."""
 
 
 class WaitTimeout(RealtimeError, code="wait_timeout", http_status=504):
@@ -315,7 +315,7 @@ class WaitTimeout(RealtimeError, code="wait_timeout", http_status=504):
 
 
 class AbortTask(RealtimeError, code="abort_task", http_status=500):
-    """Raise it in a task to fail the run at once, also in a group: trying again will not help."""
+    """Raise it in a task, alone or in an exception group, to fail the run without a retry."""
 
 
 BY_CODE: dict[str, type[RealtimeError]] = {
@@ -342,15 +342,15 @@ _OF_THE_SDK: frozenset[type[RealtimeError]] = frozenset(
 
 
 def on_the_wire() -> list[type[RealtimeError]]:
-    """Return those that gateways send; the others are raised where the SDK is used."""
+    """Return the errors that gateways send; the SDK raises the others in its own process."""
     return [error for error in BY_CODE.values() if error not in _OF_THE_SDK]
 
 
 def from_wire(code: str, message: str, retry_after_s: float | None = None) -> RealtimeError:
-    """Make the error that a gateway's `error` frame speaks of.
+    """Make the error of an `error` frame.
 
     Args:
-        code: The frame's code; one that is not known here gives a plain `RealtimeError`.
+        code: The code of the frame; an unknown code gives a plain `RealtimeError`.
         message: The frame's message.
         retry_after_s: The frame's `retry_after_ms`, if it has one.
 

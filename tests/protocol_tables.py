@@ -18,10 +18,10 @@ PROTOCOL = Path(gateway.__file__).with_name("PROTOCOL.md")
 
 def value_limits() -> str:
     """List each limit of a value, and the error of a value over it."""
-    lines = ["| of | at most | more gives |", "|---|---|---|"]
+    lines = ["| value | at most | error |", "|---|---|---|"]
     for limit in limits.VALUE_LIMITS:
         most = f"{limit.most:.0f} {limit.unit}".rstrip()
-        error = f"`{limit.error.code}`" if limit.error else "a cut, which the answer says"
+        error = f"`{limit.error.code}`" if limit.error else "none; the answer is cut and says so"
         lines.append(f"| {limit.what} | {most} | {error} |")
     return "\n".join(lines) + "\n"
 

@@ -170,7 +170,7 @@ async def test_an_output_over_the_limit_fails_its_run_in_the_gateways_process():
 )
 def test_a_frame_over_a_limit_is_refused(frame):
     with pytest.raises(MalformedFrame):
-        protocol.decode(protocol.coding._encoder.encode({"id": 1, **frame}).decode())
+        protocol.decode(protocol.codec._encoder.encode({"id": 1, **frame}).decode())
 
 
 async def test_operations_cost_no_product_of_their_number_and_the_list():

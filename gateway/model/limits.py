@@ -94,12 +94,12 @@ VALUE_LIMITS: tuple[ValueLimit, ...] = (
     ValueLimit("`payload` of a run", MAX_PAYLOAD_BYTES, "bytes", InvalidValue),
     ValueLimit("`output` of a run", MAX_OUTPUT_BYTES, "bytes", InvalidValue),
     ValueLimit("`metadata` of a run", MAX_METADATA_BYTES, "bytes", MetadataTooLarge),
-    ValueLimit("one key of it", MAX_METADATA_KEY_CHARACTERS, "characters", InvalidValue),
+    ValueLimit("one key of the metadata", MAX_METADATA_KEY_CHARACTERS, "characters", InvalidValue),
     ValueLimit("`type` of a run's error", MAX_ERROR_TYPE_CHARACTERS, "characters", InvalidValue),
     ValueLimit("`message` of a run's error", MAX_ERROR_CHARACTERS, "characters", InvalidValue),
     ValueLimit("`attempt`, `max_attempts`", MAX_ATTEMPTS, "", InvalidValue),
     ValueLimit("`max_duration_s`", MAX_SECONDS, "seconds", InvalidValue),
-    ValueLimit("arrays and objects inside each other, of a record", JSON_DEPTH, "", MalformedFrame),
+    ValueLimit("nesting depth of a record", JSON_DEPTH, "", MalformedFrame),
     ValueLimit("records of an `append`", MAX_APPEND_RECORDS, "", MalformedFrame),
     ValueLimit("`id` of a writer", MAX_WRITER_ID_CHARACTERS, "characters", MalformedFrame),
     ValueLimit("`order` of an `append`", MAX_ORDER_CHARACTERS, "characters", MalformedFrame),
@@ -108,8 +108,8 @@ VALUE_LIMITS: tuple[ValueLimit, ...] = (
     ValueLimit("`throttle_ms`", MAX_THROTTLE_MS, "ms", MalformedFrame),
     ValueLimit("tags of a set of runs", MAX_SET_TAGS, "", MalformedFrame),
     ValueLimit("`limit` of a list, or of a set of runs", MAX_LISTED_RUNS, "", MalformedFrame),
-    ValueLimit("runs of one such answer together", LIST_BYTES, "bytes", None),
-    ValueLimit("one field of a run in it", LISTED_FIELD_BYTES, "bytes", None),
+    ValueLimit("all runs of such an answer", LIST_BYTES, "bytes", None),
+    ValueLimit("one field of a run in such an answer", LISTED_FIELD_BYTES, "bytes", None),
 )
 """The limits of what users make, in the order of the documents' table."""
 
