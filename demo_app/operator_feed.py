@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from gateway import current_run, runs, streams, task
 from gateway.errors import RunNotFound
+from gateway.fanout.lag import LaggingReader
 from gateway.model.records import StreamKey
-from gateway.server.app import Gateway
+from gateway.server.gateway import Gateway
 from gateway.server.ops.endpoints import is_local
-from gateway.server.ops.snapshot import LaggingReader, Snapshot
+from gateway.server.ops.snapshot import Snapshot
 
 SAMPLE_INTERVAL_S = 1.0
 IDLE_TIMEOUT_S = 30.0  # without a reader

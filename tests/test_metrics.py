@@ -407,7 +407,7 @@ async def test_openmetrics_is_written_for_those_who_take_it():
 
 
 async def test_two_gateways_of_one_process_count_apart():
-    from gateway.server.app import Gateway
+    from gateway.server.gateway import Gateway
     from gateway.settings import Settings
 
     first, second = Gateway(Settings(store="memory:")), Gateway(Settings(store="memory:"))

@@ -21,7 +21,8 @@ from gateway.cli._target import Target
 from gateway.errors import ConfigurationError
 from gateway.model.records import StreamKey
 from gateway.sdk.session import opened
-from gateway.server.app import LIFESPAN_NOT_RUN, make_app
+from gateway.server.app import make_app
+from gateway.server.gateway import LIFESPAN_NOT_RUN
 from gateway.server.mount import under
 from gateway.server.serve import configure
 from gateway.settings import Settings

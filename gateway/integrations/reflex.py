@@ -15,7 +15,8 @@ with needs("ui"):
     from reflex.config import get_config
     from reflex.utils.exec import is_prod_mode
 
-    from gateway.server.app import Gateway, make_app
+    from gateway.server.app import make_app
+    from gateway.server.gateway import Gateway
     from gateway.server.mount import connected_to, under
 
 _log = logging.getLogger("uvicorn.error")  # where the gateway's own words are

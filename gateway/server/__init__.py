@@ -2,8 +2,11 @@
 
 May import every room but `integrations` and `cli`.
 
-    app                 the application and its lifespan
+    app                 the Starlette application and its lifespan
     connection_limits   rate and number of connections for an address or a subject
+    entity_tags         conditional requests
+    fast_path           what the endpoint of appends and `uvicorn/` share
+    gateway             one running gateway: store, hub, connections, routes
     mount               a gateway inside another application
     query_params        query parameters
     request_checks      origin, address and URL of a request

@@ -12,7 +12,8 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from gateway.errors import ConfigurationError
 from gateway.sdk.session import connect
-from gateway.server.app import Gateway, make_app
+from gateway.server.app import make_app
+from gateway.server.gateway import Gateway
 from gateway.settings import Settings
 
 _PREFIX = re.compile(r"(?:/[\w.~-]+)+/?", re.ASCII)

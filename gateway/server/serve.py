@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway.model.limits import arriving_bytes
-from gateway.server.app import WEBSOCKET_PATH, Gateway, make_app
-from gateway.server.durable_streams.endpoints import PREFIX as STREAM_PREFIX
-from gateway.server.durable_streams.endpoints import Answer
+from gateway.server.app import make_app
+from gateway.server.fast_path import STREAM_PREFIX, Respond
+from gateway.server.gateway import WEBSOCKET_PATH, Gateway
 from gateway.server.ops.log_format import log_config
 from gateway.server.uvicorn.fast_append import FastAppendProtocol
 from gateway.server.uvicorn.sockets import is_loopback, listen
@@ -83,7 +83,7 @@ class FastPathRouter:
         else:
             await self._app(scope, receive, send)
 
-    def begin(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+    def begin(self, scope: Scope, body: bytes, answer: Respond) -> bool:
         """Begin to answer a whole request without ASGI; false if it has to be asked.
 
         Args:

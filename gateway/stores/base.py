@@ -352,6 +352,14 @@ async def whole_run(store: Store, run: Run) -> Run | None:
         return None
 
 
+async def find_run(store: Store, run_id: str) -> RunState | None:
+    """Return a run and its position, or None if the store has no such run."""
+    try:
+        return await store.get_run(run_id)
+    except RunNotFound:
+        return None
+
+
 def encode_json(value: Any, what: str) -> bytes:
     """Write a run or a patch as JSON.
 

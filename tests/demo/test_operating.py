@@ -10,8 +10,9 @@ from demo_app.operator_feed import SAMPLES_PER_MINUTE, RateTracker
 from gateway import runs
 from gateway._internal.counters import Counters
 from gateway.errors import RunNotFound
+from gateway.fanout.lag import LaggingReader
 from gateway.model.records import StreamKey
-from gateway.server.ops.snapshot import LaggingReader, LiveStream, Snapshot
+from gateway.server.ops.snapshot import LiveStream, Snapshot
 
 KEY = StreamKey("run_0123456789", "progress")
 

@@ -8,7 +8,7 @@ from reflex_base.registry import RegistrationContext
 
 from gateway.integrations.reflex import add_gateway
 from gateway.model.network import may_connect
-from gateway.server.app import WEBSOCKET_PATH
+from gateway.server.gateway import WEBSOCKET_PATH
 from gateway.settings import Settings
 
 

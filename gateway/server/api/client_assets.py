@@ -12,20 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
+from importlib import resources
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-import gateway
 from gateway.server.api.client_bundle import bundle
-from gateway.server.durable_streams.offsets import matches
+from gateway.server.entity_tags import matches
 
-FOLDER = Path(gateway.__file__).parent / "ui" / "client"
-"""The files that Reflex gets too. Found by path: importing `gateway.ui` would import Reflex."""
+FOLDER = resources.files("gateway") / "ui" / "client"
+"""The ES modules, which Reflex pages use too. Not `files("gateway.ui")`: it would import Reflex."""
 
 PATH = "/v1/client.js"
 TYPES_PATH = "/v1/client.d.ts"

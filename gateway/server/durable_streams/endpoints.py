@@ -24,6 +24,7 @@ from gateway._internal.counters import Counters
 from gateway.auth.permissions import Permissions, require
 from gateway.errors import RealtimeError, RunNotFound
 from gateway.fanout.hub import Hub
+from gateway.fanout.lag import LaggingReader
 from gateway.model.log import Appended
 from gateway.model.records import RUN_STREAM, StreamKey, check_run_id, check_stream_id
 from gateway.protocol.authorization import require_read
@@ -39,13 +40,9 @@ from gateway.server.durable_streams.writing import (
     delete_path,
     read_body,
 )
-from gateway.server.ops.snapshot import LaggingReader
-from gateway.server.websocket.requests import find_run
-from gateway.stores.base import Store
+from gateway.server.fast_path import STREAM_PREFIX, Respond
+from gateway.stores.base import Store, find_run
 
-Answer = Callable[[Response | Awaitable[Response]], None]
-
-PREFIX = "/v1/stream/"
 MAX_PATH = 512  # characters
 MAX_SEGMENT = 128
 
@@ -134,11 +131,11 @@ class DurableStreams:
     def routes(self) -> list[Route]:
         """The endpoints' paths."""
         methods = ["GET", "HEAD", "PUT", "POST", "DELETE"]
-        return [Route(PREFIX + "{name:path}", self.serve, methods=methods)]
+        return [Route(STREAM_PREFIX + "{name:path}", self.serve, methods=methods)]
 
     async def serve_straight(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request for a stream whose path was looked at, as an application."""
-        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
+        scope["path_params"] = {"name": scope["path"].removeprefix(STREAM_PREFIX)}
         response = await self.serve(Request(scope, receive))
         await response(scope, receive, send)
 
@@ -146,7 +143,7 @@ class DurableStreams:
         """Answer one request; an error is an answer too."""
         return await self._answered(self._answer(request))
 
-    def begin_append(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+    def begin_append(self, scope: Scope, body: bytes, answer: Respond) -> bool:
         """Answer an append without a task of its own, if it has to wait for its commit alone.
 
         Args:
@@ -158,7 +155,7 @@ class DurableStreams:
         Returns:
             Whether it was begun; if not, nothing was done, and `serve_straight` has to.
         """
-        scope["path_params"] = {"name": scope["path"].removeprefix(PREFIX)}
+        scope["path_params"] = {"name": scope["path"].removeprefix(STREAM_PREFIX)}
         request = Request(scope)
         try:
             call = self._call(request)
@@ -312,9 +309,11 @@ class DurableStreams:
 
     def _source(self, url_path: str) -> str:
         path = unquote(url_path).partition("?")[0]
-        if PREFIX not in path:
-            raise malformed(f"{headers.FORKED_FROM} is {path[:80]!r}; it begins with {PREFIX}")
-        name = check_name(path.partition(PREFIX)[2])
+        if STREAM_PREFIX not in path:
+            raise malformed(
+                f"{headers.FORKED_FROM} is {path[:80]!r}; it begins with {STREAM_PREFIX}"
+            )
+        name = check_name(path.partition(STREAM_PREFIX)[2])
         if _key_of_run(name) is not None:
             raise HttpRefusal(
                 409, "stream_conflict", f"{name} belongs to a run, which has no forks"

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from gateway.fanout.hub import Hub
+from gateway.fanout.lag import LaggingReader
 from gateway.fanout.page_cache import FRAME_BYTES
 from gateway.fanout.record_cursor import RecordBatch, RecordCursor
 from gateway.model.log import Head
@@ -16,7 +17,6 @@ from gateway.server.durable_streams.configuration import to_logical
 from gateway.server.durable_streams.errors import position_gone
 from gateway.server.durable_streams.path_streams import Paths
 from gateway.server.durable_streams.stream import HttpPage, HttpStream
-from gateway.server.ops.snapshot import LaggingReader
 
 
 class LiveReaders(set["LiveReader"]):

@@ -45,12 +45,6 @@ def entity_tag(identity: str, start: Position, stop: Position, closed: bool) -> 
     return f'"{identity}:{start}:{stop}{":c" if closed else ""}"'
 
 
-def matches(if_none_match: str | None, tag: str) -> bool:
-    """Whether a client has what an entity tag names."""
-    given = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
-    return tag in given or "*" in given
-
-
 def next_cursor(now_s: float, given: str | None, random: Callable[[], float]) -> str:
     """Return the cursor of a live answer: it grows with time, and past the one that was sent.
 

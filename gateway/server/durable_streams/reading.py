@@ -24,11 +24,11 @@ from gateway.server.durable_streams.live import LiveReader, ReaderDeps
 from gateway.server.durable_streams.offsets import (
     StartOffset,
     entity_tag,
-    matches,
     next_cursor,
     read_offset,
 )
 from gateway.server.durable_streams.stream import HttpPage, HttpStream
+from gateway.server.entity_tags import matches
 from gateway.server.streaming_response import EVENT_HEADERS, until_gone
 
 PAGE_BYTES = 1 << 20  # of records in one answer

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gateway._internal.counters import Counters
 from gateway.fanout.hub import Hub
+from gateway.fanout.lag import LaggingReader
 from gateway.model.records import StreamKey
 
 
@@ -27,21 +28,6 @@ class LiveStream:
     key: StreamKey
     records: int
     readers: int
-
-
-@dataclass(frozen=True, slots=True)
-class LaggingReader:
-    """A reader that has records yet to take.
-
-    Attributes:
-        connection: Its name in the log; `http` for a reader of Durable Streams.
-        key: What it reads.
-        lag: How many records.
-    """
-
-    connection: str
-    key: StreamKey
-    lag: int
 
 
 class LagSource(Protocol):

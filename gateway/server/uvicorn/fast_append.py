@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, RequestResponseCycle
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
-from gateway.server.durable_streams.endpoints import PREFIX, Answer
+from gateway.server.fast_path import STREAM_PREFIX, Respond
 from gateway.server.uvicorn.http_protocol import EXTENSION, AbortableHttpProtocol
 from gateway.server.uvicorn.request_head import RequestHead, read_head
 
-BEGINS = b"POST " + PREFIX.encode()
+BEGINS = b"POST " + STREAM_PREFIX.encode()
 KNOWN_BYTES = 2 << 10  # of a head that is kept for as long as its connection
 HELD_S = 1.0  # a head waits so long for its body before the application hears of it
 
@@ -36,7 +36,7 @@ _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 _Header = tuple[bytes, bytes]
 
 
-Begin = Callable[[Scope, bytes, Answer], bool]
+Begin = Callable[[Scope, bytes, Respond], bool]
 
 
 class FastAppendProtocol(AbortableHttpProtocol):

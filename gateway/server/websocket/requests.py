@@ -11,9 +11,9 @@ from msgspec import UNSET
 
 from gateway import protocol
 from gateway.auth.revocations import Revocation
-from gateway.errors import InvalidValue, RunNotFound
+from gateway.errors import InvalidValue
 from gateway.model import log
-from gateway.model.log import Page, RunQuery, RunState
+from gateway.model.log import Page, RunQuery
 from gateway.model.records import (
     REVOCATIONS,
     RUN_STREAM,
@@ -29,14 +29,6 @@ from gateway.model.runs import Run
 from gateway.protocol import Appended, GatewayFrame, Request, Result
 from gateway.sdk.values import input_schemas
 from gateway.stores.base import OnAppended, Store
-
-
-async def find_run(store: Store, run_id: str) -> RunState | None:
-    """Return a run; None if there is none."""
-    try:
-        return await store.get_run(run_id)
-    except RunNotFound:
-        return None
 
 
 async def perform(

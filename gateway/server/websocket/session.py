@@ -26,6 +26,7 @@ from gateway._internal.counters import Counters
 from gateway.auth.permissions import Permissions
 from gateway.errors import Internal, RealtimeError, ShuttingDown
 from gateway.fanout.hub import Hub
+from gateway.fanout.lag import LaggingReader
 from gateway.model.limits import Limits, arriving_bytes
 from gateway.model.log import Appended
 from gateway.protocol.authorization import read_key, require_read
@@ -45,12 +46,11 @@ from gateway.protocol.credentials import Admit, Verify
 from gateway.sdk.values import input_schemas
 from gateway.server.ops.cluster_leases import ClusterLeases
 from gateway.server.ops.local_leases import LocalLeases
-from gateway.server.ops.snapshot import LaggingReader
 from gateway.server.websocket.backpressure import Backpressure, cost_of
 from gateway.server.websocket.outbound import Outbound
-from gateway.server.websocket.requests import appended, begin_append, find_run, perform
+from gateway.server.websocket.requests import appended, begin_append, perform
 from gateway.server.websocket.subscriptions import ActiveSubscriptions, Host, Work
-from gateway.stores.base import Store
+from gateway.stores.base import Store, find_run
 
 CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
 LOT = 256  # frames that are judged in one pass of the event loop: about 3 ms

@@ -19,13 +19,13 @@ from gateway.fanout.cursor import Cursor, MergedCursor
 from gateway.fanout.frame import Frame
 from gateway.fanout.group import PROMPT_S
 from gateway.fanout.hub import Hub
+from gateway.fanout.lag import LaggingReader
 from gateway.fanout.tail import Batch
 from gateway.model.log import Head, RunState, SetState, belongs_to_no_run
 from gateway.model.records import ORIGIN, Position
 from gateway.protocol import FromLast
 from gateway.protocol.commands import Command, Open, OpenSet
 from gateway.protocol.connection import Connection
-from gateway.server.ops.snapshot import LaggingReader
 from gateway.server.uvicorn.websocket_protocol import DIRECT_WIRE
 from gateway.server.websocket.outbound import Outbound
 from gateway.stores.base import Store
