@@ -1,4 +1,4 @@
-"""The command line as a process, against gateways and stores that are real."""
+"""Run the command line as a process, against real gateways and stores."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from serving import DEADLINE_S, environment
 
 
 class Done(NamedTuple):
-    """How a command ended, and what it said."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -27,16 +27,16 @@ class Done(NamedTuple):
 
 
 class Command:
-    """A command that goes on."""
+    """A running command."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
 
     async def line(self) -> str:
-        """Wait for its next line."""
+        """Wait for the next line of output."""
         async with asyncio.timeout(DEADLINE_S):
             line = (await self.process.stdout.readline()).decode()
-        assert line, f"it has ended: {(await self.process.stderr.read()).decode()}"
+        assert line, f"the command ended: {(await self.process.stderr.read()).decode()}"
         return line.removesuffix("\n")
 
     async def say(self, line: str) -> None:
@@ -44,11 +44,11 @@ class Command:
         await self.process.stdin.drain()
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C does."""
+        """Send SIGINT, like Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
     async def done(self, given: bytes | None = None) -> Done:
-        """Wait until it has ended, and return what it had not said yet."""
+        """Wait for the end, and return the remaining output."""
         async with asyncio.timeout(DEADLINE_S):
             out, err = await self.process.communicate(given)
         return Done(self.process.returncode, out.decode(), err.decode())
@@ -56,7 +56,7 @@ class Command:
 
 @asynccontextmanager
 async def going(*arguments: object, without: tuple[str, ...] = (), **env: str):
-    """Run a command beside what the block does."""
+    """Run a command while the block executes."""
     variables = environment(**env)
     for name in without:
         variables.pop(name, None)
@@ -77,6 +77,6 @@ async def going(*arguments: object, without: tuple[str, ...] = (), **env: str):
 
 
 async def realtime(*arguments: object, given: str | None = None, **options) -> Done:
-    """Run a command to its end."""
+    """Run a command and return its result."""
     async with going(*arguments, **options) as command:
         return await command.done(given.encode() if given is not None else b"")

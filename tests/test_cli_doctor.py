@@ -9,7 +9,7 @@ from commanding import going, realtime
 from serving import DEADLINE_S, SECRET, gateway_process, serving
 
 from gateway.cli._target import Target
-from gateway.cli.bench import Counted, percentiles
+from gateway.cli.bench import Deliveries, percentiles
 from gateway.cli.doctor import network_checks
 from gateway.cli.doctor.network_checks import check_clock
 from gateway.model.log import RunQuery
@@ -31,10 +31,10 @@ def wrong(done):
     return [check for check in done.json if check["verdict"] == "wrong"]
 
 
-async def test_a_deployment_that_is_well_is_said_to_be_so(tmp_path):
+async def test_doctor_reports_no_problem_for_healthy_deployment(tmp_path):
     path = tmp_path / "test.db"
     with gateway_process(f"sqlite:{path}", tmp_path) as process:
-        # On the gateway's own machine, behind the address that browsers use.
+        # With the gateway's own address as the public one.
         address = process.url
         done = await realtime("doctor", "--json", "--url", address, "--public", address)
         assert (done.code, wrong(done)) == (0, []), done.err
@@ -43,25 +43,26 @@ async def test_a_deployment_that_is_well_is_said_to_be_so(tmp_path):
             ("public", "note"),  # no TLS
         } <= verdicts(done)
         said = " ".join(check["what"] for check in done.json)
-        for part in ("a ping comes back", "come as WebSocket within", "server-sent events within"):
+        for part in ("round trip", "arrive as WebSocket within", "server-sent events within"):
             assert part in said
         beside = await realtime("doctor", "--json", "--store", f"sqlite:{path}")
         assert beside.code == 0
-        assert "only one may" in next(c["what"] for c in beside.json if c["subject"] == "store")
+        (store,) = (check for check in beside.json if check["subject"] == "store")
+        assert "as its only owner" in store["what"]
         listed = await realtime("runs", "list", "--url", address)
-        assert listed.out == ""  # what it made for the check is gone
+        assert listed.out == ""  # the run made for the check has been deleted
     alone = await realtime("doctor", "--store", f"sqlite:{path}")
-    assert (alone.code, alone.lines[-1]) == (0, "nothing is wrong")
-    assert "opens and can be written" in alone.out
+    assert (alone.code, alone.lines[-1]) == (0, "no problems")
+    assert "is writable" in alone.out
 
 
-async def test_a_store_that_is_not_there_yet_is_not_made(tmp_path):
+async def test_doctor_does_not_create_missing_store(tmp_path):
     done = await realtime("doctor", "--store", f"sqlite:{tmp_path}/sub/test.db")
-    assert (done.code, "will be made by the first gateway" in done.out) == (0, True)
+    assert (done.code, "the first gateway will create" in done.out) == (0, True)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_what_is_wrong_with_the_configuration_is_said(tmp_path):
+async def test_doctor_reports_invalid_configuration(tmp_path):
     store = ("--store", f"sqlite:{tmp_path}/test.db", "--json")
     bad = await realtime("doctor", *store, REALTIME_RETENTION_AGE_S="soon")
     assert (bad.code, "REALTIME_RETENTION_AGE_S" in wrong(bad)[0]["what"]) == (1, True)
@@ -74,29 +75,29 @@ async def test_what_is_wrong_with_the_configuration_is_said(tmp_path):
     (tmp_path / "secret_key").write_text(SECRET)
     (tmp_path / "secret_key").chmod(0o644)
     read = await realtime("doctor", *store, without=("REALTIME_SECRET_KEY",))
-    assert (read.code, wrong(read)[0]["advice"]) == (1, "chmod 600 it")
+    assert (read.code, wrong(read)[0]["advice"]) == (1, f"chmod 600 {tmp_path}/secret_key")
 
 
-async def test_a_damaged_store_is_found(tmp_path):
+async def test_doctor_detects_damaged_store(tmp_path):
     path = tmp_path / "test.db"
     path.write_bytes(b"this is no database at all" * 100)
     done = await realtime("doctor", "--store", f"sqlite:{path}", "--json")
     assert (done.code, wrong(done)[0]["subject"]) == (1, "store")
 
 
-async def test_another_secret_than_the_gateways_is_found(gateway):
+async def test_doctor_detects_different_secret(gateway):
     done = await realtime("doctor", "--url", gateway.url, "--json", REALTIME_SECRET_KEY="o" * 40)
     (found,) = wrong(done)
     assert (done.code, found["subject"]) == (1, "tokens")
     assert "same REALTIME_SECRET_KEY" in found["advice"]
 
 
-async def test_a_gateway_that_is_not_there_is_said_to_be_so():
+async def test_doctor_reports_unreachable_gateway():
     done = await realtime("doctor", "--url", "ws://127.0.0.1:9", "--json")
     assert (done.code, wrong(done)[0]["subject"]) == (1, "gateway")
 
 
-async def test_an_origin_that_may_not_connect_is_found(gateway):
+async def test_doctor_detects_forbidden_origin(gateway):
     where = ("--url", gateway.url, "--public", gateway.url, "--json")
     done = await realtime("doctor", *where, "--origin", "https://evil.example")
     (found,) = wrong(done)
@@ -105,7 +106,7 @@ async def test_an_origin_that_may_not_connect_is_found(gateway):
 
 @asynccontextmanager
 async def proxy_that(answers):
-    """Serve on a free port; `answers` is given each connection."""
+    """Serve on a free port; call `answers` with each connection."""
     connections = set()
 
     async def take(reader, writer):
@@ -130,12 +131,12 @@ async def proxy_that(answers):
     [
         ("400 Bad Request", "proxy_set_header Upgrade"),
         ("404 Not Found", "forward /v1/ to the gateway"),
-        ("502 Bad Gateway", "does not reach the gateway"),
-        ("401 Unauthorized", "asks for something of its own"),
-        ("301 Moved", "the address that it leads to"),
+        ("502 Bad Gateway", "cannot reach the gateway"),
+        ("401 Unauthorized", "without the proxy's own authentication"),
+        ("301 Moved", "the address that the redirect names"),
     ],
 )
-async def test_a_proxy_that_does_not_pass_the_upgrade_is_found(gateway, status, advice):
+async def test_doctor_detects_proxy_without_upgrade(gateway, status, advice):
     async def refuse(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
@@ -146,7 +147,7 @@ async def test_a_proxy_that_does_not_pass_the_upgrade_is_found(gateway, status, 
     assert (done.code, advice in wrong(done)[0]["advice"]) == (1, True), done.out
 
 
-async def test_a_proxy_that_gathers_events_is_found(gateway, monkeypatch):
+async def test_doctor_detects_buffering_proxy(gateway, monkeypatch):
     monkeypatch.setattr(network_checks, "TIMEOUT_S", 0.5)
 
     async def gather(reader, writer):
@@ -157,17 +158,17 @@ async def test_a_proxy_that_gathers_events_is_found(gateway, monkeypatch):
             if b"upgrade: websocket" in head.lower():
                 await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
             else:
-                await up_reader.read()  # all of it, before any of it
+                await up_reader.read()  # buffer the whole response
         finally:
             up_writer.close()
 
     reach = Target(Settings(url=gateway.url, secret_key=SECRET))
     async with proxy_that(gather) as url:
-        checks = await network_checks.check_public(reach, url, None)
+        checks = await network_checks.check_public(target, url, None)
     (found,) = [check for check in checks if check.verdict == "wrong"]
     assert "server-sent events" in found.what
     assert "proxy_buffering off" in found.advice
-    assert [check for check in checks if "come as WebSocket within" in check.what]
+    assert [check for check in checks if "arrive as WebSocket within" in check.what]
     assert await gateway.store.list_runs(RunQuery()) == []
 
 
@@ -178,11 +179,11 @@ async def _pump(reader, writer):
     writer.close()
 
 
-async def test_a_clock_that_is_off_is_found(tmp_path):
+async def test_doctor_detects_clock_skew(tmp_path):
     with gateway_process("memory:", tmp_path) as process:
         reach = Target(Settings(url=process.url, secret_key=SECRET))
         for skew_s, verdict in ((0, "ok"), (60, "note"), (-600, "wrong")):
-            (check,) = await check_clock(reach, lambda ahead_s=skew_s: time.time() + ahead_s)
+            (check,) = await check_clock(target, lambda ahead_s=skew_s: time.time() + ahead_s)
             assert check.verdict == verdict, check.what
             assert skew_s == 0 or ("behind" if skew_s > 0 else "ahead") in check.what
 
@@ -190,7 +191,7 @@ async def test_a_clock_that_is_off_is_found(tmp_path):
 # Bench.
 
 
-async def test_bench_says_what_came_and_how_fast_and_leaves_nothing(gateway):
+async def test_bench_reports_deliveries_and_deletes_its_run(gateway):
     asked = ("--subscribers", 120, "--rate", 40, "--seconds", 0.5, "--json")
     done = await realtime("bench", *asked, "--url", gateway.url)
     assert done.code == 0, done.err
@@ -201,7 +202,7 @@ async def test_bench_says_what_came_and_how_fast_and_leaves_nothing(gateway):
     assert gateway.fanout.hub.live_streams == 0
 
 
-async def test_bench_that_is_interrupted_leaves_nothing(gateway):
+async def test_bench_deletes_its_run_when_interrupted(gateway):
     async with going("bench", "--seconds", 60, "--url", gateway.url) as bench:
         async with asyncio.timeout(DEADLINE_S):
             while not (runs := await gateway.store.list_runs(RunQuery())):  # noqa: ASYNC110
@@ -213,7 +214,7 @@ async def test_bench_that_is_interrupted_leaves_nothing(gateway):
     assert await gateway.store.list_runs(RunQuery()) == []
 
 
-async def test_bench_says_that_it_is_refused():
+async def test_bench_reports_connection_limit():
     async with serving(limits=_few()) as gateway:
         done = await realtime("bench", "--subscribers", 20, "--url", gateway.url)
     assert done.code == 1
@@ -227,10 +228,10 @@ def _few():
     return Limits(address_connections=5)
 
 
-def test_records_are_counted_however_many_are_in_a_frame():
-    counted = Counted()
-    counted.take('{"records":[{"data":["1000000","x"]},{"data":["2000000","x"]}]}', 5_000_000)
-    assert (counted.received, counted.latencies_ms) == (2, [4.0, 3.0])
+def test_bench_counts_every_record_of_a_frame():
+    deliveries = Deliveries()
+    deliveries.add('{"records":[{"data":["1000000","x"]},{"data":["2000000","x"]}]}', 5_000_000)
+    assert (deliveries.received, deliveries.latencies_ms) == (2, [4.0, 3.0])
     assert percentiles(list(range(101)))["p99"] == 99
     assert percentiles([7.0])["p50"] == 7.0
     assert percentiles([])["max"] == 0.0

@@ -30,7 +30,7 @@ async def values_of(store, key):
     return [(each.source, each.data) for each in page.records], page.end
 
 
-async def test_what_was_exported_is_imported_with_values_order_sources_and_ends(gateway, tmp_path):
+async def test_import_restores_values_order_sources_and_ends(gateway, tmp_path):
     store = gateway.store
     run = await begun(store, metadata={"stage": "two"})
     child = await begun(store, parent_id=run.id, root_id=run.id)
@@ -54,7 +54,7 @@ async def test_what_was_exported_is_imported_with_values_order_sources_and_ends(
         **{"source": run.id, "data": 1e300},
     }
     taken = await realtime("import", file, *url)
-    assert (taken.code, "--new-id imports it beside that" in taken.err) == (1, True)
+    assert (taken.code, "--new-id imports it under another id" in taken.err) == (1, True)
     other = tmp_path / "other.db"
     done = await realtime("import", file, "--store", f"sqlite:{other}")
     assert done.code == 0, done.err
@@ -72,13 +72,13 @@ async def test_what_was_exported_is_imported_with_values_order_sources_and_ends(
     assert [source for source, _ in copied] == [source_of(id, 2), source_of(child.id, 3)]
 
 
-async def test_a_run_that_had_not_ended_is_imported_as_crashed(gateway):
+async def test_import_marks_unfinished_run_crashed(gateway):
     run = await begun(gateway.store, idempotency_key="once")
     await gateway.store.append(StreamKey(run.id, "s"), [b"1"])
     url = ("--url", gateway.url)
     text = (await realtime("export", run.id, *url)).out
     done = await realtime("import", "-", "--new-id", *url, given=text)
-    assert "is marked crashed" in done.err
+    assert "is imported as crashed" in done.err
     made = (await gateway.store.get_run(done.lines[0])).run
     assert (made.status, made.idempotency_key) == ("crashed", None)
     assert await values_of(gateway.store, StreamKey(made.id, "s")) == ([(None, b"1")], "crashed")
@@ -87,15 +87,15 @@ async def test_a_run_that_had_not_ended_is_imported_as_crashed(gateway):
 @pytest.mark.parametrize(
     "spoil, said",
     [
-        (lambda lines: lines[:-1], "was cut short"),
-        (lambda lines: lines[:1] + lines[2:], "has 1 records and says that it has 2"),
-        (lambda lines: lines[1:], "line 1 is not what"),
-        (lambda lines: [*lines[:2], "{", *lines[2:]], "line 3 is not what"),
-        (lambda lines: [*lines, lines[1]], "comes after the last"),
-        (lambda lines: [], "was cut short"),
+        (lambda lines: lines[:-1], "is incomplete"),
+        (lambda lines: lines[:1] + lines[2:], "has 1 records, but its final line counts 2"),
+        (lambda lines: lines[1:], "line 1 was not written by"),
+        (lambda lines: [*lines[:2], "{", *lines[2:]], "line 3 was not written by"),
+        (lambda lines: [*lines, lines[1]], "follows the final line"),
+        (lambda lines: [], "is incomplete"),
     ],
 )
-async def test_of_a_file_that_is_not_whole_nothing_is_imported(gateway, spoil, said):
+async def test_import_rejects_incomplete_file(gateway, spoil, said):
     run = await begun(gateway.store)
     await gateway.store.append(StreamKey(run.id, "s"), [b"1", b"2"])
     url = ("--url", gateway.url)
@@ -107,12 +107,12 @@ async def test_of_a_file_that_is_not_whole_nothing_is_imported(gateway, spoil, s
         await gateway.store.get_run(run.id)
 
 
-async def test_an_export_never_replaces_a_file(gateway, tmp_path):
+async def test_export_never_replaces_a_file(gateway, tmp_path):
     run = await begun(gateway.store)
     file = tmp_path / "run.jsonl"
     file.write_text("mine")
     done = await realtime("export", run.id, "--out", file, "--url", gateway.url)
-    assert (done.code, "is there already" in done.err) == (1, True)
+    assert (done.code, "exists already" in done.err) == (1, True)
     absent = await realtime("export", "run_x", "--out", tmp_path / "x", "--url", gateway.url)
     assert absent.code == 1
     assert [each.name for each in tmp_path.iterdir()] == ["run.jsonl"]

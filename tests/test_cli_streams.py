@@ -29,7 +29,7 @@ async def put(gateway, key, *values, **more):
     return await gateway.store.append(key, [json.dumps(each).encode() for each in values], **more)
 
 
-async def test_tail_prints_what_is_there_and_what_comes_and_ends_with_the_stream(gateway, key):
+async def test_tail_prints_existing_and_new_records_until_end(gateway, key):
     await put(gateway, key, {"a": 1}, "two")
     async with going("tail", *key, "--raw", "--url", gateway.url) as tail:
         assert [await tail.line(), await tail.line()] == ['{"a": 1}', '"two"']
@@ -43,7 +43,7 @@ async def test_tail_prints_what_is_there_and_what_comes_and_ends_with_the_stream
 @pytest.mark.parametrize(
     "reason, code", [("failed", 10), ("canceled", 11), ("expired", 13), ("deleted", 15)]
 )
-async def test_the_exit_code_of_tail_says_how_the_stream_ended(gateway, key, reason, code):
+async def test_tail_exit_code_is_end_reason(gateway, key, reason, code):
     await put(gateway, key, 1)
     if reason == "deleted":
         await gateway.store.delete(key)
@@ -52,7 +52,7 @@ async def test_the_exit_code_of_tail_says_how_the_stream_ended(gateway, key, rea
     assert (await realtime("tail", *key, "--url", gateway.url)).code == code
 
 
-async def test_tail_begins_where_it_is_told(gateway, key):
+async def test_tail_starts_at_given_position(gateway, key):
     places = [(await put(gateway, key, value)).position for value in range(5)]
 
     async def values(start):
@@ -69,7 +69,7 @@ async def test_tail_begins_where_it_is_told(gateway, key):
     assert await values(str(places[2])) == [3, 4]
 
 
-async def test_tail_as_json_gives_positions_to_go_on_from(gateway, key):
+async def test_tail_json_has_positions_to_resume(gateway, key):
     await put(gateway, key, {"x": 1}, 2, end="completed")
     first = await realtime("tail", *key, "--json", "--url", gateway.url)
     one, two, end = first.json
@@ -84,7 +84,7 @@ async def test_tail_as_json_gives_positions_to_go_on_from(gateway, key):
     assert again.json[0]["offset"] == 1
 
 
-async def test_tail_of_a_run_shows_its_streams_as_they_appear_and_its_changes(gateway, key):
+async def test_tail_of_run_prints_new_streams_and_changes(gateway, key):
     await put(gateway, key, "there")
     async with going("tail", key.run_id, "--json", "--url", gateway.url) as tail:
         first = [json.loads(await tail.line()) for _ in range(2)]
@@ -102,7 +102,7 @@ async def test_tail_of_a_run_shows_its_streams_as_they_appear_and_its_changes(ga
     assert {"progress", "answer"} <= ends
 
 
-async def test_tail_outlives_the_death_of_its_gateway_and_repeats_nothing(tmp_path):
+async def test_tail_resumes_after_gateway_restart(tmp_path):
     url = f"sqlite:{tmp_path}/test.db?durability=normal"
     async with opened(SqliteStore(tmp_path / "test.db", durability="normal")) as store:
         key = StreamKey((await store.create_run(new_run(owner="someone"))).id, "progress")
@@ -118,7 +118,7 @@ async def test_tail_outlives_the_death_of_its_gateway_and_repeats_nothing(tmp_pa
             assert (await tail.done()).code == 0
 
 
-async def test_ctrl_c_ends_a_tail_with_130_and_without_a_traceback(gateway, key):
+async def test_tail_exits_with_130_on_ctrl_c(gateway, key):
     await put(gateway, key, 1)
     async with going("tail", *key, "--raw", "--url", gateway.url) as tail:
         assert await tail.line() == "1"
@@ -127,7 +127,7 @@ async def test_ctrl_c_ends_a_tail_with_130_and_without_a_traceback(gateway, key)
     assert (done.code, done.err) == (130, "")
 
 
-async def test_a_token_is_enough_and_must_allow_it(gateway, key):
+async def test_tail_requires_token_with_scope(gateway, key):
     await put(gateway, key, 1, end="completed")
     stream = token_for(f"read:streams:{key}")
     where = ("--url", gateway.url)
@@ -141,15 +141,15 @@ async def test_a_token_is_enough_and_must_allow_it(gateway, key):
     assert stream not in done.err
 
 
-async def test_records_cannot_command_the_terminal(gateway, key):
+async def test_tail_escapes_control_characters(gateway, key):
     await gateway.store.append(key, ['"\x9b31m\x7f"'.encode(), b'{\n"a":\r\n1}'], end="completed")
     done = await realtime("tail", *key, "--url", gateway.url)
     assert "\\x9b31m\\x7f" in done.out
     assert "\x9b" not in done.out
-    assert len(done.lines) == 2  # a record a line, whatever its JSON looks like
+    assert len(done.lines) == 2  # one line per record, despite line breaks in its JSON
 
 
-async def test_append_takes_arguments_and_lines_and_ends_the_stream(gateway, key):
+async def test_append_accepts_arguments_and_lines_and_ends_stream(gateway, key):
     where = ("--url", gateway.url)
     assert (await realtime("append", *key, "1", '{"a": 2}', *where)).code == 0
     done = await realtime(*("append", *key, "--end", "--json"), *where, given='3\n\n[4]\r\n"five"')
@@ -160,7 +160,7 @@ async def test_append_takes_arguments_and_lines_and_ends_the_stream(gateway, key
     assert done.json[0]["position"] == str(page.position)
 
 
-async def test_append_takes_lines_as_texts(gateway, key):
+async def test_append_text_accepts_plain_lines(gateway, key):
     given = 'say "hi"\n\n\tlast\n'
     done = await realtime("append", *key, "--text", "--url", gateway.url, given=given)
     assert done.code == 0, done.err
@@ -168,7 +168,7 @@ async def test_append_takes_lines_as_texts(gateway, key):
     assert [json.loads(each.data) for each in records] == ['say "hi"', "", "\tlast"]
 
 
-async def test_append_hands_each_line_on_as_it_comes(gateway, key):
+async def test_append_sends_each_line_when_it_arrives(gateway, key):
     async with going("append", *key, "--url", gateway.url) as append:
         pages = gateway.store.follow(key)
         for value in ("1", "2"):
@@ -180,7 +180,7 @@ async def test_append_hands_each_line_on_as_it_comes(gateway, key):
         assert (await append.done()).code == 0
 
 
-async def test_much_input_arrives_whole_and_in_order(gateway, key):
+async def test_append_keeps_order_of_large_input(gateway, key):
     count = 20_000
     given = "".join(f'{{"n":{n},"pad":"{"x" * 60}"}}\n' for n in range(count))
     done = await realtime("append", *key, "--url", gateway.url, given=given)
@@ -190,21 +190,21 @@ async def test_much_input_arrives_whole_and_in_order(gateway, key):
     assert values == list(range(count))
 
 
-async def test_append_refuses_what_is_no_json_and_says_which_line(gateway, key):
+async def test_append_rejects_invalid_json_with_line_number(gateway, key):
     done = await realtime("append", *key, "--url", gateway.url, given="1\n{bad\n3\n")
     assert done.code == 1
-    assert "line 2 is no JSON" in done.err
+    assert "line 2 is not JSON" in done.err
     assert [each.data for each in (await gateway.store.read(key)).records] == [b"1"]
 
 
-async def test_append_refuses_records_over_the_limit(gateway, key):
+async def test_append_rejects_records_over_limit(gateway, key):
     given = json.dumps("x" * (1 << 20)) + "\n"
     done = await realtime("append", *key, "--url", gateway.url, given=given)
     assert done.code == 1
     assert "line 1 is 1048578 bytes; the limit is 1048576" in done.err
 
 
-async def test_streams_lists_what_they_hold_and_who_reads(gateway, key):
+async def test_streams_lists_size_and_readers(gateway, key):
     await put(gateway, key, *(["x" * 8] * 5))
     await put(gateway, StreamKey(key.run_id, "done"), 1, end="completed")
     async with gateway.client(token=token_for(f"read:runs:{key.run_id}")) as client:
@@ -219,7 +219,7 @@ async def test_streams_lists_what_they_hold_and_who_reads(gateway, key):
     assert plain.lines[0].split("\t")[:4] == ["progress", "open", "5", "50 B"]
 
 
-async def test_readers_of_another_run_are_nobody_elses_business(gateway, key):
+async def test_reader_counts_require_read_scope(gateway, key):
     import httpx
 
     url = f"http://127.0.0.1:{gateway.port}/v1/runs/{key.run_id}/readers"
@@ -232,7 +232,7 @@ async def test_readers_of_another_run_are_nobody_elses_business(gateway, key):
     assert found.json() == {"streams": {}}
 
 
-async def test_commands_open_a_store_that_no_gateway_has(tmp_path):
+async def test_commands_open_unlocked_store(tmp_path):
     path = tmp_path / "test.db"
     async with opened(SqliteStore(path, durability="normal")) as store:
         run = await store.create_run(new_run(status="queued", owner="embedded"))
@@ -244,12 +244,12 @@ async def test_commands_open_a_store_that_no_gateway_has(tmp_path):
     assert done.lines == ["1", "2"]
     (streams,) = (await realtime("streams", run.id, "--json", *where)).json
     assert (streams["records"], streams["readers"]) == (2, None)
-    async with opened(SqliteStore(path)) as store:  # and nothing was executed or marked
+    async with opened(SqliteStore(path)) as store:  # no run was executed or changed
         assert (await store.get_run(run.id)).run == run
         assert (await store.head(run_log(run.id))).position.offset == 1
 
 
-async def test_a_store_that_a_gateway_has_says_how_to_go_through_it(tmp_path):
+async def test_locked_store_error_names_url_option(tmp_path):
     path = tmp_path / "test.db"
     async with opened(SqliteStore(path, durability="normal")):
         done = await realtime("runs", "list", "--store", f"sqlite:{path}")
@@ -263,21 +263,21 @@ async def test_a_store_that_a_gateway_has_says_how_to_go_through_it(tmp_path):
     [
         (("tail", "run_a", "--url", "ws://127.0.0.1:9"), "no gateway at ws://127.0.0.1:9"),
         (("tail", "run_a", "--store", "sqlite:absent.db"), "there is no store absent.db"),
-        (("tail", "run_a", "--store", "memory:"), "is in its gateway's process"),
-        (("tail", "run_a", "--token", "x", "--store", "sqlite:a.db"), "a token is for a gateway"),
+        (("tail", "run_a", "--store", "memory:"), "exists only in its gateway's process"),
+        (("tail", "run_a", "--token", "x", "--store", "sqlite:a.db"), "a token needs a gateway"),
         (("tail", "run_a", "--from", "soon"), "--from is 'soon'"),
-        (("tail", "run_a", "--from", "0123456789abcdef_0000000000000001"), "name one"),
+        (("tail", "run_a", "--from", "0123456789abcdef_0000000000000001"), "name the stream"),
         (("tail", "nonsense"), "run id 'nonsense' is not allowed"),
         (("append", "run_a", "s", "1", "--reason", "bored"), "--reason is 'bored'"),
     ],
 )
-async def test_what_cannot_work_is_said_in_a_line(tmp_path, arguments, said):
+async def test_invalid_options_are_reported_in_one_line(tmp_path, arguments, said):
     done = await realtime(*arguments)
     assert done.code == 1
     assert said in done.err
     assert len(done.err.splitlines()) == 1
 
 
-async def test_a_command_line_that_is_wrong_is_exit_code_2():
+async def test_invalid_command_line_exits_with_2():
     assert (await realtime("tail")).code == 2
     assert (await realtime("tale", "run_a")).code == 2

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 import gateway
 from gateway import streams, task
-from gateway.cli._http import ask
+from gateway.cli._http import request
 from gateway.cli._target import Target
 from gateway.errors import ConfigurationError
 from gateway.model.records import StreamKey
@@ -124,8 +124,8 @@ async def test_worker_and_command_line_reach_a_gateway_below_a_path():
         async with opened(RemoteStore(f"{url}/live", worker_token)) as store:
             run = await store.create_run(new_run())
             await store.append(StreamKey(run.id, "marks"), [b"1"])
-        reach = Target(replace(SETTINGS, url=f"{url}/live"))
-        answer = await ask(reach, "GET", f"/v1/runs/{run.id}", None, f"read:runs:{run.id}")
+        target = Target(replace(SETTINGS, url=f"{url}/live"))
+        answer = await request(target, "GET", f"/v1/runs/{run.id}", None, f"read:runs:{run.id}")
         assert answer.value["id"] == run.id
 
 

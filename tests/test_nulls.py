@@ -108,9 +108,9 @@ async def _check(store, begin, changes, output):
     for change in data_of(await records_of(store, run_log(run.id))):
         wire = fold_change(wire, change)
     assert is_same(wire, run.to_wire())
-    held = RunTable(TAGGED, 1, [])
-    held.take(await records_of(store, TAGGED.log))
-    assert held.runs == [run]
+    table = RunTable(TAGGED, 1, [])
+    table.apply(await records_of(store, TAGGED.log))
+    assert table.runs == [run]
 
 
 @dataclass

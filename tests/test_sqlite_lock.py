@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock, Timeout
 from serving import new_run
 
-from gateway.cli._target import check_own_store
+from gateway.cli._target import check_store_available
 from gateway.errors import ConfigurationError, StoreLocked
 from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey
@@ -132,7 +132,7 @@ async def test_what_the_owning_process_is_refused_leaves_the_locks_of_sqlite_alo
             with pytest.raises(StoreLocked):
                 await store_at(name).open()
             with pytest.raises(StoreLocked):
-                check_own_store(f"sqlite:{name}")
+                check_store_available(f"sqlite:{name}")
         assert backup(path, copy).runs == 1
         with pytest.raises(StoreLocked):
             restore(copy, path, force=True)

@@ -1,27 +1,26 @@
-"""The command line: `realtime`, or `python -m gateway`. One module for each command.
+"""The command line: `realtime`, or `python -m gateway`.
 
-May import every room.
+Each command group has one module. This room may import every other room.
 
-    append         lines into records
-    backup         `realtime backup` and `restore`
-    bench          `realtime bench`
-    client         `realtime client`
-    copy           `realtime copy`
-    doctor/        `realtime doctor`
-    export         `realtime export` and `import`
-    runs           `realtime runs` and `trigger`
-    runs_watch     `realtime runs watch`
-    serve          `realtime serve`
-    streams        `realtime tail`, `append` and `streams`
-    tail           follows streams and prints records
-    token_inspect  `realtime token show`
-    tokens         `realtime token`
-    types          `realtime types`
-    typescript     TypeScript types of JSON Schemas
-
-    _http          HTTP requests of commands
-    _output        what commands print
-    _target        the gateway or the store that a command works on
+    _http          requests to a gateway over HTTP
+    _output        output formats: tables and lines for terminals, JSON lines for scripts
+    _target        options that select a gateway or a store, and how a command opens it
+    append         `append`
+    backup         `backup`, `restore`
+    bench          `bench`
+    client         `client`
+    copy           `copy`
+    doctor         `doctor`; its checks are in `local_checks` and `network_checks`
+    export         `export`, `import`
+    runs           `runs list`, `runs show`, `runs cancel`, `runs watch`, `trigger`
+    runs_watch     the table of runs that `runs watch` keeps up to date
+    serve          `serve`
+    streams        `streams`
+    tail           `tail`
+    token_inspect  the checks of `token show`
+    tokens         `token mint`, `token show`, `token revoke`
+    types          `types`
+    typescript     JSON Schemas as TypeScript types
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli import (
+    append,
     backup,
     bench,
     client,
@@ -41,18 +41,19 @@ from gateway.cli import (
     runs,
     serve,
     streams,
+    tail,
     tokens,
     types,
 )
-from gateway.cli._output import note
+from gateway.cli._output import info
 from gateway.errors import RealtimeError
 
 app = typer.Typer(
     name="realtime",
     help="Realtime Streams: durable, typed streams from Python tasks to any frontend.",
     epilog=(
-        "Exit codes: 0 done; 1 something is wrong, as the line on stderr says; 2 the command line"
-        " itself is wrong; 130 Ctrl-C. `tail` and `trigger --follow` end as what they follow did:"
+        "Exit codes: 0 success; 1 an error, described on stderr; 2 an invalid command line;"
+        " 130 Ctrl-C. `tail` and `trigger --follow` exit with the result of what they follow:"
         " 0 completed, 10 failed, 11 canceled, 12 crashed, 13 expired, 14 timed_out, 15 deleted."
     ),
     no_args_is_help=True,
@@ -61,8 +62,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"realtime-streams {__version__}")
         raise typer.Exit
 
@@ -76,12 +77,12 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Take the options that belong to no command."""
+    """Handle the options that precede a command."""
 
 
 app.command()(serve.serve)
-app.command()(streams.tail)
-app.command()(streams.append)
+app.command()(tail.tail)
+app.command()(append.append)
 app.command("streams")(streams.list_streams)
 app.add_typer(runs.app, name="runs")
 app.command()(runs.trigger)
@@ -98,9 +99,9 @@ app.command()(bench.bench)
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line and exit code 1."""
+    """Run the command line. A `RealtimeError` becomes one line on stderr and exit code 1."""
     try:
         app()
     except RealtimeError as error:
-        note(error.message)
+        info(error.message)
         raise SystemExit(1) from None

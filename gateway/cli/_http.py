@@ -1,4 +1,4 @@
-"""What a command asks a gateway over HTTP, with the standard library alone."""
+"""Requests to a gateway over HTTP, with the standard library only."""
 
 from __future__ import annotations
 
@@ -16,63 +16,65 @@ from gateway.errors import RealtimeError, StoreUnavailable, from_wire
 TIMEOUT_S = 30.0
 
 
-class Answer(NamedTuple):
-    """What a gateway answered."""
+class Response(NamedTuple):
+    """A gateway's response: its JSON body, and its headers with lower-case names."""
 
     value: Any
     headers: dict[str, str]
 
 
-async def ask(reach: Target, method: str, path: str, body: Any = None, *scopes: str) -> Answer:
-    """Send a request and return its answer.
+async def request(
+    target: Target, method: str, path: str, body: Any = None, *scopes: str
+) -> Response:
+    """Send a request to a gateway and return the response.
 
     Args:
-        reach: Which gateway, and with which token.
-        method: Of HTTP.
-        path: Below the gateway's address.
-        body: As JSON; None: none.
-        scopes: Of a token that is made for it.
+        target: The gateway and its token.
+        method: The HTTP method.
+        path: Path below the gateway's address.
+        body: Sent as JSON unless it is None.
+        scopes: Scopes of the token; without scopes the request has no token.
 
     Raises:
-        StoreUnavailable: nobody answered.
-        RealtimeError: it was refused; as the gateway says.
+        StoreUnavailable: no gateway responded.
+        RealtimeError: the error with which the gateway rejected the request.
     """
-    request = urllib.request.Request(f"{reach.http_url}{path}", method=method)
+    sent = urllib.request.Request(f"{target.http_url}{path}", method=method)
     if scopes:
-        request.add_header("Authorization", f"Bearer {reach.bearer(*scopes)}")
+        sent.add_header("Authorization", f"Bearer {target.token_for(*scopes)}")
     if body is not None:
-        request.data = msgspec.json.encode(body)  # whole numbers of any size
-        request.add_header("Content-Type", "application/json")
-    return await asyncio.to_thread(_send, request)
+        sent.data = msgspec.json.encode(body)  # unlike orjson, integers of any size
+        sent.add_header("Content-Type", "application/json")
+    return await asyncio.to_thread(_send, sent)
 
 
-def _send(request: urllib.request.Request) -> Answer:
+def _send(request: urllib.request.Request) -> Response:
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            return Answer(orjson.loads(answer.read()), _lower(answer.headers))
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            return Response(orjson.loads(response.read()), _lower(response.headers))
     except urllib.error.HTTPError as error:
-        raise _refusal(request, error) from None
+        raise _gateway_error(request, error) from None
     except (OSError, orjson.JSONDecodeError) as error:
-        why = getattr(error, "reason", error)
-        raise StoreUnavailable(f"no gateway answers at {request.full_url} ({why})") from None
+        reason = getattr(error, "reason", error)
+        raise StoreUnavailable(f"no gateway answers at {request.full_url} ({reason})") from None
 
 
 def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _refusal(request: urllib.request.Request, error: urllib.error.HTTPError) -> RealtimeError:
+def _gateway_error(request: urllib.request.Request, error: urllib.error.HTTPError) -> RealtimeError:
     try:
         body = orjson.loads(error.read())
         return from_wire(body["code"], body["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return StoreUnavailable(
-            f"{request.full_url} answered {error.code} {error.reason}, as no gateway does"
+            f"{request.full_url} answered {error.code} {error.reason}; a gateway does not"
         )
 
 
-async def readers(reach: Target, run_id: str) -> dict[str, int]:
-    """Ask how many read each stream of a run at this gateway."""
+async def reader_counts(target: Target, run_id: str) -> dict[str, int]:
+    """Return the number of readers of each stream of a run at this gateway."""
     path = f"/v1/runs/{run_id}/readers"
-    answer = await ask(reach, "GET", path, None, f"read:runs:{run_id}")
-    return dict(answer.value["streams"])
+    response = await request(target, "GET", path, None, f"read:runs:{run_id}")
+    return dict(response.value["streams"])

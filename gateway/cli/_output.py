@@ -1,7 +1,7 @@
-"""What a command prints: lines for people, JSON lines for scripts, notes on stderr.
+"""Output of commands: tables and lines for terminals, JSON lines for scripts, messages on stderr.
 
-Colours and tables are for terminals; elsewhere fields are separated by tabs. What comes from
-streams cannot move the cursor: control characters are shown as their codes.
+Without a terminal there are no colours, and tabs separate the fields of a table. Control characters
+in data are escaped, so that records cannot move the cursor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from rich.text import Text
 
 from gateway.model.records import Record
 
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, a value a line, for scripts.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one value per line, for scripts.")
+]
 
 EXIT_CODES = {
     "completed": 0,
@@ -38,51 +40,51 @@ COLOURS = {
     "queued": "yellow",
     "delayed": "yellow",
     "canceled": "magenta",
-}  # any other status is red
+}  # every other status is red
 
-# C0 but for the tab, DEL and C1: a terminal obeys these.
+# C0 except the tab, DEL and C1: the characters that terminals interpret.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
-def note(text: str) -> None:
-    """Say something that is no result."""
-    typer.echo(f"realtime: {shown(text)}", err=True)
+def info(text: str) -> None:
+    """Print a message that is not part of the result, on stderr."""
+    typer.echo(f"realtime: {escape_control(text)}", err=True)
 
 
-def shown(text: str) -> str:
-    """Return a text that a terminal shows as it is."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def escape_control(text: str) -> str:
+    """Replace control characters by their codes, so that a terminal only displays the text."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
-def line_of(data: bytes) -> str:
-    """Return a record's JSON as one line; a raw line break in JSON is never part of a value."""
-    return shown(data.replace(b"\r", b" ").replace(b"\n", b" ").decode("utf-8", "replace"))
+def to_line(data: bytes) -> str:
+    """Return a record's JSON as one line. Raw line breaks in JSON are never part of a value."""
+    return escape_control(data.replace(b"\r", b" ").replace(b"\n", b" ").decode("utf-8", "replace"))
 
 
-def named_writer(record: Record) -> dict[str, Any]:
-    """Name who wrote a record, as lines of JSON do: `attempt` is left out of the first."""
+def writer_fields(record: Record) -> dict[str, Any]:
+    """Return the JSON fields for a record's writer: `source`, and `attempt` from the second on."""
     source, attempt = record.written_by
     return {"source": source} | ({"attempt": attempt} if attempt > 1 else {})
 
 
 def emit(value: Any) -> None:
-    """Print a value as a line of JSON."""
+    """Print a value as one line of JSON."""
     write(orjson.dumps(value) + b"\n")
 
 
 def write(data: bytes) -> None:
-    """Print bytes at once: whoever reads along must not wait for more."""
+    """Print bytes and flush, so that a reader of a pipe receives them without delay."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
-def clock(time_ms: int) -> str:
-    """Return a time of today's day as people read it, in their zone."""
+def format_time(time_ms: int) -> str:
+    """Return the time of day in the local time zone, with milliseconds."""
     return datetime.fromtimestamp(time_ms / 1000).strftime("%H:%M:%S.%f")[:-3]
 
 
-def age(created_at: str | None, now: datetime | None = None) -> str:
-    """Say how long ago a time of a run was."""
+def format_age(created_at: str | None, now: datetime | None = None) -> str:
+    """Return the age of an ISO 8601 time in its largest unit, such as `5 min`."""
     if created_at is None:
         return ""
     then = datetime.fromisoformat(created_at)
@@ -93,8 +95,8 @@ def age(created_at: str | None, now: datetime | None = None) -> str:
     return f"{seconds} s"
 
 
-def bytes_of(size: float) -> str:
-    """Say a number of bytes."""
+def format_bytes(size: float) -> str:
+    """Return a number of bytes with a decimal unit, such as `1.5 MB`."""
     for unit in ("B", "KB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             break
@@ -102,30 +104,31 @@ def bytes_of(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def status(value: str) -> Text:
+def styled_status(value: str) -> Text:
     """Return a status in its colour."""
     return Text(value, COLOURS.get(value, "red"))
 
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Make a table."""
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return a table for a terminal. Cells of plain text are escaped."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(Text(shown(cell)) if isinstance(cell, str) else cell for cell in row))
+        cells = (Text(escape_control(cell)) if isinstance(cell, str) else cell for cell in row)
+        table.add_row(*cells)
     return table
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table on a terminal, and lines of fields with tabs between them elsewhere."""
+    """Print a table on a terminal; elsewhere, print tab-separated lines."""
     if sys.stdout.isatty():
-        Console(highlight=False).print(table_of(columns, rows))
+        Console(highlight=False).print(make_table(columns, rows))
         return
     for row in rows:
-        typer.echo("\t".join(shown(str(cell)) for cell in row))
+        typer.echo("\t".join(escape_control(str(cell)) for cell in row))
 
 
-def end_as(reason: str) -> NoReturn:
-    """End the command with the exit code of how something ended."""
-    raise typer.Exit(EXIT_CODES.get(reason, 1))
+def exit_with_status(status: str) -> NoReturn:
+    """Exit with the code of a final status, or of the reason why a stream ended."""
+    raise typer.Exit(EXIT_CODES.get(status, 1))

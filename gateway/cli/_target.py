@@ -1,8 +1,8 @@
-"""How a command reaches streams and runs: through a gateway, or the store itself.
+"""The target of a command: a gateway, or a store that the command opens itself.
 
-With `--url` or `REALTIME_URL` a command is a client of that gateway. Without, it opens the store
-itself, as its only owner; where a gateway has it open, the error says how to name that one. A
-command that opens a store executes nothing: what was queued there stays so.
+With `--url` or `REALTIME_URL` a command is a client of that gateway. Without, it opens the store as
+its only owner. If a gateway has the store open, the error names the option to use instead. A
+command that opens a store executes no runs: queued runs stay queued.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from gateway.stores.remote.store import RemoteStore, gateway_url
 from gateway.stores.sqlite.file_lock import SqliteLock
 
 LOCAL_URL = "ws://127.0.0.1:8400"
-TOKEN_TTL_S = 3600.0  # renewed for as long as the command goes on
+TOKEN_TTL_S = 3600.0  # renewed while the command executes
 CONNECT_TIMEOUT_S = 5.0
 
 UrlOption = Annotated[
     str | None,
     typer.Option(
-        "--url", help=f"The running gateway, {LOCAL_URL} for example; default REALTIME_URL."
+        "--url", help=f"Address of a running gateway, such as {LOCAL_URL}; default REALTIME_URL."
     ),
 ]
 TokenOption = Annotated[
     str | None,
     typer.Option(
         "--token",
-        help="The gateway's access token; default REALTIME_TOKEN, else one is made of the secret.",
+        help="Access token for the gateway; default REALTIME_TOKEN, else one minted by the secret.",
     ),
 ]
 StoreOption = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="The store itself, sqlite:PATH or redis://…; default REALTIME_STORE or"
+        help="Store to open, sqlite:PATH or redis://…; default REALTIME_STORE or"
         " sqlite:.realtime/realtime.db.",
     ),
 ]
@@ -59,52 +59,51 @@ StoreOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a command works.
+    """The gateway or the store on which a command operates.
 
     Attributes:
-        settings: The environment's, with what the command line says; `url` is the gateway, None:
-            the store is opened.
-        token: Shown to the gateway; None: one is made of the secret.
+        settings: Settings of the environment, overridden by the command line. `url` is the gateway;
+            if it is None, the command opens the store.
+        token: Access token for the gateway. If it is None, the command mints one by the secret.
     """
 
     settings: Settings
     token: str | None = None
 
     @classmethod
-    def of(cls, url: str | None, token: str | None, store: str | None) -> Target:
-        """Put together what the command line and the environment say.
+    def from_options(cls, url: str | None, token: str | None, store: str | None) -> Target:
+        """Combine the options of the command line with the environment.
 
         Raises:
-            ConfigurationError: they do not fit each other.
+            ConfigurationError: a token is given, but no gateway.
         """
-        logging.basicConfig(format="realtime: %(message)s")  # a connection that is lost, and so on
-        settings = settings_of(store)
+        logging.basicConfig(format="realtime: %(message)s")  # for example of a lost connection
+        settings = load_settings(store)
         settings = replace(settings, url=url or (None if store else settings.url))
         token = token or os.environ.get("REALTIME_TOKEN")
         if token and settings.url is None:
             raise ConfigurationError(
-                "a token is for a gateway: name it by --url or REALTIME_URL; a store is opened"
-                " without one"
+                "a token needs a gateway: set --url or REALTIME_URL; opening a store needs no token"
             )
         return cls(settings, token or None)
 
     @property
     def http_url(self) -> str:
-        """Where the gateway speaks HTTP.
+        """The gateway's address for HTTP.
 
         Raises:
-            ConfigurationError: there is none, or its address is no address.
+            ConfigurationError: no gateway is set, or its URL is invalid.
         """
         if self.settings.url is None:
             raise ConfigurationError(
-                f"this needs a gateway that runs: name it by --url {LOCAL_URL} or REALTIME_URL"
+                f"this command needs a running gateway: set --url {LOCAL_URL} or REALTIME_URL"
             )
         parts = urlsplit(gateway_url(self.settings.url))
         scheme = {"ws": "http", "wss": "https"}[parts.scheme]
         return urlunsplit((scheme, parts.netloc, parts.path.removesuffix("/v1/ws"), "", ""))
 
-    def bearer(self, *scopes: str) -> str:
-        """Return the token to show; one that is made has these scopes.
+    def token_for(self, *scopes: str) -> str:
+        """Return the given token, or else mint one with these scopes.
 
         Raises:
             ConfigurationError: there is neither a token nor a secret.
@@ -115,47 +114,49 @@ class Target:
             keys = resolve_keys(self.settings)
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"{error.message}; or give a token, by REALTIME_TOKEN or --token"
+                f"{error.message}; or set a token, by REALTIME_TOKEN or --token"
             ) from None
         return tokens.mint(scopes, ttl_s=TOKEN_TTL_S, keys=keys)
 
     @asynccontextmanager
-    async def store(self, *, owner: str | None = None, make: bool = False) -> AsyncIterator[Store]:
-        """Open the store, or the gateway's, for a block.
+    async def store(
+        self, *, owner: str | None = None, create: bool = False
+    ) -> AsyncIterator[Store]:
+        """Open the store, or a remote store of the gateway, for a block.
 
         Args:
-            owner: Name under which runs are kept alive at the gateway.
-            make: Make a SQLite store that is not there.
+            owner: Owner of the runs that the gateway keeps alive for this connection.
+            create: Create a missing SQLite store.
 
         Raises:
-            StoreUnavailable: nobody answers there, or the file is damaged.
-            StoreLocked: a gateway or worker owns the store; says how to name it.
-            ConfigurationError: there is no such store.
+            StoreUnavailable: the gateway does not respond, or the file is damaged.
+            StoreLocked: a gateway or worker owns the store.
+            ConfigurationError: the store does not exist.
         """
         url = self.settings.url
         if url is None:
-            check_own_store(self.settings.store, make)
+            check_store_available(self.settings.store, create)
             async with opened(open_store(self.settings.store, self.settings.retention)) as store:
                 yield store
             return
-        self.bearer(*WORKER_SCOPES)  # what is wrong with the secret is said before anything else
+        self.token_for(*WORKER_SCOPES)  # fails early if there is no valid secret
         await check_reachable(url)
-        remote = RemoteStore(url, lambda: self.bearer(*WORKER_SCOPES), owner=owner)
+        remote = RemoteStore(url, lambda: self.token_for(*WORKER_SCOPES), owner=owner)
         async with opened(remote) as store:
             yield store
 
 
-def settings_of(store: str | None) -> Settings:
-    """Read the environment; a store that is given takes the place of its own."""
+def load_settings(store: str | None) -> Settings:
+    """Read the settings from the environment; `store` overrides `REALTIME_STORE`."""
     settings = Settings.from_env()
     return replace(settings, store=store) if store else settings
 
 
 async def check_reachable(url: str) -> None:
-    """Find out at once whether anybody listens there; a store would try for long.
+    """Check that the gateway accepts connections; a remote store would retry for minutes.
 
     Raises:
-        StoreUnavailable: nobody does.
+        StoreUnavailable: it does not, within `CONNECT_TIMEOUT_S`.
     """
     parts = urlsplit(gateway_url(url))
     port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -164,36 +165,36 @@ async def check_reachable(url: str) -> None:
             _, writer = await asyncio.open_connection(parts.hostname, port)
         writer.close()
     except (OSError, TimeoutError) as error:
-        why = getattr(error, "strerror", None) or str(error) or "no answer"
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
         raise StoreUnavailable(
-            f"no gateway at {without_login(url)} ({why}): start one by "
-            "`realtime serve`, or name another by --url"
+            f"no gateway at {without_login(url)} ({reason}): start one with "
+            "`realtime serve`, or set another one by --url"
         ) from None
 
 
-def check_own_store(url: str, make: bool = False) -> None:
-    """Find out whether a store can be opened here, before anything waits for it.
+def check_store_available(url: str, create: bool = False) -> None:
+    """Check that this process can open a store, without waiting for its lock.
 
     Args:
-        url: The store's.
-        make: A SQLite file that is not there will be made.
+        url: The store's URL.
+        create: Accept a missing SQLite file, which will be created.
 
     Raises:
-        StoreLocked: a gateway or worker has it open; says how to name that.
-        ConfigurationError: there is no such store.
+        StoreLocked: a gateway or worker owns the store; the message names the option to use.
+        ConfigurationError: the store does not exist.
     """
     if url.startswith("memory:"):
         raise ConfigurationError(
-            "the store memory: is in its gateway's process: name that by --url or REALTIME_URL"
+            "the store memory: exists only in its gateway's process: set --url or REALTIME_URL"
         )
     if not url.startswith("sqlite:"):
         return
     path = sqlite_file(url)
-    if make and not path.exists():
+    if create and not path.exists():
         return
     if not path.exists():
         raise ConfigurationError(
-            f"there is no store {path}: name one by --store, or a gateway by --url {LOCAL_URL}"
+            f"there is no store {path}: set --store, or a gateway by --url {LOCAL_URL}"
         )
     try:
         lock = SqliteLock(path)
@@ -201,8 +202,8 @@ def check_own_store(url: str, make: bool = False) -> None:
         lock.release()
     except TimeoutError:
         raise StoreLocked(
-            f"the store {path} is in use by a gateway or worker: go through the gateway, by"
-            f" --url {LOCAL_URL} (of `realtime serve`) or wherever it listens"
+            f"the store {path} is in use by a gateway or worker: connect to the gateway, by"
+            f" --url {LOCAL_URL} (the default of `realtime serve`) or its other address"
         ) from None
     except OSError:
-        pass  # opening it says what is wrong
+        pass  # opening the store reports the problem

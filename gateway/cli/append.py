@@ -1,4 +1,4 @@
-"""Lines into records: the inside of `realtime append`."""
+"""`realtime append`: append arguments, or lines of standard input, as records."""
 
 from __future__ import annotations
 
@@ -8,29 +8,88 @@ import secrets
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Annotated
 
 import orjson
+import typer
 
+from gateway.cli._output import JsonOption, emit, info
+from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.errors import InvalidValue, RecordTooLarge
 from gateway.model.limits import MAX_APPEND_RECORDS
-from gateway.model.records import EndReason, Position, StreamKey, Writer
+from gateway.model.records import EndReason, Position, StreamKey, Writer, check_run_id
 from gateway.model.untrusted_json import NotJson, check_json
 from gateway.stores.base import Store
 
-CHUNK_BYTES = 64 << 10  # read of standard input at a time
-CHUNKS_AHEAD = 16  # read and not yet appended: then whoever writes has to wait
-BATCH_BYTES = 512 << 10  # of one append
+CHUNK_BYTES = 64 << 10  # size of one read of standard input
+MAX_QUEUED_CHUNKS = 16  # chunks read but not appended; above it, the writer of the pipe blocks
+BATCH_BYTES = 512 << 10  # size of one append
+END_REASONS = ("completed", "failed", "canceled", "expired")
 
 
-async def lines_of_values(values: Sequence[str]) -> AsyncIterator[list[bytes]]:
-    """Give arguments as lines."""
+def append(
+    run: Annotated[str, typer.Argument(help="Id of the run.")],
+    stream: Annotated[str, typer.Argument(help="Id of the stream.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(help="JSON values, one per record; without any, lines of standard input."),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Append each value or line as a string, not as JSON.")
+    ] = False,
+    end: Annotated[bool, typer.Option("--end", help="End the stream afterwards.")] = False,
+    reason: Annotated[
+        str,
+        typer.Option(help=f"Reason of --end: {', '.join(END_REASONS[:-1])} or {END_REASONS[-1]}."),
+    ] = "completed",
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Append records to a stream of a run, as arguments or lines of standard input.
+
+    Lines are appended as they arrive, and all are acknowledged before the command ends. With --end
+    and no values, standard input is read unless it is a terminal.
+    """
+    key = StreamKey(check_run_id(run), stream)
+    if reason not in END_REASONS:
+        raise InvalidValue(f"--reason is {reason!r}; it must be one of {', '.join(END_REASONS)}")
+    target = Target.from_options(url, token, store)
+    if values:
+        lines = lines_from_arguments(values)
+    elif end and sys.stdin.isatty():
+        lines = lines_from_arguments([])
+    else:
+        lines = lines_from_stdin()
+
+    async def append_all() -> tuple[int, Position | None]:
+        async with target.store() as opened:
+            return await append_lines(
+                opened,
+                key,
+                lines,
+                is_text=text,
+                end=reason if end else None,  # type: ignore[arg-type]
+                record_bytes=target.settings.limits.record_bytes,
+            )
+
+    count, position = asyncio.run(append_all())
+    if as_json:
+        emit({"appended": count, "position": str(position) if position else None})
+    else:
+        info(f"{count} records appended to {key}{f', which ended {reason}' if end else ''}")
+
+
+async def lines_from_arguments(values: Sequence[str]) -> AsyncIterator[list[bytes]]:
+    """Yield the arguments as one list of lines."""
     yield [value.encode() for value in values]
 
 
-async def lines_of_input() -> AsyncIterator[list[bytes]]:
-    """Give the lines of standard input as they come, many at once when many are there."""
+async def lines_from_stdin() -> AsyncIterator[list[bytes]]:
+    """Yield the lines of standard input as they arrive, in lists of all complete lines."""
     loop = asyncio.get_running_loop()
-    chunks: asyncio.Queue[bytes] = asyncio.Queue(CHUNKS_AHEAD)
+    chunks: asyncio.Queue[bytes] = asyncio.Queue(MAX_QUEUED_CHUNKS)
     descriptor = sys.stdin.fileno()
 
     def read() -> None:
@@ -40,9 +99,10 @@ async def lines_of_input() -> AsyncIterator[list[bytes]]:
             try:
                 asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
             except (RuntimeError, asyncio.CancelledError):
-                return  # nobody listens any more
+                return  # the event loop is closed
 
-    # No pool's thread: it may wait for a line that never comes, and must not hold up the end.
+    # A daemon thread, not a pool's: it may block on a line that never comes, and must not delay
+    # the end of the process.
     threading.Thread(target=read, name="realtime-input", daemon=True).start()
     rest = bytearray()
     while chunk := await chunks.get():
@@ -64,42 +124,42 @@ async def append_lines(
     end: EndReason | None,
     record_bytes: int,
 ) -> tuple[int, Position | None]:
-    """Append each line as a record, in order; a lost answer repeats nothing.
+    """Append each line as a record, in order and idempotently.
 
     Args:
-        store: Open.
-        key: Which stream.
-        lines: As they come; empty ones are passed over, unless they are texts.
-        is_text: A line is a string; otherwise JSON.
-        end: End the stream after them.
-        record_bytes: Of one record, at most.
+        store: An open store.
+        key: The stream.
+        lines: Lists of lines. Empty lines are skipped unless `is_text`.
+        is_text: Whether a line is a string rather than JSON.
+        end: Reason with which to end the stream after the last line, or None.
+        record_bytes: Largest size of one record.
 
     Returns:
-        How many there were, and the position after them.
+        The number of records, and the position after them.
 
     Raises:
-        InvalidValue: a line is no JSON; those before it were appended.
-        RecordTooLarge: likewise.
+        InvalidValue: a line is not JSON; the lines before it have been appended.
+        RecordTooLarge: a line is too large; the lines before it have been appended.
     """
     writer_id = secrets.token_urlsafe(12)
     count, number, position = 0, 0, None
-    async for some in lines:
+    async for received in lines:
         records = []
-        problem: InvalidValue | RecordTooLarge | None = None
-        for line in some:
+        failure: InvalidValue | RecordTooLarge | None = None
+        for line in received:
             number += 1
             try:
                 if (record := _record(line, number, is_text, record_bytes)) is not None:
                     records.append(record)
             except (InvalidValue, RecordTooLarge) as error:
-                problem = error
+                failure = error
                 break
         for batch in batches(records):
             writer = Writer(writer_id, 0, count)
             position = (await store.append(key, batch, writer=writer)).position
             count += len(batch)
-        if problem is not None:
-            raise problem
+        if failure is not None:
+            raise failure
     if end is not None:
         writer = Writer(writer_id, 0, count)
         position = (await store.append(key, [], writer=writer, end=end)).position
@@ -119,17 +179,15 @@ def _record(line: bytes, number: int, is_text: bool, record_bytes: int) -> bytes
     return data
 
 
-def _check_json(data: bytes, what: str) -> None:
+def _check_json(data: bytes, name: str) -> None:
     try:
         check_json(data)
     except NotJson as error:
-        raise InvalidValue(
-            f"{what} is no JSON ({error}); strings want quotes, or give --text"
-        ) from None
+        raise InvalidValue(f"{name} is not JSON ({error}); quote strings, or use --text") from None
 
 
 def batches(records: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Give records in appends that a gateway takes."""
+    """Split records into batches within the limits of one append."""
     batch: list[bytes] = []
     size = 0
     for record in records:

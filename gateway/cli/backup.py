@@ -10,35 +10,35 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli._target import StoreOption, settings_of
+from gateway.cli._target import StoreOption, load_settings
 from gateway.model.store_urls import sqlite_file
 from gateway.stores.sqlite import backup as sqlite_backup
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="The copy.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    file: Annotated[Path, typer.Argument(help="File of the backup.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Copy a SQLite store, also while a gateway uses it."""
-    path = sqlite_file(settings_of(store).store)
+    """Copy a SQLite store to a file, even while a gateway uses the store."""
+    path = sqlite_file(load_settings(store).store)
     with progress_bar(f"Copying {path}") as progress:
         copied = sqlite_backup.backup(path, file, force=force, progress=progress)
     typer.echo(f"{file}: {copied.runs} runs, {copied.bytes / 1e6:.1f} MB, checked")
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="Made by `realtime backup`.")],
+    file: Annotated[Path, typer.Argument(help="File made by `realtime backup`.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a store that is there: what it holds is lost.")
+        bool, typer.Option("--force", help="Replace an existing store; its data is lost.")
     ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Put a copy back in the place of a SQLite store; stop its gateway first.
+    """Replace a SQLite store by a backup. Stop its gateway first.
 
-    Clients who hold positions of the lost store are told to start over.
+    Clients that hold positions of the replaced store receive `reset` and start over.
     """
-    path = sqlite_file(settings_of(store).store)
+    path = sqlite_file(load_settings(store).store)
     with progress_bar(f"Copying {file}") as progress:
         copied = sqlite_backup.restore(file, path, force=force, progress=progress)
     typer.echo(f"{path}: {copied.runs} runs, {copied.bytes / 1e6:.1f} MB, checked")
@@ -46,7 +46,7 @@ def restore(
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[sqlite_backup.Progress]:
-    """Show how far something is, as a bar on a terminal, and nothing elsewhere."""
+    """Show progress as a bar on a terminal; show nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done, of: None
         return

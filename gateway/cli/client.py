@@ -1,4 +1,4 @@
-"""client: the JavaScript client as an npm package."""
+"""`realtime client`: the JavaScript client as an npm package."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli._output import note
+from gateway.cli._output import info
 from gateway.errors import ConfigurationError
 
 
 def client(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder; it is made if it is not there.")
+        Path, typer.Option("--output", "-o", help="Folder of the package; created if missing.")
     ],
 ) -> None:
-    """Write the JavaScript client as a folder that npm can install: code, types, package.json.
+    """Write the JavaScript client as an npm package: code, types and package.json.
 
-    Its version is that of this package. A file of another package in the folder is not replaced.
+    Its version is the version of this Python package. A folder with another package is rejected.
     """
     from gateway.server.api import client_assets as served
 
     files = served.package()
     manifest = output / "package.json"
     if manifest.exists() and '"realtime-streams-client"' not in manifest.read_text("utf-8"):
-        raise ConfigurationError(f"{manifest} is of another package: choose another folder")
+        raise ConfigurationError(f"{manifest} belongs to another package: choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (output / name).write_text(text, "utf-8")
-    note(f"{output}: {', '.join(files)}")
+    info(f"{output}: {', '.join(files)}")

@@ -1,4 +1,4 @@
-"""`realtime copy`: all streams and runs of a store into another, with positions kept."""
+"""`realtime copy`: migrate all streams and runs to another store, with their positions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli._output import JsonOption, emit, note
-from gateway.cli._target import check_own_store
+from gateway.cli._output import JsonOption, emit, info
+from gateway.cli._target import check_store_available
 from gateway.cli.backup import progress_bar
 from gateway.errors import ConfigurationError
 from gateway.sdk.session import opened
@@ -17,23 +17,25 @@ from gateway.stores.migration import CopySummary, Progress, copy_store
 
 
 def copy(
-    source: Annotated[str, typer.Argument(help="sqlite:PATH or redis://…; stop its gateways.")],
+    source: Annotated[
+        str, typer.Argument(help="sqlite:PATH or redis://…; stop its gateways first.")
+    ],
     target: Annotated[
-        str, typer.Argument(help="Another; empty, or left by a copy of the same that was cut off.")
+        str, typer.Argument(help="Empty store, or one with an interrupted copy of the same source.")
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Copy all streams and runs into another store, with their positions, and compare what came.
+    """Copy all streams and runs to another store, with their positions, and compare the result.
 
-    Clients go on where they were once their gateway has the new store and the same secret. Stop
-    all gateways and workers of the source first: what is appended meanwhile is noticed, and is an
-    error. A copy that was interrupted goes on where it was when the command is given again.
+    Clients resume at their positions once their gateway has the new store and the same secret. Stop
+    all gateways and workers of the source first: an append during the copy is detected and fails
+    the command. To continue an interrupted copy, execute the same command again.
     """
     if source == target:
         raise ConfigurationError("the source and the target are the same store")
-    check_own_store(source)
-    check_own_store(target, make=True)
-    with progress_bar("Copying") as progress:  # a URL may have a password in it
+    check_store_available(source)
+    check_store_available(target, create=True)
+    with progress_bar("Copying") as progress:  # no URL: it may contain a password
         moved = asyncio.run(_copy(source, target, progress))
     if as_json:
         emit(moved._asdict())
@@ -41,9 +43,12 @@ def copy(
     typer.echo(
         f"{moved.runs} runs, {moved.streams} streams, {moved.records} records: copied and compared"
     )
-    note("give the gateways of the new store the same REALTIME_SECRET_KEY; it was not copied")
+    info("set the same REALTIME_SECRET_KEY for the gateways of the new store; it was not copied")
 
 
 async def _copy(source: str, target: str, progress: Progress) -> CopySummary:
-    async with opened(open_movable_store(source)) as one, opened(open_movable_store(target)) as two:
-        return await copy_store(one, two, progress)
+    async with (
+        opened(open_movable_store(source)) as from_,
+        opened(open_movable_store(target)) as to,
+    ):
+        return await copy_store(from_, to, progress)

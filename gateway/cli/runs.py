@@ -18,18 +18,18 @@ from rich.text import Text
 from gateway.cli import _http
 from gateway.cli._output import (
     JsonOption,
-    age,
     emit,
-    end_as,
-    note,
+    escape_control,
+    exit_with_status,
+    format_age,
+    info,
+    make_table,
     print_table,
-    shown,
-    status,
-    table_of,
+    styled_status,
 )
 from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.cli.runs_watch import watch_runs
-from gateway.cli.tail import Start, printer
+from gateway.cli.tail import StartOption, printing_follower
 from gateway.errors import ConfigurationError, InvalidValue, TaskNotFound
 from gateway.model.log import RunQuery
 from gateway.model.records import RunSet, check_run_id
@@ -47,9 +47,9 @@ TagOption = Annotated[str | None, typer.Option(help="Only runs with this tag.")]
 ParentOption = Annotated[str | None, typer.Option(help="Only children of this run.")]
 BatchOption = Annotated[str | None, typer.Option(help="Only runs of this batch.")]
 StatusOption = Annotated[
-    list[str] | None, typer.Option("--status", help="Only this status; may be given again.")
+    list[str] | None, typer.Option("--status", help="Only this status; repeatable.")
 ]
-LimitOption = Annotated[int, typer.Option(help="At most so many.", min=1, max=1000)]
+LimitOption = Annotated[int, typer.Option(help="Maximum number of runs.", min=1, max=1000)]
 
 
 @app.command("list")
@@ -59,7 +59,7 @@ def list_runs(
     parent: ParentOption = None,
     batch: BatchOption = None,
     before: Annotated[
-        str | None, typer.Option(help="Only runs whose id sorts before this one.")
+        str | None, typer.Option(help="Only runs with smaller ids than this one.")
     ] = None,
     limit: LimitOption = 50,
     as_json: JsonOption = False,
@@ -68,17 +68,17 @@ def list_runs(
     store: StoreOption = None,
 ) -> None:
     """List runs, newest first."""
-    query = RunQuery(_statuses(statuses), tag, parent, batch, None, before, limit)
+    query = RunQuery(_check_statuses(statuses), tag, parent, batch, None, before, limit)
 
-    async def ask(opened: Store) -> list[Run]:
+    async def read(opened: Store) -> list[Run]:
         return await all_runs(opened, query)
 
-    found = asyncio.run(_with_store(Target.of(url, token, store), ask))
+    listed = asyncio.run(_with_store(Target.from_options(url, token, store), read))
     if as_json:
-        for run in found:
+        for run in listed:
             emit(run.to_wire())
         return
-    print_table(COLUMNS, [row_of(run) for run in found])
+    print_table(COLUMNS, [table_row(run) for run in listed])
 
 
 @app.command()
@@ -92,10 +92,11 @@ def show(
     """Show all fields of a run."""
     run_id = check_run_id(run)
 
-    async def ask(opened: Store) -> Run:
+    async def read(opened: Store) -> Run:
         return (await opened.get_run(run_id)).run
 
-    _print_run(asyncio.run(_with_store(Target.of(url, token, store), ask)), as_json)
+    run_state = asyncio.run(_with_store(Target.from_options(url, token, store), read))
+    _print_run(run_state, as_json)
 
 
 @app.command()
@@ -106,22 +107,22 @@ def cancel(
     token: TokenOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Ask for a run, and the runs below it, to be canceled.
+    """Request the cancellation of a run and its descendants.
 
-    One that executes is asked and given time to end; `realtime tail RUN` shows when it has.
+    An executing run gets time to finish; `realtime tail RUN` shows when it has.
     """
     run_id = check_run_id(run)
 
-    async def ask(opened: Store) -> Run:
+    async def request_cancellation(opened: Store) -> Run:
         return await cancel_run(Runtime(opened, asyncio.get_running_loop()), run_id)
 
-    after = asyncio.run(_with_store(Target.of(url, token, store), ask))
+    after = asyncio.run(_with_store(Target.from_options(url, token, store), request_cancellation))
     if as_json:
         emit(after.to_wire())
     elif after.is_finished:
-        note(f"run {after.id} is {after.status}")
+        info(f"run {after.id} is {after.status}")
     else:
-        note(f"run {after.id} is {after.status}, and was asked to end")
+        info(f"run {after.id} is {after.status}; its cancellation was requested")
 
 
 @app.command()
@@ -135,62 +136,62 @@ def watch(
     token: TokenOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Show the newest runs as a table that changes with them, until Ctrl-C.
+    """Show the newest runs in a table and keep it up to date until Ctrl-C.
 
-    Where the output is no terminal each run is printed anew when it changes. The runs of a tag, a
-    parent or a batch are followed; all runs are looked at every second.
+    Without a terminal, each changed run is printed as a line. Runs of a tag, parent or batch are
+    followed; the list of all runs is polled every second.
     """
-    asked = {"tag": tag, "parent": parent, "batch": batch}
-    sets = [RunSet(kind, id) for kind, id in asked.items() if id]  # type: ignore[arg-type]
+    options = {"tag": tag, "parent": parent, "batch": batch}
+    sets = [RunSet(kind, id) for kind, id in options.items() if id]  # type: ignore[arg-type]
     if len(sets) > 1:
-        raise InvalidValue("one of --tag, --parent and --batch can be watched at a time")
-    reach = Target.of(url, token, store)
-    asyncio.run(_watch(reach, sets[0] if sets else None, limit, as_json))
+        raise InvalidValue("--tag, --parent and --batch exclude each other: set one")
+    target = Target.from_options(url, token, store)
+    asyncio.run(_watch(target, sets[0] if sets else None, limit, as_json))
 
 
-async def _watch(reach: Target, which: RunSet | None, limit: int, as_json: bool) -> None:
-    async with reach.store() as store, aclosing(watch_runs(store, which, limit)) as states:
+async def _watch(target: Target, which: RunSet | None, limit: int, as_json: bool) -> None:
+    async with target.store() as store, aclosing(watch_runs(store, which, limit)) as states:
         if as_json or not sys.stdout.isatty():
             await _print_changes(states, as_json)
             return
         with Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
             async for runs in states:
-                live.update(table_of(COLUMNS, [row_of(run) for run in runs]), refresh=True)
+                live.update(make_table(COLUMNS, [table_row(run) for run in runs]), refresh=True)
 
 
 async def _print_changes(states: AsyncGenerator[list[Run], None], as_json: bool) -> None:
-    told: dict[str, Run] = {}
+    printed: dict[str, Run] = {}
     async for runs in states:
         for run in reversed(runs):
-            if told.get(run.id) == run:
+            if printed.get(run.id) == run:
                 continue
             if as_json:
                 emit(run.to_wire())
             else:
-                print_table(COLUMNS, [row_of(run)])
+                print_table(COLUMNS, [table_row(run)])
                 sys.stdout.flush()
-        told = {run.id: run for run in runs}
+        printed = {run.id: run for run in runs}
 
 
 def trigger(
-    task: Annotated[str, typer.Argument(help="Id of the task, as it is defined at the gateway.")],
+    task: Annotated[str, typer.Argument(help="Id of a task of the gateway's process.")],
     payload: Annotated[
-        str, typer.Option(help="JSON object of its arguments; @FILE reads it there, - from stdin.")
+        str, typer.Option(help="JSON object of its arguments; @FILE reads a file, - reads stdin.")
     ] = "{}",
     tags: Annotated[
-        list[str] | None, typer.Option("--tag", help="The run gets it; may be given again.")
+        list[str] | None, typer.Option("--tag", help="Tag of the run; repeatable.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Then print what comes, as `realtime tail` does.")
+        bool, typer.Option("--follow", help="Then print records like `realtime tail`.")
     ] = False,
     as_json: JsonOption = False,
     url: UrlOption = None,
     token: TokenOption = None,
 ) -> None:
-    """Start a run of a task that is defined in the gateway's process, and print its id."""
-    reach = Target.of(url, token, None)
+    """Start a run of a task of the gateway's process, and print its id."""
+    target = Target.from_options(url, token, None)
     arguments = _payload(payload)
-    asyncio.run(_trigger(reach, task, {"payload": arguments, "tags": tags or []}, follow, as_json))
+    asyncio.run(_trigger(target, task, {"payload": arguments, "tags": tags or []}, follow, as_json))
 
 
 class _Handle(NamedTuple):
@@ -199,18 +200,18 @@ class _Handle(NamedTuple):
 
 
 async def _trigger(
-    reach: Target, task: str, body: dict[str, Any], follow: bool, as_json: bool
+    target: Target, task: str, body: dict[str, Any], follow: bool, as_json: bool
 ) -> None:
     scopes = [f"trigger:tasks:{task}", *(f"read:tags:{tag}" for tag in body["tags"])]
     try:
-        answer = await _http.ask(reach, "POST", f"/v1/tasks/{task}/trigger", body, *scopes)
+        response = await _http.request(target, "POST", f"/v1/tasks/{task}/trigger", body, *scopes)
     except TaskNotFound as error:
         raise TaskNotFound(
-            f"{reach.http_url}: {error}. This process is the gateway's, an application with "
-            "`add_gateway` or `gateway.mount`: `realtime serve` by itself has no tasks, and those "
-            "of a worker are triggered by its own code"
+            f"{target.http_url}: {error}. Only tasks of the gateway's own process can be "
+            "triggered, that of an application with `add_gateway` or `gateway.mount`. `realtime "
+            "serve` alone has no tasks, and a worker's own code triggers the worker's tasks"
         ) from None
-    handle = _Handle(answer.value["id"], answer.value["access_token"])
+    handle = _Handle(response.value["id"], response.value["access_token"])
     if as_json:
         emit(handle._asdict())
     else:
@@ -219,10 +220,10 @@ async def _trigger(
     if not follow:
         return
     # With the run's own token: the one that may trigger may not read.
-    async with Target(reach.settings, handle.access_token).store() as store:
-        tail = printer(raw=False, as_json=as_json, names=True)
-        reason = await tail.run(store, handle.id, Start("beginning"), follow=True)
-    end_as(reason or "deleted")
+    async with Target(target.settings, handle.access_token).store() as store:
+        tail = printing_follower(raw=False, as_json=as_json, with_names=True)
+        reason = await tail.run(store, handle.id, StartOption("beginning"), follow=True)
+    exit_with_status(reason or "deleted")
 
 
 def _payload(text: str) -> dict[str, Any]:
@@ -234,32 +235,39 @@ def _payload(text: str) -> dict[str, Any]:
         try:
             text = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{source} cannot be read: {error}") from None
+            raise ConfigurationError(f"cannot read {source}: {error}") from None
     try:
         value = read_json(text)
     except NotJson as error:
-        raise InvalidValue(f"{source} is no JSON: {error}") from None
+        raise InvalidValue(f"{source} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise InvalidValue(f"{source} is no JSON object: it names the task's arguments")
+        raise InvalidValue(f"{source} is not a JSON object of the task's arguments")
     return value
 
 
-def _statuses(given: Sequence[str] | None) -> tuple[str, ...]:
-    for each in given or ():
+def _check_statuses(statuses: Sequence[str] | None) -> tuple[str, ...]:
+    for each in statuses or ():
         if each not in STATUSES:
-            raise InvalidValue(f"--status is {each!r}; it is one of {', '.join(STATUSES)}")
-    return tuple(given or ())
+            raise InvalidValue(f"--status is {each!r}; it must be one of {', '.join(STATUSES)}")
+    return tuple(statuses or ())
 
 
-async def _with_store(reach: Target, ask: Any) -> Any:
-    async with reach.store() as store:
-        return await ask(store)
+async def _with_store(target: Target, call: Any) -> Any:
+    async with target.store() as store:
+        return await call(store)
 
 
-def row_of(run: Run) -> tuple[str | Text, ...]:
-    """Return a run's cells."""
+def table_row(run: Run) -> tuple[str | Text, ...]:
+    """Return the cells of a run's row."""
     took = "" if run.duration_ms is None else f"{run.duration_ms / 1000:.1f} s"
-    return (run.id, run.task, status(run.status), age(run.created_at), took, " ".join(run.tags))
+    return (
+        run.id,
+        run.task,
+        styled_status(run.status),
+        format_age(run.created_at),
+        took,
+        " ".join(run.tags),
+    )
 
 
 def _print_run(run: Run, as_json: bool) -> None:
@@ -271,4 +279,4 @@ def _print_run(run: Run, as_json: bool) -> None:
         if value in (None, "", [], {}):
             continue
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        typer.echo(f"{typer.style(f'{name:<20}', dim=True)} {shown(text)}")
+        typer.echo(f"{typer.style(f'{name:<20}', dim=True)} {escape_control(text)}")

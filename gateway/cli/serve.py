@@ -7,18 +7,18 @@ from typing import Annotated
 import typer
 
 from gateway.auth.key_files import resolve_keys
-from gateway.cli._target import StoreOption, settings_of
+from gateway.cli._target import StoreOption, load_settings
 
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8400,
     store: StoreOption = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[str, typer.Option(help="Level: debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run a gateway until Ctrl-C."""
+    """Serve a gateway until Ctrl-C."""
     from gateway.server.serve import serve as run_server
 
-    settings = settings_of(store)
-    resolve_keys(settings)  # say what is wrong with it before anything is started
+    settings = load_settings(store)
+    resolve_keys(settings)  # reports an invalid key before the server starts
     run_server(settings, host=host, port=port, log_level=log_level)

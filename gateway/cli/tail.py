@@ -1,4 +1,4 @@
-"""Following streams and showing what comes: the inside of `realtime tail`."""
+"""`realtime tail`: follow a stream, or a run with all its streams, and print the records."""
 
 from __future__ import annotations
 
@@ -6,37 +6,102 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 import typer
 
-from gateway.cli._output import clock, emit, line_of, named_writer, note, shown, write
+from gateway.cli._output import (
+    JsonOption,
+    emit,
+    escape_control,
+    exit_with_status,
+    format_time,
+    info,
+    to_line,
+    write,
+    writer_fields,
+)
+from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.errors import InvalidValue
 from gateway.model.log import Page, run_log
-from gateway.model.records import STREAMS_STREAM, EndReason, Position, Record, StreamKey
+from gateway.model.records import (
+    STREAMS_STREAM,
+    EndReason,
+    Position,
+    Record,
+    StreamKey,
+    check_run_id,
+)
+from gateway.protocol.authorization import readable_key
 from gateway.stores.base import Store
 
 
+def tail(
+    run: Annotated[str, typer.Argument(help="Id of the run.")],
+    stream: Annotated[
+        str | None,
+        typer.Argument(help="Only this stream; without it, all streams and the run's changes."),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option("--from", help="beginning, latest, -N (the last N records) or a position."),
+    ] = "beginning",
+    follow: Annotated[
+        bool, typer.Option(help="Wait for new records until the end, or only print existing ones.")
+    ] = True,
+    raw: Annotated[bool, typer.Option("--raw", help="Print only the records' JSON.")] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Print records as they are appended, until the stream or the run ends.
+
+    After a lost connection the command reconnects and resumes. The exit code is the final status.
+    """
+    target = Target.from_options(url, token, store)
+    begin = StartOption.parse(start, one_stream=stream is not None)
+    key = readable_key(run, stream) if stream is not None else None
+    follower = printing_follower(raw=raw, as_json=as_json, with_names=key is None)
+    reason = asyncio.run(_tail(target, check_run_id(run), key, begin, follower, follow))
+    if reason is not None:
+        exit_with_status(reason)
+
+
+async def _tail(
+    target: Target,
+    run_id: str,
+    key: StreamKey | None,
+    start: StartOption,
+    follower: Follower,
+    follow: bool,
+) -> EndReason | None:
+    async with target.store() as store:
+        if key is not None:
+            return await follower.stream(store, key, start, follow=follow)
+        return await follower.run(store, run_id, start, follow=follow)
+
+
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where reading begins: `beginning`, `latest`, the last so many, or a position."""
+class StartOption:
+    """The value of `--from`: `beginning`, `latest`, the last N records, or a position."""
 
     kind: Literal["beginning", "latest", "last", "position"]
     last: int = 0
     position: Position | None = None
 
     @classmethod
-    def parse(cls, text: str, *, one_stream: bool) -> Start:
-        """Read it from the command line.
+    def parse(cls, text: str, *, one_stream: bool) -> StartOption:
+        """Parse the value of `--from`.
 
         Args:
-            text: As `tail --from` takes it.
-            one_stream: A position is of one stream, and good only there.
+            text: The value.
+            one_stream: Whether the command reads one stream. A position is valid in one only.
 
         Raises:
-            InvalidValue: it is none of them.
-            InvalidPosition: it looks like a position and is none.
+            InvalidValue: the value has none of the forms, or is a position for several streams.
+            InvalidPosition: the value looks like a position but is malformed.
         """
         if text in ("beginning", "latest"):
             return cls(text)  # type: ignore[arg-type]
@@ -44,14 +109,15 @@ class Start:
             return cls("last", last=int(text[1:]))
         if "_" not in text:
             raise InvalidValue(
-                f"--from is {shown(text)[:80]!r}; it is beginning, latest, -N or a position"
+                f"--from is {escape_control(text)[:80]!r}; "
+                "it must be beginning, latest, -N or a position"
             )
         if not one_stream:
-            raise InvalidValue("--from a position says nothing of several streams: name one")
+            raise InvalidValue("--from with a position needs one stream: name the stream")
         return cls("position", position=Position.parse(text))
 
-    async def of(self, store: Store, key: StreamKey) -> Position | None:
-        """Return the position to read a stream on from."""
+    async def resolve(self, store: Store, key: StreamKey) -> Position | None:
+        """Return the position after which to read a stream; None for its beginning."""
         if self.kind == "beginning":
             return None
         if self.kind == "position":
@@ -64,60 +130,62 @@ class Start:
 
 
 class Follower:
-    """Follows streams and hands on what comes, in the order in which it comes.
+    """Follows streams and calls back for each record and event, in order of arrival.
 
     Args:
-        on_record: Is given each record, and the position after it.
-        on_run: Is given each change of the run, as its merge patch.
-        on_fact: Is given what else happens: a gap, a reset, an end.
+        on_record: Called with each record and the position after it.
+        on_run: Called with each change of the run, as a merge patch.
+        on_event: Called with each gap, reset and end.
     """
 
     def __init__(
         self,
         on_record: Callable[[StreamKey, Record, Position], None],
         on_run: Callable[[str, int, dict[str, Any]], None],
-        on_fact: Callable[[StreamKey, str, str, dict[str, Any]], None],
+        on_event: Callable[[StreamKey, str, str, dict[str, Any]], None],
     ) -> None:
         self._on_record = on_record
         self._on_run = on_run
-        self._on_fact = on_fact
+        self._on_event = on_event
 
     async def stream(
-        self, store: Store, key: StreamKey, start: Start, *, follow: bool
+        self, store: Store, key: StreamKey, start: StartOption, *, follow: bool
     ) -> EndReason | None:
-        """Follow one stream; returns how it ended, or None if only what is there was wanted."""
-        after = await start.of(store, key)
+        """Follow one stream and return its end reason; without `follow`, read it, return None."""
+        after = await start.resolve(store, key)
         if not follow:
             while not (page := await store.read(key, after)).is_empty:
-                self._take(key, page)
+                self._handle_page(key, page)
                 after = page.position
                 if page.end is not None:
                     break
             return None
         async with aclosing(store.follow(key, after)) as pages:
             async for page in pages:
-                self._take(key, page)
+                self._handle_page(key, page)
                 if page.end is not None:
                     return page.end
         return "deleted"
 
     async def run(
-        self, store: Store, run_id: str, start: Start, *, follow: bool
+        self, store: Store, run_id: str, start: StartOption, *, follow: bool
     ) -> EndReason | None:
-        """Follow a run and all its streams, as they appear; returns how the run ended."""
+        """Follow a run and its streams, including new ones, and return the run's final status."""
         state = await store.get_run(run_id)
         log, names = run_log(run_id), StreamKey(run_id, STREAMS_STREAM)
         self._on_run(run_id, 0, {"status": state.run.status})
-        there = (await store.head(names)).position.offset
+        existing = (await store.head(names)).position.offset
         try:
             async with asyncio.TaskGroup() as group:
-                end = group.create_task(self._changes(store, log, state.position, follow))
-                group.create_task(self._appearing(group, store, names, there, start, follow))
+                end = group.create_task(self._follow_changes(store, log, state.position, follow))
+                group.create_task(
+                    self._follow_new_streams(group, store, names, existing, start, follow)
+                )
         except* Exception as errors:
-            raise errors.exceptions[0] from None  # what one stream meets ends all
+            raise errors.exceptions[0] from None  # an error of one stream ends the command
         return end.result()
 
-    async def _changes(
+    async def _follow_changes(
         self, store: Store, log: StreamKey, after: Position, follow: bool
     ) -> EndReason | None:
         if not follow:
@@ -127,63 +195,63 @@ class Follower:
                 for record in page.records:
                     self._on_run(log.run_id, record.time_ms, orjson.loads(record.data))
                 if page.end is not None:
-                    self._on_fact(log, "end", page.end, {})
+                    self._on_event(log, "end", page.end, {})
                     return page.end
         return "deleted"
 
-    async def _appearing(
+    async def _follow_new_streams(
         self,
         group: asyncio.TaskGroup,
         store: Store,
         names: StreamKey,
-        there: int,
-        start: Start,
+        existing: int,
+        start: StartOption,
         follow: bool,
     ) -> None:
-        """Follow each stream that the run has or gets; those that it gets from their beginning."""
+        """Follow each existing stream from `start`, and each new stream from its beginning."""
 
-        def begin(page: Page) -> None:
+        def follow_named(page: Page) -> None:
             for record in page.records:
                 key = StreamKey(names.run_id, orjson.loads(record.data)["stream"])
-                at = start if record.offset < there else Start("beginning")
-                group.create_task(self.stream(store, key, at, follow=follow))
+                begin = start if record.offset < existing else StartOption("beginning")
+                group.create_task(self.stream(store, key, begin, follow=follow))
 
         if follow:
             async with aclosing(store.follow(names)) as pages:
                 async for page in pages:
-                    begin(page)
+                    follow_named(page)
             return
         after: Position | None = None
         while (page := await store.read(names, after)).records:
-            begin(page)
+            follow_named(page)
             after = page.position
 
-    def _take(self, key: StreamKey, page: Page) -> None:
+    def _handle_page(self, key: StreamKey, page: Page) -> None:
         if page.reset is not None:
-            self._on_fact(key, "reset", page.reset, {})
+            self._on_event(key, "reset", page.reset, {})
         if page.gap is not None:
-            gone = {"from": str(page.gap.start), "to": str(page.gap.stop)}
-            self._on_fact(key, "gap", page.gap.reason, gone)
+            span = {"from": str(page.gap.start), "to": str(page.gap.stop)}
+            self._on_event(key, "gap", page.gap.reason, span)
         for record in page.records:
             after = Position(page.position.epoch, record.offset + 1)
             self._on_record(key, record, after)
         if page.end is not None:
-            self._on_fact(key, "end", page.end, {"position": str(page.position)})
+            self._on_event(key, "end", page.end, {"position": str(page.position)})
 
 
-def printer(*, raw: bool, as_json: bool, names: bool) -> Follower:
-    """Make a tail that prints.
+def printing_follower(*, raw: bool, as_json: bool, with_names: bool) -> Follower:
+    """Return a follower that prints.
 
     Args:
-        raw: Only the records' JSON, a line each.
-        as_json: A JSON object for each thing that happens.
-        names: Say of which stream each line is.
+        raw: Print only the records' JSON, one per line.
+        as_json: Print a JSON object for each record, change and event.
+        with_names: Print the stream's name in each line.
     """
     if raw:
-        return Follower(_raw_record, lambda *_: None, _noted)
+        return Follower(_raw_record, lambda *_: None, _print_event)
     if as_json:
-        return Follower(_json_record, _json_run, _json_fact)
-    return Follower(_Lines(names).record, _run_line, _noted)
+        return Follower(_json_record, _json_run, _json_event)
+    return Follower(_LinePrinter(with_names).record, _run_line, _print_event)
 
 
 def _raw_record(_key: StreamKey, record: Record, _after: Position) -> None:
@@ -198,7 +266,7 @@ def _json_record(key: StreamKey, record: Record, after: Position) -> None:
             "offset": record.offset,
             "position": str(after),
             "time_ms": record.time_ms,
-            **named_writer(record),
+            **writer_fields(record),
             "data": orjson.Fragment(record.data.replace(b"\r", b" ").replace(b"\n", b" ")),
         }
     )
@@ -208,31 +276,33 @@ def _json_run(run_id: str, _time_ms: int, patch: dict[str, Any]) -> None:
     emit({"type": "run", "run": run_id, "patch": patch})
 
 
-def _json_fact(key: StreamKey, kind: str, why: str, more: dict[str, Any]) -> None:
-    emit({"type": kind, "stream": key.stream_id, "reason": why, **more})
+def _json_event(key: StreamKey, event: str, reason: str, fields: dict[str, Any]) -> None:
+    emit({"type": event, "stream": key.stream_id, "reason": reason, **fields})
 
 
-class _Lines:
-    def __init__(self, names: bool) -> None:
-        self._names = names
+class _LinePrinter:
+    def __init__(self, with_names: bool) -> None:
+        self._with_names = with_names
 
     def record(self, key: StreamKey, record: Record, _after: Position) -> None:
-        time = typer.style(clock(record.time_ms), dim=True)
-        name = f"{typer.style(key.stream_id, fg='cyan')} " if self._names else ""
+        time = typer.style(format_time(record.time_ms), dim=True)
+        name = f"{typer.style(key.stream_id, fg='cyan')} " if self._with_names else ""
         source, attempt = record.written_by
         writer = f" (from {source})" if source not in (None, key.run_id) else ""
         writer += f" (attempt {attempt})" if attempt > 1 else ""
-        typer.echo(f"{time} {name}{line_of(record.data)}{writer}")
+        typer.echo(f"{time} {name}{to_line(record.data)}{writer}")
 
 
 def _run_line(_run_id: str, _time_ms: int, patch: dict[str, Any]) -> None:
-    told = {name: value for name, value in patch.items() if name in ("status", "metadata", "error")}
-    for name, value in told.items():
+    shown = {
+        name: value for name, value in patch.items() if name in ("status", "metadata", "error")
+    }
+    for name, value in shown.items():
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        typer.echo(typer.style(f"run {name}: {shown(text)}", bold=True))
+        typer.echo(typer.style(f"run {name}: {escape_control(text)}", bold=True))
 
 
-def _noted(key: StreamKey, kind: str, why: str, more: dict[str, Any]) -> None:
-    where = f" {more['from']} to {more['to']}" if kind == "gap" else ""
-    said = {"gap": "records are gone", "reset": "begins anew", "end": "ended"}[kind]
-    note(f"{key} {said}:{where} {why}")
+def _print_event(key: StreamKey, event: str, reason: str, fields: dict[str, Any]) -> None:
+    span = f" {fields['from']} to {fields['to']}" if event == "gap" else ""
+    text = {"gap": "lost records", "reset": "was reset", "end": "ended"}[event]
+    info(f"{key} {text}:{span} {reason}")

@@ -1,4 +1,4 @@
-"""What a token says, and whether it is good: the inside of `realtime token show`."""
+"""`realtime token show`: the claims of a token, and whether it is valid."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ Verdict = Literal["valid", "expired", "revoked", "unknown key", "invalid", "not 
 
 @dataclass(slots=True)
 class Finding:
-    """What was found out about a token.
+    """The result of inspecting a token.
 
     Attributes:
-        verdict: In two words at most.
-        why: In a sentence.
-        claims: What it says, true or not.
-        header: Its algorithm and key.
-        revocation: Whether it was looked up if it is revoked, and where not, why.
+        verdict: The result in at most two words.
+        reason: The reason as a sentence.
+        claims: The claims of the token, verified or not.
+        header: The token's algorithm and key id.
+        revocation: Result of the revocation check, or why it was not checked.
     """
 
     verdict: Verdict
-    why: str
+    reason: str
     claims: dict[str, Any] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
-    revocation: str = "not looked up"
+    revocation: str = "not checked"
 
     @property
-    def is_good(self) -> bool:
-        """Whether a gateway with these keys takes it."""
+    def is_valid(self) -> bool:
+        """Whether a gateway with these keys accepts the token."""
         return self.verdict == "valid"
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON-able values."""
+        """Return the result for `--json`."""
         return {
             "verdict": self.verdict,
-            "why": self.why,
+            "why": self.reason,
             "revocation": self.revocation,
             "header": self.header,
             "claims": self.claims,
         }
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return what it says as names and texts."""
+        """Return the claims as pairs of name and text."""
         lines = [("revocation", self.revocation)]
         for name, value in (self.header | self.claims).items():
             values = value if name == "scopes" and isinstance(value, list) else [value]
             for each in values:
                 text = each if isinstance(each, str) else orjson.dumps(each).decode()
-                lines.append((name, f"{text}{_moment(name, each)}"))
+                lines.append((name, f"{text}{_format_time(name, each)}"))
         return lines
 
 
-def _moment(name: str, value: Any) -> str:
+def _format_time(name: str, value: Any) -> str:
     if name not in ("iat", "exp", "nbf", "par_iat") or not isinstance(value, int | float):
         return ""
     try:
@@ -74,37 +74,37 @@ def _moment(name: str, value: Any) -> str:
         return ""
 
 
-async def inspect(token: str, reach: Target, now_s: float) -> Finding:
-    """Find out about a token.
+async def inspect(token: str, target: Target, now_s: float) -> Finding:
+    """Decode a token, verify it and check whether it is revoked.
 
     Args:
-        token: In its compact form.
-        reach: Whose keys, and where revocations are kept.
+        token: The token in compact form.
+        target: The keys, and the gateway or store with the revocations.
         now_s: Unix time.
     """
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, RecursionError):
-        return Finding("invalid", "this is no token in the form a.b.c")
-    finding = _verified(token, header, reach, now_s)
+        return Finding("invalid", "this is not a token of the form a.b.c")
+    finding = _verify(token, header, target, now_s)
     finding.claims, finding.header = claims, header
     if finding.verdict == "valid":
-        await _look_up(finding, token, reach, now_s)
+        await _check_revocation(finding, token, target, now_s)
     return finding
 
 
-def _verified(token: str, header: dict[str, Any], reach: Target, now_s: float) -> Finding:
+def _verify(token: str, header: dict[str, Any], target: Target, now_s: float) -> Finding:
     try:
-        keys = _keys(reach)
+        keys = _keys(target)
     except ConfigurationError as error:
         return Finding("not verified", error.message)
     if keys is None:
-        return Finding("not verified", "there is no secret here: set REALTIME_SECRET_KEY")
+        return Finding("not verified", "no secret is set: set REALTIME_SECRET_KEY")
     kid = header.get("kid")
     if kid is not None and kid not in keys.ids:
         known = ", ".join(sorted(keys.ids))
-        return Finding("unknown key", f"it is signed by the key {kid}; known here: {known}")
+        return Finding("unknown key", f"the token is signed by the key {kid}; known keys: {known}")
     try:
         access = verify(token, keys=keys, now_s=now_s)
     except TokenExpired as error:
@@ -112,38 +112,38 @@ def _verified(token: str, header: dict[str, Any], reach: Target, now_s: float) -
     except InvalidToken as error:
         return Finding("invalid", error.message)
     left_s = access.expires_at_s - now_s
-    return Finding("valid", f"signed by a key of this environment, good for {left_s:.0f} s more")
+    return Finding("valid", f"signed by a key of this environment; expires in {left_s:.0f} s")
 
 
-def _keys(reach: Target) -> KeyRing | None:
-    settings = reach.settings
+def _keys(target: Target) -> KeyRing | None:
+    settings = target.settings
     path = secret_path(settings)
     has_key = settings.secret_key or settings.signing_key_file or (path and path.exists())
-    return resolve_keys(settings) if has_key else None  # else it would make a secret
+    return resolve_keys(settings) if has_key else None  # would generate a secret otherwise
 
 
-async def _look_up(finding: Finding, token: str, reach: Target, now_s: float) -> None:
-    keys = _keys(reach)
+async def _check_revocation(finding: Finding, token: str, target: Target, now_s: float) -> None:
+    keys = _keys(target)
     assert keys is not None
     access = verify(token, keys=keys, now_s=now_s)
     try:
-        revoked = await _revocations(reach)
+        revocations = await _read_revocations(target)
     except RealtimeError as error:
         finding.revocation = f"unknown: {error.message}"
-        finding.why += "; whether it was revoked is not known"
+        finding.reason += "; its revocation could not be checked"
         return
     finding.revocation = "not revoked"
-    if revoked.is_revoked(access):
+    if revocations.is_revoked(access):
         finding.verdict, finding.revocation = "revoked", "revoked"
-        finding.why = "it, or one that it was made from, was revoked"
+        finding.reason = "the token, or a token from which it was derived, is revoked"
 
 
-async def _revocations(reach: Target) -> RevocationList:
-    found = RevocationList()
-    async with reach.store() as store:
+async def _read_revocations(target: Target) -> RevocationList:
+    revocations = RevocationList()
+    async with target.store() as store:
         after: Position | None = None
         while (page := await store.read(REVOCATIONS, after)).records:
             for record in page.records:
-                found.add(Revocation.decode(record.data), record.time_ms / 1000)
+                revocations.add(Revocation.decode(record.data), record.time_ms / 1000)
             after = page.position
-    return found
+    return revocations

@@ -1,6 +1,6 @@
 """JSON Schemas of streams as TypeScript types. No I/O.
 
-It knows the forms that Pydantic writes; what it does not know becomes `unknown`, never a wrong
+The forms that Pydantic writes are translated. Any other schema becomes `unknown`, never a wrong
 type.
 """
 
@@ -26,14 +26,14 @@ _NO_IDENTIFIER = re.compile(r"\W+", re.ASCII)
 
 
 def declare(schemas: Mapping[str, Schema]) -> str:
-    """Write the types of streams.
+    """Return TypeScript declarations for streams.
 
     Args:
         schemas: JSON Schemas, draft 2020-12, by stream id.
 
     Returns:
-        A TypeScript module: an interface or a type for each definition of a schema, and
-        `Streams`, which has each stream's type by its id. The same for the same schemas.
+        A TypeScript module with an interface or type for each definition of a schema, and the
+        interface `Streams`, which maps stream ids to types. Equal schemas give equal text.
     """
     writer = _Writer()
     fields = [
@@ -47,30 +47,30 @@ def declare(schemas: Mapping[str, Schema]) -> str:
 class _Writer:
     def __init__(self) -> None:
         self.declarations: list[str] = []
-        self._names: dict[str, str] = {}  # by what is defined, so that equal ones are one
+        self._names: dict[str, str] = {}  # by definition, so that equal ones share a declaration
         self._taken = {"Streams"}
 
     def of_stream(self, id: str, schema: Schema) -> str:
-        """Return the type of a stream's records; what it needs is declared."""
+        """Return the type of a stream's records, and declare the types it refers to."""
         scope = _Scope(self, schema.get("$defs", {}))
         if schema.get("type") == "object" and "properties" in schema:
             return self.declare(str(schema.get("title") or id), schema, scope)
         return scope.type_of(schema)
 
     def declare(self, wanted: str, schema: Schema, scope: _Scope) -> str:
-        """Declare a named type once, and return its name."""
+        """Declare a named type once and return its name."""
         identity = json.dumps([wanted, schema, scope.definitions], sort_keys=True)
         if identity in self._names:
             return self._names[identity]
         name = self._names[identity] = self._free_name(wanted)
-        place = len(self.declarations)
-        self.declarations.append("")  # its own place, before those that it needs
+        index = len(self.declarations)
+        self.declarations.append("")  # reserves the place before the types it refers to
         comment = _comment(schema, "")
         if "properties" in schema:
             body = f"export interface {name} {scope.object_of(schema, '')}\n"
         else:
             body = f"export type {name} = {scope.type_of(schema)};\n"
-        self.declarations[place] = comment + body
+        self.declarations[index] = comment + body
         return name
 
     def _free_name(self, wanted: str) -> str:
@@ -86,14 +86,14 @@ class _Writer:
 
 
 class _Scope:
-    """One schema with its definitions."""
+    """A schema with its definitions."""
 
     def __init__(self, writer: _Writer, definitions: Mapping[str, Schema]) -> None:
         self.definitions = definitions
         self._writer = writer
 
     def type_of(self, schema: Any, indent: str = "") -> str:
-        """Write a schema as a type."""
+        """Return a schema as a type."""
         if not isinstance(schema, Mapping):
             return "unknown"
         if "$ref" in schema:
@@ -128,7 +128,7 @@ class _Scope:
         return f"{_grouped(self.type_of(schema.get('items'), indent))}[]"
 
     def object_of(self, schema: Schema, indent: str) -> str:
-        """Write an object's fields, or what any field of it is."""
+        """Return an object as fields, or as an index signature."""
         if "properties" not in schema:
             return (
                 f"{{ [key: string]: {self.type_of(schema.get('additionalProperties'), indent)} }}"

@@ -1,7 +1,7 @@
-"""`realtime doctor`: what is wrong with a deployment, and what to do about it, in plain words.
+"""`realtime doctor`: check a deployment, and print a remedy for each problem.
 
-local_checks    settings, keys, the store
-network_checks  a gateway, its clock, the way to it
+local_checks    settings, keys and the store, without a network
+network_checks  the gateway, its clock, and the way through a proxy
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli._output import JsonOption, emit, shown
+from gateway.cli._output import JsonOption, emit, escape_control
 from gateway.cli._target import StoreOption, Target, TokenOption, UrlOption
 from gateway.cli.doctor.local_checks import Check, check_configuration, check_store, check_tokens
 from gateway.cli.doctor.network_checks import check_clock, check_gateway, check_public
@@ -23,57 +23,59 @@ COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 def doctor(
     public: Annotated[
         str | None,
-        typer.Option(help="The address that browsers use, wss://app.example: it is tried too."),
+        typer.Option(help="Address used by browsers, such as wss://app.example; checked too."),
     ] = None,
     origin: Annotated[
         str | None,
-        typer.Option(help="With --public: the origin of your pages, https://app.example."),
+        typer.Option(help="With --public: origin of your pages, such as https://app.example."),
     ] = None,
     as_json: JsonOption = False,
     url: UrlOption = None,
     token: TokenOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Check the configuration, the store, the clock, tokens and the way through a proxy.
+    """Check the configuration, the store, the clock, tokens and the connection through a proxy.
 
-    Says what is wrong and what to do; exit code 1 if anything is. With a gateway (--url or
-    REALTIME_URL) that is asked, otherwise the store is opened. For --public a run is made and
-    deleted again, to see records come through.
+    Prints each problem and its remedy; the exit code is 1 if there is any. With a gateway (--url or
+    REALTIME_URL) the gateway is checked, otherwise the store. With --public the command creates a
+    run, checks that its records are delivered, and deletes it.
     """
-    checks = asyncio.run(examine(url, token, store, public, origin))
+    checks = asyncio.run(run_checks(url, token, store, public, origin))
     for check in checks:
         if as_json:
             emit(check._asdict())
             continue
         mark = typer.style(f"{check.verdict:<5}", fg=COLOURS[check.verdict], bold=True)
-        typer.echo(f"{mark} {check.subject}: {shown(check.what)}")
+        typer.echo(f"{mark} {check.subject}: {escape_control(check.what)}")
         if check.advice:
-            typer.echo(f"      -> {shown(check.advice)}")
+            typer.echo(f"      -> {escape_control(check.advice)}")
     wrong = sum(check.verdict == "wrong" for check in checks)
     if not as_json:
-        typer.echo(f"{wrong} wrong" if wrong else "nothing is wrong")
+        typer.echo(f"{wrong} wrong" if wrong else "no problems")
     if wrong:
         raise typer.Exit(1)
 
 
-async def examine(
+async def run_checks(
     url: str | None, token: str | None, store: str | None, public: str | None, origin: str | None
 ) -> list[Check]:
-    """Do all checks that can be done; what one of them needs and is wrong is said by it alone."""
+    """Run all checks.
+
+    A check whose prerequisite failed is skipped, so that only the failed prerequisite is reported.
+    """
     try:
-        reach = Target.of(url, token, store)
+        target = Target.from_options(url, token, store)
     except ConfigurationError as error:
-        return [Check("wrong", "configuration", error.message, "mend the variable that it names")]
-    checks = check_configuration(reach.settings)
-    tokens_are_good = check_tokens(reach)
-    checks += tokens_are_good
+        return [Check("wrong", "configuration", error.message, "correct the named variable")]
+    checks = check_configuration(target.settings)
+    checks += check_tokens(target)
     if any(check.verdict == "wrong" for check in checks):
         return checks
-    if reach.settings.url is None:
-        checks += await check_store(reach.settings)
+    if target.settings.url is None:
+        checks += await check_store(target.settings)
     else:
-        checks += await check_gateway(reach, reach.settings.url)
-        checks += await check_clock(reach)
+        checks += await check_gateway(target, target.settings.url)
+        checks += await check_clock(target)
     if public is not None:
-        checks += await check_public(reach, public, origin)
+        checks += await check_public(target, public, origin)
     return checks

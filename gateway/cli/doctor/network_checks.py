@@ -1,4 +1,4 @@
-"""What `realtime doctor` finds out over the network: a gateway, its clock, the way to it."""
+"""Checks of `realtime doctor` over the network: gateway, clock, and the way through a proxy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from websockets.exceptions import (
 
 from gateway import protocol
 from gateway.auth.revocations import MAX_SKEW_S
-from gateway.cli import _http as asking
+from gateway.cli import _http
 from gateway.cli._target import Target
 from gateway.cli.doctor.local_checks import Check
 from gateway.errors import ConfigurationError, RealtimeError
@@ -33,70 +33,74 @@ from gateway.stores.base import Store, system_clock_ms
 from gateway.stores.remote.store import gateway_url
 
 PINGS = 5
-SLOW_MS = 500.0  # of a round trip
-BUFFERED_S = 1.0  # from an append to its arrival: somebody gathers
+SLOW_MS = 500.0  # median round trip
+BUFFERED_S = 1.0  # delay from append to arrival above which a proxy must be buffering
 TIMEOUT_S = 10.0
 
 UPGRADE = (
-    "let the proxy pass the upgrade on; nginx: proxy_http_version 1.1; "
+    "let the proxy forward the upgrade; nginx: proxy_http_version 1.1; "
     "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
 )
 
 
-async def check_gateway(reach: Target, url: str) -> list[Check]:
-    """Ask a gateway whether it serves, and whether it takes the token."""
+async def check_gateway(target: Target, url: str) -> list[Check]:
+    """Check that a gateway is healthy and accepts the token."""
     try:
-        await asking.ask(reach, "GET", "/healthz")
+        await _http.request(target, "GET", "/healthz")
     except RealtimeError as error:
-        return [Check("wrong", "gateway", error.message, "its log says why; `realtime serve`")]
-    checks = [Check("ok", "gateway", f"{url} serves, and its store is ready")]
+        return [
+            Check(
+                "wrong", "gateway", error.message, "see its log, or start one with `realtime serve`"
+            )
+        ]
+    checks = [Check("ok", "gateway", f"{url} is healthy")]
     try:
-        async with _greeted(reach, url, None):
-            checks.append(Check("ok", "tokens", "the gateway takes the token"))
+        async with _handshake(target, url, None):
+            checks.append(Check("ok", "tokens", "the gateway accepts the token"))
     except _Failed as error:
         checks.append(error.check._replace(subject="tokens"))
     return checks
 
 
-async def check_clock(reach: Target, clock_s: Callable[[], float] = time.time) -> list[Check]:
-    """Compare this clock to the gateway's, by its `Date` header."""
+async def check_clock(target: Target, clock_s: Callable[[], float] = time.time) -> list[Check]:
+    """Compare the local clock with the gateway's `Date` header."""
     before_s = clock_s()
     try:
-        answer = await asking.ask(reach, "GET", "/healthz")
+        response = await _http.request(target, "GET", "/healthz")
     except RealtimeError:
-        return []  # said by another check
-    here_s = (before_s + clock_s()) / 2
+        return []  # reported by `check_gateway`
+    local_s = (before_s + clock_s()) / 2
     try:
-        there_s = parsedate_to_datetime(answer.headers.get("date", "")).timestamp() + 0.5
+        remote_s = parsedate_to_datetime(response.headers.get("date", "")).timestamp() + 0.5
     except ValueError:
-        return [Check("note", "clock", "the gateway's answer has no date to compare with")]
-    skew_s = there_s - here_s
-    what = f"the gateway's is {abs(skew_s):.0f} s {'ahead' if skew_s > 0 else 'behind'}"
-    advice = f"set both by NTP; tokens are refused from {MAX_SKEW_S:.0f} s on"
+        return [Check("note", "clock", "the gateway's response has no valid Date header")]
+    skew_s = remote_s - local_s
+    what = f"the gateway's clock is {abs(skew_s):.0f} s {'ahead' if skew_s > 0 else 'behind'}"
+    advice = f"set both by NTP; tokens are rejected from {MAX_SKEW_S:.0f} s on"
     if abs(skew_s) > MAX_SKEW_S:
         return [Check("wrong", "clock", what, advice)]
     if abs(skew_s) > 5:
         return [Check("note", "clock", what, advice)]
-    return [Check("ok", "clock", "it agrees with the gateway's, to about a second")]
+    return [Check("ok", "clock", "within about a second of the gateway's")]
 
 
-async def check_public(reach: Target, public: str, origin: str | None) -> list[Check]:
-    """Go the way of a browser: upgrade, greeting, round trips, records as they come."""
+async def check_public(target: Target, public: str, origin: str | None) -> list[Check]:
+    """Check the public address as a browser uses it: upgrade, handshake, pings and records."""
     try:
         url = gateway_url(public)
     except ConfigurationError as error:
         return [Check("wrong", "public", error.message, "--public wss://app.example")]
-    through = replace(reach, settings=replace(reach.settings, url=public))
+    through = replace(target, settings=replace(target.settings, url=public))
     checks = []
     if not url.startswith("wss:"):
-        advice = "let a proxy with TLS stand before the gateway, and give wss://"
-        checks.append(Check("note", "public", "tokens travel unencrypted there", advice))
+        advice = "put a proxy with TLS in front of the gateway, and use wss://"
+        checks.append(Check("note", "public", "tokens are sent unencrypted", advice))
     try:
-        async with _greeted(through, url, origin) as socket:
-            what = f"{public} passes the upgrade and the token"
+        async with _handshake(through, url, origin) as socket:
+            what = f"{public} forwards the upgrade and accepts the token"
             checks.append(Check("ok", "public", what + (f", from {origin}" if origin else "")))
             checks.append(await _round_trips(socket))
-        checks += await _records(through)
+        checks += await _check_records(through)
     except _Failed as error:
         checks.append(error.check)
     except RealtimeError as error:
@@ -111,47 +115,51 @@ class _Failed(Exception):
 
 
 @asynccontextmanager
-async def _greeted(reach: Target, url: str, origin: str | None) -> AsyncIterator[ClientConnection]:
-    socket = await _connected(gateway_url(url), origin)
+async def _handshake(
+    target: Target, url: str, origin: str | None
+) -> AsyncIterator[ClientConnection]:
+    socket = await _connect(gateway_url(url), origin)
     try:
-        token = reach.bearer("read:runs:*", "write:runs:*")
+        token = target.token_for("read:runs:*", "write:runs:*")
         try:
             await socket.send(protocol.encode(protocol.Hello(protocol.VERSION, token)))
         except ConnectionClosed:
-            pass  # why, it has said before
+            pass  # the gateway may have sent an error before it closed
         await _welcome(socket, origin)
         yield socket
     except (WebSocketException, TimeoutError) as error:
-        raise _Failed(f"the connection broke ({error or 'no answer'})", UPGRADE) from None
+        raise _Failed(f"the connection was lost ({error or 'no answer'})", UPGRADE) from None
     finally:
         await socket.close()
 
 
-async def _connected(url: str, origin: str | None) -> ClientConnection:
+async def _connect(url: str, origin: str | None) -> ClientConnection:
     try:
         return await connect(url, origin=origin, open_timeout=TIMEOUT_S, compression=None)  # type: ignore[arg-type]
     except InvalidStatus as error:
         code = error.response.status_code
-        raise _Failed(f"{url} answered {code} to the upgrade", _advice(code)) from None
+        raise _Failed(f"{url} responded to the upgrade with {code}", _advice(code)) from None
     except ssl.SSLError as error:
-        raise _Failed(f"TLS of {url} fails: {error.reason}", "mend its certificate") from None
+        raise _Failed(
+            f"TLS of {url} fails: {error.reason}", "renew or correct its certificate"
+        ) from None
     except InvalidHandshake as error:
         raise _Failed(f"{url} does not speak WebSocket: {error}", UPGRADE) from None
     except (OSError, TimeoutError, WebSocketException) as error:
-        why = str(error) or "no answer"
-        advice = "is the name right, the port open?"
-        raise _Failed(f"{url} cannot be reached: {why}", advice) from None
+        reason = str(error) or "no answer"
+        advice = "check the host name and that the port is open"
+        raise _Failed(f"{url} is unreachable: {reason}", advice) from None
 
 
 def _advice(code: int) -> str:
     if code == 404:
-        return "forward /v1/ to the gateway, with the path as it is"
+        return "forward /v1/ to the gateway, with an unchanged path"
     if code in (502, 503, 504):
-        return "the proxy does not reach the gateway: does it run, at the address that it names?"
+        return "the proxy cannot reach the gateway: check that it runs at the configured address"
     if code in (301, 302, 307, 308):
-        return "give the address that it leads to"
+        return "use the address that the redirect names"
     if code in (401, 403):
-        return "the proxy asks for something of its own before /v1/: the gateway checks tokens"
+        return "forward /v1/ without the proxy's authentication: the gateway checks tokens"
     return UPGRADE
 
 
@@ -161,14 +169,14 @@ async def _welcome(socket: ClientConnection, origin: str | None) -> None:
     if isinstance(frame, protocol.Welcome):
         return
     code = frame.code if isinstance(frame, protocol.ErrorFrame) else type(frame).__name__
-    message = frame.message if isinstance(frame, protocol.ErrorFrame) else "no welcome came"
+    message = frame.message if isinstance(frame, protocol.ErrorFrame) else "no `welcome` received"
     advice = {
         "origin_forbidden": f"add {origin} to the gateway's REALTIME_ORIGINS",
         "invalid_token": "give both sides the same REALTIME_SECRET_KEY",
         "token_expired": "compare the clocks",
-        "too_many_connections": "REALTIME_ADDRESS_CONNECTIONS, and REALTIME_TRUSTED_PROXIES",
+        "too_many_connections": "see REALTIME_ADDRESS_CONNECTIONS and REALTIME_TRUSTED_PROXIES",
     }.get(code, "")
-    raise _Failed(f"the gateway refuses: {message}", advice)
+    raise _Failed(f"the gateway rejects the connection: {message}", advice)
 
 
 async def _round_trips(socket: ClientConnection) -> Check:
@@ -180,20 +188,20 @@ async def _round_trips(socket: ClientConnection) -> Check:
             while not isinstance(protocol.decode_gateway(await socket.recv()), protocol.Pong):
                 pass
         times_ms.append((time.perf_counter() - began_s) * 1000)
-    what = f"a ping comes back in {median(times_ms):.1f} ms (longest {max(times_ms):.1f})"
+    what = f"round trip {median(times_ms):.1f} ms (max {max(times_ms):.1f})"
     slow = median(times_ms) > SLOW_MS
-    return Check("note" if slow else "ok", "public", what, "a long way, or a busy gateway" * slow)
+    return Check("note" if slow else "ok", "public", what, "network or gateway is slow" * slow)
 
 
-async def _records(through: Target) -> list[Check]:
-    """Append to a run made for it, and take the time until each transport brings it."""
+async def _check_records(through: Target) -> list[Check]:
+    """Append to a temporary run, and measure the delay of each transport."""
     async with through.store(owner="doctor") as store:
         run = await store.create_run(_run())
         try:
             one, two = StreamKey(run.id, "websocket"), StreamKey(run.id, "events")
             return [
-                await _arrival("WebSocket", store, one, _over_websocket(store, one)),
-                await _arrival("server-sent events", store, two, _over_http(through, two)),
+                await _check_delivery("WebSocket", store, one, _over_websocket(store, one)),
+                await _check_delivery("server-sent events", store, two, _over_http(through, two)),
             ]
         finally:
             await store.delete_run(run.id)
@@ -205,11 +213,13 @@ def _run() -> Run:
     return Run(id, "doctor", "executing", id, iso_time(now_ms), owner="doctor")
 
 
-async def _arrival(name: str, store: Store, key: StreamKey, arrived: AsyncIterator[None]) -> Check:
+async def _check_delivery(
+    name: str, store: Store, key: StreamKey, arrived: AsyncIterator[None]
+) -> Check:
     waits_s = []
     try:
         async with asyncio.timeout(2 * TIMEOUT_S):
-            await store.append(key, [b"0"])  # it brings the reader to the tail
+            await store.append(key, [b"0"])  # after it the reader has caught up
             await anext(arrived)
             for _ in range(3):
                 began_s = time.perf_counter()
@@ -217,18 +227,18 @@ async def _arrival(name: str, store: Store, key: StreamKey, arrived: AsyncIterat
                 await anext(arrived)
                 waits_s.append(time.perf_counter() - began_s)
     except (TimeoutError, StopAsyncIteration, OSError, http.client.HTTPException) as error:
-        what = f"records do not come through as {name} ({error or 'nothing for 20 s'})"
-        return Check("wrong", "public", what, _buffering(name))
+        what = f"records are not delivered as {name} ({error or 'none within 20 s'})"
+        return Check("wrong", "public", what, _buffering_advice(name))
     finally:
         await arrived.aclose()  # type: ignore[attr-defined]
     longest_s = max(waits_s)
     if longest_s > BUFFERED_S:
-        what = f"records come as {name} only after {longest_s:.1f} s: somebody gathers them"
-        return Check("wrong", "public", what, _buffering(name))
-    return Check("ok", "public", f"records come as {name} within {longest_s * 1000:.0f} ms")
+        what = f"records arrive as {name} only after {longest_s:.1f} s: something buffers them"
+        return Check("wrong", "public", what, _buffering_advice(name))
+    return Check("ok", "public", f"records arrive as {name} within {longest_s * 1000:.0f} ms")
 
 
-def _buffering(name: str) -> str:
+def _buffering_advice(name: str) -> str:
     if name == "WebSocket":
         return UPGRADE
     return "turn buffering and compression off for /v1/ at the proxy; nginx: proxy_buffering off;"
@@ -242,14 +252,14 @@ async def _over_websocket(store: Store, key: StreamKey) -> AsyncIterator[None]:
 
 
 async def _over_http(through: Target, key: StreamKey) -> AsyncIterator[None]:
-    """Read server-sent events; each `data` event is what was appended at once."""
+    """Read server-sent events; each `data` event is one append."""
     url = f"{through.http_url}/v1/stream/{key}?offset=-1&live=sse"
     request = urllib.request.Request(url)
-    request.add_header("Authorization", f"Bearer {through.bearer('read:runs:*')}")
-    answer = await asyncio.to_thread(urllib.request.urlopen, request, timeout=TIMEOUT_S)
+    request.add_header("Authorization", f"Bearer {through.token_for('read:runs:*')}")
+    response = await asyncio.to_thread(urllib.request.urlopen, request, timeout=TIMEOUT_S)
     try:
-        while line := await asyncio.to_thread(answer.readline):
+        while line := await asyncio.to_thread(response.readline):
             if line.strip() == b"event: data":
                 yield
     finally:
-        await asyncio.to_thread(answer.close)
+        await asyncio.to_thread(response.close)
