@@ -350,7 +350,7 @@ async def test_a_queues_run_completes_without_an_output_that_is_refused():
     store = Refusing(lambda patch: Forbidden("no output") if "output" in patch else None)
     async with working(store) as active:
         run = await _run_tracking.claim(active, new_run(), 1)
-        await _run_tracking.end(active, run.id, "completed", output="x")
+        await _run_tracking.finish_run(active, run.id, "completed", output="x")
         assert (await runs.retrieve(run.id)).status == "completed"
 
 
@@ -362,11 +362,11 @@ async def test_a_queues_run_ends_when_its_store_is_back_and_in_order():
 
         async def carry_out(active):
             await _run_tracking.claim(active, run, 1)
-            await _run_tracking.end(
+            await _run_tracking.finish_run(
                 active, run.id, "failed", error=error_of("no stock", "ValueError")
             )
 
-        ending = asyncio.create_task(_run_tracking.until_kept(active, carry_out, run.id))
+        ending = asyncio.create_task(_run_tracking.persist_with_retry(active, carry_out, run.id))
         await until(lambda: len(store.refused) >= 3)
         is_away = False
         await ending
@@ -376,7 +376,7 @@ async def test_a_queues_run_ends_when_its_store_is_back_and_in_order():
 async def test_a_queues_run_whose_beginning_was_lost_ends_all_the_same():
     async with working() as active:
         run = await active.store.create_run(new_run())
-        await _run_tracking.end(active, run.id, "completed")
+        await _run_tracking.finish_run(active, run.id, "completed")
         assert (await runs.retrieve(run.id)).status == "completed"
 
 
@@ -388,10 +388,10 @@ async def test_a_queues_run_is_kept_without_a_payload_that_is_refused():
             return await super().create_run(run)
 
     async with working(Strict()) as active:
-        kept = await _run_tracking.keep(active, new_run(payload={"args": ["x"]}))
+        kept = await _run_tracking.ensure_run(active, new_run(payload={"args": ["x"]}))
         assert (await runs.retrieve(kept.id)).payload is None
 
 
 @pytest.mark.parametrize("value", [HALF, object(), {"a": HALF}, nested(1)])
 def test_a_value_that_is_no_json_is_not_shown(value):
-    assert _run_tracking.as_json(value) is None
+    assert _run_tracking.to_json_value(value) is None

@@ -692,9 +692,9 @@ async def test_metadata_is_checked_like_a_record(runtime):
 def test_numbers_of_a_model_that_a_page_would_round_become_text():
     text = f'{{"id": {2**60}, "more": [{2**53}, 1.5]}}'
     assert _model_streams.parse_json(text) == (True, {"id": str(2**60), "more": [2**53, 1.5]})
-    assert _model_streams.as_json({"id": 2**60, "loss": NAN}) == {"id": str(2**60), "loss": "nan"}
-    assert isinstance(_model_streams.as_json(_deep(150)), str)
-    assert _run_tracking.as_json({"id": 2**70, "loss": -math.inf, "n": None}) == {
+    assert _model_streams.to_json({"id": 2**60, "loss": NAN}) == {"id": str(2**60), "loss": "nan"}
+    assert isinstance(_model_streams.to_json(_deep(150)), str)
+    assert _run_tracking.to_json_value({"id": 2**70, "loss": -math.inf, "n": None}) == {
         "id": str(2**70),
         "loss": "-Infinity",
         "n": None,

@@ -1,18 +1,17 @@
-"""One file or folder for each library, imported only when used.
+"""Adapters and extensions, one file or folder for each library, imported only when used.
 
-May import every room but `cli`.
+This room may import every room except `cli`.
 
-    anthropic         message streams of Anthropic's client as parts
-    langchain         streams of LangChain as parts
-    openai            streams of OpenAI's client as parts
-    pydantic_ai       event streams of Pydantic AI as parts
-    reflex            a gateway inside a Reflex app
+    anthropic         Anthropic's message streams as parts
+    celery/           Celery tasks as runs, and `@task` on Celery workers
+    langchain         LangChain's streams as parts
+    openai/           OpenAI's streams as parts
+    pydantic_ai       Pydantic AI's event streams as parts
+    reflex            a gateway in a Reflex application
+    taskiq/           Taskiq tasks as runs, and `@task` on Taskiq workers
 
-    celery/           Celery's tasks as runs
-    taskiq/           Taskiq's tasks as runs
-
-    _handles          runs of the messages that this process sent
-    _model_streams    what the adapters of model clients share
-    _run_tracking     functions of a task queue as runs
-    _tool_inputs      inputs of tool calls, assembled from fragments
+    _handles          run handles of the messages that this process has sent
+    _model_streams    common code of the adapters of model clients
+    _run_tracking     tracking of a task queue's own functions as runs
+    _tool_inputs      assembly of tool inputs from streamed pieces
 """

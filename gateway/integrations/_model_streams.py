@@ -1,16 +1,16 @@
-"""What the adapters of model providers share.
+"""Common code of the adapters of model clients.
 
-An adapter is a reader: it takes a provider's events one by one and gives parts. Readers never
-import the provider's package. They read events with `get`, `each` and `said`, which accept what
-real servers send: a missing field, null, a list in place of a text, an object in place of a list.
+An adapter is a reader: it reads a provider's events one by one and yields parts. Readers never
+import the provider's package. They access events by `get`, `items_of` and `text_parts`, which
+accept the variations of real servers: a missing field, null, a list instead of a text, an object
+instead of a list.
 
-An event that a reader cannot read is logged and skipped; it never ends the answer. A stream of
-which no event was understood ends with an error that names the right stream.
+An event that a reader cannot read is logged and skipped; it never ends the answer. A stream without
+any recognized event ends with an error that names a supported stream.
 
-How a failure shows: a stream that raises, that reports a failure, or that ends before the answer
-does becomes an `error` part with the provider's own message, and then the exception goes on. So a
-page sees why, and the task fails unless it catches the exception. Who reads the stream reads the
-message too.
+A stream that raises, reports a failure, or ends before its answer is complete yields an `error`
+part with the provider's message. The exception then propagates, so the page shows the reason and
+the task fails unless it catches the exception. Every reader of the stream can read the message.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ ModelStream: TypeAlias = (
     | Awaitable[AsyncIterable[Any]]
     | AbstractAsyncContextManager[AsyncIterable[Any]]
 )
-"""What the packages give: a stream, a coroutine of one, or a context manager around one."""
+"""What model clients return: a stream, a coroutine of one, or a context manager of one."""
 
-# Every provider has its own word; these are told apart without knowing the provider.
+# The words of all providers; no word means different reasons at different providers.
 _REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -71,51 +71,51 @@ _log = logging.getLogger("realtime.model_streams")
 
 
 class ModelStreamError(Exception):
-    """A provider's stream failed, ended before the answer did, or is of another kind."""
+    """A provider's stream failed, ended before its answer was complete, or is unsupported."""
 
 
 class Reader(Protocol):
-    """Takes the events of one stream."""
+    """Reads the events of one stream."""
 
-    def take(self, event: Any) -> Iterator[Part]:
-        """Give the parts that an event makes."""
+    def read(self, event: Any) -> Iterator[Part]:
+        """Yield the parts of an event."""
 
     def end(self) -> Iterator[Part]:
-        """Give the parts that the end of the stream makes.
+        """Yield the parts that the end of the stream completes.
 
         Raises:
-            ModelStreamError: the answer is not whole, or no event was understood.
+            ModelStreamError: the answer is incomplete, or no event was recognized.
         """
 
 
 async def read_parts(
-    stream: ModelStream, reader: Reader, wanted: str = "a model's stream"
+    stream: ModelStream, reader: Reader, expected: str = "a model's stream"
 ) -> AsyncGenerator[Part, None]:
-    """Read a provider's stream as parts, and close it however the reading ends.
+    """Read a provider's stream as parts, and close it in any case.
 
     Args:
-        stream: Not yet read from; where it is a coroutine or a context manager, its failure to
-            start is told like a failure under way.
-        reader: A fresh one.
-        wanted: What the adapter reads, for the error of what is no stream.
+        stream: An unread stream. If a coroutine or context manager fails to start it, the failure
+            is reported like a failure of the stream.
+        reader: A new reader.
+        expected: What the adapter supports, for the error of an unsupported stream.
 
     Yields:
         Parts; an `error` part before an exception.
 
     Raises:
-        ModelStreamError: the stream reported that it failed, was cut off, or is of another kind.
-        Exception: whatever the stream raises.
+        ModelStreamError: the stream reported a failure, ended early, or is unsupported.
+        Exception: any exception of the stream.
     """
-    texts = _Texts()
+    texts = _TextRepair()
     try:
-        async with _opened(stream, wanted) as events:
+        async with _opened(stream, expected) as events:
             async for event in events:
-                for part in _taken(reader, event):
-                    for whole in texts.whole(part):
-                        yield whole
+                for part in _read_event(reader, event):
+                    for repaired in texts.repair(part):
+                        yield repaired
         for part in reader.end():
-            for whole in texts.whole(part):
-                yield whole
+            for repaired in texts.repair(part):
+                yield repaired
         for part in texts.end():
             yield part
     except Exception as error:
@@ -125,36 +125,36 @@ async def read_parts(
         raise
 
 
-def not_understood(event: Any, wanted: str) -> ModelStreamError:
-    """Make the error of a stream whose events are of another kind."""
+def unsupported_stream(event: Any, expected: str) -> ModelStreamError:
+    """Return the error for a stream of unrecognized events."""
     shown = type(event).__name__
     if isinstance(event, Mapping):
         keys = ", ".join(repr(str(key)[:40]) for key in list(event)[:3])
         shown = f"{shown} with the keys {keys or '(none)'}"
-    return ModelStreamError(f"the stream gives {shown}, which is no model's answer: pass {wanted}")
+    return ModelStreamError(
+        f"the stream yields {shown}, which is not an answer of a model: pass {expected}"
+    )
 
 
-def _taken(reader: Reader, event: Any) -> Iterator[Part]:
+def _read_event(reader: Reader, event: Any) -> Iterator[Part]:
     try:
-        yield from reader.take(event)
+        yield from reader.read(event)
     except ModelStreamError:
         raise
     except Exception:
-        # Readers accept every shape that is known; a new one must not end the answer either.
-        _log.warning("a %s could not be read and is skipped", type(event).__name__, exc_info=True)
+        # Readers accept every known form of event; an unknown form must not end the answer.
+        _log.warning("skipping a %s that could not be read", type(event).__name__, exc_info=True)
 
 
 @asynccontextmanager
-async def _opened(stream: Any, wanted: str) -> AsyncIterator[AsyncIterable[Any]]:
+async def _opened(stream: Any, expected: str) -> AsyncIterator[AsyncIterable[Any]]:
     opened: Any = await stream if inspect.isawaitable(stream) else stream
     if hasattr(opened, "__aenter__"):
         async with opened as events:
             yield events
         return
     if not hasattr(opened, "__aiter__"):
-        raise ModelStreamError(
-            f"a {type(opened).__name__} is no stream that `async for` can read: pass {wanted}"
-        )
+        raise ModelStreamError(f"{type(opened).__name__} is not an async iterable: pass {expected}")
     try:
         yield opened
     finally:
@@ -162,18 +162,18 @@ async def _opened(stream: Any, wanted: str) -> AsyncIterator[AsyncIterable[Any]]
             await opened.aclose()
 
 
-class _Texts:
-    """Joins characters that were cut in two, and splits pieces that no record can carry.
+class _TextRepair:
+    """Joins characters that are split over two pieces, and splits pieces that exceed a record.
 
-    Servers that cut by UTF-16 units send half an emoji as a lone surrogate, which is no text. The
-    half waits for the next piece of its kind; if none comes, U+FFFD takes its place.
+    Servers that split text by UTF-16 units send half an emoji as a lone surrogate, which is not
+    valid text. The half waits for the next piece of the same kind; without one, U+FFFD replaces it.
     """
 
     def __init__(self) -> None:
         self._halves: dict[tuple[type[Any], str], str] = {}
 
-    def whole(self, part: Part) -> Iterator[Part]:
-        """Give a part with whole characters, and before it what it shows not to be continued."""
+    def repair(self, part: Part) -> Iterator[Part]:
+        """Yield a part with complete characters, after any halves that it leaves incomplete."""
         match part:
             case TextDelta(text) | ReasoningDelta(text):
                 for piece in self._joined((type(part), ""), text):
@@ -188,7 +188,7 @@ class _Texts:
                 yield part
 
     def end(self) -> Iterator[Part]:
-        """Give what will not be continued any more."""
+        """Yield U+FFFD for each half that remains."""
         for (kind, id), _ in self._halves.items():
             yield kind(id, "\ufffd") if kind is ToolInputDelta else kind("\ufffd")
         self._halves.clear()
@@ -201,29 +201,29 @@ class _Texts:
             yield from pieces(mended(text), record_bytes())
 
 
-# What readers read events with.
+# Functions with which readers access events.
 
 
 def get(thing: Any, name: str, default: Any = None) -> Any:
-    """Return a field of an object or a dict; the default where it is missing or null."""
+    """Return a field of an object or a mapping; the default if it is missing or null."""
     value = thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
     return default if value is None else value
 
 
-def each(value: Any) -> list[Any]:
-    """Return a list's items without nulls; of what is no list, itself as the only one."""
+def items_of(value: Any) -> list[Any]:
+    """Return the non-null items of a list; any other value is its own only item."""
     if isinstance(value, list | tuple):
         return [item for item in value if item is not None]
     return [] if value is None else [value]
 
 
-def word(value: Any) -> str:
-    """Return an id, a name or a type as text; "" where there is none."""
+def text_of(value: Any) -> str:
+    """Return an id, name or type as text; "" for None."""
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
 def key(value: Any) -> int | str | None:
-    """Return an index or an item's id; None for what is neither."""
+    """Return an index or an item's id; None for any other value."""
     return value if isinstance(value, int | str) else None
 
 
@@ -231,24 +231,26 @@ _NESTED = ("text", "content", "value", "refusal")
 _WITH_TEXT = ("", "text", "output_text", "refusal", "thinking", "reasoning", "non_standard")
 
 
-def said(content: Any, kind: type[TextDelta] | type[ReasoningDelta] = TextDelta) -> Iterator[Part]:
-    """Give a content's text and reasoning: a text, a block, or a list of both."""
-    for block in each(content):
+def text_parts(
+    content: Any, kind: type[TextDelta] | type[ReasoningDelta] = TextDelta
+) -> Iterator[Part]:
+    """Yield the text and reasoning of a content: a text, a block, or a list of both."""
+    for block in items_of(content):
         if isinstance(block, str):
             if block:
                 yield kind(block)
         elif isinstance(block, int | float):
             if not isinstance(block, bool):
                 yield kind(str(block))
-        elif word(get(block, "type")) in _WITH_TEXT:
-            yield from said(get(block, "thinking", get(block, "reasoning")), ReasoningDelta)
+        elif text_of(get(block, "type")) in _WITH_TEXT:
+            yield from text_parts(get(block, "thinking", get(block, "reasoning")), ReasoningDelta)
             for name in _NESTED:
-                yield from said(get(block, name), kind)
+                yield from text_parts(get(block, name), kind)
 
 
-def reason_of(value: Any) -> str:
-    """Return why an answer ended in the words of `Finish`; a word that is not known as it is."""
-    reason = word(value).strip()
+def finish_reason(value: Any) -> str:
+    """Return an end reason in the words of `Finish`; an unknown reason is unchanged."""
+    reason = text_of(value).strip()
     return _REASONS.get(reason.lower(), "stop" if reason.lower() == "stop" else reason)
 
 
@@ -258,8 +260,8 @@ def parse_json(text: str) -> tuple[bool, Any]:
         return True, exact(pydantic_core.from_json(mended(text), allow_inf_nan=False))
     except ValueError:
         pass
-    try:  # the other parser refuses half an emoji, which is no reason to give up the rest
-        return True, as_json(json.loads(text, parse_constant=_refuse))
+    try:  # unlike the first parser, this one accepts a lone surrogate
+        return True, to_json(json.loads(text, parse_constant=_refuse))
     except (ValueError, RecursionError):
         return False, None
 
@@ -268,12 +270,12 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-def as_json(value: Any) -> Any:
-    """Return a value as JSON has it; what JSON cannot hold, as text."""
+def to_json(value: Any) -> Any:
+    """Return a value as JSON-compatible data; parts that JSON cannot represent become text."""
     try:
         plain = pydantic_core.to_jsonable_python(value, bytes_mode="base64", fallback=_text_of)
         return exact(plain)
-    except Exception:  # too deep, circular, or a part of it that fails when it is read
+    except Exception:  # too deep, circular, or with a property that raises
         return _text_of(value)
 
 
@@ -284,8 +286,8 @@ def _text_of(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def counts(**tokens: Any) -> dict[str, Any] | None:
-    """Return those token counts that are known; None when none is."""
+def token_counts(**tokens: Any) -> dict[str, Any] | None:
+    """Return the known token counts; None if no count is known."""
     known = {name: count for name, count in tokens.items() if _is_count(count)}
     return known or None
 

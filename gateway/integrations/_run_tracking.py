@@ -1,7 +1,7 @@
-"""Functions of a task queue's own as runs: what a message carries, and what becomes of the run.
+"""Tracking of functions that a task queue calls by itself: the ticket of a message and its run.
 
-For functions that the queue calls by itself and this library only watches. Any side may be first:
-whoever comes across a run that is not kept yet makes it.
+The queue calls these functions; this library only updates their runs. Sender and worker may update
+a run in any order, so each of them creates the run if the store does not have it yet.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from gateway.sdk.execution.task_queues import owner_of
 from gateway.sdk.runtime import RunContext, Runtime, current_run
 from gateway.sdk.values.equality import exact
 
-HEADER = "realtime"  # of a message: the run that it asks for
-TAGS_HEADER = "realtime_tags"  # of a message, given by whoever sends it
-NOT_AGAIN = ("canceled", "expired")  # a run that ended so is not executed, should it still come
-WATCH_AGAIN_S = 5.0  # after a run's own log could not be followed
+HEADER = "realtime"  # header of a message: the ticket of its run
+TAGS_HEADER = "realtime_tags"  # header of a message: tags set by its sender
+SKIP_STATUSES = ("canceled", "expired")  # a redelivered message of such a run is not executed
+RETRY_S = 5.0  # pause before a run's log is followed again after an error
 
 _log = logging.getLogger("realtime.queues")
 _ids = RunIds()
@@ -41,17 +41,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RunTicket:
-    """What a queue's message says of its run.
+    """The run of a message, as the message's header carries it.
 
     Attributes:
-        message_id: The queue's own id of the message; a ticket counts with this one only.
-        run_id: Its run.
-        created_ms: When it was sent, milliseconds since 1970 UTC.
-        parent_id: The run in which it was sent, or None.
-        root_id: The run at the top.
-        batch_id: The batch it belongs to, or None.
-        tags: The run's tags.
-        is_guess: The message said nothing; whoever received it made this up.
+        message_id: The queue's id of the message. A ticket is valid for this message only.
+        run_id: Id of the run.
+        created_ms: Time of sending, milliseconds since 1970 UTC.
+        parent_id: The run that sent the message, or None.
+        root_id: The run at the top of the tree.
+        batch_id: The batch, or None.
+        tags: Tags of the run.
+        is_synthetic: The message had no ticket, and its receiver created this one.
     """
 
     message_id: str
@@ -61,7 +61,7 @@ class RunTicket:
     root_id: str
     batch_id: str | None = None
     tags: tuple[str, ...] = ()
-    is_guess: bool = field(default=False, compare=False)
+    is_synthetic: bool = field(default=False, compare=False)
 
     @classmethod
     def new(
@@ -70,10 +70,10 @@ class RunTicket:
         *,
         tags: Any = (),
         batch_id: str | None = None,
-        is_guess: bool = False,
+        is_synthetic: bool = False,
         now_ms: int | None = None,
     ) -> RunTicket:
-        """Make the ticket of a message that the calling run, if there is one, sends."""
+        """Create the ticket of a message; its parent is the calling run, if there is one."""
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         parent, id = current_run(), _ids.new(now_ms)
         return cls(
@@ -83,32 +83,32 @@ class RunTicket:
             parent.id if parent else None,
             parent.root_id if parent else id,
             batch_id,
-            _good_tags(tags),
-            is_guess,
+            _valid_tags(tags),
+            is_synthetic,
         )
 
-    def again(self) -> RunTicket:
-        """Make a ticket for another run of the same message."""
+    def for_new_run(self) -> RunTicket:
+        """Return a ticket for another run of the same message."""
         now_ms = time.time_ns() // 1_000_000
         id = _ids.new(now_ms)
         root_id = self.root_id if self.parent_id else id
-        return replace(self, run_id=id, root_id=root_id, created_ms=now_ms, is_guess=False)
+        return replace(self, run_id=id, root_id=root_id, created_ms=now_ms, is_synthetic=False)
 
-    def of(self, kept: Run) -> RunTicket:
-        """Return it with the run that is kept: of a message without a ticket it may be another."""
-        if kept.id == self.run_id:
+    def with_run(self, run: Run) -> RunTicket:
+        """Return the ticket of the stored run, which differs from its own if it is synthetic."""
+        if run.id == self.run_id:
             return self
         return replace(
             self,
-            run_id=kept.id,
-            parent_id=kept.parent_id,
-            root_id=kept.root_id,
-            batch_id=kept.batch_id,
-            tags=tuple(kept.tags),
+            run_id=run.id,
+            parent_id=run.parent_id,
+            root_id=run.root_id,
+            batch_id=run.batch_id,
+            tags=tuple(run.tags),
         )
 
     def to_header(self) -> dict[str, Any]:
-        """Return it as JSON-able fields."""
+        """Return the ticket as JSON-compatible fields."""
         return {
             "message": self.message_id,
             "run": self.run_id,
@@ -121,7 +121,7 @@ class RunTicket:
 
     @classmethod
     def from_header(cls, header: object, message_id: str) -> RunTicket | None:
-        """Read a message's ticket; None if there is none, or it is another message's."""
+        """Decode a message's ticket; None if it is missing or belongs to another message."""
         if not isinstance(header, Mapping) or header.get("message") != message_id:
             return None
         try:
@@ -136,17 +136,19 @@ class RunTicket:
                 check_tags(header["tags"]),
             )
         except (KeyError, TypeError, ValueError, RealtimeError) as error:
-            _log.warning("message %s: its header %r is no ticket: %s", message_id, HEADER, error)
+            _log.warning(
+                "message %s: its header %r is not a valid ticket: %s", message_id, HEADER, error
+            )
             return None
 
     def run(self, queue: str, task: str, *, due_ms: int | None = None, **fields: Any) -> Run:
-        """Make the run, as it is while its message is under way.
+        """Return the run in its state while the message is in the queue.
 
         Args:
-            queue: Its name.
-            task: The function's name there.
-            due_ms: Before which it is not begun, milliseconds since 1970 UTC.
-            fields: Further fields.
+            queue: Name of the queue.
+            task: The function's name in the queue.
+            due_ms: Earliest start, milliseconds since 1970 UTC, or None.
+            fields: Further fields of the run.
         """
         created_at = iso_time(self.created_ms)
         is_delayed = due_ms is not None and due_ms > self.created_ms
@@ -162,13 +164,13 @@ class RunTicket:
             delay_until=iso_time(due_ms) if is_delayed and due_ms is not None else None,
             queued_at=None if is_delayed else created_at,
             owner=owner_of(queue),
-            # So that a message without a ticket that is delivered twice is one run.
-            idempotency_key=f"{queue}:{self.message_id}" if self.is_guess else None,
+            # Two deliveries of a message without a ticket then create one run.
+            idempotency_key=f"{queue}:{self.message_id}" if self.is_synthetic else None,
             **fields,
         )
 
     def context(self, task: str, attempt: int) -> RunContext:
-        """Make what `current_run()` gives while the function is executed."""
+        """Return the context for `current_run()` while the function executes."""
         return RunContext(
             self.run_id,
             task,
@@ -180,74 +182,74 @@ class RunTicket:
         )
 
 
-def _good_tags(tags: Any) -> tuple[str, ...]:
+def _valid_tags(tags: Any) -> tuple[str, ...]:
     try:
         return check_tags(tuple(tags) if isinstance(tags, Sequence) else ())
     except (InvalidId, InvalidValue) as error:
-        _log.warning("%s; the run has none", error)  # a label must not keep a task from running
+        _log.warning("%s; the run has none", error)  # an invalid label must not prevent the task
         return ()
 
 
-async def until_kept(
-    active: Runtime, work: Callable[[Runtime], Awaitable[T]], run_id: str | None
+async def persist_with_retry(
+    runtime: Runtime, work: Callable[[Runtime], Awaitable[T]], run_id: str | None
 ) -> T:
-    """Change a run, for as long as it takes while the store is away.
+    """Update a run, and retry for as long as the store is unavailable.
 
     Args:
-        active: Given to the work.
-        work: Harmless when it is done twice.
-        run_id: For the log.
+        runtime: Passed to `work`.
+        work: An idempotent update.
+        run_id: For log messages.
     """
-    if active.runner is None:
-        return await work(active)
-    return await active.runner.until_kept(lambda: work(active), run_id or "")
+    if runtime.runner is None:
+        return await work(runtime)
+    return await runtime.runner.until_kept(lambda: work(runtime), run_id or "")
 
 
-async def keep(active: Runtime, run: Run) -> Run:
-    """Keep a run unless it is kept already; returns it as it is kept.
+async def ensure_run(runtime: Runtime, run: Run) -> Run:
+    """Create a run unless it exists; return it as stored.
 
-    A payload that the store refuses is left out.
+    A payload that the store rejects is omitted.
     """
     try:
-        return await active.store.create_run(run)
+        return await runtime.store.create_run(run)
     except RunExists:
-        return (await active.store.get_run(run.id)).run
+        return (await runtime.store.get_run(run.id)).run
     except Exception as error:
         if run.payload is None or is_away(error):
             raise
-        _log.warning("run %s is kept without its payload: %s", run.id, error)
-    return await keep(active, replace(run, payload=None))
+        _log.warning("run %s is stored without its payload: %s", run.id, error)
+    return await ensure_run(runtime, replace(run, payload=None))
 
 
-async def claim(active: Runtime, run: Run, attempt: int) -> Run:
-    """Say that this process executes a run now.
+async def claim(runtime: Runtime, run: Run, attempt: int) -> Run:
+    """Mark a run as executing in this process.
 
     Returns:
-        The run as it is then; one that has ended stays so.
+        The run as stored; a finished run is unchanged.
     """
-    kept = await keep(active, run)
-    if kept.is_finished:
-        return kept
-    now = iso_time(active.clock_ms())
+    stored = await ensure_run(runtime, run)
+    if stored.is_finished:
+        return stored
+    now = iso_time(runtime.clock_ms())
     patch = {
         "status": "executing",
         "attempt": attempt,
-        "max_attempts": run.max_attempts,  # who sent it may not know
-        "owner": active.runner.owner if active.runner is not None else "",
-        "started_at": kept.started_at or now,
+        "max_attempts": run.max_attempts,  # unknown to a sender without the task's definition
+        "owner": runtime.runner.owner if runtime.runner is not None else "",
+        "started_at": stored.started_at or now,
     }
-    if kept.is_executing:  # brought again: its function is the queue's, which executes it anyhow
+    if stored.is_executing:  # redelivered: the queue executes its function in any case
         del patch["status"]
     try:
-        if kept.status == "delayed":
-            await active.store.patch_run(kept.id, {"status": "queued", "queued_at": now})
-        return await active.store.patch_run(kept.id, patch)
-    except IllegalTransition:  # it has ended just now
-        return (await active.store.get_run(kept.id)).run
+        if stored.status == "delayed":
+            await runtime.store.patch_run(stored.id, {"status": "queued", "queued_at": now})
+        return await runtime.store.patch_run(stored.id, patch)
+    except IllegalTransition:  # the run has just finished
+        return (await runtime.store.get_run(stored.id)).run
 
 
-async def rest(
-    active: Runtime,
+async def requeue(
+    runtime: Runtime,
     run_id: str,
     queue: str,
     *,
@@ -255,8 +257,8 @@ async def rest(
     due_ms: int | None = None,
     error: dict[str, str] | None = None,
 ) -> None:
-    """Say that a run goes back to its queue until its next attempt."""
-    now_ms = active.clock_ms()
+    """Mark a run as queued or delayed until its next attempt."""
+    now_ms = runtime.clock_ms()
     patch: dict[str, Any] = {"attempt": attempt, "owner": owner_of(queue)}
     if due_ms is not None and due_ms > now_ms:
         patch |= {"status": "delayed", "delay_until": iso_time(due_ms)}
@@ -264,49 +266,49 @@ async def rest(
         patch |= {"status": "queued", "queued_at": iso_time(now_ms)}
     if error is not None:
         patch["last_error"] = error
-    await _patch(active, run_id, patch)
+    await _patch(runtime, run_id, patch)
 
 
-async def note_error(active: Runtime, run_id: str, error: dict[str, str]) -> None:
-    """Say why a run is tried again."""
-    await _patch(active, run_id, {"last_error": error})
+async def record_error(runtime: Runtime, run_id: str, error: dict[str, str]) -> None:
+    """Record the error after which a run is retried."""
+    await _patch(runtime, run_id, {"last_error": error})
 
 
-async def end(active: Runtime, run: str | Run, status: str, **fields: Any) -> None:
-    """Say how a run ended, unless it has ended before; an output that is refused is left out.
+async def finish_run(runtime: Runtime, run: str | Run, status: str, **fields: Any) -> None:
+    """Finish a run unless it has finished already; an output that the store rejects is omitted.
 
     Args:
-        active: The runtime.
-        run: Its id, or the run itself where it may not be kept yet.
-        status: A final one.
+        runtime: The runtime.
+        run: The run's id, or the run itself if the store may not have it yet.
+        status: A final status.
         fields: Further fields: the output or the error.
     """
     if isinstance(run, Run):
-        run = await keep(active, run)
+        run = await ensure_run(runtime, run)
     else:
-        run = (await active.store.get_run(run)).run
+        run = (await runtime.store.get_run(run)).run
     if run.is_queued and status not in TRANSITIONS[run.status]:
-        run = await claim(active, run, run.attempt)  # that it had begun was lost
-    run_id, now_ms = run.id, active.clock_ms()
+        run = await claim(runtime, run, run.attempt)  # the update that it started was lost
+    run_id, now_ms = run.id, runtime.clock_ms()
 
     async def write(patch: dict[str, Any]) -> None:
-        await _patch(active, run_id, patch)
+        await _patch(runtime, run_id, patch)
 
     await keep_end(write, run, status, now_ms, is_output_optional=True, **fields)
 
 
-async def _patch(active: Runtime, run_id: str, patch: Mapping[str, Any]) -> None:
+async def _patch(runtime: Runtime, run_id: str, patch: Mapping[str, Any]) -> None:
     try:
-        await active.store.patch_run(run_id, patch)
+        await runtime.store.patch_run(run_id, patch)
     except IllegalTransition as error:
-        _log.info("%s; it stays so", error)
+        _log.info("%s; the run stays unchanged", error)
 
 
-async def watch(active: Runtime, context: RunContext) -> None:
-    """Tell a function that executes when someone asks for its run to be canceled."""
+async def watch_cancellation(runtime: Runtime, context: RunContext) -> None:
+    """Wait until a run's cancellation is requested, and cancel its context."""
     while True:
         try:
-            async with aclosing(active.store.follow(run_log(context.id))) as pages:
+            async with aclosing(runtime.store.follow(run_log(context.id))) as pages:
                 async for page in pages:
                     patches = (orjson.loads(record.data) for record in page.records)
                     if any(patch.get("cancel_requested_at") for patch in patches):
@@ -314,13 +316,13 @@ async def watch(active: Runtime, context: RunContext) -> None:
                         return
             return
         except RealtimeError as error:
-            _log.warning("run %s: its log cannot be followed: %s", context.id, error)
-        await asyncio.sleep(WATCH_AGAIN_S)
+            _log.warning("run %s: following its log failed: %s", context.id, error)
+        await asyncio.sleep(RETRY_S)
 
 
-def as_json(value: Any) -> Any:
-    """Return a value as JSON-able data, None if it cannot be."""
+def to_json_value(value: Any) -> Any:
+    """Return a value as JSON-compatible data; None if that is impossible."""
     try:
         return exact(msgspec.json.decode(to_json(value, inf_nan_mode="strings")))
-    except Exception:  # also of a method of the value's own
+    except Exception:  # including exceptions of the value's own methods
         return None

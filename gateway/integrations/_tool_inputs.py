@@ -1,13 +1,14 @@
-"""The inputs of an answer's tool calls, put together from what a provider streams of them.
+"""The inputs of an answer's tool calls, assembled from streamed pieces.
 
-Servers name the pieces of a call in many ways: by an index, by one index for all calls, by an id in
-every piece, by nothing. `ToolInputs.take` finds the call of a piece by the first of these rules:
+Servers identify the pieces of a call in different ways: by an index, by one index for all calls, by
+an id in every piece, or not at all. `ToolInputs.feed` finds the call of a piece by the first of
+these rules:
 
     same id             that call
-    same index          that call, unless the piece shows another one: another id, another name, or
-                        the start of a second JSON value
+    same index          that call, unless the piece has another id, another name, or the start of
+                        a second JSON value
     no index            the last call, with the same exceptions
-    else                a new call
+    otherwise           a new call
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.integrations._model_streams import as_json, parse_json, word
 from gateway.integrations._model_streams import key as key_of
+from gateway.integrations._model_streams import parse_json, text_of, to_json
 from gateway.sdk.part_limits import mended
 from gateway.sdk.parts import Part, ToolCall, ToolInputDelta, ToolInputStart
 
-# An input that ends for one of these reasons has been cut off.
+# Finish reasons with which an input may be incomplete.
 CUT_OFF = ("length", "content-filter")
 
 
 @dataclass
 class _Call:
-    id: str  # of its parts
-    given_id: str  # by the provider; "" while it has given none
+    id: str  # id of its parts
+    given_id: str  # the provider's id; "" until it sends one
     name: str
-    input: Any = field(default_factory=dict)  # what it is if no piece comes
+    input: Any = field(default_factory=dict)  # the input if no piece arrives
     pieces: list[str] = field(default_factory=list)
     has_started: bool = False
 
@@ -42,7 +43,7 @@ class _Call:
         return mended(self.pieces[-1]) if self.pieces else ""
 
     def _is_cumulative(self) -> bool:
-        """Whether every piece repeats those before it, and together they are no JSON."""
+        """Return whether each piece repeats the ones before it, and joined they are not JSON."""
         if not all(map(str.startswith, self.pieces[1:], self.pieces)):
             return False
         return not parse_json("".join(self.pieces))[0]
@@ -54,34 +55,34 @@ class ToolInputs:
     def __init__(self) -> None:
         self._open: list[_Call] = []
         self._by_key: dict[Any, _Call] = {}
-        self._ids: set[str] = set()  # of parts
-        self._given: set[str] = set()  # ids of the calls that were given
+        self._ids: set[str] = set()  # ids of parts
+        self._completed_ids: set[str] = set()  # provider ids of completed calls
         self.count = 0
-        """How many calls there were so far."""
+        """Number of calls so far."""
 
-    def take(
+    def feed(
         self, key: Any, id: Any, name: Any, arguments: Any, *, prefix: str = "call"
     ) -> Iterator[Part]:
-        """Take a piece of a call: the first one, or one that continues it.
+        """Process a piece of a call: its first one, or a continuation.
 
         Args:
             key: The call's index, or None.
-            id: The call's id, or nothing.
-            name: Of the tool, or nothing.
-            arguments: A piece of JSON, the whole input as an object, or nothing.
-            prefix: Of the id of a call that the provider gives none.
+            id: The call's id, or None.
+            name: Name of the tool, or None.
+            arguments: A piece of JSON, the complete input as an object, or None.
+            prefix: Prefix of generated ids, for calls without an id.
         """
-        key, id, name, piece = key_of(key), word(id), word(name), _piece(arguments)
-        if id in self._given:
-            return  # said again
+        key, id, name, piece = key_of(key), text_of(id), text_of(name), _piece(arguments)
+        if id in self._completed_ids:
+            return  # a repetition
         call = self._find(key, id)
         if call is not None:
             same = bool(id) and call.given_id == id
             if piece and _starts_value(piece) and _is_whole(call.text):
                 if _is_same(call.text, piece) and (same or not name):
-                    return  # said again
+                    return  # a repetition
                 if call.text.strip() == "{}" and (same or not name):
-                    call.pieces, call.has_started = [], False  # that was only where it begins
+                    call.pieces, call.has_started = [], False  # `{}` was only a placeholder
                 else:
                     name = name or call.name
                     call = None
@@ -95,48 +96,48 @@ class ToolInputs:
         yield from self._add(call, piece)
 
     def start(self, key: Any, id: Any, name: Any, input: Any = None) -> Iterator[Part]:
-        """Begin a call that the provider announces; `input` counts if no piece comes."""
-        key, id = key_of(key), word(id)
+        """Start an announced call; `input` is its input unless pieces follow."""
+        key, id = key_of(key), text_of(id)
         call = self._by_key.get(key)
-        if id in self._given or (call is not None and id and call.given_id == id):
-            return  # said again
-        call = self._begin(key, id, word(name), "call")
+        if id in self._completed_ids or (call is not None and id and call.given_id == id):
+            return  # a repetition
+        call = self._begin(key, id, text_of(name), "call")
         call.input = call.input if input is None else input
         yield from self._announce(call)
 
     def add(self, key: Any, piece: Any) -> Iterator[Part]:
-        """Add a piece to the call of a key; to the last one where the key is not known."""
+        """Add a piece to the call with a key; with an unknown key, to the last call."""
         call = self._by_key.get(key_of(key)) or (self._open[-1] if self._open else None)
         if call is not None:
             yield from self._add(call, _piece(piece))
 
     def finish(self, key: Any) -> Iterator[Part]:
-        """Give the call of a key if its input is whole; else it stays open until `finish_all`."""
+        """Yield the call with a key if its input is complete; otherwise it stays open."""
         call = self._by_key.pop(key_of(key), None)
         if call is not None and call in self._open:
             text = call.text
             if not text or _is_whole(text):
                 yield from self._finish(call)
 
-    def give(self, id: str, name: str, input: Any) -> Iterator[Part]:
-        """Give a call whose input the provider gives as a whole; each id once."""
+    def complete(self, id: str, name: str, input: Any) -> Iterator[Part]:
+        """Yield a call with a complete input from the provider, once for each id."""
         self._open = [call for call in self._open if call.given_id != id]
-        if id not in self._given:
-            self._given.add(id)
+        if id not in self._completed_ids:
+            self._completed_ids.add(id)
             self._ids.add(id)
             yield ToolCall(id, name, input)
 
     @property
     def has_open(self) -> bool:
-        """Whether a call was begun and not given."""
+        """Whether a call has started and is not completed."""
         return bool(self._open)
 
     def drop(self, id: str) -> None:
-        """Close a call whose input never became whole."""
+        """Close a call whose input stays incomplete."""
         self._open = [call for call in self._open if call.given_id != id]
 
     def finish_all(self, reason: str) -> Iterator[Part]:
-        """Give the calls that are still open; those with broken JSON only if nothing cut it off."""
+        """Yield all open calls, but no invalid JSON if the reason may have truncated it."""
         for call in list(self._open):
             text = call.text
             if not text or _is_whole(text) or reason not in CUT_OFF:
@@ -169,7 +170,7 @@ class ToolInputs:
         return call
 
     def _announce(self, call: _Call) -> Iterator[Part]:
-        # Until its name is known a call has no start, and its pieces wait.
+        # The start of a call waits for its name, and the pieces wait for the start.
         if call.name and not call.has_started:
             call.has_started = True
             yield ToolInputStart(call.id, call.name)
@@ -185,11 +186,11 @@ class ToolInputs:
     def _finish(self, call: _Call) -> Iterator[Part]:
         self._open.remove(call)
         if call.given_id:
-            self._given.add(call.given_id)
+            self._completed_ids.add(call.given_id)
         text = call.text
         whole, input = parse_json(text) if text else (True, call.input)
         if whole and isinstance(input, str):
-            inner, value = parse_json(input)  # JSON within JSON
+            inner, value = parse_json(input)  # JSON encoded twice
             input = value if inner and isinstance(value, dict) else input
         yield ToolCall(call.id, call.name, input if whole else text)
 
@@ -197,7 +198,7 @@ class ToolInputs:
 def _piece(arguments: Any) -> str:
     if isinstance(arguments, str):
         return arguments
-    return "" if arguments is None else json.dumps(as_json(arguments), ensure_ascii=False)
+    return "" if arguments is None else json.dumps(to_json(arguments), ensure_ascii=False)
 
 
 def _starts_value(piece: str) -> bool:
@@ -205,7 +206,7 @@ def _starts_value(piece: str) -> bool:
 
 
 def _is_whole(text: str) -> bool:
-    # The end is looked at first: to parse at every piece would be quadratic.
+    # The last character is checked first: parsing after every piece would be quadratic.
     return text.rstrip()[-1:] in ("}", "]", '"') and parse_json(text)[0]
 
 

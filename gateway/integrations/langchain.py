@@ -12,15 +12,15 @@ from typing import Any
 
 from gateway.integrations._model_streams import (
     ModelStream,
-    as_json,
-    counts,
-    each,
+    finish_reason,
     get,
-    not_understood,
+    items_of,
     read_parts,
-    reason_of,
-    said,
-    word,
+    text_of,
+    text_parts,
+    to_json,
+    token_counts,
+    unsupported_stream,
 )
 from gateway.integrations._tool_inputs import ToolInputs
 from gateway.sdk.assembler import add_usage
@@ -34,7 +34,7 @@ from gateway.sdk.parts import (
     ToolResult,
 )
 
-_WANTED = (
+_EXPECTED = (
     'model.astream(...), graph.astream(..., stream_mode="messages") '
     'or astream_events(..., version="v2")'
 )
@@ -44,12 +44,12 @@ _REASON_FIELDS = ("finish_reason", "stop_reason", "done_reason")
 def from_langchain(stream: ModelStream) -> AsyncGenerator[Part, None]:
     """Read a stream of LangChain as parts.
 
-    Takes `astream` of a chat model (also pairs of message and metadata, as a graph gives them) and
-    `astream_events(version="v2")` of anything; there each answer of a model is a step, and tools
-    come with their results. Every answer of a model gives a `finish` with its usage, so the last
-    one counts, and an assembler adds the usage up. `retriever` and other events are passed over.
-    A chain that ends in a parser gives its texts. What a graph gives in its other modes has no
-    pieces of text: it ends with an error that names the mode to use.
+    Supports `astream` of a chat model, including a graph's pairs of message and metadata, and
+    `astream_events(version="v2")`. With events, each answer of a model is a step, tools are
+    included with their results, and other events, such as `retriever`, are skipped. Each answer of
+    a model yields a `finish` with its usage: the last reason counts, and an assembler sums the
+    usage. A chain that ends with a parser yields its texts. A graph's other modes contain no pieces
+    of text; they end with an error that names the supported mode.
 
     Args:
         stream: Messages or events.
@@ -58,15 +58,16 @@ def from_langchain(stream: ModelStream) -> AsyncGenerator[Part, None]:
         Parts; `error` before an exception.
 
     Raises:
-        ModelStreamError: the stream is of a graph's mode `updates` or `values`, or of no answer.
-        Exception: whatever the stream raises.
+        ModelStreamError: the stream has a graph's mode `updates` or `values`, or contains no
+            answer.
+        Exception: any exception of the stream.
     """
-    return read_parts(stream, _Reader(), _WANTED)
+    return read_parts(stream, _Reader(), _EXPECTED)
 
 
 @dataclass
 class _Answer:
-    """One answer of a model, as its pieces come."""
+    """The state of one answer of a model."""
 
     inputs: ToolInputs = field(default_factory=ToolInputs)
     reason: str = ""
@@ -86,56 +87,56 @@ class _Tool:
 
 class _Reader:
     def __init__(self) -> None:
-        self._answers: dict[str, _Answer] = {}  # by the message's id, or the run's of an event
+        self._answers: dict[str, _Answer] = {}  # by message id, or by the run id of an event
         self._called: set[str] = set()
         self._tools: dict[str, _Tool] = {}
         self._steps = 0
-        self._by_tools: set[str] = set()  # calls that were given where their tool began
-        self._unnamed = 0  # calls without an id
-        self._understands = False
-        self._odd: Any = None
+        self._by_tools: set[str] = set()  # calls reported at the start of their tool
+        self._unnamed = 0  # number of calls without an id
+        self._is_recognized = False
+        self._unrecognized: Any = None
 
-    def take(self, event: Any) -> Iterator[Part]:
+    def read(self, event: Any) -> Iterator[Part]:
         if isinstance(event, tuple):
-            # Message and metadata, a mode and such a pair, or a namespace before these. With
-            # several modes, those that repeat the messages are skipped.
-            self._odd = event if self._odd is None else self._odd
+            # A pair of message and metadata, a mode with such a pair, or a namespace with these.
+            # With several modes, the modes that repeat the messages are skipped.
+            self._unrecognized = event if self._unrecognized is None else self._unrecognized
             for item in event:
                 if isinstance(item, tuple) or _is_message(item):
-                    yield from self.take(item)
+                    yield from self.read(item)
         elif _is_message(event):
-            self._understands = True
+            self._is_recognized = True
             yield from self._message(event)
         elif isinstance(event, dict) and "event" in event:
-            self._understands = True
+            self._is_recognized = True
             yield from self._event(event)
-        elif isinstance(event, str):  # a chain that ends in a parser
-            self._understands = True
+        elif isinstance(event, str):  # from a chain that ends with a parser
+            self._is_recognized = True
             answer = self._answers.setdefault("", _Answer())
             answer.has_begun = True
-            yield from said(event)
+            yield from text_parts(event)
         elif isinstance(event, dict) and "run_id" in event:
-            self._odd = event  # an event without its name
-        elif event and not self._understands:
-            raise not_understood(event, _WANTED)
+            self._unrecognized = event  # an event without `event`
+        elif event and not self._is_recognized:
+            raise unsupported_stream(event, _EXPECTED)
 
     def end(self) -> Iterator[Part]:
-        if self._odd is not None and not self._understands:
-            raise not_understood(self._odd, _WANTED)
+        if self._unrecognized is not None and not self._is_recognized:
+            raise unsupported_stream(self._unrecognized, _EXPECTED)
         for answer in self._answers.values():
             yield from self._finish(answer)
 
-    # Messages.
+    # ---- messages ----
 
     def _message(self, message: Any) -> Iterator[Part]:
-        kind = word(get(message, "type"))
+        kind = text_of(get(message, "type"))
         if kind == "tool":
             yield from self._tool_message(message)
         elif kind in ("ai", "AIMessageChunk"):
-            id = word(get(message, "id"))
+            id = text_of(get(message, "id"))
             answer = self._answers.setdefault(id, _Answer())
             if id and kind == "ai" and answer.has_begun:
-                yield from self._finish(answer)  # the whole of what came in pieces
+                yield from self._finish(answer)  # the complete message after its pieces
                 return
             if answer.is_over:
                 answer = self._answers[id] = _Answer()
@@ -149,22 +150,22 @@ class _Reader:
             yield from _block(block)
         if get(message, "tool_call_chunks") is None:
             yield from self._whole_calls(answer, message)
-        for chunk in each(get(message, "tool_call_chunks")):
+        for chunk in items_of(get(message, "tool_call_chunks")):
             answer.has_calls = True
             id, name, args = get(chunk, "id"), get(chunk, "name"), get(chunk, "args")
-            prefix = word(get(message, "id")) or "call"
-            yield from answer.inputs.take(get(chunk, "index"), id, name, args, prefix=prefix)
-        answer.usage = add_usage(answer.usage, as_json(get(message, "usage_metadata")))
+            prefix = text_of(get(message, "id")) or "call"
+            yield from answer.inputs.feed(get(chunk, "index"), id, name, args, prefix=prefix)
+        answer.usage = add_usage(answer.usage, to_json(get(message, "usage_metadata")))
         for name in _REASON_FIELDS:
-            reason = reason_of(get(get(message, "response_metadata"), name))
+            reason = finish_reason(get(get(message, "response_metadata"), name))
             answer.reason = reason.lower() or answer.reason
 
     def _whole_calls(self, answer: _Answer, message: Any) -> Iterator[Part]:
         for name in ("tool_calls", "invalid_tool_calls"):
-            for call in each(get(message, name)):
+            for call in items_of(get(message, name)):
                 answer.has_calls = True
                 yield from self._call(
-                    word(get(call, "id")), word(get(call, "name")), get(call, "args", {})
+                    text_of(get(call, "id")), text_of(get(call, "name")), get(call, "args", {})
                 )
 
     def _finish(self, answer: _Answer) -> Iterator[Part]:
@@ -189,20 +190,20 @@ class _Reader:
         if not id:
             id, self._unnamed = f"call-{self._unnamed}", self._unnamed + 1
         self._called.add(id)
-        yield ToolCall(id, name, as_json(input))
+        yield ToolCall(id, name, to_json(input))
 
     def _tool_message(self, message: Any, tool: _Tool | None = None) -> Iterator[Part]:
-        id = word(get(message, "tool_call_id"))
+        id = text_of(get(message, "tool_call_id"))
         if tool is not None and id not in self._called:
             self._by_tools.add(id)
             yield from self._call(id, tool.name, tool.input)
         failed = get(message, "status") == "error"
-        yield ToolResult(id, as_json(get(message, "content")), is_error=failed)
+        yield ToolResult(id, to_json(get(message, "content")), is_error=failed)
 
-    # Events.
+    # ---- events ----
 
     def _event(self, event: dict[str, Any]) -> Iterator[Part]:
-        id, data = word(get(event, "run_id")), get(event, "data", {})
+        id, data = text_of(get(event, "run_id")), get(event, "data", {})
         match event["event"]:
             case "on_chat_model_start":
                 self._answers[id] = _Answer(step=self._steps)
@@ -215,19 +216,19 @@ class _Reader:
             case "on_chat_model_end":
                 answer = self._answers.setdefault(id, _Answer())
                 yield from self._model_end(answer, get(data, "output"))
-            case "on_llm_stream":  # a model of plain text
+            case "on_llm_stream":  # a text completion model
                 chunk = get(data, "chunk")
-                yield from said(get(chunk, "text", chunk))
+                yield from text_parts(get(chunk, "text", chunk))
             case "on_tool_start":
-                self._tools[id] = _tool(word(get(event, "name")), get(data, "input"))
+                self._tools[id] = _tool(text_of(get(event, "name")), get(data, "input"))
             case "on_tool_end":
                 yield from self._tool_end(id, get(data, "output"))
             case "on_tool_error":
-                call_id = yield from self._tool_call(id, word(get(data, "tool_call_id")))
-                yield ToolResult(call_id, as_json(get(data, "error", "failed")), is_error=True)
+                call_id = yield from self._tool_call(id, text_of(get(data, "tool_call_id")))
+                yield ToolResult(call_id, to_json(get(data, "error", "failed")), is_error=True)
 
     def _model_end(self, answer: _Answer, output: Any) -> Iterator[Part]:
-        if not answer.has_begun and output is not None:  # a model that cannot stream
+        if not answer.has_begun and output is not None:  # a model without streaming
             yield from self._said(answer, output)
         yield from self._finish(answer)
 
@@ -236,10 +237,10 @@ class _Reader:
             yield from self._tool_message(output, self._tools.pop(run_id, None))
         else:
             call_id = yield from self._tool_call(run_id, "")
-            yield ToolResult(call_id, as_json(output))
+            yield ToolResult(call_id, to_json(output))
 
     def _tool_call(self, run_id: str, call_id: str) -> Generator[Part, None, str]:
-        """Give the call of a tool if no model asked for it; return the id that joins its parts."""
+        """Yield the call of a tool unless a model requested it; return the id of its parts."""
         tool = self._tools.pop(run_id, _Tool("", {}, ""))
         call_id = call_id or tool.call_id or run_id
         if call_id not in self._called:
@@ -254,34 +255,34 @@ def _is_message(event: Any) -> bool:
 
 def _tool(name: str, input: Any) -> _Tool:
     if isinstance(input, dict) and input.get("type") == "tool_call":
-        return _Tool(name, input.get("args"), word(input.get("id")))
+        return _Tool(name, input.get("args"), text_of(input.get("id")))
     return _Tool(name, input, "")
 
 
 def _blocks(message: Any) -> list[Any]:
     try:
-        return each(message.content_blocks)
-    except Exception:  # LangChain's own reading is strict
-        return each(get(message, "content"))
+        return items_of(message.content_blocks)
+    except Exception:  # LangChain's own parser raises on unknown blocks
+        return items_of(get(message, "content"))
 
 
 def _block(block: Any) -> Iterator[Part]:
-    kind = word(get(block, "type"))
+    kind = text_of(get(block, "type"))
     if kind == "text":
-        yield from said(get(block, "text"))
-        for annotation in each(get(block, "annotations")):
+        yield from text_parts(get(block, "text"))
+        for annotation in items_of(get(block, "annotations")):
             if get(annotation, "type") == "citation":
-                url = word(get(annotation, "url"))
-                id = None if url else word(get(annotation, "id")) or None  # differs each time
-                yield Source(id, url or None, word(get(annotation, "title")) or None)
+                url = text_of(get(annotation, "url"))
+                id = None if url else text_of(get(annotation, "id")) or None  # a new id each time
+                yield Source(id, url or None, text_of(get(annotation, "title")) or None)
     elif kind == "reasoning":
-        yield from said(get(block, "reasoning"), ReasoningDelta)
+        yield from text_parts(get(block, "reasoning"), ReasoningDelta)
     else:
-        yield from said(block)
+        yield from text_parts(block)
 
 
 def _counted(usage: Any) -> dict[str, Any] | None:
-    return counts(
+    return token_counts(
         input_tokens=get(usage, "input_tokens"),
         output_tokens=get(usage, "output_tokens"),
         total_tokens=get(usage, "total_tokens"),

@@ -10,17 +10,17 @@ from typing import Any
 
 from gateway.integrations._model_streams import (
     ModelStream,
-    as_json,
-    counts,
-    each,
+    finish_reason,
     get,
+    items_of,
     key,
-    not_understood,
     parse_json,
     read_parts,
-    reason_of,
-    said,
-    word,
+    text_of,
+    text_parts,
+    to_json,
+    token_counts,
+    unsupported_stream,
 )
 from gateway.sdk.parts import (
     Finish,
@@ -34,46 +34,46 @@ from gateway.sdk.parts import (
     ToolResult,
 )
 
-_WANTED = "agent.run_stream_events(...) or node.stream(run.ctx)"
+_EXPECTED = "agent.run_stream_events(...) or node.stream(run.ctx)"
 
 
 def from_pydantic_ai(stream: ModelStream) -> AsyncGenerator[Part, None]:
     """Read an agent's events as parts.
 
-    Takes `agent.run_stream_events(...)`, and inside `agent.iter(...)` what `node.stream(run.ctx)`
-    gives; such a node's stream is only a piece of the answer and has no `finish`. Each request to
-    the model is a step, counted from 0 in each stream. An answer that is given by an output tool
-    shows as a call of that tool.
+    Supports `agent.run_stream_events(...)`, and `node.stream(run.ctx)` inside `agent.iter(...)`.
+    The stream of a node is only a section of the answer and has no `finish`. Each request to the
+    model is a step, counted from 0 in each stream. An answer by an output tool is a call of that
+    tool.
 
     Args:
         stream: The agent's events.
 
     Yields:
-        Parts; the last one of a whole run is `finish` with the usage of the run, or `error`
+        Parts; the last part of a complete run is `finish` with the usage of the run, or `error`
         before an exception.
 
     Raises:
-        ModelStreamError: these are no events of an agent.
-        Exception: whatever the agent raises.
+        ModelStreamError: the events are not an agent's.
+        Exception: any exception of the agent.
     """
-    return read_parts(stream, _Reader(), _WANTED)
+    return read_parts(stream, _Reader(), _EXPECTED)
 
 
 class _Reader:
     def __init__(self) -> None:
         self._step = -1
         self._is_in_step = False
-        self._has_ended_part = True  # since the step began: then a part 0 begins another
-        self._ids: dict[Any, str] = {}  # of the calls of this step, by index
+        self._has_ended_part = True  # in this step; then a part with index 0 starts the next step
+        self._ids: dict[Any, str] = {}  # ids of this step's calls, by index
         self._last_id = ""
         self._called: set[str] = set()
-        self._understands = False
+        self._is_recognized = False
         self._first: Any = None
 
-    def take(self, event: Any) -> Iterator[Part]:
-        kind = word(get(event, "event_kind"))
+    def read(self, event: Any) -> Iterator[Part]:
+        kind = text_of(get(event, "event_kind"))
         self._first = event if self._first is None else self._first
-        self._understands |= bool(kind)
+        self._is_recognized |= bool(kind)
         match kind:
             case "part_start":
                 if get(event, "index") == 0 and self._has_ended_part:
@@ -89,21 +89,21 @@ class _Reader:
             case "function_tool_result" | "output_tool_result":
                 yield from _result(get(event, "part"))
             case "deferred_tool_requests":
-                for call in each(get(get(event, "requests"), "approvals")):
+                for call in items_of(get(get(event, "requests"), "approvals")):
                     yield from self._call(call)
-                    yield ToolApproval(word(get(call, "tool_call_id")), "requested")
+                    yield ToolApproval(text_of(get(call, "tool_call_id")), "requested")
             case "deferred_tool_results":
                 approvals = get(get(event, "results"), "approvals")
                 if isinstance(approvals, Mapping):
                     for id, approval in approvals.items():
-                        yield _approval(word(id), approval)
+                        yield _approval(text_of(id), approval)
             case "agent_run_result":
                 yield from self._end_step()
                 yield _finish(get(event, "result"))
 
     def end(self) -> Iterator[Part]:
-        if self._first is not None and not self._understands:
-            raise not_understood(self._first, _WANTED)
+        if self._first is not None and not self._is_recognized:
+            raise unsupported_stream(self._first, _EXPECTED)
         yield from self._end_step()
 
     def _end_step(self) -> Iterator[Part]:
@@ -121,12 +121,12 @@ class _Reader:
     def _start(self, index: Any, part: Any) -> Iterator[Part]:
         match get(part, "part_kind"):
             case "text":
-                yield from said(get(part, "content"))
+                yield from text_parts(get(part, "content"))
             case "thinking":
-                yield from said(get(part, "content"), ReasoningDelta)
+                yield from text_parts(get(part, "content"), ReasoningDelta)
             case "tool-call" | "builtin-tool-call":
-                self._last_id = self._ids[key(index)] = word(get(part, "tool_call_id"))
-                yield ToolInputStart(self._last_id, word(get(part, "tool_name")))
+                self._last_id = self._ids[key(index)] = text_of(get(part, "tool_call_id"))
+                yield ToolInputStart(self._last_id, text_of(get(part, "tool_name")))
                 args = get(part, "args")
                 if isinstance(args, str) and args:
                     yield ToolInputDelta(self._last_id, args)
@@ -136,33 +136,37 @@ class _Reader:
     def _delta(self, index: Any, delta: Any) -> Iterator[Part]:
         match get(delta, "part_delta_kind"):
             case "text":
-                yield from said(get(delta, "content_delta"))
+                yield from text_parts(get(delta, "content_delta"))
             case "thinking":
-                yield from said(get(delta, "content_delta"), ReasoningDelta)
+                yield from text_parts(get(delta, "content_delta"), ReasoningDelta)
             case "tool_call":
                 args = get(delta, "args_delta")
-                id = self._ids.get(key(index)) or word(get(delta, "tool_call_id")) or self._last_id
+                id = (
+                    self._ids.get(key(index))
+                    or text_of(get(delta, "tool_call_id"))
+                    or self._last_id
+                )
                 if isinstance(args, str) and args:
                     yield ToolInputDelta(id, args)
 
     def _end_part(self, part: Any) -> Iterator[Part]:
         if get(part, "part_kind") in ("tool-call", "builtin-tool-call"):
             whole, _ = _input(get(part, "args"))
-            # One that was cut off is told when the agent makes it all the same.
+            # A truncated call is reported when the agent executes it nevertheless.
             if whole:
                 yield from self._call(part)
 
     def _call(self, part: Any) -> Iterator[Part]:
-        id = word(get(part, "tool_call_id"))
+        id = text_of(get(part, "tool_call_id"))
         if part is not None and id not in self._called:
             self._called.add(id)
-            yield ToolCall(id, word(get(part, "tool_name")), _input(get(part, "args"))[1])
+            yield ToolCall(id, text_of(get(part, "tool_name")), _input(get(part, "args"))[1])
 
 
 def _input(args: Any) -> tuple[bool, Any]:
-    """Return whether a call's arguments are whole, and what they are."""
+    """Return whether a call's arguments are complete, and their value."""
     if not isinstance(args, str):
-        return True, as_json(args or {})
+        return True, to_json(args or {})
     whole, input = parse_json(args or "{}")
     return whole, input if whole else args
 
@@ -170,7 +174,7 @@ def _input(args: Any) -> tuple[bool, Any]:
 def _result(part: Any) -> Iterator[Part]:
     if part is None:
         return
-    id, content = word(get(part, "tool_call_id")), as_json(get(part, "content"))
+    id, content = text_of(get(part, "tool_call_id")), to_json(get(part, "content"))
     outcome = get(part, "outcome", "success")
     if outcome == "denied":
         yield ToolApproval(id, "denied", content if isinstance(content, str) else None)
@@ -181,16 +185,18 @@ def _approval(id: str, approval: Any) -> ToolApproval:
     if approval is True or get(approval, "kind") == "tool-approved":
         return ToolApproval(id, "approved")
     reason = get(approval, "message")
-    return ToolApproval(id, "denied", None if reason is None else word(reason))
+    return ToolApproval(id, "denied", None if reason is None else text_of(reason))
 
 
 def _finish(result: Any) -> Finish:
     usage = get(result, "usage")
-    reason = reason_of(get(get(result, "response"), "finish_reason")) or "stop"
+    reason = finish_reason(get(get(result, "response"), "finish_reason")) or "stop"
     output = get(result, "output")
     waits = hasattr(output, "approvals") and hasattr(output, "calls")
-    known = counts(**{name: get(usage, name) for name in ("input_tokens", "output_tokens")}) or {}
-    used = counts(
+    known = (
+        token_counts(**{name: get(usage, name) for name in ("input_tokens", "output_tokens")}) or {}
+    )
+    used = token_counts(
         **known,
         total_tokens=sum(known.values()) if known else None,
         cached_input_tokens=get(usage, "cache_read_tokens"),

@@ -1,4 +1,4 @@
-"""Embedding in a Reflex app: `add_gateway(app)` is all that is needed."""
+"""A gateway in a Reflex application, by `add_gateway(app)`."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ with needs("ui"):
     from gateway.server.gateway import Gateway
     from gateway.server.mount import connected_to, under
 
-_log = logging.getLogger("uvicorn.error")  # where the gateway's own words are
+_log = logging.getLogger("uvicorn.error")  # the logger of the gateway's own messages
 
 
 def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None:
     """Mount a gateway in a Reflex app, and start and stop it with the app.
 
-    Its WebSocket is then at the Reflex backend's own address (with its `backend_path`), which is
-    where pages look for it.
-    Pages of the origins that Reflex allows (`cors_allowed_origins`) may connect, unless the
-    settings name others (`REALTIME_ORIGINS`).
-    With `REALTIME_URL` set, nothing is mounted: tasks of this app work through the gateway at that
-    address, and pages have to be told it (`gateway_url`).
+    The gateway's WebSocket is at the address of the Reflex backend (with its `backend_path`), which
+    pages use by default. Pages of the origins that Reflex allows (`cors_allowed_origins`) may
+    connect, unless the settings list other origins (`REALTIME_ORIGINS`).
+
+    With `REALTIME_URL` set, nothing is mounted: tasks of this app use the gateway at that address,
+    and pages need the address as `gateway_url`.
 
     Args:
-        app: The Reflex app, before it is run.
-        settings: What the gateway runs with; default: the environment's.
+        app: The Reflex app, before it runs.
+        settings: Settings of the gateway; default: the environment's.
 
     Returns:
-        The gateway; None where this app works through one elsewhere.
+        The gateway, or None if this app uses a gateway elsewhere.
     """
     settings = settings or Settings.from_env()
     if settings.url is not None:
@@ -49,21 +49,21 @@ def add_gateway(app: rx.App, settings: Settings | None = None) -> Gateway | None
             "production, but the store %s belongs to one process: set REALTIME_STORE=redis://…",
             settings.store,
         )
-    # In development pages come from another port than the gateway's: whoever may open Reflex's own
-    # socket may open this one.
+    # In development the pages have another port than the gateway. An origin that may open Reflex's
+    # own socket may open this one too.
     origins = settings.origins or tuple(get_config().cors_allowed_origins)
     gateway = Gateway(replace(settings, origins=origins))
     prefix = get_config().prepend_backend_path("/").rstrip("/")
     mounted = make_app(gateway, cors=False)
     mounted.router.routes = under(prefix, mounted.routes)
-    app.api_transformer = [mounted, *_transformers(app)]
-    # Reflex never runs the lifespan of a mounted app, so its own has to.
+    app.api_transformer = [mounted, *_existing_transformers(app)]
+    # Reflex does not run the lifespan of a mounted application: its own lifespan runs the gateway.
     app.register_lifespan_task(gateway.run)
     return gateway
 
 
-def _transformers(app: rx.App) -> list[Any]:
-    there: Any = app.api_transformer
-    if there is None:
+def _existing_transformers(app: rx.App) -> list[Any]:
+    existing: Any = app.api_transformer
+    if existing is None:
         return []
-    return list(there) if isinstance(there, list | tuple) else [there]
+    return list(existing) if isinstance(existing, list | tuple) else [existing]

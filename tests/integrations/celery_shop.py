@@ -24,7 +24,7 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 install(app)
-publisher.PATIENCE_S = float(os.environ.get("PATIENCE_S", publisher.PATIENCE_S))
+publisher.UPDATE_TIMEOUT_S = float(os.environ.get("PATIENCE_S", publisher.UPDATE_TIMEOUT_S))
 
 lines = streams.define("lines")
 numbers = streams.define("numbers", int)

@@ -280,7 +280,7 @@ async def test_a_stream_that_ends_before_the_answer_does(provider, client, colle
     provider.will_send(begin(), *TEXT)
     parts = await collect(from_anthropic(create(client)))
     assert isinstance(parts.error, ModelStreamError)
-    assert parts[-1] == ErrorPart("the stream ended before the answer was whole")
+    assert parts[-1] == ErrorPart("the stream ended before the answer was complete")
     provider.will_send(begin(), *TEXT, whole=False)
     parts = await collect(from_anthropic(create(client)))
     assert isinstance(parts.error, (anthropic.APIError, httpx2.TransportError))

@@ -75,8 +75,8 @@ def _not_started(tmp_path, monkeypatch, *, patience_s):
     process = Process("memory:", tmp_path)
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(publisher, "PATIENCE_S", patience_s)
-    monkeypatch.setattr(publisher, "_is_late", False)
+    monkeypatch.setattr(publisher, "UPDATE_TIMEOUT_S", patience_s)
+    monkeypatch.setattr(publisher, "_gateway_is_slow", False)
     return process
 
 
@@ -93,7 +93,7 @@ async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_l
     try:
         kept = [await on_thread(_kept, result) for result in sent]
         assert [run.status for run in kept] == ["queued"] * len(sent)
-        assert publisher._is_late is False
+        assert publisher._gateway_is_slow is False
     finally:
         await on_thread(background.stop)
         process.kill()
@@ -112,7 +112,7 @@ async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_appen
     log = tmp_path / "worker.log"
     try:
         with own.worker(*WORKER, *QUIET, "-Q", "early", PATIENCE_S="0.1"):
-            await until(lambda: log.exists() and "the task goes on" in log.read_text())
+            await until(lambda: log.exists() and "the task continues" in log.read_text())
             await asyncio.to_thread(process.start)
             assert await on_thread(result.get, timeout=DEADLINE_S) == "ANN"
             async with gateway.connect(process.url, secret_key=SECRET):

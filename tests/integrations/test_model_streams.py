@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from gateway import streams
-from gateway.integrations._model_streams import ModelStreamError, as_json, read_parts
+from gateway.integrations._model_streams import ModelStreamError, read_parts, to_json
 from gateway.sdk.parts import ErrorPart, Finish, Part, ReasoningDelta, TextDelta, ToolInputDelta
 
 
 class Echo:
     """A reader for which every event is a piece of text."""
 
-    def take(self, event):
+    def read(self, event):
         yield TextDelta(event)
 
     def end(self):
@@ -90,7 +90,7 @@ async def test_half_a_character_waits_for_its_other_half_or_is_replaced(collect)
     class Both:
         """Text and a call's input, as they come."""
 
-        def take(self, event):
+        def read(self, event):
             kind, piece = event
             yield ToolInputDelta("a", piece) if kind == "input" else kind(piece)
 
@@ -127,7 +127,7 @@ async def test_text_that_no_record_can_carry_is_split_and_not_cut(collect) -> No
 
 def test_what_json_cannot_hold_is_text() -> None:
     value = {"when": SimpleNamespace, "bytes": b"\xff", "set": {1}}
-    assert as_json(value) == {
+    assert to_json(value) == {
         "when": str(SimpleNamespace),
         "bytes": "_w==",
         "set": [1],

@@ -468,7 +468,7 @@ async def test_a_stream_that_ends_before_the_answer_does(sent, provider, client,
         from_openai(chat(client) if sent and "id" in sent[0] else respond(client))
     )
     assert isinstance(parts.error, ModelStreamError)
-    assert parts[-1] == ErrorPart("the stream ended before the answer was whole")
+    assert parts[-1] == ErrorPart("the stream ended before the answer was complete")
 
 
 async def test_a_connection_that_breaks(provider, client, collect) -> None:

@@ -256,7 +256,7 @@ async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_appen
     process = Process("memory:", tmp_path)
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(middleware, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(middleware, "UPDATE_TIMEOUT_S", 0.1)
     broker = InMemoryBroker()
     install(broker)
     lines = streams.define("lines")
@@ -359,6 +359,6 @@ async def test_a_run_that_no_broker_takes_is_not_left_behind():
     async def lost() -> None: ...
 
     async with connect(store="memory:", secret_key=SECRET):
-        with pytest.raises(QueueUnavailable, match="took no run of lost"):
+        with pytest.raises(QueueUnavailable, match="did not accept a run of lost"):
             await lost.trigger()
         assert await runs.list() == []

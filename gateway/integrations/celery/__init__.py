@@ -1,23 +1,23 @@
-"""Celery's tasks as runs, and this library's tasks on Celery's workers.
+"""Celery tasks as runs, and `@task` on Celery workers.
 
     app = Celery("shop", broker="redis://…")
-    install(app)                        # that is all: workers and senders have runs from now on
+    install(app)                        # workers and senders now create runs
 
-A function that Celery calls by itself (`@app.task`) gets a run with each message: its status
-follows Celery's signals, its parent is the run that sent it, and `append`, `metadata` and
-`current_run` work inside, also in the plain functions of a prefork worker. What was appended is
-durable before Celery is told that the task has succeeded. A run has no payload and no output unless
-`with_payloads` is set, because a page that may read the run would see them.
+A function that Celery calls by itself (`@app.task`) gets a run for each message. The run's status
+follows Celery's signals, its parent is the run that sent the message, and `append`, `metadata` and
+`current_run` work inside, including plain functions of a prefork worker. Appended records are
+durable before Celery marks the task as succeeded. A run has no payload and no output unless
+`with_payloads` is set, because every page that may read the run would see them.
 
-`@task(runner="celery")` puts a task of this library on Celery's workers: `trigger`, waits, retries
-and cancellation are those of every other task (`gateway.integrations.celery.runner`).
+`@task(runner="celery")` executes a task of this library on Celery workers. `trigger`, waits,
+retries and cancellation work as for any other task (`gateway.integrations.celery.runner`).
 
-Workers reach the gateway at `REALTIME_URL`. While it is away Celery goes on working: what became of
-the runs is told when it is back.
+Workers connect to the gateway at `REALTIME_URL`. While it is unreachable, Celery continues to work,
+and the updates of runs are sent later.
 
-    publisher  where messages are sent: each carries a ticket and has a run
-    runner     tasks of this library on Celery's workers
-    worker     where messages are executed: runs are claimed, executed and ended
+    publisher  signals of sending processes: each message gets a ticket and a run
+    runner     `@task(runner="celery")`: tasks of this library on Celery workers
+    worker     signals of workers: runs are claimed, executed and finished
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ def install(
     with_payloads: bool = False,
     tracks: Callable[[str], bool] = lambda name: True,
 ) -> None:
-    """Give an application's tasks runs, and make `runner="celery"` mean this application.
+    """Track an application's tasks as runs, and use it for `runner="celery"`.
 
-    Call it where the application is made, so that every process that sends or works has it.
-    Celery's signals are one for all applications of a process: install one application.
+    Call it in the module that creates the application, so that it is called in every sender and
+    worker. Celery's signals belong to the process, not to an application: install one application
+    per process.
 
     Args:
         app: The application.
-        with_payloads: Show arguments and results in the runs, to all who may read them.
-        tracks: Whether the tasks of a name get runs; Celery's own (`celery.…`) never do.
+        with_payloads: Store arguments and results in the runs, visible to every reader of a run.
+        tracks: Whether to track tasks of a name. Celery's own (`celery.…`) are never tracked.
     """
     task_queues.use(CeleryQueue(app))
     if app in _installed:
@@ -70,13 +71,13 @@ def install(
 
 
 def handle_of(result: AsyncResult) -> Handle:
-    """Return the run of a task that this process has sent, and a token for a page.
+    """Return the run of a task that this process has sent, with a token for a page.
 
     Args:
-        result: What `delay` or `apply_async` returned.
+        result: The return value of `delay` or `apply_async`.
 
     Raises:
-        RunNotFound: it was sent by another process, too long ago, or is not tracked.
+        RunNotFound: the task was sent by another process, too long ago, or is not tracked.
     """
     sender = _installed.get(result.app)
     if sender is None:

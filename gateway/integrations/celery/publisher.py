@@ -1,4 +1,4 @@
-"""What happens where Celery's messages are sent: each gets a ticket, and its run is kept."""
+"""Signals of processes that send Celery tasks: each message gets a ticket and a stored run."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from gateway.integrations._run_tracking import (
     HEADER,
     TAGS_HEADER,
     RunTicket,
-    as_json,
-    keep,
-    rest,
-    until_kept,
+    ensure_run,
+    persist_with_retry,
+    requeue,
+    to_json_value,
 )
 from gateway.model.runs import iso_time
 from gateway.sdk.loops import background
 from gateway.sdk.loops.bridge import is_on_loop
 
 QUEUE = "celery"
-PATIENCE_S = 5.0  # for a gateway to hear of a change; the queue goes on without it
+UPDATE_TIMEOUT_S = 5.0  # wait for one update of a run; the queue continues without it
 
 _log = logging.getLogger("realtime.queues")
 
 
 class Publisher:
-    """Receives the signals of the processes that send.
+    """Receives the signals of processes that send tasks.
 
     Args:
-        is_tracked: Whether tasks of a name get runs.
-        with_payloads: Show arguments in the runs.
+        is_tracked: Whether to track tasks of a name.
+        with_payloads: Store arguments in the runs.
     """
 
     def __init__(self, is_tracked: Callable[[str], bool], with_payloads: bool) -> None:
@@ -44,16 +44,16 @@ class Publisher:
 
     @property
     def receivers(self) -> dict[str, Callable[..., None]]:
-        """By the names of Celery's signals."""
+        """Receivers by the names of Celery's signals."""
         return {
             "before_task_publish": self.before_publish,
             "after_task_publish": self.after_publish,
         }
 
     def before_publish(self, sender: str, headers: dict[str, Any], **_: Any) -> None:
-        """Give a new message a ticket; a message that is sent again keeps its own."""
+        """Add a ticket to a new message. A message that is sent again keeps its ticket."""
         if "id" not in headers or not self._is_tracked(sender):
-            return  # Celery's old message protocol has no headers
+            return  # Celery's message protocol 1 has no headers
         ticket = RunTicket.from_header(headers.get(HEADER), headers["id"])
         if ticket is None:
             group = headers.get("group")
@@ -64,15 +64,15 @@ class Publisher:
             )
             headers[HEADER] = ticket.to_header()
         elif headers.get("retries"):
-            # Before it is sent: the next attempt may begin before `retry` has returned.
+            # Before sending: the next attempt may start before `retry` returns.
             run_id, attempt, due_ms = ticket.run_id, headers["retries"] + 1, _due_ms(headers)
-            tell(
-                lambda active: rest(active, run_id, QUEUE, attempt=attempt, due_ms=due_ms),
+            submit_update(
+                lambda runtime: requeue(runtime, run_id, QUEUE, attempt=attempt, due_ms=due_ms),
                 order=run_id,
             )
 
     def after_publish(self, sender: str, headers: dict[str, Any], body: Any, **_: Any) -> None:
-        """Keep the run of a message that the broker has taken."""
+        """Store the run of a message that the broker has accepted."""
         ticket = RunTicket.from_header(headers.get(HEADER), headers.get("id", ""))
         if ticket is None or headers.get("retries"):
             return
@@ -84,50 +84,52 @@ class Publisher:
             payload=payload_of(body) if self._with_payloads else None,
         )
         self.sent.add(ticket)
-        tell(lambda active: keep(active, run), order=run.id)
+        submit_update(lambda runtime: ensure_run(runtime, run), order=run.id)
 
 
-_is_late = False  # the gateway did not answer in time: nobody waits until it does again
+_gateway_is_slow = False  # an update timed out: later ones do not wait until one succeeds
 
 
-def tell(work: background.Work[Any], order: str) -> Any:
-    """Change a run, and wait a little until it is done; Celery goes on if it is not.
+def submit_update(update: background.Work[Any], order: str) -> Any:
+    """Submit an update of a run and wait up to 5 s for it; Celery continues without its result.
 
     Args:
-        work: Is given the runtime.
-        order: The run's id.
+        update: Called with the runtime.
+        order: The run's id: updates with the same id are applied in order.
 
     Returns:
-        What the work returns; None if that is not known (yet).
+        The result of the update; None if it failed or is still pending.
     """
-    global _is_late
+    global _gateway_is_slow
     try:
-        future = background.submit(lambda active: until_kept(active, work, order), order)
+        future = background.submit(
+            lambda runtime: persist_with_retry(runtime, update, order), order
+        )
     except RealtimeError as error:
         _log.warning("run %s: %s", order, error)
         return None
-    if is_on_loop() or _is_late:
-        future.add_done_callback(_has_come)
+    if is_on_loop() or _gateway_is_slow:
+        future.add_done_callback(_update_done)
         return None
     try:
-        return future.result(PATIENCE_S)
+        return future.result(UPDATE_TIMEOUT_S)
     except TimeoutError:
-        _is_late = True
-        future.add_done_callback(_has_come)
-        _log.warning("run %s: no gateway has answered yet; the task goes on", order)
+        _gateway_is_slow = True
+        future.add_done_callback(_update_done)
+        _log.warning("run %s: the gateway has not answered yet; the task continues", order)
     except RealtimeError as error:
         _log.warning("run %s: %s", order, error)
     return None
 
 
-def _has_come(future: Future[Any]) -> None:
-    global _is_late
+def _update_done(future: Future[Any]) -> None:
+    global _gateway_is_slow
     if future.cancelled():
         return
     if (error := future.exception()) is None:
-        _is_late = False
+        _gateway_is_slow = False
     else:
-        _log.warning("a run's change is lost: %s", error)
+        _log.warning("an update of a run is lost: %s", error)
 
 
 def _due_ms(headers: Mapping[str, Any]) -> int | None:
@@ -140,7 +142,7 @@ def _expires_at(headers: Mapping[str, Any]) -> str | None:
 
 
 def _moment_ms(moment: object) -> int | None:
-    """Read a time as Celery's headers have it: ISO 8601, or a datetime."""
+    """Decode a time of Celery's headers: ISO 8601 text or a datetime."""
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     if not isinstance(moment, datetime):
@@ -151,6 +153,6 @@ def _moment_ms(moment: object) -> int | None:
 
 
 def payload_of(body: Any) -> Any:
-    """Return a message's arguments as a run's payload."""
+    """Return a message's arguments as the payload of a run."""
     args, kwargs = body[0], body[1]
-    return as_json({"args": args, "kwargs": kwargs})
+    return to_json_value({"args": args, "kwargs": kwargs})

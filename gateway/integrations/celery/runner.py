@@ -1,8 +1,8 @@
-"""Tasks of this library on Celery's workers: `@task(runner="celery")`.
+"""Tasks of this library on Celery workers: `@task(runner="celery")`.
 
-Each task is a Celery task `realtime.<id>`, so that Celery's routes, limits and monitors know it by
-name; its message is the run's id, which is the Celery task's id too. The worker claims the run and
-executes it as every runner does; between two attempts the run is back in the queue.
+Each task is a Celery task `realtime.<id>`, the name for Celery's routes, limits and monitors. The
+message contains only the run's id, which is also the Celery task's id. The worker claims the run
+and executes it like every runner. Between two attempts the run is in the queue again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed
-from gateway.integrations import _run_tracking
+from gateway.integrations import _run_tracking as tracking
 from gateway.model.runs import Run, time_ms
 from gateway.sdk import tasks
 from gateway.sdk.execution.outcome import error_of
@@ -32,10 +32,10 @@ NAME = "celery"
 
 
 class CeleryQueue:
-    """See `TaskQueue`.
+    """The task queue of a Celery application; see `TaskQueue`.
 
     Args:
-        app: Whose workers execute.
+        app: The application whose workers execute the runs.
     """
 
     name = NAME
@@ -50,53 +50,55 @@ class CeleryQueue:
         try:
             await asyncio.to_thread(task.apply_async, (run.id,), **options)
         except (OperationalError, OSError) as error:
-            raise QueueUnavailable(f"Celery's broker took no run of {run.task}: {error}") from None
+            raise QueueUnavailable(
+                f"Celery's broker did not accept a run of {run.task}: {error}"
+            ) from None
 
 
 def register_all(app: Celery) -> None:
-    """Make the tasks that are defined in this process known to Celery."""
+    """Register the tasks that are defined in this process with Celery."""
     for task in tasks.defined():
         register(app, task.id)
 
 
 def register(app: Celery, task_id: str) -> Any:
-    """Return the Celery task that executes a task, and make it if there is none yet."""
+    """Return the Celery task that executes a task; register it if necessary."""
     name = PREFIX + task_id
     if name not in app.tasks:
-        # The run counts the attempts and has the output; Celery need not.
+        # The run has the attempts and the output, so Celery need not store them.
         app.task(name=name, bind=True, max_retries=None, ignore_result=True)(_execute)
     return app.tasks[name]
 
 
 def _execute(self: Any, run_id: str) -> Any:
-    """Execute a run, wait for it, and tell Celery how it went."""
-    run = _carry_out(run_id)
+    """Execute a run, wait for it, and report its result to Celery."""
+    run = _run_to_end(run_id)
     if run.is_queued:
-        _send_again(self, run)
+        _requeue(self, run)
     if run.is_canceled or run.is_executing:  # by another worker, which is alive
         raise Ignore
     if not run.is_success:
-        why = f"{run.error.type}: {run.error.message}" if run.error else run.status
-        raise RunFailed(f"run {run_id} of {run.task}: {why}")
+        reason = f"{run.error.type}: {run.error.message}" if run.error else run.status
+        raise RunFailed(f"run {run_id} of {run.task}: {reason}")
     return run.output
 
 
-def _carry_out(run_id: str) -> Run:
+def _run_to_end(run_id: str) -> Run:
     done = background.submit(lambda _: tasks.carry_out(run_id, owner_of(NAME)))
     try:
         return done.result()
     except SoftTimeLimitExceeded:
 
-        async def time_out(active: Runtime) -> None:
-            if active.runner is not None:
-                active.runner.time_out(run_id)
+        async def time_out(runtime: Runtime) -> None:
+            if runtime.runner is not None:
+                runtime.runner.time_out(run_id)
 
         background.submit(time_out).result()
         return done.result()
 
 
-def _send_again(task: Any, run: Run) -> None:
-    """Have the next attempt made, by whichever worker is free when it is due."""
+def _requeue(task: Any, run: Run) -> None:
+    """Let Celery execute the next attempt, on any worker, when it is due."""
     try:
         due = _due(run)
         raise task.retry(eta=due) if due is not None else task.retry(countdown=0)
@@ -106,7 +108,7 @@ def _send_again(task: Any, run: Run) -> None:
         why = f"the next attempt could not be queued: {error}"
         lost = error_of(why, QueueUnavailable.__name__)
         ending = background.submit(
-            lambda active: _run_tracking.end(active, run.id, "crashed", error=lost)
+            lambda runtime: tracking.finish_run(runtime, run.id, "crashed", error=lost)
         )
         ending.result()
         raise

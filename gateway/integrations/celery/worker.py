@@ -1,8 +1,7 @@
-"""What happens in Celery's workers: a run is claimed, executed and ended as its signals say.
+"""Signals of Celery workers: each run is claimed, executed and finished as the signals report.
 
-In a prefork worker the functions are executed in child processes, each with a runtime of its own;
-the parent process only learns of what its children cannot tell: that they were killed, or that a
-message was revoked or came too late.
+In a prefork worker, child processes execute the functions, each with its own runtime. The parent
+process handles what its children cannot report: a killed child, and a revoked or expired message.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from weakref import WeakValueDictionary
 
 from gateway._internal.extras import needs
 from gateway.errors import RunCanceled
-from gateway.integrations import _run_tracking
-from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, RunTicket
-from gateway.integrations.celery.publisher import QUEUE, payload_of, tell
+from gateway.integrations import _run_tracking as tracking
+from gateway.integrations._run_tracking import HEADER, SKIP_STATUSES, TAGS_HEADER, RunTicket
+from gateway.integrations.celery.publisher import QUEUE, payload_of, submit_update
 from gateway.integrations.celery.runner import PREFIX, register_all
 from gateway.model.runs import Run
 from gateway.sdk.execution.outcome import error_of, is_only
@@ -35,16 +34,16 @@ with needs("celery"):
     from celery.app.trace import build_tracer
     from celery.exceptions import Ignore
 
-_TRACKED = "_realtime_run"  # attribute of the request that is executed
-_WRAPPED = "_realtime_wrapped"  # attribute of a task whose `run` is wrapped
+_REQUEST_KEY = "_realtime_run"  # attribute of the executing request
+_WRAPPED_KEY = "_realtime_wrapped"  # attribute of a task with a wrapped `run`
 
 _log = logging.getLogger("realtime.queues")
 
 
 @dataclass(eq=False, slots=True)
-class _Tracked:
+class _TrackedRequest:
     context: RunContext
-    is_refused: bool
+    is_skipped: bool
     token: Token[RunContext | None]
     watching: Future[None] | None
     has_ended: bool = False
@@ -55,24 +54,24 @@ class _Tracked:
 
 
 class Worker:
-    """Receives the signals of the processes that work.
+    """Receives the signals of processes that execute tasks.
 
     Args:
-        app: Whose tasks are executed.
-        is_tracked: Whether tasks of a name get runs.
-        with_payloads: Show results in the runs.
+        app: The application whose tasks are executed.
+        is_tracked: Whether to track tasks of a name.
+        with_payloads: Store arguments and results in the runs.
     """
 
     def __init__(self, app: Celery, is_tracked: Callable[[str], bool], with_payloads: bool) -> None:
         self._app = app
         self._is_tracked = is_tracked
         self._with_payloads = with_payloads
-        # In the parent process: what it has received and not yet done with.
+        # In the parent process: received requests that are not finished.
         self._requests: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     @property
     def receivers(self) -> dict[str, Callable[..., None]]:
-        """By the names of Celery's signals."""
+        """Receivers by the names of Celery's signals."""
         return {
             "worker_init": self.start_worker,
             "worker_process_init": self.start_process,
@@ -90,42 +89,42 @@ class Worker:
     # ---- processes ----
 
     def start_worker(self, **_: Any) -> None:
-        """Prepare the tasks before the worker makes its child processes of itself."""
+        """Prepare the tasks before the worker forks its child processes."""
         self.wrap_all()
         register_all(self._app)
 
     def start_process(self, sender: Any = None, **_: Any) -> None:
-        """Give a process that executes tasks its runtime."""
-        self._requests.clear()  # the parent's
+        """Start the runtime of a process that executes tasks."""
+        self._requests.clear()  # those of the parent process
         register_all(self._app)
-        for task in self.wrap_all():  # a process that was not forked has not got them yet
+        for task in self.wrap_all():  # a spawned process has not wrapped its tasks yet
             task.__trace__ = build_tracer(task.name, task, self._app.loader, sender, app=self._app)
         background.start()
 
     def stop(self, **_: Any) -> None:
-        """Let what was told be kept before the process ends."""
+        """Complete pending updates before the process ends."""
         background.stop()
 
     # ---- functions ----
 
     def wrap_all(self) -> list[Any]:
-        """Have every task flush what it appended before Celery says that it succeeded.
+        """Wrap all tasks so that they flush appended records before Celery marks them as succeeded.
 
         Returns:
-            Those that were not wrapped before.
+            The tasks that were not wrapped before.
         """
         new = []
         for name, task in list(self._app._tasks.items()):
-            if self._is_tracked(name) and not hasattr(task, _WRAPPED):
-                task.run = _flushing(task)
-                setattr(task, _WRAPPED, True)
+            if self._is_tracked(name) and not hasattr(task, _WRAPPED_KEY):
+                task.run = _with_flush(task)
+                setattr(task, _WRAPPED_KEY, True)
                 new.append(task)
         return new
 
     # ---- one execution ----
 
     def begin(self, sender: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
-        """Claim the run of a message, and make it the current one."""
+        """Claim the run of a message and make it the current run."""
         if not self._is_tracked(sender.name):
             return
         request = sender.request
@@ -133,29 +132,31 @@ class Worker:
         attempt = request.retries + 1
         fields = self._fields(sender, (args, kwargs))
         run = ticket.run(QUEUE, sender.name, **fields)
-        kept = tell(lambda active: _run_tracking.claim(active, run, attempt), order=run.id)
-        if kept is not None and kept.is_finished and kept.status not in NOT_AGAIN:
-            # Celery brings it a second time, and executes it again.
-            ticket = ticket.again()
+        stored = submit_update(lambda runtime: tracking.claim(runtime, run, attempt), order=run.id)
+        if stored is not None and stored.is_finished and stored.status not in SKIP_STATUSES:
+            # A redelivered message of a finished run executes again, as another run.
+            ticket = ticket.for_new_run()
             again = ticket.run(QUEUE, sender.name, **fields)
-            kept = tell(lambda active: _run_tracking.claim(active, again, attempt), order=again.id)
-        elif kept is not None:
-            ticket = ticket.of(kept)
+            stored = submit_update(
+                lambda runtime: tracking.claim(runtime, again, attempt), order=again.id
+            )
+        elif stored is not None:
+            ticket = ticket.with_run(stored)
         context = ticket.context(sender.name, attempt)
-        is_refused = kept is not None and kept.is_finished
-        watching = None if is_refused else _watch(context)
-        tracked = _Tracked(context, is_refused, enter_run(context), watching)
-        setattr(request, _TRACKED, tracked)
+        is_skipped = stored is not None and stored.is_finished
+        watching = None if is_skipped else _watch(context)
+        tracked = _TrackedRequest(context, is_skipped, enter_run(context), watching)
+        setattr(request, _REQUEST_KEY, tracked)
 
     def succeed(self, sender: Any, result: Any, **_: Any) -> None:
-        """End a run as completed."""
+        """Finish a run as completed."""
         if (tracked := _tracked(sender)) is not None:
-            output = _run_tracking.as_json(result) if self._with_payloads else None
+            output = tracking.to_json_value(result) if self._with_payloads else None
             self._end(tracked, "completed", output=output)
 
     def fail(self, sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
-        """End a run whose function failed, or whose process was lost."""
-        status, error = _judge(exception)
+        """Finish a run whose function failed or whose process died."""
+        status, error = _status_of(exception)
         fields = {} if error is None else {"error": error}
         if (tracked := _tracked(sender)) is not None:
             self._end(tracked, status, **fields)
@@ -163,45 +164,47 @@ class Worker:
             self._end_elsewhere(sender, self._requests.get(task_id), status, fields)
 
     def retry(self, sender: Any, reason: Any, **_: Any) -> None:
-        """Say why a run is tried again; that it is was said when its message was sent."""
+        """Record the error of a retried attempt. The retry is recorded when its message is sent."""
         if (tracked := _tracked(sender)) is not None:
-            tracked.has_ended = True  # here
+            tracked.has_ended = True  # in this process
             error = error_of(reason.exc if getattr(reason, "exc", None) else reason)
             run_id = tracked.id
-            tell(lambda active: _run_tracking.note_error(active, run_id, error), order=run_id)
+            submit_update(
+                lambda runtime: tracking.record_error(runtime, run_id, error), order=run_id
+            )
 
     def leave(self, sender: Any, state: str | None, **_: Any) -> None:
-        """Let go of a run, however it went."""
+        """Release the current run, whatever its result."""
         if (tracked := _tracked(sender)) is None:
             return
         leave_run(tracked.token)
         if tracked.watching is not None:
             tracked.watching.cancel()
-        if state == states.IGNORED and not (tracked.has_ended or tracked.is_refused):
-            self._end(tracked, "completed")  # the function says that its result is of no interest
-        delattr(sender.request, _TRACKED)
+        if state == states.IGNORED and not (tracked.has_ended or tracked.is_skipped):
+            self._end(tracked, "completed")  # the function raised Ignore: it has no result
+        delattr(sender.request, _REQUEST_KEY)
 
-    def _end(self, tracked: _Tracked, status: str, **fields: Any) -> None:
+    def _end(self, tracked: _TrackedRequest, status: str, **fields: Any) -> None:
         tracked.has_ended = True
         run_id = tracked.id
 
         async def end(active: Runtime) -> None:
             try:
                 await active.flush(run_id, forget=True)
-            except Exception as error:  # whatever it is, the run has to end
+            except Exception as error:  # the run has to finish in any case
                 _log.warning("run %s: %s", run_id, error)
-            await _run_tracking.end(active, run_id, status, **fields)
+            await tracking.finish_run(active, run_id, status, **fields)
 
-        tell(end, order=run_id)
+        submit_update(end, order=run_id)
 
     # ---- the parent process ----
 
     def receive(self, request: Any, **_: Any) -> None:
-        """Remember a message: of a child that was killed Celery says only which one it had."""
+        """Store a request, because Celery reports only the message id of a killed child."""
         self._requests[request.id] = request
 
     def revoke(self, sender: Any, request: Any, expired: bool, **_: Any) -> None:
-        """End a run that Celery does not execute, or no longer."""
+        """Finish a run that Celery does not execute, or stopped executing."""
         status = "expired" if expired else "canceled"
         fields = {"error": error_of("it had not started in time", "Expired")} if expired else {}
         self._end_elsewhere(sender, request, status, fields)
@@ -209,7 +212,7 @@ class Worker:
     def _end_elsewhere(
         self, sender: Any, request: Any, status: str, fields: dict[str, Any]
     ) -> None:
-        """End the run of a message that no process executes; it may be faster than its sender."""
+        """Finish the run of a message that no process executes; create it if necessary."""
         if request is None:
             return
         run: str | Run = str(request.id)
@@ -221,7 +224,9 @@ class Worker:
             body = (request.args, request.kwargs)
             run = ticket.run(QUEUE, sender.name, **self._fields(sender, body))
         order = run if isinstance(run, str) else run.id
-        tell(lambda active: _run_tracking.end(active, run, status, **fields), order=order)
+        submit_update(
+            lambda runtime: tracking.finish_run(runtime, run, status, **fields), order=order
+        )
 
     def _fields(self, task: Any, body: tuple[Any, Any]) -> dict[str, Any]:
         fields = {} if task.max_retries is None else {"max_attempts": task.max_retries + 1}
@@ -233,22 +238,22 @@ def _ticket_of(request: Any, task_id: str) -> RunTicket:
     ticket = RunTicket.from_header(headers.get(HEADER), task_id)
     if ticket is None:
         tags = headers.get(TAGS_HEADER) or ()
-        ticket = RunTicket.new(task_id, tags=tags, is_guess=True)
+        ticket = RunTicket.new(task_id, tags=tags, is_synthetic=True)
     return ticket
 
 
-def _tracked(task: Any) -> _Tracked | None:
-    return getattr(task.request, _TRACKED, None)
+def _tracked(task: Any) -> _TrackedRequest | None:
+    return getattr(task.request, _REQUEST_KEY, None)
 
 
 def _watch(context: RunContext) -> Future[None] | None:
     if not has_runtime():
         return None
-    return background.submit(lambda active: _run_tracking.watch(active, context))
+    return background.submit(lambda runtime: tracking.watch_cancellation(runtime, context))
 
 
-def _judge(exception: BaseException) -> tuple[str, dict[str, str] | None]:
-    """Say what a run ends as, and why."""
+def _status_of(exception: BaseException) -> tuple[str, dict[str, str] | None]:
+    """Return the final status, and the error, for an exception."""
     if is_only(exception, RunCanceled):
         return "canceled", None
     if isinstance(exception, SoftTimeLimitExceeded | TimeLimitExceeded):
@@ -258,7 +263,7 @@ def _judge(exception: BaseException) -> tuple[str, dict[str, str] | None]:
     return "failed", error_of(exception)
 
 
-def _flushing(task: Any) -> Callable[..., Any]:
+def _with_flush(task: Any) -> Callable[..., Any]:
     function = task.run
 
     @wraps(function)
@@ -266,7 +271,7 @@ def _flushing(task: Any) -> Callable[..., Any]:
         tracked = _tracked(task)
         if tracked is None:
             return function(*args, **kwargs)
-        if tracked.is_refused:
+        if tracked.is_skipped:
             task.backend.mark_as_revoked(
                 task.request.id, "its run was canceled", request=task.request
             )

@@ -1,23 +1,23 @@
-"""Taskiq's tasks as runs, and this library's tasks on Taskiq's workers.
+"""Taskiq tasks as runs, and `@task` on Taskiq workers.
 
     broker = RedisStreamBroker("redis://…")
-    install(broker)                     # that is all: workers and senders have runs from now on
+    install(broker)                     # workers and senders now create runs
 
-A function that Taskiq calls by itself (`@broker.task`) gets a run with each message: its status
-follows the message, its parent is the run that sent it, and `append`, `metadata`, `trigger` and
-`current_run` work inside. What was appended is durable before Taskiq has the result. A run has no
-payload and no output unless `with_payloads` is set, because a page that may read the run would see
-them.
+A function that Taskiq calls by itself (`@broker.task`) gets a run for each message. The run's
+status follows the message, its parent is the run that sent the message, and `append`, `metadata`,
+`trigger` and `current_run` work inside. Appended records are durable before Taskiq has the result.
+A run has no payload and no output unless `with_payloads` is set, because every page that may read
+the run would see them.
 
-`@task(runner="taskiq")` puts a task of this library on Taskiq's workers: `trigger`, waits, retries
-and cancellation are those of every other task. Until a run is due, a worker holds it.
+`@task(runner="taskiq")` executes a task of this library on Taskiq workers. `trigger`, waits,
+retries and cancellation work as for any other task. A worker holds a run that is not yet due.
 
-Workers reach the gateway at `REALTIME_URL`. While it is away Taskiq goes on working: what became of
-the runs is told when it is back.
+Workers connect to the gateway at `REALTIME_URL`. While it is unreachable, Taskiq continues to work,
+and the updates of runs are sent later.
 
-    cancellation  functions of Taskiq as runs that can be canceled
-    delays        holds delayed runs until they are due
-    middleware    each message carries a ticket; its run is claimed, executed and ended
+    cancellation  tracked functions that a cancellation can stop
+    delays        runs that are held until they are due
+    middleware    the middleware: each message gets a ticket; its run is claimed and finished
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def install(
     with_payloads: bool = False,
     tracks: Callable[[str], bool] = lambda name: True,
 ) -> None:
-    """Give a broker's tasks runs, and make `runner="taskiq"` mean this broker.
+    """Track a broker's tasks as runs, and use it for `runner="taskiq"`.
 
-    Call it where the broker is made, before other middlewares are added, so that every process that
-    sends or works has it. What sends has to await `broker.startup()`, as Taskiq says.
+    Call it in the module that creates the broker, before other middlewares are added, so that it is
+    called in every sender and worker. A sender has to await `broker.startup()`, as Taskiq requires.
 
     Args:
         broker: The broker.
-        with_payloads: Show arguments and results in the runs, to all who may read them.
-        tracks: Whether the tasks of a name get runs.
+        with_payloads: Store arguments and results in the runs, visible to every reader of a run.
+        tracks: Whether to track tasks of a name.
     """
     queue = TaskiqQueue(broker)
     task_queues.use(queue)
@@ -66,41 +66,43 @@ def install(
         return not name.startswith(PREFIX) and tracks(name)
 
     broker.add_middlewares(
-        RealtimeMiddleware(is_tracked, with_payloads, queue.register_all, queue.holder.release)
+        RealtimeMiddleware(is_tracked, with_payloads, queue.register_all, queue.delayed.release)
     )
 
 
 class TaskiqQueue:
-    """See `TaskQueue`.
+    """The task queue of a Taskiq broker; see `TaskQueue`.
 
     Args:
-        broker: Whose workers execute.
+        broker: The broker whose workers execute the runs.
     """
 
     name = QUEUE
 
     def __init__(self, broker: AsyncBroker) -> None:
         self._broker = broker
-        self.holder = DelayedRuns(self)
+        self.delayed = DelayedRuns(self)
 
     async def put(self, run: Run) -> None:
         """See `TaskQueue.put`."""
-        self.register(run.task)  # for a broker that executes in this process
+        self.register(run.task)  # required by a broker that executes in this process
         name = PREFIX + run.task
         kicker: AsyncKicker[Any, Any] = AsyncKicker(name, self._broker, _LABELS.copy())
         try:
             await kicker.with_task_id(run.id).kiq(run.id)
         except SendTaskError as error:
-            why = error.__cause__ or error
-            raise QueueUnavailable(f"Taskiq's broker took no run of {run.task}: {why}") from None
+            reason = error.__cause__ or error
+            raise QueueUnavailable(
+                f"Taskiq's broker did not accept a run of {run.task}: {reason}"
+            ) from None
 
     def register_all(self) -> None:
-        """Make the tasks that are defined in this process known to the broker."""
+        """Register the tasks that are defined in this process with the broker."""
         for task in tasks.defined():
             self.register(task.id)
 
     def register(self, task_id: str) -> None:
-        """Make a task known to the broker, unless it is."""
+        """Register a task with the broker unless it is registered."""
         name = PREFIX + task_id
         if self._broker.find_task(name) is not None:
             return
@@ -111,23 +113,23 @@ class TaskiqQueue:
         self._broker.register_task(execute, task_name=name, **_LABELS)
 
     async def _execute(self, run_id: str) -> Any:
-        """Execute a run that is due, and tell Taskiq how it went."""
-        active = runtime()
-        run = (await active.store.get_run(run_id)).run
-        if not _is_early(run, active.clock_ms()):
+        """Execute a run that is due, and report its result to Taskiq."""
+        current = runtime()
+        run = (await current.store.get_run(run_id)).run
+        if not _is_early(run, current.clock_ms()):
             run = await tasks.carry_out(run_id, task_queues.owner_of(QUEUE))
         if run.is_queued:
-            await self.holder.hold(run)
+            await self.delayed.hold(run)
             return None
         if run.is_executing:
-            raise NoResultError  # another worker executes it, and has its result
+            raise NoResultError  # another worker executes the run and reports its result
         if not run.is_success:
-            why = f"{run.error.type}: {run.error.message}" if run.error else run.status
-            raise RunFailed(f"run {run_id} of {run.task}: {why}")
+            reason = f"{run.error.type}: {run.error.message}" if run.error else run.status
+            raise RunFailed(f"run {run_id} of {run.task}: {reason}")
         return run.output
 
 
-_LABELS = {"retry_on_error": False}  # the run knows its attempts
+_LABELS = {"retry_on_error": False}  # the run counts its attempts
 
 
 def _is_early(run: Run, now_ms: int) -> bool:
@@ -136,14 +138,14 @@ def _is_early(run: Run, now_ms: int) -> bool:
 
 
 def handle_of(sent: AsyncTaskiqTask[Any], broker: AsyncBroker) -> Handle:
-    """Return the run of a task that this process has sent, and a token for a page.
+    """Return the run of a task that this process has sent, with a token for a page.
 
     Args:
-        sent: What `kiq` returned.
-        broker: With which it was sent.
+        sent: The return value of `kiq`.
+        broker: The broker that sent it.
 
     Raises:
-        RunNotFound: it was sent by another process, too long ago, or is not tracked.
+        RunNotFound: the task was sent by another process, too long ago, or is not tracked.
     """
     for each in broker.middlewares:
         if isinstance(each, RealtimeMiddleware):

@@ -1,4 +1,4 @@
-"""Taskiq's functions as runs that can be canceled: before they begin, and in the middle."""
+"""Taskiq functions whose runs can be canceled, before they start and while they execute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from gateway.errors import RunCanceled
 from gateway.sdk.runtime import RunContext
 
-_GUARDED = "_realtime_guarded"  # attribute of what `guarded` returns
+_CANCELLABLE_KEY = "_realtime_guarded"  # attribute of functions that `cancellable` returns
 
 
 @dataclass(eq=False, slots=True)
@@ -21,19 +21,19 @@ class TrackedMessage:
     """One execution of a message.
 
     Attributes:
-        context: Of its run.
-        is_refused: The run was canceled before it began.
-        token: Undoes that the run is the current one.
-        has_timeout: Its message has the label `timeout`.
-        task: The async function, while it is executed.
-        watching: Follows the run's own log, for its cancellation.
-        raised: What left the function itself.
-        error: How the message failed, as Taskiq says.
-        is_sent_again: Its message was sent again, for the next attempt.
+        context: Context of the run.
+        is_skipped: The run was canceled before it started.
+        token: Restores the previous current run.
+        has_timeout: The message has the label `timeout`.
+        task: The asyncio task of an async function, while it executes.
+        watching: The task that follows the run's log for its cancellation.
+        raised: The exception of the function itself.
+        error: The failure of the message as reported by Taskiq.
+        is_sent_again: The message was sent again for the next attempt.
     """
 
     context: RunContext
-    is_refused: bool
+    is_skipped: bool
     token: Token[RunContext | None]
     has_timeout: bool = False
     task: asyncio.Task[Any] | None = None
@@ -44,48 +44,50 @@ class TrackedMessage:
 
     @property
     def id(self) -> str:
-        """Its run's."""
+        """The run's id."""
         return self.context.id
 
     def is_timed_out(self, error: BaseException | None) -> bool:
-        """Whether an error is Taskiq's, after the label `timeout`, and not the function's own."""
+        """Return whether an error is Taskiq's, by the label `timeout`, not the function's own."""
         is_bare = type(error) is TimeoutError and not error.args
-        # Of another thread's TimeoutError asyncio makes a new one: identity says nothing.
+        # asyncio re-creates a TimeoutError of another thread, so identity cannot be compared.
         return self.has_timeout and is_bare and type(self.raised) is not TimeoutError
 
-    def refuse(self) -> None:
-        """Raise RunCanceled if the run was canceled before it began."""
-        if self.is_refused:
-            raise RunCanceled(f"run {self.id} was canceled before it began")
+    def raise_if_canceled(self) -> None:
+        """Raise `RunCanceled` if the run was canceled before it started."""
+        if self.is_skipped:
+            raise RunCanceled(f"run {self.id} was canceled before it started")
 
 
-executed: ContextVar[TrackedMessage | None] = ContextVar("realtime_taskiq", default=None)
-"""What the calling function is executed as."""
+current_message: ContextVar[TrackedMessage | None] = ContextVar("realtime_taskiq", default=None)
+"""The message whose function executes in this context."""
 
 
-def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that does not begin when its run is canceled, and, async, stops then."""
-    if hasattr(function, _GUARDED):
+def cancellable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function: it does not start for a canceled run, and stops if it is async."""
+    if hasattr(function, _CANCELLABLE_KEY):
         return function
-    made = _async(function) if inspect.iscoroutinefunction(function) else _SyncWrapper(function)
-    setattr(made, _GUARDED, True)
+    made = (
+        _wrap_async(function) if inspect.iscoroutinefunction(function) else _SyncWrapper(function)
+    )
+    setattr(made, _CANCELLABLE_KEY, True)
     return made
 
 
-def _async(function: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_async(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     async def run(*args: Any, **kwargs: Any) -> Any:
-        tracked, task = executed.get(), asyncio.current_task()
+        tracked, task = current_message.get(), asyncio.current_task()
         if tracked is None or task is None:
             return await function(*args, **kwargs)
-        tracked.refuse()
+        tracked.raise_if_canceled()
         tracked.task = task
         try:
             return await function(*args, **kwargs)
         except asyncio.CancelledError:
             if not tracked.context.is_canceled:
                 raise
-            task.uncancel()  # it was the run that was canceled, not Taskiq's worker
+            task.uncancel()  # the run was canceled, not Taskiq's worker
             raise RunCanceled(f"run {tracked.id} was canceled") from None
         except Exception as error:
             tracked.raised = error
@@ -97,16 +99,16 @@ def _async(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _SyncWrapper:
-    """A class, so that another process of Taskiq's can be given the function itself."""
+    """A class, so that pickling passes the function itself to another process of Taskiq."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         update_wrapper(self, function)
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if (tracked := executed.get()) is None:
+        if (tracked := current_message.get()) is None:
             return self._function(*args, **kwargs)
-        tracked.refuse()
+        tracked.raise_if_canceled()
         try:
             return self._function(*args, **kwargs)
         except Exception as error:
@@ -114,8 +116,8 @@ class _SyncWrapper:
             raise
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _same, (self._function,)
+        return _unwrapped, (self._function,)
 
 
-def _same(function: Callable[..., Any]) -> Callable[..., Any]:
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     return function

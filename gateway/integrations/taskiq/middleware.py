@@ -1,4 +1,4 @@
-"""What happens to Taskiq's messages: each gets a ticket, its run is kept, claimed and ended."""
+"""The Taskiq middleware: each message gets a ticket and a run, which is claimed and finished."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from gateway._internal.extras import needs
 from gateway.errors import RealtimeError, RunCanceled
-from gateway.integrations import _run_tracking
+from gateway.integrations import _run_tracking as tracking
 from gateway.integrations._handles import SentRuns
-from gateway.integrations._run_tracking import HEADER, NOT_AGAIN, TAGS_HEADER, RunTicket
-from gateway.integrations.taskiq.cancellation import TrackedMessage, executed, guarded
+from gateway.integrations._run_tracking import HEADER, SKIP_STATUSES, TAGS_HEADER, RunTicket
+from gateway.integrations.taskiq.cancellation import TrackedMessage, cancellable, current_message
 from gateway.model.runs import Run
 from gateway.sdk.execution.outcome import error_of, is_only
 from gateway.sdk.loops.background import in_order
@@ -27,21 +27,21 @@ with needs("taskiq"):
     from taskiq.exceptions import NoResultError
 
 QUEUE = "taskiq"
-PREFIX = "realtime."  # of the names of this library's tasks
-PATIENCE_S = 5.0  # for a gateway to hear of a change; the queue goes on without it
+PREFIX = "realtime."  # prefix of the names of this library's tasks
+UPDATE_TIMEOUT_S = 5.0  # wait for one update of a run; the queue continues without it
 MAX_BACKOFF_S = 10.0
 
 _log = logging.getLogger("realtime.queues")
 
 
 class RealtimeMiddleware(TaskiqMiddleware):
-    """Gives messages runs. Made by `install`.
+    """Tracks messages as runs. Created by `install`.
 
     Args:
-        is_tracked: Whether tasks of a name get runs.
-        with_payloads: Show arguments and results in the runs.
-        register: Makes this library's tasks known to the broker.
-        release: Gives back what this process holds.
+        is_tracked: Whether to track tasks of a name.
+        with_payloads: Store arguments and results in the runs.
+        register: Registers this library's tasks with the broker.
+        release: Returns the delayed runs of this process to the queue.
     """
 
     def __init__(
@@ -56,17 +56,19 @@ class RealtimeMiddleware(TaskiqMiddleware):
         self._is_tracked = is_tracked
         self._with_payloads = with_payloads
         self._register, self._release = register, release
-        self._executing: dict[str, TrackedMessage] = {}  # by the message's id
+        self._executing: dict[str, TrackedMessage] = {}  # by message id
         self._connecting: asyncio.Task[None] | None = None
         self._is_ready = asyncio.Event()
         self._is_stopping = asyncio.Event()
-        self._is_late = False  # the gateway did not answer in time: nobody waits until it does
-        self._telling: set[asyncio.Task[Any]] = set()
+        self._gateway_is_slow = (
+            False  # an update timed out: later ones do not wait until one succeeds
+        )
+        self._updates: set[asyncio.Task[Any]] = set()
 
-    # ---- the process ----
+    # ---- process ----
 
     async def startup(self) -> None:
-        """Connect to the gateway, unless this process has a runtime of its own."""
+        """Connect to the gateway, unless this process has a runtime."""
         self._register()
         if has_runtime():
             return
@@ -74,18 +76,18 @@ class RealtimeMiddleware(TaskiqMiddleware):
         ready = asyncio.create_task(self._is_ready.wait())
         done, _ = await asyncio.wait(
             {self._connecting, ready},
-            timeout=PATIENCE_S,
+            timeout=UPDATE_TIMEOUT_S,
             return_when=asyncio.FIRST_COMPLETED,
         )
         ready.cancel()
         if self._connecting in done:
-            self._connecting.result()  # a setting that cannot work
+            self._connecting.result()  # raises the error of an invalid setting
 
     async def shutdown(self) -> None:
-        """Give back what is held, let what was told be kept, and disconnect."""
+        """Return delayed runs, complete pending updates and disconnect."""
         await self._release()
-        if self._telling:
-            await asyncio.wait(self._telling, timeout=PATIENCE_S)
+        if self._updates:
+            await asyncio.wait(self._updates, timeout=UPDATE_TIMEOUT_S)
         connecting, self._connecting = self._connecting, None
         if connecting is None:
             return
@@ -98,7 +100,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         backoff_s = 0.2
         while True:
             try:
-                # Calls and appends wait for a gateway that is away, also before the first answer.
+                # Calls and appends wait for an unreachable gateway, even before it first connects.
                 async with connected(Settings.from_env(), open_s=0) as active:
                     if isinstance(active.store, RemoteStore):
                         await active.store.reach()
@@ -112,10 +114,10 @@ class RealtimeMiddleware(TaskiqMiddleware):
             await asyncio.sleep(backoff_s)
             backoff_s = min(MAX_BACKOFF_S, 2 * backoff_s)
 
-    # ---- where messages are sent ----
+    # ---- sending ----
 
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Give a new message a ticket; a message that is sent again keeps its own."""
+        """Add a ticket to a new message. A message that is sent again keeps its ticket."""
         if not self._is_tracked(message.task_name):
             return message
         ticket = _ticket(message)
@@ -126,86 +128,92 @@ class RealtimeMiddleware(TaskiqMiddleware):
         elif _retries(message):
             if (tracked := self._executing.get(message.task_id)) is not None:
                 tracked.is_sent_again = True
-            await self._rest(ticket.run_id, _retries(message) + 1, tracked)
+            await self._requeue(ticket.run_id, _retries(message) + 1, tracked)
         return message
 
     async def post_send(self, message: TaskiqMessage) -> None:
-        """Keep the run of a message that the broker has taken."""
+        """Store the run of a message that the broker has accepted."""
         ticket = _ticket(message)
         if ticket is None or _retries(message) or not self._is_tracked(message.task_name):
             return
         self.sent.add(ticket)
         run = self._run(ticket, message)
-        await self._tell(run.id, lambda active: _run_tracking.keep(active, run))
+        await self._submit_update(run.id, lambda runtime: tracking.ensure_run(runtime, run))
 
     def _run(self, ticket: RunTicket, message: TaskiqMessage) -> Run:
         shown = {"args": message.args, "kwargs": message.kwargs} if self._with_payloads else None
         return ticket.run(
             QUEUE,
             message.task_name,
-            payload=_run_tracking.as_json(shown),
+            payload=tracking.to_json_value(shown),
             max_attempts=max(1, int(message.labels.get("max_retries") or 1)),
         )
 
-    # ---- where they are executed ----
+    # ---- executing ----
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Claim the run of a message, and make it the current one."""
+        """Claim the run of a message and make it the current run."""
         if not self._is_tracked(message.task_name):
             return message
-        ticket = _ticket(message) or RunTicket.new(message.task_id, is_guess=True)
+        ticket = _ticket(message) or RunTicket.new(message.task_id, is_synthetic=True)
         attempt = _retries(message) + 1
         run = self._run(ticket, message)
-        kept = await self._tell(run.id, lambda active: _run_tracking.claim(active, run, attempt))
-        if kept is not None and kept.is_finished and kept.status not in NOT_AGAIN:
-            ticket = ticket.again()  # brought a second time, and executed again
+        stored = await self._submit_update(
+            run.id, lambda runtime: tracking.claim(runtime, run, attempt)
+        )
+        if stored is not None and stored.is_finished and stored.status not in SKIP_STATUSES:
+            ticket = ticket.for_new_run()  # redelivered after its run finished: another run
             again = self._run(ticket, message)
-            kept = await self._tell(
-                again.id, lambda active: _run_tracking.claim(active, again, attempt)
+            stored = await self._submit_update(
+                again.id, lambda runtime: tracking.claim(runtime, again, attempt)
             )
-        elif kept is not None:
-            ticket = ticket.of(kept)
+        elif stored is not None:
+            ticket = ticket.with_run(stored)
         context = ticket.context(message.task_name, attempt)
-        is_refused = kept is not None and kept.is_finished
+        is_canceled = stored is not None and stored.is_finished
         has_timeout = message.labels.get("timeout") is not None
-        tracked = TrackedMessage(context, is_refused, enter_run(context), has_timeout)
-        executed.set(tracked)  # Taskiq handles each message in a task, and so a context, of its own
+        tracked = TrackedMessage(context, is_canceled, enter_run(context), has_timeout)
+        current_message.set(
+            tracked
+        )  # Taskiq handles each message in a separate asyncio task, with its own context
         self._executing[message.task_id] = tracked
-        if not is_refused and has_runtime():
+        if not is_canceled and has_runtime():
             tracked.watching = asyncio.create_task(_watch(tracked))
         task = self.broker.find_task(message.task_name)
         if task is not None:
-            task.original_func = guarded(task.original_func)
+            task.original_func = cancellable(task.original_func)
         return message
 
     async def on_error(
         self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
     ) -> None:
-        """Remember how it failed; others may take it out of the result and try again."""
+        """Record the error; other middlewares may remove it from the result and retry."""
         if (tracked := self._executing.get(message.task_id)) is not None:
             tracked.error = exception
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        """End the run of a message, or let it rest until the next attempt."""
+        """Finish the run of a message, or requeue it for the next attempt."""
         if (tracked := self._executing.pop(message.task_id, None)) is None:
             return
         leave_run(tracked.token)
         if tracked.watching is not None:
             tracked.watching.cancel()
-        if tracked.is_refused:
+        if tracked.is_skipped:
             return
         lost = await self._flush(tracked.id)
         if lost is not None and not result.is_err:
             result.is_err, result.error, result.return_value = True, lost, None
         error = tracked.error or lost
-        is_skipped = isinstance(error, NoResultError)  # the function wants no result
+        is_skipped = isinstance(error, NoResultError)  # the function raised it: it has no result
         if tracked.is_sent_again and error is not None:
             noted = error_of(error)
-            await self._tell(
-                tracked.id, lambda active: _run_tracking.note_error(active, tracked.id, noted)
+            await self._submit_update(
+                tracked.id, lambda runtime: tracking.record_error(runtime, tracked.id, noted)
             )
         elif isinstance(result.error, NoResultError) and not is_skipped:
-            await self._rest(tracked.id, tracked.context.attempt + 1, tracked)  # sent again later
+            await self._requeue(
+                tracked.id, tracked.context.attempt + 1, tracked
+            )  # Taskiq will send the message again
         else:
             await self._end(tracked, result, None if is_skipped else error)
 
@@ -216,68 +224,71 @@ class RealtimeMiddleware(TaskiqMiddleware):
         if error is not None and is_only(error, RunCanceled):
             status = "canceled"
         elif tracked.is_timed_out(error):
-            why = "it executed for longer than its label `timeout` allows"
-            status, fields = "timed_out", {"error": error_of(why, "TimedOut")}
+            reason = "it executed for longer than its label `timeout` allows"
+            status, fields = "timed_out", {"error": error_of(reason, "TimedOut")}
         elif error is not None:
             status, fields = "failed", {"error": error_of(error)}
         elif self._with_payloads:
-            fields = {"output": _run_tracking.as_json(result.return_value)}
-        await self._tell(
-            tracked.id, lambda active: _run_tracking.end(active, tracked.id, status, **fields)
+            fields = {"output": tracking.to_json_value(result.return_value)}
+        await self._submit_update(
+            tracked.id,
+            lambda runtime: tracking.finish_run(runtime, tracked.id, status, **fields),
         )
 
-    async def _rest(self, run_id: str, attempt: int, tracked: TrackedMessage | None) -> None:
+    async def _requeue(self, run_id: str, attempt: int, tracked: TrackedMessage | None) -> None:
         error = error_of(tracked.error) if tracked is not None and tracked.error else None
-        await self._tell(
+        await self._submit_update(
             run_id,
-            lambda active: _run_tracking.rest(active, run_id, QUEUE, attempt=attempt, error=error),
+            lambda runtime: tracking.requeue(runtime, run_id, QUEUE, attempt=attempt, error=error),
         )
 
     async def _flush(self, run_id: str) -> Exception | None:
         if has_runtime():
             try:
                 await runtime().flush(run_id, forget=True)
-            except Exception as error:  # whatever it is, the run has to end
+            except Exception as error:  # the run has to finish in any case
                 return error
         return None
 
-    # ---- telling ----
+    # ---- updates ----
 
-    async def _tell(self, run_id: str, work: Callable[[Runtime], Coroutine[Any, Any, Any]]) -> Any:
-        """Change a run, and wait a little until it is done; Taskiq goes on if it is not.
+    async def _submit_update(
+        self, run_id: str, work: Callable[[Runtime], Coroutine[Any, Any, Any]]
+    ) -> Any:
+        """Submit an update of a run and wait up to 5 s for it; Taskiq continues without its result.
 
         Returns:
-            What the work returns; None if that is not known (yet).
+            The result of the update; None if it failed or is still pending.
         """
-        telling = asyncio.create_task(self._do(run_id, work))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
-        telling.add_done_callback(self._has_come)
-        if not self._is_late:
-            await asyncio.wait({telling}, timeout=PATIENCE_S)
-            if not telling.done():
-                self._is_late = True
-                _log.warning("run %s: no gateway has answered yet; the task goes on", run_id)
-        is_known = telling.done() and not telling.cancelled() and telling.exception() is None
-        return telling.result() if is_known else None
+        update = asyncio.create_task(self._apply(run_id, work))
+        self._updates.add(update)
+        update.add_done_callback(self._updates.discard)
+        update.add_done_callback(self._update_done)
+        if not self._gateway_is_slow:
+            await asyncio.wait({update}, timeout=UPDATE_TIMEOUT_S)
+            if not update.done():
+                self._gateway_is_slow = True
+                _log.warning("run %s: the gateway has not answered yet; the task continues", run_id)
+        is_known = update.done() and not update.cancelled() and update.exception() is None
+        return update.result() if is_known else None
 
-    async def _do(self, run_id: str, work: Callable[[Runtime], Coroutine[Any, Any, Any]]) -> Any:
+    async def _apply(self, run_id: str, work: Callable[[Runtime], Coroutine[Any, Any, Any]]) -> Any:
         async with in_order(run_id):
             if not has_runtime():
                 await self._is_ready.wait()
-            return await _run_tracking.until_kept(runtime(), work, run_id)
+            return await tracking.persist_with_retry(runtime(), work, run_id)
 
-    def _has_come(self, telling: asyncio.Task[Any]) -> None:
-        if telling.cancelled():
+    def _update_done(self, update: asyncio.Task[Any]) -> None:
+        if update.cancelled():
             return
-        if (error := telling.exception()) is None:
-            self._is_late = False
+        if (error := update.exception()) is None:
+            self._gateway_is_slow = False
         else:
-            _log.warning("a run's change is lost: %s", error)
+            _log.warning("an update of a run is lost: %s", error)
 
 
 async def _watch(tracked: TrackedMessage) -> None:
-    await _run_tracking.watch(runtime(), tracked.context)
+    await tracking.watch_cancellation(runtime(), tracked.context)
     if tracked.context.is_canceled and tracked.task is not None:
         tracked.task.cancel()
 
