@@ -1,64 +1,65 @@
-"""Environment to frozen settings, units in the names.
+"""Settings from the environment, as one frozen value. docs/settings.md lists all variables.
 
 REALTIME_STORE
-    Where streams live: `sqlite:PATH`, `sqlite:PATH?durability=normal`, `memory:`, or for more than
-    one gateway Redis or Valkey, `redis://HOST:PORT/0`, `redis+sentinel://HOSTS/MASTER`,
-    `redis+cluster://HOSTS`, with TLS `rediss…`; `?prefix=` of its keys, `?wait=1` to acknowledge
-    only what a replica has. Needs the extra `redis`; `gateway.stores.redis.store` documents its
-    guarantees. Default `sqlite:.realtime/realtime.db`.
+    The store: `sqlite:PATH`, `sqlite:PATH?durability=normal`, `memory:`, or for several gateways
+    Redis or Valkey: `redis://HOST:PORT/0`, `redis+sentinel://HOSTS/MASTER`,
+    `redis+cluster://HOSTS`, with TLS `rediss…`. `?prefix=` sets a prefix of its keys; with
+    `?wait=1` an append is acknowledged once a replica has it. Redis needs the extra `redis`;
+    `gateway.stores.redis.store` documents its guarantees. Default `sqlite:.realtime/realtime.db`.
 REALTIME_SECRET_KEY
-    Signs tokens, 32 bytes or more. Default: one is made and kept beside the store; required when
-    `REALTIME_ENV=production`, and with a Redis store, whose processes have no file in common.
+    Signs tokens; at least 32 bytes. By default one is generated and stored next to the store. It is
+    required with `REALTIME_ENV=production`, and with a Redis store, whose processes share no file.
 REALTIME_OLD_SECRET_KEYS
-    Secrets that sign no more but still verify, separated by spaces. To rotate, make the former
-    REALTIME_SECRET_KEY one of these, and take it out when its last token has expired, or at once to
-    shut it out. Where there are several gateways, each has to know the new one (here) before any
-    signs with it.
+    Former secrets, separated by spaces: they verify tokens but do not sign them. To rotate, move
+    the former REALTIME_SECRET_KEY here, and remove it when its last token has expired, or earlier
+    to invalidate its tokens. With several gateways, add the new secret here at each of them before
+    one of them signs with it.
 REALTIME_SIGNING_KEY_FILE
-    A private key (PEM, curve P-256). Set, tokens are signed with ES256 in place of the secret, and
-    the secret's tokens are still good. Needs the extra `es256`.
+    A private key (PEM, curve P-256) that signs tokens with ES256 instead of the secret. Tokens of
+    the secret stay valid. Needs the extra `es256`.
 REALTIME_VERIFY_KEY_FILES
-    Public keys (PEM, curve P-256), separated by the system's path separator (`:`): of others who
-    mint tokens, or former ones. Their tokens name the key in `kid`, its RFC 7638 thumbprint.
+    Public keys (PEM, curve P-256) of other issuers, or former ones, separated by the system's path
+    separator (`:`). The `kid` of a token is the RFC 7638 thumbprint of its key.
 REALTIME_NAME
-    Of this gateway, where there are several: letters and digits, at most 20. The ids of its
-    connections, in `welcome` and in the log, then begin with it.
+    Name of this gateway among several: at most 20 letters and digits. It is the prefix of the ids
+    of its connections, in `welcome` and in the log.
 REALTIME_ENV
-    `development` (default) or `production`, which refuses what is only for trying out.
+    `development` (default), or `production`, which rejects settings that are safe only in
+    development.
 REALTIME_URL
-    A worker's gateway, `ws://host:port`, or `wss://host/path` of one below a path. Set, no store
-    of its own is opened.
+    The gateway that a worker connects to: `ws://host:port`, or `wss://host/path` below a path. With
+    it the process opens no store.
 REALTIME_RETENTION_AGE_S, REALTIME_RETENTION_RECORDS, REALTIME_RETENTION_BYTES
-    What is kept of each stream: records younger than this, so many, so many bytes; what is beyond
-    any of them goes at the next sweep (every minute). Default: everything is kept.
+    The largest age, number and size of the records of each stream. Older records are deleted at the
+    next sweep (every minute). Default: no limit.
 REALTIME_RUN_TTL_S
-    Runs that finished so long ago are deleted with all that they own: 2592000 is 30 days. Default:
-    never, since nothing is deleted that nobody has asked to delete. A disk that fills up is the
-    price: set it in production.
+    Time after which a finished run is deleted with everything that it owns; 2592000 is 30 days.
+    Default: never, so that no data is deleted by accident. Set it in production, or the disk fills.
 REALTIME_RUNNER
-    Who executes runs of tasks that name no runner: `process` (default: the one that triggers them),
-    `celery` or `taskiq`, which the program then has to set up.
+    Runner of tasks that do not name one: `process` (default, the process that triggers the run),
+    `celery` or `taskiq`, which the program has to install.
 REALTIME_CONCURRENCY
-    Runs that execute at the same time in one process. Default 20.
+    Runs that one process executes concurrently. Default 20.
 REALTIME_ORIGINS
-    Origins whose pages may connect besides the gateway's own, separated by spaces, for example
-    `https://app.example`; `*` is any. Default: none, and in a Reflex app those that Reflex allows.
+    Origins, separated by spaces, whose pages may connect, for example `https://app.example`. The
+    gateway's own origin always may; `*` allows any. Default: none, and in a Reflex app the origins
+    that Reflex allows.
 REALTIME_TRUSTED_PROXIES
-    Addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by spaces.
-    Default: those of this machine. Else all that come through a proxy count as one address.
+    Addresses or networks of proxies whose `X-Forwarded-For` is trusted, separated by spaces.
+    Default: this machine. All clients of any other proxy count as one address.
 REALTIME_HTTP_OPEN
-    `1` lets anybody who reaches the gateway read and write every stream over HTTP, without a token:
-    for one's own machine only, and refused when `REALTIME_ENV=production`. Default `0`.
+    With `1`, streams over HTTP can be read and written without a token. For development on one
+    machine; rejected with `REALTIME_ENV=production`. Default `0`.
 REALTIME_METRICS
-    Who may read `/metrics` without a token: `local` (default) is this machine, `token` nobody,
-    `open` everybody. With the secret key, or a token with `read:metrics:*`, one always may. A proxy
-    on this machine that adds no `X-Forwarded-For` looks like this machine: have it add that, or
-    set `token`.
+    Access to `/metrics` without a token: `local` (default, from this machine), `token` (denied) or
+    `open` (allowed). The secret key, or a token with `read:metrics:*`, is always accepted. A local
+    proxy that adds no `X-Forwarded-For` counts as this machine: let it add the header, or set
+    `token`.
 REALTIME_LOG_FORMAT
-    How `realtime serve` logs: `text` (default), or `json`, one object a line with the connection,
-    run and stream that it is about.
+    Log format of `realtime serve`: `text` (default), or `json`, one object per line, with the
+    connection, run and stream of the message.
 REALTIME_FRAME_BYTES, REALTIME_SUBSCRIPTIONS, …
-    What a client must stay below: `gateway.model.limits` has them all, with their defaults.
+    Limits; `gateway.model.limits` lists them with their defaults.
 """
 
 from __future__ import annotations
@@ -78,31 +79,31 @@ DEFAULT_STORE = "sqlite:.realtime/realtime.db"
 DEFAULT_CONCURRENCY = 20
 MetricsAccess = Literal["local", "token", "open"]
 LogFormat = Literal["text", "json"]
-MAY_BE_ZERO = {"max_age_s"}  # of the limits: never
+MAY_BE_ZERO = {"max_age_s"}  # limits for which 0 means never
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a gateway or a worker runs with.
+    """Settings of a gateway or a worker.
 
     Attributes:
-        store: The store's URL.
-        secret_key: Signs tokens; "" until `resolve_secret` was asked.
-        env: `production` refuses what is only for trying out.
-        url: A worker's gateway; None for a process with a store of its own.
-        concurrency: Runs that execute at the same time.
-        runner: Who executes runs of tasks that name none.
-        limits: What clients must stay below.
-        retention: What the store may forget.
-        old_secret_keys: Former secrets, which still verify.
-        signing_key_file: A private key that signs in place of the secret.
-        verify_key_files: Public keys that verify.
-        origins: Whose pages may connect, besides the gateway's own; `*` is any.
-        trusted_proxies: Who may say on whose behalf they come.
-        http_open: Streams over HTTP need no token.
-        name: Of this gateway among several; "" for none.
-        metrics: Who may read `/metrics` without a token.
-        log_format: How `realtime serve` writes its log.
+        store: URL of the store.
+        secret_key: Signs tokens; "" before `resolve_secret`.
+        env: `production` rejects settings that are safe only in development.
+        url: The gateway that a worker connects to; None in a process that opens the store.
+        concurrency: Runs that the process executes concurrently.
+        runner: Runner of tasks that do not name one.
+        limits: Limits for clients.
+        retention: What the store may delete.
+        old_secret_keys: Former secrets that still verify tokens.
+        signing_key_file: A private key that signs instead of the secret.
+        verify_key_files: Public keys that verify tokens.
+        origins: Origins whose pages may connect, besides the gateway's own; `*` allows any.
+        trusted_proxies: Addresses and networks of trusted proxies.
+        http_open: Whether streams over HTTP need no token.
+        name: Name of this gateway among several, or "".
+        metrics: Access to `/metrics` without a token.
+        log_format: Log format of `realtime serve`.
     """
 
     store: str = DEFAULT_STORE
@@ -126,23 +127,26 @@ class Settings:
     def __post_init__(self) -> None:
         if self.name and not (self.name.isalnum() and self.name.isascii() and len(self.name) <= 20):
             raise ConfigurationError(
-                f"REALTIME_NAME is {self.name!r}; it is up to 20 letters and digits"
+                f"REALTIME_NAME is {self.name!r}; it must be at most 20 letters and digits"
             )
         if self.http_open and self.env == "production":
             raise ConfigurationError(
-                "REALTIME_HTTP_OPEN is 1 and REALTIME_ENV is production; give readers tokens"
+                "REALTIME_HTTP_OPEN is 1 and REALTIME_ENV is production; use tokens instead"
             )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
-        """Read the environment.
+        """Read the settings from the environment.
 
         Raises:
-            ConfigurationError: names the variable and what it may be.
+            ConfigurationError: a value is invalid; the message names the variable and the valid
+                values.
         """
         name = env.get("REALTIME_ENV", "development")
         if name not in ("development", "production"):
-            raise ConfigurationError(f"REALTIME_ENV is {name!r}; it is development or production")
+            raise ConfigurationError(
+                f"REALTIME_ENV is {name!r}; it must be development or production"
+            )
         metrics = _one_of(env, "REALTIME_METRICS", get_args(MetricsAccess))
         log_format = _one_of(env, "REALTIME_LOG_FORMAT", get_args(LogFormat))
         return cls(
@@ -180,11 +184,11 @@ def _paths(env: Mapping[str, str], name: str) -> tuple[Path, ...]:
 
 
 def _one_of(env: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
-    """Read one of some words; the first is the default."""
+    """Read one of several words; the first is the default."""
     text = env.get(name) or known[0]
     if text not in known:
         raise ConfigurationError(
-            f"{name} is {text!r}; it is {', '.join(known[:-1])} or {known[-1]}"
+            f"{name} is {text!r}; it must be {', '.join(known[:-1])} or {known[-1]}"
         )
     return text
 
@@ -192,28 +196,28 @@ def _one_of(env: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
 def _flag(env: Mapping[str, str], name: str) -> bool:
     text = env.get(name) or "0"
     if text not in ("0", "1"):
-        raise ConfigurationError(f"{name} is {text!r}; it is 0 or 1")
+        raise ConfigurationError(f"{name} is {text!r}; it must be 0 or 1")
     return text == "1"
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name) or str(default)
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigurationError(f"{name} is {text!r}; it is a whole number from 1")
+        raise ConfigurationError(f"{name} is {text!r}; it must be a whole number from 1")
     return int(text)
 
 
 def _limits(env: Mapping[str, str]) -> Limits:
-    given: dict[str, float] = {}
+    values: dict[str, float] = {}
     for limit in fields(Limits):
         name = f"REALTIME_{limit.name.upper()}"
         if not env.get(name):
             continue
         if limit.type == "int":
-            given[limit.name] = _whole_number(env, name, 1)
+            values[limit.name] = _whole_number(env, name, 1)
         else:
-            given[limit.name] = _seconds(env[name], name, limit.name in MAY_BE_ZERO)
-    return Limits(**given).check()  # type: ignore[arg-type]
+            values[limit.name] = _seconds(env[name], name, limit.name in MAY_BE_ZERO)
+    return Limits(**values).check()  # type: ignore[arg-type]
 
 
 def _seconds(text: str, name: str, may_be_zero: bool) -> float:
@@ -221,5 +225,5 @@ def _seconds(text: str, name: str, may_be_zero: bool) -> float:
     is_number = whole.isdecimal() and whole.isascii() and (part or "0").isdecimal()
     if not is_number or (float(text) == 0 and not may_be_zero):
         least = "from 0" if may_be_zero else "over 0"
-        raise ConfigurationError(f"{name} is {text!r}; it is a number {least}")
+        raise ConfigurationError(f"{name} is {text!r}; it must be a number {least}")
     return float(text)

@@ -1,6 +1,6 @@
-"""Writes docs/cli.md from the commands: `python tests/cli_docs.py`.
+"""Generates docs/cli.md from the commands: `python tests/cli_docs.py`.
 
-Only what the commands say of themselves is written: how a version of typer shows it is not.
+The page contains the texts of the commands, not the layout of a version of typer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typer.main import get_command
 from gateway.cli import app
 
 PATH = Path(__file__).parent.parent / "docs" / "cli.md"
-HEAD = "<!-- Made of the commands by `python tests/cli_docs.py`. -->"
+HEAD = "<!-- Generated from the commands by `python tests/cli_docs.py`. -->"
 
 
 def document() -> str:

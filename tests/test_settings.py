@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 
 
-def test_an_empty_environment_gives_the_defaults():
+def test_empty_environment_gives_defaults():
     settings = Settings.from_env({})
     assert settings.store == "sqlite:.realtime/realtime.db"
     assert (settings.secret_key, settings.env, settings.url) == ("", "development", None)
@@ -28,7 +28,7 @@ def test_an_empty_environment_gives_the_defaults():
     assert settings.limits.record_bytes == 1 << 20
 
 
-def test_the_environment_is_read():
+def test_from_env_reads_variables():
     settings = Settings.from_env(
         {
             "REALTIME_STORE": "memory:",
@@ -41,12 +41,12 @@ def test_the_environment_is_read():
     assert settings == Settings("memory:", SECRET, "production", "ws://gateway:8400", 7)
 
 
-def test_who_executes_is_a_setting():
+def test_runner_is_read_from_environment():
     assert Settings.from_env({}).runner == "process"
     assert Settings.from_env({"REALTIME_RUNNER": "celery"}).runner == "celery"
 
 
-def test_what_is_kept_is_read_and_everything_is_kept_by_default():
+def test_retention_is_unlimited_by_default():
     assert Settings.from_env({}).retention == Retention(None, None, None, None)
     env = {
         "REALTIME_RETENTION_AGE_S": "3600",
@@ -58,22 +58,22 @@ def test_what_is_kept_is_read_and_everything_is_kept_by_default():
     assert retention == Retention(age_s=3600, records=1000, bytes=1 << 20, run_ttl_s=86400)
     assert open_store("memory:", retention)._retention == retention
     for name in env:
-        with pytest.raises(ConfigurationError, match=f"{name} is '0'; it is a whole number"):
+        with pytest.raises(ConfigurationError, match=f"{name} is '0'; it must be a whole number"):
             Settings.from_env({name: "0"})
 
 
-def test_empty_variables_are_as_good_as_none():
+def test_empty_variables_count_as_unset():
     empty = dict.fromkeys(("REALTIME_STORE", "REALTIME_URL", "REALTIME_CONCURRENCY"), "")
     assert Settings.from_env(empty) == Settings()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²", " 3"])
-def test_the_concurrency_is_a_whole_number_from_one(value):
+def test_concurrency_rejects_values_below_one(value):
     with pytest.raises(ConfigurationError, match=r"REALTIME_CONCURRENCY is .* whole number from 1"):
         Settings.from_env({"REALTIME_CONCURRENCY": value})
 
 
-def test_the_environment_has_one_of_two_names():
+def test_environment_name_rejects_unknown_value():
     with pytest.raises(ConfigurationError, match="REALTIME_ENV is 'staging'"):
         Settings.from_env({"REALTIME_ENV": "staging"})
 
@@ -89,14 +89,14 @@ def test_the_environment_has_one_of_two_names():
         ("sqlite:a:b.db", "a:b.db", "full"),
     ],
 )
-def test_a_store_of_sqlite_is_named_by_its_path(url, path, durability):
+def test_sqlite_url_names_path_and_durability(url, path, durability):
     store = open_store(url)
     assert isinstance(store, SqliteStore)
     assert str(store.path) == path
     assert store._durability == durability
 
 
-def test_the_memory_store_has_no_path():
+def test_memory_url_opens_memory_store():
     assert isinstance(open_store("memory:"), MemoryStore)
 
 
@@ -121,7 +121,7 @@ def test_the_memory_store_has_no_path():
         ("sqlite:a.db?speed=high", "no option speed"),
     ],
 )
-def test_a_store_that_is_none_is_refused_with_what_it_may_be(url, message):
+def test_open_store_rejects_invalid_url(url, message):
     with pytest.raises(ConfigurationError, match=message) as refused:
         open_store(url)
     assert "hidden" not in str(refused.value)
@@ -136,7 +136,7 @@ def test_a_store_that_is_none_is_refused_with_what_it_may_be(url, message):
         ("rediss+cluster://:hidden@a,b:7000", "cluster", (("a", 6379), ("b", 7000))),
     ],
 )
-def test_a_store_may_be_redis_servers(url, kind, addresses):
+def test_redis_url_names_servers(url, kind, addresses):
     store = open_store(url)
     parsed = store._servers.url
     assert (parsed.kind, parsed.addresses) == (kind, addresses)
@@ -152,29 +152,29 @@ def test_a_store_may_be_redis_servers(url, kind, addresses):
         }
 
 
-def test_a_redis_store_needs_a_secret_that_its_processes_share():
+def test_redis_store_requires_secret_key():
     with pytest.raises(ConfigurationError, match="every gateway and worker of a Redis store"):
         resolve_secret(Settings(store="redis://localhost"))
 
 
-def test_a_secret_that_is_set_is_taken():
+def test_configured_secret_is_used():
     assert resolve_secret(Settings(secret_key=SECRET)) == SECRET
 
 
 @pytest.mark.parametrize("env", ["development", "production"])
-def test_a_short_secret_is_refused_everywhere(env):
+def test_short_secret_is_rejected(env):
     with pytest.raises(ConfigurationError, match="has 5 bytes"):
         resolve_secret(Settings(secret_key="short", env=env))
 
 
-def test_production_makes_no_secret_of_its_own(tmp_path):
+def test_production_requires_secret_key(tmp_path):
     settings = Settings(store=f"sqlite:{tmp_path}/a.db", env="production")
     with pytest.raises(ConfigurationError, match="REALTIME_SECRET_KEY is not set"):
         resolve_secret(settings)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_development_makes_a_secret_once_and_keeps_it_to_itself(tmp_path):
+def test_development_generates_private_secret_once(tmp_path):
     settings = Settings(store=f"sqlite:{tmp_path}/sub/a.db")
     secret = resolve_secret(settings)
     assert len(secret) >= 43
@@ -186,36 +186,36 @@ def test_development_makes_a_secret_once_and_keeps_it_to_itself(tmp_path):
     assert resolve_secret(elsewhere) != secret
 
 
-def test_a_kept_secret_that_was_damaged_is_refused(tmp_path):
+def test_damaged_secret_file_is_rejected(tmp_path):
     (tmp_path / "secret_key").write_text("short")
     with pytest.raises(ConfigurationError, match="has 5 bytes"):
         resolve_secret(Settings(store=f"sqlite:{tmp_path}/a.db"))
 
 
-def test_a_store_in_memory_has_a_secret_for_its_life_only():
+def test_memory_store_generates_secret_without_file():
     settings = Settings(store="memory:")
     assert resolve_secret(settings) != resolve_secret(settings)
 
 
-def test_a_worker_without_a_secret_is_told_to_set_one(tmp_path, monkeypatch):
-    # A secret of its own making would be refused by the gateway, with a message that says less.
+def test_worker_without_secret_is_rejected(tmp_path, monkeypatch):
+    # A generated secret would be rejected by the gateway, with a less helpful message.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="REALTIME_SECRET_KEY"):
         resolve_secret(Settings(url="ws://elsewhere:8400"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_beside_its_gateway_takes_the_secret_that_is_kept_there(tmp_path):
+def test_worker_reads_secret_file_of_local_gateway(tmp_path):
     store = f"sqlite:{tmp_path}/a.db"
     secret = resolve_secret(Settings(store=store))
     assert resolve_secret(Settings(store=store, url="ws://localhost:8400")) == secret
 
 
-# The limits.
+# ---- limits ----
 
 
 @pytest.mark.parametrize("field", fields(Limits), ids=lambda field: field.name)
-def test_every_limit_is_read_from_the_environment_and_told(field):
+def test_every_limit_is_read_and_documented(field):
     name = f"REALTIME_{field.name.upper()}"
     value = "3000000" if field.name in ("record_bytes", "data_frame_bytes") else "7"
     more = {"REALTIME_DATA_FRAME_BYTES": "9000000"} if field.name == "record_bytes" else {}
@@ -226,39 +226,39 @@ def test_every_limit_is_read_from_the_environment_and_told(field):
     assert f"        {field.name}: " in Limits.__doc__
 
 
-def test_an_empty_environment_gives_the_limits_that_are_told():
+def test_empty_environment_gives_documented_limits():
     limits = Settings.from_env({}).limits
     assert limits == Limits()
     assert (limits.frame_bytes, limits.record_bytes, limits.hello_s) == (65536, 1 << 20, 10)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
-def test_a_limit_of_things_is_a_whole_number_from_one(value):
+def test_count_limit_rejects_values_below_one(value):
     with pytest.raises(ConfigurationError, match=r"REALTIME_SUBSCRIPTIONS is .* from 1"):
         Settings.from_env({"REALTIME_SUBSCRIPTIONS": value})
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1e3", "nan", "inf", "soon", "1.2.3", ".5"])
-def test_a_limit_of_time_is_a_number_over_zero(value):
+def test_time_limit_rejects_zero(value):
     with pytest.raises(ConfigurationError, match=r"REALTIME_IDLE_S is .* number over 0"):
         Settings.from_env({"REALTIME_IDLE_S": value})
     assert Settings.from_env({"REALTIME_IDLE_S": "0.25"}).limits.idle_s == 0.25
 
 
-def test_a_connection_may_be_asked_never_to_come_back_anew():
+def test_max_age_accepts_zero():
     assert Settings.from_env({"REALTIME_MAX_AGE_S": "0"}).limits.max_age_s == 0
 
 
-def test_a_record_has_to_fit_into_a_frame():
+def test_record_limit_must_fit_data_frame():
     with pytest.raises(ConfigurationError, match=r"REALTIME_RECORD_BYTES is 3000000; .* 2097152"):
         Settings.from_env({"REALTIME_RECORD_BYTES": "3000000"})
 
 
-# The page that tells of them.
+# ---- docs/settings.md ----
 
 
 class _Asked(dict):
-    """An empty environment that keeps which variables it is asked for."""
+    """An empty environment that records the variables it is asked for."""
 
     def __init__(self):
         super().__init__()
@@ -270,13 +270,13 @@ class _Asked(dict):
 
 
 def _rows(text):
-    """Return the names and the default of each row of the tables."""
+    """Return the variables and defaults of the tables' rows."""
     for cells in re.findall(r"^\| (`REALTIME_.*)$", text, flags=re.M):
         names, default, _ = cells.split("|", 2)
         yield re.findall(r"`(\w+)`", names), default.strip("` ")
 
 
-def test_the_page_tells_of_the_settings_that_are_read_and_of_no_others():
+def test_settings_page_lists_exactly_the_read_variables():
     asked = _Asked()
     Settings.from_env(asked)
     told = [name for names, _ in _rows(PAGE) for name in names]
@@ -284,7 +284,7 @@ def test_the_page_tells_of_the_settings_that_are_read_and_of_no_others():
     assert sorted(told) == sorted(asked.names | of_the_command_line)
 
 
-def test_the_page_tells_the_defaults_of_the_limits():
+def test_settings_page_lists_limit_defaults():
     told = {name: default for names, default in _rows(PAGE) for name in names}
     for field in fields(Limits):
         number, _, unit = told[f"REALTIME_{field.name.upper()}"].partition(" ")
@@ -292,15 +292,15 @@ def test_the_page_tells_the_defaults_of_the_limits():
         assert float(number.rstrip("`:")) * size == field.default, field.name
 
 
-def test_the_readmes_settings_are_on_the_page_in_the_same_words():
+def test_readme_settings_match_settings_page():
     rows = re.findall(r"^\| `REALTIME_.*$", (ROOT / "README.md").read_text(), flags=re.M)
     assert len(rows) == 10
     for row in rows:
-        # A row of several variables may write the later ones in short.
+        # A row of several variables may abbreviate the later ones.
         assert row.replace("`…_", "`REALTIME_RETENTION_") in PAGE
 
 
-# Who may come.
+# ---- access control ----
 
 
 def test_origins_and_proxies_are_read():
@@ -311,30 +311,30 @@ def test_origins_and_proxies_are_read():
     assert settings.trusted_proxies == ("10.0.0.0/8",)
 
 
-def test_only_this_machines_proxies_are_trusted_unless_others_are_named():
+def test_trusted_proxies_default_to_loopback():
     settings = Settings.from_env({"REALTIME_TRUSTED_PROXIES": "", "REALTIME_ORIGINS": ""})
     assert settings == Settings()
     assert settings.trusted_proxies == ("127.0.0.0/8", "::1/128")
     assert settings.origins == ()
 
 
-def test_who_may_read_metrics_without_a_token():
+def test_metrics_access_rejects_unknown_value():
     assert Settings.from_env({}).metrics == "local"
     assert Settings.from_env({"REALTIME_METRICS": "token"}).metrics == "token"
-    with pytest.raises(ConfigurationError, match="REALTIME_METRICS is 'all'; it is local, token"):
+    with pytest.raises(ConfigurationError, match="REALTIME_METRICS is 'all'; it must be local, token"):
         Settings.from_env({"REALTIME_METRICS": "all"})
 
 
-def test_how_the_log_is_written():
+def test_log_format_rejects_unknown_value():
     assert Settings.from_env({}).log_format == "text"
     assert Settings.from_env({"REALTIME_LOG_FORMAT": "json"}).log_format == "json"
     with pytest.raises(
-        ConfigurationError, match="REALTIME_LOG_FORMAT is 'xml'; it is text or json"
+        ConfigurationError, match="REALTIME_LOG_FORMAT is 'xml'; it must be text or json"
     ):
         Settings.from_env({"REALTIME_LOG_FORMAT": "xml"})
 
 
-def test_the_name_of_a_gateway_is_letters_and_digits():
+def test_gateway_name_allows_letters_and_digits_only():
     assert Settings.from_env({"REALTIME_NAME": "a1"}).name == "a1"
     for name in ("a_1", "a b", "x" * 21, "ä"):
         with pytest.raises(ConfigurationError, match="REALTIME_NAME"):

@@ -1,11 +1,11 @@
-"""What the tests of adapters do with parts."""
+"""Common code of the tests of adapters."""
 
 from gateway.sdk.assembler import Assembler
 from gateway.sdk.parts import Part
 
 
 def assembled(parts: list[Part]) -> Assembler:
-    """Put all parts together."""
+    """Assemble all parts."""
     assembler = Assembler()
     for part in parts:
         assembler.add(part)

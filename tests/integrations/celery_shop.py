@@ -1,4 +1,4 @@
-"""A Celery application as users have one, for the workers of the tests."""
+"""A typical Celery application, for the workers of the tests."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def silent(name):
 
 @app.task
 def order(names):
-    """Send further tasks, whose runs are children of this one."""
+    """Send further tasks, whose runs are children of this run."""
     for name in names:
         greet.apply_async((name,), headers={"realtime_tags": [f"to-{name}"]})
     metadata.set("sent", len(names))
@@ -85,7 +85,7 @@ def flaky(self, fails):
 
 @app.task
 def linger(flag):
-    """Append until someone takes the flag away, or ends this process."""
+    """Append until the flag is removed or the process ends."""
     lines.append(str(os.getpid()))
     while Path(flag).exists():
         lines.append("still here")
@@ -94,7 +94,7 @@ def linger(flag):
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def die_once(flag):
-    """Kill this process in the middle, the first time."""
+    """Kill this process during the first execution."""
     lines.append("began").wait(20)
     if Path(flag).exists():
         Path(flag).unlink()
@@ -120,7 +120,7 @@ def add(a: int, b: int) -> int:
 
 @task(runner="celery")
 async def add_all(pairs: list[list[int]]) -> int:
-    """Wait for its children, in one process while others execute them."""
+    """Wait for children that other processes execute."""
     results = await add.batch_trigger_and_wait([{"a": a, "b": b} for a, b in pairs])
     for result in results:
         numbers.append(result.output)
@@ -140,7 +140,7 @@ def sometimes(fails: int, abort: bool = False) -> int:
 
 @task(runner="celery")
 def count(flag: str) -> int:
-    """Append until canceled, or until its process is killed."""
+    """Append until the run is canceled or the process is killed."""
     numbers.append(os.getpid())
     number = 0
     while Path(flag).exists():
@@ -174,7 +174,7 @@ def limited_plain() -> None:
 
 @task(runner="celery")
 def die(flag: str) -> str:
-    """Kill this process in the middle, the first time; Celery's settings bring it again."""
+    """Kill this process during the first execution; Celery's settings redeliver the task."""
     numbers.append(os.getpid()).wait()
     if Path(flag).exists():
         Path(flag).unlink()
@@ -184,6 +184,6 @@ def die(flag: str) -> str:
 
 @task(runner="celery", retry=Retry(max_attempts=2))
 def die_and_retry(flag: str) -> int:
-    """The same, with attempts of its own."""
+    """Like `die`, for a task with several attempts."""
     die(flag)
     return current_run().attempt

@@ -13,10 +13,10 @@ from gateway.sdk.loops import background
 
 
 class Provider:
-    """Answers each request with the server-sent events that it was told to send.
+    """Answers each request with the prepared server-sent events.
 
     Attributes:
-        url: Where it listens.
+        url: Address of the server.
         requests: Bodies of the requests so far.
     """
 
@@ -29,9 +29,9 @@ class Provider:
         """Answer the next request with events.
 
         Args:
-            events: As JSON; those with a `type` also carry it as the event's name.
+            events: Sent as JSON; an event with a `type` also has it as its event name.
             done: Whether `[DONE]` follows, as in OpenAI's chat completions.
-            whole: Else the connection breaks before the end of the body.
+            whole: Whether the response is complete; otherwise the connection breaks.
         """
         lines = []
         for event in events:
@@ -63,7 +63,7 @@ class Provider:
         try:
             await writer.wait_closed()
         except ConnectionError:
-            pass  # the client has heard enough
+            pass  # the client closed the connection
 
 
 @pytest.fixture
@@ -77,14 +77,14 @@ async def provider() -> AsyncIterator[Provider]:
 
 
 class Collected(list):
-    """The parts of a stream, and what it raised."""
+    """The parts of a stream, and the exception that ended it."""
 
     error: Exception | None = None
 
 
 @pytest.fixture
 def collect():
-    """Read a stream of parts to its end or its failure."""
+    """Read a stream of parts until its end or its failure."""
 
     async def read(parts) -> Collected:
         collected = Collected()
@@ -100,10 +100,10 @@ def collect():
 
 @pytest.fixture(scope="session")
 def celery_place(tmp_path_factory):
-    """A broker, a gateway and a Celery worker with two child processes, for all tests of Celery."""
+    """A broker, a gateway and a Celery worker with two child processes, for all Celery tests."""
     worker = ("celery", "-A", "celery_shop", "worker", "-c", "2", "-l", "info")
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     with shop(tmp_path_factory.mktemp("celery")) as place, place.worker(*worker, *quiet):
-        os.environ["BROKER"] = place.broker  # before celery_shop is imported here
+        os.environ["BROKER"] = place.broker  # before the import of celery_shop in this process
         yield place
         background.stop()

@@ -1,4 +1,4 @@
-"""Real workers in processes of their own, on a real Valkey, with a real gateway; and a page."""
+"""Real workers in separate processes, with a real Valkey and a real gateway."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gateway.model.log import run_log
 from gateway.sdk.runtime import runtime
 from tests.serving import DEADLINE_S, SECRET, Client, Process, environment, gateway_process
 
-_thread = ThreadPoolExecutor(1, "celery")  # Celery keeps its connections thread by thread
+_thread = ThreadPoolExecutor(1, "celery")  # Celery's connections belong to threads
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -34,7 +34,7 @@ class Shop:
     Attributes:
         broker: URL of the broker.
         gateway: The gateway's process.
-        env: Environment of whatever takes part.
+        env: Environment of all participating processes.
     """
 
     def __init__(self, folder: Path, broker: RedisServer, gateway: Process) -> None:
@@ -49,7 +49,7 @@ class Shop:
 
     @contextmanager
     def worker(self, *command: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a worker, and end it as its operator would."""
+        """Run a worker, and stop it as an operator would."""
         log = self.folder / "worker.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -72,19 +72,19 @@ class Shop:
                 raise AssertionError(f"the worker did not end:\n{log.read_text()}") from None
 
     def connected(self):
-        """Work with the SDK in the test, as a backend that sends tasks does."""
+        """Connect the SDK in the test, as a backend that sends tasks does."""
         return gateway.connect(self.gateway.url, secret_key=SECRET)
 
 
 async def on_thread(function, *args, **kwargs):
-    """Call what blocks as a plain program would, in a thread of its own."""
+    """Call a blocking function in a separate thread, as a plain program would."""
     work = copy_context().run
     call = partial(work, function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_thread, call)
 
 
 async def let_go(app) -> None:
-    """Close the connections that an application has opened in this process."""
+    """Close an application's connections of this process."""
 
     def close() -> None:
         if hasattr(app.backend, "result_consumer"):
@@ -107,7 +107,7 @@ def shop(folder: Path) -> Iterator[Shop]:
 
 
 async def ended(run_id: str) -> gateway.Run:
-    """Wait until a run has ended."""
+    """Wait until a run has finished."""
     async with asyncio.timeout(DEADLINE_S):
         async for run in runs.subscribe(run_id):
             last = run
@@ -124,7 +124,7 @@ async def until_status(run_id: str, *statuses: str) -> gateway.Run:
 
 
 async def statuses(run_id: str) -> list[str]:
-    """Return all that a run has been, in order, as its log has it."""
+    """Return all statuses of a run, in the order of its log."""
     page = await runtime().store.read(run_log(run_id))
     patches = [orjson.loads(record.data) for record in page.records]
     return [patch["status"] for patch in patches if "status" in patch]
@@ -137,7 +137,7 @@ async def first(stream, run_id: str):
 
 
 async def seen_by_a_page(url: str, token: str, run_id: str, stream: str) -> list[dict]:
-    """Follow a stream as a page does, to its end; return its records."""
+    """Follow a stream to its end, as a page does, and return its records."""
     records = []
     async with asyncio.timeout(DEADLINE_S), connect(f"{url}/v1/ws", compression=None) as opened:
         page = Client(opened)
@@ -152,8 +152,8 @@ async def seen_by_a_page(url: str, token: str, run_id: str, stream: str) -> list
 
 
 async def until_asked_for(run: gateway.Run) -> None:
-    """Wait until another worker has asked for a run that executes, and got its answer."""
-    owners = [run.owner]  # of each change: a page that follows may be given several at once
+    """Wait until another worker has asked for an executing run and has its answer."""
+    owners = [run.owner]  # of each change: one page of a log may have several
     async with (
         asyncio.timeout(DEADLINE_S),
         aclosing(runtime().store.follow(run_log(run.id))) as pages,

@@ -1,6 +1,6 @@
-"""A broker and results for Taskiq over Redis lists and keys, as its users write them.
+"""A Taskiq broker and result backend on Redis lists and keys.
 
-The package that has them wants a newer Redis client than Reflex allows.
+The published package requires a newer Redis client than Reflex allows.
 """
 
 import pickle
@@ -10,7 +10,7 @@ from taskiq import AsyncBroker, AsyncResultBackend
 
 
 class ListBroker(AsyncBroker):
-    """One list: senders push at one end, workers take from the other."""
+    """One list: senders push at one end, workers pop at the other."""
 
     def __init__(self, url, queue="taskiq"):
         super().__init__()
@@ -28,7 +28,7 @@ class ListBroker(AsyncBroker):
 
 
 class Results(AsyncResultBackend):
-    """A key for each result."""
+    """One key for each result."""
 
     def __init__(self, url):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A Taskiq broker with tasks as users have them, for the workers of the tests."""
+"""A Taskiq broker with typical tasks, for the workers of the tests."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ def greet_plainly(name: str) -> str:
 
 @broker.task
 async def order(names: list[str]) -> None:
-    """Send further tasks, whose runs are children of this one."""
+    """Send further tasks, whose runs are children of this run."""
     for name in names:
         await greet.kicker().with_labels(realtime_tags=f"to-{name},greeting").kiq(name)
     metadata.set("sent", len(names))
@@ -91,7 +91,7 @@ def add(a: int, b: int) -> int:
 
 @task(runner="taskiq")
 async def add_all(pairs: list[list[int]]) -> int:
-    """Wait for its children: one worker is enough, since those who wait let others go on."""
+    """Wait for children; one worker is enough, since a waiting run frees its slot."""
     results = await add.batch_trigger_and_wait([{"a": a, "b": b} for a, b in pairs])
     for result in results:
         numbers.append(result.output)

@@ -103,7 +103,7 @@ async def test_text_thinking_and_usage(provider, client, collect) -> None:
     ]  # fmt: skip
 
 
-async def test_blocks_that_begin_with_their_content(provider, client, collect) -> None:
+async def test_block_starts_may_have_content(provider, client, collect) -> None:
     provider.will_send(
         begin(),
         start(0, "thinking", thinking="Hm.", signature=""),
@@ -144,7 +144,7 @@ async def test_tool_calls(provider, client, collect) -> None:
     ]
 
 
-async def test_an_input_that_is_cut_off_and_one_that_is_no_json(provider, client, collect) -> None:
+async def test_truncated_and_invalid_tool_inputs(provider, client, collect) -> None:
     call = [
         start(0, "tool_use", id="toolu_1", name="weather", input={}),
         delta(0, "input_json_delta", partial_json='{"city": Os'),
@@ -162,7 +162,7 @@ async def test_an_input_that_is_cut_off_and_one_that_is_no_json(provider, client
     assert parts[2:] == [ToolCall("toolu_1", "weather", '{"city": Os'), Finish("tool-calls", USED)]
 
 
-async def test_tools_that_the_provider_executes_and_citations(provider, client, collect) -> None:
+async def test_hosted_tools_and_citations(provider, client, collect) -> None:
     found = {
         "type": "web_search_result", "url": "https://a.example", "title": "A",
         "encrypted_content": "x" * 100, "page_age": None,
@@ -225,12 +225,12 @@ async def test_tools_that_the_provider_executes_and_citations(provider, client, 
         ("a_reason_of_tomorrow", "a_reason_of_tomorrow"),
     ],
 )
-async def test_reasons(reason, ours, provider, client, collect) -> None:
+async def test_finish_reasons(reason, ours, provider, client, collect) -> None:
     provider.will_send(begin(), *TEXT, *end(reason))
     assert (await collect(from_anthropic(create(client))))[-1] == Finish(ours, USED)
 
 
-async def test_through_the_clients_own_helper(provider, client, collect) -> None:
+async def test_stream_helper_of_client(provider, client, collect) -> None:
     call = [
         start(1, "tool_use", id="toolu_1", name="weather", input={}),
         delta(1, "input_json_delta", partial_json='{"city": "Oslo"}'),
@@ -247,7 +247,7 @@ async def test_through_the_clients_own_helper(provider, client, collect) -> None
     ])  # fmt: skip
 
 
-async def test_the_beta_client(provider, client, collect) -> None:
+async def test_beta_client(provider, client, collect) -> None:
     mcp = start(1, "mcp_tool_use", id="mcp_1", name="look", input={"q": 1}, server_name="s")
     result = start(2, "mcp_tool_result", tool_use_id="mcp_1", is_error=True,
                    content=[{"type": "text", "text": "no"}])  # fmt: skip
@@ -259,7 +259,7 @@ async def test_the_beta_client(provider, client, collect) -> None:
     assert answered.is_error and answered.output[0]["text"] == "no"
 
 
-async def test_a_refused_request(provider, client, collect) -> None:
+async def test_rejected_request_yields_error_part(provider, client, collect) -> None:
     provider.will_refuse(529, {"type": "error", "error": {"type": "overloaded_error",
                                                           "message": "Overloaded"}})  # fmt: skip
     parts = await collect(from_anthropic(create(client)))
@@ -267,7 +267,7 @@ async def test_a_refused_request(provider, client, collect) -> None:
     assert len(parts) == 1 and "Overloaded" in parts[0].message
 
 
-async def test_an_error_within_the_stream(provider, client, collect) -> None:
+async def test_error_event_yields_error_part(provider, client, collect) -> None:
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     provider.will_send(begin(), *TEXT, error)
     parts = await collect(from_anthropic(create(client)))
@@ -276,7 +276,7 @@ async def test_an_error_within_the_stream(provider, client, collect) -> None:
     assert "Overloaded" in parts[1].message
 
 
-async def test_a_stream_that_ends_before_the_answer_does(provider, client, collect) -> None:
+async def test_incomplete_stream_yields_error_part(provider, client, collect) -> None:
     provider.will_send(begin(), *TEXT)
     parts = await collect(from_anthropic(create(client)))
     assert isinstance(parts.error, ModelStreamError)
@@ -287,7 +287,7 @@ async def test_a_stream_that_ends_before_the_answer_does(provider, client, colle
     assert isinstance(parts[-1], ErrorPart) and parts[-1].message
 
 
-async def test_who_stops_reading_closes_the_stream(provider, client) -> None:
+async def test_closing_the_generator_closes_the_stream(provider, client) -> None:
     provider.will_send(begin(), *TEXT, *end("end_turn"))
     stream = await create(client)
     parts = from_anthropic(stream)

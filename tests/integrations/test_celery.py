@@ -1,4 +1,4 @@
-"""Celery's own tasks as runs: real prefork workers, a real broker, a real gateway."""
+"""Celery's own tasks as runs, with real prefork workers, broker and gateway."""
 
 import asyncio
 import os
@@ -31,14 +31,14 @@ async def celery(celery_place):
 
 
 async def send(task, *args, **options):
-    """Send a task as a plain program does; returns its result and its run."""
+    """Send a task as a plain program does; return its result and its run."""
     from gateway.integrations.celery import handle_of
 
     result = await on_thread(task.apply_async, args, **options)
     return result, handle_of(result)
 
 
-async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(celery_place, celery):
+async def test_task_is_a_run_with_ordered_records(celery_place, celery):
     result, run = await send(celery.greet, "ann")
     records = await seen_by_a_page(celery_place.gateway.url, run.access_token, run.id, "lines")
     assert [(each["offset"], each["data"]) for each in records] == [
@@ -49,11 +49,11 @@ async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(celery_place, 
     assert (kept.task, kept.status, kept.attempt) == ("celery_shop.greet", "completed", 1)
     assert await statuses(run.id) == ["queued", "executing", "completed"]
     assert await on_thread(result.get, timeout=10) == "ANN"
-    assert kept.payload is None and kept.output is None  # not shown unless it is asked for
+    assert kept.payload is None and kept.output is None  # stored only with `with_payloads`
     assert kept.owner.startswith("worker_") and kept.duration_ms is not None
 
 
-async def test_what_was_appended_is_durable_before_celery_says_that_the_task_succeeded(celery):
+async def test_appends_are_durable_before_success(celery):
     result, run = await send(celery.greet, "bob")
     await on_thread(result.get, timeout=10)
     values = [record.value async for record in _now(celery.lines, run.id)]
@@ -69,7 +69,7 @@ async def _now(stream, run_id):
         yield stream.read_record(record, page)
 
 
-async def test_what_a_task_sends_are_its_children_with_their_tags(celery):
+async def test_sent_tasks_are_children_with_tags(celery):
     _, run = await send(celery.order, ["ann", "bob"])
     parent = await ended(run.id)
     assert parent.metadata == {"sent": 2}
@@ -79,7 +79,7 @@ async def test_what_a_task_sends_are_its_children_with_their_tags(celery):
     assert {child.root_id for child in children} == {run.id}
 
 
-async def test_the_tasks_of_a_group_are_a_batch(celery):
+async def test_group_is_a_batch(celery):
     from celery import group
 
     made = group(celery.silent.s(name) for name in "abc")
@@ -89,7 +89,7 @@ async def test_the_tasks_of_a_group_are_a_batch(celery):
     assert {(await ended(run.id)).status for run in batch} == {"completed"}
 
 
-async def test_the_next_of_a_chain_is_a_child_of_the_one_before(celery):
+async def test_chained_task_is_a_child_of_the_previous(celery):
     made = celery.silent.s("ann") | celery.greet.s()
     result = await on_thread(made.apply_async)
     assert await on_thread(result.get, timeout=10) == "ANN"
@@ -98,7 +98,7 @@ async def test_the_next_of_a_chain_is_a_child_of_the_one_before(celery):
     assert (await runs.retrieve(child.parent_id)).task == "celery_shop.silent"
 
 
-async def test_a_retry_is_another_attempt_of_the_same_run(celery):
+async def test_retry_is_another_attempt_of_the_same_run(celery):
     result, run = await send(celery.flaky, 2)
     assert await on_thread(result.get, timeout=10) == "done"
     kept = await ended(run.id)
@@ -114,7 +114,7 @@ async def test_a_retry_is_another_attempt_of_the_same_run(celery):
     assert lines == ["try 1", "try 2", "try 3"]
 
 
-async def test_a_failure_is_the_runs_and_what_was_appended_before_it_stays(celery):
+async def test_failed_task_keeps_appended_records(celery):
     _, run = await send(celery.fail, "no stock")
     kept = await ended(run.id)
     assert kept.status == "failed"
@@ -123,7 +123,7 @@ async def test_a_failure_is_the_runs_and_what_was_appended_before_it_stays(celer
     assert await first(celery.lines, run.id) == "before"
 
 
-async def test_a_function_that_fails_oddly_has_failed(celery):
+async def test_unusual_exceptions_fail_the_run(celery):
     messages = {
         "half an emoji": "cannot parse \ufffd",
         "mute": "its text cannot be shown: str() raised ValueError",
@@ -135,7 +135,7 @@ async def test_a_function_that_fails_oddly_has_failed(celery):
         assert (kept.status, kept.error.message) == ("failed", messages[what]), what
 
 
-async def test_a_run_that_is_canceled_while_it_waits_is_never_executed(celery):
+async def test_canceled_waiting_run_is_not_executed(celery):
     result, run = await send(celery.greet, "ann", countdown=1)
     assert (await runs.retrieve(run.id)).status == "delayed"
     assert (await runs.cancel(run.id)).status == "canceled"
@@ -144,7 +144,7 @@ async def test_a_run_that_is_canceled_while_it_waits_is_never_executed(celery):
     assert [line async for line in _now(celery.lines, run.id)] == []
 
 
-async def test_a_run_that_is_canceled_while_it_executes_stops_at_its_next_append(celery, tmp_path):
+async def test_canceled_executing_run_stops_at_next_append(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     _, run = await send(celery.linger, str(flag))
@@ -154,7 +154,7 @@ async def test_a_run_that_is_canceled_while_it_executes_stops_at_its_next_append
     assert flag.exists()
 
 
-async def test_what_celery_revokes_before_it_begins_is_canceled(celery):
+async def test_revoked_task_is_canceled(celery):
     from celery import uuid
 
     id = uuid()
@@ -164,7 +164,7 @@ async def test_what_celery_revokes_before_it_begins_is_canceled(celery):
     assert (await ended(run.id)).status == "canceled"
 
 
-async def test_what_celery_terminates_is_canceled(celery, tmp_path):
+async def test_terminated_task_is_canceled(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     result, run = await send(celery.linger, str(flag))
@@ -173,21 +173,21 @@ async def test_what_celery_terminates_is_canceled(celery, tmp_path):
     assert (await ended(run.id)).status == "canceled"
 
 
-async def test_what_comes_too_late_is_expired(celery):
+async def test_expired_task_is_expired(celery):
     _, run = await send(celery.greet, "ann", expires=-1)
     kept = await ended(run.id)
     assert kept.status == "expired"
     assert kept.error is not None and kept.error.type == "Expired"
 
 
-async def test_what_takes_longer_than_its_limit_is_timed_out(celery, tmp_path):
+async def test_time_limit_times_out_the_run(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     _, run = await send(celery.dawdle, str(flag))
     assert (await ended(run.id)).status == "timed_out"
 
 
-async def test_a_worker_killed_in_the_middle_of_a_task_leaves_its_run_crashed(celery, tmp_path):
+async def test_killed_worker_crashes_its_run(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     _, run = await send(celery.linger, str(flag))
@@ -197,7 +197,7 @@ async def test_a_worker_killed_in_the_middle_of_a_task_leaves_its_run_crashed(ce
     assert kept.error is not None and kept.error.type == "ProcessDied"
 
 
-async def test_a_task_that_celery_brings_again_after_that_goes_on_as_the_same_run(celery, tmp_path):
+async def test_redelivered_task_continues_the_same_run(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     result, run = await send(celery.die_once, str(flag))
@@ -209,8 +209,8 @@ async def test_a_task_that_celery_brings_again_after_that_goes_on_as_the_same_ru
     assert await on_thread(result.get, timeout=10) == "survived"
 
 
-async def test_a_message_without_a_ticket_is_one_run_all_the_same(celery, monkeypatch):
-    """Its sender has not installed anything."""
+async def test_message_without_ticket_creates_one_run(celery, monkeypatch):
+    """The sender has not installed the integration."""
     from celery.signals import before_task_publish
 
     monkeypatch.setattr(before_task_publish, "receivers", [])
@@ -221,7 +221,7 @@ async def test_a_message_without_a_ticket_is_one_run_all_the_same(celery, monkey
     assert (await ended(run.id)).status == "completed"
 
 
-async def test_a_task_executed_at_once_is_a_run_too(celery, monkeypatch):
+async def test_eager_task_is_a_run(celery, monkeypatch):
     monkeypatch.setitem(celery.app.conf, "task_always_eager", True)
     result = await on_thread(celery.flaky.delay, 1)
     assert result.get() == "done"
@@ -230,7 +230,7 @@ async def test_a_task_executed_at_once_is_a_run_too(celery, monkeypatch):
     assert [line async for line in celery.lines.read(run.id)] == ["try 1", "try 2"]
 
 
-async def test_a_gateway_that_is_away_keeps_no_task_from_being_executed(
+async def test_unreachable_gateway_does_not_block_tasks(
     celery_place, celery, tmp_path
 ):
     flag = tmp_path / "flag"
@@ -246,16 +246,16 @@ async def test_a_gateway_that_is_away_keeps_no_task_from_being_executed(
     assert [line async for line in celery.lines.read(run.id)][1] == "still here"
 
 
-async def test_an_unknown_task_has_no_handle(celery):
+async def test_unknown_task_has_no_handle(celery):
     from celery.result import AsyncResult
 
     from gateway.integrations.celery import handle_of
 
-    with pytest.raises(RunNotFound, match="knows of no run"):
+    with pytest.raises(RunNotFound, match="this process has no run"):
         handle_of(AsyncResult("another", app=celery.app))
 
 
-def test_times_of_messages_are_read_as_celery_writes_them():
+def test_message_times_are_decoded():
     from gateway.integrations.celery.publisher import _moment_ms
 
     assert _moment_ms(None) is None

@@ -1,4 +1,4 @@
-"""What becomes of runs when a whole Celery worker dies, no gateway is there, or none is needed."""
+"""Runs after the death of a Celery worker, without a gateway, and with a shared Redis."""
 
 import asyncio
 import os
@@ -34,10 +34,10 @@ async def celery(celery_place):
     await let_go(celery_shop.app)
 
 
-async def test_a_worker_that_dies_with_all_its_children_leaves_its_runs_crashed(
+async def test_death_of_worker_and_children_crashes_runs(
     celery_place, celery, tmp_path
 ):
-    """The gateway notices that their connections are gone; here at once, else after a minute."""
+    """The gateway detects lost connections; here at once, by default after a minute."""
     flag = tmp_path / "flag"
     flag.touch()
     async with serving() as here:
@@ -54,7 +54,7 @@ async def test_a_worker_that_dies_with_all_its_children_leaves_its_runs_crashed(
     assert (kept.status, kept.error.type) == ("crashed", "ProcessDied")
 
 
-async def test_workers_may_share_the_gateways_redis(celery_place, celery, tmp_path):
+async def test_workers_share_redis_with_gateway(celery_place, celery, tmp_path):
     store = celery_place.broker.removesuffix("/0") + "/4"
     with gateway_process(store, tmp_path) as process:
         own = Shop(tmp_path, celery_place.server, process)
@@ -71,7 +71,7 @@ async def test_workers_may_share_the_gateways_redis(celery_place, celery, tmp_pa
 
 
 def _not_started(tmp_path, monkeypatch, *, patience_s):
-    """Let Celery in this process use a gateway that has not been started."""
+    """Configure Celery in this process with a gateway that has not started."""
     process = Process("memory:", tmp_path)
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
@@ -80,7 +80,7 @@ def _not_started(tmp_path, monkeypatch, *, patience_s):
     return process
 
 
-async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_later(
+async def test_task_is_sent_while_gateway_is_unreachable(
     celery_place, celery, tmp_path, monkeypatch
 ):
     process = _not_started(tmp_path, monkeypatch, patience_s=1.0)
@@ -99,7 +99,7 @@ async def test_a_task_is_sent_although_no_gateway_is_there_and_its_run_is_kept_l
         process.kill()
 
 
-async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_append(
+async def test_worker_starts_before_its_gateway(
     celery_place, celery, tmp_path, monkeypatch
 ):
     process = _not_started(tmp_path, monkeypatch, patience_s=0.1)
@@ -107,7 +107,7 @@ async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_appen
 
     result = await on_thread(celery.greet.apply_async, ("ann",), queue="early")
     run_id = handle_of(result).id
-    await on_thread(background.stop)  # this process has told nobody of the run
+    await on_thread(background.stop)  # this process has stored no run
     own = Shop(tmp_path, celery_place.server, process)
     log = tmp_path / "worker.log"
     try:
@@ -124,7 +124,7 @@ async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_appen
 
 
 def _kept(result):
-    """Wait until a run is kept: work of the same order is done after what waits already."""
+    """Wait until a run is stored: updates of the same order are applied one after another."""
     from gateway.integrations.celery import handle_of
 
     async def nothing(active):
@@ -139,7 +139,7 @@ def _kept(result):
     return background.submit(get, order=id).result(20)
 
 
-def test_too_much_that_waits_is_refused_and_not_kept(monkeypatch, tmp_path):
+def test_updates_over_queue_limit_are_rejected(monkeypatch, tmp_path):
     process = Process("memory:", tmp_path)  # never started
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
@@ -157,7 +157,7 @@ def test_too_much_that_waits_is_refused_and_not_kept(monkeypatch, tmp_path):
     assert all(future.cancelled() for future in waiting)
 
 
-def test_a_setting_that_cannot_work_is_told_to_all_that_waits(monkeypatch):
+def test_invalid_setting_fails_all_pending_updates(monkeypatch):
     monkeypatch.setenv("REALTIME_URL", "no address")
     monkeypatch.setenv("REALTIME_SECRET_KEY", SECRET)
 

@@ -34,7 +34,7 @@ async def celery(celery_place):
     await let_go(celery_shop.app)
 
 
-async def test_a_task_is_executed_by_a_worker_and_a_page_sees_its_records(celery_place, celery):
+async def test_worker_executes_task_and_appends_records(celery_place, celery):
     handle = await celery.add.trigger(a=1, b=2)
     result = await handle.wait()
     assert (result.ok, result.output) == (True, 3)
@@ -47,7 +47,7 @@ async def test_a_task_is_executed_by_a_worker_and_a_page_sees_its_records(celery
     assert await statuses(run.id) == ["queued", "executing", "completed"]
 
 
-async def test_children_are_executed_elsewhere_while_their_parent_waits(celery):
+async def test_children_execute_while_parent_waits(celery):
     result = await celery.add_all.trigger_and_wait(pairs=[[1, 2], [3, 4], [5, 6]])
     assert result.output == 21
     children = await runs.list(parent_id=result.run_id)
@@ -64,7 +64,7 @@ async def test_children_are_executed_elsewhere_while_their_parent_waits(celery):
     assert [number async for number in celery.numbers.read(result.run_id)] == [3, 7, 11]
 
 
-async def test_between_two_attempts_a_run_belongs_to_the_queue(celery):
+async def test_run_belongs_to_queue_between_attempts(celery):
     result = await celery.sometimes.trigger_and_wait(fails=2)
     assert result.output == 3
     run = await runs.retrieve(result.run_id)
@@ -72,10 +72,10 @@ async def test_between_two_attempts_a_run_belongs_to_the_queue(celery):
     assert set(run.metadata) == {"attempt 1", "attempt 2", "attempt 3"}
     page = await runtime().store.read(run_log(run.id))
     owners = [orjson.loads(record.data).get("owner") for record in page.records]
-    assert owners.count("queue:celery") == 3  # when it was made, and after two failures
+    assert owners.count("queue:celery") == 3  # at its creation, and after two failures
 
 
-async def test_a_task_that_failed_for_good_says_why(celery):
+async def test_failed_task_reports_reason(celery):
     result = await celery.sometimes.trigger_and_wait(fails=9)
     assert (result.status, result.error.type) == ("failed", "ConnectionError")
     aborted = await celery.sometimes.trigger_and_wait(fails=0, abort=True)
@@ -84,7 +84,7 @@ async def test_a_task_that_failed_for_good_says_why(celery):
 
 
 @pytest.mark.parametrize("kind", ["count", "nap"])
-async def test_a_run_is_canceled_while_it_executes(celery, tmp_path, kind):
+async def test_executing_run_is_canceled(celery, tmp_path, kind):
     flag = tmp_path / "flag"
     flag.touch()
     handle = await getattr(celery, kind).trigger(flag=str(flag))
@@ -93,7 +93,7 @@ async def test_a_run_is_canceled_while_it_executes(celery, tmp_path, kind):
     assert (await ended(handle.id)).status == "canceled"
 
 
-async def test_a_run_that_is_canceled_before_its_time_is_not_executed(celery):
+async def test_canceled_delayed_run_is_not_executed(celery):
     handle = await celery.add.options(delay_s=1).trigger(a=1, b=2)
     assert (await runs.retrieve(handle.id)).status == "delayed"
     await runs.cancel(handle.id)
@@ -101,7 +101,7 @@ async def test_a_run_that_is_canceled_before_its_time_is_not_executed(celery):
     assert await statuses(handle.id) == ["delayed", "canceled"]
 
 
-async def test_a_delayed_run_is_executed_when_it_is_due(celery):
+async def test_delayed_run_executes_when_due(celery):
     result = await celery.add.options(delay_s=0.3).trigger_and_wait(a=1, b=2)
     assert result.output == 3
     run = await runs.retrieve(result.run_id)
@@ -109,7 +109,7 @@ async def test_a_delayed_run_is_executed_when_it_is_due(celery):
     assert run.started_at >= run.delay_until
 
 
-async def test_the_same_key_makes_one_run(celery):
+async def test_idempotency_key_creates_one_run(celery):
     task = celery.add.options(idempotency_key="once")
     one, two = await task.trigger(a=1, b=2), await task.trigger(a=1, b=2)
     assert one.id == two.id
@@ -117,7 +117,7 @@ async def test_the_same_key_makes_one_run(celery):
 
 
 @pytest.mark.parametrize("kind", ["count", "nap"])
-async def test_a_worker_killed_in_the_middle_leaves_its_run_crashed(celery, tmp_path, kind):
+async def test_killed_worker_crashes_its_run(celery, tmp_path, kind):
     flag = tmp_path / "flag"
     flag.touch()
     handle = await getattr(celery, kind).trigger(flag=str(flag))
@@ -127,7 +127,7 @@ async def test_a_worker_killed_in_the_middle_leaves_its_run_crashed(celery, tmp_
     assert run.error is not None and run.error.type == "ProcessDied"
 
 
-async def test_a_task_that_celery_brings_again_goes_on_as_the_same_run(celery, tmp_path):
+async def test_redelivered_task_continues_the_same_run(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     result = await celery.die.trigger_and_wait(flag=str(flag))
@@ -138,7 +138,7 @@ async def test_a_task_that_celery_brings_again_goes_on_as_the_same_run(celery, t
     assert len(set(pids)) == 2
 
 
-async def test_a_task_that_celery_brings_again_is_at_its_next_attempt(celery, tmp_path):
+async def test_redelivered_task_is_at_next_attempt(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     result = await celery.die_and_retry.trigger_and_wait(flag=str(flag))
@@ -147,7 +147,7 @@ async def test_a_task_that_celery_brings_again_is_at_its_next_attempt(celery, tm
     assert "its queue brought it again" in run.last_error.message
 
 
-async def test_a_task_that_celery_brings_twice_is_executed_once(celery, tmp_path):
+async def test_duplicate_delivery_executes_once(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     handle = await celery.nap.trigger(flag=str(flag))
@@ -160,7 +160,7 @@ async def test_a_task_that_celery_brings_twice_is_executed_once(celery, tmp_path
     assert [each async for each in celery.numbers.read(handle.id)] == [pid]
 
 
-async def test_what_celery_terminates_is_canceled(celery, tmp_path):
+async def test_terminated_task_is_canceled(celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     handle = await celery.nap.trigger(flag=str(flag))
@@ -171,14 +171,14 @@ async def test_what_celery_terminates_is_canceled(celery, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["limited", "limited-plain"])
-async def test_a_limit_of_celery_times_a_run_out(celery, kind):
-    """Celery's settings know a task by the name `realtime.<id>`."""
+async def test_time_limit_times_out_the_run(celery, kind):
+    """Celery's settings know a task as `realtime.<id>`."""
     result = await getattr(celery, kind.replace("-", "_")).trigger_and_wait()
     assert result.status == "timed_out"
     assert "its worker allows" in result.error.message
 
 
-async def test_a_run_that_no_broker_takes_is_not_left_behind(celery):
+async def test_run_is_finished_when_broker_rejects_it(celery):
     app = Celery("nowhere", broker="redis://127.0.0.1:1/0")
     app.conf.broker_transport_options = {"socket_connect_timeout": 1}
     app.conf.task_publish_retry = False
@@ -192,7 +192,7 @@ async def test_a_run_that_no_broker_takes_is_not_left_behind(celery):
     await let_go(app)
 
 
-async def test_the_default_runner_is_a_setting(celery_place, celery, monkeypatch):
+async def test_default_runner_is_a_setting(celery_place, celery, monkeypatch):
     monkeypatch.setattr(runtime(), "default_runner", "celery")
     handle = await celery.add.options(runner="process").trigger(a=1, b=2)
     assert (await handle.wait()).output == 3
@@ -203,6 +203,6 @@ async def test_the_default_runner_is_a_setting(celery_place, celery, monkeypatch
     assert (await runs.retrieve(handle.id)).owner != runtime().runner.owner
 
 
-async def test_a_runner_that_was_not_set_up_is_named(celery):
+async def test_missing_runner_error_names_it(celery):
     with pytest.raises(ConfigurationError, match="'rq' is not set up"):
         await celery.add.options(runner="rq").trigger(a=1, b=2)

@@ -1,4 +1,4 @@
-"""Every block of docs/guide.md is executed, in its order, in one program."""
+"""Executes every block of docs/guide.md, in order, in one program."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ def chunk(**delta: str) -> dict[str, Any]:
     return {"id": "c1", "object": kind, "created": 1, "model": "gpt-4o", "choices": [choice]}
 
 
-async def test_the_guide_runs_from_its_first_block_to_its_last(provider, tmp_path):
+async def test_guide_blocks_run_in_order(provider, tmp_path):
     provider.will_send(chunk(content="Hello"), chunk(content=", world"), chunk(), done=True)
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
     assert len(blocks) == 13

@@ -1,4 +1,4 @@
-"""LangChain's own runnables, with the models that it ships for tests, read as parts."""
+"""LangChain's own runnables, with its fake models, read as parts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +36,7 @@ from gateway.sdk.parts import (
 
 
 class ChunkModel(GenericFakeChatModel):
-    """LangChain's fake model, with answers that are given chunk by chunk."""
+    """LangChain's fake model, with answers in chunks."""
 
     def _stream(self, messages: Any, *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
         for chunk in next(self.messages):
@@ -44,7 +44,7 @@ class ChunkModel(GenericFakeChatModel):
 
 
 def model(*answers: list[AIMessageChunk]) -> ChunkModel:
-    # Not validated, since the field's type is that of whole messages.
+    # Not validated, because the field's type is that of complete messages.
     return ChunkModel.model_construct(messages=iter(answers))
 
 
@@ -60,7 +60,7 @@ def used(**counts: Any) -> AIMessageChunk:
 
 @tool
 def weather(city: str) -> str:
-    """Tell the weather."""
+    """Return the weather."""
     if city == "Atlantis":
         raise ValueError("no such city")
     return "3 degrees"
@@ -75,7 +75,7 @@ LOOKS = [
 ]
 
 
-async def test_text_of_a_model(collect) -> None:
+async def test_model_text(collect) -> None:
     fake = GenericFakeChatModel(messages=iter(["Hello there"]))
     assert await collect(from_langchain(fake.astream("Hi"))) == [
         TextDelta("Hello"),
@@ -106,7 +106,7 @@ async def test_reasoning_sources_usage_and_reason(collect) -> None:
     ]  # fmt: skip
 
 
-async def test_tool_calls_of_a_model(collect) -> None:
+async def test_model_tool_calls(collect) -> None:
     both = [called(0, '{"n":', "a", "f"), called(1, "{}", "b", "g"), called(0, " 1}")]
     assert await collect(from_langchain(model(both).astream("Hi"))) == [
         ToolInputStart("a", "f"),
@@ -120,7 +120,7 @@ async def test_tool_calls_of_a_model(collect) -> None:
     ]
 
 
-async def test_messages_as_a_graph_gives_them(collect) -> None:
+async def test_graph_messages(collect) -> None:
     async def graph():
         metadata = {"langgraph_node": "agent"}
         for chunk in LOOKS:
@@ -136,7 +136,7 @@ async def test_messages_as_a_graph_gives_them(collect) -> None:
     assert whole.finish.usage["total_tokens"] == 21
 
 
-async def test_whole_messages(collect) -> None:
+async def test_complete_messages(collect) -> None:
     call = {"name": "weather", "args": {"city": "Oslo"}, "id": "call_a"}
     broken = {
         "name": "now",
@@ -174,7 +174,7 @@ def agent(fake: ChunkModel) -> RunnableLambda:
     return RunnableLambda(steps)
 
 
-async def test_the_events_of_an_agent(collect) -> None:
+async def test_agent_events(collect) -> None:
     fake = model(LOOKS, [AIMessageChunk(content="It is 3."), used()])
     events = agent(fake).astream_events("Weather?", version="v2")
     parts = await collect(from_langchain(events))
@@ -194,7 +194,7 @@ async def test_the_events_of_an_agent(collect) -> None:
     assert (whole.finish.reason, whole.finish.usage["total_tokens"]) == ("stop", 42)
 
 
-async def test_the_events_of_a_model_that_cannot_stream(collect) -> None:
+async def test_events_of_model_without_streaming(collect) -> None:
     fake = FakeMessagesListChatModel(responses=[AIMessage("Hello there")])
     parts = await collect(from_langchain(fake.astream_events("Hi", version="v2")))
     assert parts == [
@@ -215,14 +215,14 @@ async def test_the_events_of_a_model_that_cannot_stream(collect) -> None:
         ),
     ],
 )
-async def test_the_events_of_a_tool_that_no_model_asked_for(input, id, collect) -> None:
+async def test_events_of_tool_without_model_request(input, id, collect) -> None:
     parts = await collect(from_langchain(weather.astream_events(input, version="v2")))
     call, result = parts
     assert call == ToolCall(id or call.id, "weather", {"city": "Oslo"})
     assert result == ToolResult(call.id, "3 degrees")
 
 
-async def test_the_events_of_a_tool_that_fails(collect) -> None:
+async def test_events_of_failing_tool(collect) -> None:
     fake = model([called(0, '{"city": "Atlantis"}', "call_a", "weather")])
     events = agent(fake).astream_events("Weather?", version="v2")
     parts = await collect(from_langchain(events))
@@ -234,14 +234,14 @@ async def test_the_events_of_a_tool_that_fails(collect) -> None:
     ]
 
 
-async def test_a_model_that_fails(collect) -> None:
+async def test_failing_model_yields_error_part(collect) -> None:
     fake = FakeListChatModel(responses=["Hello"], error_on_chunk_number=2)
     parts = await collect(from_langchain(fake.astream("Hi")))
     assert isinstance(parts.error, FakeListChatModelError)
     assert parts == [TextDelta("H"), TextDelta("e"), ErrorPart("FakeListChatModelError")]
 
 
-async def test_in_a_task() -> None:
+async def test_pipe_in_task() -> None:
     answer = streams.define("answer", Part)
 
     @task

@@ -1,4 +1,4 @@
-"""What all adapters of model providers promise, with streams that need no provider."""
+"""Behaviour that all adapters share, with streams that need no provider."""
 
 import asyncio
 import subprocess
@@ -13,7 +13,7 @@ from gateway.sdk.parts import ErrorPart, Finish, Part, ReasoningDelta, TextDelta
 
 
 class Echo:
-    """A reader for which every event is a piece of text."""
+    """A reader that reads every event as a piece of text."""
 
     def read(self, event):
         yield TextDelta(event)
@@ -23,7 +23,7 @@ class Echo:
 
 
 class Stream:
-    """A stream that knows whether it was closed."""
+    """A stream that records whether it was closed."""
 
     def __init__(self, *events: str, error: BaseException | None = None) -> None:
         self.events, self.error, self.is_closed = events, error, False
@@ -39,7 +39,7 @@ class Stream:
 
 
 class Manager:
-    """A context manager around a stream, as `client.messages.stream()` gives one."""
+    """A context manager of a stream, like `client.messages.stream()`."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -58,7 +58,7 @@ async def coroutine_of(stream):
 @pytest.mark.parametrize(
     "given", [lambda it: it, coroutine_of, Manager, lambda it: coroutine_of(Manager(it))]
 )
-async def test_a_stream_is_closed_however_it_is_given_and_read(given, collect) -> None:
+async def test_stream_is_closed_in_every_form(given, collect) -> None:
     whole, left, broken = Stream("a"), Stream("a", "b"), Stream("a", error=ValueError("no"))
     assert await collect(read_parts(given(whole), Echo())) == [TextDelta("a"), TextDelta("!")]
     parts = read_parts(given(left), Echo())
@@ -70,7 +70,7 @@ async def test_a_stream_is_closed_however_it_is_given_and_read(given, collect) -
     assert whole.is_closed and left.is_closed and broken.is_closed
 
 
-async def test_a_stream_that_never_starts_is_told_like_one_that_breaks(collect) -> None:
+async def test_stream_that_fails_to_start_yields_error_part(collect) -> None:
     async def refused():
         raise ModelStreamError
 
@@ -79,14 +79,14 @@ async def test_a_stream_that_never_starts_is_told_like_one_that_breaks(collect) 
     assert isinstance(collected.error, ModelStreamError)
 
 
-async def test_being_canceled_is_no_error_of_the_answer() -> None:
+async def test_cancellation_yields_no_error_part() -> None:
     parts = read_parts(Stream("a", error=asyncio.CancelledError()), Echo())
     assert await anext(parts) == TextDelta("a")
     with pytest.raises(asyncio.CancelledError):
         await anext(parts)
 
 
-async def test_half_a_character_waits_for_its_other_half_or_is_replaced(collect) -> None:
+async def test_lone_surrogate_is_joined_or_replaced(collect) -> None:
     class Both:
         """Text and a call's input, as they come."""
 
@@ -117,7 +117,7 @@ async def test_half_a_character_waits_for_its_other_half_or_is_replaced(collect)
     ]
 
 
-async def test_text_that_no_record_can_carry_is_split_and_not_cut(collect) -> None:
+async def test_text_over_record_limit_is_split(collect) -> None:
     answer, text = streams.define("answer", Part), "\0\u20ac\U0001f600" * 200_000
     parts = await collect(read_parts(Stream(text), Echo()))
     assert "".join(part.text for part in parts) == text + "!"
@@ -125,7 +125,7 @@ async def test_text_that_no_record_can_carry_is_split_and_not_cut(collect) -> No
     assert len(parts) < 10
 
 
-def test_what_json_cannot_hold_is_text() -> None:
+def test_to_json_converts_unsupported_values_to_text() -> None:
     value = {"when": SimpleNamespace, "bytes": b"\xff", "set": {1}}
     assert to_json(value) == {
         "when": str(SimpleNamespace),
@@ -134,7 +134,7 @@ def test_what_json_cannot_hold_is_text() -> None:
     }
 
 
-def test_the_adapters_import_no_provider() -> None:
+def test_adapters_import_no_provider() -> None:
     code = """
 import sys
 from gateway.integrations import anthropic, langchain, openai, pydantic_ai

@@ -1,9 +1,9 @@
-"""Answers in the shapes that real servers send, and in shapes that nobody has seen yet.
+"""Answers in the variations of real servers, and in mutated ones.
 
-The first half writes one answer as the servers of a provider do: with or without ids, one index
-for all calls, a list as content, half an emoji, empty chunks. The parts must be the answer's in
-every combination. The second half changes any field of any event. The answer may lose what was
-changed, but nothing else, and no event may end it.
+The first half writes one answer like the servers of a provider: with or without ids, one index for
+all calls, a list as content, half an emoji, empty chunks. Every combination must give the same
+parts. The second half changes any field of any event: the answer may lose the changed field, but
+nothing else, and no event may end it.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ fuzzed = settings(
 )
 
 
-PLAIN = ("arguments", "input", "partial_json")  # what clients leave as it is
+PLAIN = ("arguments", "input", "partial_json")  # values that clients pass unchanged
 
 
 def as_objects(value: Any) -> Any:
@@ -64,7 +64,7 @@ def of_client(value: Any) -> Any:
 
 
 def read(adapter, events) -> tuple[list[Part], Exception | None]:
-    """Read events to their end, or to the error; every part must be one that a stream stores."""
+    """Read events until the end or the error; every part must be storable."""
 
     async def source():
         for event in events:
@@ -104,7 +104,7 @@ def check_whole(parts, calls=CALLS, reasoning=REASONING) -> None:
 
 @st.composite
 def cut(draw, text: str) -> list[str]:
-    """Cut a text in pieces as a server does that counts UTF-16 units."""
+    """Split a text like a server that counts UTF-16 units."""
     units = text.encode("utf-16-le")
     at = sorted(draw(st.sets(st.integers(1, max(len(units) // 2 - 1, 1)), max_size=5)))
     ends = [0, *(2 * n for n in at), len(units)]
@@ -120,7 +120,7 @@ def with_odd_events(draw, events, odd) -> list[Any]:
     return mixed
 
 
-# OpenAI's chat completions.
+# ---- OpenAI's chat completions ----
 
 
 def chunk(delta: Any = None, finish: Any = None) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def as_content(style: str, text: str) -> Any:
 
 @st.composite
 def chat_calls(draw) -> list[dict[str, Any]]:
-    """The deltas of all calls, by a server that names them in one way."""
+    """Return the deltas of all calls, in one way of identifying them."""
     ids = draw(st.sampled_from(["once", "always", "none", "empty", "late", "one for all"]))
     index = draw(st.sampled_from(["own", "zero", "none", "absent", "from one"]))
     whole = draw(st.sampled_from(["pieces", "whole", "object", "twice"]))
@@ -186,7 +186,7 @@ def chat_calls(draw) -> list[dict[str, Any]]:
             deltas.append(deltas[0] | {"function": {"arguments": text}, "id": f"call_{number}"})
         all_deltas.append(deltas)
     named = ids == "always" or (index in ("own", "from one") and ids != "late")
-    if named and draw(st.booleans()):  # the calls are written at the same time
+    if named and draw(st.booleans()):  # interleaved calls
         return [call for step in _together(all_deltas) for call in step]
     return [call for deltas in all_deltas for call in deltas]
 
@@ -225,14 +225,14 @@ def chats(draw) -> list[dict[str, Any]]:
 
 @fuzzed
 @given(events=chats(), form=st.sampled_from([lambda it: it, as_objects, of_client]))
-def test_chat_answer_is_whole_however_a_server_writes_it(events, form, caplog) -> None:
+def test_chat_variations_give_complete_answer(events, form, caplog) -> None:
     caplog.clear()
     parts, error = read(from_openai, [form(event) for event in events])
     assert (error, caplog.messages) == (None, [])
     check_whole(parts)
 
 
-# OpenAI's responses.
+# ---- OpenAI's responses ----
 
 ODD_EVENTS = [
     {"type": "response.in_progress", "response": None},
@@ -286,7 +286,7 @@ def responses(draw) -> list[dict[str, Any]]:
 
 @fuzzed
 @given(events=responses(), form=st.sampled_from([lambda it: it, as_objects]))
-def test_response_is_whole_though_events_are_missing(events, form, caplog) -> None:
+def test_response_with_missing_events_is_complete(events, form, caplog) -> None:
     caplog.clear()
     parts, error = read(from_openai, [form(event) for event in events])
     assert (error, caplog.messages) == (None, [])
@@ -342,14 +342,14 @@ def messages(draw) -> list[dict[str, Any]]:
     events.append({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": None})
     if ends:
         events.append({"type": "message_stop"})
-    # Where blocks have no index, a stop without one ends the block that is written.
+    # Where blocks have no index, a stop without one ends the current block.
     odd = [one for one in ODD_MESSAGES if one.get("type") != "content_block_stop"]
     return draw(with_odd_events(events, odd if indexes == "none" else ODD_MESSAGES))
 
 
 @fuzzed
 @given(events=messages(), form=st.sampled_from([lambda it: it, as_objects]))
-def test_message_is_whole_however_a_server_writes_it(events, form, caplog) -> None:
+def test_message_variations_give_complete_answer(events, form, caplog) -> None:
     caplog.clear()
     parts, error = read(from_anthropic, [form(event) for event in events])
     assert (error, caplog.messages) == (None, [])
@@ -357,7 +357,7 @@ def test_message_is_whole_however_a_server_writes_it(events, form, caplog) -> No
     assert parts[-1].reason == "tool-calls"
 
 
-# LangChain.
+# ---- LangChain ----
 
 
 @st.composite
@@ -408,7 +408,7 @@ def chains(draw) -> list[Any]:
 
 @fuzzed
 @given(events=chains())
-def test_chain_answer_is_whole_however_a_model_writes_it(events, caplog) -> None:
+def test_chain_variations_give_complete_answer(events, caplog) -> None:
     caplog.clear()
     parts, error = read(from_langchain, events)
     assert (error, caplog.messages) == (None, [])
@@ -416,7 +416,7 @@ def test_chain_answer_is_whole_however_a_model_writes_it(events, caplog) -> None
     assert parts[-1].reason == "tool-calls"
 
 
-# Any field of any event.
+# ---- mutated fields ----
 
 _CALL = {"index": 0, "id": "call_a", "function": {"name": "f", "arguments": '{"n":1}'}}
 _FUNCTION = {"type": "function_call", "id": "f1", "call_id": "call_a", "name": "f"}
@@ -544,11 +544,11 @@ def change(event: dict[str, Any], path: tuple[Any, ...], to: Any) -> dict[str, A
 
 
 @pytest.mark.parametrize("provider", RECORDED)
-def test_any_changed_field_costs_no_more_than_its_event(provider, caplog) -> None:
+def test_mutated_field_affects_only_its_event(provider, caplog) -> None:
     adapter, events = RECORDED[provider]
     texts = [of(TextDelta, read(adapter, events[: n + 1])[0]) for n in range(len(events))]
     pieces = [text[len(before) :] for before, text in zip(["", *texts[:-1]], texts, strict=True)]
-    numbers = ("index",)  # a number of another choice or block has a meaning of its own
+    numbers = ("index",)  # the index of another choice or block is valid
     for n, event in enumerate(events):
         for path in paths(event):
             for to in CHANGES:
@@ -571,7 +571,7 @@ def test_any_changed_field_costs_no_more_than_its_event(provider, caplog) -> Non
 
 
 class Odd:
-    """A value that fails when it is looked at."""
+    """A value that raises when it is accessed."""
 
     @property
     def choices(self) -> Any:
@@ -582,7 +582,7 @@ class Odd:
         raise RuntimeError("not today")
 
 
-def test_event_that_cannot_be_read_is_logged_and_skipped(caplog) -> None:
+def test_unreadable_event_is_logged_and_skipped(caplog) -> None:
     events = [chunk({"content": "Hel"}), Odd(), chunk({"content": "lo"}), chunk({}, "stop")]
     parts, error = read(from_openai, events)
     assert (of(TextDelta, parts), error) == ("Hello", None)
@@ -604,7 +604,7 @@ def test_event_that_cannot_be_read_is_logged_and_skipped(caplog) -> None:
         (from_pydantic_ai, "Hello", "run_stream_events"),
     ],
 )  # fmt: skip
-def test_stream_of_another_kind_is_an_error_that_names_the_right_one(adapter, event, named) -> None:
+def test_unsupported_stream_error_names_supported_one(adapter, event, named) -> None:
     parts, error = read(adapter, [event])
     assert isinstance(error, ModelStreamError)
     assert named in str(error)
@@ -612,7 +612,7 @@ def test_stream_of_another_kind_is_an_error_that_names_the_right_one(adapter, ev
 
 
 @pytest.mark.parametrize("given", [[1, 2], "text", None])
-def test_what_cannot_be_streamed_is_an_error_that_names_the_right_call(given) -> None:
+def test_non_stream_error_names_supported_call(given) -> None:
     async def drain() -> None:
         async for _ in from_openai(given):
             pass
@@ -621,7 +621,7 @@ def test_what_cannot_be_streamed_is_an_error_that_names_the_right_call(given) ->
         asyncio.run(drain())
 
 
-def test_texts_of_a_chain_are_the_answers_text() -> None:
+def test_chain_texts_are_the_answer() -> None:
     parts, error = read(from_langchain, ["Hel", "", "lo"])
     assert error is None
     assert parts == [TextDelta("Hel"), TextDelta("lo"), Finish("stop", None)]

@@ -38,7 +38,7 @@ async def client(provider):
         yield client
 
 
-# Chat completions.
+# ---- chat completions ----
 
 
 def chunk(*, finish: str | None = None, index: int = 0, usage: Any = None, **delta: Any) -> dict:
@@ -104,7 +104,7 @@ async def test_chat_text_reasoning_and_usage(provider, client, collect) -> None:
     assert provider.requests[0]["stream"] is True
 
 
-async def test_chat_tool_calls_are_written_at_once(provider, client, collect) -> None:
+async def test_chat_interleaved_tool_calls(provider, client, collect) -> None:
     provider.will_send(
         chunk(**called(0, "", "call_a", "weather")),
         chunk(**called(0, '{"city":')),
@@ -129,10 +129,10 @@ async def test_chat_tool_calls_are_written_at_once(provider, client, collect) ->
     [
         [(0, '{"n":1}', "a", "f"), (0, '{"n":2}', "b", "f")],  # one index for all
         [(None, '{"n":1}', "a", "f"), (None, '{"n":', "b", "f"), (None, "2}")],  # no index
-        [(0, '{"n":', "a", "f"), (0, "1}", "a"), (1, '{"n":2}', "b", "f")],  # ids again and again
+        [(0, '{"n":', "a", "f"), (0, "1}", "a"), (1, '{"n":2}', "b", "f")],  # an id in every piece
     ],
 )
-async def test_chat_tool_calls_of_servers_that_number_otherwise(
+async def test_chat_tool_calls_with_unusual_indexes(
     deltas, provider, client, collect
 ) -> None:
     provider.will_send(*(chunk(**called(*delta)) for delta in deltas), chunk(finish="stop"))
@@ -144,7 +144,7 @@ async def test_chat_tool_calls_of_servers_that_number_otherwise(
     assert parts[-1] == Finish("tool-calls", None)
 
 
-async def test_chat_tool_calls_without_ids_get_their_own(provider, client, collect) -> None:
+async def test_chat_tool_calls_without_ids_get_generated_ids(provider, client, collect) -> None:
     provider.will_send(
         chunk(**called(0, "{}", None, "f")),
         chunk(**called(1, "{}", None, "g")),
@@ -154,7 +154,7 @@ async def test_chat_tool_calls_without_ids_get_their_own(provider, client, colle
     assert calls == [ToolCall("chatcmpl-1-0", "f", {}), ToolCall("chatcmpl-1-1", "g", {})]
 
 
-async def test_chat_arguments_that_are_no_json(provider, client, collect) -> None:
+async def test_chat_invalid_json_arguments(provider, client, collect) -> None:
     broken = chunk(**called(0, '{"city": Oslo}', "a", "f"))
     provider.will_send(broken, chunk(finish="tool_calls"))
     parts = await collect(from_openai(chat(client)))
@@ -171,7 +171,7 @@ async def test_chat_refusal_and_content_filter(provider, client, collect) -> Non
     assert parts == [TextDelta("I can't."), Finish("content-filter", None)]
 
 
-async def test_chat_through_the_clients_own_helper(provider, client, collect) -> None:
+async def test_chat_stream_helper_of_client(provider, client, collect) -> None:
     provider.will_send(
         chunk(role="assistant", content="Hi"),
         chunk(**called(0, '{"n":1}', "a", "f")),
@@ -190,7 +190,7 @@ async def test_chat_through_the_clients_own_helper(provider, client, collect) ->
     assert parts[-1].usage["total_tokens"] == 21
 
 
-# Responses.
+# ---- responses ----
 
 
 def item(type: str, **fields: Any) -> dict:
@@ -321,7 +321,7 @@ async def test_responses_function_and_custom_calls(provider, client, collect) ->
     ]
 
 
-async def test_responses_tools_that_the_provider_executes(provider, client, collect) -> None:
+async def test_responses_hosted_tools(provider, client, collect) -> None:
     search = item("web_search_call", id="ws_1", action={"type": "search", "query": "Oslo"})
     image = item("image_generation_call", id="ig_1", result="A" * 100)
     mcp = item("mcp_call", id="mcp_1", server_label="s", name="look", arguments='{"q":1}')
@@ -363,7 +363,7 @@ async def test_responses_tools_that_the_provider_executes(provider, client, coll
     assert parts[-1] == Finish("stop", USED)
 
 
-async def test_responses_calls_that_the_caller_has_to_answer(provider, client, collect) -> None:
+async def test_responses_calls_for_the_caller(provider, client, collect) -> None:
     shell = item("local_shell_call", id="sh_1", call_id="call_a",
                  action={"type": "exec", "command": ["ls"], "env": {}})  # fmt: skip
     request = item(
@@ -383,7 +383,7 @@ async def test_responses_calls_that_the_caller_has_to_answer(provider, client, c
     assert ToolResult("ap_1", "gone") in await collect(from_openai(respond(client)))
 
 
-async def test_responses_calls_whose_answer_is_an_item_of_its_own(
+async def test_responses_calls_with_separate_output_items(
     provider, client, collect
 ) -> None:
     shell = item("shell_call", id="sh_1", call_id="call_a", action={"commands": ["ls"]})
@@ -402,7 +402,7 @@ async def test_responses_calls_whose_answer_is_an_item_of_its_own(
 @pytest.mark.parametrize(
     ("details", "reason"), [("max_output_tokens", "length"), ("content_filter", "content-filter")]
 )
-async def test_responses_that_were_cut_off(details, reason, provider, client, collect) -> None:
+async def test_responses_incomplete(details, reason, provider, client, collect) -> None:
     call = item("function_call", id="fc_1", call_id="call_a", name="f", arguments="")
     half = call | {"arguments": '{"a', "status": "incomplete"}
     over = response("incomplete", incomplete_details={"reason": details})
@@ -411,7 +411,7 @@ async def test_responses_that_were_cut_off(details, reason, provider, client, co
     assert parts == [ToolInputStart("call_a", "f"), Finish(reason, USED)]
 
 
-async def test_responses_through_the_clients_own_helper(provider, client, collect) -> None:
+async def test_responses_stream_helper_of_client(provider, client, collect) -> None:
     message = item("message", id="msg_1", role="assistant", content=[])
     part = {"type": "output_text", "text": "", "annotations": []}
     provider.will_send(
@@ -429,17 +429,17 @@ async def test_responses_through_the_clients_own_helper(provider, client, collec
     assert (parts.error, list(parts)) == (None, [TextDelta("Hi"), Finish("stop", USED)])
 
 
-# Failures.
+# ---- failures ----
 
 
-async def test_a_refused_request(provider, client, collect) -> None:
+async def test_rejected_request_yields_error_part(provider, client, collect) -> None:
     provider.will_refuse(429, {"error": {"message": "slow down", "type": "rate_limit"}})
     parts = await collect(from_openai(chat(client)))
     assert isinstance(parts.error, openai.RateLimitError)
     assert len(parts) == 1 and "slow down" in parts[0].message
 
 
-async def test_an_error_within_a_chat(provider, client, collect) -> None:
+async def test_chat_error_chunk_yields_error_part(provider, client, collect) -> None:
     provider.will_send(chunk(content="Hel"), {"error": {"message": "overloaded", "code": 500}})
     parts = await collect(from_openai(chat(client)))
     assert parts == [TextDelta("Hel"), ErrorPart("overloaded")]
@@ -454,7 +454,7 @@ async def test_an_error_within_a_chat(provider, client, collect) -> None:
                                          error={"code": "server_error", "message": "overloaded"})}),
     ],
 )  # fmt: skip
-async def test_a_response_that_failed(failure, provider, client, collect) -> None:
+async def test_failed_response_yields_error_part(failure, provider, client, collect) -> None:
     provider.will_send(*events(text("Hel"), failure))
     parts = await collect(from_openai(respond(client)))
     assert parts == [TextDelta("Hel"), ErrorPart("overloaded")]
@@ -462,7 +462,7 @@ async def test_a_response_that_failed(failure, provider, client, collect) -> Non
 
 
 @pytest.mark.parametrize("sent", [[chunk(content="Hel")], events(text("Hel")), []])
-async def test_a_stream_that_ends_before_the_answer_does(sent, provider, client, collect) -> None:
+async def test_incomplete_stream_yields_error_part(sent, provider, client, collect) -> None:
     provider.will_send(*sent)
     parts = await collect(
         from_openai(chat(client) if sent and "id" in sent[0] else respond(client))
@@ -471,14 +471,14 @@ async def test_a_stream_that_ends_before_the_answer_does(sent, provider, client,
     assert parts[-1] == ErrorPart("the stream ended before the answer was complete")
 
 
-async def test_a_connection_that_breaks(provider, client, collect) -> None:
+async def test_lost_connection_yields_error_part(provider, client, collect) -> None:
     provider.will_send(chunk(content="Hel"), whole=False)
     parts = await collect(from_openai(chat(client)))
     assert isinstance(parts.error, openai.APIConnectionError)
     assert parts == [TextDelta("Hel"), ErrorPart(str(parts.error))]
 
 
-async def test_who_stops_reading_closes_the_stream(provider, client) -> None:
+async def test_closing_the_generator_closes_the_stream(provider, client) -> None:
     provider.will_send(chunk(content="a"), chunk(content="b"), chunk(finish="stop"), done=True)
     stream = await chat(client)
     parts = from_openai(stream)
@@ -487,10 +487,10 @@ async def test_who_stops_reading_closes_the_stream(provider, client) -> None:
     assert stream.response.is_closed
 
 
-# In a task.
+# ---- tasks ----
 
 
-async def test_a_task_of_two_steps(provider, client) -> None:
+async def test_task_pipes_two_steps(provider, client) -> None:
     answer = streams.define("answer", Part)
     provider.will_send(
         chunk(content="Let me look. "),
@@ -521,7 +521,7 @@ async def test_a_task_of_two_steps(provider, client) -> None:
     assert whole.finish.usage["total_tokens"] == 42
 
 
-async def test_a_task_whose_model_fails_fails_and_its_page_sees_why(provider, client) -> None:
+async def test_task_fails_with_model_and_page_sees_reason(provider, client) -> None:
     answer = streams.define("answer", Part)
     provider.will_send(chunk(content="Hel"), {"error": {"message": "overloaded"}})
 

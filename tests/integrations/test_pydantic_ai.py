@@ -1,4 +1,4 @@
-"""Pydantic AI's own agents, with the models that it ships for tests, read as parts."""
+"""Pydantic AI's own agents, with its test models, read as parts."""
 
 import pytest
 from assembling import assembled
@@ -32,7 +32,7 @@ from gateway.sdk.parts import (
 
 
 async def thinks_and_looks(messages, info):
-    """Think, call the tool, and answer from its result."""
+    """Think, call the tool, and answer with its result."""
     if len(messages) == 1:
         yield {0: DeltaThinkingPart(content="Hm")}
         yield {0: DeltaThinkingPart(content="m.")}
@@ -56,7 +56,7 @@ def weather_agent(model=thinks_and_looks) -> Agent:
     return agent
 
 
-async def test_a_run_of_two_steps(collect) -> None:
+async def test_run_of_two_steps(collect) -> None:
     parts = await collect(from_pydantic_ai(weather_agent().run_stream_events("Weather?")))
     assert parts.error is None
     assert parts[:8] == [
@@ -84,7 +84,7 @@ async def test_a_run_of_two_steps(collect) -> None:
     assert whole.finish.usage["total_tokens"] > 0
 
 
-async def test_the_model_that_calls_every_tool(collect) -> None:
+async def test_model_that_calls_every_tool(collect) -> None:
     agent = Agent(TestModel(custom_output_text="Done."))
 
     @agent.tool_plain
@@ -101,7 +101,7 @@ async def test_the_model_that_calls_every_tool(collect) -> None:
     assert used["input_tokens"] + used["output_tokens"] == used["total_tokens"]
 
 
-async def test_an_answer_by_an_output_tool(collect) -> None:
+async def test_answer_by_output_tool(collect) -> None:
     agent = Agent(TestModel(custom_output_args={"celsius": 3}), output_type=dict[str, int])
     parts = await collect(from_pydantic_ai(agent.run_stream_events("Weather?")))
     assert parts.error is None
@@ -110,7 +110,7 @@ async def test_an_answer_by_an_output_tool(collect) -> None:
     assert call.input in ({"celsius": 3}, {"response": {"celsius": 3}})
 
 
-async def test_a_tool_that_asks_to_try_again(collect) -> None:
+async def test_tool_that_requests_retry(collect) -> None:
     async def tries_twice(messages, info):
         number = len(messages) // 2
         if number < 2:
@@ -156,7 +156,7 @@ def careful_agent(*capabilities) -> Agent:
     ("answer", "state", "output"),
     [(True, "done", "a is gone"), (ToolDenied("never"), "denied", "never")],
 )
-async def test_a_tool_that_has_to_be_approved(answer, state, output, collect) -> None:
+async def test_tool_that_needs_approval(answer, state, output, collect) -> None:
     agent = careful_agent()
     async with agent.run_stream_events("Delete a") as events:
         asked = await collect(from_pydantic_ai(events))
@@ -178,7 +178,7 @@ async def test_a_tool_that_has_to_be_approved(answer, state, output, collect) ->
 
 
 @pytest.mark.parametrize(("answer", "state"), [(True, "done"), (ToolDenied("never"), "denied")])
-async def test_a_tool_that_is_approved_within_the_run(answer, state, collect) -> None:
+async def test_tool_approved_within_the_run(answer, state, collect) -> None:
     def decide(context, requests):
         return DeferredToolResults(
             approvals={call.tool_call_id: answer for call in requests.approvals}
@@ -194,7 +194,7 @@ async def test_a_tool_that_is_approved_within_the_run(answer, state, collect) ->
     assert parts[-1].reason == "stop"
 
 
-async def test_a_tool_that_the_provider_executes(collect) -> None:
+async def test_hosted_tool(collect) -> None:
     async def searches(messages, info):
         yield {0: NativeToolCallPart("web_search", {"query": "Oslo"}, tool_call_id="srv_1")}
         yield {1: NativeToolReturnPart("web_search", {"hits": 1}, tool_call_id="srv_1")}
@@ -207,7 +207,7 @@ async def test_a_tool_that_the_provider_executes(collect) -> None:
     assert (call.name, call.input, call.output) == ("web_search", {"query": "Oslo"}, {"hits": 1})
 
 
-async def test_the_nodes_of_a_run(collect) -> None:
+async def test_node_streams(collect) -> None:
     parts = []
     async with weather_agent().iter("Weather?") as run:
         async for node in run:
@@ -222,7 +222,7 @@ async def test_the_nodes_of_a_run(collect) -> None:
     assert whole.finish is None
 
 
-async def test_a_model_that_fails(collect) -> None:
+async def test_failing_model_yields_error_part(collect) -> None:
     async def fails(messages, info):
         yield "Hel"
         raise ModelHTTPError(529, "m", {"message": "overloaded"})
@@ -235,7 +235,7 @@ async def test_a_model_that_fails(collect) -> None:
     assert assembled(parts).steps[0].state == "failed"
 
 
-async def test_a_tool_that_fails_the_run(collect) -> None:
+async def test_failing_tool_yields_error_part(collect) -> None:
     agent = Agent(FunctionModel(stream_function=thinks_and_looks))
 
     @agent.tool_plain
@@ -249,7 +249,7 @@ async def test_a_tool_that_fails_the_run(collect) -> None:
     assert {call.state for call in whole.tool_calls.values()} == {"failed"}
 
 
-async def test_in_a_task() -> None:
+async def test_pipe_in_task() -> None:
     answer = streams.define("answer", Part)
 
     @task

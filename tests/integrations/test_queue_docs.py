@@ -1,4 +1,4 @@
-"""The pages about Celery and Taskiq do what they say, with real workers."""
+"""Executes the pages about Celery and Taskiq, with real workers."""
 
 import asyncio
 import re
@@ -45,7 +45,7 @@ def place(tmp_path):
 
 
 def write(folder: Path, page: str, *, startup: str = "pass", shutdown: str = "pass") -> None:
-    """Make the files of a page; its third block goes on where the first stopped."""
+    """Write the files of a page; its third block continues its first."""
     text = (ROOT / "docs" / page).read_text()
     first, send, more = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     (folder / "shop.py").write_text(f"{first}\n\n{more}")
@@ -62,14 +62,14 @@ async def output(place: Shop, script: str) -> list[str]:
     return out.decode().splitlines()
 
 
-async def test_the_page_about_celery(place):
+async def test_celery_page_works_as_documented(place):
     write(place.folder, "celery.md")
     with place.worker("celery", "-A", "shop", "worker", "-c", "1"):
         assert await output(place, "send.py") == ["packed tea", "packed cups", "completed"]
         assert await output(place, "double.py") == ["42"]
 
 
-async def test_the_page_about_taskiq(place):
+async def test_taskiq_page_works_as_documented(place):
     startup, shutdown = "await shop.broker.startup()", "await shop.broker.shutdown()"
     write(place.folder, "taskiq.md", startup=startup, shutdown=shutdown)
     (place.folder / "brokers.py").write_text(BROKERS)

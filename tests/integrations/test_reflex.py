@@ -1,4 +1,4 @@
-"""Which pages a gateway in a Reflex app lets in."""
+"""A gateway in a Reflex app: its path, and the origins that may connect."""
 
 import logging
 
@@ -13,7 +13,7 @@ from gateway.settings import Settings
 
 
 def mounted(settings):
-    with RegistrationContext.ensure_context().fork():  # Reflex has one app in each
+    with RegistrationContext.ensure_context().fork():  # one Reflex app per folder
         app = rx.App()
     add_gateway(app, settings)
     return app.api_transformer[0]
@@ -48,7 +48,7 @@ def allowed(configure):
         ("memory:", None, "prod", False),
     ],
 )
-def test_store_of_one_process_in_an_app_of_several_is_warned_of(
+def test_sqlite_with_several_reflex_processes_warns(
     store, redis_url, mode, is_warned, configure, monkeypatch, caplog
 ):
     configure(redis_url=redis_url)
@@ -67,19 +67,19 @@ def test_gateway_is_below_the_backend_path(path, configure):
     assert all(each.startswith("/api/") for each in paths)
 
 
-def test_whoever_may_open_reflexs_own_socket_may_open_the_gateways(allowed):
+def test_allowed_origins_of_reflex_may_connect(allowed):
     allowed("https://app.example")
     origins = origins_of(Settings(store="memory:"))
     assert may_connect("https://app.example", ["localhost:8000"], origins)
     assert not may_connect("https://evil.example", ["localhost:8000"], origins)
 
 
-def test_by_default_that_is_every_page_as_in_development_on_another_port():
+def test_any_origin_may_connect_by_default():
     origins = origins_of(Settings(store="memory:"))
     assert may_connect("http://localhost:3000", ["localhost:8000"], origins)
 
 
-def test_the_gateways_own_setting_comes_first(allowed):
+def test_origins_setting_overrides_reflex(allowed):
     allowed("*")
     origins = origins_of(Settings(store="memory:", origins=("https://app.example",)))
     assert origins == ("https://app.example",)

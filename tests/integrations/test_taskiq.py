@@ -1,4 +1,4 @@
-"""Taskiq's tasks as runs, and this library's on its workers: real ones, on a real broker."""
+"""Taskiq's tasks as runs, and tasks of this library on real Taskiq workers."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ async def taskiq(place):
 
 
 async def send(taskiq, task, *args):
-    """Send a task; returns what Taskiq gives, and its run."""
+    """Send a task; return Taskiq's handle and the run."""
     sent = await task.kiq(*args)
     return sent, handle_of(sent, taskiq.broker)
 
@@ -47,7 +47,7 @@ async def values(stream, run_id):
     return [value async for value in stream.read(run_id)]
 
 
-async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(place, taskiq):
+async def test_task_is_a_run_with_ordered_records(place, taskiq):
     sent, run = await send(taskiq, taskiq.greet, "ann")
     records = await seen_by_a_page(place.gateway.url, run.access_token, run.id, "lines")
     assert [each["data"] for each in records] == ["hello ann", "attempt 1"]
@@ -58,13 +58,13 @@ async def test_a_task_is_a_run_whose_records_a_page_sees_in_order(place, taskiq)
     assert kept.owner.startswith("worker_") and kept.owner != runtime().runner.owner
 
 
-async def test_plain_functions_append_too(taskiq):
+async def test_plain_function_appends(taskiq):
     _, run = await send(taskiq, taskiq.greet_plainly, "bob")
     assert (await ended(run.id)).status == "completed"
     assert await values(taskiq.lines, run.id) == ["hello bob"]
 
 
-async def test_what_a_task_sends_are_its_children_with_their_tags(taskiq):
+async def test_sent_tasks_are_children_with_tags(taskiq):
     _, run = await send(taskiq, taskiq.order, ["ann", "bob"])
     assert (await ended(run.id)).metadata == {"sent": 2}
     children = await runs.list(parent_id=run.id)
@@ -73,7 +73,7 @@ async def test_what_a_task_sends_are_its_children_with_their_tags(taskiq):
     assert {child.root_id for child in children} == {run.id}
 
 
-async def test_a_retry_is_another_attempt_of_the_same_run(taskiq):
+async def test_retry_is_another_attempt_of_the_same_run(taskiq):
     sent, run = await send(taskiq, taskiq.flaky, 2)
     assert (await ended(run.id)).status == "completed"
     kept = await runs.retrieve(run.id)
@@ -83,7 +83,7 @@ async def test_a_retry_is_another_attempt_of_the_same_run(taskiq):
     assert (await sent.wait_result(timeout=10)).return_value == "done"
 
 
-async def test_what_fails_for_good_has_failed(taskiq):
+async def test_task_without_attempts_left_fails(taskiq):
     _, run = await send(taskiq, taskiq.flaky, 9)
     kept = await ended(run.id)
     assert (kept.status, kept.attempt, kept.error.message) == ("failed", 3, "attempt 3")
@@ -98,7 +98,7 @@ async def test_what_fails_for_good_has_failed(taskiq):
 
 
 @pytest.mark.parametrize("name", ["linger", "linger_plainly"])
-async def test_a_run_that_is_canceled_while_it_executes_stops(taskiq, tmp_path, name):
+async def test_canceled_executing_run_stops(taskiq, tmp_path, name):
     flag = tmp_path / "flag"
     flag.touch()
     sent, run = await send(taskiq, getattr(taskiq, name), str(flag))
@@ -108,22 +108,22 @@ async def test_a_run_that_is_canceled_while_it_executes_stops(taskiq, tmp_path, 
     assert (await sent.wait_result(timeout=10)).is_err
 
 
-async def test_a_limit_of_taskiq_times_a_run_out(taskiq):
+async def test_timeout_label_times_out_the_run(taskiq):
     _, run = await send(taskiq, taskiq.dawdle)
     assert (await ended(run.id)).status == "timed_out"
 
 
-async def test_another_process_has_no_handle(taskiq):
+async def test_task_of_other_process_has_no_handle(taskiq):
     sent = await taskiq.greet.kiq("ann")
     sent.task_id = "another"
-    with pytest.raises(RunNotFound, match="knows of no run"):
+    with pytest.raises(RunNotFound, match="this process has no run"):
         handle_of(sent, taskiq.broker)
 
 
 # ---- tasks of this library ----
 
 
-async def test_a_task_is_executed_by_a_worker_and_a_page_sees_its_records(place, taskiq):
+async def test_worker_executes_task_and_appends_records(place, taskiq):
     handle = await taskiq.add.trigger(a=1, b=2)
     assert (await handle.wait()).output == 3
     records = await seen_by_a_page(place.gateway.url, handle.access_token, handle.id, "numbers")
@@ -131,15 +131,15 @@ async def test_a_task_is_executed_by_a_worker_and_a_page_sees_its_records(place,
     assert (await runs.retrieve(handle.id)).owner != runtime().runner.owner
 
 
-async def test_children_are_executed_while_their_parent_waits(taskiq):
-    pairs = [[number, number] for number in range(20)]  # far more than there are workers
+async def test_children_execute_while_parent_waits(taskiq):
+    pairs = [[number, number] for number in range(20)]  # far more than the workers' slots
     result = await taskiq.add_all.trigger_and_wait(pairs=pairs)
     assert result.output == 2 * sum(range(20))
     assert len(await runs.list(parent_id=result.run_id)) == 20
     assert await values(taskiq.numbers, result.run_id) == [2 * number for number in range(20)]
 
 
-async def test_retries_delays_and_keys_are_those_of_every_task(taskiq):
+async def test_retries_delays_and_idempotency_keys_work(taskiq):
     result = await taskiq.sometimes.trigger_and_wait(fails=2)
     run = await runs.retrieve(result.run_id)
     assert (result.output, run.attempt, run.last_error.type) == (3, 3, "ConnectionError")
@@ -151,7 +151,7 @@ async def test_retries_delays_and_keys_are_those_of_every_task(taskiq):
     assert (await task.trigger(a=1, b=2)).id == (await task.trigger(a=1, b=2)).id
 
 
-async def test_runs_are_canceled_before_and_while_they_execute(taskiq, tmp_path):
+async def test_runs_are_canceled_before_and_during_execution(taskiq, tmp_path):
     waiting = await taskiq.add.options(delay_s=60).trigger(a=1, b=2)
     await runs.cancel(waiting.id)
     assert (await ended(waiting.id)).status == "canceled"
@@ -163,7 +163,7 @@ async def test_runs_are_canceled_before_and_while_they_execute(taskiq, tmp_path)
     assert (await ended(handle.id)).status == "canceled"
 
 
-async def test_a_task_that_taskiq_brings_twice_is_executed_once(taskiq, tmp_path):
+async def test_duplicate_delivery_executes_once(taskiq, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     handle = await taskiq.nap.trigger(flag=str(flag))
@@ -172,7 +172,7 @@ async def test_a_task_that_taskiq_brings_twice_is_executed_once(taskiq, tmp_path
     queue = task_queues.find("taskiq")
 
     async def bring():
-        while True:  # the worker that executes it may be faster than the other one
+        while True:  # the executing worker may be faster than the other one
             await queue.put(run)
             await asyncio.sleep(0.1)
 
@@ -184,7 +184,7 @@ async def test_a_task_that_taskiq_brings_twice_is_executed_once(taskiq, tmp_path
     assert await values(taskiq.numbers, handle.id) == [pid]
 
 
-async def test_a_worker_that_stops_gives_back_what_it_holds(place, taskiq, tmp_path, monkeypatch):
+async def test_stopping_worker_returns_delayed_runs(place, taskiq, tmp_path, monkeypatch):
     monkeypatch.setattr(taskiq.broker, "queue", "of one worker after the other")
     own = Shop(tmp_path, place.server, place.gateway)
     one = (*WORKER[:3], "--workers", "1")
@@ -204,8 +204,8 @@ async def test_a_worker_that_stops_gives_back_what_it_holds(place, taskiq, tmp_p
     assert (await ended(handle.id)).status == "canceled"
 
 
-async def test_a_worker_killed_in_the_middle_leaves_its_runs_crashed(place, tmp_path, monkeypatch):
-    """The gateway notices that its connection is gone; here at once, else after a minute."""
+async def test_killed_worker_crashes_its_runs(place, tmp_path, monkeypatch):
+    """The gateway detects the lost connection; here at once, by default after a minute."""
     import taskiq_shop
 
     flag = tmp_path / "flag"
@@ -225,7 +225,7 @@ async def test_a_worker_killed_in_the_middle_leaves_its_runs_crashed(place, tmp_
             flag.unlink()
 
 
-async def test_a_broker_that_executes_here_needs_no_worker():
+async def test_in_memory_broker_needs_no_worker():
     broker = InMemoryBroker()
     install(broker, with_payloads=True)
     lines = streams.define("lines")
@@ -250,7 +250,7 @@ async def test_a_broker_that_executes_here_needs_no_worker():
         await broker.shutdown()
 
 
-async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_append(
+async def test_worker_starts_before_its_gateway(
     tmp_path, monkeypatch
 ):
     process = Process("memory:", tmp_path)
@@ -280,7 +280,7 @@ async def test_a_worker_that_starts_before_its_gateway_executes_tasks_that_appen
         process.kill()
 
 
-async def test_a_timeout_of_the_functions_own_is_not_taken_for_the_label():
+async def test_own_timeout_error_is_not_the_timeout_label():
     broker = InMemoryBroker()
     install(broker)
 
@@ -305,7 +305,7 @@ async def test_a_timeout_of_the_functions_own_is_not_taken_for_the_label():
         await broker.shutdown()
 
 
-async def test_a_function_that_fails_oddly_has_failed():
+async def test_unusual_exceptions_fail_the_run():
     broker = InMemoryBroker()
     install(broker, with_payloads=True)
 
@@ -334,7 +334,7 @@ async def test_a_function_that_fails_oddly_has_failed():
         await broker.shutdown()
 
 
-async def test_a_fault_while_what_was_appended_is_flushed_fails_the_run(monkeypatch):
+async def test_flush_error_fails_the_run(monkeypatch):
     broker = InMemoryBroker()
     install(broker)
 
@@ -351,7 +351,7 @@ async def test_a_fault_while_what_was_appended_is_flushed_fails_the_run(monkeypa
         await broker.shutdown()
 
 
-async def test_a_run_that_no_broker_takes_is_not_left_behind():
+async def test_run_is_finished_when_broker_rejects_it():
     broker = ListBroker("redis://127.0.0.1:1/0")
     install(broker)
 

@@ -1,4 +1,4 @@
-"""The page about web frameworks does what it says; a block that ends too early is warned of."""
+"""Executes the page about web frameworks, and checks warnings about stopped runs."""
 
 import asyncio
 import re
@@ -82,14 +82,14 @@ def output(folder, script, **env):
 
 
 @pytest.mark.parametrize("script", [FLASK, DJANGO, STARLETTE], ids=["flask", "django", "starlette"])
-def test_the_page_about_web_frameworks(script, tmp_path):
+def test_web_frameworks_page_works_as_documented(script, tmp_path):
     write(tmp_path)
     store = f"sqlite:{tmp_path}/test.db?durability=normal"
     assert output(tmp_path, FINISH + script, REALTIME_STORE=store) == ["2", "True"]
 
 
 @pytest.mark.parametrize("is_worker", [False, True], ids=["sqlite", "worker"])
-def test_what_a_program_appended_is_durable_when_it_ends(is_worker, tmp_path):
+def test_appends_of_script_are_durable_at_exit(is_worker, tmp_path):
     store = f"sqlite:{tmp_path}/test.db?durability=normal"
     if is_worker:
         with gateway_process(store, tmp_path) as process:
@@ -106,7 +106,7 @@ async def _count(store, run_id):
         return (await active.store.head(StreamKey(run_id, "numbers"))).position.offset
 
 
-async def test_run_in_loop_on_another_thread_uses_the_runtime_that_is_there():
+async def test_run_in_loop_uses_existing_runtime():
     @task
     async def double(x: int) -> int:
         return 2 * x
@@ -122,7 +122,7 @@ async def test_run_in_loop_on_another_thread_uses_the_runtime_that_is_there():
             await asyncio.to_thread(run_in_loop, double.trigger("no number"))
 
 
-async def test_connect_warns_of_the_runs_that_it_stops(caplog):
+async def test_connect_warns_about_runs_that_it_stops(caplog):
     @task
     async def linger() -> None:
         await asyncio.Event().wait()
@@ -134,7 +134,7 @@ async def test_connect_warns_of_the_runs_that_it_stops(caplog):
     assert [handle.id in line for handle in handles] == [True] * 10 + [False] * 2
 
 
-async def test_connect_does_not_warn_when_every_run_is_over_or_an_error_ends_it(caplog):
+async def test_connect_does_not_warn_after_finish_or_error(caplog):
     @task
     async def work(goes_on: bool) -> None:
         if goes_on:
