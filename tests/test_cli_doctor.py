@@ -132,7 +132,7 @@ async def proxy_that(answers):
         ("400 Bad Request", "proxy_set_header Upgrade"),
         ("404 Not Found", "forward /v1/ to the gateway"),
         ("502 Bad Gateway", "cannot reach the gateway"),
-        ("401 Unauthorized", "without the proxy's own authentication"),
+        ("401 Unauthorized", "without the proxy's authentication"),
         ("301 Moved", "the address that the redirect names"),
     ],
 )
@@ -162,7 +162,7 @@ async def test_doctor_detects_buffering_proxy(gateway, monkeypatch):
         finally:
             up_writer.close()
 
-    reach = Target(Settings(url=gateway.url, secret_key=SECRET))
+    target = Target(Settings(url=gateway.url, secret_key=SECRET))
     async with proxy_that(gather) as url:
         checks = await network_checks.check_public(target, url, None)
     (found,) = [check for check in checks if check.verdict == "wrong"]
@@ -181,7 +181,7 @@ async def _pump(reader, writer):
 
 async def test_doctor_detects_clock_skew(tmp_path):
     with gateway_process("memory:", tmp_path) as process:
-        reach = Target(Settings(url=process.url, secret_key=SECRET))
+        target = Target(Settings(url=process.url, secret_key=SECRET))
         for skew_s, verdict in ((0, "ok"), (60, "note"), (-600, "wrong")):
             (check,) = await check_clock(target, lambda ahead_s=skew_s: time.time() + ahead_s)
             assert check.verdict == verdict, check.what

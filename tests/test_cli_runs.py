@@ -75,7 +75,7 @@ async def test_runs_watch_prints_each_change_until_ctrl_c(gateway, which):
 
 def test_run_table_keeps_limit_and_drops_removed_runs():
     runs = [new_run(tags=["x"]) for _ in range(3)]
-    held = RunTable(RunSet("tag", "x"), 2, runs[:2])
+    table = RunTable(RunSet("tag", "x"), 2, runs[:2])
 
     def change(**fields):
         return table.apply([Record(0, 0, None, json.dumps(fields).encode())])

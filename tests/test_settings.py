@@ -321,7 +321,9 @@ def test_trusted_proxies_default_to_loopback():
 def test_metrics_access_rejects_unknown_value():
     assert Settings.from_env({}).metrics == "local"
     assert Settings.from_env({"REALTIME_METRICS": "token"}).metrics == "token"
-    with pytest.raises(ConfigurationError, match="REALTIME_METRICS is 'all'; it must be local, token"):
+    with pytest.raises(
+        ConfigurationError, match="REALTIME_METRICS is 'all'; it must be local, token"
+    ):
         Settings.from_env({"REALTIME_METRICS": "all"})
 
 

@@ -230,9 +230,7 @@ async def test_eager_task_is_a_run(celery, monkeypatch):
     assert [line async for line in celery.lines.read(run.id)] == ["try 1", "try 2"]
 
 
-async def test_unreachable_gateway_does_not_block_tasks(
-    celery_place, celery, tmp_path
-):
+async def test_unreachable_gateway_does_not_block_tasks(celery_place, celery, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
     result, run = await send(celery.linger, str(flag))

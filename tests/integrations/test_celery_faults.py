@@ -34,9 +34,7 @@ async def celery(celery_place):
     await let_go(celery_shop.app)
 
 
-async def test_death_of_worker_and_children_crashes_runs(
-    celery_place, celery, tmp_path
-):
+async def test_death_of_worker_and_children_crashes_runs(celery_place, celery, tmp_path):
     """The gateway detects lost connections; here at once, by default after a minute."""
     flag = tmp_path / "flag"
     flag.touch()
@@ -99,9 +97,7 @@ async def test_task_is_sent_while_gateway_is_unreachable(
         process.kill()
 
 
-async def test_worker_starts_before_its_gateway(
-    celery_place, celery, tmp_path, monkeypatch
-):
+async def test_worker_starts_before_its_gateway(celery_place, celery, tmp_path, monkeypatch):
     process = _not_started(tmp_path, monkeypatch, patience_s=0.1)
     from gateway.integrations.celery import handle_of
 

@@ -132,9 +132,7 @@ async def test_chat_interleaved_tool_calls(provider, client, collect) -> None:
         [(0, '{"n":', "a", "f"), (0, "1}", "a"), (1, '{"n":2}', "b", "f")],  # an id in every piece
     ],
 )
-async def test_chat_tool_calls_with_unusual_indexes(
-    deltas, provider, client, collect
-) -> None:
+async def test_chat_tool_calls_with_unusual_indexes(deltas, provider, client, collect) -> None:
     provider.will_send(*(chunk(**called(*delta)) for delta in deltas), chunk(finish="stop"))
     parts = await collect(from_openai(chat(client)))
     assert [(part.id, part.input) for part in parts if isinstance(part, ToolCall)] == [
@@ -383,9 +381,7 @@ async def test_responses_calls_for_the_caller(provider, client, collect) -> None
     assert ToolResult("ap_1", "gone") in await collect(from_openai(respond(client)))
 
 
-async def test_responses_calls_with_separate_output_items(
-    provider, client, collect
-) -> None:
+async def test_responses_calls_with_separate_output_items(provider, client, collect) -> None:
     shell = item("shell_call", id="sh_1", call_id="call_a", action={"commands": ["ls"]})
     said = {"stdout": "a.txt", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}
     answered = item("shell_call_output", id="so_1", call_id="call_a", output=[said])

@@ -250,9 +250,7 @@ async def test_in_memory_broker_needs_no_worker():
         await broker.shutdown()
 
 
-async def test_worker_starts_before_its_gateway(
-    tmp_path, monkeypatch
-):
+async def test_worker_starts_before_its_gateway(tmp_path, monkeypatch):
     process = Process("memory:", tmp_path)
     for name, value in environment(REALTIME_URL=process.url).items():
         monkeypatch.setenv(name, value)
