@@ -36,13 +36,14 @@ KERNEL = {
 # Samples of py-spy that wait in the kernel. They are not the interpreter's time.
 WAITING = re.compile(
     r"SimpleQueue_get|pthread_cond_|epoll_p?wait|f(data)?sync|sqlite|pwrite|;syscall \(|"
-    r"_submit \(gateway/web/bulk"
+    r"_submit \(gateway/server/uvicorn/bulk_write"
 )
 # Categories of the other samples of py-spy.
 PARTS = {
-    "framing: JSON and WebSocket": r"protocol/|wire\.py|msgspec|orjson|frame_of",
-    "bookkeeping: tails, cohorts, connections": r"(cohorts|bulk|hub|tail|cursor|connection|flight"
-    r"|subscriptions|subscribing|budget|websocket|direct|arriving|requests)\.py",
+    "framing: JSON and WebSocket": r"gateway/protocol/(codec|encoding|\w+_frames|results)\.py"
+    r"|msgspec|orjson|frame_of",
+    "bookkeeping: tails, groups, connections": r"gateway/(fanout|_internal|protocol"
+    r"|server/websocket|server/uvicorn)/",
     "store: append and read": r"gateway/stores/|stores\.",
 }
 

@@ -67,14 +67,18 @@ def test_percentile_is_a_measured_value() -> None:
 
 
 def test_sample_belongs_to_category_of_innermost_frame() -> None:
-    loop = "run (loop.c:1);Cohort._hand_out (gateway/cohorts.py:182)"
+    loop = "run (loop.c:1);BroadcastGroup._deliver (gateway/fanout/group.py:182)"
     shares = profile_delivery._shares(
-        [f"{loop} 3", f"{loop};frame_of (gateway/web/direct.py:1) 7", "run (loop.c:1) 2"],
+        [
+            f"{loop} 3",
+            f"{loop};frame_of (gateway/server/uvicorn/websocket_protocol.py:1) 7",
+            "run (loop.c:1) 2",
+        ],
         profile_delivery.PARTS,
         profile_delivery.OTHER,
     )
     assert shares == {
-        "bookkeeping: tails, cohorts, connections": 3,
+        "bookkeeping: tails, groups, connections": 3,
         "framing: JSON and WebSocket": 7,
         profile_delivery.OTHER: 2,
     }
