@@ -205,7 +205,7 @@ def _runs(title: str = "My runs") -> rx.Component:
         rx.cond(
             mine.count > 0,
             rx.table.root(rx.table.body(rx.foreach(mine.runs, _top_run)), size="1", width="100%"),
-            rx.text("None yet: start one.", size="2", color_scheme="gray"),
+            rx.text("No runs yet.", size="2", color_scheme="gray"),
         ),
         load_more_button(mine, id="more"),
         title=title or None,

@@ -98,7 +98,7 @@ async def test_an_empty_question_is_refused(open_page):
         await page.page.locator("#ask").click()
         await page.page.get_by_text("Type a question first.").nth(number).wait_for()
     assert page.page.url == f"{page.base_url}/"
-    assert await page.page.get_by_text("None yet: start one.").count() == 1
+    assert await page.page.get_by_text("No runs yet.").count() == 1
 
 
 async def test_markup_in_a_question_is_shown_and_not_executed(open_page):
