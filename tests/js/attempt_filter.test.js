@@ -77,7 +77,7 @@ test("wrong attempt is rejected; a large frame is filtered", () => {
     assert.throws(() => new AttemptFilter(wrong), /it is a number from 1, "latest" or null/);
   }
   const many = Array.from({ length: 300_000 }, (_, offset) => ({ offset, attempt: 2 }));
-  assert.equal(new AttemptFilter("latest").filter(many).wanted.length, 300_000);
+  assert.equal(new AttemptFilter("latest").filter(many).shown.length, 300_000);
 });
 
 test("wrong attempt is an error of its hook and sends nothing", (t) => {

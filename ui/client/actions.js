@@ -1,42 +1,42 @@
 /**
- * What a page does: send to an input of a run, trigger a task.
+ * Actions of a page: send to an input of a run, trigger a task.
  *
- * Each place of use on a page is a component of its own, so the state of an action (pending, error,
- * what came of it) lives here by key, and all of them see the same.
+ * Several components may use one action. Its state (pending, error, result) is stored here by key,
+ * so that all of them render the same.
  */
 
 import { mixedContentHint } from "./platform.js";
 
 /** @typedef {{isPending: boolean, count: number, error: {code: string, message: string}|null, handle: {id: string, access_token: string}|null}} ActionState */
 
-/** Calls of one action that may be under way or wait for their turn; a further one is refused. */
+/** Maximum number of pending calls of one action; a further call is rejected. */
 export const MAX_PENDING = 32;
 
-const ANSWER_MS = 60_000; // an answer that takes longer is no longer waited for
+const RESPONSE_TIMEOUT_MS = 60_000;
 
 /** @type {ActionState} */
 export const IDLE_ACTION = Object.freeze({ isPending: false, count: 0, error: null, handle: null });
 
 /**
- * The actions of a page, by key. The calls of one key are carried out one at a time, in order.
+ * The actions of a page, by key. The calls of one key run one at a time, in order.
  *
- * - `isPending`: a call is under way or waits for its turn.
- * - `count`, `handle`: how many calls succeeded, and what the last of them gave.
- * - `error`: of the last call that failed. It stays until a call is made while none is pending, so
- *   that the success of a later one does not hide it.
+ * - `isPending`: a call is executing or queued.
+ * - `count`, `handle`: number of successful calls, and the result of the last one.
+ * - `error`: the error of the last failed call. The next call that starts while none is pending
+ *   clears it; a later success does not, and cannot hide it.
  */
 export class Actions {
   /** @type {Map<string, ActionState>} */
   #states = new Map();
   /** @type {Map<string, Set<() => void>>} */
   #listeners = new Map();
-  /** The calls that are not over, oldest first. @type {Map<string, {work: Function, identity: unknown}[]>} */
+  /** Pending calls, oldest first. @type {Map<string, {work: Function, identity: unknown}[]>} */
   #calls = new Map();
 
   /** @param {string} key */
   stateOf = (key) => this.#states.get(key) ?? IDLE_ACTION;
 
-  /** Hear of changes; call the result to hear no more. */
+  /** Call the listener at each change. Returns a function that removes it. */
   subscribe = (key, listener) => {
     const listeners = this.#listeners.get(key) ?? new Set();
     this.#listeners.set(key, listeners.add(listener));
@@ -46,7 +46,7 @@ export class Actions {
     };
   };
 
-  // A remount finds the set again; what nobody shows and nothing waits for is dropped.
+  // A remount in the same task adds a listener again, so the check runs in a microtask.
   #dropIfUnused(key, listeners) {
     queueMicrotask(() => {
       if (listeners.size > 0 || this.#listeners.get(key) !== listeners) return;
@@ -56,12 +56,12 @@ export class Actions {
   }
 
   /**
-   * Do something, after all that was asked for before under the same key. A double click is one
-   * call: a call with the identity of the one right before it, which is not over yet, is left out.
+   * Run a call after the pending calls of the same key. A double click is one call: a call is
+   * dropped if the previous call has the same identity and is still pending.
    *
    * @param {string} key
    * @param {() => Promise<ActionState["handle"]|undefined>} work
-   * @param {unknown} [identity] equal for two calls that do the same
+   * @param {unknown} [identity] equal for two calls with the same effect
    */
   async run(key, work, identity = work) {
     const calls = this.#calls.get(key) ?? [];
@@ -103,14 +103,14 @@ export class Actions {
   }
 }
 
-// For the page and its console. What a browser throws has a number as its code, or none.
+// Errors of the gateway have a text as their code; errors of the browser a number, or none.
 function toProblem({ code: given, message }) {
   const code = typeof given === "string" ? given : "network";
   console.warn(`Realtime Streams: ${message} (${code})`);
   return { code, message };
 }
 
-/** A refusal of the gateway, as an error with its code. */
+/** A rejection by the gateway, with its code. */
 export class GatewayError extends Error {
   /** @param {{code: string, message: string}} frame */
   constructor({ code, message }) {
@@ -120,15 +120,15 @@ export class GatewayError extends Error {
 }
 
 /**
- * One action of a page without React: what is known of its calls, in `snapshot`, and the calls.
+ * One action of a page without React. `snapshot` has the state of its calls.
  *
- * A call that fails is in `snapshot.error`; it throws nothing.
+ * A failed call sets `snapshot.error`; it throws nothing.
  */
 export class Action {
   #actions = new Actions();
 
   constructor() {
-    this.#actions.subscribe("", () => {}); // so that what is known stays while nobody listens
+    this.#actions.subscribe("", () => {}); // keeps the state without listeners
   }
 
   /** @returns {ActionState} */
@@ -137,18 +137,18 @@ export class Action {
   }
 
   /**
-   * Hear of changes: the listener is called with what is known now, and at each change.
+   * Call the listener with the current state, and at each change.
    *
    * @param {(snapshot: ActionState) => void} listener
-   * @returns {() => void} call it to hear no more
+   * @returns {() => void} removes the listener
    */
   subscribe(listener) {
-    const leave = this.#actions.subscribe("", () => listener(this.snapshot));
+    const unsubscribe = this.#actions.subscribe("", () => listener(this.snapshot));
     listener(this.snapshot);
-    return leave;
+    return unsubscribe;
   }
 
-  /** Make a call after those before it; see `Actions.run`. */
+  /** Run a call after the pending ones; see `Actions.run`. */
   call(work, identity) {
     return this.#actions.run("", work, identity);
   }
@@ -164,19 +164,19 @@ const httpUrl = (path, url) => {
  * Trigger a task over HTTP.
  *
  * @param {typeof fetch} fetch
- * @param {string} url of the gateway's WebSocket
+ * @param {string} url URL of the gateway's WebSocket
  * @param {{task: string, token: string, payload: object}} request
  */
 export const trigger = (fetch, url, { task, token, payload }) =>
   post(fetch, httpUrl(`tasks/${encodeURIComponent(task)}/trigger`, url), token, { payload });
 
 /**
- * Ask for a run, and the runs below it, to be canceled.
+ * Request the cancellation of a run and its descendants.
  *
  * @param {typeof fetch} fetch
- * @param {string} url of the gateway's WebSocket
+ * @param {string} url URL of the gateway's WebSocket
  * @param {{run: string, token: string}} request
- * @returns {Promise<object>} the run after the request
+ * @returns {Promise<object>} the run, after the request
  */
 export const cancel = (fetch, url, { run, token }) =>
   post(fetch, httpUrl(`runs/${encodeURIComponent(run)}/cancel`, url), token, {});
@@ -186,15 +186,15 @@ async function post(fetch, address, token, content) {
     method: "POST",
     headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
     body: JSON.stringify(content),
-    signal: AbortSignal.timeout(ANSWER_MS), // else all later calls would wait behind it for good
+    signal: AbortSignal.timeout(RESPONSE_TIMEOUT_MS), // later calls of the key wait for this one
   };
-  const answer = await fetch(address.href, request).catch(({ message: cause }) => {
-    const why = cause + mixedContentHint(address.href);
-    throw new GatewayError({ code: "network", message: `no gateway answers at ${address}: ${why}` });
+  const response = await fetch(address.href, request).catch(({ message: cause }) => {
+    const reason = cause + mixedContentHint(address.href);
+    throw new GatewayError({ code: "network", message: `no gateway answers at ${address}: ${reason}` });
   });
-  const { status } = answer;
-  const body = await answer.json().catch(() => null);
-  if (answer.ok && body?.id) return body;
+  const { status } = response;
+  const body = await response.json().catch(() => null);
+  if (response.ok && body?.id) return body;
   if (body?.code && body.message) throw new GatewayError(body);
   const message = `${address} answered with status ${status}, as no gateway does`;
   throw new GatewayError({ code: `http_${status}`, message });

@@ -1,15 +1,15 @@
 /**
- * The values of a stream, one after the other, for `for await`.
+ * Iterates over the records of a stream, for `for await`.
  *
- * A loop that is slower than its stream costs a bounded amount: when much waits, the subscription
- * is given up, and taken up again from its position when the loop has caught up.
+ * Memory is bounded when the loop is slower than the stream: at a full buffer the iterator
+ * unsubscribes, and resumes from its position when the loop has emptied the buffer.
  */
 
 import { GatewayError } from "./actions.js";
 import { AttemptFilter } from "./attempt_filter.js";
 import { Subscription } from "./subscription.js";
 
-const MAX_BUFFERED = 1_000; // records that wait: then no more are asked for
+const MAX_BUFFERED = 1_000; // records
 
 /** @implements {import("./subscription.js").Sink} */
 export class StreamIterator {
@@ -20,7 +20,7 @@ export class StreamIterator {
   #subscription;
   #buffer = [];
   #isSubscribed = false;
-  /** How it came to be over; null while more is expected. @type {{error: Error|null}|null} */
+  /** Result of the iteration; null before its end. @type {{error: Error|null}|null} */
   #outcome = null;
   #wake = () => {};
 
@@ -29,7 +29,7 @@ export class StreamIterator {
    * @param {string} url
    * @param {import("./token_source.js").TokenSource} tokenSource
    * @param {ConstructorParameters<typeof Subscription>[0]} request
-   * @param {number|"latest"|null} [attempt] which one is read
+   * @param {number|"latest"|null} [attempt] attempt to read
    */
   constructor(store, url, tokenSource, request, attempt) {
     this.#store = store;
@@ -42,7 +42,8 @@ export class StreamIterator {
   /**
    * Yield each record once, in order, until the stream is completed.
    *
-   * @throws {GatewayError} it ended otherwise, records are gone, or the gateway refused
+   * @throws {GatewayError} the stream ended with another reason, records were deleted, or the
+   *   gateway rejected the subscription
    */
   async *read() {
     this.#subscription.token = await this.#tokenSource.get();
@@ -85,13 +86,13 @@ export class StreamIterator {
     this.#wake();
   }
 
-  #failIncomplete(why) {
+  #failIncomplete(reason) {
     const { run, stream } = this.#subscription;
-    this.#finish(new GatewayError({ code: "stream_incomplete", message: `stream ${run}/${stream}: ${why}` }));
+    this.#finish(new GatewayError({ code: "stream_incomplete", message: `stream ${run}/${stream}: ${reason}` }));
   }
 
   records(records) {
-    for (const record of this.#attemptFilter.filter(records).wanted) this.#buffer.push(record);
+    for (const record of this.#attemptFilter.filter(records).shown) this.#buffer.push(record);
     if (this.#buffer.length >= MAX_BUFFERED) this.#unsubscribe();
     this.#wake();
   }
@@ -111,7 +112,7 @@ export class StreamIterator {
   }
 
   error(error) {
-    const renewal = this.#tokenSource.refused(error.code);
+    const renewal = this.#tokenSource.renewAfterRejection(error.code);
     if (renewal === null) this.#finish(new GatewayError(error));
     else renewal.catch(() => this.#finish(new GatewayError(error)));
   }
@@ -126,7 +127,6 @@ export class StreamIterator {
 
   subscribed() {}
   tokenAccepted() {}
-  unreachable() {} // it is in the console; the loop waits
-
+  unreachable() {} // logged to the console; the loop waits
   disconnected() {}
 }

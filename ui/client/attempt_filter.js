@@ -1,53 +1,55 @@
 /**
- * Which of a run's attempts a stream shows. What other runs and clients write is always shown.
+ * Selects the attempts of a run whose records a stream shows. Records of other runs and clients are
+ * always shown.
  */
 
 export const attemptOf = ({ attempt = 1 }) => attempt;
 
 const isOfRun = ({ source }) => source === undefined; // PROTOCOL.md 5
 
-/** Why this is no attempt; null when it is one. */
-export function attemptError(wanted) {
-  if (wanted === null || wanted === "latest" || (Number.isInteger(wanted) && wanted >= 1)) return null;
-  return `attempt is ${wanted}; it is a number from 1, "latest" or null`;
+/** Return why a value is not a valid attempt; null if it is. */
+export function attemptError(attempt) {
+  if (attempt === null || attempt === "latest") return null;
+  if (Number.isInteger(attempt) && attempt >= 1) return null;
+  return `attempt is ${attempt}; it is a number from 1, "latest" or null`;
 }
 
 export class AttemptFilter {
-  #wanted;
+  #attempt;
   #latest = 1;
 
-  /** @param {number|"latest"|null} [wanted] null: all of them */
-  constructor(wanted = null) {
-    const fault = attemptError(wanted);
-    if (fault !== null) throw new TypeError(fault);
-    this.#wanted = wanted;
+  /** @param {number|"latest"|null} [attempt] null: all attempts */
+  constructor(attempt = null) {
+    const error = attemptError(attempt);
+    if (error !== null) throw new TypeError(error);
+    this.#attempt = attempt;
   }
 
-  /** Forget which ones there were: the stream begins anew. */
+  /** Start again with the first attempt: the stream was reset. */
   reset() {
     this.#latest = 1;
   }
 
   /**
-   * Choose among records that are new.
+   * Select the records to show.
    *
-   * @param {object[]} records
-   * @returns {{wanted: object[], hasBegun: boolean}} those that are shown, and whether a later
-   *   attempt has begun among them, so that those of earlier ones are shown no more
+   * @param {object[]} records new records
+   * @returns {{shown: object[], hasNewAttempt: boolean}} `hasNewAttempt`: a later attempt has
+   *   started, and the records of earlier ones have to disappear
    */
   filter(records) {
-    if (this.#wanted === null) return { wanted: records, hasBegun: false };
+    if (this.#attempt === null) return { shown: records, hasNewAttempt: false };
     const before = this.#latest;
     for (const record of records) {
       if (isOfRun(record)) this.#latest = Math.max(this.#latest, attemptOf(record));
     }
-    const wanted = this.#wanted === "latest" ? this.#latest : this.#wanted;
+    const attempt = this.#attempt === "latest" ? this.#latest : this.#attempt;
     return {
-      wanted: records.filter((record) => !isOfRun(record) || attemptOf(record) === wanted),
-      hasBegun: this.#wanted === "latest" && this.#latest > before,
+      shown: records.filter((record) => !isOfRun(record) || attemptOf(record) === attempt),
+      hasNewAttempt: this.#attempt === "latest" && this.#latest > before,
     };
   }
 }
 
-/** The records that stay when a later attempt begins. */
+/** Return the records of other runs and clients, which stay when a new attempt starts. */
 export const recordsOfOthers = (records) => records.filter((record) => !isOfRun(record));

@@ -1,11 +1,11 @@
-/** How long to wait before trying again. */
+/** Delay before a retry. */
 
 const BASE_MS = 500;
 const CAP_MS = 30_000;
 
 /**
- * Full jitter, also before the first retry: a gateway that restarts must not meet all its clients
- * in the same instant.
+ * Return the delay in milliseconds, with full jitter from the first retry on. Without jitter all
+ * clients of a restarted gateway would reconnect at the same time.
  *
  * Source: PROTOCOL.md 7.
  * @param {number} attempt 0 for the first retry

@@ -1,8 +1,8 @@
 /**
- * What is known of one stream, run or set of runs, as snapshots for a user interface.
+ * The state of one stream, run or set of runs, as immutable snapshots for a user interface.
  *
- * An entry is the sink of one subscription. However many components show it, each record is folded
- * in once, and they are told at most once per window.
+ * An entry is the sink of one subscription. However many components observe it, it applies each
+ * record once, and notifies them at most once per throttle window.
  */
 
 import { AttemptFilter, attemptError, attemptOf, recordsOfOthers } from "./attempt_filter.js";
@@ -12,13 +12,15 @@ import { UNREACHABLE } from "./protocol.js";
 import { CONNECTING, EMPTY_CONTENT } from "./snapshot.js";
 import { Subscription } from "./subscription.js";
 
-const WARNING_DELAY_MS = 1_000; // a page that changes run and token has the new token by then
-const FRAME_MS = 16; // telling more often than the screen is drawn helps nobody
+// A page that changes run and token may render the new run with the old token first. Within this
+// time the new token arrives, and no warning is logged.
+const WARNING_DELAY_MS = 1_000;
+const FRAME_MS = 16; // one frame of the screen: more frequent updates would not be visible
 
 /** @implements {import("./subscription.js").Sink} */
 export class CacheEntry {
   snapshot = CONNECTING;
-  /** The components that show it. @type {Set<import("./store.js").Observer>} */
+  /** @type {Set<import("./store.js").Observer>} */
   observers = new Set();
   #platform;
   #attemptFilter;
@@ -26,22 +28,22 @@ export class CacheEntry {
   #pending = [];
   #reducer;
   #warningTimer;
-  /** Codes of what the console has been told. */
+  /** Codes of the errors that were logged to the console. */
   #warnedCodes = new Set();
   #flushTimer;
   #flushedAt = -Infinity;
-  /** How many records the snapshot keeps. @type {number|null} */
-  #recordBound = 0;
+  /** Number of records that the snapshot keeps. @type {number|null} */
+  #recordLimit = 0;
   #wasLive = false;
 
   /**
    * @param {ConstructorParameters<typeof Subscription>[0]} request
    * @param {import("./platform.js").Platform} platform
-   * @param {number|"latest"|null} [attempt] of a stream: which one is shown
+   * @param {number|"latest"|null} [attempt] the attempt that a stream shows
    */
   constructor(request, platform, attempt) {
     this.#platform = platform;
-    /** Why it asks for nothing: a value that only the browser knows is wrong. @type {string|null} */
+    /** Why it does not subscribe: an option's value is wrong. @type {string|null} */
     this.optionError = attemptError(attempt ?? null);
     this.#attemptFilter = new AttemptFilter(this.optionError === null ? attempt : null);
     this.#flushTimer = new Timer(platform);
@@ -52,26 +54,26 @@ export class CacheEntry {
     this.#reducer = new Reducer(this.subscription);
   }
 
-  /** Assemble parts and keep a view from now on, if that is wanted. */
+  /** Start to assemble parts or to maintain a view, if the options ask for it. */
   enable({ parts, partsBySource, view }) {
     if (parts) this.#changeIfAny(this.#reducer.enableParts());
     if (partsBySource) this.#changeIfAny(this.#reducer.enablePartsBySource());
     if (view) this.#changeIfAny(this.#reducer.enableView(view));
   }
 
-  /** Give the page a way to ask for more of a set of runs. */
+  /** Set the function that loads more runs of a set. */
   setLoadMore(loadMore) {
     this.#change({ loadMore });
   }
 
-  /** Stop telling anyone: the last component has left. */
+  /** Stop the timers: the last observer has left. */
   discard() {
     this.#flushTimer.stop();
     this.#warningTimer.stop();
   }
 
   subscribed(frame) {
-    this.#flush(); // what came before this snapshot must not be folded into it
+    this.#flush(); // pending records precede the snapshot of this frame
     this.#wasLive = true;
     this.#warningTimer.stop();
     this.#change({ status: "live", error: null, ...this.#reducer.subscribed(frame) });
@@ -87,7 +89,7 @@ export class CacheEntry {
   }
 
   reset() {
-    this.#flush(); // handlers hear of what came before
+    this.#flush(); // handlers receive the records before the reset
     this.#attemptFilter.reset();
     this.#reducer = this.#reducer.emptyCopy();
     this.#change({ ...EMPTY_CONTENT, ...this.#reducer.content() });
@@ -100,8 +102,8 @@ export class CacheEntry {
     if (this.subscription.isRun) this.#notifyHandlers("onComplete", [[this.snapshot.run]]);
   }
 
-  error(refusal) {
-    this.#recordError(refusal, { status: "error" });
+  error(rejection) {
+    this.#recordError(rejection, { status: "error" });
   }
 
   tokenExpiring() {
@@ -114,9 +116,9 @@ export class CacheEntry {
     if (error !== null && error.code !== UNREACHABLE) this.#change({ error: null });
   }
 
-  /** What is shown stays, and goes on until the old token expires. */
-  tokenRejected(refusal) {
-    this.#recordError(refusal, {});
+  /** The subscription continues until the old token expires. */
+  tokenRejected(rejection) {
+    this.#recordError(rejection, {});
   }
 
   #recordError({ code, message }, changes) {
@@ -126,14 +128,14 @@ export class CacheEntry {
     this.#notifyHandlers("onError", [[error]]);
   }
 
-  // The messages of the gateway hold no token.
+  // The gateway's messages contain no token.
   #warnOnce({ code, message }) {
     if (this.#warnedCodes.has(code)) return;
     this.#warnedCodes.add(code);
     console.warn(`Realtime Streams: ${this.subscription.name} is refused: ${message} (${code})`);
   }
 
-  /** The status goes on to say that it is being connected. */
+  /** The status stays `connecting`: the connection keeps retrying. */
   unreachable(problem) {
     const error = Object.freeze({ ...problem });
     this.#change({ error });
@@ -144,7 +146,7 @@ export class CacheEntry {
     this.#change({ status: this.#wasLive ? "reconnecting" : "connecting" });
   }
 
-  // The first change is shown at once, those that follow at the end of the window.
+  // The first change of a window is shown immediately, the others at the end of the window.
   #flushSoon() {
     if (this.#flushTimer.running) return;
     const windowMs = Math.max(FRAME_MS, this.subscription.throttleMs);
@@ -166,10 +168,10 @@ export class CacheEntry {
 
   #flush() {
     this.#flushTimer.stop();
-    const { wanted: records, hasBegun } = this.#attemptFilter.filter(this.#pending);
+    const { shown: records, hasNewAttempt } = this.#attemptFilter.filter(this.#pending);
     this.#pending = [];
-    const folded = hasBegun ? this.#rebuild(records) : this.#add(records);
-    const changes = { ...folded, ...this.#changes };
+    const content = hasNewAttempt ? this.#rebuild(records) : this.#add(records);
+    const changes = { ...content, ...this.#changes };
     this.#changes = {};
     this.snapshot = this.snapshot.with({ ...changes, position: this.subscription.position });
     for (const observer of this.observers) observer.notify();
@@ -180,25 +182,25 @@ export class CacheEntry {
     return records.length > 0 ? this.#reducer.add(records, this.#maxRecords()) : {};
   }
 
-  // What an earlier attempt wrote is shown no more: not in the text, not in the parts, nowhere.
+  // Removes the records of earlier attempts from the data, the text, the parts and the views.
   #rebuild(records) {
     const others = recordsOfOthers(this.snapshot.records);
     this.#reducer = this.#reducer.emptyCopy();
     return this.#add([...others, ...records]);
   }
 
-  // The largest that an observer asks for; null is without bound. An entry without observers keeps
-  // the bound of those that left: one of them may return, and an ended stream sends nothing again.
+  // The largest of all observers; null is unbounded. Without observers the last limit stays valid:
+  // an observer may return, and an ended stream sends nothing again.
   #maxRecords() {
     if (this.observers.size > 0) {
-      const wanted = [...this.observers].map((observer) => observer.options.maxRecords);
-      this.#recordBound = wanted.includes(null) ? null : Math.max(0, ...wanted);
+      const limits = [...this.observers].map((observer) => observer.options.maxRecords);
+      this.#recordLimit = limits.includes(null) ? null : Math.max(0, ...limits);
     }
-    return this.#recordBound;
+    return this.#recordLimit;
   }
 
-  // Ten components that show the result of one Python hook carry one handler ten times: the
-  // handler's key says so, and it is called once.
+  // Ten components that use the result of one Python hook register its handler ten times, under
+  // one key. It is called once.
   #notifyHandlers(name, calls) {
     if (calls.length === 0) return;
     const handlers = new Map();
@@ -216,7 +218,7 @@ const handlerArguments = (record) => {
   return [data, { offset, time_ms, source, attempt: attemptOf(record) }];
 };
 
-// One handler that throws must not keep the others, or the next record, from being told.
+// A handler that throws must not stop the other handlers or the next record.
 function callSafely(handler, call) {
   try {
     handler(...call);

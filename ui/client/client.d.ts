@@ -1,18 +1,18 @@
-/** Types of `/v1/client.js`: the browser's client of Realtime Streams. */
+/** Types of `/v1/client.js`, the client of Realtime Streams for browsers and Node. */
 
-/** A JSON value; give the type of a stream's records where it is known. */
+/** A JSON value. Type parameters replace it by the type of a stream's records. */
 export type Json = unknown;
 
-/** One token, or a function that fetches one, and another when it comes to its end. */
+/** A token, or a function that fetches one, and another before it expires. */
 export type TokenSource = string | null | (() => string | Promise<string>);
 
 export interface ConnectOptions {
-  /** The gateway's address, `https://live.example.com`; left out: where this module came from. */
+  /** The gateway's address, `https://live.example.com`; by default the one that served this module. */
   url?: string | URL;
   token?: TokenSource;
 }
 
-/** Reach a gateway. Nothing is sent before something is asked for. */
+/** Return the API of a gateway. The connection opens with the first subscription or append. */
 export function connect(options?: ConnectOptions): Gateway;
 
 export type Start = "beginning" | "latest" | { position: string } | { last: number };
@@ -36,16 +36,16 @@ export interface Problem {
 export interface RecordMeta {
   offset: number;
   time_ms: number;
-  /** The run that wrote it, if that is not the stream's own; null for a client from outside. */
+  /** The run that wrote the record, if it is not the stream's run; null for other clients. */
   source: string | null;
-  /** Of the run that wrote it, from 1. */
+  /** Attempt of the run that wrote the record, from 1. */
   attempt: number;
 }
 
 export interface FollowOptions {
-  /** In place of the gateway's own token. */
+  /** Replaces the token of `connect` for this subscription. */
   token?: TokenSource;
-  /** At most one update in so many milliseconds; 50. */
+  /** Minimum time between two updates, in milliseconds (50). */
   throttleMs?: number;
   onError?: (error: Problem) => void;
   onTokenExpiring?: () => void;
@@ -54,23 +54,23 @@ export interface FollowOptions {
 export interface StreamOptions<T = Json> extends FollowOptions {
   start?: Start;
   /**
-   * Of what the stream's own run wrote, only that of one attempt; "latest": only that of the newest
-   * that has written, and what an earlier one wrote is taken back when it begins. What other runs
-   * and clients wrote is always there. In `for await` nothing is taken back.
+   * Shows only one attempt of the records that the stream's run wrote. "latest": the newest attempt
+   * that has written; the records of earlier ones disappear when it starts, except in `for await`.
+   * Records of other runs and clients are always shown.
    */
   attempt?: number | "latest" | null;
-  /** Assemble the parts of an AI answer, in `parts` of the snapshot. */
+  /** Assemble the parts of an AI answer in `parts` of the snapshot. */
   parts?: boolean;
-  /** Assemble them for each run that writes into the stream, in `partsBySource`. */
+  /** Assemble the parts of each run that writes to the stream in `partsBySource`. */
   partsBySource?: boolean;
-  /** The newest records that are kept; null: all. 1000. */
+  /** Number of records, the newest, in a snapshot (1000); null for all. */
   maxRecords?: number | null;
   onRecord?: (value: T, meta: RecordMeta) => void;
   onEnd?: (reason: EndReason) => void;
 }
 
 export interface RunOptions extends FollowOptions {
-  /** Fields that are left out. */
+  /** Fields to leave out. */
   skip?: RunField[];
   onEnd?: (reason: EndReason) => void;
   onComplete?: (run: Run) => void;
@@ -78,51 +78,51 @@ export interface RunOptions extends FollowOptions {
 
 export interface RunsOptions extends FollowOptions {
   skip?: RunField[];
-  /** How many runs, and how many more at a time; 50. */
+  /** Number of runs, and how many `loadMore` adds (50). */
   limit?: number;
 }
 
 export interface Gateway {
-  /** Of its WebSocket. */
+  /** URL of its WebSocket. */
   readonly url: string;
   setToken(token: string): void;
   stream<T = Json>(runId: string, stream: string, options?: StreamOptions<T>): StreamSource<T>;
   run<P = Json, O = Json>(runId: string, options?: RunOptions): Source<RunSnapshot<P, O>>;
   runs(runs: RunSet, options?: RunsOptions): Source<RunsSnapshot>;
-  /** All streams of a run, as they appear. */
+  /** All streams of a run; each appears with its first record. */
   streams(runId: string, options?: FollowOptions): Source<RunStreamsSnapshot>;
-  /** Append one value to a stream, or send it to an input; once, also over a lost connection. */
+  /** Append one value to a stream or an input. It is written once, even if the connection is lost. */
   append(runId: string, stream: string, value: Json): Promise<Appended>;
   trigger(task: string, payload?: Record<string, Json>): Promise<RunHandle>;
-  /** Ask for a run, and the runs below it, to be canceled; gives the run after the request. */
+  /** Request the cancellation of a run and its descendants. Returns the run after the request. */
   cancel<P = Json, O = Json>(runId: string): Promise<RunFields<P, O>>;
-  /** An input of a run, with what became of what was sent. Null: there is no run yet. */
+  /** An input of a run, with the state of its sends. Null: no run yet. */
   input<T = Json>(runId: string | null, stream: string): Input<T>;
-  /** A task, with what became of its triggers. */
+  /** A task, with the state of its triggers. */
   task<P extends object = Record<string, Json>>(task: string): Task<P>;
 }
 
-/** What is known of the calls of an action, which are made one after the other. */
+/** The state of an action, whose calls run one at a time. */
 export interface ActionSnapshot {
-  /** A call is under way or waits for its turn. */
+  /** A call is executing or queued. */
   readonly isPending: boolean;
-  /** How many calls have succeeded. */
+  /** Number of successful calls. */
   readonly count: number;
-  /** Of the last call that failed; gone when one is made while none is pending. */
+  /** Error of the last failed call. The next call that starts while none is pending clears it. */
   readonly error: Problem | null;
 }
 
 export interface TriggerSnapshot extends ActionSnapshot {
-  /** The run that was triggered last, and a token that reads it. */
+  /** The run of the last trigger, and a token that may read it. */
   readonly handle: RunHandle | null;
 }
 
-/** A failure is in the snapshot; to await one call, and to catch it, use `gateway.append`. */
+/** A failed call sets `snapshot.error`. To await a call and catch its error, use `gateway.append`. */
 export interface Input<T = Json> extends Source<ActionSnapshot> {
   send(value: T): Promise<void>;
 }
 
-/** A failure is in the snapshot; to await one call, and to catch it, use `gateway.trigger`. */
+/** A failed call sets `snapshot.error`. To await a call and catch its error, use `gateway.trigger`. */
 export interface Task<P extends object = Record<string, Json>> extends Source<TriggerSnapshot> {
   trigger(payload?: P): Promise<void>;
 }
@@ -138,14 +138,14 @@ export interface RunHandle {
 }
 
 export interface Source<S> {
-  /** What is known now; what nobody follows is not known. */
+  /** The current snapshot; empty without a subscription. */
   readonly snapshot: S;
-  /** Follow it: called with what is known now, and at each change. Call the result to stop. */
+  /** Call the listener with the current snapshot and at each change. Returns a function that unsubscribes. */
   subscribe(listener: (snapshot: S) => void): () => void;
 }
 
 export interface StreamSource<T> extends Source<StreamSnapshot<T>>, AsyncIterable<T> {
-  /** Each record once, in order; the loop ends when the stream is completed. */
+  /** Iterate over the records, each once and in order, until the stream ends with `completed`. */
   records(): AsyncGenerator<StreamRecord<T>, void, void>;
 }
 
@@ -154,7 +154,7 @@ export interface StreamRecord<T> {
   time_ms: number;
   data: T;
   source?: string | null;
-  /** Of the run that wrote it; absent: the first. */
+  /** Attempt of the run that wrote the record; absent: the first. */
   attempt?: number;
 }
 
@@ -170,33 +170,34 @@ export interface StreamSnapshot<T> extends Snapshot {
   readonly data: readonly T[];
   readonly records: readonly StreamRecord<T>[];
   readonly latest: T | null;
-  /** All strings, joined. */
+  /** All string values joined. */
   readonly text: string;
-  /** How many records were seen, and how many of them are no longer kept. */
+  /** Number of records received. */
   readonly count: number;
+  /** Number of received records that are no longer in the snapshot. */
   readonly dropped: number;
   readonly gaps: readonly { from: string; to: string; reason: string }[];
-  /** Why there is nothing, if the run has ended without such a stream. */
+  /** Why the stream is empty, if the run has ended without writing to it. */
   readonly hint: string | null;
   readonly position: string | null;
-  /** The answer that its parts come to; empty unless `parts` was asked for. */
+  /** The assembled AI answer; empty without the option `parts`. */
   readonly parts: Parts;
   readonly partsBySource: readonly { readonly source: string | null; readonly parts: Parts }[];
   last(count: number): T[];
 }
 
-/** An AI answer as far as it has come. */
+/** An AI answer assembled so far. */
 export interface Parts {
   readonly text: string;
   readonly reasoning: string;
-  /** In the order in which they were first heard of. */
+  /** In the order of their first part. */
   readonly tool_calls: readonly ToolCall[];
   readonly sources: readonly {
     readonly id: string | null;
     readonly url: string | null;
     readonly title: string | null;
   }[];
-  /** The newest value of each name. */
+  /** The newest value by name. */
   readonly data: Readonly<Record<string, Json>>;
   readonly steps: readonly {
     readonly index: number;
@@ -209,9 +210,9 @@ export interface Parts {
 export interface ToolCall {
   readonly id: string;
   readonly name: string;
-  /** Null until it is whole. */
+  /** Null until it is complete. */
   readonly input: Json;
-  /** The input while it is being written, "" afterwards. */
+  /** The input while it streams, "" afterwards. */
   readonly input_text: string;
   readonly output: Json;
   readonly state: "streaming" | "waiting" | "running" | "done" | "failed" | "denied";
@@ -275,7 +276,7 @@ export interface RunFields<P = Json, O = Json> {
   readonly last_error: RunError | null;
   readonly attempt: number;
   readonly max_attempts: number;
-  /** Whether an attempt whose process died is followed by another; an older gateway leaves it out. */
+  /** Whether a crashed attempt is retried; an older gateway leaves the field out. */
   readonly retry_on_crash: boolean;
   readonly parent_id: string | null;
   readonly root_id: string;
@@ -292,7 +293,7 @@ export interface RunFields<P = Json, O = Json> {
   readonly idempotency_key_expires_at: string | null;
   readonly owner: string | null;
   readonly duration_ms: number | null;
-  /** Of a set: fields that were left out since they are large, and their bytes; `GET /v1/runs/{id}` has them. */
+  /** In a set: fields left out because of their size, with their bytes. `GET /v1/runs/{id}` has them. */
   readonly omitted?: Readonly<Record<string, number>>;
 }
 
@@ -309,7 +310,7 @@ export interface Run<P = Json, O = Json> extends RunFields<P, O> {
   readonly is_canceled: boolean;
 }
 
-/** What the hooks need of React. */
+/** The part of React that the hooks use. */
 export interface ReactLike {
   useEffect(effect: () => void): void;
   useMemo<V>(make: () => V, dependencies: readonly unknown[]): V;
@@ -321,7 +322,7 @@ export interface ReactLike {
   ): V;
 }
 
-/** Each follows for as long as its component is there; without a run yet, give null. */
+/** Each hook is subscribed while its component is mounted. Pass null while there is no run. */
 export interface Hooks {
   useRealtimeStream<T = Json>(
     gateway: Gateway,
@@ -351,10 +352,10 @@ export interface Hooks {
   ): TriggerSnapshot & Pick<Task<P>, "trigger">;
 }
 
-/** Make React hooks with an application's own React: `createHooks(React)`. */
+/** Make React hooks with the application's React: `createHooks(React)`. */
 export function createHooks(react: ReactLike): Hooks;
 
-/** What the gateway refused, and why. */
+/** A rejection by the gateway. */
 export class RealtimeError extends Error {
   readonly code: string;
   constructor(problem: Problem);

@@ -7,33 +7,33 @@
  *     gateway.stream(run, "progress").subscribe(({ latest, status }) => …);
  *     for await (const value of gateway.stream(run, "answer")) …
  *
- * All that a page connects to one gateway shares one connection, and each stream that is followed
- * more than once is one subscription.
+ * All subscriptions of a page to one gateway share one connection. Several listeners of a stream
+ * share one subscription.
  */
 
 import { Action, GatewayError, cancel, trigger } from "./actions.js";
-import { TokenSource } from "./token_source.js";
+import { StreamIterator } from "./async_iterator.js";
 import { browserPlatform } from "./platform.js";
 import { socketUrl } from "./protocol.js";
-import { StreamIterator } from "./async_iterator.js";
 import { createHooks as hooksOf } from "./react.js";
 import { IDLE_STREAMS, RunStreams, listKeyOf } from "./run_streams.js";
-import { Store, Observer, keyOf } from "./store.js";
+import { Observer, Store, keyOf } from "./store.js";
+import { TokenSource } from "./token_source.js";
 
 /** @typedef {Omit<import("./store.js").Options, "url"|"runId"|"stream"|"runs"|"token"> & {token?: import("./token_source.js").TokenOption}} Options */
 
 const remedy = 'Its address is the `url` of connect({ url: "https://…", token }).';
 const platform = { ...browserPlatform(), remedy };
-// Null in the package that `realtime client` writes, which came from no gateway.
+// `realtime client` writes null here: its package is not loaded from a gateway.
 const HOME = import.meta.url;
 const store = new Store(platform);
 
 /**
- * Reach a gateway. Nothing is sent before something is asked for.
+ * Return the API of a gateway. The connection opens with the first subscription or append.
  *
  * @param {{url?: string|URL, token?: import("./token_source.js").TokenOption}} [options] `url`: the
- *   gateway's address, `https://live.example.com`; left out, it is the one that this module came
- *   from. `token`: one, or a function that fetches one, and another when it comes to its end
+ *   gateway's address, `https://live.example.com`; by default the one that served this module.
+ *   `token`: a token, or a function that fetches one, and another before it expires
  * @returns {Gateway}
  */
 export function connect({ url, token } = {}) {
@@ -52,7 +52,7 @@ function urlOf(base) {
   return url.href;
 }
 
-// On a page an address may be a path of its own host.
+// On a page an address may be a path on the page's host.
 function parseUrl(address) {
   try {
     return socketUrl(address, globalThis.location?.href);
@@ -65,12 +65,12 @@ class Gateway {
   #tokenSource;
 
   constructor(url, tokenSource) {
-    /** Of its WebSocket. */
+    /** URL of its WebSocket. */
     this.url = url;
     this.#tokenSource = tokenSource;
   }
 
-  /** Put another token in the place of the one in use. @param {string} token */
+  /** Replace the token, also of open subscriptions. @param {string} token */
   setToken(token) {
     this.#tokenSource.replace(token);
   }
@@ -95,14 +95,19 @@ class Gateway {
     return new Source(...this.#request(options, { runId: null, stream: null, runs }));
   }
 
-  /** All streams of a run, as they appear. @param {string} runId @param {Options} [options] */
+  /**
+   * All streams of a run; each appears with its first record.
+   *
+   * @param {string} runId
+   * @param {Options} [options]
+   */
   streams(runId, options = {}) {
     return new RunStreamsSource(...this.#request(options, { runId, stream: null }));
   }
 
   /**
-   * Append one value to a stream, or send it to an input; once, also when the connection is lost
-   * meanwhile.
+   * Append one value to a stream, or send it to an input. The value is written once, even if the
+   * connection is lost meanwhile.
    *
    * @returns {Promise<{offset: number|null, position: string}>}
    * @throws {GatewayError}
@@ -119,7 +124,7 @@ class Gateway {
   /**
    * Trigger a task.
    *
-   * @returns {Promise<{id: string, access_token: string}>} the run, and a token that reads it
+   * @returns {Promise<{id: string, access_token: string}>} the run, and a token that may read it
    * @throws {GatewayError}
    */
   async trigger(task, payload = {}) {
@@ -127,33 +132,39 @@ class Gateway {
   }
 
   /**
-   * Ask for a run, and the runs below it, to be canceled; the token has `write:runs:` of it.
+   * Request the cancellation of a run and its descendants. The token needs `write:runs:` of the
+   * run.
    *
    * @param {string} runId
-   * @returns {Promise<object>} the run after the request
+   * @returns {Promise<object>} the run, after the request
    * @throws {GatewayError}
    */
   async cancel(runId) {
     return cancel(fetch, this.url, { run: runId, token: await this.#tokenSource.get() });
   }
 
-  /** An input of a run, with what became of what was sent. @param {string|null} runId @param {string} stream */
+  /**
+   * An input of a run, with the state of its sends.
+   *
+   * @param {string|null} runId
+   * @param {string} stream
+   */
   input(runId, stream) {
     return new Input(this, runId, stream);
   }
 
-  /** A task, with what became of its triggers. @param {string} task */
+  /** A task, with the state of its triggers. @param {string} task */
   task(task) {
     return new Task(this, task);
   }
 
   #request({ token, ...options }, target) {
-    const tokenSource = token === undefined ? this.#tokenSource : new TokenSource(token, platform.now);
-    return [tokenSource, { ...options, ...target, url: this.url }];
+    const own = token === undefined ? null : new TokenSource(token, platform.now);
+    return [own ?? this.#tokenSource, { ...options, ...target, url: this.url }];
   }
 }
 
-/** What can be followed: each change is a snapshot of all that is known. */
+/** A stream, a run or a set of runs. Each change gives listeners a new snapshot. */
 class Source {
   #tokenSource;
   #options;
@@ -164,27 +175,27 @@ class Source {
   }
 
   /**
-   * Follow it: the listener is called with what is known now, and at each change.
+   * Subscribe: call the listener with the current snapshot, and at each change.
    *
    * @param {(snapshot: import("./snapshot.js").Snapshot) => void} listener
-   * @returns {() => void} call it to follow no more
+   * @returns {() => void} unsubscribes
    */
   subscribe(listener) {
-    let following = null;
-    // An observer's key is there once the token is; from then on the token is replaced in place.
+    let observation = null;
+    // The first token makes the key complete and starts the subscription. Later tokens replace it.
     const configure = () => {
-      following ??= this.observe(this.#withToken(), listener);
-      following?.configure(this.#withToken());
+      observation ??= this.observe(this.#withToken(), listener);
+      observation?.configure(this.#withToken());
     };
     const unwatch = this.#tokenSource.watch(configure);
     configure();
     return () => {
       unwatch();
-      following?.leave();
+      observation?.leave();
     };
   }
 
-  /** What is known now; what nobody follows is not known. */
+  /** The current snapshot; without a subscription it is empty. */
   get snapshot() {
     return store.snapshotOf(keyOf(this.#withToken()));
   }
@@ -197,7 +208,7 @@ class Source {
       ...(tokenSource.current !== undefined && { token: tokenSource.current }),
       onTokenExpiring: () => (onTokenExpiring ?? (() => tokenSource.renew()))(),
       onError: (error) => {
-        const renewal = tokenSource.refused(error.code);
+        const renewal = tokenSource.renewAfterRejection(error.code);
         if (renewal === null) onError?.(error);
         else renewal.catch(() => onError?.(error));
       },
@@ -209,7 +220,6 @@ class Source {
     return attach(new Observer(store, keyOf(options)), options, listener);
   }
 
-  /** What `StreamIterator` needs. */
   iterator() {
     const { url, runId: run, stream, start, attempt } = this.#options;
     return new StreamIterator(store, url, this.#tokenSource, { run, stream, start }, attempt);
@@ -220,15 +230,16 @@ let sources = 0;
 
 class StreamSource extends Source {
   /**
-   * Each value once, in order; the loop ends when the stream is completed.
+   * Iterate over the values, each once and in order, until the stream ends with `completed`.
    *
-   * @throws {GatewayError} it ended otherwise, records are gone, or the gateway refused
+   * @throws {GatewayError} the stream ended with another reason, records were deleted, or the
+   *   gateway rejected the subscription
    */
   async *[Symbol.asyncIterator]() {
     for await (const { data } of this.records()) yield data;
   }
 
-  /** The same, with offset, time, source and attempt. */
+  /** Iterate over the records: values with offset, time, source and attempt. */
   records() {
     return this.iterator().read();
   }
@@ -244,7 +255,7 @@ class RunStreamsSource extends Source {
   }
 }
 
-/** Sends values to an input of a run, one after the other, and knows what became of them. */
+/** Sends values to an input of a run, one at a time. `snapshot` has the state of the calls. */
 class Input extends Action {
   #gateway;
   #run;
@@ -257,7 +268,7 @@ class Input extends Action {
     this.#stream = stream;
   }
 
-  /** Send a value; a double click is one. What becomes of it is in `snapshot`. */
+  /** Send a value. A repeat of the pending call with an equal value is dropped. */
   send(value) {
     return this.call(async () => {
       if (!this.#run) throw new Error("there is no run to send to yet");
@@ -266,7 +277,7 @@ class Input extends Action {
   }
 }
 
-/** Triggers a task, and knows what became of it. */
+/** Triggers a task. `snapshot` has the state of the calls. */
 class Task extends Action {
   #gateway;
   #task;
@@ -277,14 +288,14 @@ class Task extends Action {
     this.#task = task;
   }
 
-  /** Trigger it; a double click is one. The run is in `snapshot.handle`. */
+  /** Trigger the task. A repeat of the pending call is dropped. The run is `snapshot.handle`. */
   trigger(payload = {}) {
     const work = () => this.#gateway.trigger(this.#task, payload);
     return this.call(work, JSON.stringify(payload));
   }
 }
 
-// Null while there is nothing to ask for: the token is awaited.
+// Returns null while the token is pending.
 function attach(observer, options, listener) {
   if (keyOf({ ...options, stream: options.stream ?? null }) === null) return null;
   observer.configure(options);
@@ -296,5 +307,5 @@ function attach(observer, options, listener) {
 /** React hooks for an application with its own React: `createHooks(React)`. */
 export const createHooks = hooksOf;
 
-/** What the gateway refused, and why: `code` and `message`. */
+/** A rejection by the gateway: `code` and `message`. */
 export const RealtimeError = GatewayError;

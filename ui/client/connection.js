@@ -1,11 +1,11 @@
 /**
- * One connection to one gateway, by WebSocket unless these are blocked, and the subscriptions it
- * carries.
+ * One connection to a gateway, with its subscriptions. It uses a WebSocket, or HTTP where
+ * WebSockets are blocked.
  *
  *     idle → connecting → live → reconnecting → live …
- *                      ↘ closed (the gateway refused; a new token or subscription tries again)
+ *                      ↘ closed (rejected by the gateway; a new token or subscription retries)
  *
- * A closed socket is never the end of a stream: only an `end` frame is.
+ * A closed socket never ends a stream: only an `end` frame does.
  *
  * Source: PROTOCOL.md 2, 4 and 7.
  */
@@ -21,12 +21,12 @@ import {
 } from "./protocol.js";
 import { Transport } from "./transport.js";
 
-const ANSWER_MS = 10_000; // silence this long after a ping or a `hello` means a dead connection
-const WAKE_ANSWER_MS = 3_000; // shorter when the page wakes: somebody is looking
-const LINGER_MS = 1_000; // an unused socket stays this long, so that a remount finds it
-const MAX_RETRY_AFTER_MS = 60_000; // no gateway sends a page away for longer
-const UNREACHABLE_MS = 5_000; // where nothing was ever heard, the page says so after this time
-const STABLE_MS = 5_000; // a connection that lived this long starts the backoff afresh
+const ANSWER_MS = 10_000; // without a frame this long after a ping or `hello`, the socket is dead
+const WAKE_ANSWER_MS = 3_000; // the same after a wake-up of the page, when a user is looking at it
+const LINGER_MS = 1_000; // an unused socket stays open this long, so that a remount can reuse it
+const MAX_RETRY_AFTER_MS = 60_000; // cap of the gateway's `retry_after_ms`
+const UNREACHABLE_MS = 5_000; // without any frame since the first try, an error is shown
+const STABLE_MS = 5_000; // a connection that lasted this long resets the backoff
 
 export class Connection {
   /** @type {"idle"|"connecting"|"live"|"reconnecting"|"closed"} */
@@ -37,7 +37,7 @@ export class Connection {
   #subscriptions = new Map();
   /** Unanswered requests by id. @type {Map<number, {frame: object, resolve: Function, reject: Function}>} */
   #requests = new Map();
-  /** Those that wait to subscribe again. @type {Map<import("./subscription.js").Subscription, Timer>} */
+  /** Subscriptions that wait for a retry. @type {Map<import("./subscription.js").Subscription, Timer>} */
   #retries = new Map();
   #socket = null;
   #hasReceived = false;
@@ -47,7 +47,7 @@ export class Connection {
   #lastFailure = null;
   #url;
   #wasReachable = false;
-  /** Why no gateway is there, as far as is known. @type {{code: string, message: string}|null} */
+  /** Why the gateway is unreachable; null once it has answered. @type {{code: string, message: string}|null} */
   #unreachable = null;
   #unreachableTimer;
   #reconnectTimer;
@@ -68,7 +68,7 @@ export class Connection {
     platform.onWake(() => this.wake());
   }
 
-  /** Carry a subscription from now on; it resumes where its position says. */
+  /** Add a subscription; it starts or resumes at its position. */
   add(subscription) {
     subscription.begin(this.#nextId++);
     this.#subscriptions.set(subscription.id, subscription);
@@ -78,20 +78,20 @@ export class Connection {
     if (this.#unreachable !== null) subscription.sink.unreachable(this.#unreachable);
   }
 
-  /** Stop carrying a subscription. */
+  /** Remove a subscription; it keeps its position. */
   remove(subscription) {
     this.#drop(subscription);
     this.#lingerIfUnused();
   }
 
-  /** Subscribe again from the position reached, for instance with another throttle. */
+  /** Subscribe again from the current position, for instance with another throttle. */
   restart(subscription) {
-    // Under a new id: frames of the old one may still be on their way.
+    // Uses a new id: frames of the old one may still arrive.
     this.#drop(subscription);
     this.add(subscription);
   }
 
-  /** Replace the token of a subscription in place; one that had failed goes on with it. */
+  /** Replace the token of a subscription in place; a failed subscription resumes with it. */
   replaceToken(subscription, token) {
     subscription.token = token;
     if (subscription.outcome === "failed") this.restart(subscription);
@@ -99,15 +99,16 @@ export class Connection {
   }
 
   /**
-   * Send a request and give its answer. After a lost connection it is sent again, so it has to be
-   * one that may be repeated.
+   * Send a request and return its answer. The request has to be idempotent: after a lost connection
+   * it is sent again.
    *
    * @param {(id: number) => object} build
    * @returns {Promise<object>} rejected with the gateway's `error` frame, or with
-   *   `gateway_unreachable`: then it was not sent
+   *   `gateway_unreachable` if it was not sent
    */
   request(build) {
-    if (this.#unreachable !== null && this.#isConnecting()) return Promise.reject(this.#unreachable);
+    const error = this.#unreachable;
+    if (error !== null && this.#isConnecting()) return Promise.reject(error);
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       this.#requests.set(id, { frame: build(id), resolve, reject });
@@ -117,12 +118,13 @@ export class Connection {
     });
   }
 
-  // Where nothing else is carried, each request tries anew: the gateway may be there by now.
+  // Without a socket or a scheduled reconnect, a request opens a socket: the gateway may have
+  // started meanwhile.
   #isConnecting() {
     return this.#socket !== null || this.#reconnectTimer.running;
   }
 
-  /** Doubt the connection: the page was hidden, asleep or offline. */
+  /** Check the connection: the page was hidden, asleep or offline. */
   wake() {
     if (this.#reconnectTimer.running) this.#open();
     else if (this.state === "live") this.#sendPing(WAKE_ANSWER_MS);
@@ -168,7 +170,8 @@ export class Connection {
     this.#reconnectTimer.stop();
     this.state = this.state === "reconnecting" ? "reconnecting" : "connecting";
     if (!this.#wasReachable && !this.#unreachableTimer.running) {
-      this.#unreachableTimer.start(UNREACHABLE_MS, () => this.#reportUnreachable(`no answer in ${UNREACHABLE_MS / 1000} s`));
+      const reason = `no answer in ${UNREACHABLE_MS / 1000} s`;
+      this.#unreachableTimer.start(UNREACHABLE_MS, () => this.#reportUnreachable(reason));
     }
     try {
       this.#listen(this.#transport.open());
@@ -183,13 +186,13 @@ export class Connection {
     this.#hasReceived = false;
     this.#lastFailure = null;
     this.#expectAnswer(ANSWER_MS);
-    // A socket that was given up may still speak; only the present one is heard.
-    const ifPresent = (handle) => (event) => {
+    // An abandoned socket may still deliver events; they are ignored.
+    const ifCurrent = (handle) => (event) => {
       if (this.#socket === socket) handle(event);
     };
-    socket.onopen = ifPresent(() => this.#send(helloFrame()));
-    socket.onmessage = ifPresent((event) => this.#receive(JSON.parse(event.data)));
-    socket.onclose = ifPresent((event) => this.#onClose(event.code, event.reason));
+    socket.onopen = ifCurrent(() => this.#send(helloFrame()));
+    socket.onmessage = ifCurrent((event) => this.#receive(JSON.parse(event.data)));
+    socket.onclose = ifCurrent((event) => this.#onClose(event.code, event.reason));
     socket.onerror = () => {}; // `close` always follows
   }
 
@@ -202,13 +205,13 @@ export class Connection {
     this.#expectAnswer(answerMs);
   }
 
-  // A further ping must not put off the verdict on the one before.
+  // A further ping must not extend the deadline of an earlier one.
   #expectAnswer(ms) {
     this.#answerTimer.startNoLater(ms, () => this.#abandonSocket());
   }
 
   #receive(frame) {
-    this.#answerTimer.stop(); // whatever it is, the other side is alive
+    this.#answerTimer.stop(); // any frame shows that the gateway is alive
     this.#hasReceived = true;
     if (frame.type === "welcome") this.#onWelcome(frame);
     else if (frame.id !== undefined) this.#dispatch(frame);
@@ -217,7 +220,7 @@ export class Connection {
     else this.#recordFailure(frame);
   }
 
-  // An error that names no subscription ends none; it may be the reason for a close.
+  // An error without a subscription ends none; it may announce the reason of a close.
   #recordFailure(frame) {
     this.#lastFailure = frame;
     console.warn(`Realtime Streams: ${frame.message} (${frame.code})`);
@@ -229,15 +232,16 @@ export class Connection {
     if (subscription.rejectToken(frame) === "resubscribe") this.restart(subscription);
   }
 
-  // It is tried on: the gateway may start later than the page.
-  #reportUnreachable(why) {
+  // The connection keeps retrying: the gateway may start after the page.
+  #reportUnreachable(reason) {
     if (this.#wasReachable) return;
     if (this.#unreachable === null) {
       const { remedy = "" } = this.#platform;
-      const message = `no gateway answers at ${this.#url} (${why}${mixedContentHint(this.#url)}). ${remedy}`.trimEnd();
+      const cause = reason + mixedContentHint(this.#url);
+      const message = `no gateway answers at ${this.#url} (${cause}). ${remedy}`.trimEnd();
       this.#unreachable = { code: UNREACHABLE, message };
       console.error(`Realtime Streams: ${message}`);
-      for (const subscription of this.#openSubscriptions()) subscription.sink.unreachable(this.#unreachable);
+      for (const { sink } of this.#openSubscriptions()) sink.unreachable(this.#unreachable);
     }
     for (const { reject } of this.#requests.values()) reject(this.#unreachable);
     this.#requests.clear();
@@ -257,7 +261,7 @@ export class Connection {
     for (const { frame } of this.#requests.values()) this.#send(frame);
   }
 
-  // Each subscription goes on there from where it has come by HTTP.
+  // The subscriptions resume on the WebSocket from the positions that they reached over HTTP.
   #switchTo(socket, welcome) {
     this.#detach(1000);
     this.#listen(socket);
@@ -277,8 +281,9 @@ export class Connection {
       return;
     }
     const subscription = this.#subscriptions.get(frame.id);
-    // One that waits to subscribe again is over for the gateway.
-    if (subscription === undefined || subscription.isOver || this.#retries.has(subscription)) return;
+    if (subscription === undefined || subscription.isOver) return;
+    // For the gateway, a subscription that waits for a retry has ended.
+    if (this.#retries.has(subscription)) return;
     const outcome = subscription.receive(frame);
     if (outcome === "record_missing") this.#abandonSocket();
     else if (outcome === "resubscribe") this.restart(subscription);
@@ -304,7 +309,7 @@ export class Connection {
     subscription.sink.disconnected();
   }
 
-  // `close` of a half-open socket may take minutes to be reported, so nobody waits for it.
+  // The browser may report the close of a half-open socket minutes later, so this does not wait.
   #abandonSocket() {
     this.#detach(4000);
     this.#onClose(1006, "");
@@ -320,11 +325,11 @@ export class Connection {
   }
 
   #onClose(code, reason) {
-    const why = this.#socket?.failure;
+    const failure = this.#socket?.failure;
     this.#detach();
     if (!this.#hasReceived) {
       this.#transport.failed();
-      if (why) this.#reportUnreachable(why);
+      if (failure) this.#reportUnreachable(failure);
     }
     this.#resetBackoffIfStable();
     if (!mayReconnect(code)) {
@@ -335,8 +340,8 @@ export class Connection {
   }
 
   #resetBackoffIfStable() {
-    const lived = this.#liveSince === null ? 0 : this.#platform.now() - this.#liveSince;
-    if (lived >= STABLE_MS) this.#attempt = 0;
+    const livedMs = this.#liveSince === null ? 0 : this.#platform.now() - this.#liveSince;
+    if (livedMs >= STABLE_MS) this.#attempt = 0;
     this.#liveSince = null;
   }
 
@@ -353,7 +358,7 @@ export class Connection {
     }
   }
 
-  // Not before the gateway said, and then not in step with all those it said the same to.
+  // The jitter comes on top of `retry_after_ms`, which all clients receive at the same time.
   #backoffMs(attempt, retryAfterMs = 0) {
     return Math.min(retryAfterMs, MAX_RETRY_AFTER_MS) + backoffMs(attempt, this.#platform.random);
   }

@@ -1,5 +1,5 @@
 /**
- * Where the gateway is: mounted beside Reflex's own backend, unless the app says otherwise.
+ * The gateway's address on a page of Reflex: the app's backend, or `gateway_url` of the hook.
  */
 
 import env from "$/env.json";
@@ -7,28 +7,27 @@ import { getBackendURL } from "$/utils/state";
 
 import { socketUrl } from "./protocol.js";
 
-const known = new Map();
+const cache = new Map();
 
 /**
- * Give the URL of the gateway's WebSocket.
+ * Return the URL of the gateway's WebSocket.
  *
  * @param {string|null} base address of the gateway (`https://live.example.com`), a path on the
  *   app's backend (`/realtime`), or null for the backend itself
- * @returns {string|null} null on a server, where there is nothing to connect
+ * @returns {string|null} null in server-side rendering, which does not connect
  */
 export function gatewayUrl(base) {
   if (typeof window === "undefined") return null;
-  if (!known.has(base)) known.set(base, findUrl(base));
-  return known.get(base);
+  if (!cache.has(base)) cache.set(base, findUrl(base));
+  return cache.get(base);
 }
 
-// Reflex's own function decides the host and the port, also when the page was opened by another
-// name than the backend's.
+// Reflex's function finds host and port, even if the page was opened under another host name.
 function findUrl(base) {
   const backend = new URL(".", getBackendURL(env.EVENT));
   try {
     return socketUrl(base || ".", backend).href;
   } catch {
-    return base; // it is refused where it is used, and the page says so
+    return base; // the connection rejects it with an error on the page
   }
 }

@@ -1,5 +1,5 @@
 /**
- * React hooks over the store, and subscribeToNothing else.
+ * React hooks over the store, for pages of Reflex.
  */
 
 import { useCallback, useEffect, useMemo, useSyncExternalStore } from "react";
@@ -9,7 +9,7 @@ import { browserPlatform } from "./platform.js";
 import { gatewayUrl } from "./gateway_url.js";
 import { IDLE_STREAMS, RunStreams, listKeyOf } from "./run_streams.js";
 import { IDLE } from "./snapshot.js";
-import { Store, Observer, keyOf } from "./store.js";
+import { Observer, Store, keyOf } from "./store.js";
 
 const actions = new Actions();
 let store = null;
@@ -20,7 +20,7 @@ const idle = () => IDLE;
 const idleStreams = () => IDLE_STREAMS;
 
 /**
- * Follow a stream of a run.
+ * Subscribe to a stream of a run.
  *
  * @param {Omit<import("./store.js").Options, "url"> & {gatewayUrl?: string|null}} options
  * @returns {import("./snapshot.js").Snapshot}
@@ -29,16 +29,18 @@ export function useRealtimeStream(options) {
   const url = gatewayUrl(options.gatewayUrl ?? null);
   const request = { ...options, url };
   const key = keyOf(request);
-  const observer = useMemo(() => (url === null ? null : new Observer(sharedStore(), key)), [url, key]);
-  // Above the subscription, so that it finds the options of this render.
+  const make = () => (url === null ? null : new Observer(sharedStore(), key));
+  const observer = useMemo(make, [url, key]);
+  // Effects run in order: the options are set before `useSyncExternalStore` subscribes.
   useEffect(() => observer.configure(request));
-  return useSyncExternalStore(observer?.subscribe ?? subscribeToNothing, observer?.getSnapshot ?? idle, idle);
+  return useSyncExternalStore(observer?.subscribe ?? never, observer?.getSnapshot ?? idle, idle);
 }
 
-const subscribeToNothing = () => () => {};
+// In server-side rendering, which has no URL, a hook never changes.
+const never = () => () => {};
 
 /**
- * Follow a run: its status, metadata and output are in `run`.
+ * Subscribe to a run: `run` has its status, metadata and output.
  *
  * @param {Omit<import("./store.js").Options, "url"|"stream"> & {gatewayUrl?: string|null}} options
  * @returns {import("./snapshot.js").Snapshot}
@@ -46,7 +48,7 @@ const subscribeToNothing = () => () => {};
 export const useRealtimeRun = (options) => useRealtimeStream({ ...options, stream: null });
 
 /**
- * Follow a set of runs, newest first, in `runs`.
+ * Subscribe to a set of runs: `runs` has them, newest first.
  *
  * @param {Omit<import("./store.js").Options, "url"> & {gatewayUrl?: string|null}} options
  * @returns {import("./snapshot.js").Snapshot}
@@ -54,7 +56,7 @@ export const useRealtimeRun = (options) => useRealtimeStream({ ...options, strea
 export const useRealtimeRuns = (options) => useRealtimeStream({ ...options, stream: null });
 
 /**
- * Follow all streams of a run, as they appear, in `streams`.
+ * Subscribe to all streams of a run: `streams` has them by id. Each appears with its first record.
  *
  * @param {Omit<import("./store.js").Options, "url"|"stream"> & {gatewayUrl?: string|null}} options
  */
@@ -62,9 +64,11 @@ export function useRealtimeStreams(options) {
   const url = gatewayUrl(options.gatewayUrl ?? null);
   const request = { ...options, url };
   const key = listKeyOf(request);
-  const streams = useMemo(() => (url === null ? null : new RunStreams(sharedStore(), key)), [url, key]);
+  const make = () => (url === null ? null : new RunStreams(sharedStore(), key));
+  const streams = useMemo(make, [url, key]);
   useEffect(() => streams.configure(request));
-  return useSyncExternalStore(streams?.subscribe ?? subscribeToNothing, streams?.getSnapshot ?? idleStreams, idleStreams);
+  const { subscribe = never, getSnapshot = idleStreams } = streams ?? {};
+  return useSyncExternalStore(subscribe, getSnapshot, idleStreams);
 }
 
 const idleAction = () => IDLE_ACTION;

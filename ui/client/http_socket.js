@@ -1,12 +1,12 @@
 /**
- * What stands in for a WebSocket where these are blocked: the same frames over plain HTTP.
+ * The frames of a WebSocket over plain HTTP, for networks that block WebSockets.
  *
- * Nothing can be said to the gateway while an answer comes. So each request brings all that there
- * is to say, each subscription with the position it has reached: a new subscription, or the end of
- * an answer, is a new request, and nothing is lost or repeated.
+ * A request cannot be extended while its response arrives. So each request contains all frames to
+ * send, and every subscription with its current position. A new subscription, or the end of a
+ * response, is a new request; no record is lost or repeated.
  *
- * An answer goes on where this tab has a place (`response_slots.js`). Otherwise it polls: short answers with
- * a pause between them, until there is a place.
+ * A tab with a slot (`response_slots.js`) holds a streaming response. Other tabs poll: short
+ * responses with a pause between them, until a slot is free.
  *
  * Source: PROTOCOL.md 12.
  */
@@ -14,34 +14,34 @@
 import { Timer } from "./platform.js";
 import { parseEvents } from "./sse_parser.js";
 
-const ALIVE_MS = 25_000; // the gateway sends something every 10 s
-const POLL_S = 0.25; // how long an answer goes on without a place
-const MAX_POLL_S = 8; // where not all was answered in that time, it doubles
-const PAUSE_MS = 1_500; // between polls, by half more or less
-const GOING_AWAY = 1001; // an answer that has gone on for long enough
-const LOST = 1006;
+const ALIVE_MS = 25_000; // the gateway sends a frame or a comment at least every 10 s
+const POLL_S = 0.25; // duration of a response without a slot
+const MAX_POLL_S = 8; // it doubles up to this if a poll ends before every subscription is answered
+const PAUSE_MS = 1_500; // between polls, ±50 %
+const GOING_AWAY = 1001; // close code of a response that reached its maximum duration
+const LOST = 1006; // close code of a lost connection
 
-/** Has what `connection.js` needs of a WebSocket. */
+/** Implements the part of the WebSocket interface that `connection.js` uses. */
 export class HttpSocket {
   onopen = () => {};
   onmessage = () => {};
   onclose = () => {};
-  /** Why there was no answer of a gateway; "" while there may be one. */
+  /** Why the response is not a gateway's; "" if it is, or may be. */
   failure = "";
   #url;
   #platform;
   #helloText = "";
-  /** Their frames by id, as they have to be sent next. @type {Map<number, object>} */
+  /** The frame to send next for each subscription, by id. @type {Map<number, object>} */
   #subscriptions = new Map();
-  /** Tokens that were not answered yet. @type {object[]} */
+  /** `token` frames without an answer. @type {object[]} */
   #pendingTokens = [];
-  /** The answer that comes now. @type {AbortController|null} */
-  #response = null;
-  /** Those of requests. @type {Set<AbortController>} */
+  /** Aborts the current response. @type {AbortController|null} */
+  #controller = null;
+  /** Abort the responses of appends. @type {Set<AbortController>} */
   #requests = new Set();
   #isWelcomed = false;
   #isClosed = false;
-  /** Gives the place back; null: there is none. @type {(() => void)|null} */
+  /** Releases the slot; null without one. @type {(() => void)|null} */
   #releaseSlot = null;
   #acquiring = null;
   #pollS = POLL_S;
@@ -49,7 +49,7 @@ export class HttpSocket {
   #receivedAt = -Infinity;
   #followTimer;
 
-  /** @param {string} url of the WebSocket @param {import("./platform.js").Platform} platform */
+  /** @param {string} url URL of the WebSocket @param {import("./platform.js").Platform} platform */
   constructor(url, platform) {
     const address = new URL("events", url);
     address.protocol = address.protocol.replace(/^ws/, "http");
@@ -59,7 +59,7 @@ export class HttpSocket {
     this.#followTimer.start(0, () => this.onopen({}));
   }
 
-  /** @param {string} text of a frame */
+  /** @param {string} text a frame as JSON */
   send(text) {
     const frame = JSON.parse(text);
     switch (frame.type) {
@@ -85,37 +85,37 @@ export class HttpSocket {
     this.#isClosed = true;
     this.#releaseSlot?.();
     this.#followTimer.stop();
-    for (const answer of [this.#response, ...this.#requests]) answer?.abort();
+    for (const controller of [this.#controller, ...this.#requests]) controller?.abort();
   }
 
-  // What a page subscribes to at the same moment is one request.
+  // Subscriptions that a page adds in the same task share one request.
   #scheduleFollow() {
     if (!this.#isClosed) this.#followTimer.start(0, () => this.#follow());
   }
 
   async #follow() {
-    this.#response?.abort();
-    const answer = (this.#response = new AbortController());
-    const isPresent = () => this.#response === answer && !this.#isClosed;
-    this.#receivedAt = this.#platform.now(); // silence counts from here
+    this.#controller?.abort();
+    const controller = (this.#controller = new AbortController());
+    const isCurrent = () => this.#controller === controller && !this.#isClosed;
+    this.#receivedAt = this.#platform.now(); // the silence starts here
     const hasSlot = await this.#acquireSlot();
-    if (!isPresent()) return;
+    if (!isCurrent()) return;
     const frames = [...this.#subscriptions.values(), ...this.#pendingTokens];
     const unanswered = new Set(this.#subscriptions.keys());
     const waitS = hasSlot ? null : this.#pollS;
     let end = { code: LOST, reason: "" };
     try {
-      for await (const event of this.#postFrames(frames, answer, waitS)) {
-        if (!isPresent()) return;
+      for await (const event of this.#postFrames(frames, controller, waitS)) {
+        if (!isCurrent()) return;
         if (event.type === "close") end = JSON.parse(event.data);
         else unanswered.delete(this.#receive(event.data).id);
       }
     } catch {
-      // As good as an answer that broke off.
+      // The same as a response that broke off.
     }
-    if (!isPresent()) return;
-    const isOver = end.code === GOING_AWAY && (this.#isWelcomed || !hasSlot);
-    if (!isOver) this.#fail(end);
+    if (!isCurrent()) return;
+    const isComplete = end.code === GOING_AWAY && (this.#isWelcomed || !hasSlot);
+    if (!isComplete) this.#fail(end);
     else if (hasSlot) this.#scheduleFollow();
     else this.#schedulePoll(unanswered.size > 0);
   }
@@ -128,14 +128,14 @@ export class HttpSocket {
     this.#followTimer.start(pauseMs, () => this.#follow());
   }
 
-  // It is kept until the end; one that polls tries to get one each time.
+  // A slot is held until the socket closes. Without one, each poll tries to acquire it.
   async #acquireSlot() {
     const { acquireSlot } = this.#platform;
     if (acquireSlot === undefined || this.#releaseSlot !== null) return true;
-    this.#acquiring ??= acquireSlot(this.#url, () => this.#onSlotLost()).then((leave) => {
+    this.#acquiring ??= acquireSlot(this.#url, () => this.#onSlotLost()).then((release) => {
       this.#acquiring = null;
-      if (this.#isClosed) leave?.();
-      else this.#releaseSlot = leave;
+      if (this.#isClosed) release?.();
+      else this.#releaseSlot = release;
     });
     await this.#acquiring;
     return this.#releaseSlot !== null;
@@ -146,7 +146,7 @@ export class HttpSocket {
     this.#scheduleFollow();
   }
 
-  // One that is not answered is for the connection to send again.
+  // The connection sends a request without an answer again.
   async #request(frame) {
     const controller = new AbortController();
     this.#requests.add(controller);
@@ -169,19 +169,19 @@ export class HttpSocket {
 
   async *#postFrames(frames, { signal }, waitS = null) {
     const lines = [this.#helloText, ...frames.map((frame) => JSON.stringify(frame))];
-    const answer = await this.#fetch(waitS === null ? "" : `?wait_s=${waitS}`, {
+    const response = await this.#fetch(waitS === null ? "" : `?wait_s=${waitS}`, {
       method: "POST",
       headers: { "Content-Type": "application/x-ndjson" },
       body: lines.join("\n"),
       cache: "no-store",
       signal,
     });
-    const type = answer.headers.get("Content-Type") ?? "";
-    if (!answer.ok || !type.startsWith("text/event-stream")) {
-      this.failure = `${this.#url} answered with status ${answer.status}, as no gateway does`;
+    const type = response.headers.get("Content-Type") ?? "";
+    if (!response.ok || !type.startsWith("text/event-stream")) {
+      this.failure = `${this.#url} answered with status ${response.status}, as no gateway does`;
       throw new Error(this.failure);
     }
-    yield* parseEvents(answer.body);
+    yield* parseEvents(response.body);
   }
 
   async #fetch(query, options) {
@@ -204,23 +204,24 @@ export class HttpSocket {
     return frame;
   }
 
-  // Where each subscription has come to is where the next request goes on.
+  // The next request resumes each subscription from its position.
   #updateState({ type, id, subscription, position }) {
     const asked = this.#subscriptions.get(id);
     if (type === "token_accepted") this.#onTokenAnswered(id, true);
-    else if (type === "error" && subscription !== undefined) this.#onTokenAnswered(subscription, false);
-    else if (type === "end" || type === "error") this.#removeSubscription(id);
+    else if (type === "error" && subscription !== undefined) {
+      this.#onTokenAnswered(subscription, false);
+    } else if (type === "end" || type === "error") this.#removeSubscription(id);
     else if (asked?.stream !== undefined && position !== undefined) asked.start = { position };
   }
 
-  // A token of what is over would be offered, and refused, with every request to come.
+  // Every later request would send the token of an ended subscription again, and be rejected.
   #removeSubscription(id) {
-    this.#pendingTokens = this.#pendingTokens.filter((offer) => offer.id !== id);
+    this.#pendingTokens = this.#pendingTokens.filter((frame) => frame.id !== id);
     return this.#subscriptions.delete(id);
   }
 
   #onTokenAnswered(id, isAccepted) {
-    const index = this.#pendingTokens.findIndex((offer) => offer.id === id);
+    const index = this.#pendingTokens.findIndex((frame) => frame.id === id);
     if (index === -1) return;
     const [{ token }] = this.#pendingTokens.splice(index, 1);
     if (isAccepted && this.#subscriptions.has(id)) this.#subscriptions.get(id).token = token;
@@ -228,8 +229,9 @@ export class HttpSocket {
 
   #answerPing() {
     const isPausing = this.#followTimer.running;
-    if (isPausing) this.#scheduleFollow(); // it may be that the page has just been shown
-    else if (this.#platform.now() - this.#receivedAt > ALIVE_MS) return; // it will be given up
+    if (isPausing) this.#scheduleFollow(); // the page may have become visible
+    // Without an answer to its ping, the connection abandons this socket.
+    else if (this.#platform.now() - this.#receivedAt > ALIVE_MS) return;
     this.#platform.setTimeout(() => {
       if (!this.#isClosed) this.onmessage({ data: '{"type":"pong"}' });
     }, 0);

@@ -1,37 +1,36 @@
 /**
- * Fold the parts of an AI answer into what a page shows.
+ * Assembles the parts of an AI answer to its text, tool calls and sources.
  *
- * Each `add` costs in proportion to its parts; the objects handed out are never changed afterwards,
- * and what has not changed stays the same object. Python does the same
- * (`gateway/sdk/assembler.py`, which says what a tool call's state follows from).
+ * The cost of `add` is proportional to its parts. A returned object never changes, and an unchanged
+ * one stays the same object. `gateway/sdk/assembler.py` does the same in Python, and documents the
+ * states of a tool call.
  */
 
 /**
- * An answer as far as it has come. Its names are those of the wire, since Python's typed Vars reach
- * into it.
+ * An answer assembled so far. It has the names of the wire, as Python's typed Vars read its fields.
  *
  * @typedef {object} Parts
  * @property {string} text
  * @property {string} reasoning
- * @property {Call[]} tool_calls in the order in which they were first heard of
- * @property {{id: string|null, url: string|null, title: string|null}[]} sources each once
- * @property {Object<string, unknown>} data the newest value of each name
+ * @property {Call[]} tool_calls in the order of their first part
+ * @property {{id: string|null, url: string|null, title: string|null}[]} sources without duplicates
+ * @property {Object<string, unknown>} data the newest value by name
  * @property {{index: number, state: "running"|"done"|"failed"}[]} steps
- * @property {{reason: string, usage: object|null}|null} finish the last, with the usage of all
+ * @property {{reason: string, usage: object|null}|null} finish the last one; `usage` is the sum of all
  * @property {string|null} error
  *
  * @typedef {object} Call
  * @property {string} id
  * @property {string} name
- * @property {unknown} input null until it is whole
- * @property {string} input_text the input while it is being written, "" afterwards
+ * @property {unknown} input null until it is complete
+ * @property {string} input_text the input while it streams, "" afterwards
  * @property {unknown} output
  * @property {"streaming"|"waiting"|"running"|"done"|"failed"|"denied"} state
  * @property {"requested"|"approved"|"denied"|null} approval
  * @property {string|null} reason of the approval
  */
 
-/** An answer of which nothing has come. @type {Parts} */
+/** An answer without parts. @type {Parts} */
 export const NO_PARTS = Object.freeze({
   text: "",
   reasoning: "",
@@ -43,20 +42,20 @@ export const NO_PARTS = Object.freeze({
   error: null,
 });
 
-/** An answer of which no run has written anything. */
+/** The answers of no run. */
 export const NO_SOURCES = Object.freeze([]);
 
 export class PartsAssembler {
   /** @type {Parts} */
   value = NO_PARTS;
   #draft;
-  /** What is known of each tool call, and its index. @type {Map<string, {index: number}>} */
+  /** Data of each tool call, and its index, by id. @type {Map<string, {index: number}>} */
   #calls = new Map();
   #touchedCalls = new Set();
   #sourceIndex = new Map();
   #stepIndex = new Map();
 
-  /** @param {object[]} parts those that are new; types that are not known are passed over */
+  /** @param {object[]} parts new parts; unknown types are ignored */
   add(parts) {
     this.#draft = { ...this.value };
     for (const part of parts) this.#apply(part);
@@ -112,13 +111,13 @@ export class PartsAssembler {
 
   #publish(id, call) {
     const { name, input, input_text, output, approval, reason } = call;
-    const shown = { id, name, input, input_text, output, state: stateOf(call), approval, reason };
-    this.#writable("tool_calls")[call.index] = shown;
+    const snapshot = { id, name, input, input_text, output, state: stateOf(call), approval, reason };
+    this.#writable("tool_calls")[call.index] = snapshot;
   }
 
   #addSource({ id = null, url = null, title = null }) {
     const sources = this.#writable("sources");
-    const key = id === null ? url : `id ${id}`; // no URL begins like this
+    const key = id === null ? url : `id ${id}`; // not the beginning of any URL
     const index = (key === null ? undefined : this.#sourceIndex.get(key)) ?? sources.length;
     if (key !== null) this.#sourceIndex.set(key, index);
     const before = sources[index] ?? { id: null, url: null, title: null };
@@ -134,7 +133,7 @@ export class PartsAssembler {
   #failOpenCalls(message) {
     this.#draft.error = message;
     for (const [id, call] of this.#calls) {
-      if (isOver(call)) continue;
+      if (isFinished(call)) continue;
       call.isAborted = true;
       this.#touchedCalls.add(id);
     }
@@ -144,8 +143,8 @@ export class PartsAssembler {
   }
 
   #finish({ reason, usage = null }) {
-    const used = this.#draft.finish?.usage ?? null;
-    this.#draft.finish = { reason, usage: addUsage(used, usage) };
+    const previous = this.#draft.finish?.usage ?? null;
+    this.#draft.finish = { reason, usage: addUsage(previous, usage) };
     for (const [id, call] of this.#calls) {
       if (stateOf(call) !== "streaming") continue;
       call.isAborted = true;
@@ -153,7 +152,7 @@ export class PartsAssembler {
     }
   }
 
-  /** The draft's own copy of a list, made when it is first changed. */
+  /** Return a copy of a list in the draft, made at its first change. */
   #writable(name) {
     if (this.#draft[name] === this.value[name]) this.#draft[name] = [...this.value[name]];
     return this.#draft[name];
@@ -166,17 +165,17 @@ const NEW_CALL = Object.freeze({
   hasInput: false,
   input_text: "",
   output: null,
-  isError: null, // null: there is no result
+  isError: null, // null: no result yet
   approval: null,
   reason: null,
   isAborted: false,
 });
 
-// Some providers number the calls of each step from 0.
+// Some providers number the calls of each step from 0, so an id may be used again.
 const isRestarted = (call, { type }) =>
-  call.hasInput && (type === "tool-input-start" || (type === "tool-call" && isOver(call)));
+  call.hasInput && (type === "tool-input-start" || (type === "tool-call" && isFinished(call)));
 
-const isOver = (call) => call.isError !== null || call.approval === "denied";
+const isFinished = (call) => call.isError !== null || call.approval === "denied";
 
 function addToCall(call, part) {
   call.isAborted = false;
@@ -208,7 +207,7 @@ function stateOf(call) {
   return call.hasInput || call.approval === "approved" ? "running" : "streaming";
 }
 
-// Numbers are added, objects field by field; of anything else the newer one counts.
+// Adds numbers, and objects field by field. For other types, returns the newer value.
 function addUsage(before, more) {
   if (before === null || more === null) return more ?? before;
   if (isObject(before) && isObject(more)) {
@@ -223,30 +222,32 @@ function addUsage(before, more) {
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Fold a stream into which several runs write, each run's answer by itself: a sub-agent's text and
- * that of the run it writes to would be mixed up in one.
+ * Assembles one answer for each run that writes to a stream. One assembler would mix the text of a
+ * sub-agent with the text of the run that it writes to.
  */
 export class SourcesAssembler {
-  /** In the order in which they began. @type {{source: string|null, parts: Parts}[]} */
+  /** In the order of their first part. @type {{source: string|null, parts: Parts}[]} */
   value = NO_SOURCES;
   #run;
   #assemblers = new Map();
 
-  /** @param {string} run the stream's own, whose records name no source */
+  /** @param {string} run the run of the stream; its records have no source */
   constructor(run) {
     this.#run = run;
   }
 
-  /** @param {{source?: string|null, data: object}[]} records those that are new */
+  /** @param {{source?: string|null, data: object}[]} records new records */
   add(records) {
     const value = [...this.value];
     for (const [source, parts] of this.#bySource(records)) {
       if (!this.#assemblers.has(source)) {
-        this.#assemblers.set(source, { index: value.length, of: new PartsAssembler() });
+        this.#assemblers.set(source, { index: value.length, assembler: new PartsAssembler() });
       }
-      const { index, of } = this.#assemblers.get(source);
-      of.add(parts);
-      if (value[index]?.parts !== of.value) value[index] = { source, parts: of.value };
+      const { index, assembler } = this.#assemblers.get(source);
+      assembler.add(parts);
+      if (value[index]?.parts !== assembler.value) {
+        value[index] = { source, parts: assembler.value };
+      }
     }
     if (value.some((group, index) => group !== this.value[index])) this.value = value;
   }

@@ -1,24 +1,23 @@
 /**
- * What the client needs of its surroundings. Time, chance and sockets come in from here, so that
- * tests hand in their own and never sleep.
+ * Time, randomness, sockets and HTTP of a page. Tests replace them, and never sleep.
  *
  * @typedef {object} Platform
  * @property {new (url: string) => WebSocket} WebSocket
- * @property {typeof fetch} [fetch] for where WebSockets are blocked
+ * @property {typeof fetch} [fetch] used where WebSockets are blocked
  * @property {(action: () => void, ms: number) => unknown} setTimeout
  * @property {(handle: unknown) => void} clearTimeout
- * @property {() => number} now milliseconds that never run backwards
+ * @property {() => number} now a monotonic clock in milliseconds
  * @property {() => number} random
- * @property {typeof import("./response_slots.js").acquireSlot} [acquireSlot] left out: every answer over HTTP may
- *   go on
- * @property {string} [remedy] what to do when no gateway is found
- * @property {(listener: () => void) => void} onWake calls the listener whenever the page may have
- *   slept or lost its network: its timers and its socket can no longer be believed
+ * @property {typeof import("./response_slots.js").acquireSlot} [acquireSlot] left out:
+ *   every tab may hold a streaming response
+ * @property {string} [remedy] end of the error message when no gateway is found
+ * @property {(listener: () => void) => void} onWake calls the listener when the page may have been
+ *   asleep or offline, so that its timers and its socket are unreliable
  */
 
 import { acquireSlot } from "./response_slots.js";
 
-/** @returns {Platform} the platform of a page in a browser, or of Node */
+/** @returns {Platform} the platform of a browser or of Node */
 export function browserPlatform() {
   return {
     WebSocket: globalThis.WebSocket,
@@ -32,21 +31,21 @@ export function browserPlatform() {
   };
 }
 
-/** What keeps this page from a gateway, whatever that answers; "" if nothing is known to. */
+/** Return why the browser blocks this URL on this page; "" if it does not. */
 export const mixedContentHint = (url) =>
   globalThis.location?.protocol === "https:" && /^(http|ws):/.test(url)
     ? "; this page came by https, so that its gateway needs https too"
     : "";
 
 function onWake(listener) {
-  if (typeof document === "undefined") return; // Node, or a worker: nobody hides it
+  if (typeof document === "undefined") return; // Node or a worker: never hidden
   for (const type of ["focus", "online", "pageshow"]) window.addEventListener(type, listener);
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "visible") listener();
   });
 }
 
-/** One timer that can be started again and stopped at any time. */
+/** A timer that can be restarted and stopped. */
 export class Timer {
   #platform;
   #handle = null;
@@ -61,7 +60,7 @@ export class Timer {
     return this.#handle !== null;
   }
 
-  /** Run the action once after `ms`, in place of what was waiting before. */
+  /** Run the action after `ms`. A pending action is canceled. */
   start(ms, action) {
     this.stop();
     this.#dueMs = this.#platform.now() + ms;
@@ -71,7 +70,7 @@ export class Timer {
     }, ms);
   }
 
-  /** Run the action within `ms`: what is due earlier stays. */
+  /** Run the action after `ms`, unless a pending one is due earlier. */
   startNoLater(ms, action) {
     if (this.#platform.now() + ms < this.#dueMs) this.start(ms, action);
   }

@@ -1,21 +1,21 @@
 /**
- * The wire: frames that the client sends, and the rules both sides share.
+ * Frames that the client sends, and the rules of the protocol that both sides share. No I/O.
  *
- * Source: gateway/PROTOCOL.md. Nothing here does I/O.
+ * Source: gateway/PROTOCOL.md.
  */
 
 export const PROTOCOL_VERSION = 1;
-/** Position of a stream that was never written. Source: PROTOCOL.md 3. */
+/** The position before the first record. Source: PROTOCOL.md 3. */
 export const ORIGIN = "0000000000000000_0000000000000000";
-export const DEFAULT_LIMIT = 50; // runs in the snapshot of a set
-export const UNREACHABLE = "gateway_unreachable"; // the client's own code: no gateway was ever heard
+export const DEFAULT_LIMIT = 50; // of runs in a set's snapshot
+export const UNREACHABLE = "gateway_unreachable"; // code of the client: no gateway has answered yet
 export const MAX_LIMIT = 1_000;
 
-/** Source: PROTOCOL.md 4. The token travels in `subscribe`, so one connection can carry many. */
+/** Without a token: each `subscribe` has its own. Source: PROTOCOL.md 4. */
 export const helloFrame = () => ({ type: "hello", protocol: PROTOCOL_VERSION });
 
 /**
- * Build a `subscribe` frame; what equals the protocol's default is left out.
+ * Build a `subscribe` frame without the fields that equal the protocol's defaults.
  *
  * @param {{id: number, run: string|null, stream: string|null, runs?: object|null, limit?: number,
  *   skip?: string[], start: Start, throttleMs: number, token: string|null}} subscription
@@ -35,7 +35,7 @@ export function subscribeFrame({ id, run, stream, runs = null, limit, skip = [],
 }
 
 /**
- * Build an `append` frame of one record, which a repeat writes only once.
+ * Build an `append` frame of one record. Its writer makes a repeat idempotent.
  *
  * Source: PROTOCOL.md 8.
  * @param {{id: number, run: string, stream: string, value: unknown, writer: string, token: string|null}} request
@@ -56,7 +56,7 @@ export const tokenFrame = (id, token) => ({ type: "token", id, token });
 export const pingFrame = () => ({ type: "ping" });
 
 /**
- * Say whether a closed socket is worth opening again.
+ * Whether the client may reconnect after a close code.
  *
  * Source: PROTOCOL.md 7.
  * @param {number} code
@@ -65,9 +65,9 @@ export const mayReconnect = (code) =>
   code === 4408 || code === 4429 || code < 4000 || code > 4499;
 
 /**
- * Order two positions of one stream: -1, 0 or 1.
+ * Compare two positions of one stream: -1, 0 or 1. Positions are opaque, but sort as strings.
  *
- * Source: PROTOCOL.md 3: positions are opaque, but sort as strings.
+ * Source: PROTOCOL.md 3.
  * @param {string} a @param {string} b
  */
 export const comparePositions = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
@@ -76,11 +76,11 @@ const isObject = (value) =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Apply a JSON merge patch and return the result; no argument is changed.
+ * Apply a JSON merge patch and return the result. The arguments stay unchanged.
  *
- * Source: RFC 7396, section 2, but for `nulls`.
- * @param {object} nulls the members of the patch that are null in the result instead of deleted: an
- *   object of the same nesting whose innermost members are null
+ * Source: RFC 7396, section 2; `nulls` is an extension.
+ * @param {object} nulls members of the patch that are set to null instead of deleted: an object of
+ *   the same nesting whose innermost members are null
  */
 export function mergePatch(target, patch, nulls = {}) {
   if (!isObject(patch)) return patch;
@@ -93,13 +93,13 @@ export function mergePatch(target, patch, nulls = {}) {
   return result;
 }
 
-// So that `__proto__` is a name like any other.
+// Not by assignment, which would treat `__proto__` specially.
 const own = (object, name, missing) => (Object.hasOwn(object, name) ? object[name] : missing);
 const set = (object, name, value) =>
   Object.defineProperty(object, name, { value, configurable: true, enumerable: true, writable: true });
 
 /**
- * The fields of a run after a change of its log.
+ * Apply a change from a run's log to its fields.
  *
  * Source: PROTOCOL.md 6.
  */
@@ -112,12 +112,12 @@ export function applyChange(run, { metadata_nulls: nulls = {}, ...change }) {
 const REPLACED = ["payload", "output", "error", "last_error"];
 
 /**
- * Give the URL of a gateway's WebSocket.
+ * Return the URL of a gateway's WebSocket.
  *
- * @param {string} address of the gateway, with or without the socket's own path
- * @param {string|URL} [base] what a path without a host is on
+ * @param {string} address the gateway's address, with or without the path of the WebSocket
+ * @param {string|URL} [base] base URL of an address without a host
  * @returns {URL}
- * @throws {TypeError} it is no URL
+ * @throws {TypeError} the address is not a URL
  */
 export function socketUrl(address, base) {
   const folder = new URL(address.replace(/(\/v1\/ws)?\/?$/, "/"), base);

@@ -1,5 +1,5 @@
 /**
- * React hooks over what `client.js` follows, for an application that brings its own React.
+ * React hooks over the sources of `client.js`, for an application with its own React.
  */
 
 import { IDLE_ACTION } from "./actions.js";
@@ -7,7 +7,7 @@ import { IDLE } from "./snapshot.js";
 
 const HANDLERS = ["onRecord", "onEnd", "onComplete", "onError", "onTokenExpiring"];
 
-/** One component's view of a source: what it saw last, and who is told of changes. */
+/** Adapts a source to `useSyncExternalStore`: the last snapshot of one component. */
 class SourceStore {
   #source;
   #snapshot;
@@ -28,33 +28,33 @@ class SourceStore {
 }
 
 /**
- * Make the hooks. A component that asks for another run, stream or token at its next render is
- * shown that at once, and never what was before.
+ * Make the hooks. A component that renders with another run, stream or token gets the new snapshot
+ * in that render, and never the previous one.
  *
  * @param {{useEffect: Function, useMemo: Function, useRef: Function, useSyncExternalStore: Function}} React
  */
 export function createHooks({ useEffect, useMemo, useRef, useSyncExternalStore }) {
-  function useSource(gateway, method, what, options) {
-    const newest = useRef(options);
+  function useSource(gateway, method, target, options) {
+    const latest = useRef(options);
     useEffect(() => {
-      newest.current = options;
+      latest.current = options;
     });
-    // Handlers may be other functions at each render: those of the newest are called.
-    const key = JSON.stringify([method, what, options]);
-    const shown = useMemo(() => {
+    // Handlers may be new functions in each render; those of the latest render are called.
+    const key = JSON.stringify([method, target, options]);
+    const store = useMemo(() => {
       const handlers = HANDLERS.filter((name) => options[name] !== undefined).map((name) => [
         name,
-        (...values) => newest.current[name]?.(...values),
+        (...values) => latest.current[name]?.(...values),
       ]);
-      return new SourceStore(gateway[method](...what, { ...options, ...Object.fromEntries(handlers) }));
+      return new SourceStore(gateway[method](...target, { ...options, ...Object.fromEntries(handlers) }));
     }, [gateway, key]);
-    return useSyncExternalStore(shown.subscribe, shown.getSnapshot, idle);
+    return useSyncExternalStore(store.subscribe, store.getSnapshot, idle);
   }
 
-  function useAction(make, named) {
-    const action = useMemo(make, named);
-    const shown = useMemo(() => new SourceStore(action), [action]);
-    const state = useSyncExternalStore(shown.subscribe, shown.getSnapshot, idleAction);
+  function useAction(make, dependencies) {
+    const action = useMemo(make, dependencies);
+    const store = useMemo(() => new SourceStore(action), [action]);
+    const state = useSyncExternalStore(store.subscribe, store.getSnapshot, idleAction);
     return [state, action];
   }
 

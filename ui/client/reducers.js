@@ -1,6 +1,6 @@
 /**
- * How what comes becomes what is shown: a stream, a run, a set of runs. Each `add` costs in
- * proportion to what comes, and gives what changed of the snapshot.
+ * Reduce records to the content of a snapshot: of a stream, a run, a set of runs. `add` returns the
+ * changed fields of the snapshot; its cost is proportional to the new records.
  */
 
 import { toRunModel } from "./run_model.js";
@@ -24,7 +24,7 @@ export class StreamReducer {
     this.#runId = run;
   }
 
-  /** Assemble parts from now on, beginning with the values that are kept. */
+  /** Start to assemble parts, from the oldest kept value. */
   enableParts() {
     if (this.#assembler !== null) return {};
     this.#assembler = new PartsAssembler();
@@ -32,7 +32,7 @@ export class StreamReducer {
     return { parts: this.#assembler.value };
   }
 
-  /** The same, for each run that writes into the stream. */
+  /** Start to assemble parts for each run that writes to the stream. */
   enablePartsBySource() {
     if (this.#sourcesAssembler !== null) return {};
     this.#sourcesAssembler = new SourcesAssembler(this.#runId);
@@ -40,7 +40,7 @@ export class StreamReducer {
     return { partsBySource: this.#sourcesAssembler.value };
   }
 
-  /** Keep a view from now on, beginning with the records that are kept. */
+  /** Start to maintain a view, from the oldest kept record. */
   enableView(spec) {
     const key = viewKey(spec);
     if (this.#views.has(key)) return {};
@@ -50,7 +50,7 @@ export class StreamReducer {
     return { views: this.#viewValues() };
   }
 
-  /** The same views and parts of nothing. */
+  /** Return an empty reducer with the same views and parts enabled. */
   emptyCopy() {
     const reducer = new StreamReducer({ run: this.#runId });
     if (this.#assembler !== null) reducer.enableParts();
@@ -111,7 +111,7 @@ export class RunReducer {
   }
 }
 
-/** The newest runs of a set. Source: PROTOCOL.md 6. */
+/** The newest runs of a set, up to the limit. Source: PROTOCOL.md 6. */
 export class RunSetReducer {
   #tags;
   #request;
@@ -120,7 +120,7 @@ export class RunSetReducer {
   #hasMore = false;
   #isFull = false;
 
-  /** @param {{runs: object, limit: number}} request whose limit may grow */
+  /** @param {{runs: object, limit: number}} request its limit may grow */
   constructor(request) {
     this.#request = request;
     const { tag, tags = tag === undefined ? null : [tag] } = request.runs;
@@ -131,7 +131,7 @@ export class RunSetReducer {
     this.#runs = new Map(runs.map((run) => [run.id, { raw: run, version: -1, run: toRunModel(run) }]));
     this.#order = runs.map((run) => run.id);
     this.#hasMore = hasMore;
-    // A longer list cannot be asked for, or would not come: these are as many as one frame carries.
+    // Full: the limit is at its maximum, or one frame has no room for a longer list.
     const { limit } = this.#request;
     this.#isFull = limit >= MAX_LIMIT || (hasMore && runs.length < limit);
     return this.#content();
@@ -142,7 +142,7 @@ export class RunSetReducer {
     return this.#content();
   }
 
-  // With several tags a change comes once for each: its version says which were seen.
+  // A set of several tags receives a change once for each tag. Its version detects the repeats.
   #apply({ id, version, run, patch, deleted }) {
     const known = this.#runs.get(id);
     if (known ? version <= known.version : !run) return;
@@ -152,7 +152,7 @@ export class RunSetReducer {
     else if (known || this.#insert(id)) this.#runs.set(id, { raw, version, run: toRunModel(raw) });
   }
 
-  // A batch and a parent stay what they are; tags change.
+  // A run's tags may change; its batch and its parent never do.
   #isMember(run) {
     return this.#tags === null || run.tags.some((tag) => this.#tags.includes(tag));
   }
@@ -161,11 +161,11 @@ export class RunSetReducer {
     if (this.#runs.delete(id)) this.#order = this.#order.filter((other) => other !== id);
   }
 
-  // Ids sort by time of creation, so a new run's index is nearly always the first.
+  // Ids sort by creation time, so a new run is nearly always the first.
   #insert(id) {
     const found = this.#order.findIndex((other) => other < id);
     const index = found === -1 ? this.#order.length : found;
-    if (found === -1 && this.#hasMore) return false; // older than all that is shown
+    if (found === -1 && this.#hasMore) return false; // older than the whole list
     this.#order.splice(index, 0, id);
     if (this.#order.length <= this.#request.limit) return true;
     const oldest = this.#order.pop();

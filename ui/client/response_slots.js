@@ -1,11 +1,11 @@
 /**
- * Which tabs may hold a streaming HTTP response.
+ * Limits how many tabs hold a streaming HTTP response.
  *
  * A browser opens six HTTP/1.1 connections to one host, for all of its tabs together, and a
  * streaming response occupies one. With all six occupied, the next tab would not load and nothing
- * could be sent. So three tabs of an origin hold one response each (a place), and the others poll.
- * A place is a Web Lock: the browser releases it when its tab is closed or crashes. A frozen tab
- * occupies one place.
+ * could be sent. So three tabs of an origin hold one response each (a slot), and the others poll.
+ * A slot is a Web Lock: the browser releases it when its tab is closed or crashes. A frozen tab
+ * keeps its slot.
  *
  * Source: PROTOCOL.md 12.
  */
@@ -13,20 +13,20 @@
 const SLOTS = 3;
 
 /**
- * Take one of the places at a host.
+ * Acquire one of the slots of a host.
  *
  * @param {string} url URL of the response
- * @param {() => void} lost called when the tab loses the place
- * @returns {Promise<(() => void)|null>} releases the place; null: all are taken
+ * @param {() => void} onLost called when the tab loses the slot
+ * @returns {Promise<(() => void)|null>} releases the slot; null if all are occupied
  */
-export async function acquireSlot(url, lost) {
+export async function acquireSlot(url, onLost) {
   const { locks } = globalThis.navigator ?? {};
   if (isMultiplexed(url)) return () => {};
-  if (locks === undefined) return takeWhileVisible(lost);
+  if (locks === undefined) return acquireWhileVisible(onLost);
   const { host } = new URL(url);
   for (let n = 0; n < SLOTS; n++) {
-    const leave = await lockIfFree(locks, `realtime-streams ${host} ${n}`);
-    if (leave !== null) return leave;
+    const release = await lockIfFree(locks, `realtime-streams ${host} ${n}`);
+    if (release !== null) return release;
   }
   return null;
 }
@@ -40,23 +40,24 @@ function isMultiplexed(url) {
 
 function lockIfFree(locks, name) {
   return new Promise((resolve) => {
-    const hold = (lock) => (lock === null ? resolve(null) : new Promise((leave) => resolve(leave)));
+    const hold = (lock) =>
+      lock === null ? resolve(null) : new Promise((release) => resolve(release));
     locks.request(name, { ifAvailable: true }, hold).catch(() => resolve(null));
   });
 }
 
 // A page that was loaded by plain http from another machine has no Web Locks. There, a visible
-// window gets a place: few windows are visible at the same time.
-function takeWhileVisible(lost) {
+// window gets a slot: few windows are visible at the same time.
+function acquireWhileVisible(onLost) {
   const { document } = globalThis;
   if (document === undefined) return () => {};
   if (document.visibilityState === "hidden") return null;
-  const leave = () => document.removeEventListener("visibilitychange", leaveIfHidden);
-  const leaveIfHidden = () => {
+  const release = () => document.removeEventListener("visibilitychange", releaseIfHidden);
+  const releaseIfHidden = () => {
     if (document.visibilityState !== "hidden") return;
-    leave();
-    lost();
+    release();
+    onLost();
   };
-  document.addEventListener("visibilitychange", leaveIfHidden);
-  return leave;
+  document.addEventListener("visibilitychange", releaseIfHidden);
+  return release;
 }

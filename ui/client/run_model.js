@@ -1,12 +1,13 @@
-/** A run as a page shows it: its fields, and what follows from them. */
+/** A run on a page: its fields, and those computed from them. */
 
 const FAILED = ["failed", "crashed", "expired", "timed_out"];
 const FINAL = ["completed", "canceled", ...FAILED];
 
 /**
- * Source: PROTOCOL.md 6. The names are those of the wire, since Python's typed Vars reach into it.
+ * Return the model of a run. It has the names of the wire, as Python's typed Vars read its fields.
  *
- * @param {object} run as the gateway gives it
+ * Source: PROTOCOL.md 6.
+ * @param {object} run the run as the gateway sends it
  */
 export const toRunModel = (run) =>
   Object.freeze({

@@ -1,5 +1,5 @@
 /**
- * All streams of a run, as they appear: a subscription to the list of them, and one to each.
+ * All streams of a run: one subscription to the list of streams, and one to each stream.
  */
 
 import { IDLE } from "./snapshot.js";
@@ -7,7 +7,7 @@ import { Observer, keyOf } from "./store.js";
 
 const LIST_STREAM = "$streams"; // PROTOCOL.md 6
 
-/** A stream as a page shows it; what is large is made when it is asked for. */
+/** A stream on a page. `data` is computed on access, as it may be large. */
 class StreamView {
   #snapshot;
 
@@ -25,12 +25,12 @@ class StreamView {
     return this.#snapshot.data;
   }
 
-  isFrom(snapshot) {
+  isOf(snapshot) {
     return this.#snapshot === snapshot;
   }
 }
 
-// Without a prototype, so that a stream may have any name.
+// No prototype: a stream may have any name, such as `constructor`.
 const NO_STREAMS = Object.freeze(Object.create(null));
 
 export const IDLE_STREAMS = Object.freeze({ ...statusOf(IDLE), streams: NO_STREAMS });
@@ -45,21 +45,21 @@ export class RunStreams {
   #notify = () => {};
   #isSubscribed = false;
 
-  /** @param {import("./store.js").Store} store @param {string|null} key of the list */
+  /** @param {import("./store.js").Store} store @param {string|null} key key of the list */
   constructor(store, key) {
     this.#store = store;
     this.#list = new Observer(store, key);
     this.#refresh();
   }
 
-  /** Take the options as they are now. @param {import("./store.js").Options} options */
+  /** Set the current options. @param {import("./store.js").Options} options */
   configure(options) {
     this.#options = options;
     this.#list.configure({ ...options, ...LIST_OPTIONS });
     for (const [id, { observer }] of this.#streams) observer.configure(this.#optionsOf(id));
   }
 
-  /** Join the run's streams; call the result to leave them. */
+  /** Subscribe to the run's streams. Returns a function that unsubscribes. */
   subscribe = (notify) => {
     this.#notify = notify;
     this.#isSubscribed = true;
@@ -88,7 +88,7 @@ export class RunStreams {
     const observer = new Observer(this.#store, keyOf(options));
     observer.configure(options);
     const stream = { observer, leave: () => {} };
-    this.#streams.set(id, stream); // before it tells of what is known already
+    this.#streams.set(id, stream); // before `subscribe`, which may notify immediately
     stream.leave = observer.subscribe(() => this.#onChange());
   }
 
@@ -102,7 +102,7 @@ export class RunStreams {
     const streams = Object.create(null);
     for (const [id, { observer }] of this.#streams) {
       const snapshot = observer.getSnapshot();
-      streams[id] = before[id]?.isFrom(snapshot) ? before[id] : new StreamView(id, snapshot);
+      streams[id] = before[id]?.isOf(snapshot) ? before[id] : new StreamView(id, snapshot);
     }
     this.#snapshot = Object.freeze({
       ...statusOf(this.#list.getSnapshot()),
@@ -111,9 +111,15 @@ export class RunStreams {
   }
 }
 
-const LIST_OPTIONS = { stream: LIST_STREAM, maxRecords: null, start: "beginning", attempt: null, onEnd: undefined };
+const LIST_OPTIONS = {
+  stream: LIST_STREAM,
+  maxRecords: null,
+  start: "beginning",
+  attempt: null,
+  onEnd: undefined,
+};
 
-/** The key of what a component asks for. */
+/** Return the key of the list of streams. */
 export const listKeyOf = (options) => keyOf({ ...options, ...LIST_OPTIONS });
 
 function statusOf({ status, endReason, error }) {

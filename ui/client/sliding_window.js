@@ -1,11 +1,11 @@
 /**
- * The newest of all that was added, at a cost in proportion to what is added.
+ * The newest values of a sequence. The cost of `add` is proportional to the added values.
  *
- * The array behind it only ever grows at its end, until it is replaced by a shorter one; so what
- * was handed out of it never changes.
+ * Values are only ever added at the end of the array behind the window, and a shorter array replaces
+ * it from time to time. So a view of the window never changes.
  */
 
-const MAX_SLACK = 1_000; // that many dropped ones, or as many as are kept, may lie before the first
+const MAX_SLACK = 1_000; // dropped values in the array; as many as the window's size are allowed too
 
 export class SlidingWindow {
   #log = [];
@@ -17,32 +17,32 @@ export class SlidingWindow {
 
   /** @param {unknown[]} added */
   add(added) {
-    for (const one of added) this.#log.push(one);
+    for (const value of added) this.#log.push(value);
   }
 
-  /** Let the oldest go until `max` are left. @returns {unknown[]} those that went */
+  /** Drop the oldest values beyond `max`. @returns {unknown[]} the dropped values */
   trim(max) {
     return max === null || this.size <= max ? NONE : this.drop(this.size - max);
   }
 
-  /** Let the oldest go. @param {number} count @returns {unknown[]} those that went */
+  /** Drop the oldest values. @param {number} count @returns {unknown[]} the dropped values */
   drop(count) {
-    const gone = this.#log.slice(this.#start, this.#start + count);
+    const dropped = this.#log.slice(this.#start, this.#start + count);
     this.#start += count;
     if (this.#start > Math.max(MAX_SLACK, this.size)) {
       this.#log = this.#log.slice(this.#start);
       this.#start = 0;
     }
-    return gone;
+    return dropped;
   }
 
-  /** What is in it now, for good. */
+  /** Return an immutable view of the current values. */
   view() {
     return new WindowView(this.#log, this.#start, this.#log.length);
   }
 }
 
-/** What a window held at one time; an array is made of it only when somebody asks. */
+/** The values of a window at one time. The array is created on first access. */
 class WindowView {
   #log;
   #start;
@@ -59,12 +59,12 @@ class WindowView {
     return this.#end - this.#start;
   }
 
-  /** @returns {unknown[]} the same array at every call */
+  /** @returns {unknown[]} always the same array */
   get array() {
     return (this.#array ??= Object.freeze(this.#log.slice(this.#start, this.#end)));
   }
 
-  /** The newest `count`, oldest first. */
+  /** The newest `count` values, oldest first. */
   last(count) {
     return this.#log.slice(Math.max(this.#start, this.#end - count), this.#end);
   }

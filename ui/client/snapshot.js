@@ -1,4 +1,4 @@
-/** What a page shows of one subscription at one moment. Never changed once handed out. */
+/** The immutable state of one subscription that a page renders. */
 
 import { NO_PARTS, NO_SOURCES } from "./parts_assembler.js";
 import { viewKey } from "./views.js";
@@ -9,30 +9,30 @@ const NONE = Object.freeze([]);
 export class Snapshot {
   /** @type {"idle"|"connecting"|"live"|"reconnecting"|"ended"|"error"} */
   status = "idle";
-  /** The records that are kept, and their values. */
+  /** The newest records, and their values. */
   keptRecords = EMPTY;
   keptValues = EMPTY;
   /** The last value, or null. */
   latest = null;
-  /** All strings seen, joined; also of records no longer kept. */
+  /** All string values joined, including those of dropped records. */
   text = "";
-  /** How many records were seen. */
+  /** Number of records received. */
   count = 0;
-  /** The run, when the subscription is to a run. @type {object|null} */
+  /** The run, for a subscription to a run. @type {object|null} */
   run = null;
-  /** The runs, newest first, when it is to a set of runs. @type {object[]} */
+  /** The runs, newest first, for a subscription to a set of runs. @type {object[]} */
   runs = NONE;
-  /** There are older ones. */
+  /** The set has older runs. */
   hasMore = false;
-  /** There are older ones, and this list cannot show them. */
+  /** The set has older runs, and the list has reached its limit. */
   isFull = false;
-  /** Show more runs of a set. */
+  /** Load older runs of the set. */
   loadMore = () => {};
-  /** See `parts_assembler.js`; empty unless someone asked for it. */
+  /** See `parts_assembler.js`; empty unless an observer has enabled it. */
   parts = NO_PARTS;
-  /** The same for each run that writes into the stream. @type {{source: string|null, parts: object}[]} */
+  /** The parts of each run that writes to the stream. @type {{source: string|null, parts: object}[]} */
   partsBySource = NO_SOURCES;
-  /** By key of the view; only those that someone asked for. */
+  /** Enabled views by key. */
   views = new Map();
   /** @type {{from: string, to: string, reason: string}[]} */
   gaps = NONE;
@@ -40,12 +40,12 @@ export class Snapshot {
   position = null;
   /** @type {string|null} */
   endReason = null;
-  /** Why there is nothing, if the run has ended without such a stream. @type {string|null} */
+  /** Why the stream is empty, if the run has ended without writing to it. @type {string|null} */
   hint = null;
   /** @type {{code: string, message: string}|null} */
   error = null;
 
-  /** Make the next one. @param {Partial<Snapshot>} changes */
+  /** Return a copy with changes. @param {Partial<Snapshot>} changes */
   with(changes) {
     return Object.freeze(Object.assign(new Snapshot(), this, changes));
   }
@@ -55,12 +55,12 @@ export class Snapshot {
     return this.keptRecords.array;
   }
 
-  /** @returns {unknown[]} their values */
+  /** @returns {unknown[]} the values of `records` */
   get data() {
     return this.keptValues.array;
   }
 
-  /** How many records are no longer kept. */
+  /** Number of dropped records. */
   get dropped() {
     return this.count - this.keptRecords.size;
   }
@@ -81,7 +81,7 @@ const NO_GROUPS = Object.freeze(Object.create(null));
 export const IDLE = Object.freeze(new Snapshot());
 export const CONNECTING = IDLE.with({ status: "connecting" });
 
-/** What a reset takes back. */
+/** The fields that a reset clears. */
 export const EMPTY_CONTENT = Object.freeze({
   keptRecords: EMPTY,
   keptValues: EMPTY,

@@ -1,6 +1,6 @@
 /**
- * Server-sent events of a `fetch`, which unlike `EventSource` can send a body: a token never has to
- * travel in a URL.
+ * Parse the server-sent events of a `fetch`. Unlike `EventSource`, `fetch` can send a body, so that
+ * no URL contains a token.
  *
  * Source: the HTML standard, section 9.2.6.
  *
@@ -30,7 +30,7 @@ async function* linesOf(body) {
       const { value, done } = await reader.read();
       if (done) return;
       const lines = decoder.decode(value, { stream: true }).split("\n");
-      // A long line comes in many pieces: they are joined once.
+      // A long line arrives in many pieces, which are joined once.
       for (const line of lines.slice(0, -1)) {
         yield [...rest, line].join("").replace(/\r$/, "");
         rest = [];
@@ -38,6 +38,6 @@ async function* linesOf(body) {
       rest.push(lines.at(-1));
     }
   } finally {
-    reader.cancel().catch(() => {}); // aborted, or broken: either way it is over
+    reader.cancel().catch(() => {}); // fails if the response was aborted or broken
   }
 }

@@ -1,8 +1,8 @@
 /**
- * All subscriptions of a page, outside of any component.
+ * All subscriptions of a page, independent of its components.
  *
- * Components that ask for the same thing share one entry: one subscription, each value once. What a
- * component shows is found by its key, so another run can never show the values of the one before.
+ * Components with the same key share one cache entry and one subscription. A component reads its
+ * snapshot by key, so after a change of the run it never renders the values of the previous one.
  */
 
 import { Connection } from "./connection.js";
@@ -11,33 +11,33 @@ import { Timer } from "./platform.js";
 import { DEFAULT_LIMIT, MAX_LIMIT, appendFrame } from "./protocol.js";
 import { CONNECTING, IDLE } from "./snapshot.js";
 
-const LINGER_MS = 1_000; // an entry without a component stays this long, so that a remount finds it
+const LINGER_MS = 1_000; // an entry without observers stays this long, so that a remount can reuse it
 
 /**
  * @typedef {object} Options
- * @property {string|null} url of the gateway's WebSocket
+ * @property {string|null} url URL of the gateway's WebSocket
  * @property {string|null} runId
  * @property {string|null} stream null: the run itself
  * @property {{tag: string}|{tags: string[]}|{batch: string}|{parent: string}} [runs] a set of runs,
  *   in place of a run
- * @property {number} [limit] how many runs of the set, and how many more at a time
- * @property {string[]} [skip] fields of runs that are left out
+ * @property {number} [limit] number of runs of the set, and how many `loadMore` adds
+ * @property {string[]} [skip] fields of runs to leave out
  * @property {import("./protocol.js").Start} [start]
- * @property {number|"latest"|null} [attempt] of a stream: of what its own run wrote, only that of
- *   this attempt; `latest`: only that of the newest that has written
- * @property {string|null} [token] null or an empty one is awaited; left out, none is needed
+ * @property {number|"latest"|null} [attempt] the attempt whose records a stream shows; `latest`: the
+ *   newest attempt that has written
+ * @property {string|null} [token] null or "": the subscription waits; left out: none is needed
  * @property {number} [throttleMs]
  * @property {number|null} [maxRecords] null: all
  * @property {boolean} [enabled]
  * @property {boolean} [parts] assemble AI parts
- * @property {boolean} [partsBySource] assemble them for each run that writes
- * @property {import("./views.js").ViewSpec} [view] keep this view of the stream
- * @property {string} [handlerKey] handlers under one key are called once, however many carry them
+ * @property {boolean} [partsBySource] assemble AI parts for each run that writes
+ * @property {import("./views.js").ViewSpec} [view] maintain this view of the stream
+ * @property {string} [handlerKey] of several observers with one key, the handlers of one are called
  * @property {(value: unknown, meta: {offset: number, time_ms: number, source: string|null, attempt: number}) => void} [onRecord]
  * @property {(reason: string) => void} [onEnd]
- * @property {(run: object) => void} [onComplete] of a run: it is over, however it went
+ * @property {(run: object) => void} [onComplete] called when a run has ended, with any result
  * @property {(error: {code: string, message: string}) => void} [onError]
- * @property {() => void} [onTokenExpiring] the token is near its end: give another one
+ * @property {() => void} [onTokenExpiring] called when the token will expire soon
  */
 
 const DEFAULTS = {
@@ -53,7 +53,7 @@ const DEFAULTS = {
 };
 
 /**
- * Name what a component asks for; null when it asks for nothing yet.
+ * Return the key of a cache entry; null while the options are incomplete or disabled.
  *
  * @param {Options} options
  * @returns {string|null}
@@ -66,10 +66,10 @@ export function keyOf(options) {
   return runId ? JSON.stringify([url, runId, stream, start, skip, attempt]) : null;
 }
 
-// A page may know its tags or its batch later only.
+// The value of a tag or a batch may not be known yet.
 const isNamed = (runs) => Object.values(runs).every((id) => id && id.length > 0);
 
-/** One component's share in one entry; a component whose key changes gets a new one. */
+/** Connects one component to one cache entry. A component with a new key needs a new observer. */
 export class Observer {
   /** @type {Required<Options>} */
   options = DEFAULTS;
@@ -82,14 +82,14 @@ export class Observer {
     this.key = key;
   }
 
-  /** Take the options as they are now; cheap when they are as before. @param {Options} options */
+  /** Set the current options; cheap if they are unchanged. @param {Options} options */
   configure(options) {
     const before = this.options;
     this.options = { ...DEFAULTS, ...options };
     this.#store.updateOptions(this, before);
   }
 
-  /** Join the entry; call the result to leave it. */
+  /** Attach to the entry. Returns a function that detaches. */
   subscribe = (notify) => {
     this.notify = notify;
     this.#store.addObserver(this);
@@ -133,9 +133,9 @@ export class Store {
       return;
     }
     this.#applyOptions(entry, observer.options);
-    // A component that comes back asks anew; one beside others sees the error that they see.
-    const isRefused = entry.subscription.outcome === "failed";
-    if (isRefused && entry.observers.size === 1) connection.restart(entry.subscription);
+    // The only observer of a failed entry retries. With others, it shares their error.
+    const hasFailed = entry.subscription.outcome === "failed";
+    if (hasFailed && entry.observers.size === 1) connection.restart(entry.subscription);
   }
 
   /** @param {Observer} observer */
@@ -147,30 +147,31 @@ export class Store {
     timer.start(LINGER_MS, () => this.#discard(observer));
   }
 
-  /** Carry a change of an observer's options over to its entry. */
+  /** Apply changed options of an observer to its entry. */
   updateOptions(observer, before) {
     const entry = this.#entries.get(observer.key);
     if (!entry?.observers.has(observer)) return;
     const { token, throttleMs } = observer.options;
     entry.enable(observer.options);
-    if (token !== before.token || throttleMs !== before.throttleMs) this.#applyOptions(entry, observer.options);
+    if (token === before.token && throttleMs === before.throttleMs) return;
+    this.#applyOptions(entry, observer.options);
   }
 
-  // The newest token counts, and the smallest throttle.
+  // The entry uses the newest token and the smallest throttle of its observers.
   #applyOptions(entry, { url, token, throttleMs }) {
     if (entry.optionError !== null) return;
     const { subscription } = entry;
     const connection = this.#connection(url);
     if (token !== subscription.token) connection.replaceToken(subscription, token);
-    else if (!subscription.isOver) entry.tokenAccepted(); // the one in force, after another was refused
+    else if (!subscription.isOver) entry.tokenAccepted(); // the accepted token, again after a rejected one
     if (throttleMs >= subscription.throttleMs) return;
     subscription.throttleMs = throttleMs;
     if (!subscription.isOver) connection.restart(subscription);
   }
 
   #newEntry(observer) {
-    const { url, runId, ...asked } = observer.options;
-    const { stream, runs, limit, skip, start, attempt, throttleMs, token } = asked;
+    const { url, runId, ...options } = observer.options;
+    const { stream, runs, limit, skip, start, attempt, throttleMs, token } = options;
     const request = { run: runId, stream, runs, limit, skip, start, throttleMs, token };
     const entry = new CacheEntry(request, this.#platform, attempt);
     this.#entries.set(observer.key, entry);
@@ -178,7 +179,7 @@ export class Store {
     return entry;
   }
 
-  // The longer list comes whole, as of one moment: what is there already may have changed meanwhile.
+  // The gateway sends the longer list as a new snapshot, as known runs may have changed meanwhile.
   #loadMore(url, { subscription, snapshot }, count) {
     if (snapshot.isFull || subscription.limit >= MAX_LIMIT || subscription.isOver) return;
     subscription.limit = Math.min(MAX_LIMIT, subscription.limit + count);
@@ -194,7 +195,7 @@ export class Store {
   }
 
   /**
-   * Append one value to a stream; a lost connection is waited for, and the value is written once.
+   * Append one value to a stream. A lost connection delays it; the value is written once.
    *
    * @param {{url: string, run: string, stream: string, value: unknown, token: string|null}} request
    */
@@ -205,17 +206,17 @@ export class Store {
     return this.#connection(url).request((id) => appendFrame({ id, writer, ...request }));
   }
 
-  /** Carry a subscription that has a sink of its own. */
+  /** Add a subscription with its own sink, which is not shared. */
   addSubscription(url, subscription) {
     this.#connection(url).add(subscription);
   }
 
-  /** Carry it no more; it keeps its position. */
+  /** Remove such a subscription; it keeps its position. */
   removeSubscription(url, subscription) {
     this.#connection(url).remove(subscription);
   }
 
-  /** Replace its token in place. */
+  /** Replace the token of such a subscription in place. */
   replaceToken(url, subscription, token) {
     this.#connection(url).replaceToken(subscription, token);
   }

@@ -1,30 +1,30 @@
 /**
- * A cursor on one stream, run or set of runs: what has been seen, and what to ask for next.
+ * A cursor on one stream, run or set of runs: its position, and the frame that subscribes from there.
  *
- * It decides and never touches a socket; `connection.js` carries its frames.
+ * It does no I/O; `connection.js` sends and receives its frames.
  */
 
 import { DEFAULT_LIMIT, ORIGIN, subscribeFrame, tokenFrame } from "./protocol.js";
 
 /**
- * Where a subscription reports to.
+ * Receives the events of a subscription.
  *
  * @typedef {object} Sink
  * @property {(frame: {run?: object, runs?: object[], has_more?: boolean}) => void} subscribed the
- *   run or the runs as they are now
+ *   current run or runs
  * @property {(records: object[]) => void} records each record once, in order
  * @property {(gap: {from: string, to: string, reason: string}) => void} gap
- * @property {(reason: string) => void} reset everything seen so far is void
- * @property {(reason: string, hint: string|null) => void} end `hint`: why nothing came, if the stream
+ * @property {(reason: string) => void} reset all earlier records are void
+ * @property {(reason: string, hint: string|null) => void} end `hint`: why the stream is empty, if it
  *   was never written
  * @property {(error: {code: string, message: string}) => void} error
- * @property {() => void} tokenExpiring the token is near its end
- * @property {() => void} tokenAccepted a new one is in force
- * @property {(error: {code: string, message: string}) => void} tokenRejected the old one stays in
- *   force
- * @property {() => void} disconnected the connection is gone; the subscription is not
- * @property {(error: {code: string, message: string}) => void} unreachable no gateway was ever heard
- *   at this address; it is tried on
+ * @property {() => void} tokenExpiring the token will expire soon
+ * @property {() => void} tokenAccepted the gateway has accepted a new token
+ * @property {(error: {code: string, message: string}) => void} tokenRejected the old token
+ *   stays valid
+ * @property {() => void} disconnected the connection is lost; the subscription will resume
+ * @property {(error: {code: string, message: string}) => void} unreachable no gateway has answered at
+ *   this address yet; the connection keeps retrying
  */
 
 const DEFAULTS = {
@@ -39,17 +39,17 @@ const DEFAULTS = {
 };
 
 export class Subscription {
-  /** Named by the connection; stays the same over reconnects. @type {number|null} */
+  /** Id on the connection; the same after a reconnect. @type {number|null} */
   id = null;
-  /** What to resume from. @type {string|null} */
+  /** The position to resume from. @type {string|null} */
   position = null;
-  /** How it came to be over; null while more is expected. @type {"ended"|"failed"|null} */
+  /** The final state; null while the subscription is open. @type {"ended"|"failed"|null} */
   outcome = null;
-  /** Failed tries in a row, for the backoff. */
+  /** Consecutive failures, for the backoff. */
   attempt = 0;
   #nextOffset = null;
   #acceptedToken = null;
-  /** Tokens that were sent and not answered yet; they are answered in order. */
+  /** Tokens sent without an answer. The gateway answers them in order. */
   #pendingTokens = [];
 
   /**
@@ -75,7 +75,7 @@ export class Subscription {
     return this.stream !== null;
   }
 
-  /** What it is called in messages. */
+  /** Name for messages. */
   get name() {
     if (this.isSet) return `runs ${JSON.stringify(this.runs)}`;
     return this.isRun ? `run ${this.run}` : `stream ${this.run}/${this.stream}`;
@@ -85,7 +85,7 @@ export class Subscription {
     return this.outcome !== null;
   }
 
-  /** Begin under a new id; the next frames are those of another subscription of the gateway. */
+  /** Start under a new id, as a new subscription of the gateway. */
   begin(id) {
     this.id = id;
     this.outcome = null;
@@ -97,7 +97,7 @@ export class Subscription {
     this.#pendingTokens = [];
   }
 
-  /** The frame that subscribes, or resumes from the position that was reached. */
+  /** Return the frame that subscribes, or resumes from the current position. */
   frame() {
     this.#resetTokens(this.token);
     const { id, run, stream, runs, limit, skip, throttleMs, token } = this;
@@ -105,21 +105,21 @@ export class Subscription {
     return subscribeFrame({ id, run, stream, runs, limit, skip, start, throttleMs, token });
   }
 
-  /** The frame that replaces the token in place. */
+  /** Return the frame that replaces the token in place. */
   tokenFrame() {
     this.#pendingTokens.push(this.token);
     return tokenFrame(this.id, this.token);
   }
 
   /**
-   * Take the refusal of a token that was to replace the one in force.
+   * Handle the rejection of a new token.
    *
-   * @returns {"ok"|"resubscribe"} `resubscribe`: subscribe again at once, with the newest token
+   * @returns {"ok"|"resubscribe"} `resubscribe`: subscribe again immediately, with the newest token
    */
   rejectToken({ code, message }) {
     this.#pendingTokens.shift();
-    if (this.#pendingTokens.length > 0) return "ok"; // a newer one is not answered yet
-    // It is for another subject: whether that one may read is asked anew.
+    if (this.#pendingTokens.length > 0) return "ok"; // a newer token is not answered yet
+    // The token has another subject. A new subscription checks whether that subject may read.
     if (code === "forbidden") return "resubscribe";
     this.token = this.#acceptedToken;
     this.sink.tokenRejected({ code, message });
@@ -131,17 +131,18 @@ export class Subscription {
     this.sink.tokenAccepted();
   }
 
-  // Runs need no position: the snapshot in `subscribed` is always the newest.
+  // Runs need no position: `subscribed` contains the current snapshot.
   #currentStart() {
     if (!this.isStream) return "beginning";
     return this.position === null ? this.start : { position: this.position };
   }
 
   /**
-   * Take a frame that names this subscription.
+   * Handle a frame with this subscription's id.
    *
-   * @returns {"ok"|"record_missing"|"retry_later"|"resubscribe"} `record_missing`: a record is missing, so nothing of the frame was
-   *   taken and the socket must go; `retry_later`: subscribe again later; `resubscribe`: at once
+   * @returns {"ok"|"record_missing"|"retry_later"|"resubscribe"} `record_missing`: the frame was
+   *   ignored, as a record before it is missing, and the socket has to be closed; `retry_later`:
+   *   subscribe again after a delay; `resubscribe`: subscribe again immediately
    */
   receive(frame) {
     return this.#handle(frame) ?? "ok";
@@ -169,9 +170,9 @@ export class Subscription {
   }
 
   /**
-   * Take a refusal. It is final, and an error, unless it is of a token that has been replaced since.
+   * Handle a rejection. It is final, unless it concerns a token that has been replaced since.
    *
-   * @returns {"ok"|"resubscribe"} `resubscribe`: subscribe again at once, with the newest token
+   * @returns {"ok"|"resubscribe"} `resubscribe`: subscribe again immediately, with the newest token
    */
   fail({ code, message }) {
     this.outcome = "failed";
@@ -188,15 +189,15 @@ export class Subscription {
   }
 
   #records({ records, position }) {
-    if (this.isSet) return this.sink.records(records); // of several logs; versions tell them apart
+    if (this.isSet) return this.sink.records(records); // records of several logs, without one position
     const fresh = this.#newRecords(records);
     if (fresh === null) return "record_missing";
     this.position = position;
     if (fresh.length > 0) this.sink.records(fresh);
   }
 
-  // Null when a record is missing. The first offset after a start or a gap is not predictable
-  // (positions are opaque), so it is taken as it comes.
+  // Returns null if a record is missing. After a start or a gap any offset is accepted: positions
+  // are opaque, so that the first offset cannot be predicted.
   #newRecords(records) {
     let next = this.#nextOffset;
     const fresh = [];
@@ -210,7 +211,7 @@ export class Subscription {
     return fresh;
   }
 
-  // Patches that are gone leave a run that never was: only a new snapshot mends that.
+  // A run with missing patches would have a state that never existed. A new snapshot is needed.
   #gap({ from, to, reason }) {
     if (this.isRun) return "retry_later";
     this.position = to;
@@ -229,7 +230,8 @@ export class Subscription {
   #end({ reason, position }) {
     this.outcome = "ended";
     this.position = position ?? this.position;
-    this.sink.end(reason, position === ORIGIN && reason !== "deleted" ? this.#missingStreamHint(reason) : null);
+    const isMissing = position === ORIGIN && reason !== "deleted";
+    this.sink.end(reason, isMissing ? this.#missingStreamHint(reason) : null);
   }
 
   #missingStreamHint(reason) {

@@ -1,13 +1,17 @@
 /**
- * A token that is given, or that is fetched, and fetched again when it comes to its end.
+ * A fixed token, or a function that fetches one, and another before it expires.
  *
  * @typedef {string|null|(() => string|Promise<string>)} TokenOption
  */
 
-const RENEWAL_PAUSE_MS = 10_000; // a token that is refused sooner than that is not fetched again
+const MIN_RENEWAL_MS = 10_000; // a token rejected sooner after its fetch is not fetched again
 
 export class TokenSource {
-  /** The token in use; undefined: none is needed; null: it is awaited. @type {string|null|undefined} */
+  /**
+   * The current token; undefined: none is needed; null: the fetch is pending.
+   *
+   * @type {string|null|undefined}
+   */
   current;
   #fetch = null;
   #now;
@@ -15,7 +19,7 @@ export class TokenSource {
   #fetching = null;
   #listeners = new Set();
 
-  /** @param {TokenOption|undefined} source @param {() => number} now milliseconds */
+  /** @param {TokenOption|undefined} source @param {() => number} now clock in milliseconds */
   constructor(source, now) {
     this.#now = now;
     if (typeof source === "function") {
@@ -24,44 +28,44 @@ export class TokenSource {
     } else this.current = source;
   }
 
-  /** Put another token in its place. */
+  /** Replace the token. */
   replace(token) {
     this.current = token;
     for (const listener of [...this.#listeners]) listener();
   }
 
-  /** Hear when there is another one; call the result to hear no more. */
+  /** Call the listener when the token changes. Returns a function that removes it. */
   watch(listener) {
     this.#listeners.add(listener);
     if (this.current === null) this.renew();
     return () => this.#listeners.delete(listener);
   }
 
-  /** Wait for the token, if it has to be fetched. */
+  /** Return the token; fetch it first if necessary. */
   async get() {
     if (this.current === null && this.#fetch !== null) await this.#fetchOnce();
     return this.current;
   }
 
-  /** Fetch another one, if that is possible; what goes wrong is in the console. */
+  /** Fetch another token, if there is a function for it. A failure is logged to the console. */
   renew() {
     if (this.#fetch === null) return;
     this.#fetchOnce().catch((error) => console.error("Realtime Streams: no token:", error));
   }
 
   /**
-   * Fetch another one since this one was refused, unless it is as good as new.
+   * Fetch another token after the gateway has rejected the current one.
    *
-   * @param {string} code of the refusal
-   * @returns {Promise<void>|null} null: there will be no other
+   * @param {string} code code of the rejection
+   * @returns {Promise<void>|null} null: there is no function, or the token is new
    */
-  refused(code) {
-    const isOver = code === "token_expired" || code === "invalid_token";
-    const isNew = this.#now() - this.#fetchedAt < RENEWAL_PAUSE_MS;
-    return isOver && !isNew && this.#fetch !== null ? this.#fetchOnce() : null;
+  renewAfterRejection(code) {
+    const isExpired = code === "token_expired" || code === "invalid_token";
+    const isNew = this.#now() - this.#fetchedAt < MIN_RENEWAL_MS;
+    return isExpired && !isNew && this.#fetch !== null ? this.#fetchOnce() : null;
   }
 
-  // However many ask at once, it is fetched once.
+  // Concurrent callers share one fetch.
   #fetchOnce() {
     this.#fetching ??= (async () => {
       try {

@@ -1,18 +1,19 @@
 /**
- * Which way a connection goes: by WebSocket, or by plain HTTP where these are blocked.
+ * Chooses between a WebSocket and HTTP.
  *
- * Nobody says that WebSockets are blocked: a try fails, or stays without an answer. So both ways
- * are tried in turn until one works, and from HTTP a WebSocket is tried again now and then.
+ * A blocked WebSocket looks like any failure: it closes, or there is no answer. So the transport
+ * alternates between both until one works. While it uses HTTP, it probes a WebSocket from time to
+ * time.
  */
 
 import { Timer } from "./platform.js";
 import { HttpSocket } from "./http_socket.js";
 import { helloFrame } from "./protocol.js";
 
-const MAX_FAILURES = 3; // tries in a row, where WebSockets have worked: more likely the gateway restarts
+const MAX_FAILURES = 3; // in a row, after a WebSocket has worked: the gateway may be restarting
 const ANSWER_MS = 10_000;
-const PROBE_MS = 30_000; // the pause before the first try from HTTP; it doubles
-const RESTART_PROBE_MS = 2_000; // likewise, where WebSockets have worked: the gateway was only away
+const PROBE_MS = 30_000; // delay of the first probe; it doubles with each failure
+const RESTART_PROBE_MS = 2_000; // the same if a WebSocket has worked before
 const MAX_PROBE_MS = 600_000;
 
 export class Transport {
@@ -23,7 +24,7 @@ export class Transport {
   #hasWorked = false;
   #probePauseMs = PROBE_MS;
   #probeTimer;
-  /** The WebSocket that is tried while HTTP serves. */
+  /** The WebSocket of the current probe. */
   #probe = null;
 
   /** @param {string} url @param {import("./platform.js").Platform} platform */
@@ -45,7 +46,7 @@ export class Transport {
       : new this.#platform.WebSocket(this.#url);
   }
 
-  /** A socket was lost before anything was heard on it. */
+  /** Record that a socket closed before its first frame. */
   failed() {
     if (this.#isHttp) {
       this.#isHttp = false;
@@ -58,10 +59,10 @@ export class Transport {
   }
 
   /**
-   * The gateway has answered.
+   * Record that the gateway has answered.
    *
-   * @param {(socket: WebSocket, welcome: MessageEvent) => void} adopt takes a WebSocket that works
-   *   in the place of the present one
+   * @param {(socket: WebSocket, welcome: MessageEvent) => void} adopt replaces the current socket by
+   *   a WebSocket that works
    */
   succeeded(adopt) {
     if (this.#isHttp) {
@@ -73,7 +74,7 @@ export class Transport {
     this.#probePauseMs = PROBE_MS;
   }
 
-  /** Try nothing more for now. */
+  /** Stop the current and the scheduled probe. */
   stopProbing() {
     this.#probeTimer.stop();
     const probe = this.#probe;
@@ -88,18 +89,18 @@ export class Transport {
 
   #startProbe(adopt) {
     const probe = (this.#probe = new this.#platform.WebSocket(this.#url));
-    const over = () => {
+    const onFailure = () => {
       if (this.#probe !== probe) return;
       this.stopProbing();
       this.#scheduleProbe(adopt);
     };
-    this.#probeTimer.start(ANSWER_MS, over);
+    this.#probeTimer.start(ANSWER_MS, onFailure);
     probe.onopen = () => this.#probe === probe && probe.send(JSON.stringify(helloFrame()));
-    probe.onclose = over;
+    probe.onclose = onFailure;
     probe.onerror = () => {};
     probe.onmessage = (event) => {
       if (this.#probe !== probe || JSON.parse(event.data).type !== "welcome") return;
-      this.#probe = null; // from now on it is the connection's
+      this.#probe = null; // the connection owns it from now on
       this.#probeTimer.stop();
       this.#isHttp = false;
       adopt(probe, event);

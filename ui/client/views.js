@@ -1,6 +1,6 @@
 /**
- * What a page shows of a stream besides all of it. A view is fed what comes and what goes, so that
- * an update costs in proportion to that; it speaks of the records that are kept.
+ * Views of the kept records of a stream. A view is updated with the added and the dropped records, so
+ * that the cost of an update does not depend on the number of kept records.
  *
  * @typedef {["where", string, unknown] | ["by_source"]} ViewSpec
  */
@@ -10,11 +10,11 @@ import { SlidingWindow } from "./sliding_window.js";
 /** @param {ViewSpec} spec */
 export const viewKey = (spec) => JSON.stringify(spec);
 
-/** @param {ViewSpec} spec @param {string} runId whose stream it is */
+/** @param {ViewSpec} spec @param {string} runId run of the stream */
 export const newView = ([kind, ...rest], runId) =>
   kind === "where" ? new WhereView(...rest) : new BySourceView(runId);
 
-/** The values one of whose fields has a given value. */
+/** The values whose field has a given value. */
 class WhereView {
   #window = new SlidingWindow();
   #matches;
@@ -33,7 +33,7 @@ class WhereView {
   }
 }
 
-/** The values by the run that wrote them; "" for a client outside any run. */
+/** The values by the run that wrote them; "" for other clients. */
 class BySourceView {
   #runId;
   #windows = new Map();
