@@ -119,6 +119,13 @@ def test_the_page_of_the_command_line_is_its_help() -> None:
 # The pages about the code.
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_document_names_files_that_exist(path: Path) -> None:
+    folders = "benchmarks|demo_app|docs|gateway|tests|ui"
+    named = set(re.findall(rf"`((?:{folders})/[\w/.-]+\.\w+)`", path.read_text()))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_architecture_names_modules_that_exist() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     paths = set(re.findall(r"`([\w/]+\.(?:py|js))`", text))
