@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.server.uvicorn.bulk_write import bulk
+from gateway.server.uvicorn.bulk_write import bulk_writer
 
 
 def program(name: str, package: str) -> pytest.MarkDecorator:
@@ -23,4 +23,4 @@ def proc() -> pytest.MarkDecorator:
 def bulk_writes() -> pytest.MarkDecorator:
     """Skip a test where the system does not write to many sockets by one call."""
     reason = "no io_submit for sockets here: run it on Linux, x86-64 or aarch64"
-    return pytest.mark.skipif(bulk() is None, reason=reason)
+    return pytest.mark.skipif(bulk_writer() is None, reason=reason)

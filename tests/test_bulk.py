@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from needs import bulk_writes
 
 from gateway.server.uvicorn import bulk_write as module
-from gateway.server.uvicorn.bulk_write import AT_ONCE, BulkWriter, bulk
+from gateway.server.uvicorn.bulk_write import MAX_BATCH, BulkWriter, bulk_writer
 
 pytestmark = bulk_writes()
 
@@ -49,7 +49,7 @@ def taken_from(there):
         got += some
 
 
-@pytest.mark.parametrize("count", [1, 2, AT_ONCE, AT_ONCE + 1])
+@pytest.mark.parametrize("count", [1, 2, MAX_BATCH, MAX_BATCH + 1])
 def test_each_socket_gets_all_bytes_once(count):
     with pairs(count) as made:
         assert list(BulkWriter().write(numbers(made), b"some bytes")) == []
@@ -125,23 +125,25 @@ def test_whatever_clients_take_nothing_is_lost_repeated_or_reordered(messages, p
 
 def test_each_thread_has_its_own():
     others = []
-    thread = threading.Thread(target=lambda: others.append(bulk()))
+    thread = threading.Thread(target=lambda: others.append(bulk_writer()))
     thread.start()
     thread.join()
-    assert bulk() is bulk() and others[0] is not None and others[0] is not bulk()
+    assert (
+        bulk_writer() is bulk_writer() and others[0] is not None and others[0] is not bulk_writer()
+    )
 
 
 FORKS = """
 import os, socket
 from array import array
-from gateway.server.uvicorn.bulk_write import bulk
+from gateway.server.uvicorn.bulk_write import bulk_writer
 
-mine = bulk()
+mine = bulk_writer()
 here, there = socket.socketpair()
 here.setblocking(False)
 child = os.fork()
 if child == 0:
-    own = bulk()
+    own = bulk_writer()
     left = list(own.write(array("i", [here.fileno()]), b"of the child"))
     os._exit(0 if own is not mine and not left else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -199,7 +199,7 @@ async def test_bench_reports_deliveries_and_deletes_its_run(gateway):
     assert (found["records"], found["deliveries"], found["missing"]) == (20, 2400, 0)
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"] < 20_000
     assert await gateway.store.list_runs(RunQuery()) == []
-    assert gateway.fanout.hub.live_streams == 0
+    assert gateway.hub.live_streams == 0
 
 
 async def test_bench_deletes_its_run_when_interrupted(gateway):

@@ -14,14 +14,15 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from gateway.model.records import StreamKey
-from gateway.server.uvicorn.bulk_write import LEAST
-from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol, frame_of
+from gateway.server.uvicorn.bulk_write import MIN_BATCH
+from gateway.server.uvicorn.text_frames import encode_text_frame
+from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol
 
 
 @given(st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 70000]), st.sampled_from(["a", "é"]))
 def test_a_frame_is_what_the_library_would_make_of_it(size, letter):
     text = letter * size
-    assert frame_of(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
+    assert encode_text_frame(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
 
 
 def test_what_is_overridden_is_still_there():
@@ -59,14 +60,14 @@ async def test_a_reader_that_has_caught_up_is_handed_its_frames():
         key = StreamKey(run.id, "s")
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
-            tail = gateway.fanout.hub._tails[key]
+            tail = gateway.hub._tails[key]
             await until(lambda: tail._cohorts)
             assert not tail._alone
             await gateway.store.append(key, [b'"one"'])
             assert (await client.receive())["records"][0]["data"] == "one"
             await client.send(type="unsubscribe", id=1)
             assert (await client.receive())["type"] == "unsubscribed"
-            await until(lambda: not gateway.fanout.hub.live_streams)
+            await until(lambda: not gateway.hub.live_streams)
 
 
 async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_reads_again():
@@ -76,7 +77,7 @@ async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_rea
         big = json.dumps("x" * 50_000).encode()
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
-            tail = gateway.fanout.hub._tails[key]
+            tail = gateway.hub._tails[key]
             await until(lambda: tail._cohorts)
             (sink,) = sinks(gateway)
             client.socket.transport.pause_reading()
@@ -105,7 +106,7 @@ async def test_nothing_follows_the_frame_that_closes():
         key = StreamKey(run.id, "s")
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
-            await until(lambda: gateway.fanout.hub._tails[key]._cohorts)
+            await until(lambda: gateway.hub._tails[key]._cohorts)
             (sink,) = sinks(gateway)
             written = []
             write, sink.write = sink.write, lambda data: (written.append(data), write(data))
@@ -126,11 +127,12 @@ async def test_in_a_crowd_one_that_takes_nothing_loses_nothing_and_holds_nobody_
         key = StreamKey(run.id, "s")
         token = token_for(f"read:runs:{run.id}")
         clients = [
-            await stack.enter_async_context(gateway.client(token=token)) for _ in range(LEAST + 4)
+            await stack.enter_async_context(gateway.client(token=token))
+            for _ in range(MIN_BATCH + 4)
         ]
         for client in clients:
             await follow(client, run)
-        await until(lambda: not gateway.fanout.hub._tails[key]._alone)
+        await until(lambda: not gateway.hub._tails[key]._alone)
         slow = clients.pop(3)
         slow.socket.transport.pause_reading()
         big = json.dumps("x" * 100_000).encode()
@@ -180,7 +182,7 @@ async def test_nobody_gets_what_was_for_a_connection_whose_descriptor_it_has_now
                         assert last is None or record["offset"] == last + 1
                         last = record["offset"]
 
-        for number in range(2 * (LEAST + 8)):
+        for number in range(2 * (MIN_BATCH + 8)):
             await come(number % 2)
         given_again = 0
         for _ in range(60):

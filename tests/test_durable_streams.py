@@ -572,13 +572,13 @@ async def test_readers_that_leave_leave_nothing_behind(gateway, key):
         ]
         await until(lambda: gateway.gateway._streams.live_readers == 200)
         # Of the run, of the path, and of the path's configuration.
-        await until(lambda: gateway.fanout.hub.live_streams == 3)
+        await until(lambda: gateway.hub.live_streams == 3)
         began_s = time.monotonic()
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
     await until(lambda: gateway.gateway._streams.live_readers == 0)
-    await until(lambda: gateway.fanout.hub.live_streams == 0)
+    await until(lambda: gateway.hub.live_streams == 0)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
     assert not gateway.server.server_state.connections
     assert time.monotonic() - began_s < 12, "sooner than they are looked after"

@@ -133,10 +133,10 @@ async def test_a_client_that_is_no_longer_there_is_noticed(monkeypatch):
         run = await gateway.store.create_run(new_run())
         async with gateway.client(token=worker_token()) as client:
             await client.ask(type="subscribe", id=1, run=run.id, stream="s")
-            assert gateway.fanout.hub.live_streams == 1
+            assert gateway.hub.live_streams == 1
             monkeypatch.setattr("gateway.protocol.timeouts.SILENT_AFTER_PINGS", 0.001)
             await client.ask(type="ping")
-            await until(lambda: gateway.fanout.hub.live_streams == 0)
+            await until(lambda: gateway.hub.live_streams == 0)
             assert await client.close_code() == 4508
 
 

@@ -78,7 +78,7 @@ async def test_a_connection_that_is_over_is_freed_with_its_tails(how):
                 for id, key in enumerate(keys):
                     await client.ask(type="subscribe", id=id, run=key.run_id, stream="s")
                 (carrier,) = gateway.gateway._carriers
-                parts = [carrier, carrier._wire.sink, *gateway.fanout.hub.tails]
+                parts = [carrier, carrier._wire.sink, *gateway.hub.tails]
                 gone = [weakref.ref(part) for part in parts]
                 del parts, carrier
                 assert len(gone) == 5

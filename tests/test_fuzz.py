@@ -268,7 +268,7 @@ async def test_hostile_sessions_cost_no_memory_for_good():
                     await asyncio.sleep(0.01)
             gc.collect()
             counts.append(len(gc.get_objects()))
-            assert gateway.fanout.hub.live_streams == 0, round
+            assert gateway.hub.live_streams == 0, round
         assert counts[3] - counts[1] < counts[1] * 0.02, counts
 
 

@@ -113,7 +113,7 @@ async def test_bytes_to_readers_that_get_the_same_are_counted_for_each():
         async with gateway.client(token=token) as first, gateway.client(token=token) as second:
             for client in (first, second):
                 await client.ask(type="subscribe", id=1, run=key.run_id, stream="s")
-            (tail,) = [tail for tail in gateway.fanout.hub.tails if tail.key == key]
+            (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
             await until(lambda: tail.reader_count == 2 and not tail._alone)
             before = gateway.gateway.counters.bytes_sent
             await append(gateway, key, '"ü"'.encode())
@@ -160,7 +160,7 @@ async def test_only_prompt_hand_overs_are_timed():
             assert histogram.count == 0  # a throttle was asked for
             await client.ask(type="unsubscribe", id=1)
             await client.ask(**subscribe, id=2, start="latest")
-            (tail,) = [tail for tail in gateway.fanout.hub.tails if tail.key == key]
+            (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
             await until(lambda: not tail._alone)
             await append(gateway, key, b"3")
             await client.receive()
@@ -177,7 +177,7 @@ async def test_a_server_without_direct_writes_is_timed_too():
         async with gateway.client(token=token) as first, gateway.client(token=token) as second:
             for client in (first, second):
                 await client.ask(type="subscribe", id=1, run=key.run_id, stream="s")
-            (tail,) = [tail for tail in gateway.fanout.hub.tails if tail.key == key]
+            (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
             await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
             await append(gateway, key, b"1")
             for client in (first, second):
@@ -254,7 +254,7 @@ async def test_a_reader_of_server_sent_events_is_counted():
             assert now("sent_bytes_total") - before == size
             assert now("delivery_seconds_count") == 0  # what was there before, and is not new
             assert (now("http_readers"), now("connections")) == (1, 0)
-            (tail,) = [tail for tail in gateway.fanout.hub.tails if tail.key == key]
+            (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
             await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
             await append(gateway, key, b"3")
             size += await arrival_of(lines, "upToDate")
@@ -278,7 +278,7 @@ async def test_a_long_poll_and_a_page_are_counted():
         query = {"offset": page.headers["Stream-Next-Offset"], "live": "long-poll"}
         waiting = asyncio.create_task(http.get(url, params=query))
         await until(
-            lambda: any(c._has_caught_up for tail in gateway.fanout.hub.tails for c in tail._alone)
+            lambda: any(c._has_caught_up for tail in gateway.hub.tails for c in tail._alone)
         )
         assert (await scrape(gateway))("http_readers") == 1
         await append(gateway, key, b"3")
@@ -351,7 +351,7 @@ async def test_frames_over_http_are_counted_as_on_a_websocket():
         async with http.stream("POST", url_of(gateway, "/v1/events"), content=body) as it:
             lines = it.aiter_lines()
             size = await arrival_of(lines, '"welcome"') + await arrival_of(lines, '"subscribed"')
-            (tail,) = [tail for tail in gateway.fanout.hub.tails if tail.key == key]
+            (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
             await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
             await append(gateway, key, '"ü"'.encode())
             size += await arrival_of(lines, '"records"')

@@ -23,7 +23,7 @@ from gateway.fanout.page_cache import OVERHEAD_BYTES, EncodedPage, FanoutContext
 from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.model.retention import Retention
 from gateway.protocol import encode_record, encode_records, strip_run_record
-from gateway.server.uvicorn.websocket_protocol import frame_of
+from gateway.server.uvicorn.text_frames import encode_text_frame
 from gateway.stores.memory import MemoryStore
 
 NOTHING = frozenset()
@@ -103,7 +103,7 @@ async def test_those_at_one_place_with_one_id_get_the_same_frame():
         assert all(frame is frames[0] for frame in frames)
         other = pages.frame_of(taken[0], 2, NOTHING)
         assert json.loads(other.text) == json.loads(frames[0].text) | {"id": 2}
-        assert frames[0].packed(frame_of) is frames[1].packed(frame_of)
+        assert frames[0].packed(encode_text_frame) is frames[1].packed(encode_text_frame)
         assert store.reads == 1
 
 
@@ -186,7 +186,10 @@ async def test_frames_without_fields_are_made_for_those_who_leave_them_out():
         await store.patch_run(key.run_id, {"tags": ["a"], "metadata": {"secret": 1}})
         skip = frozenset({"metadata"})
         piece = await pages.read(ORIGIN)
-        bare, whole = pages.frame_of(piece, 1, skip), pages.frame_of(piece, 1, NOTHING)
+        bare, whole = (
+            pages.frame_of(piece, 1, skip),
+            pages.frame_of(piece, 1, NOTHING),
+        )
         assert "secret" in whole.text and "secret" not in bare.text
         page = await store.read(key)
         encoded = [encode_record(record, key.run_id) for record in page.records]
@@ -308,8 +311,8 @@ def test_a_frame_is_held_once_and_gives_both_text_and_bytes(text):
     frame, other = Frame(text), (lambda text: b"!" + text.encode())
     for _ in range(2):
         assert frame.text == text
-        assert frame.packed(frame_of) == frame_of(text)
-        assert frame.packed(frame_of) is frame.packed(frame_of)
+        assert frame.packed(encode_text_frame) == encode_text_frame(text)
+        assert frame.packed(encode_text_frame) is frame.packed(encode_text_frame)
         assert frame._text is None
         assert frame.packed(other) == b"!" + text.encode()
 

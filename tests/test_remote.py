@@ -445,7 +445,7 @@ async def test_a_follower_that_rests_pauses_its_subscription_and_loses_nothing(m
             await until(lambda: state.is_paused)
             await store.head(key)  # whatever was under way has arrived
             assert state.bytes < 400_000
-            assert gateway.fanout.hub.live_streams == 0
+            assert gateway.hub.live_streams == 0
             await gateway.store.append(key, [b"1"], end="completed")
             async for page in pages:
                 assert page.gap is None
@@ -462,7 +462,7 @@ async def test_more_streams_than_one_connection_may_follow_are_followed_over_sev
         keys = [StreamKey(run.id, f"s{i}") for i in range(30)]
         seen = {key: [] for key in keys}
         following = [asyncio.create_task(follow(store, key, seen[key])) for key in keys]
-        await until(lambda: gateway.fanout.hub.live_streams == 30)
+        await until(lambda: gateway.hub.live_streams == 30)
         assert len(gateway.gateway._carriers) == 4
         await asyncio.gather(*(gateway.store.append(key, [b"1"]) for key in keys))
         await until(lambda: all(seen.values()))
@@ -485,11 +485,11 @@ async def test_closing_with_streams_followed_over_several_connections_leaves_non
             following = [
                 asyncio.create_task(follow(store, StreamKey(run.id, f"s{i}"), [])) for i in range(5)
             ]
-            await until(lambda: gateway.fanout.hub.live_streams == 5)
+            await until(lambda: gateway.hub.live_streams == 5)
         outcomes = await asyncio.gather(*following, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 5
         await until(lambda: not gateway.gateway._carriers)
-        assert gateway.fanout.hub.live_streams == 0
+        assert gateway.hub.live_streams == 0
 
 
 async def test_hundreds_of_calls_at_once_are_all_answered():
@@ -661,7 +661,7 @@ async def test_an_answer_over_the_limit_fails_its_request_and_the_link_goes_on(m
         await asyncio.wait_for(following, DEADLINE_S)
         assert len(followed) == 1
         assert relay.connections == 1
-        await until(lambda: gateway.fanout.hub.live_streams == 0)
+        await until(lambda: gateway.hub.live_streams == 0)
 
 
 async def test_a_request_that_is_refused_on_the_way_is_not_sent_again_and_others_are():
@@ -708,7 +708,7 @@ async def test_a_worker_whose_token_is_refused_comes_back_with_another(ages_s, c
         run = await store.create_run(new_run())
         followed = []
         following = asyncio.create_task(follow(store, StreamKey(run.id, "s"), followed))
-        await until(lambda: gateway.fanout.hub.live_streams == 1)
+        await until(lambda: gateway.hub.live_streams == 1)
         await break_connections(gateway)
         await until(lambda: not store.is_ready)
         done = await store.append(StreamKey(run.id, "s"), [b"1"], end="completed")

@@ -477,7 +477,7 @@ async def test_readers_of_a_deleted_run_get_the_end_and_its_sets_the_deletion():
         (record,) = by_id[3]["records"]
         assert record["data"] == {"id": run.id, "version": 1, "deleted": True}
         assert (by_id[4]["type"], by_id[4]["value"]) == ("result", True)
-        assert gateway.fanout.hub.live_streams == 0
+        assert gateway.hub.live_streams == 0
 
 
 async def test_a_token_that_may_not_change_a_run_may_not_delete_it():

@@ -213,7 +213,7 @@ async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
     ):
         await until(lambda: not gateway.gateway._carriers)
         await until(lambda: server_side.disconnected)
-        assert gateway.fanout.hub.live_streams == 0
+        assert gateway.hub.live_streams == 0
         client.socket.transport.resume_reading()
         with pytest.raises(ConnectionClosed):
             while True:

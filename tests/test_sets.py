@@ -221,9 +221,9 @@ async def test_a_laggard_whose_changes_are_gone_gets_a_fresh_snapshot(monkeypatc
 async def test_following_a_set_can_be_ended_and_leaves_nothing_behind(gateway):
     async with gateway.client(token=worker_token()) as client:
         await follow(client, {"tags": ["x", "y"]})
-        assert gateway.fanout.hub.live_streams == 2
+        assert gateway.hub.live_streams == 2
         assert (await client.ask(type="unsubscribe", id=1))["type"] == "unsubscribed"
-        assert gateway.fanout.hub.live_streams == 0
+        assert gateway.hub.live_streams == 0
         await gateway.store.create_run(new_run(tags=["x"]))
         assert await client.ask(type="ping") == {"type": "pong"}
 

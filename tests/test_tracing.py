@@ -52,7 +52,7 @@ async def test_a_trigger_a_run_its_appends_and_the_sends_are_one_trace(spans):
             handle = await count.trigger()
         async with gateway.client(token=token_for("read:runs:*")) as client:
             await client.ask(type="subscribe", id=1, run=handle.id, stream="numbers")
-            (tail,) = [each for each in gateway.fanout.hub.tails if each.key.run_id == handle.id]
+            (tail,) = [each for each in gateway.hub.tails if each.key.run_id == handle.id]
             await until(lambda: not tail._alone)
             watched.set()
             assert (await client.receive())["records"][0]["data"] == 1
@@ -82,7 +82,7 @@ async def test_a_gateway_sends_as_part_of_a_trace_that_began_elsewhere(spans):
         await gateway.gateway._store.create_run(run)
         async with gateway.client(token=token_for("read:runs:*")) as client:
             await client.ask(type="subscribe", id=1, run=run.id, stream="s")
-            (tail,) = [each for each in gateway.fanout.hub.tails if each.key.run_id == run.id]
+            (tail,) = [each for each in gateway.hub.tails if each.key.run_id == run.id]
             await until(lambda: not tail._alone)
             await gateway.gateway._store.append(StreamKey(run.id, "s"), [b"1"])
             await client.receive()

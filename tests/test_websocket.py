@@ -539,7 +539,7 @@ async def test_a_slow_reader_holds_nobody_up_and_costs_no_memory(gateway, run):
         for i in range(700):  # 42 MB, far more than sockets hold
             await append(gateway, run, [i, big])
             await fast.receive()
-        (tail,) = gateway.fanout.hub._tails.values()
+        (tail,) = gateway.hub._tails.values()
         assert tail.ring_bytes <= 2 << 20
         slow_one = min(
             (carrier for carrier in gateway.gateway._carriers),
@@ -581,7 +581,7 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(gateway, run)
 
 async def test_newcomers_wait_for_their_turn_and_those_at_work_do_not(gateway, run, client):
     await subscribed(client, run)
-    turns = gateway.fanout.hub.newcomers = LoopQuota(each_pass=0)
+    turns = gateway.hub.newcomers = LoopQuota(each_pass=0)
 
     async def visit():
         async with gateway.client(token=worker_token()) as newcomer:
@@ -604,9 +604,9 @@ async def test_a_client_that_vanishes_leaves_nothing(gateway, run):
     async with gateway.client(token=worker_token()) as client:
         for id in range(20):
             await subscribed(client, run, id, stream=f"s{id}")
-        assert gateway.fanout.hub.live_streams == 20
+        assert gateway.hub.live_streams == 20
         client.socket.transport.abort()
-        await until(lambda: gateway.fanout.hub.live_streams == 0)
+        await until(lambda: gateway.hub.live_streams == 0)
     await until(lambda: not gateway.gateway._carriers)
     await until(lambda: len(asyncio.all_tasks()) <= before)
     assert gateway.store._growth._watches.keys() == {REVOCATIONS.run_id}
@@ -625,7 +625,7 @@ async def test_clients_that_come_and_go_leave_nothing(gateway, run):
     for round in range(5):
         await asyncio.gather(*(visit(n) for n in range(20)))
         await append(gateway, run, round)
-    await until(lambda: gateway.fanout.hub.live_streams == 0)
+    await until(lambda: gateway.hub.live_streams == 0)
     await until(lambda: not gateway.gateway._carriers)
 
 

@@ -5,7 +5,9 @@ fast_append             appends over HTTP without ASGI
 frame_splitter          finds text frames that arrived whole
 http_protocol           an HTTP protocol that can abort a connection
 request_head            parses a plain request head
+socket_batch            the same bytes to a group of WebSockets
 sockets                 listening sockets
+text_frames             encodes text frames
 unauthenticated_memory  memory for unfinished messages of clients without a token
 websocket_protocol      a WebSocket protocol that writes frames directly
 """

@@ -24,8 +24,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-AT_ONCE = 1024  # writes in one call
-LEAST = 16  # sockets below which calling `write` for each is as good
+MAX_BATCH = 1024  # writes in one call
+MIN_BATCH = 16  # sockets below which calling `write` for each is as good
 
 _PWRITE = 1  # IOCB_CMD_PWRITE
 _IOCB_BYTES, _EVENT_BYTES = 64, 32
@@ -70,22 +70,22 @@ class BulkWriter:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._libc.syscall.restype = ctypes.c_long
         self._context = ctypes.c_ulong(0)
-        blocks = bytearray(AT_ONCE * _IOCB_BYTES)
+        blocks = bytearray(MAX_BATCH * _IOCB_BYTES)
         start = ctypes.addressof(ctypes.c_char.from_buffer(blocks))
-        addresses = [start + i * _IOCB_BYTES for i in range(AT_ONCE)]
-        self._blocks = (ctypes.c_void_p * AT_ONCE)(*addresses)
+        addresses = [start + i * _IOCB_BYTES for i in range(MAX_BATCH)]
+        self._blocks = (ctypes.c_void_p * MAX_BATCH)(*addresses)
         words, halves = memoryview(blocks).cast("Q"), memoryview(blocks).cast("i")
-        words[0 :: _IOCB_BYTES // _WORD] = array("Q", range(AT_ONCE))  # aio_data
-        memoryview(blocks).cast("H")[8 :: _IOCB_BYTES // 2] = array("H", [_PWRITE]) * AT_ONCE
+        words[0 :: _IOCB_BYTES // _WORD] = array("Q", range(MAX_BATCH))  # aio_data
+        memoryview(blocks).cast("H")[8 :: _IOCB_BYTES // 2] = array("H", [_PWRITE]) * MAX_BATCH
         self._sockets = halves[5 :: _IOCB_BYTES // _HALF]  # aio_fildes
         self._buffers = words[3 :: _IOCB_BYTES // _WORD]  # aio_buf
         self._sizes = words[4 :: _IOCB_BYTES // _WORD]  # aio_nbytes
-        events = bytearray(AT_ONCE * _EVENT_BYTES)
+        events = bytearray(MAX_BATCH * _EVENT_BYTES)
         self._events = (ctypes.c_char * len(events)).from_buffer(events)
         self._written = memoryview(events).cast("q")[0 :: _EVENT_BYTES // _WORD]  # data
         self._results = memoryview(events).cast("q")[2 :: _EVENT_BYTES // _WORD]  # res
-        self._call(self._calls.setup, ctypes.c_long(AT_ONCE), ctypes.byref(self._context))
-        self._try_out()
+        self._call(self._calls.setup, ctypes.c_long(MAX_BATCH), ctypes.byref(self._context))
+        self._self_test()
 
     def __del__(self) -> None:
         if getattr(self, "_context", None):
@@ -101,8 +101,8 @@ class BulkWriter:
         Yields:
             Those that did not take all.
         """
-        for start in range(0, len(sockets), AT_ONCE):
-            some = sockets[start : start + AT_ONCE]
+        for start in range(0, len(sockets), MAX_BATCH):
+            some = sockets[start : start + MAX_BATCH]
             for index, taken in self._write(some, data):
                 yield ShortWrite(start + index, taken)
 
@@ -146,7 +146,7 @@ class BulkWriter:
             raise OSError(code, os.strerror(code))
         return result
 
-    def _try_out(self) -> None:
+    def _self_test(self) -> None:
         here, there = socket.socketpair()
         with here, there:
             here.setblocking(False)
@@ -166,18 +166,18 @@ class _ThreadLocalWriter(threading.local):
             self.mine = None
 
 
-_bulks = _ThreadLocalWriter()
+_writers = _ThreadLocalWriter()
 
 
 def _forget() -> None:
     """A child has to make its own: the kernel's side stays with the parent."""
-    global _bulks
-    _bulks = _ThreadLocalWriter()
+    global _writers
+    _writers = _ThreadLocalWriter()
 
 
 os.register_at_fork(after_in_child=_forget)
 
 
-def bulk() -> BulkWriter | None:
+def bulk_writer() -> BulkWriter | None:
     """Return what writes to many sockets at once in this thread; None where nothing does."""
-    return _bulks.mine
+    return _writers.mine

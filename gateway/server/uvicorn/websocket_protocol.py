@@ -8,10 +8,8 @@ internals, which is why its version is bounded; `tests/test_direct.py` fails lou
 from __future__ import annotations
 
 import math
-import struct
-from array import array
 from asyncio.transports import BaseTransport, Transport
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain
@@ -22,8 +20,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 
 from gateway._internal.wakeup import Mailbox
-from gateway.fanout.group import WireFormat
-from gateway.server.uvicorn.bulk_write import LEAST, bulk
 from gateway.server.uvicorn.frame_splitter import FrameSplitter
 from gateway.server.uvicorn.unauthenticated_memory import BufferShare
 
@@ -35,6 +31,20 @@ HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is
 GOODBYE_S = 5.0  # for a client to answer a close frame
 
 _END = b"\r\n\r\n"  # of the handshake's request
+
+
+@dataclass
+class WritabilityVersion:
+    """Counts changes of writability: a connection's buffer began to fill, or it closed.
+
+    One counter for the process. A batch compares it to notice in O(1) that none of its thousands of
+    sockets changed. Changes are rare, so a false alarm by another connection costs little.
+    """
+
+    count: int = 0
+
+
+writability = WritabilityVersion()
 
 
 class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
@@ -233,13 +243,13 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
         self._room = math.inf  # the client's goodbye is to be read, and nothing else is kept
         if self._splitter is not None:
             self._splitter.is_closing = True
-        _changes.count += 1
+        writability.count += 1
 
     def pause_writing(self) -> None:
         """See asyncio."""
         super().pause_writing()
         self.is_clear = False
-        _changes.count += 1
+        writability.count += 1
 
     def resume_writing(self) -> None:
         """See asyncio."""
@@ -348,83 +358,7 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
 
 
-@dataclass
-class _WritabilityVersion:
-    """How often anything began to wait for any client of this process, or one was closed."""
-
-    count: int = 0
-
-
-_changes = _WritabilityVersion()
-
-
-class DirectSocketBatch:
-    """Connections that are handed the same bytes, by as few system calls as can be.
-
-    Args:
-        sinks: Looked at once.
-
-    Attributes:
-        full: See `gateway.fanout.group.SocketBatch`.
-    """
-
-    def __init__(self, sinks: Iterable[DirectWebSocketProtocol]) -> None:
-        self._changes = _changes.count
-        self._direct: list[DirectWebSocketProtocol] = []
-        self._sockets = array("i")
-        self._others: list[DirectWebSocketProtocol] = []
-        self.full: list[DirectWebSocketProtocol] = []
-        self._is_clear = True
-        for each in sinks:  # of thousands: the usual ones first, and nothing twice
-            if each.is_clear and each.socket >= 0:
-                self._direct.append(each)
-                self._sockets.append(each.socket)
-            else:
-                self._is_clear = self._is_clear and each.is_clear
-                (self._others if each.is_open else self.full).append(each)
-        self._bulk = bulk() if len(self._direct) >= LEAST else None
-        if self._bulk is None:
-            self._others += self._direct
-
-    @property
-    def is_as_it_was(self) -> bool:
-        """See `SocketBatch`. A change of any connection counts; changes are few."""
-        return self._is_clear and self._changes == _changes.count
-
-    def write(self, frames: bytes) -> None:
-        """Hand bytes over to each that is not full."""
-        for sink in self._others:
-            sink.write(frames)
-        if self._bulk is not None:
-            for which, taken in self._bulk.write(self._sockets, frames):
-                self._direct[which].write(frames[taken:])
-
-
-def sink_of(websocket: WebSocket) -> DirectWebSocketProtocol | None:
+def direct_sink(websocket: WebSocket) -> DirectWebSocketProtocol | None:
     """Return the connection's sink; None on a server that has none."""
     sink: DirectWebSocketProtocol | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     return sink
-
-
-def frame_size(text: str) -> int:
-    """How many bytes a text takes as a frame, as `frame_of` makes it."""
-    size = len(text) if text.isascii() else len(text.encode())
-    return size + (2 if size < 126 else 4 if size < 1 << 16 else 10)
-
-
-def frame_of(text: str) -> bytes:
-    """Frame a text as a server does: final, not masked.
-
-    Source:
-        RFC 6455, section 5.2.
-    """
-    payload = text.encode()
-    size = len(payload)
-    if size < 126:
-        return struct.pack("!BB", 0x81, size) + payload
-    if size < 1 << 16:
-        return struct.pack("!BBH", 0x81, 126, size) + payload
-    return struct.pack("!BBQ", 0x81, 127, size) + payload
-
-
-DIRECT_WIRE = WireFormat(frame_of, DirectSocketBatch)

@@ -9,7 +9,8 @@ from starlette.websockets import WebSocket
 from gateway._internal.counters import Counters
 from gateway.fanout.frame import Frame
 from gateway.protocol.commands import Close
-from gateway.server.uvicorn.websocket_protocol import frame_of, frame_size, sink_of
+from gateway.server.uvicorn.text_frames import encode_text_frame, text_frame_bytes
+from gateway.server.uvicorn.websocket_protocol import direct_sink
 
 COUNTED = "realtime.counted"  # of a scope's extensions: whoever lent it counts its bytes
 LIMITED = "realtime.limited"  # likewise: has `raise_limit`, as a sink has
@@ -35,7 +36,7 @@ class Outbound:
         self._steady_s = steady_s
         self._counters = counters
         self._is_counted = COUNTED in websocket.scope.get("extensions", {})
-        self.sink = sink_of(websocket)
+        self.sink = direct_sink(websocket)
         self._limited = self.sink or websocket.scope.get("extensions", {}).get(LIMITED)
         self.blocked_since_s: float | None = None
 
@@ -47,7 +48,7 @@ class Outbound:
     def hand_over(self, texts: list[str]) -> None:
         """Send text frames at once, in one piece; only while it `is_open`."""
         assert self.sink is not None
-        frames = b"".join(map(frame_of, texts))
+        frames = b"".join(map(encode_text_frame, texts))
         self._counters.bytes_sent += len(frames)
         self.sink.write(frames)
 
@@ -80,7 +81,7 @@ class Outbound:
     async def send_shared(self, frame: Frame) -> None:
         """Send a frame that others may get too; waits while the client takes nothing."""
         if self.sink is not None and self.sink.is_open:
-            data = frame.packed(frame_of)
+            data = frame.packed(encode_text_frame)
             self._counters.bytes_sent += len(data)
             self.sink.write(data)
             return
@@ -94,7 +95,7 @@ class Outbound:
         self.blocked_since_s = self._steady_s()
         try:
             if not self._is_counted:
-                self._counters.bytes_sent += frame_size(text)
+                self._counters.bytes_sent += text_frame_bytes(text)
             await self._websocket.send_text(text)
         finally:
             self.blocked_since_s = None

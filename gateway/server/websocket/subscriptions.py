@@ -26,7 +26,7 @@ from gateway.model.records import ORIGIN, Position
 from gateway.protocol import FromLast
 from gateway.protocol.commands import Command, Open, OpenSet
 from gateway.protocol.connection import Connection
-from gateway.server.uvicorn.websocket_protocol import DIRECT_WIRE
+from gateway.server.uvicorn.socket_batch import DIRECT_WIRE
 from gateway.server.websocket.outbound import Outbound
 from gateway.stores.base import Store
 
