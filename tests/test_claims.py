@@ -12,6 +12,7 @@ from test_keys import CLAIMS, NOW_S
 from test_untrusted import REFUSED
 
 from gateway import tokens
+from gateway.auth.permissions import Permissions
 from gateway.errors import InvalidToken, InvalidValue
 from gateway.tokens import attenuate, mint, mint_trigger, verify
 
@@ -39,7 +40,7 @@ def with_claim(name: str, value: str) -> str:
     return signed(f'{rest[:-1]},"{name}":{value}}}')
 
 
-def read(token: str) -> tokens.Access:
+def read(token: str) -> Permissions:
     return verify(token, secret_key=SECRET, now_s=NOW_S)
 
 

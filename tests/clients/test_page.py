@@ -88,7 +88,7 @@ async def test_a_slow_loop_holds_a_bounded_amount_and_misses_nothing(gateway, op
     for start in range(1, 20_001, 2000):
         await written.append(*range(start, start + 2000))
     # It has given the subscription up: nobody reads there any more.
-    await until(lambda: gateway.fanout.hub.live_streams == 0)
+    await until(lambda: gateway.hub.live_streams == 0)
     await written.append(end="completed")
     await page.evaluate("next()")
     await page.evaluate("done")

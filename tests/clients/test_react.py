@@ -70,7 +70,7 @@ async def test_components_show_one_subscription_and_hear_each_record_once(gatewa
     page.render(written.id, count=2)
     line = f"{written.id}:live:"
     await page.shows(f"{line}{line}queued")
-    assert gateway.fanout.hub.live_streams == 2  # the stream, and the run's own log
+    assert gateway.hub.live_streams == 2  # the stream, and the run's own log
     await written.append("a", "b")
     said = await page.shows(f"{line}a,b{line}a,b" + "queued")
     assert sorted(said["heard"]) == ["a", "a", "b", "b"]  # each of the two has a handler
@@ -95,7 +95,7 @@ async def test_what_no_component_shows_any_more_is_given_up(gateway, page):
     page.render(written.id)
     await page.shows(f"{written.id}:live:queued")
     page.render(None, count=0)
-    await until(lambda: gateway.fanout.hub.live_streams == 0)
+    await until(lambda: gateway.hub.live_streams == 0)
 
 
 async def test_hooks_of_an_input_and_a_trigger_show_what_became_of_calls(gateway, page):
