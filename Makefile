@@ -21,9 +21,9 @@ cluster-demo: setup nginx  ## Run two gateways on one Valkey, nginx, Celery and 
 	$(BIN)/python -m demo_app.cluster
 
 test: setup browser nginx  ## Run all tests
-	$(BIN)/pytest tests/browser
-	$(BIN)/pytest tests/clients
-	$(BIN)/pytest --ignore=tests/browser --ignore=tests/clients -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest tests/e2e/browser
+	$(BIN)/pytest tests/e2e/clients
+	$(BIN)/pytest --ignore=tests/e2e/browser --ignore=tests/e2e/clients -n auto --maxprocesses 4 --dist loadfile
 
 check: setup  ## Lint, check types and imports
 	$(BIN)/ruff check .
@@ -32,13 +32,13 @@ check: setup  ## Lint, check types and imports
 	$(BIN)/lint-imports
 
 faults: setup nginx  ## Kill, stop and starve real gateways under load (minutes)
-	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.tools.faults
 
 soak: setup  ## Ten minutes of moderate load; memory has to stay flat
-	$(BIN)/python -m tests.faults.soak
+	$(BIN)/python -m tests.tools.soak
 
 audit: setup  ## Look the dependencies up among known vulnerabilities
-	$(BIN)/python -m tests.audit
+	$(BIN)/python -m tests.tools.audit
 
 bench: bench-setup  ## Measure everything, beside other servers (25 minutes); writes benchmarks/results/
 	$(BIN)/python -m benchmarks --into benchmarks/results
@@ -66,10 +66,10 @@ lock: setup  ## Lock the dependencies of pyproject.toml in requirements/; UPGRAD
 	$(LOCK) --group installer -c requirements/dev.txt -o requirements/installer.txt
 
 browser:
-	@sh tests/browser/install.sh
+	@sh tests/tools/install_chromium.sh
 
 nginx:
-	@sh tests/faults/install.sh
+	@sh tests/tools/install_nginx.sh
 
 clean:  ## Remove what setup and runs have made
 	rm -rf .venv .web .realtime .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

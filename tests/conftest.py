@@ -4,11 +4,11 @@ import os
 import signal
 
 import pytest
-from redis_serving import stop_shared_server
 
 from gateway.sdk import tasks
 from gateway.sdk.values import input_schemas
-from tests.serving import new_run, worker_token
+from tests.support.gateways import new_run, worker_token
+from tests.support.redis.servers import stop_shared_server
 
 # A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,10 +1,10 @@
 import re
 
-import protocol_tables
 import pytest
 
 from gateway import errors
 from gateway.errors import BY_CODE, RealtimeError, from_wire, on_the_wire
+from tests.tools import protocol_tables
 
 CLASSES = RealtimeError.__subclasses__()
 

@@ -16,7 +16,7 @@ from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite.store import SqliteStore
 
 SECRET = "a secret of the tests that is long enough"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 
 

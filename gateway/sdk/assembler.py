@@ -8,7 +8,7 @@
     of_each = await assemble_by_source(answer.read_records(run.id))
 
 The browser does the same (`ui/client/parts_assembler.js`), and both are held to the same cases
-(`tests/protocol_cases.json`). What a tool call's state follows from, the first that holds:
+(`tests/protocol/cases.json`). What a tool call's state follows from, the first that holds:
 
     denied      its approval was denied
     failed      its result is an error

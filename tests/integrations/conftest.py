@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from queue_workers import shop
 
 from gateway.sdk.loops import background
+from tests.support.queues.workers import CELERY_SHOP, shop
 
 
 class Provider:
@@ -101,7 +101,7 @@ def collect():
 @pytest.fixture(scope="session")
 def celery_place(tmp_path_factory):
     """A broker, a gateway and a Celery worker with two child processes, for all Celery tests."""
-    worker = ("celery", "-A", "celery_shop", "worker", "-c", "2", "-l", "info")
+    worker = ("celery", "-A", CELERY_SHOP, "worker", "-c", "2", "-l", "info")
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     with shop(tmp_path_factory.mktemp("celery")) as place, place.worker(*worker, *quiet):
         os.environ["BROKER"] = place.broker  # before the import of celery_shop in this process

@@ -6,7 +6,12 @@ import signal
 
 import pytest
 from celery.exceptions import TaskRevokedError
-from queue_workers import (
+
+from gateway import runs
+from gateway.errors import RunNotFound
+from gateway.model.runs import iso_time
+from tests.support.queues.workers import (
+    CELERY_SHOP,
     ended,
     first,
     let_go,
@@ -16,14 +21,10 @@ from queue_workers import (
     until_status,
 )
 
-from gateway import runs
-from gateway.errors import RunNotFound
-from gateway.model.runs import iso_time
-
 
 @pytest.fixture
 async def celery(celery_place):
-    import celery_shop
+    from tests.support.queues import celery_shop
 
     async with celery_place.connected():
         yield celery_shop
@@ -46,7 +47,7 @@ async def test_task_is_a_run_with_ordered_records(celery_place, celery):
         (1, "attempt 1"),
     ]
     kept = await ended(run.id)
-    assert (kept.task, kept.status, kept.attempt) == ("celery_shop.greet", "completed", 1)
+    assert (kept.task, kept.status, kept.attempt) == (f"{CELERY_SHOP}.greet", "completed", 1)
     assert await statuses(run.id) == ["queued", "executing", "completed"]
     assert await on_thread(result.get, timeout=10) == "ANN"
     assert kept.payload is None and kept.output is None  # stored only with `with_payloads`
@@ -93,9 +94,9 @@ async def test_chained_task_is_a_child_of_the_previous(celery):
     made = celery.silent.s("ann") | celery.greet.s()
     result = await on_thread(made.apply_async)
     assert await on_thread(result.get, timeout=10) == "ANN"
-    [child] = [run for run in await runs.list(limit=3) if run.task == "celery_shop.greet"][:1]
+    [child] = [run for run in await runs.list(limit=3) if run.task == f"{CELERY_SHOP}.greet"][:1]
     assert child.parent_id is not None
-    assert (await runs.retrieve(child.parent_id)).task == "celery_shop.silent"
+    assert (await runs.retrieve(child.parent_id)).task == f"{CELERY_SHOP}.silent"
 
 
 async def test_retry_is_another_attempt_of_the_same_run(celery):
@@ -216,7 +217,7 @@ async def test_message_without_ticket_creates_one_run(celery, monkeypatch):
     monkeypatch.setattr(before_task_publish, "receivers", [])
     result = await on_thread(celery.greet.delay, "ann")
     assert await on_thread(result.get, timeout=10) == "ANN"
-    [run] = [run for run in await runs.list(limit=1) if run.task == "celery_shop.greet"]
+    [run] = [run for run in await runs.list(limit=1) if run.task == f"{CELERY_SHOP}.greet"]
     assert run.idempotency_key == f"celery:{result.id}"
     assert (await ended(run.id)).status == "completed"
 
@@ -226,7 +227,7 @@ async def test_eager_task_is_a_run(celery, monkeypatch):
     result = await on_thread(celery.flaky.delay, 1)
     assert result.get() == "done"
     [run] = await runs.list(limit=1)
-    assert (run.task, run.status, run.attempt) == ("celery_shop.flaky", "completed", 2)
+    assert (run.task, run.status, run.attempt) == (f"{CELERY_SHOP}.flaky", "completed", 2)
     assert [line async for line in celery.lines.read(run.id)] == ["try 1", "try 2"]
 
 

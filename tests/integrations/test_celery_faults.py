@@ -6,13 +6,12 @@ import signal
 import time
 
 import pytest
-from queue_workers import Shop, ended, first, let_go, on_thread
 
 import gateway
 from gateway import runs
 from gateway.integrations.celery import publisher
 from gateway.sdk.loops import background
-from tests.serving import (
+from tests.support.gateways import (
     DEADLINE_S,
     SECRET,
     Process,
@@ -21,14 +20,15 @@ from tests.serving import (
     serving,
     until,
 )
+from tests.support.queues.workers import CELERY_SHOP, Shop, ended, first, let_go, on_thread
 
-WORKER = ("celery", "-A", "celery_shop", "worker", "-c", "2", "-l", "info")
+WORKER = ("celery", "-A", CELERY_SHOP, "worker", "-c", "2", "-l", "info")
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 @pytest.fixture
 async def celery(celery_place):
-    import celery_shop
+    from tests.support.queues import celery_shop
 
     yield celery_shop
     await let_go(celery_shop.app)

@@ -6,7 +6,14 @@ import signal
 import orjson
 import pytest
 from celery import Celery
-from queue_workers import (
+
+from gateway import runs
+from gateway.errors import ConfigurationError, QueueUnavailable
+from gateway.integrations.celery.runner import CeleryQueue
+from gateway.model.log import run_log
+from gateway.sdk.execution import task_queues
+from gateway.sdk.runtime import runtime
+from tests.support.queues.workers import (
     ended,
     first,
     let_go,
@@ -16,17 +23,10 @@ from queue_workers import (
     until_asked_for,
 )
 
-from gateway import runs
-from gateway.errors import ConfigurationError, QueueUnavailable
-from gateway.integrations.celery.runner import CeleryQueue
-from gateway.model.log import run_log
-from gateway.sdk.execution import task_queues
-from gateway.sdk.runtime import runtime
-
 
 @pytest.fixture
 async def celery(celery_place):
-    import celery_shop
+    from tests.support.queues import celery_shop
 
     task_queues.use(CeleryQueue(celery_shop.app))
     async with celery_place.connected():

@@ -8,7 +8,7 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
-GUIDE = Path(__file__).parent.parent.parent / "docs" / "guide.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 
 EPILOGUE = """
 import asyncio

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from assembling import assembled
 from langchain_core.language_models.fake_chat_models import (
     FakeListChatModel,
     FakeListChatModelError,
@@ -33,6 +32,7 @@ from gateway.sdk.parts import (
     ToolInputStart,
     ToolResult,
 )
+from tests.support.sdk.parts import assembled
 
 
 class ChunkModel(GenericFakeChatModel):

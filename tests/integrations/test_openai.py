@@ -5,7 +5,6 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from assembling import assembled
 
 from gateway import connect, streams, task
 from gateway.integrations._model_streams import ModelStreamError
@@ -23,6 +22,7 @@ from gateway.sdk.parts import (
     ToolInputStart,
     ToolResult,
 )
+from tests.support.sdk.parts import assembled
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

@@ -1,7 +1,6 @@
 """Pydantic AI's own agents, with its test models, read as parts."""
 
 import pytest
-from assembling import assembled
 from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.capabilities import HandleDeferredToolCalls
 from pydantic_ai.exceptions import ApprovalRequired, ModelHTTPError
@@ -29,6 +28,7 @@ from gateway.sdk.parts import (
     ToolInputStart,
     ToolResult,
 )
+from tests.support.sdk.parts import assembled
 
 
 async def thinks_and_looks(messages, info):

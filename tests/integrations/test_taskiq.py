@@ -6,18 +6,27 @@ import signal
 from unittest.mock import AsyncMock
 
 import pytest
-from queue_workers import Shop, ended, first, seen_by_a_page, shop, statuses, until_asked_for
 from taskiq import InMemoryBroker
-from taskiq_lists import ListBroker
 
 from gateway import connect, runs, streams, task
 from gateway.errors import QueueUnavailable, RunNotFound
 from gateway.integrations.taskiq import TaskiqQueue, handle_of, install, middleware
 from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import runtime
-from tests.serving import DEADLINE_S, SECRET, Process, environment, serving
+from tests.support.gateways import DEADLINE_S, SECRET, Process, environment, serving
+from tests.support.queues.taskiq_lists import ListBroker
+from tests.support.queues.workers import (
+    TASKIQ_SHOP,
+    Shop,
+    ended,
+    first,
+    seen_by_a_page,
+    shop,
+    statuses,
+    until_asked_for,
+)
 
-WORKER = ("taskiq", "worker", "taskiq_shop:broker", "--workers", "2", "--log-level", "INFO")
+WORKER = ("taskiq", "worker", f"{TASKIQ_SHOP}:broker", "--workers", "2", "--log-level", "INFO")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +38,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 async def taskiq(place):
-    import taskiq_shop
+    from tests.support.queues import taskiq_shop
 
     task_queues.use(TaskiqQueue(taskiq_shop.broker))
     async with place.connected():
@@ -52,7 +61,7 @@ async def test_task_is_a_run_with_ordered_records(place, taskiq):
     records = await seen_by_a_page(place.gateway.url, run.access_token, run.id, "lines")
     assert [each["data"] for each in records] == ["hello ann", "attempt 1"]
     kept = await ended(run.id)
-    assert (kept.task, kept.status, kept.output) == ("taskiq_shop:greet", "completed", None)
+    assert (kept.task, kept.status, kept.output) == (f"{TASKIQ_SHOP}:greet", "completed", None)
     assert await statuses(run.id) == ["queued", "executing", "completed"]
     assert (await sent.wait_result(timeout=10)).return_value == "ANN"
     assert kept.owner.startswith("worker_") and kept.owner != runtime().runner.owner
@@ -206,7 +215,7 @@ async def test_stopping_worker_returns_delayed_runs(place, taskiq, tmp_path, mon
 
 async def test_killed_worker_crashes_its_runs(place, tmp_path, monkeypatch):
     """The gateway detects the lost connection; here at once, by default after a minute."""
-    import taskiq_shop
+    from tests.support.queues import taskiq_shop
 
     flag = tmp_path / "flag"
     flag.touch()

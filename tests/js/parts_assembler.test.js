@@ -8,7 +8,7 @@ import { NO_PARTS, PartsAssembler, SourcesAssembler } from "../../ui/client/part
 import { Observer, Store, keyOf } from "../../ui/client/store.js";
 import { FakePage, URL_OF_GATEWAY, position, records, subscribed } from "./fakes.js";
 
-const cases = JSON.parse(readFileSync(new URL("../protocol_cases.json", import.meta.url), "utf8"));
+const cases = JSON.parse(readFileSync(new URL("../protocol/cases.json", import.meta.url), "utf8"));
 
 const text = (text) => ({ type: "text-delta", text });
 const call = (id) => ({ type: "tool-call", id, name: "look", input: {} });

@@ -11,7 +11,7 @@ import { applyChange, comparePositions, mayReconnect, mergePatch } from "../../u
 import { Subscription } from "../../ui/client/subscription.js";
 import { FakePage, SINK_METHODS, URL_OF_GATEWAY } from "./fakes.js";
 
-const cases = JSON.parse(readFileSync(new URL("../protocol_cases.json", import.meta.url), "utf8"));
+const cases = JSON.parse(readFileSync(new URL("../protocol/cases.json", import.meta.url), "utf8"));
 
 for (const { a, b, order } of cases.positions) {
   test(`position ${a} against ${b}`, () => assert.equal(comparePositions(a, b), order));

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from gateway.errors import InvalidValue
 from gateway.sdk.definitions import StreamDefinition
 from gateway.ui import use_realtime_stream
-from tests.conformance.published import tool
+from tests.support.clients.npm import tool
 
 
 @dataclass

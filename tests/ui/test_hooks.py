@@ -32,7 +32,7 @@ from gateway.ui import (
     use_realtime_task_trigger_with_streams,
 )
 from gateway.ui.text_numbers import TextNumberVar
-from tests.conformance.published import tool
+from tests.support.clients.npm import tool
 
 
 @dataclass

@@ -3,7 +3,7 @@
 An append over HTTP is a few hundred bytes that come in one piece, or its head and its body do. This
 reads these and nothing else: whatever is not of this form is left to h11, which knows all forms and
 their limits. So nothing is taken that h11 would refuse or understand otherwise;
-`tests/test_whole.py` holds the two against each other.
+`tests/server/uvicorn/test_request_head.py` holds the two against each other.
 
 Source:
     RFC 9112, sections 3 to 6.

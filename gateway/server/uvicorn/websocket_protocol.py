@@ -2,7 +2,8 @@
 
 An ASGI `send` costs a message, a coroutine and the framing for each connection. A frame that many
 connections get is framed once here and handed to their transports as it is. It leans on uvicorn's
-internals, which is why its version is bounded; `tests/test_direct.py` fails loudly when they move.
+internals, which is why its version is bounded; `tests/server/uvicorn/test_websocket_protocol.py`
+fails loudly when they move.
 """
 
 from __future__ import annotations

@@ -1,0 +1,162 @@
+"""The hooks in an app other than the demo, started with a plain `reflex run`."""
+
+import json
+
+import pytest
+
+from tests.support.browser.watched_page import subscriptions
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="session"),
+]
+
+
+async def until_text(page, id, text):
+    await page.until(
+        "([id, text]) => document.getElementById(id)?.textContent === text", [id, text]
+    )
+
+
+async def start(page, kind):
+    """Start a run and return its id once it is the one that is shown."""
+    before = await page.text("#shown")
+    await page.page.locator(f"#{kind}").click()
+    await page.until(
+        "before => ![before, ''].includes(document.getElementById('shown').textContent)", before
+    )
+    return await page.text("#shown")
+
+
+async def test_handlers_reach_the_state_once_for_each_record(open_app):
+    page = await open_app()
+    run_id = await start(page, "short")
+    heard = " ".join(f"{number}:{number + 1}/5" for number in range(5))
+    await until_text(page, "ends", "completed")
+    await until_text(page, "heard", heard)
+    assert await page.text("#latest") == "5/5"
+    assert await page.text("#errors") == ""
+    assert subscriptions(page)[run_id, "counts"] == 1  # with three places of use, and the card's
+
+    await page.page.locator("#lose").click()  # what has ended does not end or begin again
+    await page.page.locator("#find").click()
+    await start(page, "short")
+    await until_text(page, "ends", "completed completed")
+    await until_text(page, "heard", f"{heard} {heard}")
+
+
+async def test_a_refused_token_reaches_the_handler_and_another_one_goes_on(open_app):
+    page = await open_app()
+    await start(page, "long")
+    await page.until("() => parseInt(document.getElementById('latest').textContent) >= 3")
+    await page.page.locator("#lose").click()
+    await until_text(page, "errors", "forbidden")
+    await until_text(page, "status", "error")
+    assert "no scope to read stream" in await page.text("#error")
+    stopped = int(await page.text("#count"))
+
+    await page.page.locator("#find").click()
+    await until_text(page, "status", "live")
+    await page.until("n => parseInt(document.getElementById('count').textContent) > n", stopped)
+    await page.until(
+        "n => document.getElementById('heard').textContent.split(' ').length > n", stopped + 3
+    )
+    heard = (await page.text("#heard")).split()
+    assert heard == [f"{number}:{number + 1}/400" for number in range(len(heard))]
+    assert await page.text("#errors") == "forbidden"
+    assert len(page.sockets) == 1
+
+
+async def test_a_hook_that_is_not_enabled_subscribes_to_nothing(open_app):
+    page = await open_app()
+    await page.page.locator("#toggle").click()
+    run_id = await start(page, "long")
+    await page.until(
+        "() => parseInt(document.querySelector('.card-count')?.textContent) >= 3"
+    )  # the card has its own hook
+    assert await page.text("#status") == "idle"
+    assert await page.text("#latest") == "/"
+    assert subscriptions(page)[run_id, "counts"] == 1
+
+    await page.page.locator("#toggle").click()
+    await until_text(page, "status", "live")
+    await page.until("() => parseInt(document.getElementById('latest').textContent) >= 3")
+    await page.page.locator("#toggle").click()
+    await until_text(page, "status", "idle")
+    assert await page.text("#latest") == "/"
+
+
+async def test_each_card_of_a_loop_follows_its_own_run(open_app):
+    page = await open_app()
+    ids = [await start(page, kind) for kind in ("short", "long", "short")]
+    await page.until(
+        "() => [...document.querySelectorAll('.card-status')].map(e => e.innerText).join()"
+        " === 'completed,executing,completed'"
+    )
+    await page.until(
+        "() => { const all = [...document.querySelectorAll('.card-count')].map(e => e.innerText);"
+        " return all[0] === '5/5' && /^[1-9]\\d*[/]400$/.test(all[1]) && all[2] === '5/5' }"
+    )
+    assert await page.texts(".card button") == ids
+    assert len(page.sockets) == 1
+    times = subscriptions(page)
+    assert [times[id, None] for id in ids] == [1, 1, 1]
+
+
+async def test_changing_the_run_shows_no_value_of_the_one_before(open_app):
+    page = await open_app()
+    long = await start(page, "long")
+    await page.until("() => parseInt(document.getElementById('latest').textContent) >= 3")
+    await page.page.evaluate("""() => {
+      window.shown = [];
+      new MutationObserver(() => window.shown.push(JSON.stringify(
+        ['shown', 'latest', 'count'].map(id => document.getElementById(id).textContent)
+      ))).observe(document.body, { childList: true, subtree: true, characterData: true });
+    }""")
+    short = await start(page, "short")
+    await until_text(page, "latest", "5/5")
+    for run_id, ending in ((long, "/400"), (short, "/5"), (long, "/400")):
+        await page.page.get_by_role("button", name=run_id).click()
+        await until_text(page, "shown", run_id)
+        await page.until(
+            "end => document.getElementById('latest').textContent.endsWith(end)", ending
+        )
+    seen = [json.loads(text) for text in await page.page.evaluate("window.shown")]
+    assert {run_id for run_id, _, _ in seen} == {long, short}
+    for run_id, latest, count in seen:
+        total = "400" if run_id == long else "5"
+        assert latest == "/" or latest.endswith(f"/{total}"), (run_id, latest)
+        assert int(count) <= int(total)
+
+
+async def test_a_run_id_and_its_token_may_come_in_two_updates(open_app):
+    page = await open_app("/job/run_nobody")
+    await until_text(page, "job-error", "run_not_found" * 2)
+    for _ in range(4):
+        before = page.page.url
+        await page.page.locator("#next").click()
+        await page.page.wait_for_url(lambda url, before=before: url != before)
+        run_id = page.page.url.rstrip("/").rsplit("/", 1)[-1]
+        await until_text(page, "job", f"{run_id} live live")
+        assert await page.text("#job-error") == ""
+    for button in ("other-0", "other-5", "other-0", "other-5"):
+        before = (await page.text("#other")).split()[:-1]
+        await page.page.locator(f"#{button}").click()
+        await page.until(
+            "before => { const [id, status] = document.getElementById('other').textContent"
+            ".split(' '); return id && id !== before && status === 'live' }",
+            (before or [""])[0],
+        )
+    assert len(page.sockets) == 1
+
+
+async def test_calls_that_differ_are_made_in_order_and_a_double_click_once(open_app):
+    page = await open_app("/job/run_nobody")
+    await until_text(page, "job-error", "run_not_found" * 2)  # its tokens are there
+    lines = []
+    page.page.on("console", lambda message: lines.append(message.text))
+    await page.page.locator("#trigger").click()
+    await until_text(page, "count", "2 2")  # two calls; the second one's run is shown
+    await page.until("() => document.getElementById('hint').textContent.includes('stepz')")
+    assert [line for line in lines if 'without a stream "stepz"' in line]

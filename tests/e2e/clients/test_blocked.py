@@ -1,0 +1,130 @@
+"""Pages in networks that block WebSockets, in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import Route, expect
+
+from tests.support.clients.blocking_proxy import BlockingProxy
+from tests.support.clients.pages import ADDRESS, Written, block
+from tests.support.gateways import until
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.browser]
+
+PAGE = """<!doctype html>
+<script type="module">
+  import { connect } from "http://127.0.0.1:%d/v1/client.js";
+  const gateway = connect({ token: "%s" });
+  window.statuses = [];
+  gateway.stream("%s", "progress").subscribe(({ data, status }) => {
+    window.seen = data;
+    if (statuses.at(-1) !== status) statuses.push(status);
+  });
+  gateway.run("%s").subscribe(({ run }) => (window.run = run));
+  window.gateway = gateway;
+</script>
+"""
+
+
+async def opened(open_page, proxy, written):
+    return await open_page(PAGE % (proxy.port, written.token, written.id, written.id))
+
+
+async def test_a_page_shows_a_stream_and_a_run_where_websockets_are_blocked(gateway, open_page):
+    async with BlockingProxy(gateway.port).listen() as proxy:
+        written = await Written(gateway).create()
+        page = await opened(open_page, proxy, written)
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
+        await page.wait_for_function('statuses.at(-1) === "live"')
+        assert proxy.refused >= 1
+        await written.append(*range(3))
+        await page.wait_for_function("seen.length === 3")
+        await gateway.store.patch_run(written.id, {"status": "executing"})
+        await page.wait_for_function('run?.status === "executing"')
+        assert await page.evaluate(f'gateway.append("{written.id}", "approval", "yes")')
+        assert await written.records("approval") == ["yes"]
+        await written.append(end="completed")
+        await page.wait_for_function('statuses.at(-1) === "ended"')
+        # No token has travelled in a URL.
+        assert set(urls) == {f"http://127.0.0.1:{proxy.port}/v1/events"}
+
+
+async def test_a_page_goes_on_by_http_from_the_same_position(gateway, open_page):
+    """WebSockets are cut and blocked in the middle of a stream that goes on meanwhile."""
+    async with BlockingProxy(gateway.port).listen() as proxy:
+        proxy.is_blocking = False
+        written = await Written(gateway).create()
+        await written.append(*range(100))
+        page = await opened(open_page, proxy, written)
+        await page.wait_for_function("seen?.length === 100")
+        assert not [line for line in proxy.requests if "/v1/events" in line]
+        proxy.cut()
+        await written.append(*range(100, 200))
+        await until(lambda: [line for line in proxy.requests if "/v1/events" in line])
+        await page.wait_for_function("seen.length === 200")
+        await written.append(*range(200, 300), end="completed")
+        await page.wait_for_function('statuses.at(-1) === "ended"')
+        assert await page.evaluate("seen") == list(range(300))
+
+
+async def test_the_page_of_the_document_falls_back_and_returns(gateway, open_page, context):
+    """The plain page without a build step; the time between its tries is the test's."""
+    written = await Written(gateway).create()
+
+    async def start(route: Route) -> None:
+        await route.fulfill(json={"run": written.id, "token": written.token})
+
+    await context.route("**/start", start)
+    await context.clock.install()
+    async with BlockingProxy(gateway.port).listen() as proxy:
+        page = await open_page(
+            block("html", "progress").replace(ADDRESS, f"http://127.0.0.1:{proxy.port}")
+        )
+
+        async def shows(value: int) -> None:
+            await written.append({"current": value, "total": 9})
+            await expect(page.locator("#bar")).to_have_js_property("value", value)
+
+        def asked(path: str) -> int:
+            return len([line for line in proxy.requests if path in line])
+
+        await expect(page.locator("#status")).to_have_js_property("value", "live")
+        await shows(1)
+        assert proxy.refused >= 1 and asked("/v1/events") == 1
+        proxy.is_blocking = False
+        await context.clock.run_for(31_000)
+        await until(lambda: asked("/v1/ws") == 1)
+        await shows(2)
+        await until(lambda: len(gateway.gateway._carriers) == 1)  # the answer is over
+        proxy.cut()  # and blocked again: after a few tries by HTTP
+        await until(lambda: len(gateway.gateway._carriers) == 0)
+        tries = proxy.refused
+        while asked("/v1/events") == 1:
+            await context.clock.run_for(1_000)
+        assert proxy.refused >= tries + 1
+        await shows(3)
+        await written.append(end="completed")
+        await expect(page.locator("#status")).to_have_js_property("value", "ended")
+
+
+async def test_a_loop_goes_on_over_answers_that_end(open_page, site):
+    """Each answer of events ends after a moment; the page sees none of it."""
+    from gateway.model.limits import Limits
+    from tests.support.gateways import serving
+
+    async with (
+        serving(origins=(site.origin,), limits=Limits(events_s=0.3)) as gateway,
+        BlockingProxy(gateway.port).listen() as proxy,
+    ):
+        written = await Written(gateway).create()
+        page = await opened(open_page, proxy, written)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.wait_for_function('statuses.at(-1) === "live"')
+        for value in range(40):
+            await written.append(value)
+            await page.wait_for_function(f"seen.length === {value + 1}")
+        await until(lambda: len(asked) > 5)
+        assert await page.evaluate("seen") == list(range(40))
+        assert await page.evaluate("statuses") == ["connecting", "live"]
