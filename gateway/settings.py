@@ -98,7 +98,7 @@ class Settings:
         old_secret_keys: Former secrets that still verify tokens.
         signing_key_file: A private key that signs instead of the secret.
         verify_key_files: Public keys that verify tokens.
-        origins: Origins whose pages may connect, besides the gateway's own; `*` allows any.
+        origins: Origins whose pages may connect, in addition to the gateway's own; `*` allows any.
         trusted_proxies: Addresses and networks of trusted proxies.
         http_open: Whether streams over HTTP need no token.
         name: Name of this gateway among several, or "".

@@ -53,7 +53,7 @@ app = typer.Typer(
     help="Realtime Streams: durable, typed streams from Python tasks to any frontend.",
     epilog=(
         "Exit codes: 0 success; 1 an error, described on stderr; 2 an invalid command line;"
-        " 130 Ctrl-C. `tail` and `trigger --follow` exit with the result of what they follow:"
+        " 130 Ctrl-C. `tail` and `trigger --follow` exit with the final status:"
         " 0 completed, 10 failed, 11 canceled, 12 crashed, 13 expired, 14 timed_out, 15 deleted."
     ),
     no_args_is_help=True,

@@ -104,15 +104,15 @@ async def lines_from_stdin() -> AsyncIterator[list[bytes]]:
     # A daemon thread, not a pool's: it may block on a line that never comes, and must not delay
     # the end of the process.
     threading.Thread(target=read, name="realtime-input", daemon=True).start()
-    rest = bytearray()
+    buffer = bytearray()
     while chunk := await chunks.get():
-        rest += chunk
+        buffer += chunk
         if b"\n" in chunk:
-            *lines, left = bytes(rest).split(b"\n")
-            rest = bytearray(left)
+            *lines, remainder = bytes(buffer).split(b"\n")
+            buffer = bytearray(remainder)
             yield lines
-    if rest:
-        yield [bytes(rest)]
+    if buffer:
+        yield [bytes(buffer)]
 
 
 async def append_lines(

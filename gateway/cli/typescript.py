@@ -13,7 +13,7 @@ from typing import Any
 
 Schema = Mapping[str, Any]
 
-_HEAD = "// Written by `realtime types`. Do not edit: write it anew when a stream's type changes.\n"
+_HEAD = "// Written by `realtime types`. Do not edit: run it again when a stream's type changes.\n"
 _SIMPLE = {
     "string": "string",
     "number": "number",
@@ -57,12 +57,12 @@ class _Writer:
             return self.declare(str(schema.get("title") or id), schema, scope)
         return scope.type_of(schema)
 
-    def declare(self, wanted: str, schema: Schema, scope: _Scope) -> str:
+    def declare(self, base_name: str, schema: Schema, scope: _Scope) -> str:
         """Declare a named type once and return its name."""
-        identity = json.dumps([wanted, schema, scope.definitions], sort_keys=True)
+        identity = json.dumps([base_name, schema, scope.definitions], sort_keys=True)
         if identity in self._names:
             return self._names[identity]
-        name = self._names[identity] = self._free_name(wanted)
+        name = self._names[identity] = self._free_name(base_name)
         index = len(self.declarations)
         self.declarations.append("")  # reserves the place before the types it refers to
         comment = _comment(schema, "")
@@ -73,8 +73,8 @@ class _Writer:
         self.declarations[index] = comment + body
         return name
 
-    def _free_name(self, wanted: str) -> str:
-        parts = [part for part in _NO_IDENTIFIER.split(wanted) if part]
+    def _free_name(self, base_name: str) -> str:
+        parts = [part for part in _NO_IDENTIFIER.split(base_name) if part]
         base = "".join(part[0].upper() + part[1:] for part in parts) or "Value"
         if not _IDENTIFIER.match(base):
             base = f"T{base}"

@@ -78,7 +78,7 @@ class ToolInputs:
         call = self._find(key, id)
         if call is not None:
             same = bool(id) and call.given_id == id
-            if piece and _starts_value(piece) and _is_whole(call.text):
+            if piece and _starts_value(piece) and _is_complete(call.text):
                 if _is_same(call.text, piece) and (same or not name):
                     return  # a repetition
                 if call.text.strip() == "{}" and (same or not name):
@@ -86,7 +86,7 @@ class ToolInputs:
                 else:
                     name = name or call.name
                     call = None
-            elif name and call.name and not same and (name != call.name or _is_whole(call.text)):
+            elif name and call.name and not same and (name != call.name or _is_complete(call.text)):
                 call = None
         if call is None:
             call = self._begin(key, id, name, prefix)
@@ -116,7 +116,7 @@ class ToolInputs:
         call = self._by_key.pop(key_of(key), None)
         if call is not None and call in self._open:
             text = call.text
-            if not text or _is_whole(text):
+            if not text or _is_complete(text):
                 yield from self._finish(call)
 
     def complete(self, id: str, name: str, input: Any) -> Iterator[Part]:
@@ -140,7 +140,7 @@ class ToolInputs:
         """Yield all open calls, but no invalid JSON if the reason may have truncated it."""
         for call in list(self._open):
             text = call.text
-            if not text or _is_whole(text) or reason not in CUT_OFF:
+            if not text or _is_complete(text) or reason not in CUT_OFF:
                 yield from self._finish(call)
             elif not call.has_started:
                 yield ToolInputStart(call.id, call.name)
@@ -188,11 +188,11 @@ class ToolInputs:
         if call.given_id:
             self._completed_ids.add(call.given_id)
         text = call.text
-        whole, input = parse_json(text) if text else (True, call.input)
-        if whole and isinstance(input, str):
+        is_valid, input = parse_json(text) if text else (True, call.input)
+        if is_valid and isinstance(input, str):
             inner, value = parse_json(input)  # JSON encoded twice
             input = value if inner and isinstance(value, dict) else input
-        yield ToolCall(call.id, call.name, input if whole else text)
+        yield ToolCall(call.id, call.name, input if is_valid else text)
 
 
 def _piece(arguments: Any) -> str:
@@ -205,13 +205,13 @@ def _starts_value(piece: str) -> bool:
     return piece.lstrip()[:1] in ("{", "[", '"')
 
 
-def _is_whole(text: str) -> bool:
+def _is_complete(text: str) -> bool:
     # The last character is checked first: parsing after every piece would be quadratic.
     return text.rstrip()[-1:] in ("}", "]", '"') and parse_json(text)[0]
 
 
 def _is_same(text: str, piece: str) -> bool:
-    whole, value = parse_json(piece)
-    if whole and isinstance(value, str):
-        whole, value = parse_json(value)
-    return whole and bool(value == parse_json(text)[1])
+    is_valid, value = parse_json(piece)
+    if is_valid and isinstance(value, str):
+        is_valid, value = parse_json(value)
+    return is_valid and bool(value == parse_json(text)[1])

@@ -151,9 +151,9 @@ class _Reader:
 
     def _end_part(self, part: Any) -> Iterator[Part]:
         if get(part, "part_kind") in ("tool-call", "builtin-tool-call"):
-            whole, _ = _input(get(part, "args"))
+            is_complete, _ = _input(get(part, "args"))
             # A truncated call is reported when the agent executes it nevertheless.
-            if whole:
+            if is_complete:
                 yield from self._call(part)
 
     def _call(self, part: Any) -> Iterator[Part]:
@@ -167,8 +167,8 @@ def _input(args: Any) -> tuple[bool, Any]:
     """Return whether a call's arguments are complete, and their value."""
     if not isinstance(args, str):
         return True, to_json(args or {})
-    whole, input = parse_json(args or "{}")
-    return whole, input if whole else args
+    is_complete, input = parse_json(args or "{}")
+    return is_complete, input if is_complete else args
 
 
 def _result(part: Any) -> Iterator[Part]:

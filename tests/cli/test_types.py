@@ -47,7 +47,7 @@ def schema(type_) -> dict:
 def test_types_are_written_as_a_reader_would_write_them():
     text = declare({"tree": schema(Node), "my-steps": schema(Step | str), "text": schema(str)})
     assert text == (
-        "// Written by `realtime types`. Do not edit: write it anew when a stream's type changes.\n"
+        "// Written by `realtime types`. Do not edit: run it again when a stream's type changes.\n"
         "\n"
         "export interface Step {\n"
         '  kind: "step";\n'

@@ -95,7 +95,7 @@ class Worker:
 
     def start_process(self, sender: Any = None, **_: Any) -> None:
         """Start the runtime of a process that executes tasks."""
-        self._requests.clear()  # those of the parent process
+        self._requests.clear()  # inherited from the parent process
         register_all(self._app)
         for task in self.wrap_all():  # a spawned process has not wrapped its tasks yet
             task.__trace__ = build_tracer(task.name, task, self._app.loader, sender, app=self._app)
@@ -136,9 +136,9 @@ class Worker:
         if stored is not None and stored.is_finished and stored.status not in SKIP_STATUSES:
             # A redelivered message of a finished run executes again, as another run.
             ticket = ticket.for_new_run()
-            again = ticket.run(QUEUE, sender.name, **fields)
+            new_run = ticket.run(QUEUE, sender.name, **fields)
             stored = submit_update(
-                lambda runtime: tracking.claim(runtime, again, attempt), order=again.id
+                lambda runtime: tracking.claim(runtime, new_run, attempt), order=new_run.id
             )
         elif stored is not None:
             ticket = ticket.with_run(stored)
@@ -188,12 +188,12 @@ class Worker:
         tracked.has_ended = True
         run_id = tracked.id
 
-        async def end(active: Runtime) -> None:
+        async def end(current: Runtime) -> None:
             try:
-                await active.flush(run_id, forget=True)
+                await current.flush(run_id, forget=True)
             except Exception as error:  # the run has to finish in any case
                 _log.warning("run %s: %s", run_id, error)
-            await tracking.finish_run(active, run_id, status, **fields)
+            await tracking.finish_run(current, run_id, status, **fields)
 
         submit_update(end, order=run_id)
 
@@ -278,9 +278,9 @@ def _with_flush(task: Any) -> Callable[..., Any]:
             raise Ignore
         result = function(*args, **kwargs)
         if has_runtime() and not is_on_loop():
-            active = runtime()
-            flushing = active.flush(tracked.id)
-            asyncio.run_coroutine_threadsafe(flushing, active.loop).result()
+            current = runtime()
+            flushing = current.flush(tracked.id)
+            asyncio.run_coroutine_threadsafe(flushing, current.loop).result()
         return result
 
     return run

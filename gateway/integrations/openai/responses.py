@@ -86,10 +86,10 @@ class ResponsesReader:
 
     def _text_done(self, content: Any) -> Iterator[Part]:
         """Yield the rest of a content that no delta delivered."""
-        whole = "".join(part.text for part in text_parts(content) if isinstance(part, TextDelta))
+        full = "".join(part.text for part in text_parts(content) if isinstance(part, TextDelta))
         before = "".join(self._pieces)
-        if whole.startswith(before):
-            yield from self._text(whole[len(before) :])
+        if full.startswith(before):
+            yield from self._text(full[len(before) :])
         self._pieces.clear()
         self._is_complete = True
 
@@ -126,15 +126,15 @@ class ResponsesReader:
 
     def _function_call(self, item: Any, type_: str) -> Iterator[Part]:
         id, name = _call_id(item), _name(item)
-        given = get(item, "input" if type_ == "custom_tool_call" else "arguments")
-        if given is None:
+        arguments = get(item, "input" if type_ == "custom_tool_call" else "arguments")
+        if arguments is None:
             return  # only its pieces have arrived
-        whole, input = True, given
-        if type_ == "function_call" and isinstance(given, str):
-            whole, input = parse_json(given or "{}")
+        is_valid, input = True, arguments
+        if type_ == "function_call" and isinstance(arguments, str):
+            is_valid, input = parse_json(arguments or "{}")
         # The input of a truncated call stays incomplete.
-        if whole or get(item, "status") != "incomplete":
-            yield from self._inputs.complete(id, name, to_json(input) if whole else given)
+        if is_valid or get(item, "status") != "incomplete":
+            yield from self._inputs.complete(id, name, to_json(input) if is_valid else arguments)
         else:
             self._inputs.drop(id)
 
@@ -189,8 +189,8 @@ def _awaits_caller(item: Any) -> bool:
 def _input(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return to_json(arguments or {})
-    whole, input = parse_json(arguments or "{}")
-    return input if whole else arguments
+    is_valid, input = parse_json(arguments or "{}")
+    return input if is_valid else arguments
 
 
 def _usage(usage: Any) -> dict[str, Any] | None:

@@ -43,10 +43,10 @@ class DelayedRuns:
             await current.store.patch_run(run.id, {"owner": owner})
         except IllegalTransition:
             return  # the run has just been canceled
-        held = self._tasks[run.id] = asyncio.create_task(
+        task = self._tasks[run.id] = asyncio.create_task(
             self._wait_and_return(run), name=f"hold {run.id}"
         )
-        held.add_done_callback(lambda _: self._tasks.pop(run.id, None))
+        task.add_done_callback(lambda _: self._tasks.pop(run.id, None))
 
     async def release(self) -> None:
         """Return all held runs to the queue."""

@@ -101,9 +101,9 @@ class RealtimeMiddleware(TaskiqMiddleware):
         while True:
             try:
                 # Calls and appends wait for an unreachable gateway, even before it first connects.
-                async with connected(Settings.from_env(), open_s=0) as active:
-                    if isinstance(active.store, RemoteStore):
-                        await active.store.reach()
+                async with connected(Settings.from_env(), open_s=0) as current:
+                    if isinstance(current.store, RemoteStore):
+                        await current.store.reach()
                     self._is_ready.set()
                     await self._is_stopping.wait()
                 return
@@ -163,9 +163,9 @@ class RealtimeMiddleware(TaskiqMiddleware):
         )
         if stored is not None and stored.is_finished and stored.status not in SKIP_STATUSES:
             ticket = ticket.for_new_run()  # redelivered after its run finished: another run
-            again = self._run(ticket, message)
+            new_run = self._run(ticket, message)
             stored = await self._submit_update(
-                again.id, lambda runtime: tracking.claim(runtime, again, attempt)
+                new_run.id, lambda runtime: tracking.claim(runtime, new_run, attempt)
             )
         elif stored is not None:
             ticket = ticket.with_run(stored)
