@@ -15,8 +15,8 @@ from demo_app.census.reader import Totals, WorkerReport
 from demo_app.census.totals import Census
 from demo_app.streams import answer, decision, events, progress, stop, summary
 from gateway import Retry, current_run, metadata, runs, task
+from gateway.sdk.context import RunContext
 from gateway.sdk.parts import PART, ErrorPart, Finish, Part, TextDelta
-from gateway.sdk.runtime import RunContext
 
 MAX_WORKERS = 8
 PARCEL_S = 0.4  # slow enough to see each step on the page

@@ -27,20 +27,24 @@ from gateway import errors, tokens
 from gateway.errors import AbortTask
 from gateway.model.runs import Run, RunError
 from gateway.sdk import runs, streams, wait
-from gateway.sdk.loops.bridge import run_in_loop
+from gateway.sdk.background import connect_process
+from gateway.sdk.context import current_run
+from gateway.sdk.loops.bridge import run_in_loop, set_connector
 from gateway.sdk.metadata import metadata
 from gateway.sdk.options import Retry
 from gateway.sdk.results import RunHandle, RunResult
 from gateway.sdk.run_subscription import StreamRecord
-from gateway.sdk.runtime import current_run
 from gateway.sdk.session import connect
 from gateway.sdk.streams import Stream
-from gateway.sdk.tasks import Task, task
+from gateway.sdk.task_registry import task
+from gateway.sdk.tasks import Task
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.server.app import create_app
     from gateway.server.mount import mount
+
+set_connector(connect_process)  # for synchronous code that finds no runtime
 
 __version__ = "0.1.0"
 

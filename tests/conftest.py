@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.values import input_schemas
 from tests.support.gateways import new_run, worker_token
 from tests.support.redis.servers import stop_shared_server
@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def _tasks_of_this_test_only(monkeypatch):
     """Tasks are known by id in a process; each test defines its own."""
-    monkeypatch.setattr(tasks, "_tasks", {})
+    monkeypatch.setattr(task_registry, "_tasks", {})
     monkeypatch.setattr(input_schemas, "_registered", dict(input_schemas._registered))
     for name in [name for name in os.environ if name.startswith("REALTIME_")]:
         monkeypatch.delenv(name)

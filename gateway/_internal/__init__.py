@@ -5,6 +5,7 @@ May import `gateway.errors` and nothing else of the gateway.
     counters        what a gateway counts while it works
     extras          an import error that names the extra to install
     fair_share      a quota of expensive steps in one iteration of the event loop
+    forks           whether this process was forked from one that uses the SDK
     memory_budget   one amount of memory for many owners; the least recently used is evicted first
     name_lists      known names in messages about an unknown one
     private_folder  the folder of a store's file and its secret, readable by its owner only

@@ -18,7 +18,7 @@ from gateway.cli._output import JsonOption, emit, escape_control
 from gateway.cli._target import LOCAL_URL, StoreOption, Target, UrlOption, load_settings
 from gateway.cli.token_inspect import Finding, inspect
 from gateway.errors import InvalidValue
-from gateway.sdk.session import connected
+from gateway.sdk.session import connect_with
 from gateway.settings import Settings
 
 
@@ -122,7 +122,7 @@ def revoke(
 async def _revoke(
     settings: Settings, token_id: str | None, subject: str | None, moment: datetime | None
 ) -> tokens.Revocation:
-    async with connected(settings):
+    async with connect_with(settings):
         if token_id is not None and token_id.count(".") == 2:
             token_id = tokens.id_of(token_id)
         return await tokens.revoke(token_id=token_id, subject=subject, issued_before=moment)

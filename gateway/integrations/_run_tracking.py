@@ -23,9 +23,10 @@ from gateway.model.log import run_log
 from gateway.model.records import check_run_id
 from gateway.model.run_limits import check_tags
 from gateway.model.runs import TRANSITIONS, Run, RunIds, iso_time
-from gateway.sdk.execution.outcome import is_away, keep_end
-from gateway.sdk.execution.task_queues import owner_of
-from gateway.sdk.runtime import RunContext, Runtime, current_run
+from gateway.sdk.context import RunContext, current_run
+from gateway.sdk.execution.outcome import is_unavailable, persist_end
+from gateway.sdk.execution.task_queues import queue_owner
+from gateway.sdk.runtime import Runtime
 from gateway.sdk.values.equality import exact
 
 HEADER = "realtime"  # header of a message: the ticket of its run
@@ -163,7 +164,7 @@ class RunTicket:
             batch_id=self.batch_id,
             delay_until=iso_time(due_ms) if is_delayed and due_ms is not None else None,
             queued_at=None if is_delayed else created_at,
-            owner=owner_of(queue),
+            owner=queue_owner(queue),
             # Two deliveries of a message without a ticket then create one run.
             idempotency_key=f"{queue}:{self.message_id}" if self.is_synthetic else None,
             **fields,
@@ -202,7 +203,7 @@ async def persist_with_retry(
     """
     if runtime.runner is None:
         return await work(runtime)
-    return await runtime.runner.until_kept(lambda: work(runtime), run_id or "")
+    return await runtime.runner.persist_with_retry(lambda: work(runtime), run_id or "")
 
 
 async def ensure_run(runtime: Runtime, run: Run) -> Run:
@@ -215,7 +216,7 @@ async def ensure_run(runtime: Runtime, run: Run) -> Run:
     except RunExists:
         return (await runtime.store.get_run(run.id)).run
     except Exception as error:
-        if run.payload is None or is_away(error):
+        if run.payload is None or is_unavailable(error):
             raise
         _log.warning("run %s is stored without its payload: %s", run.id, error)
     return await ensure_run(runtime, replace(run, payload=None))
@@ -259,7 +260,7 @@ async def requeue(
 ) -> None:
     """Mark a run as queued or delayed until its next attempt."""
     now_ms = runtime.clock_ms()
-    patch: dict[str, Any] = {"attempt": attempt, "owner": owner_of(queue)}
+    patch: dict[str, Any] = {"attempt": attempt, "owner": queue_owner(queue)}
     if due_ms is not None and due_ms > now_ms:
         patch |= {"status": "delayed", "delay_until": iso_time(due_ms)}
     else:
@@ -294,7 +295,7 @@ async def finish_run(runtime: Runtime, run: str | Run, status: str, **fields: An
     async def write(patch: dict[str, Any]) -> None:
         await _patch(runtime, run_id, patch)
 
-    await keep_end(write, run, status, now_ms, is_output_optional=True, **fields)
+    await persist_end(write, run, status, now_ms, is_output_optional=True, **fields)
 
 
 async def _patch(runtime: Runtime, run_id: str, patch: Mapping[str, Any]) -> None:

@@ -28,11 +28,12 @@ from gateway.errors import InvalidValue, NotInRun, ReadTimeout, StreamIncomplete
 from gateway.model.log import Page
 from gateway.model.records import Position, Record, StreamKey, check_run_id
 from gateway.sdk import stream_registry
+from gateway.sdk.context import RunContext, current_run
 from gateway.sdk.definitions import StreamDefinition
-from gateway.sdk.loops.bridge import on_its_loop
-from gateway.sdk.loops.sync_calls import begin, in_plain_code
+from gateway.sdk.loops.bridge import run_on_sdk_loop
+from gateway.sdk.loops.sync_calls import begin, make_sync
 from gateway.sdk.options import check_seconds
-from gateway.sdk.runtime import RunContext, Runtime, current_run, runtime
+from gateway.sdk.runtime import Runtime, current_runtime
 from gateway.sdk.values import input_schemas
 from gateway.sdk.values.core_schema import slow_pattern
 from gateway.sdk.values.encoding import Values
@@ -78,7 +79,7 @@ class InputStream(StreamDefinition[T]):
 
     # ---- in the task ----
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def once(self, *, timeout_s: float | None = None) -> T:
         """Take the next value, waiting for it; the run counts as executing meanwhile.
 
@@ -95,10 +96,10 @@ class InputStream(StreamDefinition[T]):
             await _await_value(place, timeout_s)
             return self.decode(place.ahead.popleft().data)
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def wait(self, *, timeout_s: float | None = None) -> T:
         """Like `once`, for long waits: the run is `waiting`, and another may execute meanwhile."""
-        context, runner = _run(self.id), runtime().runner
+        context, runner = _run(self.id), current_runtime().runner
         assert runner is not None, "a run executes, so there is a runner"
         place = _place(self)
         is_locked = False
@@ -112,7 +113,7 @@ class InputStream(StreamDefinition[T]):
             if is_locked:
                 place.lock.release()
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def peek(self) -> T | None:
         """Return the next value without taking it; None if nothing was sent yet."""
         place = _place(self)
@@ -120,9 +121,9 @@ class InputStream(StreamDefinition[T]):
             place.keep(await place.runtime.store.read(place.key, place.read_to))
         return self.decode(place.ahead[0].data) if place.ahead else None
 
-    once_sync = in_plain_code(once)
-    wait_sync = in_plain_code(wait)
-    peek_sync = in_plain_code(peek)
+    once_sync = make_sync(once)
+    wait_sync = make_sync(wait)
+    peek_sync = make_sync(peek)
 
     @asynccontextmanager
     async def on(self, handler: Handler[T]) -> AsyncGenerator[asyncio.Task[None], None]:
@@ -171,7 +172,7 @@ class InputStream(StreamDefinition[T]):
             StreamEnded: at the receipt, when the run has ended.
             RunNotFound: at the receipt, when there is no such run.
         """
-        return runtime().writer(self.id, check_run_id(run_id)).put(self.encode(value))
+        return current_runtime().writer(self.id, check_run_id(run_id)).put(self.encode(value))
 
     def send_sync(self, run_id: str, value: T) -> int | None:
         """Send a value to a run and wait until it will find it; see `send`. For plain code.
@@ -210,7 +211,7 @@ def _place(stream: InputStream[Any]) -> _InputCursor:
     place = context.inputs.get(stream.id)
     if place is None:
         place = context.inputs[stream.id] = _InputCursor(
-            runtime(), StreamKey(context.id, stream.id)
+            current_runtime(), StreamKey(context.id, stream.id)
         )
     return place
 

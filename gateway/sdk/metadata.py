@@ -25,9 +25,10 @@ from pydantic import BaseModel
 from gateway.errors import InvalidValue, MetadataTooLarge, NotInRun
 from gateway.model.limits import MAX_METADATA_BYTES
 from gateway.model.patches import Operation
-from gateway.sdk.loops.bridge import on_its_loop
-from gateway.sdk.loops.sync_calls import in_plain_code
-from gateway.sdk.runtime import current_run, runtime
+from gateway.sdk.context import current_run
+from gateway.sdk.loops.bridge import run_on_sdk_loop
+from gateway.sdk.loops.sync_calls import make_sync
+from gateway.sdk.runtime import current_runtime
 from gateway.sdk.values.encoding import Values
 from gateway.sdk.values.equality import shown
 from gateway.sdk.writers.metadata_writer import MetadataWriter
@@ -77,7 +78,7 @@ class _MetadataOps:
         """Subtract from a number; one that is not there is 0."""
         self._put("increment", key, -by)
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def flush(self) -> None:
         """Send what waits, also to parent and root, and wait until it is durable.
 
@@ -89,9 +90,9 @@ class _MetadataOps:
         context = current_run()
         if context is None:
             raise NotInRun("metadata belongs to a run: it can be flushed inside a task")
-        await runtime().flush_metadata(context.id)
+        await current_runtime().flush_metadata(context.id)
 
-    flush_sync = in_plain_code(flush)
+    flush_sync = make_sync(flush)
 
     def _encode(self, op: str, key: str, value: Any) -> bytes:
         try:
@@ -117,7 +118,7 @@ class _MetadataOps:
         self._writer().put(Operation(op, key, msgspec.json.decode(data)), len(data))
 
     def _writer(self) -> MetadataWriter:
-        return runtime().metadata_writer(self._target)
+        return current_runtime().metadata_writer(self._target)
 
     def _view(self) -> dict[str, Any]:
         return self._writer().view()

@@ -14,6 +14,7 @@ from gateway.model.runs import LAST_MS, Run, iso_time
 from gateway.sdk.values.encoding import Values
 
 IDEMPOTENCY_KEY_TTL_S = 30 * 24 * 3600.0
+IN_PROCESS = "process"  # the runner that is no task queue: this process executes
 
 
 def check_seconds(name: str, seconds: float | None) -> None:
@@ -72,7 +73,7 @@ class Retry:
         if not 1 <= self.factor <= 1000:
             raise InvalidValue(f"factor is {self.factor!r}; it goes from 1 to 1000")
 
-    def rest_s(self, attempt: int, random: Callable[[], float]) -> float:
+    def delay_s(self, attempt: int, random: Callable[[], float]) -> float:
         """Say how long to rest.
 
         Args:
@@ -83,8 +84,8 @@ class Retry:
             Seconds.
         """
         # Beyond a thousand doublings it is max_s in any case, and a float's power overflows.
-        rest_s = min(self.max_s, self.min_s * self.factor ** min(attempt - 1, 100))
-        return min(self.max_s, rest_s * (1 + random())) if self.jitter else rest_s
+        delay_s = min(self.max_s, self.min_s * self.factor ** min(attempt - 1, 100))
+        return min(self.max_s, delay_s * (1 + random())) if self.jitter else delay_s
 
 
 ONCE = Retry(max_attempts=1)

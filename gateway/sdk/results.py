@@ -1,18 +1,16 @@
-"""What a trigger gives: the run that was triggered, and how it ended."""
+"""What a trigger returns: a handle of the run, and the result once the run has ended."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from gateway.errors import RunFailed
 from gateway.model.runs import RunError
-from gateway.sdk.execution.runner import waiting
-from gateway.sdk.loops.bridge import on_its_loop
-from gateway.sdk.loops.sync_calls import in_plain_code
-
-if TYPE_CHECKING:
-    from gateway.sdk.tasks import Task
+from gateway.sdk.execution.slot import waiting
+from gateway.sdk.loops.bridge import run_on_sdk_loop
+from gateway.sdk.loops.sync_calls import make_sync
 
 R = TypeVar("R")
 
@@ -23,20 +21,20 @@ class RunHandle(Generic[R]):
 
     Attributes:
         id: The run's id.
-        access_token: Reads this run and its streams, and nothing else; for a page.
+        access_token: Reads this run and its streams, and nothing else. Give it to a page.
     """
 
     id: str
     access_token: str
-    _task: Task[..., R]
+    _wait: Callable[[str], Awaitable[RunResult[R]]]
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def wait(self) -> RunResult[R]:
         """Wait until the run has ended; a failure is in the result, not raised."""
         async with waiting():
-            return await self._task.wait(self.id)
+            return await self._wait(self.id)
 
-    wait_sync = in_plain_code(wait)
+    wait_sync = make_sync(wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +42,11 @@ class RunResult(Generic[R]):
     """How a run ended.
 
     Attributes:
-        ok: Whether it completed.
-        run_id: Its id.
-        status: A final one: `completed`, `failed`, `canceled`, `crashed`, `expired`, `timed_out`.
-        error: Type and message, when it neither completed nor was canceled.
+        ok: Whether the run completed.
+        run_id: The run's id.
+        status: A final status: `completed`, `failed`, `canceled`, `crashed`, `expired`,
+            `timed_out`.
+        error: Type and message; None if the run completed or was canceled.
     """
 
     ok: bool
@@ -58,12 +57,12 @@ class RunResult(Generic[R]):
 
     @property
     def output(self) -> R:
-        """What the task returned.
+        """The task's return value.
 
         Raises:
-            RunFailed: it returned nothing, because it did not complete.
+            RunFailed: the run did not complete, so it has no output.
         """
         if not self.ok:
-            why = f"{self.error.type}: {self.error.message}" if self.error else self.status
-            raise RunFailed(f"run {self.run_id} has no output: {why}")
+            reason = f"{self.error.type}: {self.error.message}" if self.error else self.status
+            raise RunFailed(f"run {self.run_id} has no output: {reason}")
         return self._output  # type: ignore[return-value]

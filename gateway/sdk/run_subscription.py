@@ -15,8 +15,8 @@ from gateway.model.patches import fold_change
 from gateway.model.records import STREAMS_STREAM, StreamKey
 from gateway.model.runs import Run
 from gateway.sdk import stream_registry
-from gateway.sdk.loops.bridge import iterated_on_its_loop
-from gateway.sdk.runtime import Runtime, runtime
+from gateway.sdk.loops.bridge import iterate_on_sdk_loop
+from gateway.sdk.runtime import Runtime, current_runtime
 from gateway.sdk.streams import ReadRecord, Stream, pages_of
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class RunSubscription:
         self._run_id = run_id
 
     def __aiter__(self) -> AsyncIterator[Run]:
-        return _changes(runtime(), self._run_id)
+        return _changes(current_runtime(), self._run_id)
 
     @overload
     def with_streams(self, a: Stream[A], /) -> AsyncGenerator[Run | StreamRecord[A], None]: ...
@@ -86,7 +86,7 @@ class RunSubscription:
             StreamIncomplete: records of a stream are gone.
             InvalidValue: a record does not fit its stream's type.
         """
-        active, run_id = runtime(), self._run_id
+        active, run_id = current_runtime(), self._run_id
         if not streams:
             return _together([_changes(active, run_id), _appearing(active, run_id)])
         return _together(
@@ -94,7 +94,7 @@ class RunSubscription:
         )
 
 
-@iterated_on_its_loop
+@iterate_on_sdk_loop
 async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
     while True:
         state = await active.store.get_run(run_id)
@@ -144,7 +144,7 @@ class _Source(NamedTuple):
     items: AsyncGenerator[Any, None]
 
 
-@iterated_on_its_loop
+@iterate_on_sdk_loop
 async def _together(
     sources: Iterable[AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Run | StreamRecord[Any], None]:

@@ -10,25 +10,25 @@ from gateway.errors import InvalidValue
 from gateway.model.log import RunQuery
 from gateway.model.records import check_run_id, shown
 from gateway.model.runs import Run, check_statuses
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.execution import cancellation
-from gateway.sdk.loops.bridge import on_its_loop
-from gateway.sdk.loops.sync_calls import in_plain_code, iterated_in_plain_code
+from gateway.sdk.loops.bridge import run_on_sdk_loop
+from gateway.sdk.loops.sync_calls import make_sync, make_sync_iterator
 from gateway.sdk.options import again
 from gateway.sdk.results import RunHandle
 from gateway.sdk.run_subscription import RunSubscription
-from gateway.sdk.runtime import runtime
+from gateway.sdk.runtime import current_runtime
 from gateway.stores.base import all_runs, whole_run
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def retrieve(run_id: str) -> Run:
     """Return a run as it is now.
 
     Raises:
         RunNotFound: there is no such run.
     """
-    return (await runtime().store.get_run(check_run_id(run_id))).run
+    return (await current_runtime().store.get_run(check_run_id(run_id))).run
 
 
 def subscribe(run_id: str) -> RunSubscription:
@@ -47,7 +47,7 @@ def subscribe(run_id: str) -> RunSubscription:
     return RunSubscription(check_run_id(run_id))
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def list(
     *,
     status: str | Sequence[str] | None = (),
@@ -78,7 +78,7 @@ async def list(
     if not isinstance(limit, int) or limit < 0:
         raise InvalidValue(f"limit is {shown(limit)}; it is a whole number from 0")
     query = RunQuery(check_statuses(status), tag, parent_id, batch_id, None, before, limit)
-    store = runtime().store
+    store = current_runtime().store
     found = await all_runs(store, query)
     if not whole:
         return found
@@ -86,7 +86,7 @@ async def list(
     return [run for run in wholes if run is not None]
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def cancel(run_id: str) -> Run:
     """Ask for a run, and the runs below it, to be canceled.
 
@@ -101,10 +101,10 @@ async def cancel(run_id: str) -> Run:
     Raises:
         RunNotFound: there is no such run.
     """
-    return await cancellation.cancel(runtime(), check_run_id(run_id))
+    return await cancellation.cancel(current_runtime(), check_run_id(run_id))
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def replay(run_id: str) -> RunHandle[Any]:
     """Start a new run of the same task, with the same payload, tags and metadata.
 
@@ -117,12 +117,12 @@ async def replay(run_id: str) -> RunHandle[Any]:
         InvalidValue: the task takes no such payload any more.
     """
     run = await retrieve(run_id)
-    task = tasks.find_task(run.task)
+    task = task_registry.find_task(run.task)
     return await task.with_options(again(run, task.defaults)).trigger(**run.payload)
 
 
-retrieve_sync = in_plain_code(retrieve)
-subscribe_sync = iterated_in_plain_code(subscribe)
-list_sync = in_plain_code(list)
-cancel_sync = in_plain_code(cancel)
-replay_sync = in_plain_code(replay)
+retrieve_sync = make_sync(retrieve)
+subscribe_sync = make_sync_iterator(subscribe)
+list_sync = make_sync(list)
+cancel_sync = make_sync(cancel)
+replay_sync = make_sync(replay)

@@ -1,170 +1,103 @@
-"""What the SDK works with in one process: a store, a secret, a runner, the writers.
+"""The SDK's state in one process: a store, a runner, the writers.
 
-A gateway's lifespan makes one, `connect()` makes one for a worker or a script. There is at most
-one a process.
+A gateway's lifespan makes one, and `connect()` makes one for a worker or a script. A process has at
+most one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import secrets
-import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
-from concurrent.futures import Future
-from contextlib import asynccontextmanager
-from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
-from gateway.errors import NoParent, NotInRun, NotStarted, RealtimeError, RunCanceled
-from gateway.model.records import StreamKey, check_run_id, source_of
+from gateway._internal import forks
+from gateway.errors import NotStarted
 from gateway.model.runs import Run, RunIds
-from gateway.sdk import forks
-from gateway.sdk.execution.task_queues import HERE
+from gateway.sdk import context
+from gateway.sdk.context import RunContext, current_run
+from gateway.sdk.options import IN_PROCESS, ONCE, Retry
 from gateway.sdk.writers.metadata_writer import MetadataWriter
 from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES, StreamWriter
+from gateway.sdk.writers.writer_pool import WriterPool
 from gateway.stores.base import Store, system_clock_ms
+from gateway.stores.leases import ClusterStore
 
-if TYPE_CHECKING:
-    from gateway.sdk.execution.heartbeat import LeaseHeartbeat
-    from gateway.sdk.execution.runner import Runner
-
-RECENT_WRITERS = 64  # outside runs, of which the last ones are used again; about 2 KiB each
-MAX_SLEEP_S = 60.0  # the wall clock may be set, or the machine may rest: look again
-
-_log = logging.getLogger("realtime.writer")
+MAX_SLEEP_S = 60.0  # the wall clock may be set, or the machine suspended: check the time again
 
 T = TypeVar("T")
+Body = Callable[[Run], Coroutine[Any, Any, Any]]  # calls a task's function and returns the output
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """The run that the calling code executes, as `current_run()` gives it.
+class RunExecutor(Protocol):
+    """Executes runs in this process; `gateway.sdk.execution.runner.Runner` implements it.
 
     Attributes:
-        id: Its id.
-        task: Id of the task.
-        parent_id: The run that triggered it, or None.
-        root_id: The run at the top; its own id if it has no parent.
-        tags: Its tags.
-        batch_id: The batch it belongs to, or None.
-        attempt: Which attempt this is, from 1.
-        metadata: The run's metadata when the attempt began.
+        owner: Name under which this process executes runs.
     """
 
-    id: str
-    task: str
-    parent_id: str | None
-    root_id: str
-    tags: tuple[str, ...]
-    batch_id: str | None
-    inputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    attempt: int = 1
-    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _canceled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
-    _carried: set[Future[Any]] = field(default_factory=set, repr=False, compare=False)
-    _over: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    owner: str
 
-    @classmethod
-    def of(cls, run: Run) -> RunContext:
-        """Make the context of a run."""
-        return cls(
-            run.id,
-            run.task,
-            run.parent_id,
-            run.root_id,
-            tuple(run.tags),
-            run.batch_id,
-            attempt=run.attempt,
-            metadata=run.metadata,
-        )
+    def start(self, run: Run, body: Body, retry: Retry = ONCE) -> None:
+        """Execute a run as soon as it is due and a slot is free."""
+
+    def has(self, run_id: str) -> bool:
+        """Whether a run executes here or waits for its slot."""
+
+    async def execute_queued(
+        self, run: Run, body: Body, retry: Retry, requeue_owner: str | None = None
+    ) -> Run:
+        """Execute a run that a task queue delivered, and wait for it."""
+
+    def time_out(self, run_id: str) -> None:
+        """End a run that executes here as timed out."""
+
+    def cancel_pending(self, run_id: str) -> None:
+        """Drop a run that was canceled before it began."""
+
+    async def call_in_thread(self, function: Callable[[], Any]) -> Any:
+        """Call a plain function in a thread, as the current run."""
+
+    async def persist_with_retry(self, write: Callable[[], Awaitable[T]], run_id: str) -> T:
+        """Write to the store, and retry while it is unavailable."""
+
+    def warn_of_unfinished(self) -> None:
+        """Log the runs that the end of `connect()` stops."""
+
+    def waiting(self, context: RunContext) -> AbstractAsyncContextManager[None]:
+        """Let a run release its slot while the block runs."""
+
+
+class LeaseRenewer(Protocol):
+    """Renews leases in a shared store; `LeaseHeartbeat` implements it.
+
+    Attributes:
+        store: The shared store.
+        owner: This process.
+        lease_s: How long a lease is valid.
+        sleep: Waits for so many seconds.
+    """
+
+    store: ClusterStore
+    owner: str
+    lease_s: float
+    sleep: Callable[[float], Awaitable[None]]
 
     @property
-    def is_canceled(self) -> bool:
-        """Whether someone has asked for this run to be canceled; for loops in plain functions."""
-        return self._canceled.is_set()
+    def healthy_for_s(self) -> float:
+        """For how long renewals have succeeded without a break; 0 while they fail."""
 
-    def cancel(self) -> None:
-        """Say that the run is being canceled; the runner does this."""
-        self._canceled.set()
-        for future in list(self._carried):
-            future.cancel()
+    def retain(self, owner: str) -> bool:
+        """Renew the lease of another owner too; true if it was not renewed here before."""
 
-    def cancels(self, future: Future[Any]) -> None:
-        """Cancel what another thread waits for when the run is canceled."""
-        self._carried.add(future)
-        future.add_done_callback(self._carried.discard)
-        if self._canceled.is_set():  # just before it was added
-            future.cancel()
+    def release(self, owner: str) -> None:
+        """Undo one `retain`."""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the function has returned; a thread or task that it left may go on."""
-        return self._over.is_set()
-
-    def end(self) -> None:
-        """Say that the function has returned."""
-        self._over.set()
-
-    def raise_if_canceled(self) -> None:
-        """Stop here if the run is being canceled. `append` does this by itself.
-
-        Raises:
-            RunCanceled: it is.
-        """
-        if self._canceled.is_set():
-            raise RunCanceled(f"run {self.id} is being canceled")
-
-
-_context: ContextVar[RunContext | None] = ContextVar("realtime_run", default=None)
-_runtime: Runtime | None = None
-# What executes a run, for other threads: before Python 3.12 a task does not show its context.
-_contexts: WeakKeyDictionary[asyncio.Task[Any], RunContext] = WeakKeyDictionary()
-
-
-def run_of(task: asyncio.Task[Any]) -> RunContext | None:
-    """Return the run that a task of asyncio executes; None if it is not known."""
-    if sys.version_info >= (3, 12):
-        return task.get_context().get(_context)
-    return _contexts.get(task)
-
-
-def _asyncio_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # a plain thread
-        return None
-
-
-def _enter(context: RunContext) -> Token[RunContext | None]:
-    if (task := _asyncio_task()) is not None:
-        _contexts[task] = context
-    return _context.set(context)
-
-
-def _leave(token: Token[RunContext | None]) -> None:
-    if (task := _asyncio_task()) is not None:
-        _contexts.pop(task, None)
-    _context.reset(token)
-
-
-def current_run() -> RunContext | None:
-    """Return the run that the calling code executes; None outside one."""
-    return _context.get()
+    async def renew(self, owner: str) -> None:
+        """Renew one lease immediately."""
 
 
 class Runtime:
@@ -173,10 +106,10 @@ class Runtime:
     Args:
         store: Open.
         loop: The event loop that the store lives on.
-        clock_ms: Gives the time.
-        monotonic_s: Gives a time that nobody sets, for durations.
-        sleep: Lets so many seconds pass.
-        default_runner: Who executes the runs of tasks that name no runner.
+        clock_ms: Returns the time, milliseconds since 1970 UTC.
+        monotonic_s: Returns a monotonic time in seconds, for durations.
+        sleep: Waits for so many seconds.
+        default_runner: The runner of tasks that name none.
     """
 
     def __init__(
@@ -187,7 +120,7 @@ class Runtime:
         *,
         monotonic_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        default_runner: str = HERE,
+        default_runner: str = IN_PROCESS,
     ) -> None:
         self.store = store
         self.loop = loop
@@ -196,95 +129,103 @@ class Runtime:
         self.sleep = sleep
         self.default_runner = default_runner
         self.run_ids = RunIds()
-        self.runner: Runner | None = None  # executes what this process triggers
-        self.keeper: LeaseHeartbeat | None = None  # of leases, where others share the store
-        # By what they write to, and by attempt and run on whose behalf: those of runs that execute,
-        # which are flushed at the end of the run.
-        self._writers: dict[tuple[StreamKey, int, str | None], StreamWriter] = {}
-        self._metadata_writers: dict[tuple[str, int, str], MetadataWriter] = {}
-        # All others live as long as they have work, or are referred to by a receipt or a pipe.
-        self._others: WeakValueDictionary[tuple[StreamKey, int, str | None], StreamWriter]
-        self._others = WeakValueDictionary()
-        self._other_metadata: WeakValueDictionary[tuple[str, int, str], MetadataWriter]
-        self._other_metadata = WeakValueDictionary()
-        self._recent: OrderedDict[StreamWriter, None] = OrderedDict()
-        self.untold: Exception | None = None  # the first failure that reached no caller
-        self._undivided: dict[asyncio.Task[Any], str | None] = {}  # the calling run of each
-        self._lock = threading.Lock()
+        self.runner: RunExecutor | None = None  # executes the runs that this process triggers
+        self.heartbeat: LeaseRenewer | None = None  # set if other gateways share the store
+        self.writers = WriterPool(store, loop)
+        self._shielded: dict[asyncio.Task[Any], str | None] = {}  # the calling run of each
         self._loop_thread = threading.get_ident()
 
+    # ---- writers ----
+
     def writer(self, stream_id: str, target: str) -> StreamWriter:
-        """Find or make the writer of the calling run to a target's stream.
+        """Return the calling run's writer to a target's stream.
 
         Raises:
-            NoParent: the target needs a run, or a parent, that is not there.
+            NoParent: the target needs a calling run, or a parent, and there is none.
+            RunCanceled: the calling run is being canceled.
+        """
+        self.raise_if_canceled()
+        return self.writers.stream_writer(stream_id, target, current_run())
+
+    def metadata_writer(self, target: str) -> MetadataWriter:
+        """Return the calling run's writer to a target's metadata.
+
+        Raises:
+            NotInRun: called outside a task.
+            NoParent: the target is a parent, and the run has none.
+            RunCanceled: the calling run is being canceled.
+        """
+        self.raise_if_canceled()
+        return self.writers.metadata_writer(target, current_run())
+
+    def raise_if_canceled(self) -> None:
+        """Raise in the thread of a plain function whose run is being canceled.
+
+        On the event loop the task gets `CancelledError` instead. Its `finally` blocks may still
+        append.
+
+        Raises:
             RunCanceled: the calling run is being canceled.
         """
         context = current_run()
-        self.raise_if_canceled()
-        by, attempt = (context.id, context.attempt) if context is not None else (None, 1)
-        key = StreamKey(target_run(target, context), stream_id)
-        with self._lock:
-            writer = self._writers.get((key, attempt, by))
-            if writer is not None:
-                return writer
-            if context is None or context.is_over:
-                return self._other_writer(key, attempt, by)
-            writer = self._new_writer(key, attempt, by)
-            self._writers[key, attempt, by] = writer
-        return writer
+        if context is not None and threading.get_ident() != self._loop_thread:
+            context.raise_if_canceled()
 
-    def _new_writer(self, key: StreamKey, attempt: int, by: str | None) -> StreamWriter:
-        source = source_of(by, attempt) if by is not None else None
-        return StreamWriter(self.store, key, source, secrets.token_urlsafe(12), self.loop)
+    async def flush_metadata(self, source: str) -> None:
+        """Wait until a run's metadata operations are durable.
 
-    def _other_writer(self, key: StreamKey, attempt: int, by: str | None) -> StreamWriter:
-        """Find or make a writer that no run's end will flush."""
-        writer = self._others.get((key, attempt, by))
-        if writer is None:
-            writer = self._others[key, attempt, by] = self._new_writer(key, attempt, by)
-            writer.untold = self
-        # The last ones are used again: a store remembers every writer of a stream.
-        self._recent[writer] = None
-        self._recent.move_to_end(writer)
-        if len(self._recent) > RECENT_WRITERS:
-            self._recent.popitem(last=False)
-        return writer
-
-    def failed(self, writer: StreamWriter) -> None:
-        """Release a writer after a failure, to report it as soon as its receipts are dropped."""
-        self._recent.pop(writer, None)
-
-    def report(self, what: str, error: Exception) -> None:
-        """Log a failure that reached no caller, and keep the first for the end of `connect()`."""
-        self.untold = self.untold or error
-        _log.error("%s: refused, and no receipt was awaited: %s", what, error)
-
-    async def undivided(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do some work on the runtime's loop, all of it, also if the caller is canceled meanwhile.
-
-        The calling run, and the runtime, do not end before it is done.
+        Raises:
+            RealtimeError: the first failure that has reached no caller.
         """
-        context = current_run()
-        task = self.loop.create_task(work)
-        self._undivided[task] = context.id if context is not None else None
-        task.add_done_callback(self._undivided.pop)
-        return await asyncio.shield(task)
+        await self.writers.flush_metadata(source)
 
-    async def undivided_done(self, source: str | None) -> None:
-        """Wait until no undivided work of a run is under way; None: none of what no run began."""
-        while tasks := [task for task, by in self._undivided.items() if by == source]:
-            await asyncio.wait(tasks)
+    async def flush(self, source: str | None = None, *, forget: bool = False) -> None:
+        """Wait until a run's records, metadata operations and triggers are durable.
 
-    async def all_undivided_done(self) -> None:
-        """Wait until no undivided work is under way."""
-        while self._undivided:
-            await asyncio.wait([*self._undivided])
+        Args:
+            source: The run; None for what was appended or triggered outside runs.
+            forget: Drop the run's writers: the run is over.
+
+        Raises:
+            RealtimeError: the first failure that has reached no caller.
+        """
+        await self.wait_for_shielded(source)
+        await self.writers.flush(source, forget=forget)
+
+    async def flush_all(self) -> None:
+        """Wait until everything is durable; report the failures that no run's end reports."""
+        await self.wait_for_all_shielded()
+        await self.writers.flush_all()
 
     @property
     def record_bytes(self) -> int:
-        """How large a record may be: 1 MiB, or less where a worker's gateway allows less."""
+        """The largest record: 1 MiB, or less if the gateway of this worker allows less."""
         return min(MAX_RECORD_BYTES, getattr(self.store, "record_bytes", None) or MAX_RECORD_BYTES)
+
+    # ---- work that a cancellation must not interrupt ----
+
+    async def shield(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end on the runtime's loop, even if the caller is canceled.
+
+        The calling run, and the runtime, do not end before the coroutine has ended.
+        """
+        context = current_run()
+        task = self.loop.create_task(work)
+        self._shielded[task] = context.id if context is not None else None
+        task.add_done_callback(self._shielded.pop)
+        return await asyncio.shield(task)
+
+    async def wait_for_shielded(self, source: str | None) -> None:
+        """Wait until the shielded work of a run has ended; None: work begun outside runs."""
+        while tasks := [task for task, by in self._shielded.items() if by == source]:
+            await asyncio.wait(tasks)
+
+    async def wait_for_all_shielded(self) -> None:
+        """Wait until all shielded work has ended."""
+        while self._shielded:
+            await asyncio.wait([*self._shielded])
+
+    # ---- time ----
 
     async def sleep_until(self, due_ms: int) -> None:
         """Sleep until a time, milliseconds since 1970 UTC."""
@@ -293,184 +234,32 @@ class Runtime:
 
     @asynccontextmanager
     async def deadline(self, due_ms: int) -> AsyncIterator[None]:
-        """End the block with `TimeoutError` when a time has come, ms since 1970 UTC."""
+        """End the block with `TimeoutError` at a time, milliseconds since 1970 UTC."""
         if due_ms <= self.clock_ms():
             raise TimeoutError
-        async with asyncio.timeout(None) as patience:
+        async with asyncio.timeout(None) as timeout:
 
-            async def ring() -> None:
+            async def expire() -> None:
                 await self.sleep_until(due_ms)
-                patience.reschedule(self.loop.time())
+                timeout.reschedule(self.loop.time())
 
-            alarm = asyncio.create_task(ring())
+            timer = asyncio.create_task(expire())
             try:
                 yield
             finally:
-                alarm.cancel()
-
-    def metadata_writer(self, target: str) -> MetadataWriter:
-        """Find or make the writer of the calling run to a target's metadata.
-
-        Raises:
-            NotInRun: called outside a task.
-            NoParent: the target is a parent that is not there.
-            RunCanceled: the calling run is being canceled.
-        """
-        context = current_run()
-        self.raise_if_canceled()
-        if context is None:
-            raise NotInRun(f"metadata belongs to a run: it can be changed inside a task{_hint()}")
-        run_id = target_run(target, context)
-        with self._lock:
-            writers = self._other_metadata if context.is_over else self._metadata_writers
-            writer = writers.get((run_id, context.attempt, context.id))
-            if writer is None:
-                known = context.metadata if run_id == context.id else {}
-                id = secrets.token_urlsafe(12)
-                attempt = context.attempt if run_id == context.id else None
-                writer = MetadataWriter(self.store, run_id, id, self.loop, known, attempt)
-                writer.untold = self if context.is_over else None
-                writers[run_id, context.attempt, context.id] = writer
-        return writer
-
-    def raise_if_canceled(self) -> None:
-        """Stop a plain function's thread if its run is being canceled.
-
-        On the event loop the task gets `CancelledError`; its `finally` blocks may still append.
-
-        Raises:
-            RunCanceled: it is.
-        """
-        context = current_run()
-        if context is not None and threading.get_ident() != self._loop_thread:
-            context.raise_if_canceled()
-
-    async def flush_metadata(self, source: str) -> None:
-        """Wait until a run's operations on metadata are durable.
-
-        Raises:
-            RealtimeError: the first failure that nobody has been told of.
-        """
-        with self._lock:
-            writers = _of(self._metadata_writers, source, forget=False)
-        await _flush_each(writers)
-
-    async def flush(self, source: str | None = None, *, forget: bool = False) -> None:
-        """Wait until what a run has appended, and its operations on metadata, are durable.
-
-        What it has begun to trigger is triggered by then.
-
-        Args:
-            source: The run; None for what was appended outside any.
-            forget: The run is over: let its writers go.
-
-        Raises:
-            RealtimeError: the first failure that nobody has been told of.
-        """
-        await self.undivided_done(source)
-        with self._lock:
-            streams = _of(self._writers, source, forget) + _of(self._others, source)
-            metadata = _of(self._metadata_writers, source, forget)
-            metadata += _of(self._other_metadata, source)
-        writers: list[Flushable] = [*streams, *metadata]
-        if forget:
-            for writer in writers:
-                writer.untold = self  # a thread or task that was left may go on with it
-        await _flush_each(writers)
-
-    async def flush_all(self) -> None:
-        """Wait until everything is durable; report the failures that no run's end reports."""
-        await self.all_undivided_done()
-        with self._lock:
-            writers: list[Flushable] = [*self._writers.values(), *self._metadata_writers.values()]
-            writers += [*self._others.values(), *self._other_metadata.values()]
-            self._recent.clear()
-        for writer in writers:
-            error = await _failure(writer)
-            if error is not None and writer.untold is not None:
-                self.report(str(writer), error)
+                timer.cancel()
 
 
-class Flushable(Protocol):
-    """A writer whose queue can be awaited.
+# ---- the runtime of this process ----
 
-    Attributes:
-        untold: Its first error that no caller has received.
-    """
-
-    untold: Any
-
-    async def flush(self) -> None:
-        """Wait until everything queued is stored."""
+_runtime: Runtime | None = None
 
 
-W = TypeVar("W", bound=Flushable)
-
-
-def _of(writers: MutableMapping[Any, W], source: str | None, forget: bool = False) -> list[W]:
-    """Find the writers of a run; their keys end with it."""
-    mine = {key: writer for key, writer in list(writers.items()) if key[-1] == source}
-    if forget:
-        for key in mine:
-            del writers[key]
-    return list(mine.values())
-
-
-async def _flush_each(writers: Sequence[Flushable]) -> None:
-    failures = [error for writer in writers if (error := await _failure(writer))]
-    if failures:
-        raise failures[0]
-
-
-async def _failure(writer: Flushable) -> RealtimeError | None:
-    try:
-        await writer.flush()
-    except RealtimeError as error:
-        return error
-    return None
-
-
-def target_run(target: str, context: RunContext | None) -> str:
-    """Say which run a target means.
-
-    Args:
-        target: `self`, `parent`, `root` or a run id.
-        context: The calling run.
-
-    Raises:
-        NoParent: it means a run that is not there.
-        InvalidId: it is none of these.
-    """
-    if target not in ("self", "parent", "root"):
-        return check_run_id(target)
-    if context is None:
-        raise NoParent(
-            f'target="{target}" needs a run: outside a task give a run id as target{_hint()}'
-        )
-    if target == "self":
-        return context.id
-    if target == "root":
-        return context.root_id
-    if context.parent_id is None:
-        raise NoParent(f'target="parent": run {context.id} ({context.task}) has no parent')
-    return context.parent_id
-
-
-def _hint() -> str:
-    """Say what to do in a thread that a task has started; it does not inherit the task's run."""
-    if threading.current_thread() is threading.main_thread():
-        return ""
-    return (
-        "; a thread that a task starts does not know its run: start it by asyncio.to_thread, or "
-        "give a pool `contextvars.copy_context().run` with the function, a new copy for each call"
-    )
-
-
-def runtime() -> Runtime:
+def current_runtime() -> Runtime:
     """Return this process's runtime.
 
     Raises:
-        NotStarted: there is none; the message says how to get one.
+        NotStarted: this process has no runtime; the message says how to get one.
     """
     if _runtime is None:
         if forks.is_child:
@@ -484,67 +273,42 @@ def runtime() -> Runtime:
     return _runtime
 
 
-@asynccontextmanager
-async def installed(new: Runtime) -> AsyncIterator[Runtime]:
-    """Make a runtime this process's while the block runs; flush it at the end."""
-    global _runtime
-    if _runtime is not None:
-        raise RuntimeError("this process has a runtime already; one gateway or connect() at a time")
-    _runtime = new
-    try:
-        yield new
-    finally:
-        try:
-            await new.flush_all()
-        finally:
-            _runtime = None
-
-
-def forget_runtime() -> None:
-    """Let go of what a process inherited by a fork: the threads that served it are not there."""
-    global _runtime
-    _runtime = None
-    _context.set(None)
-
-
 def has_runtime() -> bool:
     """Whether this process has a runtime."""
     return _runtime is not None
 
 
 def record_bytes() -> int:
-    """How large a record may be; see `Runtime.record_bytes`."""
+    """Return the largest size of a record; see `Runtime.record_bytes`."""
     return _runtime.record_bytes if _runtime is not None else MAX_RECORD_BYTES
 
 
-def enter_run(context: RunContext) -> Token[RunContext | None]:
-    """Make a run the current one from here on, where no block holds it; see `executing`."""
-    return _enter(context)
-
-
-def leave_run(token: Token[RunContext | None]) -> None:
-    """Undo `enter_run`; the run's function has returned."""
-    if (context := _context.get()) is not None:
-        context.end()
-    _leave(token)
-
-
 @asynccontextmanager
-async def executing(context: RunContext) -> AsyncIterator[RunContext]:
-    """Make a run the current one while the block runs."""
-    reset = _enter(context)
+async def install(runtime: Runtime) -> AsyncIterator[Runtime]:
+    """Make a runtime this process's while the block runs; flush it at the end."""
+    global _runtime
+    if _runtime is not None:
+        raise RuntimeError("this process has a runtime already; one gateway or connect() at a time")
+    _runtime = runtime
     try:
-        yield context
+        yield runtime
     finally:
-        context.end()
-        _leave(reset)
+        try:
+            await runtime.flush_all()
+        finally:
+            _runtime = None
 
 
-def _forget_parent() -> None:
-    """In a forked child: the threads that serve the runtime are not here."""
+def reset_after_fork() -> None:
+    """Forget the inherited runtime and run. The threads that serve them stay in the parent."""
+    _drop_runtime()
+    context.reset_after_fork()
+
+
+def _drop_runtime() -> None:
     global _runtime
     _runtime = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(after_in_child=_drop_runtime)

@@ -13,16 +13,19 @@ from typing import TypeVar
 from gateway import tokens
 from gateway.auth.key_files import resolve_keys
 from gateway.auth.keys import KeyRing
+from gateway.auth.revocations import Revocation
 from gateway.model.limits import DEFAULT_LIMITS
+from gateway.model.records import REVOCATIONS, Writer
 from gateway.model.runs import Run
 from gateway.model.store_urls import is_redis
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.execution.heartbeat import LeaseHeartbeat, new_node
-from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
-from gateway.sdk.execution.task_queues import HERE
-from gateway.sdk.loops.watchdog import watching_for_blocking
-from gateway.sdk.revocation import keep_revocation
-from gateway.sdk.runtime import Runtime, installed
+from gateway.sdk.execution.ownership import EMBEDDED_OWNER
+from gateway.sdk.execution.runner import Runner
+from gateway.sdk.loops.bridge import run_on_sdk_loop
+from gateway.sdk.loops.watchdog import watch_for_blocking
+from gateway.sdk.options import IN_PROCESS
+from gateway.sdk.runtime import Runtime, install
 from gateway.sdk.values import input_schemas
 from gateway.settings import Settings
 from gateway.stores.base import Store
@@ -33,8 +36,8 @@ from gateway.stores.remote.store import PATIENCE_S, RemoteStore
 S = TypeVar("S", bound=Store)
 
 WORKER_TOKEN_TTL_S = 3600.0
-RECOVERY_PAUSE_S = 0.2
 WORKER_SCOPES = ("read:runs:*", "write:runs:*")
+READY_POLL_S = 0.2  # between two looks at a store that cannot be written yet
 
 
 @asynccontextmanager
@@ -44,59 +47,73 @@ async def serve_runtime(
     *,
     owner: str,
     concurrency: int,
-    runner: str = HERE,
+    runner: str = IN_PROCESS,
     lease_s: float = DEFAULT_LIMITS.lease_s,
 ) -> AsyncIterator[Runtime]:
     """Give this process a runtime and a runner over an open store while the block runs.
 
     Args:
-        store: Open; stays open.
+        store: Open; the block's end leaves it open.
         keys: Sign the tokens of handles.
         owner: Name under which this process executes runs.
-        concurrency: Runs that execute at the same time.
-        runner: Who executes runs of tasks that name none.
-        lease_s: Where others share the store: not heard of for so long, it is taken for dead.
+        concurrency: How many runs execute at the same time.
+        runner: The runner of tasks that name none.
+        lease_s: Duration of a lease. Gateways that share the store treat an owner as dead when its
+            lease has expired.
     """
     new = Runtime(store, asyncio.get_running_loop(), default_runner=runner)
-    async with watching_for_blocking(), installed(new) as runtime:
-        here = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
-        tokens.use(keys, partial(keep_revocation, store))
+    async with watch_for_blocking(), install(new) as runtime:
+        own_runner = runtime.runner = Runner(runtime, owner=owner, concurrency=concurrency)
+        tokens.use(keys, partial(store_revocation, store))
         recovering: asyncio.Task[None] | None = None
+        heartbeat: LeaseHeartbeat | None = None
         try:
             if owner == EMBEDDED_OWNER and store.is_ready:
-                await here.recover(tasks)
-            elif owner == EMBEDDED_OWNER:  # its disk is full: what can be read is served meanwhile
-                left = await here.left_over()
-                recovering = asyncio.create_task(_recover_late(store, here, left))
+                await own_runner.recover(task_registry)
+            elif owner == EMBEDDED_OWNER:
+                # The disk is full. Recover later, and serve reads meanwhile.
+                left = await own_runner.unfinished_runs()
+                recovering = asyncio.create_task(_recover_when_ready(store, own_runner, left))
             elif isinstance(store, ClusterStore):
-                runtime.keeper = LeaseHeartbeat(store, owner, lease_s)
-                await runtime.keeper.start()
+                heartbeat = runtime.heartbeat = LeaseHeartbeat(store, owner, lease_s)
+                await heartbeat.start()
             yield runtime
         finally:
             if recovering is not None:
                 recovering.cancel()
                 await asyncio.gather(recovering, return_exceptions=True)
-            await here.stop()
-            if runtime.keeper is not None:
-                await runtime.keeper.stop()
+            await own_runner.stop()
+            if heartbeat is not None:
+                await heartbeat.stop()
             tokens.use(None)
 
 
-async def _recover_late(store: Store, runner: Runner, left: list[Run]) -> None:
-    """Judge what the last process left, once the store can be written."""
-    while not store.is_ready:  # noqa: ASYNC110 - a store says so only when it is asked
-        await asyncio.sleep(RECOVERY_PAUSE_S)
-    await runner.recover(tasks, left)
+async def _recover_when_ready(store: Store, runner: Runner, left: list[Run]) -> None:
+    """Recover the runs of the last process as soon as the store can be written."""
+    while not store.is_ready:  # noqa: ASYNC110 - a store does not announce that it is ready
+        await asyncio.sleep(READY_POLL_S)
+    await runner.recover(task_registry, left)
 
 
 def owner_of_gateway(store: Store) -> str:
-    """Name a gateway as the owner of runs: the only one of its store, or one of several."""
+    """Return the owner name of a gateway: a fixed one if it is the only gateway of its store."""
     return new_node() if isinstance(store, ClusterStore) else EMBEDDED_OWNER
+
+
+@run_on_sdk_loop
+async def store_revocation(store: Store, revocation: Revocation) -> None:
+    """Append a revocation to the log that every gateway of the store follows.
+
+    Raises:
+        RealtimeError: the revocation may not be stored.
+    """
+    writer = Writer(secrets.token_urlsafe(12), 0, 0)  # makes a retry after a lost reply harmless
+    await store.append(REVOCATIONS, [revocation.encode()], writer=writer)
 
 
 @asynccontextmanager
 async def opened(store: S) -> AsyncIterator[S]:
-    """Open a store for a block and close it after."""
+    """Open a store for a block and close it afterwards."""
     await store.open()
     try:
         yield store
@@ -110,27 +127,28 @@ async def connect(
 ) -> AsyncIterator[Runtime]:
     """Use streams, tasks and runs in a script or a worker while the block runs.
 
-    With a gateway's address (the argument or `REALTIME_URL`) everything goes through that gateway;
-    without one this process opens the store itself and is its only owner. Tasks that are triggered
+    With a gateway's address (the argument or `REALTIME_URL`) all calls go through that gateway.
+    Without one, this process opens the store itself and is its only owner. Tasks that are triggered
     inside are executed in this process, unless their runner is a queue.
 
-    The block's end stops what it executes, with a warning. So await the runs (`await run.wait()`),
-    or keep one block open for as long as the process lives; a view of a web framework that should
-    return before its run ends must not enter a block of its own (docs/web-frameworks.md).
+    The block's end stops the runs that this process executes, with a warning. So await the runs
+    (`await run.wait()`), or keep one block open for as long as the process lives. A view of a web
+    framework that returns before its run ends must not open a block of its own
+    (docs/web-frameworks.md).
 
     Args:
         url: The gateway, `ws://host:port`.
-        store: A store's URL; default `REALTIME_STORE`.
+        store: URL of a store; default `REALTIME_STORE`.
         secret_key: The gateway's secret; default `REALTIME_SECRET_KEY`, or in development the one
             kept beside the store.
 
     Raises:
-        ConfigurationError: a setting that cannot work.
+        ConfigurationError: a setting cannot work.
         StoreUnavailable: no gateway answered within 120 s, or the store cannot be opened.
         StoreLocked: another process owns the store: pass its gateway's `url`.
         RealtimeError: at the end of the block, the first failure that reached no caller: a record
             that was sent or appended outside any run and refused, and whose receipt was not
-            awaited. The log names all of them.
+            awaited. The log has all of them.
     """
     settings = Settings.from_env()
     settings = replace(
@@ -139,34 +157,37 @@ async def connect(
         store=store or settings.store,
         secret_key=secret_key or settings.secret_key,
     )
-    async with connected(settings, open_s=PATIENCE_S) as runtime:
+    async with connect_with(settings, open_s=PATIENCE_S) as runtime:
         yield runtime
-        if runtime.runner is not None:  # left by an error, the cause is known
+        # Not reached if the block raised: the reason for the stop is then known.
+        if runtime.runner is not None:
             runtime.runner.warn_of_unfinished()
-    if runtime.untold is not None:
-        raise runtime.untold
+    if runtime.writers.unreported is not None:
+        raise runtime.writers.unreported
 
 
 @asynccontextmanager
-async def connected(settings: Settings, *, open_s: float | None = None) -> AsyncIterator[Runtime]:
-    """Be `connect` with settings that are made already.
+async def connect_with(
+    settings: Settings, *, open_s: float | None = None
+) -> AsyncIterator[Runtime]:
+    """Like `connect`, from settings.
 
     Args:
         settings: The settings.
-        open_s: How long a gateway elsewhere is waited for; see `RemoteStore`.
+        open_s: How long to wait for a gateway elsewhere; see `RemoteStore`.
     """
     keys = resolve_keys(settings)
     owner = _owner(settings)
     async with AsyncExitStack() as stack:
-        chosen = (
+        store = (
             _worker_store(settings.url, keys, owner, open_s)
             if settings.url
             else open_store(settings.store, settings.retention)
         )
-        await stack.enter_async_context(opened(chosen))
+        await stack.enter_async_context(opened(store))
         yield await stack.enter_async_context(
             serve_runtime(
-                chosen,
+                store,
                 keys,
                 owner=owner,
                 concurrency=settings.concurrency,

@@ -34,10 +34,10 @@ from gateway.model.runs import Run
 from gateway.sdk import stream_registry
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.inputs import InputStream, look
-from gateway.sdk.loops.bridge import iterated_on_its_loop, on_its_loop
-from gateway.sdk.loops.sync_calls import begin, iterated_in_plain_code
+from gateway.sdk.loops.bridge import iterate_on_sdk_loop, run_on_sdk_loop
+from gateway.sdk.loops.sync_calls import begin, make_sync_iterator
 from gateway.sdk.options import check_seconds
-from gateway.sdk.runtime import Runtime, record_bytes, runtime
+from gateway.sdk.runtime import Runtime, current_runtime, record_bytes
 from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES, Receipt, StreamWriter
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Stream(StreamDefinition[T]):
             WriterFull: see above.
             RunCanceled: the calling run is being canceled.
         """
-        return runtime().writer(self.id, target).put(self.encode(value))
+        return current_runtime().writer(self.id, target).put(self.encode(value))
 
     def append_sync(self, value: T, *, target: str = "self") -> int | None:
         """Append a value and wait until it is durable; see `append`. For plain code.
@@ -141,7 +141,7 @@ class Stream(StreamDefinition[T]):
 
         The block's end waits until everything is durable and raises what failed.
         """
-        return Writer(self, runtime().writer(self.id, target))
+        return Writer(self, current_runtime().writer(self.id, target))
 
     def read(
         self,
@@ -182,7 +182,7 @@ class Stream(StreamDefinition[T]):
     ) -> AsyncGenerator[ReadRecord[T], None]:
         """Like `read`, with each record's offset, time, source, position and attempt."""
         key = StreamKey(check_run_id(run_id), self.id)
-        active = runtime()
+        active = current_runtime()
         run, after = await _start(active, key, start)
         wanted = _Attempts(run, attempt)
         async with aclosing(pages_of(active, key, after, timeout_s)) as pages:
@@ -193,8 +193,8 @@ class Stream(StreamDefinition[T]):
                 if page.end not in (None, "completed"):
                     raise StreamIncomplete(f"stream {key} has ended: {page.end}")
 
-    read_sync = iterated_in_plain_code(read)
-    read_records_sync = iterated_in_plain_code(read_records)
+    read_sync = make_sync_iterator(read)
+    read_records_sync = make_sync_iterator(read_records)
 
     def read_record(self, record: Record, page: Page) -> ReadRecord[T]:
         """Read a record of a page as the stream's type.
@@ -247,7 +247,7 @@ async def _values(records: AsyncGenerator[ReadRecord[T], None]) -> AsyncIterator
             yield record.value
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def _start(active: Runtime, key: StreamKey, start: str) -> tuple[Run, Position | None]:
     run = (await active.store.get_run(key.run_id)).run
     if start == "beginning":
@@ -260,7 +260,7 @@ async def _start(active: Runtime, key: StreamKey, start: str) -> tuple[Run, Posi
         raise InvalidPosition(f'start: {error}, "beginning" or "latest"') from None
 
 
-@iterated_on_its_loop
+@iterate_on_sdk_loop
 async def pages_of(
     active: Runtime, key: StreamKey, after: Position | None, timeout_s: float | None
 ) -> AsyncGenerator[Page, None]:
@@ -335,7 +335,7 @@ class Pipe(Generic[T]):
     ) -> None:
         self._values = values
         self._stream = stream
-        self._writer = runtime().writer(stream.id, target)
+        self._writer = current_runtime().writer(stream.id, target)
         self._has_begun = False
 
     def __del__(self) -> None:
@@ -373,13 +373,13 @@ class Pipe(Generic[T]):
             try:
                 return self._writer.put(data)
             except WriterFull:  # by bytes, or by what others append here
-                await self._writer.settled()
+                await self._writer.drain()
 
     def __iter__(self) -> Iterator[T]:
         self._has_begun = True
         if isinstance(self._values, AsyncIterable):
             raise TypeError("this pipe's values are async: use `async for` or `await`")
-        self._writer.refuse_on_loop("`for` over a pipe is for plain functions; use `async for`")
+        self._writer.ensure_not_on_loop("`for` over a pipe is for plain functions; use `async for`")
         receipt: Receipt | None = None
         for value in self._values:
             receipt = self._writer.put(self._stream.encode(value))

@@ -12,48 +12,45 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import partial, update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from gateway import tokens
 from gateway._internal import tracing
-from gateway._internal.name_lists import listed
 from gateway.errors import InvalidValue, TaskNotFound
 from gateway.model.limits import MAX_BATCH_RUNS
 from gateway.model.log import run_log
 from gateway.model.records import check_stream_id
 from gateway.model.run_limits import check_tags
 from gateway.model.runs import Run, check_new_run
+from gateway.sdk.context import current_run
 from gateway.sdk.execution import creation, task_queues
-from gateway.sdk.execution.redelivery import take_over
-from gateway.sdk.execution.runner import Runner, waiting
-from gateway.sdk.loops.bridge import on_its_loop
-from gateway.sdk.loops.sync_calls import in_plain_code
-from gateway.sdk.options import ONCE, Options, Retry
+from gateway.sdk.execution.slot import waiting
+from gateway.sdk.loops.bridge import run_on_sdk_loop
+from gateway.sdk.loops.sync_calls import make_sync
+from gateway.sdk.options import Options
 from gateway.sdk.results import RunHandle, RunResult
-from gateway.sdk.runtime import Runtime, current_run, runtime
+from gateway.sdk.runtime import RunExecutor, Runtime, current_runtime
 from gateway.sdk.values.signatures import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-HANDLE_TTL_S = 3600.0  # life of a handle's token
-
-_tasks: dict[str, Task[..., Any]] = {}
+HANDLE_TTL_S = 3600.0  # lifetime of a handle's token
 
 
 class Task(Generic[P, R]):
     """A function whose executions are runs. Made by `@task`; calling it calls the function itself.
 
     Args:
-        function: Async, or plain: then it is executed in a thread.
+        function: Async or plain. A plain function is executed in a thread.
         id: Name of the task.
+        options: Applied to every run.
     """
 
     def __init__(
@@ -71,8 +68,10 @@ class Task(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Call the function directly: no run, no store."""
+        """Call the function directly, without a run or a store."""
         return self._function(*args, **kwargs)
+
+    # ---- options ----
 
     def options(
         self,
@@ -87,25 +86,26 @@ class Task(Generic[P, R]):
         max_duration_s: float | None = None,
         runner: str | None = None,
     ) -> Task[P, R]:
-        """Return the task with options for what it triggers; those not given stay as they are.
+        """Return the task with options for the runs that it triggers; None leaves one unchanged.
 
         Args:
-            tags: Up to 10, of up to 128 characters; runs can be found and read by them.
+            tags: Up to 10, of up to 128 characters. Runs can be listed and read by tag.
             metadata: JSON object shown with the run; up to 256 KiB.
-            idempotency_key: Of triggers of this task with the same key only the first makes a
-                run; the others get a handle of that one.
-            idempotency_key_ttl_s: After how many seconds the key makes a new run; default 30 days.
-            delay_s: Start no sooner than this many seconds from the trigger.
+            idempotency_key: The first trigger of this task with a key makes a run. Later triggers
+                with the same key return a handle of that run.
+            idempotency_key_ttl_s: Lifetime of the key in seconds; default 30 days. After that a
+                trigger makes a new run.
+            delay_s: Start no sooner than this many seconds after the trigger.
             delay_until: Start no sooner than this moment (with a time zone).
-            ttl_s: If it has not started this many seconds after it was due, it never does, and
+            ttl_s: A run that has not started this many seconds after it was due never starts, and
                 ends as `expired`.
-            max_duration_s: How long it may execute, all attempts together; waits do not count.
+            max_duration_s: How long a run may execute, all attempts together, without its waits.
                 After that it ends as `timed_out`.
-            runner: Who executes; see `task`.
+            runner: Who executes the runs; see `task`.
 
         Raises:
-            InvalidValue: a value is outside its rule.
-            InvalidId: a tag is.
+            InvalidValue: a value is out of range.
+            InvalidId: a tag is not allowed.
         """
         given: dict[str, Any] = {
             "tags": check_tags(tags) if tags is not None else None,
@@ -121,33 +121,54 @@ class Task(Generic[P, R]):
         given = {name: value for name, value in given.items() if value is not None}
         return self.with_options(replace(self._options, **given))
 
-    @property
-    def defaults(self) -> Options:
-        """What its runs are started with, as far as nothing else is said."""
-        return self._options
-
-    @property
-    def parameter_types(self) -> dict[str, Any]:
-        """The type of each parameter, by its name."""
-        return self._signature.parameter_types
-
-    @property
-    def output_type(self) -> type[R]:
-        """The type of what a run of it gives."""
-        return cast("type[R]", self._signature.output_type)
-
     def with_options(self, options: Options) -> Task[P, R]:
         """Return the task with exactly these options."""
         changed = copy(self)
         changed._options = options
         return changed
 
-    @on_its_loop
+    @property
+    def defaults(self) -> Options:
+        """The options of its runs."""
+        return self._options
+
+    @property
+    def parameter_types(self) -> dict[str, Any]:
+        """The type of each parameter, by name."""
+        return self._signature.parameter_types
+
+    @property
+    def output_type(self) -> type[R]:
+        """The type of a run's output."""
+        return cast("type[R]", self._signature.output_type)
+
+    def check_payload(self, payload: Mapping[str, Any]) -> None:
+        """Check keyword arguments without starting a run.
+
+        Raises:
+            InvalidValue: they do not fit the function.
+        """
+        self._signature.bind_keywords(payload)
+
+    def check_arguments(self, arguments: Mapping[str, bytes | None]) -> None:
+        """Check keyword arguments of which some are not known yet, as on a page.
+
+        Args:
+            arguments: Each as JSON; None: the value is not known yet.
+
+        Raises:
+            InvalidValue: they do not fit the function.
+        """
+        self._signature.check_arguments(arguments)
+
+    # ---- triggers ----
+
+    @run_on_sdk_loop
     async def trigger(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R]:
-        """Start a run and return at once.
+        """Start a run and return without waiting for it.
 
         Inside a run, the new run becomes its child. If the caller is canceled meanwhile, the run is
-        begun all the same, or was never made.
+        either started or not created.
 
         Returns:
             A handle with the run's id and a token for that run alone.
@@ -158,51 +179,32 @@ class Task(Generic[P, R]):
         run = await self._create(self._signature.bind(args, kwargs))
         return self._handle(run)
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def trigger_payload(self, payload: Mapping[str, Any]) -> RunHandle[R]:
-        """Start a run from its keyword arguments as JSON, as a page sends them."""
+        """Start a run from keyword arguments as JSON, as a page sends them."""
         return self._handle(await self._create(self._signature.bind_keywords(payload)))
 
-    def check_payload(self, payload: Mapping[str, Any]) -> None:
-        """Check keyword arguments without starting anything.
-
-        Raises:
-            InvalidValue: they do not fit the function.
-        """
-        self._signature.bind_keywords(payload)
-
-    def check_arguments(self, arguments: Mapping[str, bytes | None]) -> None:
-        """Check keyword arguments of which some are known later only, as on a page.
-
-        Args:
-            arguments: Each as JSON; None: its value is not known yet.
-
-        Raises:
-            InvalidValue: they do not fit the function.
-        """
-        self._signature.check_arguments(arguments)
-
-    @on_its_loop
+    @run_on_sdk_loop
     async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
         """Start a run and wait until it has ended; a failure is in the result, not raised."""
         run = await self._create(self._signature.bind(args, kwargs))
         async with waiting():
             return await self.wait(run.id)
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def batch_trigger(self, payloads: Iterable[Mapping[str, Any]]) -> list[RunHandle[R]]:
         """Start a run for each payload.
 
         Args:
-            payloads: The keyword arguments of each run, up to 1,000; all are checked before the
-                first is started.
+            payloads: The keyword arguments of each run; up to 1,000. All are checked before the
+                first run is started.
 
         Returns:
             Handles in the order of the payloads.
         """
         return [self._handle(run) for run in await self._create_batch(payloads)]
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def batch_trigger_and_wait(
         self, payloads: Iterable[Mapping[str, Any]]
     ) -> list[RunResult[R]]:
@@ -215,38 +217,42 @@ class Task(Generic[P, R]):
         async with waiting():
             return list(await asyncio.gather(*(self.wait(run.id) for run in runs)))
 
-    trigger_sync = in_plain_code(trigger)
-    trigger_and_wait_sync = in_plain_code(trigger_and_wait)
-    batch_trigger_sync = in_plain_code(batch_trigger)
-    batch_trigger_and_wait_sync = in_plain_code(batch_trigger_and_wait)
+    trigger_sync = make_sync(trigger)
+    trigger_and_wait_sync = make_sync(trigger_and_wait)
+    batch_trigger_sync = make_sync(batch_trigger)
+    batch_trigger_and_wait_sync = make_sync(batch_trigger_and_wait)
 
-    @on_its_loop
+    @run_on_sdk_loop
     async def wait(self, run_id: str) -> RunResult[R]:
         """Wait until a run of this task has ended.
 
         Raises:
             RunNotFound: there is no such run.
         """
-        store = runtime().store
+        store = current_runtime().store
         state = await store.get_run(run_id)
         if state.run.is_finished:
             return self._result(state.run)
         pages = store.follow(run_log(run_id), state.position)
-        del state  # its payload: there may be a thousand waits at once
+        del state  # frees the payload: a thousand waits may be pending
         async with aclosing(pages) as open_pages:
             async for page in open_pages:
                 if page.end is not None:
                     break
         return self._result((await store.get_run(run_id)).run)
 
-    wait_sync = in_plain_code(wait)
+    wait_sync = make_sync(wait)
 
     def _result(self, run: Run) -> RunResult[R]:
         ok = run.status == "completed"
         output = self._signature.output_of(run.output) if ok else None
         return RunResult(ok, run.id, run.status, run.error, output)
 
-    # ---- making runs ----
+    def _handle(self, run: Run) -> RunHandle[R]:
+        access_token = tokens.mint([f"read:runs:{run.id}"], ttl_s=HANDLE_TTL_S)
+        return RunHandle(run.id, access_token, self.wait)
+
+    # ---- creating runs ----
 
     async def _create_batch(self, payloads: Iterable[Mapping[str, Any]]) -> list[Run]:
         bound = [self._signature.bind_keywords(payload) for payload in payloads]
@@ -256,8 +262,8 @@ class Task(Generic[P, R]):
             )
         if len(bound) > 1 and self._options.idempotency_key is not None:
             raise InvalidValue(f"the batch has {len(bound)} payloads; an idempotency key is of one")
-        active = runtime()
-        batch_id = active.run_ids.new(active.clock_ms()).replace("run_", "batch_")
+        runtime = current_runtime()
+        batch_id = runtime.run_ids.new(runtime.clock_ms()).replace("run_", "batch_")
         return list(await asyncio.gather(*(self._create(one, batch_id) for one in bound)))
 
     async def _create(self, payload: Any, batch_id: str | None = None) -> Run:
@@ -265,11 +271,12 @@ class Task(Generic[P, R]):
             return await self._create_traced(payload, batch_id)
 
     async def _create_traced(self, payload: Any, batch_id: str | None) -> Run:
-        active = runtime()
-        queue = task_queues.find(self._options.runner or active.default_runner)
-        now_ms = active.clock_ms()
-        id = active.run_ids.new(now_ms)
+        runtime = current_runtime()
+        queue = task_queues.get(self._options.runner or runtime.default_runner)
+        now_ms = runtime.clock_ms()
+        id = runtime.run_ids.new(now_ms)
         parent = current_run()
+        owner = task_queues.queue_owner(queue.name) if queue else require_runner(runtime).owner
         run = Run(
             id=id,
             task=self.id,
@@ -277,49 +284,57 @@ class Task(Generic[P, R]):
             parent_id=parent.id if parent else None,
             batch_id=batch_id,
             payload=payload,
-            owner=_runner(active).owner if queue is None else task_queues.owner_of(queue.name),
+            owner=owner,
             **self._options.fields(now_ms),
         )
         run.metadata.update(tracing.carried())
         check_new_run(run)
-        return await creation.make(active, run, partial(self._begin, queue, run.id))
+        return await creation.make(runtime, run, partial(self._begin, queue, run.id))
 
     async def _begin(self, queue: task_queues.TaskQueue | None, id: str, run: Run) -> None:
-        """Have a run executed that was made, or found under its idempotency key."""
+        """Start or enqueue a run that was created, or found under its idempotency key."""
         if queue is not None:
             if run.id == id:
-                await queue.put(run)
-        elif run.is_queued and run.owner == _runner(runtime()).owner:
-            self.start(run)  # one that is found may be left by a trigger that failed
+                await queue.enqueue(run)
+        elif run.is_queued and run.owner == require_runner(current_runtime()).owner:
+            self.start(run)  # a run that was found may not have been started: its trigger failed
 
-    async def carry_out(self, run: Run, rests_with: str | None = None) -> Run:
-        """Execute a run of this task that a queue brought; see `Runner.carry_out`."""
-        runner = _runner(runtime())
-        body = partial(self._execute, runner)
-        return await runner.carry_out(run, body, self._options.retry, rests_with)
+    # ---- executing runs ----
 
     def start(self, run: Run) -> None:
-        """Execute a run of this task that the store keeps, unless it is being executed here."""
-        runner = _runner(runtime())
+        """Execute a stored run of this task, unless it executes here already."""
+        runner = require_runner(current_runtime())
         # Outside the parent's context: the child has a context of its own.
         runner.start(run, partial(self._execute, runner), self._options.retry)
 
-    def _handle(self, run: Run) -> RunHandle[R]:
-        return RunHandle(run.id, tokens.mint([f"read:runs:{run.id}"], ttl_s=HANDLE_TTL_S), self)
+    async def execute_queued(self, run: Run, requeue_owner: str | None = None) -> Run:
+        """Execute a run of this task that a queue delivered; see `Runner.execute_queued`."""
+        runner = require_runner(current_runtime())
+        body = partial(self._execute, runner)
+        return await runner.execute_queued(run, body, self._options.retry, requeue_owner)
 
-    # ---- executing ----
-
-    async def _execute(self, runner: Runner, run: Run) -> Any:
+    async def _execute(self, runner: RunExecutor, run: Run) -> Any:
         arguments = self._signature.arguments_of(run.payload)
         if inspect.iscoroutinefunction(self._function):
             output = await self._function(**arguments)
         else:
             output = await runner.call_in_thread(partial(self._function, **arguments))
-            if inspect.isawaitable(output):  # of an async function behind a plain decorator
+            if inspect.isawaitable(output):  # from an async function behind a plain decorator
                 output = await output
         if inspect.isgenerator(output) or inspect.isasyncgen(output):
             raise _is_generator(self.id)
         return self._signature.output_to_json(output)
+
+
+def require_runner(runtime: Runtime) -> RunExecutor:
+    """Return the runner of a process.
+
+    Raises:
+        TaskNotFound: the process executes no runs.
+    """
+    if runtime.runner is None:
+        raise TaskNotFound("this process has no runner: it was connected with run_tasks=False")
+    return runtime.runner
 
 
 def _is_generator(task_id: str) -> InvalidValue:
@@ -327,147 +342,3 @@ def _is_generator(task_id: str) -> InvalidValue:
         f"task {task_id!r} is a generator, whose values nothing would take: append them to a "
         "stream (stream.append, stream.pipe), or return a list"
     )
-
-
-def _runner(active: Runtime) -> Runner:
-    if active.runner is None:
-        raise TaskNotFound("this process has no runner: it was connected with run_tasks=False")
-    return active.runner
-
-
-def find_task(task_id: str, is_listed: Callable[[str], bool] = lambda _: True) -> Task[..., Any]:
-    """Return the task with an id.
-
-    Args:
-        task_id: The id.
-        is_listed: Whether the error may name a task that is defined.
-
-    Raises:
-        TaskNotFound: none is defined in this process; lists those that are.
-    """
-    found = _tasks.get(task_id)
-    if found is None:
-        known = listed(task_id, sorted(filter(is_listed, _tasks)))
-        hint = f"the tasks here are {known}" if known else "import the module that defines it"
-        raise TaskNotFound(f"no task {task_id!r} is defined in this process; {hint}")
-    return found
-
-
-def _id_of(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__name__", type(function).__name__)
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
-
-
-@overload
-def task(function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
-@overload
-def task(function: Callable[P, R], /) -> Task[P, R]: ...
-@overload
-def task(
-    *,
-    id: str | None = None,
-    retry: Retry = ONCE,
-    max_duration_s: float | None = None,
-    runner: str | None = None,
-) -> _Decorator: ...
-
-
-def task(
-    function: Any = None,
-    /,
-    *,
-    id: str | None = None,
-    retry: Retry = ONCE,
-    max_duration_s: float | None = None,
-    runner: str | None = None,
-) -> Any:
-    """Make a function a task.
-
-    Args:
-        function: Async, or plain: then it is executed in a thread; what it returns is awaited if
-            it can be. Its parameters and result are checked against their annotations and kept as
-            JSON. No generator: `stream.pipe` takes those.
-        id: Name of the task; default: the function's, with `-` for `_`.
-        retry: How often and when a run that fails is tried again; default: not at all. `AbortTask`
-            (also in a group of exceptions) and `RunCanceled` are not tried again, nor is what timed
-            out.
-        max_duration_s: How long a run may execute; see `Task.options`.
-        runner: Who executes its runs: `process` (the one that triggers them), `celery`, `taskiq`;
-            default: REALTIME_RUNNER.
-
-    Returns:
-        The task; without a function, a decorator.
-
-    Raises:
-        InvalidId: the id is outside its rule.
-        InvalidValue: another task has this id, or it is no function, or a generator.
-    """
-    decorate = _Decorator(id, Options(retry=retry, max_duration_s=max_duration_s, runner=runner))
-    return decorate if function is None else decorate(function)
-
-
-class _Decorator:
-    def __init__(self, id: str | None, options: Options) -> None:
-        self._id = id
-        self._options = options
-
-    @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
-
-    def __call__(self, function: Any, /) -> Any:
-        return _register(function, self._id or _id_of(function), self._options)
-
-
-def defined() -> list[Task[..., Any]]:
-    """Return the tasks that are defined in this process."""
-    return list(_tasks.values())
-
-
-async def carry_out(run_id: str, rests_with: str | None = None) -> Run:
-    """Execute a run that a queue brought here, unless it has ended, or executes elsewhere.
-
-    Args:
-        run_id: Which run.
-        rests_with: As in `Runner.carry_out`.
-
-    Returns:
-        The run as it is then.
-
-    Raises:
-        RunNotFound: there is no such run.
-        TaskNotFound: its task is not defined here.
-    """
-    active = runtime()
-    run = (await active.store.get_run(run_id)).run
-    if run.is_finished:
-        return run
-    task, runner = find_task(run.task), _runner(active)
-    # One that executes here may bear the name of another worker, which asks for it just now.
-    if run.is_executing and run.owner != runner.owner and not runner.has(run.id):
-        run = await take_over(active, run, runner.owner)
-    return await task.carry_out(run, rests_with) if run.is_queued else run
-
-
-def is_known(task_id: str) -> bool:
-    """Whether a task with this id is defined in this process."""
-    return task_id in _tasks
-
-
-def resume(run: Run) -> bool:
-    """Start a run that an earlier process left queued; false if its task is not known here."""
-    if run.task not in _tasks:
-        return False
-    find_task(run.task).start(run)
-    return True
-
-
-def _register(function: Callable[..., Any], id: str, options: Options) -> Task[..., Any]:
-    new = Task[..., Any](function, id, options)
-    old = _tasks.get(id)
-    # The same function again is a module that was loaded anew.
-    if old is not None and old.name != new.name:
-        raise InvalidValue(f"task id {id!r} is taken by {old.name}")
-    _tasks[id] = new
-    return new

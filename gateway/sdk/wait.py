@@ -36,11 +36,12 @@ from gateway.errors import (
 )
 from gateway.model.records import Record, StreamKey, Writer, check_run_id, check_stream_id
 from gateway.model.runs import iso_time, time_ms
-from gateway.sdk.execution.runner import waiting
-from gateway.sdk.loops.bridge import on_its_loop, run_in_loop
-from gateway.sdk.loops.sync_calls import begin, in_plain_code
+from gateway.sdk.context import current_run
+from gateway.sdk.execution.slot import waiting
+from gateway.sdk.loops.bridge import run_in_loop, run_on_sdk_loop
+from gateway.sdk.loops.sync_calls import begin, make_sync
 from gateway.sdk.options import check_seconds, moment_ms
-from gateway.sdk.runtime import Runtime, current_run, runtime
+from gateway.sdk.runtime import Runtime, current_runtime
 from gateway.sdk.values.encoding import Values
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class WaitToken(Generic[T]):
     _type: Any = field(repr=False)
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def for_seconds(seconds: float) -> None:
     """Wait for some time; other runs have the slot meanwhile.
 
@@ -73,10 +74,10 @@ async def for_seconds(seconds: float) -> None:
     """
     check_seconds("seconds", seconds)
     async with waiting():
-        await runtime().sleep(seconds)
+        await current_runtime().sleep(seconds)
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def until(moment: datetime) -> None:
     """Wait until a moment; one that has passed already returns at once.
 
@@ -85,14 +86,14 @@ async def until(moment: datetime) -> None:
     """
     due_ms = moment_ms("moment", moment)
     async with waiting():
-        await runtime().sleep_until(due_ms)
+        await current_runtime().sleep_until(due_ms)
 
 
 @overload
 async def create_token(type: type[T], *, timeout_s: float | None = None) -> WaitToken[T]: ...
 @overload
 async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]: ...
-@on_its_loop
+@run_on_sdk_loop
 async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]:
     """Make a token that the calling run can wait for.
 
@@ -107,7 +108,7 @@ async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> Wa
         NotInRun: called outside a task.
         InvalidValue: no length of time, or Pydantic can make no schema of the type.
     """
-    context, active = current_run(), runtime()
+    context, active = current_run(), current_runtime()
     if context is None:
         raise NotInRun("a wait token belongs to a run: it can be made inside a task")
     check_seconds("timeout_s", timeout_s)
@@ -123,7 +124,7 @@ async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> Wa
     return WaitToken(str(key), access_token, expires_at, type)
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def for_token(token: WaitToken[T]) -> T:
     """Wait until a token is completed; other runs have the slot meanwhile.
 
@@ -135,7 +136,7 @@ async def for_token(token: WaitToken[T]) -> T:
         InvalidValue: the value does not fit the type.
         StreamIncomplete: it ended in another way: its run has ended.
     """
-    active, key = runtime(), _key(token.id)
+    active, key = current_runtime(), _key(token.id)
     due_ms = time_ms(token.expires_at) if token.expires_at is not None else None
     async with waiting():
         record = await _answer_by(active, key, due_ms)
@@ -182,7 +183,7 @@ async def _end(active: Runtime, key: StreamKey, reason: Any) -> None:
         pass  # by its answer
 
 
-@on_its_loop
+@run_on_sdk_loop
 async def complete_token(id: str, value: Any = None) -> None:
     """Complete a wait token, from any process.
 
@@ -196,7 +197,7 @@ async def complete_token(id: str, value: Any = None) -> None:
         StreamEnded: it was completed before, has expired, or its run has ended.
         InvalidValue: the value is no JSON, or no value of its class.
     """
-    active, key = runtime(), _key(id)
+    active, key = current_runtime(), _key(id)
     is_instance = isinstance(value, BaseModel) or is_dataclass(value)
     values = Values[Any](type(value) if is_instance else Any, f"wait token {id}", is_input=True)
     try:
@@ -215,10 +216,10 @@ async def complete_token(id: str, value: Any = None) -> None:
         raise StreamEnded(f"wait token {id} has ended ({end}); it cannot be completed") from None
 
 
-for_seconds_sync = in_plain_code(for_seconds)
-until_sync = in_plain_code(until)
-for_token_sync = in_plain_code(for_token)
-complete_token_sync = in_plain_code(complete_token)
+for_seconds_sync = make_sync(for_seconds)
+until_sync = make_sync(until)
+for_token_sync = make_sync(for_token)
+complete_token_sync = make_sync(complete_token)
 
 
 @overload

@@ -32,7 +32,7 @@ from gateway.errors import (
 )
 from gateway.fanout.hub import Hub
 from gateway.model.network import Proxies
-from gateway.sdk import stream_registry, tasks
+from gateway.sdk import stream_registry, task_registry
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
 from gateway.sdk.values import input_schemas
 from gateway.server.api import asyncapi, client_assets
@@ -147,8 +147,8 @@ class Gateway:
             stack.push_async_callback(revocations.stop)
             self._leases: LocalLeases | ClusterLeases = (
                 LocalLeases(store, lease_s)
-                if runtime.keeper is None
-                else ClusterLeases(runtime.keeper, tasks)
+                if runtime.heartbeat is None
+                else ClusterLeases(runtime.heartbeat, task_registry)
             )
             await self._leases.start()
             await stack.enter_async_context(sweeping(store))

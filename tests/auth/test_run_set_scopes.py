@@ -7,7 +7,7 @@ from gateway import protocol, task
 from gateway.auth.permissions import Permissions
 from gateway.errors import Forbidden
 from gateway.protocol.authorization import require_request
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.session import WORKER_SCOPES
 from tests.support.gateways import SECRET, new_run, serving, token_for
 
@@ -97,7 +97,7 @@ async def test_run_of_one_token_does_not_appear_in_the_list_of_another():
 
 
 async def test_trigger_token_gives_its_run_no_tag_that_it_does_not_name(monkeypatch):
-    monkeypatch.setitem(tasks._tasks, "takes", task(id="takes")(_takes))
+    monkeypatch.setitem(task_registry._tasks, "takes", task(id="takes")(_takes))
     async with serving() as gateway, httpx.AsyncClient() as http:
         url = gateway.url.replace("ws", "http", 1) + "/v1/tasks/takes/trigger"
         for bearer, status in [

@@ -9,7 +9,7 @@ import pytest
 from gateway import __version__, task, tokens
 from gateway.cli.runs_watch import RunTable
 from gateway.model.records import Record, RunSet
-from gateway.sdk.revocation import keep_revocation
+from gateway.sdk.session import store_revocation
 from tests.support.cli import going, realtime
 from tests.support.gateways import SECRET, new_run, serving, token_for
 
@@ -139,7 +139,7 @@ async def test_token_show_prints_claims_and_verdict(gateway, tmp_path):
     (good,) = (await realtime("token", "show", token, "--json", *where)).json
     assert (good["verdict"], good["revocation"]) == ("valid", "not revoked")
     assert good["claims"]["scopes"] == ["read:runs:run_1", "read:tags:x"]
-    await keep_revocation(gateway.store, tokens.Revocation(token_id=tokens.id_of(token)))
+    await store_revocation(gateway.store, tokens.Revocation(token_id=tokens.id_of(token)))
     done = await realtime("token", "show", "-", *where, given=token + "\n")
     assert (done.code, done.lines[0].split(":")[0]) == (1, "revoked")
     assert "read:tags:x" in done.out

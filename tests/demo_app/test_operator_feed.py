@@ -153,9 +153,9 @@ async def test_access_is_refused_without_gateway_in_process():
 
 
 async def test_visitors_share_one_feed_run_until_it_ends(monkeypatch):
-    from gateway.sdk import tasks
+    from gateway.sdk import task_registry
 
-    tasks._tasks[operator_feed.watch_gateway.id] = operator_feed.watch_gateway
+    task_registry._tasks[operator_feed.watch_gateway.id] = operator_feed.watch_gateway
     monkeypatch.setattr(operator_feed, "SAMPLE_INTERVAL_S", 0.01)
     async with serving() as gateway:
         operator_feed.set_gateway(gateway.gateway)

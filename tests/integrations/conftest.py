@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.sdk.loops import background
+from gateway.sdk import background
 from tests.support.queues.workers import CELERY_SHOP, shop
 
 

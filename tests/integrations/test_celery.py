@@ -63,9 +63,9 @@ async def test_appends_are_durable_before_success(celery):
 
 async def _now(stream, run_id):
     from gateway.model.records import StreamKey
-    from gateway.sdk.runtime import runtime
+    from gateway.sdk.runtime import current_runtime
 
-    page = await runtime().store.read(StreamKey(run_id, stream.id))
+    page = await current_runtime().store.read(StreamKey(run_id, stream.id))
     for record in page.records:
         yield stream.read_record(record, page)
 

@@ -10,7 +10,7 @@ import pytest
 import gateway
 from gateway import runs
 from gateway.integrations.celery import publisher
-from gateway.sdk.loops import background
+from gateway.sdk import background
 from tests.support.gateways import (
     DEADLINE_S,
     SECRET,

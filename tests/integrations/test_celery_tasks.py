@@ -12,7 +12,7 @@ from gateway.errors import ConfigurationError, QueueUnavailable
 from gateway.integrations.celery.runner import CeleryQueue
 from gateway.model.log import run_log
 from gateway.sdk.execution import task_queues
-from gateway.sdk.runtime import runtime
+from gateway.sdk.runtime import current_runtime
 from tests.support.queues.workers import (
     ended,
     first,
@@ -28,7 +28,7 @@ from tests.support.queues.workers import (
 async def celery(celery_place):
     from tests.support.queues import celery_shop
 
-    task_queues.use(CeleryQueue(celery_shop.app))
+    task_queues.register(CeleryQueue(celery_shop.app))
     async with celery_place.connected():
         yield celery_shop
     await let_go(celery_shop.app)
@@ -43,7 +43,7 @@ async def test_worker_executes_task_and_appends_records(celery_place, celery):
     )
     assert [each["data"] for each in records] == [1, 2]
     run = await runs.retrieve(handle.id)
-    assert run.owner.startswith("worker_") and run.owner != runtime().runner.owner
+    assert run.owner.startswith("worker_") and run.owner != current_runtime().runner.owner
     assert await statuses(run.id) == ["queued", "executing", "completed"]
 
 
@@ -70,7 +70,7 @@ async def test_run_belongs_to_queue_between_attempts(celery):
     run = await runs.retrieve(result.run_id)
     assert (run.attempt, run.max_attempts) == (3, 3)
     assert set(run.metadata) == {"attempt 1", "attempt 2", "attempt 3"}
-    page = await runtime().store.read(run_log(run.id))
+    page = await current_runtime().store.read(run_log(run.id))
     owners = [orjson.loads(record.data).get("owner") for record in page.records]
     assert owners.count("queue:celery") == 3  # at its creation, and after two failures
 
@@ -153,7 +153,7 @@ async def test_duplicate_delivery_executes_once(celery, tmp_path):
     handle = await celery.nap.trigger(flag=str(flag))
     pid = await first(celery.numbers, handle.id)
     run = await runs.retrieve(handle.id)
-    await CeleryQueue(celery.app).put(run)
+    await CeleryQueue(celery.app).enqueue(run)
     await until_asked_for(run)
     flag.unlink()
     assert (await ended(handle.id)).status == "completed"
@@ -182,25 +182,25 @@ async def test_run_is_finished_when_broker_rejects_it(celery):
     app = Celery("nowhere", broker="redis://127.0.0.1:1/0")
     app.conf.broker_transport_options = {"socket_connect_timeout": 1}
     app.conf.task_publish_retry = False
-    task_queues.use(CeleryQueue(app))
+    task_queues.register(CeleryQueue(app))
     before = await runs.list(limit=1)
     with pytest.raises(QueueUnavailable, match="did not accept a run of add"):
         await celery.add.options(idempotency_key="lost").trigger(a=1, b=2)
     assert await runs.list(limit=1) == before
-    task_queues.use(CeleryQueue(celery.app))
+    task_queues.register(CeleryQueue(celery.app))
     assert (await celery.add.options(idempotency_key="lost").trigger_and_wait(a=1, b=2)).ok
     await let_go(app)
 
 
 async def test_default_runner_is_a_setting(celery_place, celery, monkeypatch):
-    monkeypatch.setattr(runtime(), "default_runner", "celery")
+    monkeypatch.setattr(current_runtime(), "default_runner", "celery")
     handle = await celery.add.options(runner="process").trigger(a=1, b=2)
     assert (await handle.wait()).output == 3
-    assert (await runs.retrieve(handle.id)).owner == runtime().runner.owner
+    assert (await runs.retrieve(handle.id)).owner == current_runtime().runner.owner
     monkeypatch.setattr(celery.add, "_options", celery.add.options(runner="").defaults)
     handle = await celery.add.trigger(a=1, b=2)
     assert (await handle.wait()).output == 3
-    assert (await runs.retrieve(handle.id)).owner != runtime().runner.owner
+    assert (await runs.retrieve(handle.id)).owner != current_runtime().runner.owner
 
 
 async def test_missing_runner_error_names_it(celery):

@@ -12,7 +12,7 @@ from gateway import connect, runs, streams, task
 from gateway.errors import QueueUnavailable, RunNotFound
 from gateway.integrations.taskiq import TaskiqQueue, handle_of, install, middleware
 from gateway.sdk.execution import task_queues
-from gateway.sdk.runtime import runtime
+from gateway.sdk.runtime import current_runtime
 from tests.support.gateways import DEADLINE_S, SECRET, Process, environment, serving
 from tests.support.queues.taskiq_lists import ListBroker
 from tests.support.queues.workers import (
@@ -40,7 +40,7 @@ def place(tmp_path_factory):
 async def taskiq(place):
     from tests.support.queues import taskiq_shop
 
-    task_queues.use(TaskiqQueue(taskiq_shop.broker))
+    task_queues.register(TaskiqQueue(taskiq_shop.broker))
     async with place.connected():
         await taskiq_shop.broker.startup()
         yield taskiq_shop
@@ -64,7 +64,7 @@ async def test_task_is_a_run_with_ordered_records(place, taskiq):
     assert (kept.task, kept.status, kept.output) == (f"{TASKIQ_SHOP}:greet", "completed", None)
     assert await statuses(run.id) == ["queued", "executing", "completed"]
     assert (await sent.wait_result(timeout=10)).return_value == "ANN"
-    assert kept.owner.startswith("worker_") and kept.owner != runtime().runner.owner
+    assert kept.owner.startswith("worker_") and kept.owner != current_runtime().runner.owner
 
 
 async def test_plain_function_appends(taskiq):
@@ -137,7 +137,7 @@ async def test_worker_executes_task_and_appends_records(place, taskiq):
     assert (await handle.wait()).output == 3
     records = await seen_by_a_page(place.gateway.url, handle.access_token, handle.id, "numbers")
     assert [each["data"] for each in records] == [1, 2]
-    assert (await runs.retrieve(handle.id)).owner != runtime().runner.owner
+    assert (await runs.retrieve(handle.id)).owner != current_runtime().runner.owner
 
 
 async def test_children_execute_while_parent_waits(taskiq):
@@ -178,11 +178,11 @@ async def test_duplicate_delivery_executes_once(taskiq, tmp_path):
     handle = await taskiq.nap.trigger(flag=str(flag))
     pid = await first(taskiq.numbers, handle.id)
     run = await runs.retrieve(handle.id)
-    queue = task_queues.find("taskiq")
+    queue = task_queues.get("taskiq")
 
     async def bring():
         while True:  # the executing worker may be faster than the other one
-            await queue.put(run)
+            await queue.enqueue(run)
             await asyncio.sleep(0.1)
 
     bringing = asyncio.create_task(bring())
@@ -224,7 +224,7 @@ async def test_killed_worker_crashes_its_runs(place, tmp_path, monkeypatch):
         monkeypatch.setattr(taskiq_shop.broker, "queue", "of one worker")
         own = Shop(tmp_path, place.server, here)
         with own.worker(*WORKER[:3], "--workers", "1", QUEUE="of one worker"):
-            task_queues.use(TaskiqQueue(taskiq_shop.broker))
+            task_queues.register(TaskiqQueue(taskiq_shop.broker))
             await taskiq_shop.broker.startup()
             handle = await taskiq_shop.nap.trigger(flag=str(flag))
             pid = await first(taskiq_shop.numbers, handle.id)

@@ -15,7 +15,7 @@ from gateway.cli.runs import _payload
 from gateway.errors import InvalidValue, MalformedFrame
 from gateway.model.limits import FRAME_DEPTH, JSON_DEPTH
 from gateway.model.untrusted_json import NotJson, check_json, check_values, read_json
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.values import input_schemas
 from tests.support.gateways import SECRET, new_run, serving, token_for, worker_token
 from tests.support.malformed_json import DEEPEST, REFUSED
@@ -135,7 +135,7 @@ def test_a_frame_says_what_is_wrong_with_its_text():
 
 
 async def test_no_way_in_answers_such_a_value_as_a_fault_of_its_own(monkeypatch, caplog):
-    monkeypatch.setitem(tasks._tasks, "takes", task(id="takes")(_takes))
+    monkeypatch.setitem(task_registry._tasks, "takes", task(id="takes")(_takes))
     monkeypatch.setattr(input_schemas, "_registered", {})
     input_schemas.register({"typed": {"type": ["array", "object", "number", "string"]}}, "worker_1")
     async with serving() as gateway:

@@ -15,7 +15,7 @@ from gateway import Retry, connect, current_run, streams, task
 from gateway.errors import InvalidId, InvalidValue, NotInRun, ReadTimeout, StreamEnded
 from gateway.model.log import run_log
 from gateway.sdk import stream_registry
-from gateway.sdk.runtime import runtime
+from gateway.sdk.runtime import current_runtime
 from gateway.sdk.values import input_schemas
 from tests.support.gateways import DEADLINE_S, serving, token_for, until
 from tests.support.stores import working_on
@@ -32,7 +32,7 @@ stop = streams.input("stop", str)
 
 
 async def store_changes(run_id: str):
-    async for page in runtime().store.follow(run_log(run_id)):
+    async for page in current_runtime().store.follow(run_log(run_id)):
         for record in page.records:
             yield json.loads(record.data)
 

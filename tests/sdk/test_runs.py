@@ -8,7 +8,7 @@ import pytest
 
 from gateway import Run, StreamRecord, metadata, runs, streams, task
 from gateway.errors import InvalidId, InvalidValue, RunNotFound, TaskNotFound
-from gateway.sdk.execution.runner import EMBEDDED_OWNER
+from gateway.sdk.execution.ownership import EMBEDDED_OWNER
 from gateway.sdk.run_subscription import RunSubscription
 from gateway.sdk.streams import Stream
 from gateway.stores.memory import MemoryStore

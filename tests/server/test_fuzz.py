@@ -31,7 +31,7 @@ from websockets.exceptions import WebSocketException
 
 from gateway import protocol, task
 from gateway.errors import RealtimeError
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.server.api.openapi import document
 from gateway.server.app import create_app
 from gateway.settings import Settings
@@ -192,7 +192,7 @@ OPERATIONS = {each.ok().label: each.ok() for each in DOCUMENT.get_all_operations
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_http_answers_as_its_document_says(label, monkeypatch):
-    monkeypatch.setitem(tasks._tasks, "fuzzed", task(id="fuzzed")(_count))
+    monkeypatch.setitem(task_registry._tasks, "fuzzed", task(id="fuzzed")(_count))
     with TestClient(APP, raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {SECRET}"
         triggered = client.post("/v1/tasks/fuzzed/trigger", json={"payload": {"n": 1}})

@@ -10,7 +10,7 @@ import pytest
 from gateway import task
 from gateway.errors import BY_CODE
 from gateway.model.limits import Limits
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.server.app import create_app
 from gateway.server.durable_streams.headers import REQUEST_HEADERS
 from gateway.settings import Settings
@@ -86,7 +86,7 @@ def _request(chance: random.Random) -> dict:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_any_bytes_over_http_are_answered_as_documented(seed, tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(tasks._tasks, "fuzzed", task(id="fuzzed")(_count))
+    monkeypatch.setitem(task_registry._tasks, "fuzzed", task(id="fuzzed")(_count))
     limits = Limits(hello_s=0.1, long_poll_s=0.1, events_s=0.1)
     store = f"sqlite:{tmp_path}/fuzzed.db"
     app = create_app(Settings(store=store, secret_key=SECRET, limits=limits))

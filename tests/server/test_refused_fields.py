@@ -5,7 +5,7 @@ import pytest
 
 from gateway import task, tokens
 from gateway.model.runs import Run
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from tests.support.gateways import SECRET, new_run, serving, worker_token
 
 TIMES = ["queued_at", "started_at", "finished_at", "cancel_requested_at", "delay_until"]
@@ -96,7 +96,7 @@ async def test_a_run_of_an_older_store_with_another_time_is_still_read():
 
 
 async def test_query_parameters_that_are_not_known_are_refused(monkeypatch):
-    monkeypatch.setitem(tasks._tasks, "takes", task(id="takes")(_takes))
+    monkeypatch.setitem(task_registry._tasks, "takes", task(id="takes")(_takes))
     async with serving() as gateway:
         url = gateway.url.replace("ws", "http", 1)
         async with httpx.AsyncClient(base_url=url) as http:
@@ -137,7 +137,7 @@ async def test_query_parameters_that_are_not_known_are_refused(monkeypatch):
 
 
 async def test_max_payload_bytes_counts_the_payload_alone(monkeypatch):
-    monkeypatch.setitem(tasks._tasks, "takes", task(id="takes")(_takes))
+    monkeypatch.setitem(task_registry._tasks, "takes", task(id="takes")(_takes))
     async with serving() as gateway, httpx.AsyncClient() as http:
         url = gateway.url.replace("ws", "http", 1) + "/v1/tasks/takes/trigger"
 

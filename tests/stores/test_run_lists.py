@@ -13,7 +13,7 @@ from gateway.model.limits import LEAST_LISTED_RUNS, LIST_BYTES, LISTED_FIELD_BYT
 from gateway.model.log import RunQuery
 from gateway.model.records import RunSet
 from gateway.model.runs import RunError
-from gateway.sdk.execution.runner import EMBEDDED_OWNER
+from gateway.sdk.execution.ownership import EMBEDDED_OWNER
 from gateway.sdk.session import opened
 from gateway.stores.base import all_runs
 from gateway.stores.redis.topology import bucket_of

@@ -18,9 +18,10 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gateway import tokens
 from gateway.model.runs import Run, iso_time, new_run_id
-from gateway.sdk import tasks
-from gateway.sdk.execution.runner import EMBEDDED_OWNER, Runner
-from gateway.sdk.runtime import Runtime, installed
+from gateway.sdk import task_registry
+from gateway.sdk.execution.ownership import EMBEDDED_OWNER
+from gateway.sdk.execution.runner import Runner
+from gateway.sdk.runtime import Runtime, install
 from gateway.sdk.session import opened
 from gateway.server.app import create_app
 from gateway.server.serve import FastPathRouter, configure
@@ -148,11 +149,11 @@ async def working(store: Store | None = None, **runner) -> AsyncIterator[Runtime
     clock = time.of_runtime if time else {"clock_ms": runner.pop("clock_ms", system_clock_ms)}
     owner = runner.pop("owner", EMBEDDED_OWNER)
     runner = {"concurrency": 20, "cancel_grace_s": DEADLINE_S, "random": lambda: 0.0} | runner
-    async with opened(store), installed(Runtime(store, asyncio.get_running_loop(), **clock)) as it:
+    async with opened(store), install(Runtime(store, asyncio.get_running_loop(), **clock)) as it:
         it.runner = Runner(it, owner=owner, **runner)
         tokens.use(SECRET)
         try:
-            await it.runner.recover(tasks)
+            await it.runner.recover(task_registry)
             yield it
         finally:
             await it.runner.stop()

@@ -56,7 +56,7 @@ def install(
         with_payloads: Store arguments and results in the runs, visible to every reader of a run.
         tracks: Whether to track tasks of a name. Celery's own (`celery.…`) are never tracked.
     """
-    task_queues.use(CeleryQueue(app))
+    task_queues.register(CeleryQueue(app))
     if app in _installed:
         return
 

@@ -20,7 +20,7 @@ from gateway.integrations._run_tracking import (
     to_json_value,
 )
 from gateway.model.runs import iso_time
-from gateway.sdk.loops import background
+from gateway.sdk import background
 from gateway.sdk.loops.bridge import is_on_loop
 
 QUEUE = "celery"

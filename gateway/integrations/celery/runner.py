@@ -15,10 +15,9 @@ from gateway._internal.extras import needs
 from gateway.errors import QueueUnavailable, RunFailed
 from gateway.integrations import _run_tracking as tracking
 from gateway.model.runs import Run, time_ms
-from gateway.sdk import tasks
-from gateway.sdk.execution.outcome import error_of
-from gateway.sdk.execution.task_queues import owner_of
-from gateway.sdk.loops import background
+from gateway.sdk import background, task_registry
+from gateway.sdk.execution.outcome import to_run_error
+from gateway.sdk.execution.task_queues import queue_owner
 from gateway.sdk.runtime import Runtime
 
 with needs("celery"):
@@ -43,7 +42,7 @@ class CeleryQueue:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    async def put(self, run: Run) -> None:
+    async def enqueue(self, run: Run) -> None:
         """See `TaskQueue.put`."""
         task = register(self._app, run.task)
         options: dict[str, Any] = {"task_id": run.id, "eta": _due(run)}
@@ -57,7 +56,7 @@ class CeleryQueue:
 
 def register_all(app: Celery) -> None:
     """Register the tasks that are defined in this process with Celery."""
-    for task in tasks.defined():
+    for task in task_registry.defined():
         register(app, task.id)
 
 
@@ -84,7 +83,7 @@ def _execute(self: Any, run_id: str) -> Any:
 
 
 def _run_to_end(run_id: str) -> Run:
-    done = background.submit(lambda _: tasks.carry_out(run_id, owner_of(NAME)))
+    done = background.submit(lambda _: task_registry.execute_queued(run_id, queue_owner(NAME)))
     try:
         return done.result()
     except SoftTimeLimitExceeded:
@@ -106,7 +105,7 @@ def _requeue(task: Any, run: Run) -> None:
         raise
     except Exception as error:
         why = f"the next attempt could not be queued: {error}"
-        lost = error_of(why, QueueUnavailable.__name__)
+        lost = to_run_error(why, QueueUnavailable.__name__)
         ending = background.submit(
             lambda runtime: tracking.finish_run(runtime, run.id, "crashed", error=lost)
         )

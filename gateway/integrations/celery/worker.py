@@ -23,10 +23,11 @@ from gateway.integrations._run_tracking import HEADER, SKIP_STATUSES, TAGS_HEADE
 from gateway.integrations.celery.publisher import QUEUE, payload_of, submit_update
 from gateway.integrations.celery.runner import PREFIX, register_all
 from gateway.model.runs import Run
-from gateway.sdk.execution.outcome import error_of, is_only
-from gateway.sdk.loops import background
+from gateway.sdk import background
+from gateway.sdk.context import RunContext, pop_run, push_run
+from gateway.sdk.execution.outcome import is_only, to_run_error
 from gateway.sdk.loops.bridge import is_on_loop
-from gateway.sdk.runtime import RunContext, Runtime, enter_run, has_runtime, leave_run, runtime
+from gateway.sdk.runtime import Runtime, current_runtime, has_runtime
 
 with needs("celery"):
     from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
@@ -145,7 +146,7 @@ class Worker:
         context = ticket.context(sender.name, attempt)
         is_skipped = stored is not None and stored.is_finished
         watching = None if is_skipped else _watch(context)
-        tracked = _TrackedRequest(context, is_skipped, enter_run(context), watching)
+        tracked = _TrackedRequest(context, is_skipped, push_run(context), watching)
         setattr(request, _REQUEST_KEY, tracked)
 
     def succeed(self, sender: Any, result: Any, **_: Any) -> None:
@@ -167,7 +168,7 @@ class Worker:
         """Record the error of a retried attempt. The retry is recorded when its message is sent."""
         if (tracked := _tracked(sender)) is not None:
             tracked.has_ended = True  # in this process
-            error = error_of(reason.exc if getattr(reason, "exc", None) else reason)
+            error = to_run_error(reason.exc if getattr(reason, "exc", None) else reason)
             run_id = tracked.id
             submit_update(
                 lambda runtime: tracking.record_error(runtime, run_id, error), order=run_id
@@ -177,7 +178,7 @@ class Worker:
         """Release the current run, whatever its result."""
         if (tracked := _tracked(sender)) is None:
             return
-        leave_run(tracked.token)
+        pop_run(tracked.token)
         if tracked.watching is not None:
             tracked.watching.cancel()
         if state == states.IGNORED and not (tracked.has_ended or tracked.is_skipped):
@@ -206,7 +207,7 @@ class Worker:
     def revoke(self, sender: Any, request: Any, expired: bool, **_: Any) -> None:
         """Finish a run that Celery does not execute, or stopped executing."""
         status = "expired" if expired else "canceled"
-        fields = {"error": error_of("it had not started in time", "Expired")} if expired else {}
+        fields = {"error": to_run_error("it had not started in time", "Expired")} if expired else {}
         self._end_elsewhere(sender, request, status, fields)
 
     def _end_elsewhere(
@@ -257,10 +258,12 @@ def _status_of(exception: BaseException) -> tuple[str, dict[str, str] | None]:
     if is_only(exception, RunCanceled):
         return "canceled", None
     if isinstance(exception, SoftTimeLimitExceeded | TimeLimitExceeded):
-        return "timed_out", error_of("it executed for longer than its worker allows", "TimedOut")
+        return "timed_out", to_run_error(
+            "it executed for longer than its worker allows", "TimedOut"
+        )
     if isinstance(exception, WorkerLostError):
-        return "crashed", error_of(exception, "ProcessDied")
-    return "failed", error_of(exception)
+        return "crashed", to_run_error(exception, "ProcessDied")
+    return "failed", to_run_error(exception)
 
 
 def _with_flush(task: Any) -> Callable[..., Any]:
@@ -278,7 +281,7 @@ def _with_flush(task: Any) -> Callable[..., Any]:
             raise Ignore
         result = function(*args, **kwargs)
         if has_runtime() and not is_on_loop():
-            current = runtime()
+            current = current_runtime()
             flushing = current.flush(tracked.id)
             asyncio.run_coroutine_threadsafe(flushing, current.loop).result()
         return result

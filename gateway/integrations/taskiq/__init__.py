@@ -31,9 +31,9 @@ from gateway.integrations._handles import Handle
 from gateway.integrations.taskiq.delays import DelayedRuns
 from gateway.integrations.taskiq.middleware import PREFIX, QUEUE, RealtimeMiddleware
 from gateway.model.runs import Run, time_ms
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.execution import task_queues
-from gateway.sdk.runtime import runtime
+from gateway.sdk.runtime import current_runtime
 
 with needs("taskiq"):
     from taskiq import AsyncBroker, AsyncTaskiqTask
@@ -58,7 +58,7 @@ def install(
         tracks: Whether to track tasks of a name.
     """
     queue = TaskiqQueue(broker)
-    task_queues.use(queue)
+    task_queues.register(queue)
     if any(isinstance(each, RealtimeMiddleware) for each in broker.middlewares):
         return
 
@@ -83,7 +83,7 @@ class TaskiqQueue:
         self._broker = broker
         self.delayed = DelayedRuns(self)
 
-    async def put(self, run: Run) -> None:
+    async def enqueue(self, run: Run) -> None:
         """See `TaskQueue.put`."""
         self.register(run.task)  # required by a broker that executes in this process
         name = PREFIX + run.task
@@ -98,7 +98,7 @@ class TaskiqQueue:
 
     def register_all(self) -> None:
         """Register the tasks that are defined in this process with the broker."""
-        for task in tasks.defined():
+        for task in task_registry.defined():
             self.register(task.id)
 
     def register(self, task_id: str) -> None:
@@ -114,10 +114,10 @@ class TaskiqQueue:
 
     async def _execute(self, run_id: str) -> Any:
         """Execute a run that is due, and report its result to Taskiq."""
-        current = runtime()
+        current = current_runtime()
         run = (await current.store.get_run(run_id)).run
         if not _is_early(run, current.clock_ms()):
-            run = await tasks.carry_out(run_id, task_queues.owner_of(QUEUE))
+            run = await task_registry.execute_queued(run_id, task_queues.queue_owner(QUEUE))
         if run.is_queued:
             await self.delayed.hold(run)
             return None

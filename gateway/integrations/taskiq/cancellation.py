@@ -11,7 +11,7 @@ from functools import update_wrapper, wraps
 from typing import Any
 
 from gateway.errors import RunCanceled
-from gateway.sdk.runtime import RunContext
+from gateway.sdk.context import RunContext
 
 _CANCELLABLE_KEY = "_realtime_guarded"  # attribute of functions that `cancellable` returns
 

@@ -15,8 +15,8 @@ from contextlib import aclosing
 from gateway.errors import IllegalTransition, QueueUnavailable, RealtimeError
 from gateway.model.log import run_log
 from gateway.model.runs import Run, time_ms
-from gateway.sdk.execution.task_queues import TaskQueue, owner_of
-from gateway.sdk.runtime import Runtime, runtime
+from gateway.sdk.execution.task_queues import TaskQueue, queue_owner
+from gateway.sdk.runtime import Runtime, current_runtime
 
 RETRY_S = 5.0  # pause after the broker or the store has failed
 
@@ -37,7 +37,7 @@ class DelayedRuns:
 
     async def hold(self, run: Run) -> None:
         """Hold a run until it is due."""
-        current = runtime()
+        current = current_runtime()
         owner = current.runner.owner if current.runner is not None else ""
         try:
             await current.store.patch_run(run.id, {"owner": owner})
@@ -55,7 +55,7 @@ class DelayedRuns:
         self._is_closing.clear()
 
     async def _wait_and_return(self, run: Run) -> None:
-        current = runtime()
+        current = current_runtime()
         due_ms = (time_ms(run.delay_until) if run.delay_until else None) or 0
         waits = {
             asyncio.create_task(current.sleep_until(due_ms)),
@@ -74,8 +74,8 @@ class DelayedRuns:
 
     async def _return_to_queue(self, current: Runtime, run: Run) -> bool:
         try:
-            await current.store.patch_run(run.id, {"owner": owner_of(self._queue.name)})
-            await self._queue.put(run)
+            await current.store.patch_run(run.id, {"owner": queue_owner(self._queue.name)})
+            await self._queue.enqueue(run)
         except IllegalTransition:
             pass  # the run was canceled
         except QueueUnavailable as error:

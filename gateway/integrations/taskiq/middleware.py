@@ -15,10 +15,11 @@ from gateway.integrations._handles import SentRuns
 from gateway.integrations._run_tracking import HEADER, SKIP_STATUSES, TAGS_HEADER, RunTicket
 from gateway.integrations.taskiq.cancellation import TrackedMessage, cancellable, current_message
 from gateway.model.runs import Run
-from gateway.sdk.execution.outcome import error_of, is_only
-from gateway.sdk.loops.background import in_order
-from gateway.sdk.runtime import Runtime, enter_run, has_runtime, leave_run, runtime
-from gateway.sdk.session import connected
+from gateway.sdk.background import serialized
+from gateway.sdk.context import pop_run, push_run
+from gateway.sdk.execution.outcome import is_only, to_run_error
+from gateway.sdk.runtime import Runtime, current_runtime, has_runtime
+from gateway.sdk.session import connect_with
 from gateway.settings import Settings
 from gateway.stores.remote.store import RemoteStore
 
@@ -101,7 +102,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         while True:
             try:
                 # Calls and appends wait for an unreachable gateway, even before it first connects.
-                async with connected(Settings.from_env(), open_s=0) as current:
+                async with connect_with(Settings.from_env(), open_s=0) as current:
                     if isinstance(current.store, RemoteStore):
                         await current.store.reach()
                     self._is_ready.set()
@@ -172,7 +173,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         context = ticket.context(message.task_name, attempt)
         is_canceled = stored is not None and stored.is_finished
         has_timeout = message.labels.get("timeout") is not None
-        tracked = TrackedMessage(context, is_canceled, enter_run(context), has_timeout)
+        tracked = TrackedMessage(context, is_canceled, push_run(context), has_timeout)
         current_message.set(
             tracked
         )  # Taskiq handles each message in a separate asyncio task, with its own context
@@ -195,7 +196,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         """Finish the run of a message, or requeue it for the next attempt."""
         if (tracked := self._executing.pop(message.task_id, None)) is None:
             return
-        leave_run(tracked.token)
+        pop_run(tracked.token)
         if tracked.watching is not None:
             tracked.watching.cancel()
         if tracked.is_skipped:
@@ -206,7 +207,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         error = tracked.error or lost
         is_skipped = isinstance(error, NoResultError)  # the function raised it: it has no result
         if tracked.is_sent_again and error is not None:
-            noted = error_of(error)
+            noted = to_run_error(error)
             await self._submit_update(
                 tracked.id, lambda runtime: tracking.record_error(runtime, tracked.id, noted)
             )
@@ -225,9 +226,9 @@ class RealtimeMiddleware(TaskiqMiddleware):
             status = "canceled"
         elif tracked.is_timed_out(error):
             reason = "it executed for longer than its label `timeout` allows"
-            status, fields = "timed_out", {"error": error_of(reason, "TimedOut")}
+            status, fields = "timed_out", {"error": to_run_error(reason, "TimedOut")}
         elif error is not None:
-            status, fields = "failed", {"error": error_of(error)}
+            status, fields = "failed", {"error": to_run_error(error)}
         elif self._with_payloads:
             fields = {"output": tracking.to_json_value(result.return_value)}
         await self._submit_update(
@@ -236,7 +237,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
         )
 
     async def _requeue(self, run_id: str, attempt: int, tracked: TrackedMessage | None) -> None:
-        error = error_of(tracked.error) if tracked is not None and tracked.error else None
+        error = to_run_error(tracked.error) if tracked is not None and tracked.error else None
         await self._submit_update(
             run_id,
             lambda runtime: tracking.requeue(runtime, run_id, QUEUE, attempt=attempt, error=error),
@@ -245,7 +246,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
     async def _flush(self, run_id: str) -> Exception | None:
         if has_runtime():
             try:
-                await runtime().flush(run_id, forget=True)
+                await current_runtime().flush(run_id, forget=True)
             except Exception as error:  # the run has to finish in any case
                 return error
         return None
@@ -273,10 +274,10 @@ class RealtimeMiddleware(TaskiqMiddleware):
         return update.result() if is_known else None
 
     async def _apply(self, run_id: str, work: Callable[[Runtime], Coroutine[Any, Any, Any]]) -> Any:
-        async with in_order(run_id):
+        async with serialized(run_id):
             if not has_runtime():
                 await self._is_ready.wait()
-            return await tracking.persist_with_retry(runtime(), work, run_id)
+            return await tracking.persist_with_retry(current_runtime(), work, run_id)
 
     def _update_done(self, update: asyncio.Task[Any]) -> None:
         if update.cancelled():
@@ -288,7 +289,7 @@ class RealtimeMiddleware(TaskiqMiddleware):
 
 
 async def _watch(tracked: TrackedMessage) -> None:
-    await tracking.watch_cancellation(runtime(), tracked.context)
+    await tracking.watch_cancellation(current_runtime(), tracked.context)
     if tracked.context.is_canceled and tracked.task is not None:
         tracked.task.cancel()
 

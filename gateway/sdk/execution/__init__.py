@@ -1,16 +1,20 @@
-"""Executes runs in this process, and recovers those whose process is gone.
+"""Executes runs in this process, and recovers the runs of processes that are gone.
 
-cancellation  cancels runs and their children
-context       what the executions of one runner share
-creation      creates a run: stored and started, or not there
-execution     one run: timers, attempts, end
-heartbeat     renews this process's leases
-interruption  attempts that ended with their process
-outcome       how a run ends
-recovery      runs of a process that is gone
-redelivery    runs that a task queue delivers again
-runner        bounded concurrency
-slot          the slot of one attempt, released while it waits
-task_queues   who executes what this process triggers
-time_limit    how long a run may execute
+May import `runtime`, `writers`, `values` and the rooms below the SDK; not `tasks` or `streams`.
+
+    cancellation  cancels a run and its descendants
+    context       state shared by the executions of one runner; retried writes
+    creation      creates and starts a run as one unit
+    execution     one run: timers, attempts, end
+    heartbeat     renews the leases of this process
+    interruption  patches and logs for attempts that ended with their process
+    outcome       how a run ends; errors as text
+    ownership     the unfinished runs of an owner, and marking them crashed
+    recovery      takes over the runs of a gateway that is gone
+    redelivery    runs that a task queue delivers again
+    runner        bounded concurrency
+    slot          the slot of one attempt, released while it waits
+    stored_run    the stored state of a run that executes: fenced writes, takeover
+    task_queues   who executes the runs that this process triggers
+    time_limit    how long a run may execute
 """

@@ -1,4 +1,4 @@
-"""What the executions of one runner share, and how they wait for a store that cannot be written."""
+"""State shared by the executions of one runner, and retried writes to the store."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gateway.errors import Internal, RealtimeError
 from gateway.sdk.runtime import Runtime
 from gateway.stores.leases import ClusterStore
 
-FIRST_REST_S = 0.5  # before a change of the run is tried again; twice as long each time,
-MAX_REST_S = 10.0  # up to this; the run of a full disk ends so soon after there is room
-INTERNAL_ATTEMPTS = 5  # after an error of the store's own: what it is given may cause it
+FIRST_RETRY_S = 0.5  # before the first retry of a write; doubled each time,
+MAX_RETRY_S = 10.0  # up to this: after a full disk has room again, runs end this soon
+INTERNAL_ATTEMPTS = 5  # after an internal error of the store, which the value may cause
 
 T = TypeVar("T")
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -22,20 +22,20 @@ Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 @dataclass(frozen=True, slots=True)
 class ExecutionContext:
-    """What the executions of one runner share.
+    """State shared by the executions of one runner.
 
     Attributes:
-        runtime: Whose store keeps the runs.
-        slots: One for each run that executes.
-        random: Gives a number from 0 to 1.
-        cancel_grace_s: How long a canceled or timed out function has for its `finally` blocks.
+        runtime: Its store holds the runs.
+        slots: One for each run that may execute at the same time.
+        random: Returns a number from 0 to 1.
+        cancel_grace_s: Time for the `finally` blocks of a canceled or timed out function.
         stop_grace_s: The same, when the process stops.
-        keeps_queued: Runs that have not begun are left in the store for the next process.
+        leave_queued: Leave runs that have not begun in the store for the next process.
         owner: Name under which runs are executed.
-        left_behind: Functions that did not end in their time.
-        taken_from: A store in which others take over what this process has queued, should they
-            take it for dead.
-        closing: Set when the process stops: what cannot be kept by then is left to the next.
+        fencing_store: A shared store in which other gateways may take over queued runs; its writes
+            are refused if the owner has changed. None: no other process takes runs over.
+        abandoned: Functions that did not end within their grace time.
+        closing: Set when the process stops. Writes are then not retried.
     """
 
     runtime: Runtime
@@ -43,44 +43,48 @@ class ExecutionContext:
     random: Callable[[], float]
     cancel_grace_s: float
     stop_grace_s: float
-    keeps_queued: bool
+    leave_queued: bool
     owner: str
-    taken_from: ClusterStore | None = None
-    left_behind: set[asyncio.Task[Any]] = field(default_factory=set)
+    fencing_store: ClusterStore | None = None
+    abandoned: set[asyncio.Task[Any]] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def until_kept(self, keep: Callable[[], Awaitable[T]], run_id: str, log: Log) -> T:
-        """Try for as long as it takes, or until the process stops: a full disk gets room again.
+    async def persist_with_retry(
+        self, write: Callable[[], Awaitable[T]], run_id: str, log: Log
+    ) -> T:
+        """Write to the store, and retry until it succeeds or the process stops.
+
+        There is no other limit: a full disk may get room after hours.
 
         Args:
-            keep: Writes to the store.
-            run_id: What it is about.
-            log: Hears of each failure.
+            write: Writes to the store.
+            run_id: The run, for the log.
+            log: Receives each failure.
 
         Raises:
-            RealtimeError: trying again would not help, or the process stops.
+            RealtimeError: a retry would not help, or the process stops.
         """
-        most_s, attempt = FIRST_REST_S, 0
+        backoff_s, attempt = FIRST_RETRY_S, 0
         while True:
             attempt += 1
             try:
-                return await keep()
+                return await write()
             except RealtimeError as error:
                 if not error.retryable or self.closing.is_set():
                     raise
                 if isinstance(error, Internal) and attempt >= INTERNAL_ATTEMPTS:
                     raise
                 log.warning("run %s cannot be kept; trying again: %s", run_id, error)
-            await self._rest_or_close(self.random() * most_s)
-            most_s = min(MAX_REST_S, most_s * 2)
+            await self._sleep_unless_closing(self.random() * backoff_s)
+            backoff_s = min(MAX_RETRY_S, backoff_s * 2)
 
-    async def _rest_or_close(self, rest_s: float) -> None:
-        ways = [
-            asyncio.ensure_future(self.runtime.sleep(rest_s)),
+    async def _sleep_unless_closing(self, seconds: float) -> None:
+        waits = [
+            asyncio.ensure_future(self.runtime.sleep(seconds)),
             asyncio.ensure_future(self.closing.wait()),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
+            for wait in waits:
+                wait.cancel()

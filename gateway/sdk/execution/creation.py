@@ -1,4 +1,4 @@
-"""Making a run: in the end it is in the store and begun, or it is not there."""
+"""Creates a run: afterwards it is stored and started, or it does not exist."""
 
 from __future__ import annotations
 
@@ -10,68 +10,70 @@ from gateway.errors import RealtimeError, RunExists, RunNotFound
 from gateway.model.runs import Run
 from gateway.sdk.runtime import Runtime
 
-ATTEMPTS = 4  # to create a run; about 0.4 s in all, beside what the store itself waits
-FIRST_REST_S = 0.1
-GIVE_UP_S = 1.0  # how long an error waits for its run to be removed, before it is raised
+ATTEMPTS = 4  # to create a run; about 0.4 s in all, in addition to the store's own retries
+FIRST_RETRY_S = 0.1
+REMOVE_TIMEOUT_S = 1.0  # how long an error waits for its run to be removed, before it is raised
 
 _log = logging.getLogger("realtime.runner")
 
 
-async def make(active: Runtime, run: Run, begin: Callable[[Run], Awaitable[None]]) -> Run:
-    """Keep a new run and have it begun, as one unit that no cancellation of the caller divides.
+async def make(runtime: Runtime, run: Run, begin: Callable[[Run], Awaitable[None]]) -> Run:
+    """Store a new run and start it, as one unit that a cancellation of the caller cannot divide.
 
     Args:
-        active: Whose store keeps it.
+        runtime: Its store holds the run.
         run: New.
-        begin: Has a run executed; called with the one that is kept.
+        begin: Starts a run; called with the stored one.
 
     Returns:
-        The run as kept; of an idempotency key that was used, the run that was made with it.
+        The stored run. If the idempotency key was used before, the run that was created with it.
 
     Raises:
-        RealtimeError: the store or the queue failed. The run is removed as soon as the store
-            answers, if it was created after all.
+        RealtimeError: the store or the queue failed. If the run was created after all, it is
+            removed as soon as the store answers.
     """
-    return await active.undivided(_make(active, run, begin))
+    return await runtime.shield(_make(runtime, run, begin))
 
 
-async def _make(active: Runtime, run: Run, begin: Callable[[Run], Awaitable[None]]) -> Run:
+async def _make(runtime: Runtime, run: Run, begin: Callable[[Run], Awaitable[None]]) -> Run:
     try:
-        kept = await _create(active, run)
-        await begin(kept)
-    except BaseException:  # a cancellation of all tasks, too: whether it was created is not known
-        giving_up = asyncio.ensure_future(active.undivided(_give_up(active, run)))
-        await asyncio.wait({giving_up}, timeout=GIVE_UP_S)
+        stored = await _create(runtime, run)
+        await begin(stored)
+    except BaseException:
+        # Also CancelledError, from code that cancels all tasks: the run may have been created.
+        removal = asyncio.ensure_future(runtime.shield(_remove(runtime, run)))
+        await asyncio.wait({removal}, timeout=REMOVE_TIMEOUT_S)
         raise
-    return kept
+    return stored
 
 
-async def _create(active: Runtime, run: Run) -> Run:
-    """Create a run, again under the same id when the answer was lost: there can be only one."""
+async def _create(runtime: Runtime, run: Run) -> Run:
+    """Create a run. A retry after a lost reply uses the same id, so only one run can exist."""
     for attempt in range(ATTEMPTS):
         try:
-            return await active.store.create_run(run)
-        except RunExists:  # ids cannot be guessed: by the attempt before
-            return (await active.store.get_run(run.id)).run
+            return await runtime.store.create_run(run)
+        except RunExists:  # created by the previous attempt: an id cannot be guessed
+            return (await runtime.store.get_run(run.id)).run
         except RealtimeError as error:
             if not error.retryable or attempt == ATTEMPTS - 1:
                 raise
-        await active.sleep(FIRST_REST_S * 2**attempt)
+        await runtime.sleep(FIRST_RETRY_S * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _give_up(active: Runtime, run: Run) -> None:
-    """Remove a run that its caller was told was not made, unless another trigger has begun it."""
+async def _remove(runtime: Runtime, run: Run) -> None:
+    """Remove a run whose trigger failed, unless another trigger has started it."""
 
     async def remove() -> None:
         try:
-            kept = (await active.store.get_run(run.id)).run
+            stored = (await runtime.store.get_run(run.id)).run
         except RunNotFound:
             return
-        if kept.is_queued and not (active.runner is not None and active.runner.has(run.id)):
-            await active.store.delete_run(run.id)
+        if stored.is_queued and not (runtime.runner is not None and runtime.runner.has(run.id)):
+            await runtime.store.delete_run(run.id)
 
     try:
-        await (active.runner.until_kept(remove, run.id) if active.runner else remove())
+        runner = runtime.runner
+        await (runner.persist_with_retry(remove, run.id) if runner else remove())
     except RealtimeError as error:
         _log.warning("run %s may have been created; nothing executes it: %s", run.id, error)

@@ -1,4 +1,4 @@
-"""Says in a shared store, again and again, who is alive here."""
+"""Renews, in a shared store, the leases of this process and of its connected workers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from collections.abc import Awaitable, Callable
 from gateway.errors import RealtimeError
 from gateway.stores.leases import ClusterStore
 
-BEATS = 6  # renewals in a lease's time: some may fail
-NODE_PREFIX = "node_"  # of the owner that a gateway is; what it has queued others may take over
+HEARTBEATS = 6  # renewals during one lease: some may fail
+NODE_PREFIX = "node_"  # of the owner name of a gateway, whose queued runs others may take over
 
 _log = logging.getLogger("realtime.leases")
 
 
 def new_node() -> str:
-    """Name a gateway; each start is another one, for what the one before left is judged by all."""
+    """Return a new owner name for a gateway.
+
+    Each start gets a new name, so that all gateways recover the runs of the previous one.
+    """
     return NODE_PREFIX + secrets.token_hex(8)
 
 
@@ -34,9 +37,9 @@ class LeaseHeartbeat:
     Args:
         store: Open.
         owner: This process.
-        lease_s: How long a lease is good for.
-        monotonic_s: Gives a time that nobody sets.
-        sleep: Lets so many seconds pass.
+        lease_s: How long a lease is valid.
+        monotonic_s: Returns a monotonic time in seconds.
+        sleep: Waits for so many seconds.
     """
 
     def __init__(
@@ -53,73 +56,77 @@ class LeaseHeartbeat:
         self.lease_s = lease_s
         self.sleep = sleep
         self._monotonic_s = monotonic_s
-        self._holders: Counter[str] = Counter({owner: 1})
+        self._owners: Counter[str] = Counter({owner: 1})
         self._renewed_s = -float("inf")
-        self._steady_since_s = 0.0
-        self._beating: asyncio.Task[None] | None = None
+        self._healthy_since_s = 0.0
+        self._task: asyncio.Task[None] | None = None
 
     @property
-    def steady_s(self) -> float:
-        """For how long leases were renewed here without a break; 0 if they are not now.
+    def healthy_for_s(self) -> float:
+        """For how long renewals have succeeded without a break; 0 while they fail.
 
-        After a time in which the store could not be reached, everybody's lease has lapsed. Only
-        who has seen the others have time to renew theirs may say that they are dead.
+        After an outage of the store all leases have expired. A gateway may declare other owners
+        dead only after they had time to renew their leases.
         """
         now_s = self._monotonic_s()
-        return 0.0 if self._is_broken(now_s) else now_s - self._steady_since_s
+        return 0.0 if self._is_overdue(now_s) else now_s - self._healthy_since_s
 
-    def _is_broken(self, now_s: float) -> bool:
+    def _is_overdue(self, now_s: float) -> bool:
         return now_s - self._renewed_s > self.lease_s / 2
 
     async def start(self) -> None:
-        """Take the first lease, and renew it from now on.
+        """Take the first lease, and start to renew it.
 
         Raises:
-            RealtimeError: the store does not take it.
+            RealtimeError: the store refused the lease.
         """
         await self._renew()
-        self._beating = asyncio.create_task(self._beat(), name="keeper of leases")
+        self._task = asyncio.create_task(self._heartbeat_loop(), name="lease heartbeat")
 
     async def stop(self) -> None:
-        """Renew no more; a gateway says that it is gone, so that others go on with its queue."""
-        if self._beating is None:
+        """Stop renewing. A gateway releases its lease, so that others take over its queue."""
+        if self._task is None:
             return
-        self._beating.cancel()
-        await asyncio.gather(self._beating, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
         if is_node(self.owner):
             try:
                 await self.store.let_go(self.owner)
             except RealtimeError as error:
                 _log.warning("the lease of %s could not be given up: %s", self.owner, error)
 
-    def add(self, owner: str) -> bool:
-        """Hold somebody's lease too, as often as it is asked for; true if it is the first time."""
-        self._holders[owner] += 1
-        return self._holders[owner] == 1
+    def retain(self, owner: str) -> bool:
+        """Renew the lease of another owner too; true if it was not renewed here before.
 
-    def discard(self, owner: str) -> None:
-        """Take one `add` back; its lease then lapses unless it is renewed elsewhere."""
-        self._holders[owner] -= 1
-        if self._holders[owner] <= 0:
-            del self._holders[owner]
+        Each call needs its own `release`.
+        """
+        self._owners[owner] += 1
+        return self._owners[owner] == 1
+
+    def release(self, owner: str) -> None:
+        """Undo one `retain`. After the last one the lease expires, unless renewed elsewhere."""
+        self._owners[owner] -= 1
+        if self._owners[owner] <= 0:
+            del self._owners[owner]
 
     async def renew(self, owner: str) -> None:
-        """Renew one lease at once."""
+        """Renew one lease immediately."""
         await self.store.hold([owner], self.lease_s)
 
     async def _renew(self) -> None:
-        await self.store.hold(list(self._holders), self.lease_s)
+        await self.store.hold(list(self._owners), self.lease_s)
         now_s = self._monotonic_s()
-        if self._is_broken(now_s):
-            self._steady_since_s = now_s
+        if self._is_overdue(now_s):
+            self._healthy_since_s = now_s
         self._renewed_s = now_s
 
-    async def _beat(self) -> None:
+    async def _heartbeat_loop(self) -> None:
         while True:
-            await self.sleep(self.lease_s / BEATS)
+            await self.sleep(self.lease_s / HEARTBEATS)
             try:
                 await self._renew()
             except RealtimeError as error:
                 _log.warning("leases could not be renewed; trying again: %s", error)
-            except Exception:  # who is not heard of is taken for dead: this goes on, whatever it is
+            except Exception:
+                # The loop must survive any error: without renewals this process is declared dead.
                 _log.exception("leases could not be renewed")

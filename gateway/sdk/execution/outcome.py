@@ -21,7 +21,7 @@ _log = logging.getLogger("realtime.runner")
 T = TypeVar("T")
 
 
-def error_of(failure: BaseException | str, type_: str | None = None) -> dict[str, str]:
+def to_run_error(failure: BaseException | str, type_: str | None = None) -> dict[str, str]:
     """Return an exception, or a text, as a run's error.
 
     Args:
@@ -49,7 +49,7 @@ def is_only(failure: BaseException, kind: type[BaseException]) -> bool:
     return all(issubclass(type(each), kind) for each in _leaves(failure))
 
 
-async def keep_end(
+async def persist_end(
     keep: Callable[[dict[str, Any]], Awaitable[T]],
     run: Run,
     status: str,
@@ -79,7 +79,7 @@ async def keep_end(
     except (IllegalTransition, RunNotFound):
         raise
     except Exception as error:
-        if is_away(error):
+        if is_unavailable(error):
             raise
         refusal = error
     _log.error("run %s: its end (%s) was refused", run.id, status, exc_info=refusal)
@@ -90,7 +90,7 @@ async def keep_end(
     if status == "completed":
         ends = [(status, others)] if is_output_optional else []
         status = "failed"
-    for last in (error_of(why, _class_name(refusal)), _REFUSED):
+    for last in (to_run_error(why, _class_name(refusal)), _REFUSED):
         ends.append((status, others | {"error": last}))
     for status, fields in ends:
         try:
@@ -98,7 +98,7 @@ async def keep_end(
         except (IllegalTransition, RunNotFound):
             raise
         except Exception as error:
-            if is_away(error):
+            if is_unavailable(error):
                 raise
             refusal = error
     raise refusal
@@ -107,7 +107,7 @@ async def keep_end(
 _REFUSED = {"type": "EndRefused", "message": "the run's end could not be kept; the log has more"}
 
 
-def is_away(error: Exception) -> bool:
+def is_unavailable(error: Exception) -> bool:
     """Whether an error is due to a store that cannot be reached, and not to what it was given."""
     is_retryable = isinstance(error, RealtimeError) and error.retryable
     return is_retryable and not isinstance(error, Internal)

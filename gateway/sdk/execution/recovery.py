@@ -1,4 +1,4 @@
-"""What becomes of the runs of a gateway or worker that is gone, in a store that others share."""
+"""Recovers, in a shared store, the unfinished runs of a gateway or worker that is gone."""
 
 from __future__ import annotations
 
@@ -9,105 +9,108 @@ from typing import Any, NamedTuple
 from gateway.errors import IllegalTransition, RunNotFound, StoreUnavailable
 from gateway.model.runs import Run, may_retry_crash
 from gateway.sdk.execution import interruption
-from gateway.sdk.execution.heartbeat import LeaseHeartbeat, is_node
-from gateway.sdk.execution.runner import Tasks, unfinished
+from gateway.sdk.execution.heartbeat import is_node
+from gateway.sdk.execution.ownership import Tasks, unfinished
+from gateway.sdk.runtime import LeaseRenewer
 from gateway.stores.base import system_clock_ms
 
-TRY_AGAIN_S = 0.5  # after the store could not be asked
+RETRY_S = 0.5  # pause after the store was unavailable
 
 
 class RecoverySummary(NamedTuple):
-    """How many of its runs were marked crashed, taken over here, and left for others."""
+    """How many runs were marked crashed, taken over here, and left for other gateways."""
 
     crashed: int
     adopted: int
     left: int
 
 
-async def settle(
-    keeper: LeaseHeartbeat,
+async def recover_runs(
+    heartbeat: LeaseRenewer,
     owner: str,
     tasks: Tasks,
     *,
     is_last_try: bool,
     clock_ms: Callable[[], int] = system_clock_ms,
 ) -> RecoverySummary:
-    """Judge the unfinished runs of an owner that is gone.
+    """Take over, or mark as crashed, the unfinished runs of an owner that is gone.
 
-    If its task is known here, a run that a gateway had queued is taken over, and so is the next
-    attempt of one that it executed, if there is one. What has no attempt left, and everything of a
-    worker, is marked crashed. Any number of gateways may do this at once.
+    A run of a gateway is taken over if its task is known here and the run was queued, or has an
+    attempt left. All runs of a worker, and runs without an attempt left, are marked crashed. Any
+    number of gateways may call this at the same time.
 
     Args:
-        keeper: Of this process.
-        owner: Who is gone.
-        tasks: Those known here.
-        is_last_try: Mark crashed what is known to nobody either.
-        clock_ms: Gives the time.
+        heartbeat: Of this process.
+        owner: The owner that is gone.
+        tasks: The tasks that are known here.
+        is_last_try: Also mark crashed the runs whose task no gateway knows.
+        clock_ms: Returns the time.
     """
     crashed = adopted = left = 0
-    for run in reversed([run async for run in unfinished(keeper.store, owner)]):  # oldest first
+    for run in reversed([run async for run in unfinished(heartbeat.store, owner)]):  # oldest first
         if not (is_node(owner) and (run.is_queued or may_retry_crash(run))):
-            crashed += await _crash(keeper, run, owner, _why(run, owner), clock_ms)
+            crashed += await _crash(heartbeat, run, owner, _reason(run, owner), clock_ms)
         elif tasks.is_known(run.task):
-            taken = await _take(keeper, run, owner, clock_ms)
+            taken = await _adopt(heartbeat, run, owner, clock_ms)
             if taken is None:
-                continue  # another gateway has it
+                continue  # another gateway was faster
             if taken.is_queued:
                 adopted += tasks.resume(taken)
-            else:  # it had begun just before
-                why = _why(taken, owner)
-                crashed += await _crash(keeper, taken, keeper.owner, why, clock_ms)
+            else:  # it began to execute just before its owner died, and has no attempt left
+                reason = _reason(taken, owner)
+                crashed += await _crash(heartbeat, taken, heartbeat.owner, reason, clock_ms)
         elif is_last_try:
-            why = f"its owner is gone, and no gateway knows the task {run.task!r}"
-            crashed += await _crash(keeper, run, owner, why, clock_ms)
+            reason = f"its owner is gone, and no gateway knows the task {run.task!r}"
+            crashed += await _crash(heartbeat, run, owner, reason, clock_ms)
         else:
             left += 1
     return RecoverySummary(crashed, adopted, left)
 
 
-def _why(run: Run, owner: str) -> str:
+def _reason(run: Run, owner: str) -> str:
     if is_node(owner):
         return "the gateway that executed it is gone"
-    return "the worker that executed it is gone" + interruption.unused(run)
+    return "the worker that executed it is gone" + interruption.unused_attempts(run)
 
 
-async def _take(
-    keeper: LeaseHeartbeat, run: Run, owner: str, clock_ms: Callable[[], int]
+async def _adopt(
+    heartbeat: LeaseRenewer, run: Run, owner: str, clock_ms: Callable[[], int]
 ) -> Run | None:
-    """Make a run, or its next attempt, this process's; None if another one was first."""
-    taken = await _patch(keeper, run, {"owner": keeper.owner}, owner)
+    """Make this process the owner of a run, or of its next attempt; None if another was first."""
+    taken = await _patch(heartbeat, run, {"owner": heartbeat.owner}, owner)
     if taken is None or not may_retry_crash(taken):
         return taken
-    why = _why(taken, owner)
-    patch = interruption.next_patch(taken, interruption.died(why), clock_ms())
-    again = await _patch(keeper, taken, patch, keeper.owner)
-    if again is not None:
-        interruption.log(again, why)
-    return again
+    reason = _reason(taken, owner)
+    patch = interruption.next_patch(taken, interruption.crash_error(reason), clock_ms())
+    requeued = await _patch(heartbeat, taken, patch, heartbeat.owner)
+    if requeued is not None:
+        interruption.log(requeued, reason)
+    return requeued
 
 
-async def _patch(keeper: LeaseHeartbeat, run: Run, patch: dict[str, Any], owner: str) -> Run | None:
+async def _patch(
+    heartbeat: LeaseRenewer, run: Run, patch: dict[str, Any], owner: str
+) -> Run | None:
     while True:
         try:
-            taken = await keeper.store.patch_own_run(run.id, patch, owner)
-            if taken is None:  # perhaps by the attempt before, whose answer was lost
-                taken = (await keeper.store.get_run(run.id)).run
-            return taken if taken.owner == keeper.owner and not taken.is_finished else None
+            taken = await heartbeat.store.patch_own_run(run.id, patch, owner)
+            if taken is None:  # perhaps taken by an earlier try of ours whose reply was lost
+                taken = (await heartbeat.store.get_run(run.id)).run
+            return taken if taken.owner == heartbeat.owner and not taken.is_finished else None
         except (IllegalTransition, RunNotFound):
             return None
         except StoreUnavailable:
-            await asyncio.sleep(TRY_AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
 
 async def _crash(
-    keeper: LeaseHeartbeat, run: Run, owner: str, why: str, clock_ms: Callable[[], int]
+    heartbeat: LeaseRenewer, run: Run, owner: str, reason: str, clock_ms: Callable[[], int]
 ) -> bool:
-    patch = interruption.crash_patch(run, interruption.died(why), clock_ms())
+    patch = interruption.crash_patch(run, interruption.crash_error(reason), clock_ms())
     try:
-        ended = await keeper.store.patch_own_run(run.id, patch, owner)
+        ended = await heartbeat.store.patch_own_run(run.id, patch, owner)
     except (IllegalTransition, RunNotFound):
         return False  # it has ended meanwhile
     if ended is not None:
-        interruption.log(ended, why)
+        interruption.log(ended, reason)
     return ended is not None

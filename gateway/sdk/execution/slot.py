@@ -1,4 +1,4 @@
-"""The slot of one attempt: given away while the attempt waits, and taken back before it goes on."""
+"""The slot of one attempt: released while the attempt waits, acquired again before it continues."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
 
+from gateway.sdk.context import current_run
 from gateway.sdk.execution.time_limit import TimeLimit
+from gateway.sdk.runtime import current_runtime
+
+
+@asynccontextmanager
+async def waiting() -> AsyncIterator[None]:
+    """Let the calling run, if there is one, release its slot while the block runs."""
+    context, runner = current_run(), current_runtime().runner
+    if context is None or runner is None:
+        yield
+        return
+    async with runner.waiting(context):
+        yield
 
 
 class Slot:
-    """The slot of one attempt, its clock and its status, which follow the number of open waits.
+    """The slot of one attempt. Its clock and the run's status follow the number of open waits.
 
-    Waits of one run may overlap (`asyncio.gather`): the first one gives the slot away and stops the
-    clock, the last one to end takes the slot back. One task makes these changes, so that a wait
-    that is canceled or fails in the middle of one leaves nothing half done.
+    Waits of one run may overlap (`asyncio.gather`). The first wait releases the slot and stops the
+    clock; the end of the last wait acquires the slot again. One task makes these changes, so that a
+    wait that is canceled or fails leaves no change half done.
 
     Args:
-        slots: Of the runner; one for each run that executes.
-        clock: Counts while the slot is held.
+        slots: The runner's slots, one for each run that may execute.
+        clock: Runs while the slot is held.
         change: Writes the run's status to the store.
     """
 
@@ -36,7 +49,7 @@ class Slot:
         self._is_held = False
         self._was_taken = False
         self._is_closed = False
-        self._is_taking_back = False
+        self._is_reacquiring = False
         self._following: asyncio.Task[None] | None = None
 
     async def take(self) -> None:
@@ -51,25 +64,26 @@ class Slot:
             self._slots.release()
 
     def close(self) -> None:
-        """Give nothing away and take nothing back from now on: the attempt is being ended."""
+        """Stop all changes from now on: the attempt is being ended."""
         self._is_closed = True
-        if self._is_taking_back and self._following is not None:
+        if self._is_reacquiring and self._following is not None:
             self._following.cancel()
 
     async def settled(self) -> None:
-        """Wait until no change of the status is under way."""
+        """Wait until no change of the status is in progress."""
         while self._following is not None and not self._following.done():
             await asyncio.wait({self._following})
 
     @asynccontextmanager
-    async def given_away(self) -> AsyncIterator[None]:
-        """Let other runs have the slot while the block runs.
+    async def released(self) -> AsyncIterator[None]:
+        """Release the slot to other runs while the block runs.
 
-        A cancellation that comes while the slot is being taken back is raised once it is held, for
-        what the function does then needs it too; when the attempt is being ended, at once.
+        A cancellation that arrives while the slot is being acquired again is raised once the slot
+        is held, because the function's `finally` blocks execute too. If the attempt is being ended,
+        it is raised immediately.
         """
         if self._is_closed or not self._was_taken:
-            yield  # the attempt is being ended; or this is a task that outlived the one before
+            yield  # the attempt is being ended; or a task outlived the previous attempt
             return
         self._waits += 1
         self._follow()
@@ -78,9 +92,9 @@ class Slot:
         finally:
             self._waits -= 1
             if self._waits == 0:
-                await self._held_again()
+                await self._wait_until_held()
 
-    async def _held_again(self) -> None:
+    async def _wait_until_held(self) -> None:
         canceled: asyncio.CancelledError | None = None
         while not self._is_closed and (following := self._follow()) is not None:
             try:
@@ -95,7 +109,7 @@ class Slot:
         return self._is_closed or self._is_held == (self._waits == 0)
 
     def _follow(self) -> asyncio.Task[None] | None:
-        """Return the task that makes slot and status fit the waits; None if they do."""
+        """Return the task that adjusts slot and status to the waits; None if they agree."""
         if self._following is None or self._following.done():
             self._following = None
             if not self._is_settled:
@@ -109,13 +123,13 @@ class Slot:
                 self.release()
                 await self._change("waiting")
             else:
-                await self._take_back()
+                await self._reacquire()
                 self._clock.run()
                 await self._change("executing")
 
-    async def _take_back(self) -> None:
-        self._is_taking_back = True
+    async def _reacquire(self) -> None:
+        self._is_reacquiring = True
         try:
             await self.take()
         finally:
-            self._is_taking_back = False
+            self._is_reacquiring = False

@@ -1,7 +1,7 @@
-"""Who executes what this process triggers: the process itself, or workers behind a task queue.
+"""Who executes the runs that this process triggers: the process, or workers of a task queue.
 
-A queue carries a run's id to a worker, which claims the run and executes it. Until then the run
-belongs to the queue (its `owner`), and no worker's death concerns it.
+A queue delivers a run's id to a worker, which claims the run and executes it. Until then the queue
+is the run's `owner`, so that the death of a worker does not affect the run.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Protocol
 
 from gateway.errors import ConfigurationError
 from gateway.model.runs import Run
+from gateway.sdk.options import IN_PROCESS
 
-HERE = "process"  # the name of no queue: this process executes
-OWNER_PREFIX = "queue:"  # of runs that wait for a worker
+OWNER_PREFIX = "queue:"  # of the owner of runs that wait for a worker
 
 _queues: dict[str, TaskQueue] = {}
 
 
 class TaskQueue(Protocol):
-    """A task queue that brings runs to workers; the integrations make them.
+    """A task queue that delivers runs to workers; the integrations implement it.
 
     Attributes:
         name: As in `@task(runner=…)`.
@@ -26,32 +26,32 @@ class TaskQueue(Protocol):
 
     name: str
 
-    async def put(self, run: Run) -> None:
-        """Tell the workers of a run that the store keeps.
+    async def enqueue(self, run: Run) -> None:
+        """Publish a stored run to the workers.
 
         Args:
-            run: Queued or delayed; one that is delayed is not begun before its time.
+            run: Queued or delayed; a delayed run is not begun before its time.
 
         Raises:
-            QueueUnavailable: they cannot be told.
+            QueueUnavailable: the message cannot be published.
         """
 
 
-def use(queue: TaskQueue) -> None:
-    """Make a queue known by its name; it takes the place of another one of that name."""
+def register(queue: TaskQueue) -> None:
+    """Make a queue available by its name; it replaces another queue of that name."""
     _queues[queue.name] = queue
 
 
-def find(name: str) -> TaskQueue | None:
+def get(name: str) -> TaskQueue | None:
     """Return the queue of a name; None: this process executes.
 
     Raises:
-        ConfigurationError: nothing of this name was set up in this process.
+        ConfigurationError: this process has no queue of that name.
     """
-    if name == HERE:
+    if name == IN_PROCESS:
         return None
     if name not in _queues:
-        known = ", ".join((HERE, *_queues))
+        known = ", ".join((IN_PROCESS, *_queues))
         raise ConfigurationError(
             f"the runner {name!r} is not set up in this process (there is: {known}): call "
             f"gateway.integrations.{name}.install(…) before anything is triggered"
@@ -59,11 +59,11 @@ def find(name: str) -> TaskQueue | None:
     return _queues[name]
 
 
-def owner_of(queue: str) -> str:
-    """Name the owner of runs that wait for a queue's workers."""
+def queue_owner(queue: str) -> str:
+    """Return the owner of runs that wait for a queue's workers."""
     return OWNER_PREFIX + queue
 
 
-def has_lease(owner: str) -> bool:
-    """Whether it can be told that an owner is gone: it is a process, and not a queue."""
+def is_process(owner: str) -> bool:
+    """Whether an owner is a process, which holds a lease, and not a queue."""
     return not owner.startswith(OWNER_PREFIX)

@@ -9,35 +9,37 @@ from gateway.sdk.runtime import Runtime
 
 
 class TimeLimit:
-    """What is left of a run's time; it counts from `run` to `pause`, so that waits do not.
+    """The time that a run has left. It counts from `run` to `pause`, so waits do not count.
 
     Args:
-        runtime: Whose clock it is.
-        left_s: How long in all; None: for ever.
-        is_over: Called when the time is over.
+        runtime: Its clock is used.
+        left_s: The whole time; None: no limit.
+        on_expired: Called when no time is left.
     """
 
-    def __init__(self, runtime: Runtime, left_s: float | None, is_over: Callable[[], None]) -> None:
+    def __init__(
+        self, runtime: Runtime, left_s: float | None, on_expired: Callable[[], None]
+    ) -> None:
         self._runtime = runtime
         self._left_s = left_s
-        self._is_over = is_over
+        self._on_expired = on_expired
         self._resumed_s = 0.0
-        self._alarm: asyncio.Task[None] | None = None
+        self._timer: asyncio.Task[None] | None = None
 
     def run(self) -> None:
-        """Count on; if it counts already, nothing changes."""
-        if self._left_s is not None and self._alarm is None:
+        """Start to count, unless it counts already."""
+        if self._left_s is not None and self._timer is None:
             self._resumed_s = self._runtime.monotonic_s()
-            self._alarm = asyncio.create_task(self._ring(self._left_s))
+            self._timer = asyncio.create_task(self._expire(self._left_s))
 
-    async def _ring(self, left_s: float) -> None:
+    async def _expire(self, left_s: float) -> None:
         await self._runtime.sleep(left_s)
-        self._is_over()
+        self._on_expired()
 
     def pause(self) -> None:
         """Stop counting."""
-        if self._alarm is not None and self._left_s is not None:
+        if self._timer is not None and self._left_s is not None:
             executed_s = self._runtime.monotonic_s() - self._resumed_s
             self._left_s = max(0.0, self._left_s - executed_s)
-            self._alarm.cancel()
-            self._alarm = None
+            self._timer.cancel()
+            self._timer = None

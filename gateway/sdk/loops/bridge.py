@@ -1,9 +1,9 @@
-"""The SDK on other event loops than its own: in `asyncio.run(…)` of a plain task or of a view.
+"""Calls of the SDK from other event loops than its own, such as `asyncio.run(…)` in a plain task.
 
-Stores, locks and timers of the SDK belong to the runtime's event loop. So whatever of the SDK is
-awaited does its work there: these decorators carry it over, with the context variables of the
-caller, and are the only place that knows of two loops. What is called without `await` (`append`,
-`metadata.set`) needs none of this, and receipts can be awaited anywhere.
+Stores, locks and timers of the SDK belong to the runtime's event loop. These decorators run a
+coroutine or an async generator of the SDK on that loop, with the caller's context variables. No
+other module knows of two loops. Calls without `await` (`append`, `metadata.set`) need no bridge,
+and receipts can be awaited on any loop.
 """
 
 from __future__ import annotations
@@ -15,27 +15,39 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from gateway.errors import RunCanceled
-from gateway.sdk.runtime import current_run, has_runtime, runtime
+from gateway.sdk.context import current_run
+from gateway.sdk.runtime import current_runtime, has_runtime
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 G = TypeVar("G", bound=Callable[..., AsyncGenerator[Any, None]])
 
 _END: Any = object()
+_connect: Callable[[], None] | None = None
 
 
-def on_its_loop(function: F) -> F:
-    """Let a coroutine function be awaited on any event loop; its work is done on the runtime's."""
+def set_connector(connect: Callable[[], None]) -> None:
+    """Set the function that connects this process for synchronous code.
+
+    `import gateway` sets `background.connect_process`, which cannot be imported here: it needs
+    tasks, and tasks need this module.
+    """
+    global _connect
+    _connect = connect
+
+
+def run_on_sdk_loop(function: F) -> F:
+    """Let a coroutine function be awaited on any event loop; it runs on the runtime's."""
 
     @wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        return await _carried(function(*args, **kwargs))
+        return await _run(function(*args, **kwargs))
 
     return cast(F, call)
 
 
-def iterated_on_its_loop(function: G) -> G:
-    """Let an async generator be iterated on any event loop; its work is done on the runtime's."""
+def iterate_on_sdk_loop(function: G) -> G:
+    """Let an async generator be iterated on any event loop; it runs on the runtime's."""
 
     @wraps(function)
     def iterate(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -53,13 +65,13 @@ def run_in_loop(work: Coroutine[Any, Any, T], timeout_s: float | None = None) ->
 
     Args:
         work: Such as `tokens.revoke(…)`; most functions have a twin ending with `_sync` instead.
-        timeout_s: How long to wait; None: as long as it takes. Then the work is canceled.
+        timeout_s: How long to wait; then the coroutine is canceled. None: no limit.
 
     Raises:
         RuntimeError: called on the event loop itself; await the coroutine there.
-        RunCanceled: the calling run is being canceled, before the coroutine began or meanwhile.
-        TimeoutError: it took longer.
-        RealtimeError: what the coroutine, or connecting, raises.
+        RunCanceled: the calling run was canceled before the coroutine began or meanwhile.
+        TimeoutError: the time has passed.
+        RealtimeError: raised by the coroutine, or by connecting.
     """
     try:
         if is_on_loop():
@@ -77,25 +89,24 @@ def run_in_loop(work: Coroutine[Any, Any, T], timeout_s: float | None = None) ->
     except TimeoutError:
         if future.cancel():
             raise TimeoutError(f"no result came within {timeout_s:g} s") from None
-        raise  # the coroutine's own
+        raise  # the coroutine's own TimeoutError
     except BaseException:  # Ctrl-C in this thread
         future.cancel()
         raise
 
 
 def start_runtime() -> None:
-    """Connect this process, in the background, unless it has a runtime; for plain code.
+    """Connect this process in the background, unless it has a runtime; for synchronous code.
 
     Raises:
         RealtimeError: the store, or the gateway, cannot be used.
     """
     if not has_runtime() and not is_in_coroutine():
-        from gateway.sdk.loops import background  # which needs tasks, and these this module
+        assert _connect is not None, "`import gateway` sets it"
+        _connect()
 
-        background.start().wait_until_ready()
 
-
-async def _carried(work: Coroutine[Any, Any, T]) -> T:
+async def _run(work: Coroutine[Any, Any, T]) -> T:
     if not has_runtime() or is_on_loop():
         return await work
     future = _submit(work)
@@ -108,22 +119,22 @@ async def _carried(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _submit(work: Coroutine[Any, Any, T]) -> Future[T]:
-    """Begin work on the runtime's loop; it is canceled with the calling run."""
+    """Start a coroutine on the runtime's loop; it is canceled together with the calling run."""
     context = current_run()
     try:
-        active = runtime()
-        active.raise_if_canceled()
-        if not active.loop.is_running():
+        runtime = current_runtime()
+        runtime.raise_if_canceled()
+        if not runtime.loop.is_running():
             raise RuntimeError(
                 "the SDK's event loop does not run: it is the one in which `connect()` was entered "
                 "or the gateway's app was started; keep it running, in another thread if need be"
             )
-        future = asyncio.run_coroutine_threadsafe(work, active.loop)
+        future = asyncio.run_coroutine_threadsafe(work, runtime.loop)
     except BaseException:
         work.close()
         raise
     if context is not None:
-        context.cancels(future)
+        context.cancel_with_run(future)
     return future
 
 
@@ -135,7 +146,9 @@ def _raise_if_canceled() -> None:
 
 def is_on_loop() -> bool:
     """Whether the caller runs on the runtime's event loop."""
-    return has_runtime() and is_in_coroutine() and runtime().loop is asyncio.get_running_loop()
+    return (
+        has_runtime() and is_in_coroutine() and current_runtime().loop is asyncio.get_running_loop()
+    )
 
 
 def is_in_coroutine() -> bool:
@@ -148,18 +161,19 @@ def is_in_coroutine() -> bool:
 
 
 async def _each(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    turn = asyncio.Lock()  # a step that is canceled may still be on its way out
+    # One step at a time: a canceled step may still be unwinding when the generator is closed.
+    lock = asyncio.Lock()
 
     async def step() -> T:
-        async with turn:
+        async with lock:
             return await anext(items, _END)
 
     async def close() -> None:
-        async with turn:
+        async with lock:
             await items.aclose()
 
     try:
-        while (item := await _carried(step())) is not _END:
+        while (item := await _run(step())) is not _END:
             yield item
     finally:
-        await _carried(close())
+        await _run(close())

@@ -26,7 +26,7 @@ T = TypeVar("T")
 _END: Any = object()
 
 
-def in_plain_code(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+def make_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     """Make the synchronous twin of a coroutine function."""
 
     @wraps(function)
@@ -37,7 +37,7 @@ def in_plain_code(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
     return _named(call)
 
 
-def iterated_in_plain_code(
+def make_sync_iterator(
     function: Callable[P, AsyncIterable[T]],
 ) -> Callable[P, Generator[T, None, None]]:
     """Make the synchronous twin of a function that returns an asynchronous iterable."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gateway.sdk.runtime import run_of
+from gateway.sdk.context import run_of
 
 LOOK_S = 0.5
 LATE_S = 1.0
@@ -109,7 +109,7 @@ def _stack(frame: FrameType) -> str:
 
 
 @asynccontextmanager
-async def watching_for_blocking() -> AsyncIterator[None]:
+async def watch_for_blocking() -> AsyncIterator[None]:
     """Warn of blocking steps on the running event loop while the block runs."""
     watch, is_over = BlockingWatch(asyncio.get_running_loop()), threading.Event()
 

@@ -1,5 +1,8 @@
 """Queues between synchronous calls and the store: ordered, bounded, nothing dropped.
 
-metadata_writer  changes of metadata, batched
-stream_writer    appends, batched
+May import `context`, `definitions` and the rooms below the SDK.
+
+    metadata_writer  changes of metadata, batched
+    stream_writer    appends, batched
+    writer_pool      the writers of one process
 """

@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from gateway._internal import forks
 from gateway.errors import InvalidValue, RealtimeError, WriterFull, WriterGap
 from gateway.model.limits import MAX_METADATA_BYTES, MAX_OPERATIONS
 from gateway.model.patches import Fold, Operation
 from gateway.model.records import Writer
-from gateway.sdk import forks
-from gateway.sdk.writers.stream_writer import Untold
+from gateway.sdk.writers.stream_writer import FailureSink
 from gateway.stores.base import Store
 
 FLUSH_S = 0.1  # how long operations gather
@@ -81,11 +81,11 @@ class MetadataWriter:
         self._refusal: RealtimeError | None = None  # the first that nobody has seen yet
         self._outage: Exception | None = None
         self._process = forks.here
-        self.untold: Untold | None = None  # None: a run's end reports what fails
+        self.failure_sink: FailureSink | None = None  # None: a run's end reports what fails
 
     def __del__(self) -> None:
-        if self.untold is not None and (failure := self._refusal or self._outage) is not None:
-            self.untold.report(str(self), failure)
+        if self.failure_sink is not None and (failure := self._refusal or self._outage) is not None:
+            self.failure_sink.report_failure(str(self), failure)
 
     def __str__(self) -> str:
         return f"metadata of run {self._run_id}"

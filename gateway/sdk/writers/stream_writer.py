@@ -15,11 +15,10 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
-from gateway._internal import tracing
+from gateway._internal import forks, tracing
 from gateway.errors import Internal, RealtimeError, RecordTooLarge, WriterFull
 from gateway.model.limits import DEFAULT_LIMITS, MAX_APPEND_RECORDS
 from gateway.model.records import StreamKey, Writer
-from gateway.sdk import forks
 from gateway.stores.base import Store
 
 MAX_WAITING_BYTES = 16 << 20  # per writer, of records not yet durable
@@ -63,13 +62,13 @@ class Receipt:
             RuntimeError: called on the event loop, which would wait for itself.
         """
         if not self.is_done:
-            self._writer.refuse_on_loop("receipt.wait() is for plain threads; here, await it")
+            self._writer.ensure_not_on_loop("receipt.wait() is for plain threads; here, await it")
             self._writer.future(self).result(timeout_s)
         return self._outcome()
 
     def _outcome(self) -> int | None:
         if self._error is not None:
-            self._writer.seen(self._error)
+            self._writer.mark_reported(self._error)
             raise self._error
         return self.offset
 
@@ -78,14 +77,14 @@ class Receipt:
         self.offset, self._error, self.is_done = offset, error, True
 
 
-class Untold(Protocol):
-    """Takes the failures of a writer that no run's end reports."""
+class FailureSink(Protocol):
+    """Receives the failures of a writer that no run's end reports."""
 
-    def failed(self, writer: StreamWriter) -> None:
-        """Take note that something was refused; its receipt may still be awaited."""
+    def writer_failed(self, writer: StreamWriter) -> None:
+        """Record that an append was refused; its receipt may still be awaited."""
 
-    def report(self, what: str, error: Exception) -> None:
-        """Report a failure that can reach no caller any more."""
+    def report_failure(self, subject: str, error: Exception) -> None:
+        """Report a failure that can no longer reach a caller."""
 
 
 class _Item(NamedTuple):
@@ -127,12 +126,12 @@ class StreamWriter:
         self._futures: dict[Receipt, Future[None]] = {}
         self._error: RealtimeError | None = None  # the first that nobody has seen yet
         self._process = forks.here
-        self.untold: Untold | None = None  # None: a run's end reports what fails
+        self.failure_sink: FailureSink | None = None  # None: a run's end reports what fails
 
     def __del__(self) -> None:
         # Every receipt refers to its writer, so none of them can be awaited any more.
-        if self.untold is not None and self._error is not None:
-            self.untold.report(str(self), self._error)
+        if self.failure_sink is not None and self._error is not None:
+            self.failure_sink.report_failure(str(self), self._error)
 
     def __str__(self) -> str:
         return f"stream {self._key}"
@@ -195,7 +194,7 @@ class StreamWriter:
                 future = self._futures.setdefault(receipt, future)
         return future
 
-    def refuse_on_loop(self, message: str) -> None:
+    def ensure_not_on_loop(self, message: str) -> None:
         """Raise a RuntimeError where blocking would stop the event loop that is waited for."""
         if self._is_on_loop():
             raise RuntimeError(message)
@@ -206,22 +205,22 @@ class StreamWriter:
         except RuntimeError:
             return False
 
-    def seen(self, error: RealtimeError) -> None:
-        """Take note that someone was told of a failure."""
+    def mark_reported(self, error: RealtimeError) -> None:
+        """Record that a caller has received a failure: a flush does not raise it again."""
         if self._error is error:
             self._error = None
 
     # ---- the event loop ----
 
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._drain(), name=f"writer {self._key}")
+        self._task = self._loop.create_task(self._send_all(), name=f"writer {self._key}")
         self._task.add_done_callback(self._start_again)
 
     def _start_again(self, ended: asyncio.Task[None]) -> None:
         if ended.cancelled():  # before it began
             self._start()
 
-    async def _drain(self) -> None:
+    async def _send_all(self) -> None:
         while batch := self._next_batch():
             self._settle(batch, *await self._appended(batch))
 
@@ -284,14 +283,14 @@ class StreamWriter:
                 [self._futures.pop(item.receipt, None) for item in batch] if self._futures else []
             )
             self._space.notify_all()
-        if error is not None and self.untold is not None:
+        if error is not None and self.failure_sink is not None:
             error.__traceback__ = None  # its frames would keep the writer alive
-            self.untold.failed(self)
+            self.failure_sink.writer_failed(self)
         for future in futures:
             if future is not None and not future.done():
                 future.set_result(None)
 
-    async def settled(self) -> None:
+    async def drain(self) -> None:
         """Wait until it is known how everything put so far went."""
         with self._lock:
             last = self._waiting[-1].receipt if self._waiting else None
@@ -304,7 +303,7 @@ class StreamWriter:
         Raises:
             RealtimeError: the first failure that nobody has been told of yet.
         """
-        await self.settled()
+        await self.drain()
         error, self._error = self._error, None
         if error is not None:
             raise error

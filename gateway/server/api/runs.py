@@ -38,7 +38,7 @@ from gateway.model.runs import Run, check_statuses
 from gateway.model.untrusted_json import NotJson, check_json
 from gateway.protocol import without
 from gateway.sdk import runs as sdk_runs
-from gateway.sdk.tasks import find_task
+from gateway.sdk.task_registry import find_task
 from gateway.sdk.values.encoding import describe
 from gateway.server.query_params import taking, whole_number
 from gateway.server.request_checks import refuse_secret_url

@@ -15,10 +15,11 @@ from typing import Any
 from gateway.errors import RealtimeError
 from gateway.model.log import RunQuery
 from gateway.sdk.execution.cancellation import UNFINISHED
-from gateway.sdk.execution.heartbeat import BEATS, LeaseHeartbeat
-from gateway.sdk.execution.recovery import settle
-from gateway.sdk.execution.runner import Tasks
-from gateway.sdk.execution.task_queues import has_lease
+from gateway.sdk.execution.heartbeat import HEARTBEATS
+from gateway.sdk.execution.ownership import Tasks
+from gateway.sdk.execution.recovery import recover_runs
+from gateway.sdk.execution.task_queues import is_process
+from gateway.sdk.runtime import LeaseRenewer
 from gateway.stores.leases import ExpiredLease
 
 UNKNOWN_S = 600.0  # how long queued runs of a gateway that is gone wait for one with their task
@@ -30,15 +31,15 @@ class ClusterLeases:
     """The part that one gateway has in them.
 
     Args:
-        keeper: Of this process.
+        heartbeat: Of this process.
         tasks: Those known here.
         jitter: Gives a number from 0 to 1.
     """
 
     def __init__(
-        self, keeper: LeaseHeartbeat, tasks: Tasks, jitter: Callable[[], float] = random.random
+        self, heartbeat: LeaseRenewer, tasks: Tasks, jitter: Callable[[], float] = random.random
     ) -> None:
-        self._keeper = keeper
+        self._heartbeat = heartbeat
         self._tasks = tasks
         self._jitter = jitter
         self._left_since_s: dict[str, float] = {}  # owners with runs that are not known here
@@ -48,22 +49,22 @@ class ClusterLeases:
         """Give those a lease's time whose runs are unfinished and who never had one; then judge."""
         before: str | None = None
         owners: set[str] = set()
-        store = self._keeper.store
+        store = self._heartbeat.store
         while page := await store.list_runs(RunQuery(status=UNFINISHED, before=before, limit=1000)):
             owners.update(run.owner for run in page)
             before = page[-1].id
-        known = [owner for owner in owners if owner and has_lease(owner)]
-        await store.hold(known, self._keeper.lease_s, only_new=True)
+        known = [owner for owner in owners if owner and is_process(owner)]
+        await store.hold(known, self._heartbeat.lease_s, only_new=True)
         self._do(self._keep_judging(), "judge of leases")
 
     def acquire(self, owner: str) -> None:
         """Take note that a worker has a connection."""
-        if self._keeper.add(owner):
+        if self._heartbeat.retain(owner):
             self._do(self._renew(owner), f"lease of {owner}")
 
     def release(self, owner: str) -> None:
         """Take note that one of its connections has closed."""
-        self._keeper.discard(owner)
+        self._heartbeat.release(owner)
 
     async def stop(self) -> None:
         """Judge no more; what lapses is for the others to see."""
@@ -78,7 +79,7 @@ class ClusterLeases:
 
     async def _renew(self, owner: str) -> None:
         try:
-            await self._keeper.renew(owner)
+            await self._heartbeat.renew(owner)
         except RealtimeError as error:
             _log.warning("the lease of %s could not be renewed: %s", owner, error)
 
@@ -91,11 +92,13 @@ class ClusterLeases:
             except Exception:  # nobody else would tell of runs that nobody executes
                 _log.exception("leases could not be judged")
             # Not all gateways at once; they would do each other's work.
-            await self._keeper.sleep(self._keeper.lease_s / BEATS * (0.5 + self._jitter()))
+            await self._heartbeat.sleep(
+                self._heartbeat.lease_s / HEARTBEATS * (0.5 + self._jitter())
+            )
 
     async def judge(self) -> None:
         """Settle what those have left whose lease has lapsed."""
-        gone = await self._keeper.store.lapsed()
+        gone = await self._heartbeat.store.lapsed()
         for lapsed in gone:
             if self._may_judge(lapsed):
                 await self._settle(lapsed.owner)
@@ -103,15 +106,15 @@ class ClusterLeases:
             del self._left_since_s[owner]
 
     def _may_judge(self, lapsed: ExpiredLease) -> bool:
-        if lapsed.owner == self._keeper.owner:
+        if lapsed.owner == self._heartbeat.owner:
             return False
-        return lapsed.said_so or self._keeper.steady_s >= self._keeper.lease_s
+        return lapsed.said_so or self._heartbeat.healthy_for_s >= self._heartbeat.lease_s
 
     async def _settle(self, owner: str) -> None:
         now_s = asyncio.get_running_loop().time()
         since_s = self._left_since_s.setdefault(owner, now_s)
-        settled = await settle(
-            self._keeper, owner, self._tasks, is_last_try=now_s - since_s >= UNKNOWN_S
+        settled = await recover_runs(
+            self._heartbeat, owner, self._tasks, is_last_try=now_s - since_s >= UNKNOWN_S
         )
         if settled.crashed or settled.adopted:
             _log.warning(
@@ -121,4 +124,4 @@ class ClusterLeases:
                 settled.adopted,
             )
         if not settled.left:
-            await self._keeper.store.forget_lease(owner)
+            await self._heartbeat.store.forget_lease(owner)

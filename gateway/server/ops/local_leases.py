@@ -15,8 +15,8 @@ from gateway.errors import RealtimeError
 from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.log import RunQuery
 from gateway.sdk.execution.cancellation import UNFINISHED
-from gateway.sdk.execution.runner import EMBEDDED_OWNER, mark_crashed
-from gateway.sdk.execution.task_queues import has_lease
+from gateway.sdk.execution.ownership import EMBEDDED_OWNER, mark_crashed
+from gateway.sdk.execution.task_queues import is_process
 from gateway.stores.base import Store
 
 _log = logging.getLogger("realtime.leases")
@@ -47,7 +47,7 @@ class LocalLeases:
             owners.update(run.owner for run in page)
             before = page[-1].id
         for owner in owners - {EMBEDDED_OWNER}:
-            if has_lease(owner):
+            if is_process(owner):
                 self._start_timer(owner)
 
     def acquire(self, owner: str) -> None:

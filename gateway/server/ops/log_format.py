@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from uvicorn.logging import AccessFormatter, DefaultFormatter
 
-from gateway.sdk.runtime import current_run
+from gateway.sdk.context import current_run
 from gateway.settings import LogFormat
 
 FIELDS = ("connection", "run", "stream", "task", "worker")

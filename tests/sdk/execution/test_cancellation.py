@@ -102,7 +102,7 @@ async def test_a_task_that_goes_on_for_ever_is_marked_after_its_grace_time():
         # Its slot is free, although it goes on.
         other = await work.trigger()
         await executing(other.id)
-        assert len(active.runner._around.left_behind) == 1
+        assert len(active.runner._context.abandoned) == 1
         release.set()
         assert (await other.wait()).ok
         await ended.wait()

@@ -17,7 +17,7 @@ KINDS = ["memory", "sqlite", "redis"]
 
 async def all_ended(active):
     """Wait until what was triggered has ended, and return it."""
-    await active.all_undivided_done()
+    await active.wait_for_all_shielded()
     async with asyncio.timeout(20):
         while any(not run.is_finished for run in await runs.list(limit=1000)):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
@@ -173,10 +173,10 @@ async def test_process_ends_after_what_it_has_begun_to_trigger(tmp_path):
 
     async with working(new_store("sqlite", tmp_path)) as active:
         triggering = asyncio.create_task(child.trigger())
-        while not active._undivided:  # noqa: ASYNC110 - nothing sets an event
+        while not active._shielded:  # noqa: ASYNC110 - nothing sets an event
             await asyncio.sleep(0)
         triggering.cancel()
-    assert not active._undivided
+    assert not active._shielded
     assert not active.runner._executions
     async with working(new_store("sqlite", tmp_path)) as active:
         assert len(await all_ended(active)) == 1

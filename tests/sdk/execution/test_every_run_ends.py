@@ -95,7 +95,7 @@ async def test_every_run_ends_and_every_slot_is_free(kind, tmp_path):
             await work.trigger(at, 1, at)
         await until(lambda: not active.runner._executions)
         assert await unfinished() == 0
-        assert active.runner._around.slots._value == SLOTS
+        assert active.runner._context.slots._value == SLOTS
     found = {}
     async with process():
         for status in ("completed", "failed", "canceled", "crashed", "timed_out"):

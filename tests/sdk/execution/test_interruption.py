@@ -34,7 +34,7 @@ async def test_run_of_a_plain_function_fails_whatever_that_raises(raised):
         assert result.error.type == (
             "StopAsyncIteration" if raised is StopAsyncIteration else "RuntimeError"
         )
-        await until(lambda: active.runner._around.slots._value == 1)
+        await until(lambda: active.runner._context.slots._value == 1)
 
 
 def cancel_all_others():
@@ -75,7 +75,7 @@ async def test_code_that_cancels_all_tasks_leaves_every_run_ended(kind, steps, t
         statuses = [(await ended(handle.id)).status for handle in handles]
         assert statuses == ["completed", "crashed", "crashed", "completed"]
         await asyncio.wait_for(asyncio.gather(*receipts, return_exceptions=True), 20)
-        await until(lambda: active.runner._around.slots._value == 2)
+        await until(lambda: active.runner._context.slots._value == 2)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis", "worker"])
@@ -132,10 +132,10 @@ async def test_run_ends_though_a_failover_lost_that_it_began(how, tmp_path):
     client = shared_server().client()
     client.connection_pool.connection_kwargs["decode_responses"] = False
     async with working(store, concurrency=1) as active:
-        await active.runner._around.slots.acquire()
+        await active.runner._context.slots.acquire()
         handle = await work.trigger()
         before = {key: client.dump(key) for key in client.scan_iter(f"*{handle.id}*")}
-        active.runner._around.slots.release()
+        active.runner._context.slots.release()
         await begun.wait()
         for key, value in before.items():
             client.restore(key, 0, value, replace=True)

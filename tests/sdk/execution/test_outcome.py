@@ -22,7 +22,7 @@ from gateway.errors import (
 from gateway.integrations import _run_tracking
 from gateway.model.limits import MAX_ERROR_CHARACTERS
 from gateway.sdk.execution.context import INTERNAL_ATTEMPTS
-from gateway.sdk.execution.outcome import error_of
+from gateway.sdk.execution.outcome import to_run_error
 from gateway.stores.memory import MemoryStore
 from tests.support.gateways import DEADLINE_S, new_run, until, working
 from tests.support.stores import working_on
@@ -169,27 +169,27 @@ async def test_a_run_ends_whatever_its_function_returns_or_puts_into_metadata(ki
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=50))
 def test_any_text_becomes_one_that_can_be_kept(text):
-    error = error_of(ValueError(text))
+    error = to_run_error(ValueError(text))
     assert orjson.loads(orjson.dumps(error)) == error
     if not any("\ud800" <= character <= "\udfff" for character in text):
         assert error["message"] == text
 
 
 def test_what_can_be_kept_of_an_odd_text_is_kept():
-    assert error_of(ValueError("a \ud83d\ude00 b"))["message"] == "a \U0001f600 b"
-    assert error_of(ValueError(f"a {HALF} b"))["message"] == "a \ufffd b"
-    assert error_of(Hostile()) == {
+    assert to_run_error(ValueError("a \ud83d\ude00 b"))["message"] == "a \U0001f600 b"
+    assert to_run_error(ValueError(f"a {HALF} b"))["message"] == "a \ufffd b"
+    assert to_run_error(Hostile()) == {
         "type": "Hostile",
         "message": "its text cannot be shown: str() raised SystemExit",
     }
-    assert error_of(OwnText()) == {"type": "OwnText", "message": "own text"}
+    assert to_run_error(OwnText()) == {"type": "OwnText", "message": "own text"}
 
 
 def test_the_error_of_a_group_shows_its_reasons():
     group = ExceptionGroup(
         "unhandled errors", [ValueError("one"), ExceptionGroup("more", [KeyError("two")])]
     )
-    assert error_of(group) == {
+    assert to_run_error(group) == {
         "type": "ExceptionGroup",
         "message": "unhandled errors (2 sub-exceptions): ValueError: one; KeyError: 'two'",
     }
@@ -199,7 +199,7 @@ def test_the_error_of_a_group_of_groups_shows_each_reason_once():
     group = ValueError("the only one")
     for _ in range(60):  # as a tree it would have 2**60 leaves
         group = ExceptionGroup("g", [group, group])
-    assert error_of(group)["message"] == "g (2 sub-exceptions): ValueError: the only one"
+    assert to_run_error(group)["message"] == "g (2 sub-exceptions): ValueError: the only one"
 
 
 async def test_a_fault_while_what_was_appended_is_flushed_is_a_failed_attempt(monkeypatch):
@@ -355,20 +355,20 @@ async def test_a_queues_run_completes_without_an_output_that_is_refused():
 
 
 async def test_a_queues_run_ends_when_its_store_is_back_and_in_order():
-    store = Refusing(lambda _: StoreUnavailable("away") if is_away else None)
-    is_away = True
+    store = Refusing(lambda _: StoreUnavailable("away") if is_unavailable else None)
+    is_unavailable = True
     async with working(store) as active:
         run = await store.create_run(new_run())
 
         async def carry_out(active):
             await _run_tracking.claim(active, run, 1)
             await _run_tracking.finish_run(
-                active, run.id, "failed", error=error_of("no stock", "ValueError")
+                active, run.id, "failed", error=to_run_error("no stock", "ValueError")
             )
 
         ending = asyncio.create_task(_run_tracking.persist_with_retry(active, carry_out, run.id))
         await until(lambda: len(store.refused) >= 3)
-        is_away = False
+        is_unavailable = False
         await ending
         assert (await runs.retrieve(run.id)).error.message == "no stock"
 

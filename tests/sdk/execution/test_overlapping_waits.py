@@ -20,7 +20,7 @@ async def sleeps(time, *seconds):
 
 
 def free_slots(active):
-    return active.runner._around.slots._value
+    return active.runner._context.slots._value
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])

@@ -9,7 +9,7 @@ import pytest
 
 import gateway
 from gateway import Retry, current_run, runs, task
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.session import opened
 from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite.store import SqliteStore
@@ -87,7 +87,7 @@ async def test_queued_runs_of_a_task_that_is_not_known_are_crashed_with_a_reason
 
     async with working(store_at(file)):
         handle = await work.options(delay_s=3600).trigger()
-    monkeypatch.setattr(tasks, "_tasks", {})
+    monkeypatch.setattr(task_registry, "_tasks", {})
     async with working(store_at(file)):
         run = await runs.retrieve(handle.id)
         assert (run.status, run.error.type) == ("crashed", "ProcessDied")
@@ -350,10 +350,10 @@ async def test_the_end_of_a_run_that_could_not_be_kept_is_kept_when_there_is_roo
 
     async with working(store_at(file), time=time, random=lambda: 1.0) as it:
         handle = await executing_on_a_full_disk(it, work, release)
-        for rest_s in (0.5, 1, 2, 4, 8, 10, 10):
-            await until(lambda rest_s=rest_s: time.sleeping == [rest_s])
+        for delay_s in (0.5, 1, 2, 4, 8, 10, 10):
+            await until(lambda delay_s=delay_s: time.sleeping == [delay_s])
             assert (await runs.retrieve(handle.id)).status == "executing"
-            time.let_pass(rest_s)
+            time.let_pass(delay_s)
         await until(lambda: time.sleeping == [10])
         await fill(it.store, full=False)
         time.let_pass(10)

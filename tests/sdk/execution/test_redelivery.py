@@ -6,14 +6,14 @@ from functools import partial
 import pytest
 
 from gateway import Retry, current_run, runs, streams, task
-from gateway.sdk import tasks
+from gateway.sdk import task_registry
 from gateway.sdk.execution.redelivery import ANSWER_S, take_over
 from gateway.sdk.execution.runner import Runner
-from gateway.sdk.execution.task_queues import owner_of
+from gateway.sdk.execution.task_queues import queue_owner
 from gateway.sdk.runtime import Runtime
 from tests.support.gateways import DEADLINE_S, Time, new_run, until, working
 
-QUEUE = owner_of("test")
+QUEUE = queue_owner("test")
 progress = streams.define("progress", int)
 
 
@@ -39,7 +39,7 @@ async def lost_run(active, **fields):
 
 async def brought(time, run):
     """Bring a run whose former worker does not answer."""
-    carrying = asyncio.create_task(tasks.carry_out(run.id, QUEUE))
+    carrying = asyncio.create_task(task_registry.execute_queued(run.id, QUEUE))
     await until(lambda: carrying.done() or time.sleeping == [ANSWER_S])
     time.let_pass(ANSWER_S)
     return await carrying
@@ -79,13 +79,13 @@ async def test_a_run_whose_worker_is_alive_is_not_executed_a_second_time():
         run = await active.store.create_run(
             new_run(task="work", payload={}, owner=QUEUE, max_attempts=3)
         )
-        first = asyncio.create_task(tasks.carry_out(run.id, QUEUE))
+        first = asyncio.create_task(task_registry.execute_queued(run.id, QUEUE))
         await until(lambda: began)
         elsewhere = Runtime(active.store, asyncio.get_running_loop(), **time.of_runtime)
         run = (await active.store.get_run(run.id)).run
         found = await asyncio.wait_for(take_over(elsewhere, run, "worker_b"), DEADLINE_S)
         assert (found.status, found.owner, found.attempt) == ("executing", "worker_a", 1)
-        again = await tasks.carry_out(run.id, QUEUE)  # brought to the same worker
+        again = await task_registry.execute_queued(run.id, QUEUE)  # brought to the same worker
         assert again.status == "executing"
         release.set()
         assert ((await first).status, (await runs.retrieve(run.id)).output) == ("completed", 1)
@@ -105,7 +105,7 @@ async def test_a_worker_that_comes_back_stops_and_changes_nothing_of_the_next_at
         run = await active.store.create_run(
             new_run(task="work", payload={}, owner=QUEUE, max_attempts=3)
         )
-        first = asyncio.create_task(tasks.carry_out(run.id, QUEUE))
+        first = asyncio.create_task(task_registry.execute_queued(run.id, QUEUE))
         async for now in runs.subscribe(run.id):
             if now.status == "executing":
                 break
@@ -129,7 +129,7 @@ async def test_a_run_that_two_workers_are_brought_at_once_is_begun_by_one():
         )
         body = partial(work._execute, active.runner)
         carrying = [
-            asyncio.create_task(each.carry_out(run, body, Retry(), QUEUE))
+            asyncio.create_task(each.execute_queued(run, body, Retry(), QUEUE))
             for each in (active.runner, elsewhere.runner)
         ]
         await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
@@ -153,7 +153,7 @@ async def test_a_worker_that_comes_back_stops_also_if_the_attempt_has_its_number
 
     async with working(owner="worker_a", time=time) as active:
         run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
-        first = asyncio.create_task(tasks.carry_out(run.id, QUEUE))
+        first = asyncio.create_task(task_registry.execute_queued(run.id, QUEUE))
         async for now in runs.subscribe(run.id):
             if now.status == "executing":
                 break
@@ -170,7 +170,7 @@ async def test_a_run_that_one_worker_is_brought_twice_is_executed_once():
     began, release, _ = held()
     async with working(owner="worker_a") as active:
         run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
-        both = [asyncio.create_task(tasks.carry_out(run.id, QUEUE)) for _ in range(2)]
+        both = [asyncio.create_task(task_registry.execute_queued(run.id, QUEUE)) for _ in range(2)]
         await until(lambda: began)
         release.set()
         ended = await asyncio.gather(*both)
@@ -182,10 +182,10 @@ async def test_a_worker_that_is_asked_for_its_run_does_not_ask_for_it_too():
     began, release, _ = held()
     async with working(owner="worker_a") as active:
         run = await active.store.create_run(new_run(task="work", payload={}, owner=QUEUE))
-        first = asyncio.create_task(tasks.carry_out(run.id, QUEUE))
+        first = asyncio.create_task(task_registry.execute_queued(run.id, QUEUE))
         await until(lambda: began)
         await active.store.patch_run(run.id, {"owner": "worker_b", "attempt": 1})
-        again = await tasks.carry_out(run.id, QUEUE)
+        again = await task_registry.execute_queued(run.id, QUEUE)
         assert (again.status, again.owner) == ("executing", "worker_b")  # has not been answered yet
         async for now in runs.subscribe(run.id):
             if now.owner == "worker_a":

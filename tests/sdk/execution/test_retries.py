@@ -184,15 +184,15 @@ async def test_the_rest_between_attempts_follows_the_clock_that_is_given():
 def test_rests_grow_and_stay_within_their_limits(attempt, min_s, max_s, factor, chance):
     steady = Retry(5, min_s, max_s, factor, jitter=False)
     jittered = Retry(5, min_s, max_s, factor)
-    assert min_s <= steady.rest_s(attempt, lambda: chance) <= max_s
-    assert steady.rest_s(attempt, lambda: chance) <= steady.rest_s(attempt + 1, lambda: chance)
-    assert min_s <= jittered.rest_s(attempt, lambda: chance) <= max_s
-    assert jittered.rest_s(attempt, lambda: 0) == steady.rest_s(attempt, lambda: 0)
+    assert min_s <= steady.delay_s(attempt, lambda: chance) <= max_s
+    assert steady.delay_s(attempt, lambda: chance) <= steady.delay_s(attempt + 1, lambda: chance)
+    assert min_s <= jittered.delay_s(attempt, lambda: chance) <= max_s
+    assert jittered.delay_s(attempt, lambda: 0) == steady.delay_s(attempt, lambda: 0)
 
 
 def test_the_first_rests_are_as_documented():
     retry = Retry(max_attempts=9, min_s=1, max_s=30, factor=2, jitter=False)
-    assert [retry.rest_s(n, lambda: 0) for n in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert [retry.delay_s(n, lambda: 0) for n in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from gateway import connect, current_run, metadata, run_in_loop, runs, streams, 
 from gateway.errors import RunCanceled
 from gateway.sdk import inputs, results, tasks
 from gateway.sdk.metadata import Metadata
-from gateway.sdk.runtime import runtime
+from gateway.sdk.runtime import current_runtime
 from gateway.sdk.streams import Stream
 from tests.support.gateways import DEADLINE_S, SECRET, until, working
 from tests.support.stores import working_on
@@ -119,7 +119,7 @@ def _coroutines(where):
             yield f"{where.__name__}.{name}", member
 
 
-NEVER_CALLED_BY_USERS = ("Task.carry_out",)
+NEVER_CALLED_BY_USERS = ("Task.execute_queued",)
 MADE_OF_OTHERS = ("Stream.read_records",)
 
 
@@ -129,7 +129,7 @@ def test_every_coroutine_of_the_sdk_is_carried_to_its_loop():
     assert len(carried) > 15
     for name, function in carried:
         if name not in NEVER_CALLED_BY_USERS + MADE_OF_OTHERS:
-            assert hasattr(function, "__wrapped__"), f"{name} lacks @on_its_loop"
+            assert hasattr(function, "__wrapped__"), f"{name} lacks @run_on_sdk_loop"
 
 
 @pytest.mark.parametrize("how", ["asyncio.run", "run_in_loop"])
@@ -177,7 +177,7 @@ async def test_reader_on_another_loop_that_is_canceled_leaves_nothing_behind():
         with pytest.raises(TimeoutError):
             await asyncio.to_thread(asyncio.run, read_a_little(run.id))
         await until(lambda: len(asyncio.all_tasks()) <= before)
-        assert active is runtime()
+        assert active is current_runtime()
 
 
 async def test_token_is_revoked_on_another_loop():

@@ -13,10 +13,9 @@ import pytest
 
 from gateway import connect, current_run, metadata, run_in_loop, runs, streams, task, tokens, wait
 from gateway.errors import ConfigurationError, InvalidValue, NotStarted, ReadTimeout, RunNotFound
-from gateway.sdk import inputs, results, tasks
-from gateway.sdk.loops import background
+from gateway.sdk import background, inputs, results, task_registry, tasks
 from gateway.sdk.metadata import Metadata
-from gateway.sdk.runtime import has_runtime, runtime
+from gateway.sdk.runtime import current_runtime, has_runtime
 from gateway.sdk.streams import Stream
 from tests.support.gateways import DEADLINE_S, SECRET, environment, until
 
@@ -97,14 +96,14 @@ EVERYTHING = {
 
 
 async def test_plain_task_calls_everything(monkeypatch):
-    monkeypatch.setitem(tasks._tasks, "twice", twice)  # to be replayed
+    monkeypatch.setitem(task_registry._tasks, "twice", twice)  # to be replayed
     async with connect(store="memory:", secret_key=SECRET):
         result = await asyncio.wait_for(all_in_plain_code.trigger_and_wait(), DEADLINE_S)
         assert result.output == EVERYTHING
         assert (await runs.retrieve(result.run_id)).metadata == {"here": True}
 
 
-WITHOUT_TWIN = {"Task.trigger_payload", "Task.carry_out"}  # called by gateways and queues
+WITHOUT_TWIN = {"Task.trigger_payload", "Task.execute_queued"}  # called by gateways and queues
 PLACES = (runs, wait, tasks.Task, results.RunHandle, inputs.InputStream, Stream, Metadata.__base__)
 ITERATED = {"gateway.sdk.runs.subscribe", "Stream.read"}
 
@@ -255,7 +254,7 @@ async def test_a_loop_that_is_left_reads_no_longer():
         before = asyncio.all_tasks()
         assert await asyncio.to_thread(read) == 5
         await until(lambda: asyncio.all_tasks() <= before)
-        assert active is runtime()
+        assert active is current_runtime()
 
 
 async def test_a_canceled_plain_task_stops_reading():
@@ -288,5 +287,5 @@ def test_a_refusal_is_told_for_a_while_and_then_the_store_is_tried_again(plain, 
         with pytest.raises(ConfigurationError, match="nowhere"):
             twice.trigger_sync(1)
         monkeypatch.setenv("REALTIME_STORE", "memory:")  # the cause is gone, as a lock may be
-    monkeypatch.setattr(background, "AGAIN_S", 0.0)
+    monkeypatch.setattr(background, "REFUSED_FOR_S", 0.0)
     assert twice.trigger_and_wait_sync(4).output == 8

@@ -9,7 +9,8 @@ from taskiq import InMemoryBroker
 
 from gateway import connect, current_run, task
 from gateway.integrations.taskiq import install
-from gateway.sdk.loops import background, watchdog
+from gateway.sdk import background
+from gateway.sdk.loops import watchdog
 from gateway.sdk.loops.watchdog import BlockingWatch
 from tests.support.gateways import DEADLINE_S, SECRET, serving
 

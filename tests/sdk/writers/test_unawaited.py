@@ -12,7 +12,7 @@ import pytest
 
 from gateway import connect, current_run, metadata, streams, task
 from gateway.errors import NoParent, NotInRun, RealtimeError, StreamEnded
-from gateway.sdk.runtime import RECENT_WRITERS
+from gateway.sdk.writers.writer_pool import RECENT_WRITERS
 from tests.support.gateways import DEADLINE_S, until, working
 
 approval = streams.input("untold-approval", bool)
@@ -92,8 +92,8 @@ async def test_thread_that_outlives_its_run_is_reported(what, caplog) -> None:
         await asyncio.to_thread(done.wait, DEADLINE_S)
         await until(lambda: refusals(caplog), "the log to tell of it")
         assert run.id in refusals(caplog)[0]
-        assert isinstance(runtime.untold, RealtimeError)
-        runtime.untold = None
+        assert isinstance(runtime.writers.unreported, RealtimeError)
+        runtime.writers.unreported = None
 
 
 async def test_pipe_that_nobody_awaits_warns() -> None:

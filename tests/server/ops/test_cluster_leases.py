@@ -9,9 +9,9 @@ import pytest
 
 from gateway import Retry, runs, task
 from gateway.errors import StoreUnavailable
-from gateway.sdk.execution.heartbeat import BEATS, LeaseHeartbeat, new_node
-from gateway.sdk.execution.recovery import settle
-from gateway.sdk.execution.task_queues import owner_of
+from gateway.sdk.execution.heartbeat import HEARTBEATS, LeaseHeartbeat, new_node
+from gateway.sdk.execution.recovery import recover_runs
+from gateway.sdk.execution.task_queues import queue_owner
 from gateway.server.ops.cluster_leases import UNKNOWN_S, ClusterLeases
 from gateway.stores.leases import ClusterStore, ExpiredLease
 from gateway.stores.memory import MemoryStore
@@ -146,7 +146,7 @@ def server_clock(monkeypatch, url):
 NOW_S = 1_795_352_174
 
 
-@pytest.mark.parametrize("step_s", [3600, -3600, -LEASE_S / BEATS, 0])
+@pytest.mark.parametrize("step_s", [3600, -3600, -LEASE_S / HEARTBEATS, 0])
 async def test_a_step_of_the_servers_clock_lapses_no_lease_and_keeps_no_dead_owner(
     server_clock, url, step_s
 ):
@@ -155,25 +155,32 @@ async def test_a_step_of_the_servers_clock_lapses_no_lease_and_keeps_no_dead_own
     judging, living = RedisStore(url, **of_time), RedisStore(url)
     await judging.open()
     await living.open()
-    keeper = LeaseHeartbeat(judging, "node_a", LEASE_S, sleep=time.of_runtime["sleep"], **of_time)
+    heartbeat = LeaseHeartbeat(
+        judging, "node_a", LEASE_S, sleep=time.of_runtime["sleep"], **of_time
+    )
     try:
         server_clock.set(NOW_S)
         kept = await executing_run(judging, "node_b")
         lost = await executing_run(judging, "worker_c")
-        await keeper.start()
-        judge = ClusterLeases(keeper, Known(), lambda: 0.5).judge
-        last, stepped = BEATS, BEATS + 1  # the worker's last renewal; judges judge from BEATS on
-        for beats in range(last + 2 * BEATS):
+        await heartbeat.start()
+        judge = ClusterLeases(heartbeat, Known(), lambda: 0.5).judge
+        last, stepped = (
+            HEARTBEATS,
+            HEARTBEATS + 1,
+        )  # the worker's last renewal; judges judge from HEARTBEATS on
+        for beats in range(last + 2 * HEARTBEATS):
             await living.hold(["node_b", "worker_c"] if beats <= last else ["node_b"], LEASE_S)
-            server_clock.set(NOW_S + beats * LEASE_S / BEATS + (step_s if beats >= stepped else 0))
+            server_clock.set(
+                NOW_S + beats * LEASE_S / HEARTBEATS + (step_s if beats >= stepped else 0)
+            )
             await judge()
             assert await status_of(judging, kept) == "executing"
-            if beats < last + BEATS:
+            if beats < last + HEARTBEATS:
                 assert await status_of(judging, lost) == "executing"
             await beat(SimpleNamespace(time=time))
         assert await status_of(judging, lost) == "crashed"  # within two leases
     finally:
-        await keeper.stop()
+        await heartbeat.stop()
         await judging.close()
         await living.close()
 
@@ -281,8 +288,8 @@ async def test_what_a_gateway_executed_is_crashed_and_what_it_had_queued_goes_on
     ended = await executing_run(store, DEAD)
     await store.patch_run(ended, {"status": "completed"})
     others = await executing_run(store, "node_alive")
-    keeper, known = LeaseHeartbeat(store, "node_b", LEASE_S), Known("test")
-    settled = await settle(keeper, DEAD, known, is_last_try=False)
+    heartbeat, known = LeaseHeartbeat(store, "node_b", LEASE_S), Known("test")
+    settled = await recover_runs(heartbeat, DEAD, known, is_last_try=False)
     assert settled == (2, 4, 0)
     assert known.started == [*queued, delayed.id]  # the oldest first
     for id in lost:
@@ -301,10 +308,10 @@ async def test_what_a_gateway_executed_goes_on_elsewhere_if_it_has_attempts_left
         await executing_run(store, attempt=2, **fields),
         await executing_run(store, retry_on_crash=False, **fields),
     ]
-    keeper, known = LeaseHeartbeat(store, "node_b", LEASE_S), Known("test")
-    assert await settle(keeper, DEAD, Known(), is_last_try=False) == (3, 0, 2)
+    heartbeat, known = LeaseHeartbeat(store, "node_b", LEASE_S), Known("test")
+    assert await recover_runs(heartbeat, DEAD, Known(), is_last_try=False) == (3, 0, 2)
     assert [await status_of(store, id) for id in others] == ["crashed"] * 3
-    assert await settle(keeper, DEAD, known, is_last_try=False) == (0, 2, 0)
+    assert await recover_runs(heartbeat, DEAD, known, is_last_try=False) == (0, 2, 0)
     assert known.started == lost
     for id in lost:
         run = (await store.get_run(id)).run
@@ -314,8 +321,8 @@ async def test_what_a_gateway_executed_goes_on_elsewhere_if_it_has_attempts_left
 
 async def test_what_a_gateway_executed_is_crashed_when_nobody_knows_its_task_for_long(store):
     id = await executing_run(store, owner=DEAD, max_attempts=2)
-    keeper = LeaseHeartbeat(store, "node_b", LEASE_S)
-    assert await settle(keeper, DEAD, Known(), is_last_try=True) == (1, 0, 0)
+    heartbeat = LeaseHeartbeat(store, "node_b", LEASE_S)
+    assert await recover_runs(heartbeat, DEAD, Known(), is_last_try=True) == (1, 0, 0)
     run = (await store.get_run(id)).run
     assert (run.attempt, "no gateway knows the task" in run.error.message) == (1, True)
 
@@ -338,7 +345,7 @@ async def test_a_gateway_that_was_taken_for_dead_stops_and_changes_nothing_of_th
             async for run in runs.subscribe(handle.id):
                 if run.status == "executing":
                     break
-            settled = await settle(
+            settled = await recover_runs(
                 LeaseHeartbeat(other, "node_b", LEASE_S), node, known, is_last_try=False
             )
             assert (settled.adopted, known.started) == (1, [handle.id])
@@ -353,7 +360,9 @@ async def test_what_two_gateways_take_over_at_once_starts_on_one_of_them():
         knowing = [Known("test"), Known("test")]
         await asyncio.gather(
             *(
-                settle(LeaseHeartbeat(store, f"node_{n}", LEASE_S), DEAD, known, is_last_try=False)
+                recover_runs(
+                    LeaseHeartbeat(store, f"node_{n}", LEASE_S), DEAD, known, is_last_try=False
+                )
                 for n, (store, known) in enumerate(zip(both, knowing, strict=True))
             )
         )
@@ -364,8 +373,8 @@ async def test_what_two_gateways_take_over_at_once_starts_on_one_of_them():
 async def test_all_of_a_worker_is_crashed_and_what_waits_for_a_queue_is_not(store):
     queued = await store.create_run(new_run(owner="worker_a"))
     executing = await executing_run(store, "worker_a")
-    waiting = await store.create_run(new_run(owner=owner_of("celery")))
-    settled = await settle(
+    waiting = await store.create_run(new_run(owner=queue_owner("celery")))
+    settled = await recover_runs(
         LeaseHeartbeat(store, "node_b", LEASE_S), "worker_a", Known("test"), is_last_try=False
     )
     assert settled == (2, 0, 0)
@@ -384,7 +393,7 @@ async def test_a_run_that_another_worker_has_claimed_meanwhile_is_left_alone(sto
 
         patch_own_run = staticmethod(store.patch_own_run)
 
-    settled = await settle(
+    settled = await recover_runs(
         LeaseHeartbeat(Claiming(), "node_b", LEASE_S), "worker_a", Known(), is_last_try=False
     )
     assert (settled.crashed, await status_of(store, id)) == (0, "executing")
@@ -392,16 +401,16 @@ async def test_a_run_that_another_worker_has_claimed_meanwhile_is_left_alone(sto
 
 async def test_a_run_whose_task_nobody_knows_waits_for_one_and_then_is_crashed(store):
     run = await store.create_run(new_run(owner=DEAD))
-    keeper = LeaseHeartbeat(store, "node_b", LEASE_S)
-    assert await settle(keeper, DEAD, Known(), is_last_try=False) == (0, 0, 1)
+    heartbeat = LeaseHeartbeat(store, "node_b", LEASE_S)
+    assert await recover_runs(heartbeat, DEAD, Known(), is_last_try=False) == (0, 0, 1)
     assert await status_of(store, run.id) == "queued"
-    assert await settle(keeper, DEAD, Known(), is_last_try=True) == (1, 0, 0)
+    assert await recover_runs(heartbeat, DEAD, Known(), is_last_try=True) == (1, 0, 0)
     assert "no gateway knows the task 'test'" in (await store.get_run(run.id)).run.error.message
 
 
 async def test_a_run_that_was_taken_though_the_answer_was_lost_goes_on_here(store, monkeypatch):
     run = await store.create_run(new_run(owner=DEAD))
-    monkeypatch.setattr("gateway.sdk.execution.recovery.TRY_AGAIN_S", 0)
+    monkeypatch.setattr("gateway.sdk.execution.recovery.RETRY_S", 0)
     answers = iter([StoreUnavailable("the answer was lost")])
 
     class Losing(SimpleNamespace):
@@ -414,7 +423,7 @@ async def test_a_run_that_was_taken_though_the_answer_was_lost_goes_on_here(stor
             return done
 
     known = Known("test")
-    settled = await settle(
+    settled = await recover_runs(
         LeaseHeartbeat(Losing(), "node_b", LEASE_S), DEAD, known, is_last_try=False
     )
     assert (settled.adopted, known.started) == (1, [run.id])
@@ -443,7 +452,7 @@ async def test_a_gateway_that_was_taken_for_dead_does_not_begin_what_another_has
                     break
             known = Known("work")
             store = Only(other, taken.id)
-            settled = await settle(
+            settled = await recover_runs(
                 LeaseHeartbeat(store, "node_b", LEASE_S), node, known, is_last_try=False
             )
             assert (settled.adopted, known.started) == (1, [taken.id])
@@ -473,35 +482,35 @@ class Only:
 @pytest.fixture
 async def kept(store):
     time = Time()
-    keeper = LeaseHeartbeat(
+    heartbeat = LeaseHeartbeat(
         store,
         "node_a",
         LEASE_S,
         monotonic_s=lambda: time.now_ms / 1000,
         sleep=time.of_runtime["sleep"],
     )
-    await keeper.start()
-    yield SimpleNamespace(keeper=keeper, time=time, store=store)
-    await keeper.stop()
+    await heartbeat.start()
+    yield SimpleNamespace(heartbeat=heartbeat, time=time, store=store)
+    await heartbeat.stop()
 
 
 async def beat(kept, times=1):
     for _ in range(times):
         await until(lambda: kept.time.sleeping)
-        kept.time.let_pass(LEASE_S / BEATS)
-        await until(lambda: kept.time.sleeping == [LEASE_S / BEATS])
+        kept.time.let_pass(LEASE_S / HEARTBEATS)
+        await until(lambda: kept.time.sleeping == [LEASE_S / HEARTBEATS])
 
 
 async def test_a_gateway_renews_its_own_lease_and_those_of_its_workers(kept):
-    kept.keeper.add("worker_a")
-    kept.keeper.add("worker_a")
-    kept.keeper.discard("worker_a")
+    kept.heartbeat.retain("worker_a")
+    kept.heartbeat.retain("worker_a")
+    kept.heartbeat.release("worker_a")
     await kept.store.let_go("node_a")
     await kept.store.hold(["worker_a"], 0)
     assert len(await kept.store.lapsed()) == 2
     await beat(kept)
     assert await kept.store.lapsed() == []
-    kept.keeper.discard("worker_a")
+    kept.heartbeat.release("worker_a")
     await kept.store.hold(["worker_a"], 0)
     await beat(kept)
     assert [lapsed.owner for lapsed in await kept.store.lapsed()] == ["worker_a"]
@@ -509,30 +518,30 @@ async def test_a_gateway_renews_its_own_lease_and_those_of_its_workers(kept):
 
 async def test_a_gateway_that_stops_says_so_and_a_worker_has_its_time_to_come_back(store):
     for owner, gone in (("node_a", [ExpiredLease("node_a", said_so=True)]), ("worker_a", [])):
-        keeper = LeaseHeartbeat(store, owner, LEASE_S)
-        await keeper.start()
-        await keeper.stop()
+        heartbeat = LeaseHeartbeat(store, owner, LEASE_S)
+        await heartbeat.start()
+        await heartbeat.stop()
         assert await store.lapsed() == gone
         await store.forget_lease("node_a")
 
 
 async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_they_had_time(kept):
-    keeper, leases = kept.keeper, ClusterLeases(kept.keeper, Known(), lambda: 0.5)
+    heartbeat, leases = kept.heartbeat, ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     lost = await executing_run(kept.store, "worker_b")
     await kept.store.hold(["worker_b"], 0)
     await leases.judge()
     assert await status_of(kept.store, lost) == "executing"  # has only just come itself
-    await beat(kept, BEATS - 1)
-    assert keeper.steady_s < LEASE_S
+    await beat(kept, HEARTBEATS - 1)
+    assert heartbeat.healthy_for_s < LEASE_S
     kept.time.let_pass(LEASE_S)  # it stood still, or the store did
-    assert keeper.steady_s == 0
+    assert heartbeat.healthy_for_s == 0
     await leases.judge()
     assert await status_of(kept.store, lost) == "executing"
-    await beat(kept, BEATS - 1)
+    await beat(kept, HEARTBEATS - 1)
     await leases.judge()
     assert await status_of(kept.store, lost) == "executing"
     await beat(kept)
-    assert keeper.steady_s >= LEASE_S
+    assert heartbeat.healthy_for_s >= LEASE_S
     await leases.judge()
     assert await status_of(kept.store, lost) == "crashed"
     assert await kept.store.lapsed() == []
@@ -541,14 +550,14 @@ async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_the
 async def test_who_says_that_it_is_gone_is_believed_at_once(kept):
     lost = await executing_run(kept.store, "node_b")
     await kept.store.let_go("node_b")
-    await ClusterLeases(kept.keeper, Known(), lambda: 0.5).judge()
+    await ClusterLeases(kept.heartbeat, Known(), lambda: 0.5).judge()
     assert await status_of(kept.store, lost) == "crashed"
 
 
 async def test_runs_of_a_task_that_is_not_known_keep_their_gateways_name_in_mind(kept, monkeypatch):
     run = await kept.store.create_run(new_run(owner=DEAD))
     await kept.store.let_go(DEAD)
-    leases = ClusterLeases(kept.keeper, Known(), lambda: 0.5)
+    leases = ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     await leases.judge()
     assert [lapsed.owner for lapsed in await kept.store.lapsed()] == [DEAD]
     leases._left_since_s[DEAD] -= UNKNOWN_S
@@ -561,8 +570,8 @@ async def test_runs_of_a_task_that_is_not_known_keep_their_gateways_name_in_mind
 
 async def test_owners_that_never_had_a_lease_are_given_one_when_a_gateway_starts(kept):
     await executing_run(kept.store, "worker_old")
-    await kept.store.create_run(new_run(owner=owner_of("celery")))
-    leases = ClusterLeases(kept.keeper, Known(), lambda: 0.5)
+    await kept.store.create_run(new_run(owner=queue_owner("celery")))
+    leases = ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     await leases.start()
     await leases.stop()
     await kept.store.hold(["worker_old"], 0, only_new=True)  # has one, so this changes nothing

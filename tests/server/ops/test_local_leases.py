@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.model.log import run_log
-from gateway.sdk.execution.runner import EMBEDDED_OWNER
+from gateway.sdk.execution.ownership import EMBEDDED_OWNER
 from gateway.server.ops.local_leases import LocalLeases
 from gateway.stores.memory import MemoryStore
 from tests.support.gateways import DEADLINE_S, new_run, serving, token_for, until

@@ -32,7 +32,8 @@ from gateway.model.limits import DEFAULT_LIMITS
 from gateway.model.log import RunQuery, run_log
 from gateway.model.patches import Operation
 from gateway.model.records import StreamKey, Writer
-from gateway.sdk.runtime import RunContext, executing, runtime
+from gateway.sdk.context import RunContext, run_context
+from gateway.sdk.runtime import current_runtime
 from gateway.sdk.session import opened as open_for_block
 from gateway.stores.remote import connection, pending
 from gateway.stores.remote import store as remote_store
@@ -353,9 +354,11 @@ async def test_an_append_without_a_writer_is_not_sent_twice():
 
 async def test_wait_tokens_go_on_when_answers_are_lost(monkeypatch):
     async with relayed() as (relay, _, store):
-        monkeypatch.setattr(runtime(), "store", store)  # of the gateway, which is in this process
+        monkeypatch.setattr(
+            current_runtime(), "store", store
+        )  # of the gateway, which is in this process
         run = await store.create_run(new_run())
-        async with executing(RunContext.of(run)), asyncio.timeout(DEADLINE_S):
+        async with run_context(RunContext.of(run)), asyncio.timeout(DEADLINE_S):
             relay.drop_answer_of = "appended"
             token = await wait.create_token(int)
             relay.drop_answer_of = "appended"

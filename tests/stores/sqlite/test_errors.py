@@ -19,7 +19,7 @@ import pytest
 from gateway.errors import StoreUnavailable
 from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey, Writer
-from gateway.sdk.execution.runner import EMBEDDED_OWNER
+from gateway.sdk.execution.ownership import EMBEDDED_OWNER
 from gateway.sdk.session import opened
 from gateway.stores.remote.store import RemoteStore
 from gateway.stores.sqlite import errors

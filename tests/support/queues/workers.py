@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 import gateway
 from gateway import runs
 from gateway.model.log import run_log
-from gateway.sdk.runtime import runtime
+from gateway.sdk.runtime import current_runtime
 from tests.support.gateways import DEADLINE_S, SECRET, Client, Process, environment, gateway_process
 from tests.support.redis.servers import RedisServer
 
@@ -127,7 +127,7 @@ async def until_status(run_id: str, *statuses: str) -> gateway.Run:
 
 async def statuses(run_id: str) -> list[str]:
     """Return all statuses of a run, in the order of its log."""
-    page = await runtime().store.read(run_log(run_id))
+    page = await current_runtime().store.read(run_log(run_id))
     patches = [orjson.loads(record.data) for record in page.records]
     return [patch["status"] for patch in patches if "status" in patch]
 
@@ -158,7 +158,7 @@ async def until_asked_for(run: gateway.Run) -> None:
     owners = [run.owner]  # of each change: one page of a log may have several
     async with (
         asyncio.timeout(DEADLINE_S),
-        aclosing(runtime().store.follow(run_log(run.id))) as pages,
+        aclosing(current_runtime().store.follow(run_log(run.id))) as pages,
     ):
         async for page in pages:
             patches = [orjson.loads(record.data) for record in page.records]
