@@ -1,7 +1,7 @@
 """The demo dashboard: tasks that do real work, and pages in Python that show their streams.
 
 `demo_app` is the Reflex application. It adds the pages and starts the gateway in its own process.
-The demo uses the public API of `gateway` and `ui`, as an application of a user would. Only
+The demo uses the public API of `gateway` and `gateway.ui`, as a user's application does. Only
 `operator_feed` reads the gateway of its process directly.
 
 demo_app       the Reflex application: routes, the gateway, work done at start

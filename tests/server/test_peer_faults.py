@@ -38,21 +38,20 @@ FAULTS = {
     ],
     "3: changing the stream, or the token, does not subscribe anew": [
         "js/store.test.js: fault 3: new token replaces in place, new stream resubscribes",
-        "e2e/browser/test_hooks_in_a_page.py: "
-        "a_refused_token_reaches_the_handler_and_another_one_goes_on",
+        "e2e/browser/test_hooks_in_a_page.py: refused_token_calls_handler_and_new_token_resumes",
     ],
     "4: after a switch to run B the values of A show before B's": [
         "js/store.test.js: fault 4: run B never shows values of run A",
-        "e2e/browser/test_switch.py: a_page_that_switches_runs_never_shows_a_value_of_the_other",
+        "e2e/browser/test_switch.py: switched_run_shows_no_value_of_other_run",
     ],
     "5: two components with one stream have two connections, and every value twice": [
         "js/store.test.js: fault 5: two observers of a stream share one subscription",
-        "e2e/browser/test_run_page.py: a_page_has_one_socket_and_subscribes_to_each_stream_once",
+        "e2e/browser/test_run_page.py: page_has_one_socket_and_one_subscription_per_stream",
     ],
     "6: a stream named run never shows": [
         "server/test_peer_faults.py: a_stream_named_run_is_a_stream_like_any_other",
         "js/store.test.js: fault 6: stream named run is an ordinary stream",
-        "e2e/browser/test_switch.py: streams_show_as_they_appear_also_one_named_run",
+        "e2e/browser/test_switch.py: new_streams_appear_even_if_named_run",
     ],
     "7: the error of one stream is not told": [
         "server/test_peer_faults.py: "

@@ -1,4 +1,4 @@
-"""The demo as its visitors have it: `reflex run`, and a real Chromium in front of it."""
+"""The demo under `reflex run`, and a real Chromium that opens its pages."""
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,7 +12,7 @@ from tests.support.browser import reflex_process
 from tests.support.browser.chromium import chromium
 from tests.support.browser.projects import link_packages, project, shared
 from tests.support.browser.reflex_process import ReflexProcess, environment, free_port
-from tests.support.browser.watched_page import Observer, Watched
+from tests.support.browser.watched_page import Observer, WatchedPage
 
 
 @shared
@@ -22,7 +22,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 class Demo:
-    """The demo with its pages and its backend as two processes, so that one can die alone."""
+    """The demo with its frontend and its backend as two processes, so that one can be killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class Demo:
         self.backend_url = f"http://localhost:{backend_port}"
         self.gateway_url = f"ws://localhost:{backend_port}"
         self.observer = Observer(self.gateway_url)
-        # The sources are not watched: an edit while the tests run must not restart the backend.
+        # Hot reload watches an empty folder: editing sources must not restart the backend.
         unwatched = folder / "unwatched"
         unwatched.mkdir()
         env = environment(
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 async def demo(browser: Browser, folder: Path) -> AsyncIterator[Demo]:
     demo = Demo(project(folder / "demo"))
     try:
-        # One after the other: both would make the same assets.
+        # One after the other, because both write the same assets.
         await demo.frontend.start()
         await demo.backend.start()
         await _visit_all(browser, demo)
@@ -78,7 +78,7 @@ async def demo(browser: Browser, folder: Path) -> AsyncIterator[Demo]:
 
 
 async def _visit_all(browser: Browser, demo: Demo) -> None:
-    """See each page once: Vite bundles what a page needs at its first visit, then reloads it."""
+    """Open each page once: on the first visit, Vite bundles a page's modules and reloads it."""
     async with await browser.new_context() as context:
         page = await context.new_page()
         for path in ("/", "/runs", "/operator", "/runs/run_x", "/census/run_x", "/ask/run_x"):
@@ -86,18 +86,18 @@ async def _visit_all(browser: Browser, demo: Demo) -> None:
             await page.wait_for_load_state("networkidle")
 
 
-Open = Callable[..., Awaitable[Watched]]
+Open = Callable[..., Awaitable[WatchedPage]]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser, demo: Demo) -> AsyncIterator[Open]:
-    """Open pages, each in a context of its own; at the end none may have reported an error."""
+    """Open pages, each in a new context. At the end, fail if a page has reported an error."""
     contexts, pages = [], []
 
-    async def open_page(path: str | None = None, url: str = demo.url, **options) -> Watched:
+    async def open_page(path: str | None = None, url: str = demo.url, **options) -> WatchedPage:
         context = await browser.new_context(**options)
         contexts.append(context)
-        watched = Watched(await context.new_page(), url)
+        watched = WatchedPage(await context.new_page(), url)
         pages.append(watched)
         if path is not None:
             await watched.goto(path)
@@ -142,7 +142,7 @@ async def small_app(browser: Browser, demo: Demo, folder: Path) -> AsyncIterator
 
 @pytest.fixture
 def open_app(open_page: Open, small_app: SmallApp) -> Open:
-    async def open_app(path: str = "/") -> Watched:
+    async def open_app(path: str = "/") -> WatchedPage:
         page = await open_page(path, url=small_app.url)
         await page.page.locator("main button").first.wait_for()
         return page

@@ -15,7 +15,7 @@ HOSTILE = (
 )
 
 
-async def test_a_question_is_answered_through_tools(open_page, demo):
+async def test_question_is_answered_with_tool_calls(open_page, demo):
     page = await open_page()
     run_id = await page.ask("What is a deque?")
     await page.until_status("completed")
@@ -34,7 +34,7 @@ async def test_a_question_is_answered_through_tools(open_page, demo):
     assert '"module": "collections"' in await page.text(".tool-call pre")
 
 
-async def test_an_answer_goes_on_after_a_reload(open_page, demo):
+async def test_answer_continues_after_reload(open_page, demo):
     page = await open_page()
     run_id = await page.ask("How does functools.lru_cache work?")
     await page.until("() => document.querySelector('#answer')?.innerText.length > 40")
@@ -45,7 +45,7 @@ async def test_an_answer_goes_on_after_a_reload(open_page, demo):
 
 
 async def ask_with_approval(page, question):
-    """Ask with the box checked; returns the run's id once a file is waiting to be read."""
+    """Ask with approval required. Returns the run's id when a tool call waits for approval."""
     await page.goto("/")
     await page.page.locator("#question").fill(question)
     await page.page.locator("#ask-first").click()
@@ -57,7 +57,7 @@ async def ask_with_approval(page, question):
     return page.run_id
 
 
-async def test_an_approved_call_goes_on_after_a_reload_and_a_rejected_one_is_not_made(open_page):
+async def test_tool_call_needs_approval_also_after_reload(open_page):
     page = await open_page()
     await ask_with_approval(page, "What is a deque?")
     await page.page.reload()
@@ -79,7 +79,7 @@ async def test_an_approved_call_goes_on_after_a_reload_and_a_rejected_one_is_not
     assert "from _collections import deque" not in await page.text("#answer")
 
 
-async def test_an_answer_that_waits_for_the_visitor_can_be_stopped(open_page, demo):
+async def test_answer_can_be_stopped_while_waiting_for_approval(open_page, demo):
     page = await open_page()
     run_id = await ask_with_approval(page, "What is a deque?")
     await page.page.locator("#stop").click()
@@ -91,7 +91,7 @@ async def test_an_answer_that_waits_for_the_visitor_can_be_stopped(open_page, de
     assert (await demo.observer.run(run_id))["output"] == ""
 
 
-async def test_an_empty_question_is_refused(open_page):
+async def test_empty_question_is_rejected(open_page):
     page = await open_page("/")
     for number, question in enumerate(("", "   ")):
         await page.page.locator("#question").fill(question)
@@ -101,7 +101,7 @@ async def test_an_empty_question_is_refused(open_page):
     assert await page.page.get_by_text("No runs yet.").count() == 1
 
 
-async def test_markup_in_a_question_is_shown_and_not_executed(open_page):
+async def test_markup_in_question_is_shown_as_text(open_page):
     async def nothing_was_executed():
         return await page.page.evaluate("window.attacked") is None
 

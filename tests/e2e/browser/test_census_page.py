@@ -11,7 +11,7 @@ FILES = {choice.id: choice.file_count for choice in sources()}
 
 
 async def check_completed(page, run_id, observer, source_id):
-    """The page shows the census to its last file, and the figures are the store's."""
+    """Check that the page shows the complete census, with the numbers of the store."""
     await page.until_status("completed")
     files = FILES[source_id]
     await page.until(
@@ -26,7 +26,7 @@ async def check_completed(page, run_id, observer, source_id):
     await page.until_texts(".module", [stats["module"] for stats in last["largest"]])
 
 
-async def test_a_package_is_counted_to_its_last_file(open_page, demo):
+async def test_census_counts_every_file_of_package(open_page, demo):
     page = await open_page()
     run_id = await page.start_census("httpx", workers=2)
     await check_completed(page, run_id, demo.observer, "package:httpx")
@@ -38,11 +38,11 @@ async def test_a_package_is_counted_to_its_last_file(open_page, demo):
     assert await page.page.locator("#cancel").count() == 0
 
 
-async def test_the_standard_library_is_counted_through_a_reload_in_the_middle(open_page, demo):
+async def test_census_continues_after_reload(open_page, demo):
     page = await open_page()
     run_id = await page.start_census("stdlib", workers=4)
     waits = page.page.locator("#waits-for")
-    await waits.wait_for()  # while the children work, `waiting` alone would look stuck
+    await waits.wait_for()  # explains the status `waiting` while the children work
     assert await waits.inner_text() == "for its child tasks"
     await page.until("() => parseInt(document.querySelector('#percent')?.innerText) >= 20")
     before = int((await page.text("#files")).split()[0])
@@ -55,7 +55,7 @@ async def test_the_standard_library_is_counted_through_a_reload_in_the_middle(op
     assert len(page.sockets) == 2  # one before the reload, one after
 
 
-async def test_two_tabs_agree(open_page, demo):
+async def test_two_tabs_show_same_records(open_page, demo):
     first = await open_page()
     run_id = await first.start_census("pip", workers=4)
     second = await open_page(f"/census/{run_id}")
@@ -71,7 +71,7 @@ async def test_two_tabs_agree(open_page, demo):
             assert await page.lines(stream) == kept[-50:]
 
 
-async def test_cancel_ends_a_census_and_its_children(open_page, demo):
+async def test_cancel_ends_census_and_its_children(open_page, demo):
     page = await open_page()
     run_id = await page.start_census("stdlib", workers=4)
     await page.until("() => document.querySelectorAll('.worker').length === 4")

@@ -1,4 +1,4 @@
-"""The cluster demo with its page in a real browser, and one of its gateways killed."""
+"""The cluster demo: its page in a real browser while a gateway is killed."""
 
 import os
 import re
@@ -18,9 +18,7 @@ pytestmark = [
 ]
 
 
-async def test_the_page_of_the_cluster_demo_survives_the_kill_of_the_gateway_that_serves_it(
-    browser, tmp_path
-):
+async def test_cluster_page_resumes_at_other_gateway_after_kill(browser, tmp_path):
     port, log = free_port(), tmp_path / "log"
     with log.open("wb") as output:
         demo = subprocess.Popen(  # noqa: ASYNC220 - returns at once

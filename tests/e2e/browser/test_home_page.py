@@ -7,7 +7,7 @@ pytestmark = [
 ]
 
 
-async def test_a_run_triggered_by_the_page_shows_its_retries_and_its_metadata(open_page):
+async def test_page_shows_retries_and_metadata_of_its_run(open_page):
     page = await open_page("/")
     await page.page.locator("#deliver:not([disabled])").click()
     await page.page.locator("#last-error").wait_for()
@@ -18,7 +18,7 @@ async def test_a_run_triggered_by_the_page_shows_its_retries_and_its_metadata(op
     assert '"dropped": [\n    2,\n    3\n  ]' in await page.text("#delivery pre")
 
 
-async def test_the_list_of_runs_follows_what_happens(open_page):
+async def test_list_of_runs_is_updated_live(open_page):
     page = await open_page("/")
     before = await page.page.locator(".my-run").count()
     await page.page.locator("#deliver:not([disabled])").click()

@@ -1,4 +1,4 @@
-"""The hooks in an app other than the demo, started with a plain `reflex run`."""
+"""The hooks in a small app that is started with `reflex run`."""
 
 import json
 
@@ -20,7 +20,7 @@ async def until_text(page, id, text):
 
 
 async def start(page, kind):
-    """Start a run and return its id once it is the one that is shown."""
+    """Start a run, and return its id when the page shows it."""
     before = await page.text("#shown")
     await page.page.locator(f"#{kind}").click()
     await page.until(
@@ -29,7 +29,7 @@ async def start(page, kind):
     return await page.text("#shown")
 
 
-async def test_handlers_reach_the_state_once_for_each_record(open_app):
+async def test_handlers_are_called_once_for_each_record(open_app):
     page = await open_app()
     run_id = await start(page, "short")
     heard = " ".join(f"{number}:{number + 1}/5" for number in range(5))
@@ -37,16 +37,16 @@ async def test_handlers_reach_the_state_once_for_each_record(open_app):
     await until_text(page, "heard", heard)
     assert await page.text("#latest") == "5/5"
     assert await page.text("#errors") == ""
-    assert subscriptions(page)[run_id, "counts"] == 1  # with three places of use, and the card's
+    assert subscriptions(page)[run_id, "counts"] == 1  # used in three places and in the card
 
-    await page.page.locator("#lose").click()  # what has ended does not end or begin again
+    await page.page.locator("#lose").click()  # the end of a stream is reported once
     await page.page.locator("#find").click()
     await start(page, "short")
     await until_text(page, "ends", "completed completed")
     await until_text(page, "heard", f"{heard} {heard}")
 
 
-async def test_a_refused_token_reaches_the_handler_and_another_one_goes_on(open_app):
+async def test_refused_token_calls_handler_and_new_token_resumes(open_app):
     page = await open_app()
     await start(page, "long")
     await page.until("() => parseInt(document.getElementById('latest').textContent) >= 3")
@@ -68,13 +68,13 @@ async def test_a_refused_token_reaches_the_handler_and_another_one_goes_on(open_
     assert len(page.sockets) == 1
 
 
-async def test_a_hook_that_is_not_enabled_subscribes_to_nothing(open_app):
+async def test_disabled_hook_does_not_subscribe(open_app):
     page = await open_app()
     await page.page.locator("#toggle").click()
     run_id = await start(page, "long")
     await page.until(
         "() => parseInt(document.querySelector('.card-count')?.textContent) >= 3"
-    )  # the card has its own hook
+    )  # the card has a separate hook
     assert await page.text("#status") == "idle"
     assert await page.text("#latest") == "/"
     assert subscriptions(page)[run_id, "counts"] == 1
@@ -87,7 +87,7 @@ async def test_a_hook_that_is_not_enabled_subscribes_to_nothing(open_app):
     assert await page.text("#latest") == "/"
 
 
-async def test_each_card_of_a_loop_follows_its_own_run(open_app):
+async def test_each_card_in_foreach_follows_its_own_run(open_app):
     page = await open_app()
     ids = [await start(page, kind) for kind in ("short", "long", "short")]
     await page.until(
@@ -104,7 +104,7 @@ async def test_each_card_of_a_loop_follows_its_own_run(open_app):
     assert [times[id, None] for id in ids] == [1, 1, 1]
 
 
-async def test_changing_the_run_shows_no_value_of_the_one_before(open_app):
+async def test_new_run_id_shows_no_value_of_previous_run(open_app):
     page = await open_app()
     long = await start(page, "long")
     await page.until("() => parseInt(document.getElementById('latest').textContent) >= 3")
@@ -130,7 +130,7 @@ async def test_changing_the_run_shows_no_value_of_the_one_before(open_app):
         assert int(count) <= int(total)
 
 
-async def test_a_run_id_and_its_token_may_come_in_two_updates(open_app):
+async def test_run_id_and_token_may_change_in_two_updates(open_app):
     page = await open_app("/job/run_nobody")
     await until_text(page, "job-error", "run_not_found" * 2)
     for _ in range(4):
@@ -151,12 +151,12 @@ async def test_a_run_id_and_its_token_may_come_in_two_updates(open_app):
     assert len(page.sockets) == 1
 
 
-async def test_calls_that_differ_are_made_in_order_and_a_double_click_once(open_app):
+async def test_calls_run_in_order_and_double_click_runs_once(open_app):
     page = await open_app("/job/run_nobody")
-    await until_text(page, "job-error", "run_not_found" * 2)  # its tokens are there
+    await until_text(page, "job-error", "run_not_found" * 2)  # the page has its tokens
     lines = []
     page.page.on("console", lambda message: lines.append(message.text))
     await page.page.locator("#trigger").click()
-    await until_text(page, "count", "2 2")  # two calls; the second one's run is shown
+    await until_text(page, "count", "2 2")  # two calls; the page shows the second run
     await page.until("() => document.getElementById('hint').textContent.includes('stepz')")
     assert [line for line in lines if 'without a stream "stepz"' in line]

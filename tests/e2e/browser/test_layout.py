@@ -6,7 +6,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 WIDTHS = (390, 1440)
-# The light part of the contrast ratio of WCAG 2.2; colors come as rgb() or, from P3, as color().
+# Relative luminance as in WCAG 2.2. Colors are given as rgb() or, from P3, as color().
 LUMINANCE = """() => {
   const canvas = document.createElement('canvas').getContext('2d');
   const luminance = (color) => {
@@ -27,14 +27,14 @@ LUMINANCE = """() => {
   return [getComputedStyle(words).color, getComputedStyle(ground).backgroundColor].map(luminance);
 }"""
 
-# Tables and the like; code is meant to.
+# Elements that scroll horizontally, without code blocks, which may.
 SCROLLING = """() => [...document.querySelectorAll('.rt-TableRoot *, .rt-Card, .rt-Card > *')]
   .filter(e => getComputedStyle(e).overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1
     && getComputedStyle(e).textOverflow !== 'ellipsis')
   .map(e => e.className + ': ' + e.scrollWidth + ' in ' + e.clientWidth)"""
 
 
-async def test_no_page_scrolls_sideways_wide_or_narrow_light_or_dark(open_page):
+async def test_no_page_scrolls_horizontally(open_page):
     page = await open_page()
     census_id = await page.start_census("httpx", workers=2)
     await page.until_status("completed")

@@ -14,11 +14,11 @@ pytestmark = [
 NUMBER = "id => parseFloat(document.getElementById(id)?.innerText.replaceAll(',', ''))"
 
 
-async def test_the_operators_page_shows_what_happens_as_it_happens(open_page, demo):
+async def test_operator_page_shows_live_metrics(open_page, demo):
     page = await open_page("/operator")
     await page.until("() => document.querySelector('#gateway-state')?.innerText === 'ready'")
     first = await page.text("#clock")
-    await page.until(f"() => ({NUMBER})('connections') >= 1")  # this page's own
+    await page.until(f"() => ({NUMBER})('connections') >= 1")  # the connection of this page
     connections = await page.page.evaluate(NUMBER, "connections")
     assert await page.page.evaluate(NUMBER, "memory") > 20
 
@@ -39,11 +39,11 @@ async def test_the_operators_page_shows_what_happens_as_it_happens(open_page, de
         " row.innerText.startsWith('invalid_token') && parseInt(row.cells[1].innerText) >= 1)"
     )
     assert await page.text("#clock") != first
-    # Who knows the id of a run may watch it: none is shown whole.
+    # Knowing a run's id gives read access to it: no complete id may be shown.
     assert "run_" not in await page.page.locator("main, body").first.inner_text()
 
 
-async def test_two_operators_share_one_look(open_page):
+async def test_two_operators_share_one_feed(open_page):
     first, second = await open_page("/operator"), await open_page("/operator")
     for page in (first, second):
         await page.page.locator("#clock").wait_for()
@@ -54,7 +54,7 @@ async def test_two_operators_share_one_look(open_page):
     assert asked[0] == asked[1] and len(asked[0]) == 1
 
 
-async def test_from_elsewhere_the_page_wants_a_key(open_page):
+async def test_operator_page_requires_key_from_other_machine(open_page):
     page = await open_page("/operator", extra_http_headers={"X-Forwarded-For": "203.0.113.9"})
     field = page.page.locator("input[name=key]")
     await field.wait_for()
@@ -68,4 +68,4 @@ async def test_from_elsewhere_the_page_wants_a_key(open_page):
     await field.fill(tokens.mint(["read:metrics:*"], secret_key=SECRET))
     await page.page.locator("#unlock").click()
     await page.page.locator("#clock").wait_for()
-    assert not page.page.url.endswith("=")  # no key in the address
+    assert not page.page.url.endswith("=")  # the URL must not contain the key

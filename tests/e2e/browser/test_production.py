@@ -41,7 +41,7 @@ async def production(demo, folder):
         app.all.kill()
 
 
-async def test_one_port_serves_pages_and_gateway_and_ends_cleanly_on_ctrl_c(open_page, production):
+async def test_production_uses_one_port_and_stops_on_ctrl_c(open_page, production):
     async with httpx.AsyncClient() as client:
         health = await client.get(f"{production.url}/healthz")
         assert (health.status_code, health.json()) == (200, {"status": "ok"})
@@ -53,13 +53,13 @@ async def test_one_port_serves_pages_and_gateway_and_ends_cleanly_on_ctrl_c(open
     assert await page.text("#lines") == f"{last['totals']['lines']:,}"
     assert page.errors == []
 
-    # Somebody watches a run that is under way when the server is asked to stop.
+    # A page follows an executing run when the server is stopped.
     page.tolerate("WebSocket connection to", "ERR_CONNECTION_REFUSED")
     await page.start_census("stdlib", workers=2)
     await page.until("() => parseInt(document.querySelector('#percent')?.innerText) >= 2")
     started = time.monotonic()
     code = await production.all.stop(signal.SIGINT)
-    assert code is not None, "it had to be killed"
+    assert code is not None, "the server did not stop and was killed"
     assert time.monotonic() - started < 15
     assert "Traceback" not in production.all.log_end(1000)
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""The backend dies without a word and comes back, while pages stay open."""
+"""The backend is killed and started again while pages stay open."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ NOT_OVER_HTTP = "net::ERR_FAILED"
 
 @pytest.fixture
 def start_worker(demo, tmp_path):
-    """Start a worker in a process of its own; gives the process and the id of its run."""
+    """Start a worker in a child process. Returns the process and the id of its run."""
     started = []
 
     def start():
@@ -50,13 +50,11 @@ def start_worker(demo, tmp_path):
         worker.stdout.close()
 
 
-async def test_a_page_sees_each_record_of_a_worker_once_across_a_killed_backend(
-    open_page, demo, start_worker
-):
+async def test_page_gets_each_record_once_when_backend_is_killed(open_page, demo, start_worker):
     worker, run_id = start_worker()
     page = await open_page(f"/runs/{run_id}")
     page.tolerate(*LOST, NOT_OVER_HTTP)
-    # What comes over plain HTTP, while the gateway is away for long, could not be looked at here.
+    # This test reads WebSocket frames only, so the fallback to HTTP is blocked.
     await page.page.route("**/v1/events", lambda route: route.abort())
     await page.until_lines("progress", FIRST)
     worker.stdin.write("\n")
@@ -73,7 +71,7 @@ async def test_a_page_sees_each_record_of_a_worker_once_across_a_killed_backend(
 
     await page.until_status("completed")
     await page.until_lines("progress", count)
-    assert FIRST + 10 <= seen + 1 < count  # the kill came in the middle
+    assert FIRST + 10 <= seen + 1 < count  # the backend was killed in between
     kept = await demo.observer.records(run_id, "progress")
     assert [record["data"]["number"] for record in kept] == list(range(count))
     assert await page.lines("progress") == kept[-50:]
@@ -84,7 +82,7 @@ async def test_a_page_sees_each_record_of_a_worker_once_across_a_killed_backend(
     assert "reconnecting" not in await page.text("body")
 
 
-async def test_a_census_of_the_killed_backend_is_shown_as_crashed(open_page, demo):
+async def test_census_of_killed_backend_is_shown_as_crashed(open_page, demo):
     page = await open_page()
     page.tolerate(*LOST)
     run_id = await page.start_census("stdlib", workers=4)
@@ -101,6 +99,6 @@ async def test_a_census_of_the_killed_backend_is_shown_as_crashed(open_page, dem
     assert (await demo.observer.run(run_id))["status"] == "crashed"
     assert await page.page.locator("#cancel").count() == 0
     percent = await page.text("#percent")
-    await page.page.reload()  # the page says the same to somebody who comes only now
+    await page.page.reload()  # a newly opened page shows the same
     await page.until_status("crashed")
     assert await page.text("#percent") == percent

@@ -16,9 +16,7 @@ pytestmark = [
 STREAMS = ("progress", "summary", "answer")
 
 
-async def test_a_reload_in_the_middle_goes_on_and_ends_with_the_records_of_the_store(
-    open_page, demo
-):
+async def test_reloaded_page_resumes_and_shows_stored_records(open_page, demo):
     census = await open_page()
     run_id = await census.start_census("pip", workers=4)
     page = await open_page(f"/runs/{run_id}")
@@ -33,14 +31,12 @@ async def test_a_reload_in_the_middle_goes_on_and_ends_with_the_records_of_the_s
         kept = await demo.observer.records(run_id, stream)
         await page.until_lines(stream, len(kept))
         assert await page.lines(stream) == kept[-50:]
-    # What came after the reload came once, and without a hole.
+    # After the reload, each record arrived once, without a hole.
     offsets = [record["offset"] for record in page.sockets[-1].records(run_id, "summary")]
     assert offsets == list(range(offsets[0], len(kept)))
 
 
-async def test_the_shown_command_prints_the_records_and_its_token_reads_no_other_run(
-    open_page, demo, tmp_path
-):
+async def test_shown_command_prints_records_of_its_run_only(open_page, demo, tmp_path):
     page = await open_page()
     other_id = await page.ask("What is a deque?")
     await page.until_status("completed")
@@ -69,7 +65,7 @@ async def test_the_shown_command_prints_the_records_and_its_token_reads_no_other
 
 
 @pytest.mark.parametrize("kind", ["runs", "census", "ask"])
-async def test_an_unknown_run_is_said_to_be_unknown(open_page, kind):
+async def test_unknown_run_shows_error(open_page, kind):
     unknown = "run_0mwzzzzzzzzzzzzzzzzzzzzzzzzzz"
     page = await open_page(f"/{kind}/{unknown}")
     await page.until_shown(f"there is no run {unknown}")
@@ -79,13 +75,13 @@ async def test_an_unknown_run_is_said_to_be_unknown(open_page, kind):
     await page.page.locator("#start").wait_for()
 
 
-async def test_an_id_that_is_none_is_refused(open_page):
+async def test_invalid_run_id_shows_error(open_page):
     page = await open_page("/runs/%3Cimg%20src=x%20onerror=alert(1)%3E")
     await page.page.get_by_role("alert").wait_for()
     assert await page.page.locator(".loading, .rt-Spinner, main img").count() == 0
 
 
-async def test_a_page_has_one_socket_and_subscribes_to_each_stream_once(open_page):
+async def test_page_has_one_socket_and_one_subscription_per_stream(open_page):
     page = await open_page()
     run_id = await page.start_census("stdlib", workers=4)
     await page.until("() => document.querySelectorAll('.worker .run-status').length === 4")
@@ -118,12 +114,12 @@ OBSERVE = """() => {
 }"""
 
 
-async def test_going_to_another_run_leaves_the_first_and_shows_nothing_of_it(open_page):
+async def test_other_run_shows_no_value_of_first_run(open_page):
     page = await open_page()
     first = await page.start_census("stdlib", workers=2)
     await page.page.get_by_role("link", name="The run in detail").click()
     await page.page.wait_for_url("**/runs/*")
-    await page.page.reload()  # the list of children is made when the page is loaded
+    await page.page.reload()  # the list of children is built when the page loads
     await page.until("() => document.querySelectorAll('.child .run-status').length === 2")
     await page.until_lines("progress", 3)
     await page.until_lines("summary", 3)

@@ -1,4 +1,4 @@
-"""Switching runs on a page, sets of runs, and all streams of a run, in a real Chromium."""
+"""Switch between runs on a page; sets of runs; all streams of a run."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytestmark = [
 
 SWITCHES = 50
 
-# After every commit of React's: what is shown belongs to the run that is shown.
+# After every React commit: all shown values belong to the shown run.
 WATCH_FOR_FOREIGN_VALUES = """
 () => {
   window.foreign = [];
@@ -39,7 +39,7 @@ WATCH_FOR_FOREIGN_VALUES = """
 """
 
 
-async def test_a_page_that_switches_runs_never_shows_a_value_of_the_other(open_app):
+async def test_switched_run_shows_no_value_of_other_run(open_app):
     page = await open_app("/watch")
     await page.page.evaluate(WATCH_FOR_FOREIGN_VALUES)
     await page.page.locator("#two").click()
@@ -57,11 +57,11 @@ async def test_a_page_that_switches_runs_never_shows_a_value_of_the_other(open_a
     assert len(page.sockets) == 1
 
 
-async def test_streams_show_as_they_appear_also_one_named_run(open_app):
+async def test_new_streams_appear_even_if_named_run(open_app):
     page = await open_app("/watch")
     await page.page.locator("#two").click()
     await page.until("() => document.querySelectorAll('.stream').length === 2")
-    # A stream is shown once it is named, and its value follows.
+    # A stream is shown when its name is known; its value arrives later.
     await page.until(
         "() => [...document.querySelectorAll('.stream')].every(e => !e.innerText.endsWith('='))"
     )
@@ -70,7 +70,7 @@ async def test_streams_show_as_they_appear_also_one_named_run(open_app):
     assert named_run == "run=value"
 
 
-async def test_the_runs_of_a_tag_are_kept_up_to_date_and_more_are_loaded(open_app):
+async def test_runs_with_tag_are_updated_and_more_are_loaded(open_app):
     page = await open_app("/watch")
     await page.page.locator("#tagged").click()
     await page.until("() => document.querySelectorAll('.tagged').length === 3")
@@ -78,7 +78,9 @@ async def test_the_runs_of_a_tag_are_kept_up_to_date_and_more_are_loaded(open_ap
         "() => [...document.querySelectorAll('.tagged')].every(e => e.innerText.endsWith(' done'))"
     )
     rows = await page.texts(".tagged")
-    assert rows == sorted(rows, reverse=True)  # newest first, and the token leaves the payload out
+    assert rows == sorted(
+        rows, reverse=True
+    )  # newest first; the token does not give access to payloads
     await page.page.locator("#more:enabled").click()
     await page.until("() => document.querySelectorAll('.tagged').length >= 5")
     assert (await page.texts(".tagged"))[:3] == rows
@@ -94,14 +96,14 @@ async def test_the_runs_of_a_tag_are_kept_up_to_date_and_more_are_loaded(open_ap
     )
 
 
-async def test_a_wrong_token_shows_its_reason_and_not_an_empty_list(open_app):
+async def test_invalid_token_shows_error_instead_of_empty_list(open_app):
     page = await open_app("/watch")
     await page.page.locator("#wrong").click()
     await page.until("() => document.getElementById('tagged-status').innerText === 'error'")
     assert "not valid" in await page.text("#tagged-error")
 
 
-async def test_children_appear_and_the_end_of_the_parent_is_told_once(open_app):
+async def test_children_appear_and_parents_end_is_reported_once(open_app):
     page = await open_app("/watch")
     await page.page.locator("#family").click()
     await page.until("() => document.querySelectorAll('.child').length === 3")

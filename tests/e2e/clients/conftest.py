@@ -1,4 +1,4 @@
-"""A gateway, and pages that have no build step in front of it."""
+"""A gateway, and pages without a build step that use it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Open = Callable[[str], Awaitable[Page]]
 
 
 class Site:
-    """Serves one page, at an origin that is not the gateway's.
+    """Serves one page at another origin than the gateway's.
 
-    A server of its own, since Chromium lets pages that come from nowhere reach no server here.
+    A page needs a real origin: Chromium blocks requests of `about:blank` and `data:` pages to
+    local servers.
     """
 
     html = ""
@@ -33,7 +34,7 @@ class Site:
             )
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # a browser opens connections that it does not use
+            pass  # a browser also opens connections that it does not use
         finally:
             writer.close()
 
@@ -68,7 +69,7 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(context: BrowserContext, site: Site) -> AsyncIterator[Open]:
-    """Open pages of the site; at the end none may have thrown."""
+    """Open pages of the site. At the end, fail if a page has thrown an error."""
     errors: list[str] = []
 
     async def open_page(html: str) -> Page:

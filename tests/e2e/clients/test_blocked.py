@@ -30,7 +30,7 @@ async def opened(open_page, proxy, written):
     return await open_page(PAGE % (proxy.port, written.token, written.id, written.id))
 
 
-async def test_a_page_shows_a_stream_and_a_run_where_websockets_are_blocked(gateway, open_page):
+async def test_page_works_over_http_when_websockets_are_blocked(gateway, open_page):
     async with BlockingProxy(gateway.port).listen() as proxy:
         written = await Written(gateway).create()
         page = await opened(open_page, proxy, written)
@@ -46,12 +46,12 @@ async def test_a_page_shows_a_stream_and_a_run_where_websockets_are_blocked(gate
         assert await written.records("approval") == ["yes"]
         await written.append(end="completed")
         await page.wait_for_function('statuses.at(-1) === "ended"')
-        # No token has travelled in a URL.
+        # No URL contains a token.
         assert set(urls) == {f"http://127.0.0.1:{proxy.port}/v1/events"}
 
 
-async def test_a_page_goes_on_by_http_from_the_same_position(gateway, open_page):
-    """WebSockets are cut and blocked in the middle of a stream that goes on meanwhile."""
+async def test_page_resumes_over_http_at_its_position(gateway, open_page):
+    """WebSockets are cut and blocked while the stream still grows."""
     async with BlockingProxy(gateway.port).listen() as proxy:
         proxy.is_blocking = False
         written = await Written(gateway).create()
@@ -68,8 +68,8 @@ async def test_a_page_goes_on_by_http_from_the_same_position(gateway, open_page)
         assert await page.evaluate("seen") == list(range(300))
 
 
-async def test_the_page_of_the_document_falls_back_and_returns(gateway, open_page, context):
-    """The plain page without a build step; the time between its tries is the test's."""
+async def test_documented_page_falls_back_to_http_and_returns(gateway, open_page, context):
+    """The documented page without a build step; the test sets the time between its attempts."""
     written = await Written(gateway).create()
 
     async def start(route: Route) -> None:
@@ -96,8 +96,8 @@ async def test_the_page_of_the_document_falls_back_and_returns(gateway, open_pag
         await context.clock.run_for(31_000)
         await until(lambda: asked("/v1/ws") == 1)
         await shows(2)
-        await until(lambda: len(gateway.gateway._carriers) == 1)  # the answer is over
-        proxy.cut()  # and blocked again: after a few tries by HTTP
+        await until(lambda: len(gateway.gateway._carriers) == 1)  # the HTTP response has ended
+        proxy.cut()  # blocked again: after a few attempts the page uses HTTP
         await until(lambda: len(gateway.gateway._carriers) == 0)
         tries = proxy.refused
         while asked("/v1/events") == 1:
@@ -108,8 +108,8 @@ async def test_the_page_of_the_document_falls_back_and_returns(gateway, open_pag
         await expect(page.locator("#status")).to_have_js_property("value", "ended")
 
 
-async def test_a_loop_goes_on_over_answers_that_end(open_page, site):
-    """Each answer of events ends after a moment; the page sees none of it."""
+async def test_loop_continues_across_ended_http_responses(open_page, site):
+    """Each HTTP response ends after a short time; the page's loop does not notice."""
     from gateway.model.limits import Limits
     from tests.support.gateways import serving
 

@@ -1,4 +1,4 @@
-"""The served descriptions, by the tools of those who made their formats."""
+"""The served OpenAPI and AsyncAPI documents, checked by validators of these formats."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def faults(document: dict, folder: Path) -> str:
     return done.stdout
 
 
-async def test_the_openapi_document_is_valid():
+async def test_openapi_document_is_valid():
     document = await served("/v1/openapi.json")
     validate(document)
     names = [each["operationId"] for item in document["paths"].values() for each in item.values()]
     assert len(set(names)) == len(names)
 
 
-async def test_the_asyncapi_document_is_valid(tmp_path):
+async def test_asyncapi_document_is_valid(tmp_path):
     document = await served("/v1/asyncapi.json")
     assert faults(document, tmp_path) == ""
     del document["channels"]["connection"]["messages"]["hello"]
-    assert "hello" in faults(document, tmp_path)  # the tool looks
+    assert "hello" in faults(document, tmp_path)  # proves that the validator reads the document
 
 
-def test_it_names_every_frame_of_both_sides():
+def test_asyncapi_names_every_frame_of_both_sides():
     document = asyncapi.document("1")
     of = {
         name: {each["$ref"].rsplit("/", 1)[1] for each in operation["messages"]}
@@ -70,7 +70,7 @@ def frames() -> list[dict]:
     return [frame for step in steps for side in ("client", "server") if (frame := step.get(side))]
 
 
-def test_the_frames_of_the_protocols_own_cases_fit_it():
+def test_asyncapi_matches_frames_of_protocol_cases():
     document = asyncapi.document("1")
     checked = set()
     for frame in frames():
@@ -78,7 +78,7 @@ def test_the_frames_of_the_protocols_own_cases_fit_it():
             not isinstance(frame, dict)
             or frame.get("type") not in document["components"]["messages"]
         ):
-            continue  # the cases have frames that are refused too
+            continue  # the cases include invalid frames
         payload = document["components"]["messages"][frame["type"]]["payload"]
         schema = {**payload, "components": document["components"]}
         exact = {name: value for name, value in frame.items() if value != "*"}

@@ -1,4 +1,4 @@
-"""Each block of docs/clients.md is executed against a real gateway (its page: `test_page.py`)."""
+"""Execute each code block of docs/clients.md against a real gateway (the page: `test_page.py`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def written(gateway):
 
 
 class Program:
-    """A block that runs, with the gateway, the run and the token in its environment."""
+    """A running code block. Its environment has the gateway, the run and the token."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -41,7 +41,7 @@ class Program:
             return (await self._process.stdout.readline()).decode().rstrip("\n")
 
     async def rest(self) -> list[str]:
-        # Not `communicate`, which may close its input: a program at a terminal has one.
+        # Not `communicate`, which closes standard input: at a terminal, it stays open.
         assert self._process.stdout is not None and self._process.stderr is not None
         async with asyncio.timeout(DEADLINE_S):
             out, errors = await asyncio.gather(
@@ -83,18 +83,16 @@ def start(gateway, written, tmp_path):
 ONE, TWO = {"current": 1, "total": 2}, {"current": 2, "total": 2}
 
 
-async def test_node_follows_a_stream_to_its_end(written, start):
+async def test_node_program_follows_stream_to_its_end(written, start):
     tool("node")
     await written.append(ONE)
     program = await start("sh", "client.mjs")
     assert await program.line() == "1 of 2"
-    await written.append(TWO, end="completed")  # it follows, and does not only read what is there
+    await written.append(TWO, end="completed")  # proves that the program follows the stream
     assert await program.rest() == ["2 of 2"]
 
 
-async def test_python_with_websockets_goes_on_when_the_gateway_has_cut_it_off(
-    gateway, written, start
-):
+async def test_websockets_program_resumes_after_disconnect(gateway, written, start):
     await written.append(ONE)
     program = await start("python", "websockets")
     assert await program.line() == f"0 {ONE}"
@@ -104,7 +102,7 @@ async def test_python_with_websockets_goes_on_when_the_gateway_has_cut_it_off(
     assert await program.rest() == [f"1 {TWO}"]
 
 
-async def test_python_with_httpx_follows_a_stream_to_its_end(written, start):
+async def test_httpx_program_follows_stream_to_its_end(written, start):
     await written.append(ONE)
     program = await start("python", "httpx")
     assert await program.line() == "1 of 2"
@@ -112,7 +110,7 @@ async def test_python_with_httpx_follows_a_stream_to_its_end(written, start):
     assert await program.rest() == ["2 of 2"]
 
 
-async def test_curl_prints_records_as_they_come(written, start):
+async def test_curl_prints_records_when_they_are_appended(written, start):
     program = await start("sh", "live=sse")
     await written.append(ONE)
     while "data:" not in (line := await program.line()) or "current" not in line:
@@ -122,12 +120,12 @@ async def test_curl_prints_records_as_they_come(written, start):
     assert '"streamClosed":true' in (await program.rest())[-2]
 
 
-async def test_curl_answers_a_run(written, start):
+async def test_curl_sends_input_to_run(written, start):
     assert await (await start("sh", "approval")).rest() == []
     assert await written.records("approval") == [{"ok": True}]
 
 
-async def test_wscat_shows_the_frames(written, start):
+async def test_wscat_prints_frames(written, start):
     install(HERE)
     await written.append(ONE)
     lines = await (await start("sh", "wscat")).rest()
@@ -136,6 +134,6 @@ async def test_wscat_shows_the_frames(written, start):
     assert '"current": 1' in lines[-1]
 
 
-def test_every_block_is_executed():
+def test_every_code_block_has_a_test():
     blocks = re.findall(r"```(\w+)\n", DOCUMENT.read_text())
     assert sorted(blocks) == sorted(["html", "sh", "python", "python", "sh", "sh", "sh"])

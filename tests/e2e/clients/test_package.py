@@ -1,4 +1,4 @@
-"""`realtime client` writes a package that npm packs, and programs install, compile and run."""
+"""`realtime client` writes a package that npm can pack, install, compile and run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(*command: object, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project that has installed the archive that `npm pack` made of the folder."""
+    """A project with the installed archive that `npm pack` made of the written folder."""
     folder = tmp_path_factory.mktemp("project")
     run(sys.executable, "-m", "gateway", "client", "--output", "client", folder=folder)
     (packed,) = json.loads(run(tool("npm"), "pack", "--json", "./client", folder=folder))
@@ -72,7 +72,7 @@ def test_folder_of_another_package_is_not_written_into(tmp_path):
 def test_programs_that_use_the_installed_package_compile(project):
     for name in ("page.ts", "react.ts"):
         text = (HERE / "types" / name).read_text().replace('"./client.js"', f'"{NAME}"')
-        # Only a client that a gateway served knows the gateway's address.
+        # Only a client that is served by a gateway knows the gateway's address.
         text = text.replace("connect();", 'connect({ url: "https://live.example.com" });')
         (project / name).write_text(text)
     (project / "wrong.ts").write_text(f'import {{ connect }} from "{NAME}";\nconnect();\n')
@@ -87,7 +87,7 @@ answer: streams.Stream[Part] = streams.define("package-answer", Part)
 approval = streams.input("package-approval", dict[str, bool])
 
 
-async def test_a_program_triggers_follows_answers_and_cancels(project):
+async def test_program_triggers_follows_sends_and_cancels(project):
     @task
     async def ask_for_package(question: str) -> bool:
         if question == "forever":

@@ -31,7 +31,7 @@ def open_client(open_page):
     return open_client
 
 
-async def test_the_page_of_the_document_shows_a_stream(gateway, open_page, context):
+async def test_documented_page_shows_stream(gateway, open_page, context):
     written = await Written(gateway).create()
 
     async def start(route: Route) -> None:
@@ -49,7 +49,7 @@ async def test_the_page_of_the_document_shows_a_stream(gateway, open_page, conte
     await expect(page.locator("#status")).to_have_js_property("value", "ended")
 
 
-async def test_a_loop_gets_each_value_once_and_ends_with_the_stream(gateway, open_client):
+async def test_loop_yields_each_value_once_and_ends_with_stream(gateway, open_client):
     written = await Written(gateway).create()
     page = await open_client(gateway.port)
     await written.append(*range(5))
@@ -62,12 +62,12 @@ async def test_a_loop_gets_each_value_once_and_ends_with_the_stream(gateway, ope
         [written.id, written.token],
     )
     await page.wait_for_function("seen.length === 5")
-    await written.append(*range(5, 3000), end="completed")  # more than wait at a time
+    await written.append(*range(5, 3000), end="completed")  # more than the loop buffers
     await page.evaluate("done")
     assert await page.evaluate("seen") == list(range(3000))
 
 
-async def test_a_slow_loop_holds_a_bounded_amount_and_misses_nothing(gateway, open_client):
+async def test_slow_loop_has_bounded_buffer_and_misses_no_value(gateway, open_client):
     written = await Written(gateway).create()
     page = await open_client(gateway.port)
     await page.evaluate(
@@ -87,7 +87,7 @@ async def test_a_slow_loop_holds_a_bounded_amount_and_misses_nothing(gateway, op
     await page.wait_for_function("seen.length === 1")
     for start in range(1, 20_001, 2000):
         await written.append(*range(start, start + 2000))
-    # It has given the subscription up: nobody reads there any more.
+    # The page has unsubscribed: the gateway has no reader of the stream.
     await until(lambda: gateway.hub.live_streams == 0)
     await written.append(end="completed")
     await page.evaluate("next()")
@@ -95,7 +95,7 @@ async def test_a_slow_loop_holds_a_bounded_amount_and_misses_nothing(gateway, op
     assert await page.evaluate("seen") == list(range(20_001))
 
 
-async def test_a_stream_that_fails_is_an_error_of_the_loop(gateway, open_client):
+async def test_loop_raises_error_of_failed_stream(gateway, open_client):
     written = await Written(gateway).create()
     await written.append(1, end="failed")
     page = await open_client(gateway.port)
@@ -113,7 +113,7 @@ async def test_a_stream_that_fails_is_an_error_of_the_loop(gateway, open_client)
     assert caught == [True, "stream_incomplete", why, [1]]
 
 
-async def test_a_page_follows_runs_and_sends_to_one(gateway, open_client):
+async def test_page_follows_runs_and_sends_input(gateway, open_client):
     written = await Written(gateway).create()
     page = await open_client(gateway.port)
     sent = await page.evaluate(
@@ -132,7 +132,7 @@ async def test_a_page_follows_runs_and_sends_to_one(gateway, open_client):
     await page.wait_for_function('seen.at(-1) === "executing" && streams.includes("approval")')
 
 
-async def test_what_is_refused_is_said_with_its_code(gateway, open_client):
+async def test_refused_request_raises_error_with_code(gateway, open_client):
     written = await Written(gateway).create()
     page = await open_client(gateway.port)
     caught = await page.evaluate(
@@ -148,10 +148,10 @@ async def test_what_is_refused_is_said_with_its_code(gateway, open_client):
     ]
 
 
-async def test_a_token_is_fetched_and_fetched_again_before_its_end(gateway, open_client):
+async def test_token_is_fetched_again_before_it_expires(gateway, open_client):
     written = await Written(gateway).create()
     scope = f"read:runs:{written.id}"
-    # The first has passed four fifths of its life, so that the gateway asks for another at once.
+    # The first token has passed 4/5 of its lifetime, so the gateway asks for another immediately.
     tokens = [token_for(scope, ttl_s=600, age_s=570), token_for(scope)]
     page = await open_client(gateway.port)
     await page.evaluate(
@@ -170,7 +170,7 @@ async def test_a_token_is_fetched_and_fetched_again_before_its_end(gateway, open
     assert await page.evaluate("fetched") == 2
 
 
-async def test_two_pages_parts_that_follow_one_stream_are_one_subscription(gateway, open_client):
+async def test_two_observers_of_stream_share_one_subscription(gateway, open_client):
     written = await Written(gateway).create()
     page = await open_client(gateway.port)
     frames: list[dict] = []

@@ -25,14 +25,14 @@ class ReactPage:
         self._say(run=run, count=count, **more)
 
     def call(self, name: str, value: object) -> None:
-        """Call what a hook gave."""
+        """Call a function that a hook returned."""
         self._say(call=name, value=value)
 
     def _say(self, **said: object) -> None:
         self._process.stdin.write(json.dumps(said).encode() + b"\n")
 
     async def shows(self, text: str) -> dict:
-        """Wait until this is shown, and give what the page says of itself."""
+        """Wait until the page shows a text, and return the page's report."""
         async with asyncio.timeout(DEADLINE_S):
             while line := await self._process.stdout.readline():
                 if (said := json.loads(line))["shown"] == text:
@@ -59,13 +59,13 @@ async def page(gateway, tmp_path):
         stderr=PIPE,
     )
     yield ReactPage(process)
-    # Not killed: `node` may be a script that starts the real one, which would stay.
+    # Not kill(): `node` may be a wrapper whose child process would survive.
     process.stdin.close()
     async with asyncio.timeout(DEADLINE_S):
         await asyncio.gather(process.stdout.read(), process.stderr.read(), process.wait())
 
 
-async def test_components_show_one_subscription_and_hear_each_record_once(gateway, page):
+async def test_components_share_subscription_and_get_records_once(gateway, page):
     written = await Written(gateway).create()
     page.render(written.id, count=2)
     line = f"{written.id}:live:"
@@ -73,10 +73,10 @@ async def test_components_show_one_subscription_and_hear_each_record_once(gatewa
     assert gateway.hub.live_streams == 2  # the stream, and the run's own log
     await written.append("a", "b")
     said = await page.shows(f"{line}a,b{line}a,b" + "queued")
-    assert sorted(said["heard"]) == ["a", "a", "b", "b"]  # each of the two has a handler
+    assert sorted(said["heard"]) == ["a", "a", "b", "b"]  # both components have a handler
 
 
-async def test_another_run_is_shown_without_a_trace_of_the_one_before(gateway, page):
+async def test_component_shows_no_value_of_previous_run(gateway, page):
     one, other = await Written(gateway).create(), await Written(gateway).create()
     await one.append("of one")
     page.render(None)
@@ -90,7 +90,7 @@ async def test_another_run_is_shown_without_a_trace_of_the_one_before(gateway, p
     assert said["heard"] == ["of one"]
 
 
-async def test_what_no_component_shows_any_more_is_given_up(gateway, page):
+async def test_subscription_ends_when_component_unmounts(gateway, page):
     written = await Written(gateway).create()
     page.render(written.id)
     await page.shows(f"{written.id}:live:queued")
@@ -98,7 +98,7 @@ async def test_what_no_component_shows_any_more_is_given_up(gateway, page):
     await until(lambda: gateway.hub.live_streams == 0)
 
 
-async def test_hooks_of_an_input_and_a_trigger_show_what_became_of_calls(gateway, page):
+async def test_input_and_trigger_hooks_show_results_of_calls(gateway, page):
     written = await Written(gateway).create()
     page.render(None, count=0, ask=True)
     await page.shows("0/0")

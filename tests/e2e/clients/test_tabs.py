@@ -79,15 +79,15 @@ async def all_live(tabs):
         await asyncio.gather(*(tab.sends() for tab in tabs))
 
 
-async def test_every_tab_is_live_and_sends_whoever_else_is_open(open_tab, context):
+async def test_every_tab_is_live_and_can_send_with_many_open(open_tab, context):
     tabs = [await open_tab() for _ in range(TABS)]
     await all_live(tabs)
     closed, frozen, _ = [tab for tab in tabs if await tab.holds_a_place()]
     tabs = [tab for tab in tabs if tab not in (closed, frozen)]
-    # When a tab that holds a connection is closed, another tab gets its place.
+    # When a tab with a connection is closed, another tab gets its connection slot.
     await closed.page.close()
     await tabs[0].page.wait_for_function(f"{PLACES}.then((count) => count === 3)")
-    # One tab is frozen, as in the background of a phone, and does not read from its connection.
+    # One tab is frozen, as in the background on a phone, and does not read from its connection.
     session = await context.new_cdp_session(frozen.page)
     await session.send("Page.setWebLifecycleState", {"state": "frozen"})
     await frozen.written.append(*["x" * 100_000] * 20)

@@ -1,4 +1,4 @@
-"""The client's types, by TypeScript's own compiler."""
+"""The client's types, checked by the TypeScript compiler."""
 
 import re
 import shutil
@@ -20,15 +20,15 @@ def with_types(folder: Path, name: str) -> Path:
     return folder
 
 
-def test_a_program_that_uses_everything_compiles(tmp_path):
+def test_program_that_uses_whole_api_compiles(tmp_path):
     assert check(with_types(tmp_path, "page.ts"), "page.ts") == ""
 
 
-def test_the_hooks_compile_with_reacts_own_types(tmp_path):
+def test_hooks_compile_with_types_of_react(tmp_path):
     assert check(with_types(tmp_path, "react.ts"), "react.ts") == ""
 
 
-def test_what_is_not_promised_does_not_compile(tmp_path):
+def test_misuse_of_types_does_not_compile(tmp_path):
     with_types(tmp_path, "page.ts")
     wrong = 'import { connect } from "./client.js";\nconnect().stream("run_1");\n'
     (tmp_path / "wrong.ts").write_text(wrong)
@@ -36,14 +36,14 @@ def test_what_is_not_promised_does_not_compile(tmp_path):
 
 
 class Leaf(BaseModel):
-    """A place in a tree."""
+    """A leaf of a tree."""
 
     name: str
     children: list["Leaf"] = []
     point: tuple[int, float] | None = None
 
 
-def test_types_of_streams_compile_and_hold(tmp_path):
+def test_generated_stream_types_compile_and_check(tmp_path):
     with_types(tmp_path, "page.ts")
     schemas = {"tree": TypeAdapter(Leaf).json_schema(mode="serialization"), "a b": {}}
     (tmp_path / "streams.ts").write_text(declare(schemas))
@@ -60,7 +60,7 @@ def test_types_of_streams_compile_and_hold(tmp_path):
     assert check(tmp_path, "uses.ts") == ""
 
 
-def test_the_types_name_every_field_and_status_of_a_run():
+def test_types_list_every_field_and_status_of_run():
     types = client_types()
     (run,) = re.findall(r"export interface RunFields<.*?\{(.*?)\n\}", types, flags=re.S)
     fields = set(re.findall(r"readonly (\w+):", run))

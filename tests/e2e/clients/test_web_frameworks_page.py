@@ -76,7 +76,7 @@ async def served(script: str, folder: Path, env: dict[str, str]):
         await process.wait()
 
 
-async def test_the_pages_of_flask_and_django_show_a_stream(folder, context):
+async def test_pages_of_flask_and_django_show_stream(folder, context):
     gateway = Process("memory:", folder)
     address = gateway.url.replace("ws:", "http:")
     env = environment(REALTIME_URL=gateway.url, GATEWAY=address)

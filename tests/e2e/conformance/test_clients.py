@@ -1,4 +1,4 @@
-"""The published clients of Durable Streams, as they are, against a gateway."""
+"""The published clients of Durable Streams, unmodified, against a gateway."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def write(gateway, key, count):
     await gateway.store.append(key, [], end="completed")
 
 
-async def test_the_client_from_npm_writes_and_follows(gateway, key):
+async def test_npm_client_writes_and_follows(gateway, key):
     await asyncio.to_thread(install)
     base = f"http://127.0.0.1:{gateway.port}/v1/stream"
     arguments = [f"{base}/clients/a", f"{base}/{key}", token_for(*SCOPES)]
@@ -58,7 +58,7 @@ async def test_the_client_from_npm_writes_and_follows(gateway, key):
     assert seen["ways"] == [[{"n": n} for n in range(100)]] * 2
 
 
-async def test_the_client_from_pypi_writes_and_follows(gateway, key):
+async def test_pypi_client_writes_and_follows(gateway, key):
     base = f"http://127.0.0.1:{gateway.port}/v1/stream"
     headers = {"Authorization": f"Bearer {token_for(*SCOPES)}"}
     with pytest.raises(StreamNotFoundError):
@@ -73,7 +73,7 @@ async def test_the_client_from_pypi_writes_and_follows(gateway, key):
 
     async def follow(live):
         seen = []
-        # The protocol asks for an offset here, which this client leaves to its user.
+        # The protocol requires an offset here; with this client, the caller sets it.
         async with astream(f"{base}/{key}", headers=headers, live=live, offset="-1") as response:
             async for item in response.iter_json():
                 seen.append(item)

@@ -20,7 +20,7 @@ EXPECTED = {("core", "passed"): 250, ("forks", "passed"): 82, ("subscriptions", 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Run the tests for all stores at the same time: mostly they wait."""
+    """Run the tests for all stores at the same time, because they mostly wait."""
     install()
     folder = tmp_path_factory.mktemp("conformance")
     urls = {
@@ -34,7 +34,7 @@ def reports(tmp_path_factory):
         for store, url in urls.items():
             (folder / store).mkdir()
             gateway = stack.enter_context(
-                # The tests wait for 5 s at most for a request that waits.
+                # The suite waits up to 5 s for a long poll.
                 gateway_process(
                     url,
                     folder / store,
@@ -53,7 +53,7 @@ def reports(tmp_path_factory):
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_all_core_and_fork_tests_pass(reports, store):
+def test_core_and_fork_tests_of_suite_pass(reports, store):
     found = outcomes(reports[store])
     failed = [f"{each.name}: {each.messages}" for each in found if each.status == "failed"]
     assert not failed, "\n".join(failed)

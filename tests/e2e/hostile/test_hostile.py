@@ -26,7 +26,7 @@ def target(tmp_path_factory):
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-async def test_an_attack_costs_little_and_holds_nobody_up(target, attack):
+async def test_attack_has_bounded_cost_and_does_not_delay_others(target, attack):
     try:
         cost = await target.cost_of(attack)
     except BaseException:
@@ -38,7 +38,7 @@ async def test_an_attack_costs_little_and_holds_nobody_up(target, attack):
     assert cost.late_s < LATE_S
 
 
-async def test_sigterm_ends_it_in_time_while_it_is_attacked(target):
+async def test_sigterm_stops_gateway_in_time_during_attack(target):
     async with AsyncExitStack() as stack:
         for first in ([], [head(TEXT, 60_000)], [frame(TEXT, HELLO), head(TEXT, 1 << 20)]):
             await stack.enter_async_context(websocket(target.port, *first))

@@ -12,7 +12,7 @@ shared = pytest_asyncio.fixture(scope="package", loop_scope="session")
 
 
 def project(folder: Path) -> Path:
-    """Make a folder in which the demo runs; its sources stay where they are."""
+    """Create a folder in which the demo runs. It uses the sources of the repository."""
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "rxconfig.py", folder)
     shutil.copytree(ROOT / "assets", folder / "assets", ignore=lambda *_: ["external"])
@@ -21,7 +21,7 @@ def project(folder: Path) -> Path:
 
 
 def link_packages(source: Path, folder: Path) -> None:
-    """Give another folder the frontend's packages that are installed already."""
+    """Link the installed packages of the frontend into another folder."""
     packages = Path(".web") / "node_modules"
     (folder / ".web").mkdir()
     shutil.copytree(

@@ -1,4 +1,4 @@
-"""A Reflex app as a process of its own that can be stopped, killed and started again."""
+"""A Reflex app in a child process that can be stopped, killed and started again."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def environment(store: Path, **more: str) -> dict[str, str]:
-    """Make what a Reflex app with a gateway is started with; nothing of the caller's leaks in."""
+    """Return the environment of a Reflex app with a gateway, without the caller's settings."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -45,7 +45,7 @@ def environment(store: Path, **more: str) -> dict[str, str]:
 
 
 class ReflexProcess:
-    """`reflex run …` in a process group of its own."""
+    """`reflex run …` in its own process group."""
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class ReflexProcess:
         env: Mapping[str, str],
         ready: Sequence[str],
     ) -> None:
-        """Prepare it.
+        """Prepare the process without starting it.
 
         Args:
-            folder: Where `rxconfig.py` is.
-            name: Of the log.
-            options: Of `reflex run`.
-            env: The whole environment.
-            ready: URLs that answer with 200 once it serves.
+            folder: The folder of `rxconfig.py`.
+            name: Name of the log file.
+            options: Options of `reflex run`.
+            env: The complete environment.
+            ready: URLs that return 200 when the app is ready.
         """
         self._folder = folder
         self._command = [sys.executable, "-m", "reflex", "run", *options]
@@ -101,14 +101,18 @@ class ReflexProcess:
         await self.ready()
 
     def kill(self) -> None:
-        """End it at once, with all its children: nothing gets a word in."""
+        """Kill the process group with SIGKILL."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait(STOP_S)
             self._process = None
 
     async def stop(self, by: signal.Signals = signal.SIGINT) -> int | None:
-        """End it as a terminal does; returns the exit code, or None where it had to be killed."""
+        """Send a signal to the process group, as a terminal does on Ctrl-C.
+
+        Returns:
+            The exit code, or None if the process did not end and was killed.
+        """
         process = self._process
         if process is None:
             return None
@@ -117,7 +121,7 @@ class ReflexProcess:
             code = await asyncio.to_thread(process.wait, STOP_S)
         except subprocess.TimeoutExpired:
             code = None
-        self.kill()  # children that were left behind
+        self.kill()  # remaining children
         return code
 
     def _signal(self, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""A page and all that it says: its console, its errors, the frames of its sockets."""
+"""Observe a page: its console, its errors, and the frames of its sockets."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from playwright.async_api import ConsoleMessage, Page, WebSocket
 from gateway import tokens
 from tests.support.browser.reflex_process import SECRET
 
-DEADLINE_MS = 60_000  # for what has to happen; far more than it takes
+DEADLINE_MS = 60_000  # for a condition to become true; much longer than it takes
 WIRE_PATH = "/v1/ws"
 
 
@@ -39,8 +39,8 @@ class Socket:
         return [record for frame in frames for record in frame["records"]]
 
 
-class Watched:
-    """A page whose console, errors and sockets are kept."""
+class WatchedPage:
+    """A page whose console errors and sockets are recorded."""
 
     def __init__(self, page: Page, base_url: str) -> None:
         self.page = page
@@ -66,14 +66,14 @@ class Watched:
         websocket.on("close", lambda _: setattr(socket, "is_open", False))
 
     def tolerate(self, *parts: str) -> None:
-        """Take messages that contain one of these for no error, where they are to be expected."""
+        """Ignore error messages that contain one of these texts."""
         self.tolerated = parts
 
     def check(self) -> None:
         faults = [e for e in self.errors if not any(part in e for part in self.tolerated)]
         assert not faults, faults
 
-    # ---- what is shown ----
+    # ---- the page's content ----
 
     async def goto(self, path: str) -> None:
         await self.page.goto(self.base_url + path)
@@ -104,7 +104,7 @@ class Watched:
             raise AssertionError(f"never came true: {condition} {arg!r}\n{shown}") from error
 
     async def until_status(self, *statuses: str) -> None:
-        """Wait until the run of the page, whose badge is the first, has one of these statuses."""
+        """Wait until the page's run, whose badge is the first, has one of these statuses."""
         await self.until(
             "statuses => statuses.includes(document.querySelector('.run-status')?.innerText)",
             list(statuses),
@@ -114,7 +114,7 @@ class Watched:
         await self.until("text => document.body.innerText.includes(text)", text)
 
     async def lines(self, stream: str) -> list[dict[str, Any]]:
-        """Return the raw records that a run's page shows of a stream."""
+        """Return the raw records of a stream that a run's page shows."""
         text = await self.page.locator(f"#stream-{stream}").first.text_content() or ""
         return [json.loads(line) for line in text.splitlines()]
 
@@ -132,7 +132,7 @@ class Watched:
         return self.page.url.rstrip("/").rpartition("/")[2]
 
     async def start_census(self, source: str = "stdlib", workers: int = 4) -> str:
-        """Pick, press the button, and be on the census's page; returns the run's id."""
+        """Start a census with the form, and wait for its page. Returns the run's id."""
         await self.goto("/")
         await self.page.locator("#source").click()
         label = {"stdlib": "Python standard library", "project": "Realtime Streams"}
@@ -144,7 +144,7 @@ class Watched:
         return self.run_id
 
     async def ask(self, question: str) -> str:
-        """Type a question, send it, and be on its page; returns the run's id."""
+        """Send a question with the form, and wait for its page. Returns the run's id."""
         await self.goto("/")
         await self.page.locator("#question").fill(question)
         await self.page.locator("#ask").click()
@@ -157,20 +157,20 @@ class Watched:
         await self.until_status("canceled")
 
 
-def subscriptions(watched: Watched) -> Counter[tuple[str, str | None]]:
-    """Count how often each stream was subscribed to, over all sockets of the page."""
+def subscriptions(watched: WatchedPage) -> Counter[tuple[str, str | None]]:
+    """Count the subscriptions to each stream, over all sockets of the page."""
     return Counter(key for socket in watched.sockets for key in socket.subscriptions().values())
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so on this side of the browser."""
+    """Wait until a Python condition holds."""
     async with asyncio.timeout(DEADLINE_MS / 1000):
-        while not condition():  # noqa: ASYNC110 - what changes is set by Playwright's callbacks
+        while not condition():  # noqa: ASYNC110 - Playwright's callbacks change it
             await asyncio.sleep(0.02)
 
 
 class Observer:
-    """Reads what the gateway holds, beside the page: the truth that a page is compared with."""
+    """Reads runs and streams from the gateway, to compare a page with them."""
 
     def __init__(self, url: str) -> None:
         self._url = url + WIRE_PATH
@@ -194,7 +194,7 @@ class Observer:
         raise AssertionError(f"stream {stream} of {run} has not ended")
 
     async def run(self, run: str) -> dict[str, Any]:
-        """Return a run as the gateway holds it."""
+        """Return a run from the gateway."""
         token = tokens.mint([f"read:runs:{run}"], ttl_s=60, secret_key=SECRET)
         async with websockets.connect(self._url) as socket:
             await socket.send(json.dumps({"type": "hello", "protocol": 1, "token": token}))

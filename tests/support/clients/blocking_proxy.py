@@ -1,4 +1,4 @@
-"""A proxy as some networks have it: it lets HTTP through, and refuses WebSockets."""
+"""A proxy that forwards HTTP and refuses WebSockets, as some networks have."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n
 
 
 class BlockingProxy:
-    """Stands between pages and a gateway on this machine.
+    """A proxy between pages and a gateway on this machine.
 
     Attributes:
-        is_blocking: Refuses WebSockets, and swallows what those say that are open.
-        port: Where it listens.
-        requests: First lines of the requests that it has let through.
-        refused: How many WebSockets it has refused.
+        is_blocking: Whether it refuses WebSockets and drops the data of open ones.
+        port: Its port.
+        requests: The first lines of forwarded requests.
+        refused: The number of refused WebSockets.
     """
 
     def __init__(self, target: int) -> None:
@@ -29,7 +29,7 @@ class BlockingProxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def cut(self) -> None:
-        """Break the WebSockets that are open, and refuse those that come."""
+        """Break open WebSockets, and refuse new ones."""
         self.is_blocking = True
         for writer in self._websockets:
             writer.transport.abort()
@@ -54,7 +54,7 @@ class BlockingProxy:
         try:
             await self._carry(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # cancelled only when the test is over
+            pass  # cancelled at the end of the test
         finally:
             writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""The packages that others publish for the protocol, installed once, and how they are run."""
+"""Install and run the published packages for Durable Streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTALL_S = 300
 
 
 def tool(name: str) -> str:
-    """Return the path of `node` or `npm`; a test that needs it is skipped where there is none."""
+    """Return the path of `node` or `npm`. Skips the test if it is not installed."""
     found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
     if found is None:
         pytest.skip(f"no {name} found: `make setup` installs it into .venv")
@@ -27,7 +27,7 @@ def tool(name: str) -> str:
 
 @functools.cache
 def install(folder: Path = CONFORMANCE) -> None:
-    """Install the packages of a folder's `package-lock.json`, unless that was done."""
+    """Install the packages of a folder's `package-lock.json`, unless they are installed."""
     done, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
     with FileLock(Path(sys.prefix, "npm.lock")):  # tests run in several processes
         if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
@@ -41,7 +41,7 @@ def install(folder: Path = CONFORMANCE) -> None:
 
 
 def start_suite(url: str, report: Path) -> subprocess.Popen[str]:
-    """Start the conformance tests against a gateway; they write their report when they are done."""
+    """Start the conformance tests against a gateway. They write a report when they end."""
     install()
     vitest = CONFORMANCE / "node_modules" / "vitest" / "vitest.mjs"
     return subprocess.Popen(
@@ -55,7 +55,7 @@ def start_suite(url: str, report: Path) -> subprocess.Popen[str]:
 
 
 class Outcome(NamedTuple):
-    """What came of one of the tests: its area is core, forks or subscriptions."""
+    """The result of one test. Its area is core, forks or subscriptions."""
 
     area: str
     status: str
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
 
 def outcomes(report: Path) -> list[Outcome]:
-    """Return what came of each test of a report."""
+    """Return the result of each test in a report."""
     tests = [
         test
         for file in json.loads(report.read_text())["testResults"]

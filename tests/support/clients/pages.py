@@ -1,4 +1,4 @@
-"""What the tests of pages share: runs to look at, and the documents' blocks."""
+"""Shared by tests of pages: runs to show, and the code blocks of documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADDRESS = "https://live.example.com"
 
 
 def block(language: str, containing: str = "") -> str:
-    """Return the document's one block of a language that has these words."""
+    """Return the document's only code block of a language that contains a text."""
     blocks = re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), flags=re.S)
     (found,) = [text for text in blocks if containing in text]
     return found
@@ -24,8 +24,8 @@ class Written:
     """A run with a stream that a test appends to.
 
     Attributes:
-        id: Of the run.
-        token: Reads the run, and writes to its stream `approval`.
+        id: The run's id.
+        token: A token that reads the run and writes to its stream `approval`.
     """
 
     def __init__(self, gateway: Serving, stream: str = "progress") -> None:

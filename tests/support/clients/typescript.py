@@ -1,4 +1,4 @@
-"""TypeScript's compiler."""
+"""The TypeScript compiler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIONS = {
 
 
 def check(folder: Path, *files: str) -> str:
-    """Compile files of a folder; gives what is wrong with them, or nothing."""
+    """Compile files of a folder. Returns the compiler's errors, or ""."""
     install(CLIENTS)
     (folder / "tsconfig.json").write_text(
         json.dumps({"compilerOptions": OPTIONS, "files": list(files)})

@@ -1,8 +1,8 @@
-"""A worker beside the gateway: it appends numbered records through `REALTIME_URL`.
+"""A worker in another process than the gateway: it appends numbered records to `REALTIME_URL`.
 
-It prints the id of its run, appends `FIRST` records, and waits for a line on its standard input.
-Then it appends until a second line says how many more there are to be, and prints the number of
-its records last.
+It prints the id of its run, appends `FIRST` records, and waits for a line on standard input. Then
+it appends until a second line, which contains the number of records still to append. At the end it
+prints the number of its records.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from gateway import streams, task
 
 progress = streams.define("progress", dict[str, int])
 INTERVAL_S = 0.05
-FIRST = 20  # fewer than a page shows of a stream, so that one that opens late gets them all
+FIRST = 20  # fewer than a page shows, so that a page that opens late shows all of them
 
 
 @task

@@ -1,4 +1,4 @@
-"""How Reflex runs the small app."""
+"""Reflex's configuration of the small app."""
 
 import reflex as rx
 

@@ -20,7 +20,7 @@ async def step(count: int, interval_s: float) -> None:
 
 
 class Job(rx.State):
-    """The token of the run in the address; and another run, whose id arrives before its token."""
+    """The token of the run in the URL, and another run whose id is set before its token."""
 
     token: str = ""
     other_id: str = ""

@@ -1,4 +1,4 @@
-"""The smallest app that uses all of the hooks' arguments."""
+"""A small app that uses all arguments of the hooks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def count_up(total: int, interval_s: float) -> int:
 
 
 class State(rx.State):
-    """Which run is shown, and what the hook's handlers were called with."""
+    """The shown run, and the arguments of the calls of the hook's handlers."""
 
     run_ids: list[str] = []
     shown: str = ""
@@ -108,7 +108,7 @@ def index() -> rx.Component:
         rx.el.button("Find the token", on_click=State.find_token, id="find"),
         rx.el.button("On or off", on_click=State.toggle, id="toggle"),
         rx.el.p(State.shown, id="shown"),
-        # Three places of use, one subscription, each handler called once.
+        # Used in three places: one subscription, and each handler is called once.
         rx.el.p(stream.latest.current, "/", stream.latest.total, id="latest"),
         rx.el.p(stream.count, id="count"),
         rx.el.p(stream.status, id="status"),

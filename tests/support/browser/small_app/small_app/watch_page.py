@@ -1,4 +1,4 @@
-"""A page that watches sets of runs, and all streams of one that can be switched."""
+"""A page that shows sets of runs, and all streams of a run that can be switched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.ui import (
 )
 
 marks = streams.define("marks", str)
-named_run = streams.define("run", str)  # no name is special
+named_run = streams.define("run", str)  # "run" is an ordinary name of a stream
 
 
 @task
@@ -39,7 +39,7 @@ async def family(size: int) -> int:
 
 
 class Watch(rx.State):
-    """Which runs there are, and which is shown."""
+    """The runs, and the shown one."""
 
     both: list[str] = []
     shown: str = ""
@@ -95,7 +95,7 @@ def watch() -> rx.Component:
         rx.el.button("More", on_click=mine.load_more, id="more", disabled=~mine.has_more),
         rx.el.button("Family", on_click=Watch.start_family, id="family"),
         rx.el.button("Wrong token", on_click=Watch.look_with_wrong_token, id="wrong"),
-        # One component, so that the id and the values are of one and the same commit.
+        # One component, so that React commits the id and the values together.
         rx.el.ul(
             rx.foreach(run[marks].data, lambda value: rx.el.li(value)),
             id="values",
