@@ -13,7 +13,7 @@ from gateway.cli.doctor.network_checks import check_clock
 from gateway.model.log import RunQuery
 from gateway.model.records import StreamKey
 from gateway.settings import Settings
-from tests.support.cli import going, realtime
+from tests.support.cli import realtime, running
 from tests.support.gateways import DEADLINE_S, SECRET, gateway_process, serving
 
 
@@ -203,7 +203,7 @@ async def test_bench_reports_deliveries_and_deletes_its_run(gateway):
 
 
 async def test_bench_deletes_its_run_when_interrupted(gateway):
-    async with going("bench", "--seconds", 60, "--url", gateway.url) as bench:
+    async with running("bench", "--seconds", 60, "--url", gateway.url) as bench:
         async with asyncio.timeout(DEADLINE_S):
             while not (runs := await gateway.store.list_runs(RunQuery())):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

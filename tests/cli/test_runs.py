@@ -10,7 +10,7 @@ from gateway import __version__, task, tokens
 from gateway.cli.runs_watch import RunTable
 from gateway.model.records import Record, RunSet
 from gateway.sdk.session import store_revocation
-from tests.support.cli import going, realtime
+from tests.support.cli import realtime, running
 from tests.support.gateways import SECRET, new_run, serving, token_for
 
 
@@ -62,7 +62,7 @@ async def test_runs_cancel_includes_children(gateway):
 async def test_runs_watch_prints_each_change_until_ctrl_c(gateway, which):
     run = await gateway.store.create_run(new_run(tags=["x"]))
     asked = ("--tag", "x") if which == "of a tag" else ()
-    async with going("runs", "watch", *asked, "--json", "--url", gateway.url) as watch:
+    async with running("runs", "watch", *asked, "--json", "--url", gateway.url) as watch:
         assert json.loads(await watch.line())["status"] == "queued"
         await gateway.store.patch_run(run.id, {"status": "executing"})
         assert json.loads(await watch.line())["status"] == "executing"

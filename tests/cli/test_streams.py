@@ -9,7 +9,7 @@ from gateway.model.log import run_log
 from gateway.model.records import StreamKey, Writer
 from gateway.sdk.session import opened
 from gateway.stores.sqlite.store import SqliteStore
-from tests.support.cli import going, realtime
+from tests.support.cli import realtime, running
 from tests.support.gateways import DEADLINE_S, gateway_process, new_run, serving, token_for
 
 
@@ -31,7 +31,7 @@ async def put(gateway, key, *values, **more):
 
 async def test_tail_prints_existing_and_new_records_until_end(gateway, key):
     await put(gateway, key, {"a": 1}, "two")
-    async with going("tail", *key, "--raw", "--url", gateway.url) as tail:
+    async with running("tail", *key, "--raw", "--url", gateway.url) as tail:
         assert [await tail.line(), await tail.line()] == ['{"a": 1}', '"two"']
         await put(gateway, key, 3, end="completed")
         assert await tail.line() == "3"
@@ -86,7 +86,7 @@ async def test_tail_json_has_positions_to_resume(gateway, key):
 
 async def test_tail_of_run_prints_new_streams_and_changes(gateway, key):
     await put(gateway, key, "there")
-    async with going("tail", key.run_id, "--json", "--url", gateway.url) as tail:
+    async with running("tail", key.run_id, "--json", "--url", gateway.url) as tail:
         first = [json.loads(await tail.line()) for _ in range(2)]
         assert first[0]["patch"] == {"status": "queued"}
         assert first[1]["data"] == "there"
@@ -108,7 +108,7 @@ async def test_tail_resumes_after_gateway_restart(tmp_path):
         key = StreamKey((await store.create_run(new_run(owner="someone"))).id, "progress")
         await store.append(key, [b"0"])
     with gateway_process(url, tmp_path) as process:
-        async with going("tail", *key, "--raw", "--url", process.url) as tail:
+        async with running("tail", *key, "--raw", "--url", process.url) as tail:
             assert await tail.line() == "0"
             await asyncio.to_thread(process.kill)
             await asyncio.to_thread(process.start)
@@ -120,7 +120,7 @@ async def test_tail_resumes_after_gateway_restart(tmp_path):
 
 async def test_tail_exits_with_130_on_ctrl_c(gateway, key):
     await put(gateway, key, 1)
-    async with going("tail", *key, "--raw", "--url", gateway.url) as tail:
+    async with running("tail", *key, "--raw", "--url", gateway.url) as tail:
         assert await tail.line() == "1"
         tail.interrupt()
         done = await tail.done()
@@ -169,7 +169,7 @@ async def test_append_text_accepts_plain_lines(gateway, key):
 
 
 async def test_append_sends_each_line_when_it_arrives(gateway, key):
-    async with going("append", *key, "--url", gateway.url) as append:
+    async with running("append", *key, "--url", gateway.url) as append:
         pages = gateway.store.follow(key)
         for value in ("1", "2"):
             await append.say(value)

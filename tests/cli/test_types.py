@@ -1,4 +1,4 @@
-"""Types for TypeScript of the streams that are defined, and how they are asked for."""
+"""TypeScript types of streams, and `realtime types`."""
 
 import asyncio
 import enum
@@ -44,7 +44,7 @@ def schema(type_) -> dict:
     return TypeAdapter(type_).json_schema(mode="serialization")
 
 
-def test_types_are_written_as_a_reader_would_write_them():
+def test_declare_writes_readable_types():
     text = declare({"tree": schema(Node), "my-steps": schema(Step | str), "text": schema(str)})
     assert text == (
         "// Written by `realtime types`. Do not edit: run it again when a stream's type changes.\n"
@@ -73,7 +73,7 @@ def test_types_are_written_as_a_reader_would_write_them():
     )
 
 
-def test_two_types_of_one_name_get_two_names():
+def test_declare_renames_types_of_equal_name():
     one, other = schema(Node), schema(Node)
     other = {**other, "$defs": {**other["$defs"]}}
     other["$defs"]["Node"] = {**other["$defs"]["Node"], "description": "Another."}
@@ -96,7 +96,7 @@ def test_two_types_of_one_name_get_two_names():
         ({"allOf": [{"type": "string"}, {"type": "number"}]}, "string & number"),
     ],
 )
-def test_what_is_not_known_is_unknown(given, written):
+def test_declare_maps_unsupported_schemas_to_unknown(given, written):
     schemas = {"s": {"type": "array", "items": given}}
     wrapped = f"({written})" if " | " in written or " & " in written else written
     assert f"  s: {wrapped}[];\n" in declare(schemas)
@@ -109,7 +109,7 @@ def defined(monkeypatch):
     streams.input("approval", bool)
 
 
-async def test_schemas_are_for_those_who_may_read_every_run(defined):
+async def test_schemas_require_read_scope_for_all_runs(defined):
     async with (
         serving() as gateway,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http,
@@ -152,7 +152,7 @@ async def realtime(folder: Path, *arguments: str, **env: str) -> tuple[int, str,
     return process.returncode, out.decode(), errors.decode()
 
 
-async def test_the_command_writes_the_types_of_a_modules_streams_and_checks_them(tmp_path):
+async def test_types_writes_and_checks_types_of_module(tmp_path):
     (tmp_path / "shop_streams.py").write_text(STREAMS)
     code, out, errors = await realtime(tmp_path, "shop_streams")
     assert code == 0, errors
@@ -168,7 +168,7 @@ async def test_the_command_writes_the_types_of_a_modules_streams_and_checks_them
     assert (await realtime(tmp_path, *checked))[0] == 1
 
 
-async def test_the_command_asks_a_gateway_for_its_streams(defined, tmp_path):
+async def test_types_reads_streams_of_gateway(defined, tmp_path):
     async with serving() as gateway:
         code, out, errors = await realtime(tmp_path, "--url", gateway.url)
         assert code == 0, errors
@@ -178,6 +178,6 @@ async def test_the_command_asks_a_gateway_for_its_streams(defined, tmp_path):
         assert (code, errors.count("\n")) == (1, 1) and "read:runs:*" in errors
 
 
-async def test_a_module_that_is_not_there_is_one_line(tmp_path):
+async def test_types_reports_missing_module_in_one_line(tmp_path):
     code, _, errors = await realtime(tmp_path, "nowhere.streams")
     assert (code, errors.count("\n")) == (1, 1) and "nowhere" in errors

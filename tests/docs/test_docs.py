@@ -1,4 +1,4 @@
-"""What the documents show runs."""
+"""Snippets, links, maps and names of the documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _snippets(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
 
 
-def test_the_first_snippet_of_the_readme_runs_and_prints_the_progress(tmp_path: Path) -> None:
+def test_first_readme_snippet_runs_and_prints_progress(tmp_path: Path) -> None:
     script = tmp_path / "first.py"
     script.write_text(_snippets("README.md")[0])
     done = subprocess.run(
@@ -29,10 +29,10 @@ def test_the_first_snippet_of_the_readme_runs_and_prints_the_progress(tmp_path: 
     assert done.stdout.splitlines() == ["1/3 a", "2/3 b", "3/3 c"]
 
 
-def test_the_page_of_the_readme_builds_and_calls_the_hook(
+def test_readme_page_builds_and_calls_the_hook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where Reflex links the client's files
+    monkeypatch.chdir(tmp_path)  # Reflex links the client's files there
     first, page = _snippets("README.md")[:2]
     script = first.replace("asyncio.run(main())", "") + page + "\nprint(index().render())\n"
     (tmp_path / "page.py").write_text(script)
@@ -43,7 +43,7 @@ def test_the_page_of_the_readme_builds_and_calls_the_hook(
     assert "realtime_" in done.stdout and "latest" in done.stdout
 
 
-def test_a_misspelt_field_on_the_readmes_page_is_an_error(tmp_path: Path) -> None:
+def test_misspelt_field_on_readme_page_fails_the_build(tmp_path: Path) -> None:
     first, page = _snippets("README.md")[:2]
     script = first.replace("asyncio.run(main())", "") + page.replace("latest.item", "latest.itme")
     (tmp_path / "page.py").write_text(script + "\nindex()\n")
@@ -54,7 +54,7 @@ def test_a_misspelt_field_on_the_readmes_page_is_an_error(tmp_path: Path) -> Non
     assert "itme" in done.stderr
 
 
-def test_the_readme_names_only_make_targets_that_exist() -> None:
+def test_readme_names_existing_make_targets() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     named = set(re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(), flags=re.M))
     assert named and named <= targets
@@ -101,7 +101,7 @@ LISTED = re.compile(r"^ *([a-z_]+)(?:/ +| {2,})\S", re.MULTILINE)
 
 
 @pytest.mark.parametrize("folder", MAPPED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_map_of_a_package_names_its_modules_and_no_others(folder: Path) -> None:
+def test_map_of_package_lists_exactly_its_modules(folder: Path) -> None:
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
     modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
     modules |= {path.parent.name for path in folder.glob("*/__init__.py")}
@@ -112,22 +112,22 @@ def test_the_map_of_a_package_names_its_modules_and_no_others(folder: Path) -> N
     assert listed <= modules
 
 
-def test_the_page_of_the_command_line_is_its_help() -> None:
+def test_cli_page_is_up_to_date() -> None:
     """`python -m tests.tools.cli_docs` writes it."""
     assert cli_docs.PATH.read_text() == cli_docs.document()
 
 
-# The pages about the code.
+# ---- pages about the code ----
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_document_names_files_that_exist(path: Path) -> None:
+def test_document_names_existing_files(path: Path) -> None:
     folders = "benchmarks|demo_app|docs|gateway|tests|ui"
     named = set(re.findall(rf"`((?:{folders})/[\w/.-]+\.\w+)`", path.read_text()))
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
-def test_architecture_names_modules_that_exist() -> None:
+def test_architecture_names_existing_modules() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     paths = set(re.findall(r"`([\w/]+\.(?:py|js))`", text))
     assert len(paths) > 30
@@ -143,7 +143,7 @@ def test_architecture_describes_every_room() -> None:
     assert set(table) == rooms
 
 
-def test_glossary_names_types_that_exist() -> None:
+def test_glossary_names_existing_types() -> None:
     defined = set()
     for folder in ("gateway", "ui"):
         for path in (ROOT / folder).rglob("*.py"):

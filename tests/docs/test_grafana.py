@@ -1,4 +1,4 @@
-"""The dashboard asks for metrics, and for labels of them, that a gateway has."""
+"""The dashboard and the alerts use metrics and labels that a gateway has."""
 
 import json
 import re
@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 DASHBOARD = json.loads((DOCS / "grafana.json").read_text())
 ALERTS = re.findall(r"^ +expr: (.+)$", (DOCS / "operating.md").read_text(), flags=re.M)
 
-_WORDS = {  # of PromQL, and what stands where a duration does
+_WORDS = {  # keywords of PromQL, and placeholders for durations
     *("sum", "max", "rate", "histogram_quantile", "by", "and", "on", "bool", "label_values"),
 }
 _OF_REDIS = {"realtime_store_lag_seconds"}
@@ -34,7 +34,7 @@ def queries():
 
 
 def names_in(query):
-    """The metrics that a query names: what is no label, word, text or duration."""
+    """Return the metrics of a query: names that are no label, keyword, text or duration."""
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", "", query)
     bare = re.sub(r"\b(by|on) \([^)]*\)", "", bare)
     bare = re.sub(r"(label_values\(\w+), \w+", r"\1", bare)
@@ -50,7 +50,7 @@ def labels_in(query):
 
 @pytest.fixture
 async def samples(monkeypatch):
-    """The samples of a gateway to which something has happened."""
+    """The samples of a gateway with some traffic."""
     async with serving() as gateway:
         run = await gateway.gateway._store.create_run(new_run())
 
@@ -70,7 +70,7 @@ async def samples(monkeypatch):
         ]
 
 
-async def test_every_query_names_metrics_and_labels_that_are_there(samples):
+async def test_queries_use_existing_metrics_and_labels(samples):
     names = {sample.name for sample in samples} | _OF_REDIS
     labels = {label for sample in samples for label in sample.labels}
     asked = set()
@@ -82,20 +82,20 @@ async def test_every_query_names_metrics_and_labels_that_are_there(samples):
         asked |= found
     codes = re.findall(r'code=~?"([^"]+)"', " ".join(ALERTS))
     assert codes and all(code in BY_CODE for each in codes for code in each.split("|"))
-    # Whatever is measured can be seen.
+    # Every metric has a panel.
     own = {name for name in names if name.startswith("realtime_")}
     unseen = {re.sub("_(sum|count|bucket)$", "", name) for name in own - asked}
     seen = {re.sub("_bucket$", "", name) for name in asked}
     assert unseen - seen == {"realtime_gateway_info"}
 
 
-def test_a_misspelt_metric_would_be_noticed():
+def test_misspelt_metric_is_detected():
     assert names_in('sum(rate(realtime_conections{a="b"}[5m])) > 0') == {"realtime_conections"}
     assert names_in("max by (x) (a and on (y) b)") == {"a", "b"}
     assert labels_in('sum by (le, cod) (rate(a{b=~"c", d="e"}[5m]))') == {"cod", "b", "d"}
 
 
-def test_the_panels_have_titles_and_do_not_overlap():
+def test_panels_have_titles_and_do_not_overlap():
     taken = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]

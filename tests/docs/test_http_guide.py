@@ -1,4 +1,4 @@
-"""What docs/http.md and the README show with curl, executed against a gateway."""
+"""Executes the curl commands of docs/http.md and the README against a gateway."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import requirements
 from tests.support.gateways import SECRET, gateway_process, token_for
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent  # where `realtime` is
+BIN = Path(sys.executable).parent  # the folder of `realtime`
 WORKER = """
 import asyncio
 from gateway import connect, streams, task
@@ -66,7 +66,7 @@ def gateway(tmp_path):
 
 @pytest.fixture
 def run(gateway, tmp_path):
-    """A run that appends for a second and a half: its id, its token, and the worker."""
+    """A run that appends for 1.5 s: its id, its token and the worker."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     environment = os.environ | {"REALTIME_URL": gateway.url, "REALTIME_SECRET_KEY": SECRET}
@@ -81,7 +81,7 @@ def run(gateway, tmp_path):
     worker.stdout.close()
 
 
-def test_curl_prints_a_runs_records_as_they_come(gateway, run):
+def test_curl_prints_records_as_they_are_appended(gateway, run):
     (line,) = re.findall(r"^curl -N .*$", (ROOT / "README.md").read_text(), flags=re.M)
     line = line.replace("localhost:8400", f"127.0.0.1:{gateway.port}")
     environment = {"PATH": os.environ["PATH"], "RUN": run[0], "TOKEN": run[1]}
@@ -103,7 +103,7 @@ def test_curl_prints_a_runs_records_as_they_come(gateway, run):
     curl.stdout.close()
 
 
-def test_the_blocks_of_the_guide_do_what_it_says(gateway, run):
+def test_http_page_blocks_work_as_documented(gateway, run):
     run_id, run_token = run
     base = {"GATEWAY": f"http://127.0.0.1:{gateway.port}"}
     begin, watch, look, write, paths, create, fork = blocks()
@@ -130,7 +130,7 @@ def test_the_blocks_of_the_guide_do_what_it_says(gateway, run):
 
 
 def shell_run(gateway) -> str:
-    """Make a run that goes on, through the gateway."""
+    """Create an unfinished run through the gateway."""
     import asyncio
 
     from gateway.stores.remote.store import RemoteStore

@@ -70,7 +70,7 @@ def watching(gateway, tmp_path):
     it.kill()
 
 
-async def test_watch_resumes_after_either_side_was_stopped_or_killed(gateway, watching):
+async def test_watch_resumes_after_restart_of_either_side(gateway, watching):
     async def append(*records: bytes, end: str | None = None) -> str:
         async with opened(RemoteStore(gateway.url, worker_token)) as store:
             key = StreamKey(watching.run.id, "progress")
@@ -100,7 +100,7 @@ async def test_watch_resumes_after_either_side_was_stopped_or_killed(gateway, wa
     assert watching.process.wait(DEADLINE_S) == 0
 
 
-async def test_watch_ends_when_the_gateway_refuses(watching):
+async def test_watch_exits_when_the_gateway_rejects_it(watching):
     watching.start()
     assert watching.process.wait(DEADLINE_S) == 1
     assert b"run_not_found" in watching.process.stderr.read()

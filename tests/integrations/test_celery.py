@@ -12,11 +12,11 @@ from gateway.errors import RunNotFound
 from gateway.model.runs import iso_time
 from tests.support.queues.workers import (
     CELERY_SHOP,
+    close_connections,
     ended,
     first,
-    let_go,
     on_thread,
-    seen_by_a_page,
+    read_as_page,
     statuses,
     until_status,
 )
@@ -28,7 +28,7 @@ async def celery(celery_place):
 
     async with celery_place.connected():
         yield celery_shop
-    await let_go(celery_shop.app)
+    await close_connections(celery_shop.app)
 
 
 async def send(task, *args, **options):
@@ -41,7 +41,7 @@ async def send(task, *args, **options):
 
 async def test_task_is_a_run_with_ordered_records(celery_place, celery):
     result, run = await send(celery.greet, "ann")
-    records = await seen_by_a_page(celery_place.gateway.url, run.access_token, run.id, "lines")
+    records = await read_as_page(celery_place.gateway.url, run.access_token, run.id, "lines")
     assert [(each["offset"], each["data"]) for each in records] == [
         (0, "hello ann"),
         (1, "attempt 1"),

@@ -20,7 +20,14 @@ from tests.support.gateways import (
     serving,
     until,
 )
-from tests.support.queues.workers import CELERY_SHOP, Shop, ended, first, let_go, on_thread
+from tests.support.queues.workers import (
+    CELERY_SHOP,
+    Shop,
+    close_connections,
+    ended,
+    first,
+    on_thread,
+)
 
 WORKER = ("celery", "-A", CELERY_SHOP, "worker", "-c", "2", "-l", "info")
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -31,7 +38,7 @@ async def celery(celery_place):
     from tests.support.queues import celery_shop
 
     yield celery_shop
-    await let_go(celery_shop.app)
+    await close_connections(celery_shop.app)
 
 
 async def test_death_of_worker_and_children_crashes_runs(celery_place, celery, tmp_path):

@@ -14,13 +14,13 @@ from gateway.model.log import run_log
 from gateway.sdk.execution import task_queues
 from gateway.sdk.runtime import current_runtime
 from tests.support.queues.workers import (
+    close_connections,
     ended,
     first,
-    let_go,
     on_thread,
-    seen_by_a_page,
+    read_as_page,
     statuses,
-    until_asked_for,
+    wait_for_takeover_request,
 )
 
 
@@ -31,14 +31,14 @@ async def celery(celery_place):
     task_queues.register(CeleryQueue(celery_shop.app))
     async with celery_place.connected():
         yield celery_shop
-    await let_go(celery_shop.app)
+    await close_connections(celery_shop.app)
 
 
 async def test_worker_executes_task_and_appends_records(celery_place, celery):
     handle = await celery.add.trigger(a=1, b=2)
     result = await handle.wait()
     assert (result.ok, result.output) == (True, 3)
-    records = await seen_by_a_page(
+    records = await read_as_page(
         celery_place.gateway.url, handle.access_token, handle.id, "numbers"
     )
     assert [each["data"] for each in records] == [1, 2]
@@ -154,7 +154,7 @@ async def test_duplicate_delivery_executes_once(celery, tmp_path):
     pid = await first(celery.numbers, handle.id)
     run = await runs.retrieve(handle.id)
     await CeleryQueue(celery.app).enqueue(run)
-    await until_asked_for(run)
+    await wait_for_takeover_request(run)
     flag.unlink()
     assert (await ended(handle.id)).status == "completed"
     assert [each async for each in celery.numbers.read(handle.id)] == [pid]
@@ -189,7 +189,7 @@ async def test_run_is_finished_when_broker_rejects_it(celery):
     assert await runs.list(limit=1) == before
     task_queues.register(CeleryQueue(celery.app))
     assert (await celery.add.options(idempotency_key="lost").trigger_and_wait(a=1, b=2)).ok
-    await let_go(app)
+    await close_connections(app)
 
 
 async def test_default_runner_is_a_setting(celery_place, celery, monkeypatch):

@@ -88,7 +88,7 @@ async def test_cancellation_yields_no_error_part() -> None:
 
 async def test_lone_surrogate_is_joined_or_replaced(collect) -> None:
     class Both:
-        """Text and a call's input, as they come."""
+        """A reader of text and of a call's input."""
 
         def read(self, event):
             kind, piece = event

@@ -20,10 +20,10 @@ from tests.support.queues.workers import (
     Shop,
     ended,
     first,
-    seen_by_a_page,
+    read_as_page,
     shop,
     statuses,
-    until_asked_for,
+    wait_for_takeover_request,
 )
 
 WORKER = ("taskiq", "worker", f"{TASKIQ_SHOP}:broker", "--workers", "2", "--log-level", "INFO")
@@ -58,7 +58,7 @@ async def values(stream, run_id):
 
 async def test_task_is_a_run_with_ordered_records(place, taskiq):
     sent, run = await send(taskiq, taskiq.greet, "ann")
-    records = await seen_by_a_page(place.gateway.url, run.access_token, run.id, "lines")
+    records = await read_as_page(place.gateway.url, run.access_token, run.id, "lines")
     assert [each["data"] for each in records] == ["hello ann", "attempt 1"]
     kept = await ended(run.id)
     assert (kept.task, kept.status, kept.output) == (f"{TASKIQ_SHOP}:greet", "completed", None)
@@ -135,7 +135,7 @@ async def test_task_of_other_process_has_no_handle(taskiq):
 async def test_worker_executes_task_and_appends_records(place, taskiq):
     handle = await taskiq.add.trigger(a=1, b=2)
     assert (await handle.wait()).output == 3
-    records = await seen_by_a_page(place.gateway.url, handle.access_token, handle.id, "numbers")
+    records = await read_as_page(place.gateway.url, handle.access_token, handle.id, "numbers")
     assert [each["data"] for each in records] == [1, 2]
     assert (await runs.retrieve(handle.id)).owner != current_runtime().runner.owner
 
@@ -186,7 +186,7 @@ async def test_duplicate_delivery_executes_once(taskiq, tmp_path):
             await asyncio.sleep(0.1)
 
     bringing = asyncio.create_task(bring())
-    await until_asked_for(run)
+    await wait_for_takeover_request(run)
     bringing.cancel()
     flag.unlink()
     assert (await ended(handle.id)).status == "completed"

@@ -55,7 +55,7 @@ class Command:
 
 
 @asynccontextmanager
-async def going(*arguments: object, without: tuple[str, ...] = (), **env: str):
+async def running(*arguments: object, without: tuple[str, ...] = (), **env: str):
     """Run a command while the block executes."""
     variables = environment(**env)
     for name in without:
@@ -78,5 +78,5 @@ async def going(*arguments: object, without: tuple[str, ...] = (), **env: str):
 
 async def realtime(*arguments: object, given: str | None = None, **options) -> Done:
     """Run a command and return its result."""
-    async with going(*arguments, **options) as command:
+    async with running(*arguments, **options) as command:
         return await command.done(given.encode() if given is not None else b"")

@@ -85,7 +85,7 @@ async def on_thread(function, *args, **kwargs):
     return await asyncio.get_running_loop().run_in_executor(_thread, call)
 
 
-async def let_go(app) -> None:
+async def close_connections(app) -> None:
     """Close an application's connections of this process."""
 
     def close() -> None:
@@ -138,7 +138,7 @@ async def first(stream, run_id: str):
         return await anext(values)
 
 
-async def seen_by_a_page(url: str, token: str, run_id: str, stream: str) -> list[dict]:
+async def read_as_page(url: str, token: str, run_id: str, stream: str) -> list[dict]:
     """Follow a stream to its end, as a page does, and return its records."""
     records = []
     async with asyncio.timeout(DEADLINE_S), connect(f"{url}/v1/ws", compression=None) as opened:
@@ -153,7 +153,7 @@ async def seen_by_a_page(url: str, token: str, run_id: str, stream: str) -> list
                 return records
 
 
-async def until_asked_for(run: gateway.Run) -> None:
+async def wait_for_takeover_request(run: gateway.Run) -> None:
     """Wait until another worker has asked for an executing run and has its answer."""
     owners = [run.owner]  # of each change: one page of a log may have several
     async with (
