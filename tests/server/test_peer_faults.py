@@ -100,7 +100,7 @@ FAULTS = {
         "server/test_peer_faults.py: a_refresh_with_an_expired_token_is_not_accepted",
         "server/websocket/test_session.py: "
         "a_subscription_ends_with_its_token_and_resumes_with_another",
-        "protocol/test_connection.py: what_is_revoked_is_never_taken_back",
+        "protocol/test_connection_requests.py: what_is_revoked_is_never_taken_back",
     ],
 }
 

@@ -3,6 +3,7 @@
 cancellation    a coroutine that is canceled at a suspension point of one's choice
 claims          the claims of a token that is valid
 cli             the command line as a process
+connections     a connection's state machine, driven without a socket, a clock or a store
 gateways        real gateways, in this event loop or as a process, and a real client
 large_sqlite    a SQLite store with as many runs as wanted
 log_model       what streams and their followers have to be
@@ -11,9 +12,12 @@ mutations       frames of the shared cases, and damaged copies of them
 nginx           a real nginx in front of gateways
 protocol_cases  the cases of the protocol, which the browser's client passes too
 records         the records of a stream, read to its tail
+remote_stores   a remote store, and a relay that drops its connection
 requirements    marks for tests that need something of the machine
 stepped_loop    an event loop whose time a test controls
+store_contract  helpers of the contract tests of stores
 stores          every kind of store
+subscriptions   subscriptions of a client
 tcp_proxy       a TCP proxy that can fall silent, slow down or cut
 
 browser    Chromium, Reflex apps as processes, and what pages show
