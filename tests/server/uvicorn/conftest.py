@@ -2,7 +2,6 @@
 
 import pytest
 
-from gateway.server.uvicorn import fast_append
 from gateway.server.uvicorn.fast_append import FastAppendProtocol
 from tests.support.gateways import serving
 from tests.support.http.raw_appends import connected, post
@@ -28,5 +27,5 @@ def taken(monkeypatch):
         found.append(body)
         answer(protocol, head, body)
 
-    monkeypatch.setattr(FastAppendProtocol, "_answer", fast_append)
+    monkeypatch.setattr(FastAppendProtocol, "_answer", answering)
     return found
