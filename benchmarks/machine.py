@@ -44,7 +44,7 @@ def find_program(name: str) -> str:
 
 
 def describe_machine() -> str:
-    """Describe the machine, its load, and the versions of what is measured."""
+    """Describe the machine, its load, and the versions of the measured servers."""
     busy = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (

@@ -52,7 +52,7 @@ class Result:
 
     Attributes:
         scenario: The name of the scenario.
-        what: What was measured, with its unit.
+        what: The measured quantity, with its unit.
         server: The server, store or client.
         values: One value for each run; empty if the server failed.
         load_share: The load generator's share of a core; None without a load generator.
@@ -113,7 +113,7 @@ def interleaved(
         measures: The measurements by name.
 
     Returns:
-        The values by name, and the errors of those that failed.
+        The values by name, and the errors of failed measurements by name.
     """
     taken: dict[str, list[T]] = {name: [] for name in measures}
     failed: dict[str, str] = {}

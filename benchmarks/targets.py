@@ -44,7 +44,7 @@ class Row:
     """One row of the table.
 
     Attributes:
-        what: What is measured, with its unit.
+        what: The measured quantity, with its unit.
         here: The value of this gateway.
         target: The target, in words.
         others: The values of peers, by name.

@@ -36,7 +36,7 @@ async def subscribe(websocket: WebSocket) -> None:
 
 
 async def publish(websocket: WebSocket) -> None:
-    """Put each received text into every queue."""
+    """Add each received text to every queue."""
     await websocket.accept()
     with contextlib.suppress(WebSocketDisconnect):
         while True:

@@ -38,7 +38,7 @@ async def subscribe(websocket: WebSocket) -> None:
 
 
 async def publish(websocket: WebSocket) -> None:
-    """Put each received text into the queues of the stream that its first word names."""
+    """Add each received text to the queues of the stream that its first word names."""
     await websocket.accept()
     with contextlib.suppress(WebSocketDisconnect):
         while True:

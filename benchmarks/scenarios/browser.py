@@ -72,7 +72,7 @@ def measure(effort: Effort) -> Iterator[Result]:
 
 @contextmanager
 def two_cores() -> Iterator[None]:
-    """Let child processes use all cores: neither the page's server nor the browser is the load."""
+    """Allow child processes all cores: neither the page's server nor the browser is the load."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     try:

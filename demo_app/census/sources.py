@@ -26,7 +26,7 @@ class UnknownSource(ValueError):
     """The source id is not listed by `sources`."""
 
     def __init__(self, source_id: str) -> None:
-        """Put the id into the message, cut to 60 characters."""
+        """Add the id to the message, cut to 60 characters."""
         shown = source_id if len(source_id) <= 60 else source_id[:60] + "…"
         super().__init__(f"unknown source {shown!r}; sources() lists what can be read")
 

@@ -21,7 +21,7 @@ from gateway.ui import InputStreamHook, ToolCall, use_input_stream, use_realtime
 
 
 def ask() -> rx.Component:
-    """Show the question, the tool calls and the answer."""
+    """Render the question, the tool calls and the answer."""
     run = use_realtime_run_with_streams(
         RunView.id,
         [answer],

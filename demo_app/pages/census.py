@@ -26,7 +26,7 @@ from gateway.ui import RealtimeRun, RealtimeStream, use_realtime_run, use_realti
 
 
 def census() -> rx.Component:
-    """Show progress, throughput, workers and the largest modules."""
+    """Render progress, throughput, workers and the largest modules."""
     run = use_realtime_run(RunView.id, access_token=RunView.access_token, on_error=RunView.renew)
     now = use_realtime_stream(
         RunView.id,
@@ -128,7 +128,7 @@ def _worker(row: ObjectVar[WorkerRow]) -> rx.Component:
 def worker_card(
     run_id: rx.Var[str], module: rx.Var[str], percent: rx.Var[int], access_token: rx.Var[str]
 ) -> rx.Component:
-    """Show one child run. Each card has its own hook, so that it follows its own run."""
+    """Render one child run. Each card has its own hook, so that it follows its own run."""
     run = use_realtime_run(run_id, access_token=access_token)
     return rx.box(
         rx.flex(

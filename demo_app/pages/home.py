@@ -35,7 +35,7 @@ EXAMPLES = (
 
 
 def home() -> rx.Component:
-    """Show the forms and the visitor's recent runs."""
+    """Render the forms and the visitor's recent runs."""
     return frame(
         rx.box(
             rx.heading("Watch Python work, live", size="8", as_="h1", trim="both"),
@@ -139,7 +139,7 @@ def _ask_form() -> rx.Component:
 
 
 def question_form() -> rx.Component:
-    """Show the form for a question."""
+    """Render the form for a question."""
     return rx.form.root(
         rx.flex(
             rx.input(
@@ -175,7 +175,7 @@ def question_form() -> rx.Component:
 
 
 def answered_by() -> rx.Component:
-    """Show whether a model or the offline program answers."""
+    """Render whether a model or the offline program answers."""
     model = model_name()
     text = (
         f"Answered by the model {model}, which calls the search and read tools."

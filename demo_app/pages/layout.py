@@ -28,7 +28,7 @@ def frame(*children: rx.Component, **props: Any) -> rx.Component:
 
 
 def run_frame(*children: rx.Component) -> rx.Component:
-    """Show a run's page in the frame: an error, a spinner while loading, or the content."""
+    """Render a run's page in the frame: an error, a spinner while loading, or the content."""
     return frame(
         rx.cond(
             RunView.error_message,
@@ -100,7 +100,7 @@ def card(*children: rx.Component, title: str | None = None, **props: Any) -> rx.
 
 
 def tile(label: str, value: rx.Var[Any] | str, *, id: str) -> rx.Component:
-    """Show one number with its label."""
+    """Render one number with its label."""
     return rx.box(
         rx.text(label, size="1", color_scheme="gray"),
         rx.text(
@@ -126,12 +126,12 @@ def tiles(*children: rx.Component) -> rx.Component:
 
 
 def run_badge(run: RealtimeRun) -> rx.Component:
-    """Show a run's status."""
+    """Render a run's status."""
     return status_badge(run.run.status)
 
 
 def status_badge(status: Any) -> rx.Component:
-    """Show a status in its colour."""
+    """Render a status in its colour."""
     color = rx.match(
         status,
         ("delayed", "gray"),
@@ -150,7 +150,7 @@ def status_badge(status: Any) -> rx.Component:
 
 
 def load_more_button(runs: RealtimeRuns, **props: Any) -> rx.Component:
-    """Show a button that loads older runs of a set, until the set is full."""
+    """Render a button that loads older runs of a set, until the set is full."""
     return rx.cond(
         runs.is_full,
         rx.text("The newest ", runs.count, " are shown.", size="1", color_scheme="gray"),
@@ -162,7 +162,7 @@ def load_more_button(runs: RealtimeRuns, **props: Any) -> rx.Component:
 
 
 def connection_state(source: RealtimeStream[Any] | RealtimeRun) -> rx.Component:
-    """Show the state of the subscription: live, connecting, reconnecting, failed or ended."""
+    """Render the state of the subscription: live, connecting, reconnecting, failed or ended."""
 
     def line(icon: str, text: str, color: str) -> rx.Component:
         return rx.hstack(
@@ -190,7 +190,7 @@ def as_json(value: Any) -> rx.Var[str]:
 
 
 def error_callout(message: rx.Var[str] | str) -> rx.Component:
-    """Show an error message, or nothing if it is empty."""
+    """Render an error message, or nothing if it is empty."""
     return rx.cond(
         message,
         rx.callout(message, icon="triangle-alert", color_scheme="red", role="alert", width="100%"),
@@ -199,7 +199,7 @@ def error_callout(message: rx.Var[str] | str) -> rx.Component:
 
 
 def code(text: rx.Var[str] | str, *, follow: bool = False, **props: Any) -> rx.Component:
-    """Show preformatted text in a scrolling box.
+    """Render preformatted text in a scrolling box.
 
     Args:
         text: The text.

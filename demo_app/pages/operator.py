@@ -38,7 +38,7 @@ class Operator(rx.State):
 
     @rx.event
     async def load(self) -> None:
-        """Show the metrics if the visitor needs no key."""
+        """Open the metrics if the visitor needs no key."""
         await self._open()
 
     @rx.event
@@ -78,7 +78,7 @@ class Operator(rx.State):
 
 
 def operator() -> rx.Component:
-    """Show the metrics, or a form for the key."""
+    """Render the metrics, or a form for the key."""
     now = use_realtime_stream(
         Operator.run_id,
         stream=operator_feed.metrics,

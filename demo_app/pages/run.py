@@ -31,7 +31,7 @@ RAW_RECORDS = 50  # shown per stream
 
 
 def run_detail() -> rx.Component:
-    """Show a run's status, times, values, children and streams, and a token to copy."""
+    """Render a run's status, times, values, children and streams, and a token to copy."""
     run = use_realtime_run(RunView.id, access_token=RunView.access_token, on_error=RunView.renew)
     return run_frame(
         error_callout(run.error),

@@ -78,9 +78,8 @@ async def test_runs_with_tag_are_updated_and_more_are_loaded(open_app):
         "() => [...document.querySelectorAll('.tagged')].every(e => e.innerText.endsWith(' done'))"
     )
     rows = await page.texts(".tagged")
-    assert rows == sorted(
-        rows, reverse=True
-    )  # newest first; the token does not give access to payloads
+    # Newest first. The token does not give access to payloads.
+    assert rows == sorted(rows, reverse=True)
     await page.page.locator("#more:enabled").click()
     await page.until("() => document.querySelectorAll('.tagged').length >= 5")
     assert (await page.texts(".tagged"))[:3] == rows

@@ -54,7 +54,7 @@ class Sent(rx.State):
 
 
 def index() -> rx.Component:
-    """Show counts, the newest records and a view."""
+    """Render counts, the newest records and a view."""
     stream = use_realtime_stream(Sent.run_id, lines, access_token=Sent.token, throttle_ms=16)
     return rx.el.main(
         rx.el.button("Start", on_click=Sent.start(50_000, 10_000), id="start"),
