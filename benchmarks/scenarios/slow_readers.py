@@ -78,11 +78,11 @@ def measure(effort: Effort) -> Iterator[Result]:
             values = tuple(it.latency_ms(percent) for it in each)
             label = f"{what}, {name}: p{percent} in ms"
             yield Result(NAME, label, HERE_FULL, values, share, names[name], failed.get(name, ""))
-    without, beside = taken.values()
-    if without and beside:
+    without, with_slow = taken.values()
+    if without and with_slow:
         ratios = tuple(
             with_them.latency_ms(99) / alone.latency_ms(99)
-            for alone, with_them in zip(without, beside, strict=False)
+            for alone, with_them in zip(without, with_slow, strict=False)
         )
         yield Result(
             NAME, "the others' p99 with a slow tenth, as a ratio to that without", HERE_FULL, ratios

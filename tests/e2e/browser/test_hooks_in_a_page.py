@@ -32,9 +32,9 @@ async def start(page, kind):
 async def test_handlers_are_called_once_for_each_record(open_app):
     page = await open_app()
     run_id = await start(page, "short")
-    heard = " ".join(f"{number}:{number + 1}/5" for number in range(5))
+    received = " ".join(f"{number}:{number + 1}/5" for number in range(5))
     await until_text(page, "ends", "completed")
-    await until_text(page, "heard", heard)
+    await until_text(page, "received", received)
     assert await page.text("#latest") == "5/5"
     assert await page.text("#errors") == ""
     assert subscriptions(page)[run_id, "counts"] == 1  # used in three places and in the card
@@ -43,7 +43,7 @@ async def test_handlers_are_called_once_for_each_record(open_app):
     await page.page.locator("#find").click()
     await start(page, "short")
     await until_text(page, "ends", "completed completed")
-    await until_text(page, "heard", f"{heard} {heard}")
+    await until_text(page, "received", f"{received} {received}")
 
 
 async def test_refused_token_calls_handler_and_new_token_resumes(open_app):
@@ -60,10 +60,10 @@ async def test_refused_token_calls_handler_and_new_token_resumes(open_app):
     await until_text(page, "status", "live")
     await page.until("n => parseInt(document.getElementById('count').textContent) > n", stopped)
     await page.until(
-        "n => document.getElementById('heard').textContent.split(' ').length > n", stopped + 3
+        "n => document.getElementById('received').textContent.split(' ').length > n", stopped + 3
     )
-    heard = (await page.text("#heard")).split()
-    assert heard == [f"{number}:{number + 1}/400" for number in range(len(heard))]
+    received = (await page.text("#received")).split()
+    assert received == [f"{number}:{number + 1}/400" for number in range(len(received))]
     assert await page.text("#errors") == "forbidden"
     assert len(page.sockets) == 1
 

@@ -65,9 +65,9 @@ async def test_page_gets_each_record_once_when_backend_is_killed(open_page, demo
     await page.until_shown("reconnecting, nothing will be missed")
     seen = (await page.lines("progress"))[-1]["offset"]
     await demo.backend.start()
-    said, _ = await asyncio.to_thread(worker.communicate, "20\n", 60)
+    output, _ = await asyncio.to_thread(worker.communicate, "20\n", 60)
     assert worker.returncode == 0
-    count = int(said)
+    count = int(output)
 
     await page.until_status("completed")
     await page.until_lines("progress", count)

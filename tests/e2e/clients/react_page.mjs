@@ -12,12 +12,12 @@ const hooks = createHooks(React);
 const { useInputStream, useRealtimeRun, useRealtimeStream, useTaskTrigger } = hooks;
 const gateway = connect({ url: process.env.GATEWAY, token: process.env.TOKEN });
 const h = React.createElement;
-const heard = [];
+const received = [];
 let renders = 0;
 
 function Stream({ run }) {
   renders++;
-  const onRecord = (value) => heard.push(value); // another function at each render
+  const onRecord = (value) => received.push(value); // another function at each render
   const { data, status } = useRealtimeStream(gateway, run, "progress", { onRecord });
   return h("i", null, `${run}:${status}:${data.join(",")}`);
 }
@@ -43,7 +43,7 @@ function App({ run, count, ask }) {
 
 const element = document.createElement("main");
 const root = createRoot(element);
-const show = () => console.log(JSON.stringify({ shown: element.textContent, heard, renders }));
+const show = () => console.log(JSON.stringify({ shown: element.textContent, received, renders }));
 new window.MutationObserver(show).observe(element, {
   childList: true,
   characterData: true,

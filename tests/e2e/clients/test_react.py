@@ -22,21 +22,21 @@ class ReactPage:
         self._process = process
 
     def render(self, run: str | None, count: int = 1, **more: bool) -> None:
-        self._say(run=run, count=count, **more)
+        self._send(run=run, count=count, **more)
 
     def call(self, name: str, value: object) -> None:
         """Call a function that a hook returned."""
-        self._say(call=name, value=value)
+        self._send(call=name, value=value)
 
-    def _say(self, **said: object) -> None:
-        self._process.stdin.write(json.dumps(said).encode() + b"\n")
+    def _send(self, **report: object) -> None:
+        self._process.stdin.write(json.dumps(report).encode() + b"\n")
 
     async def shows(self, text: str) -> dict:
         """Wait until the page shows a text, and return the page's report."""
         async with asyncio.timeout(DEADLINE_S):
             while line := await self._process.stdout.readline():
-                if (said := json.loads(line))["shown"] == text:
-                    return said
+                if (report := json.loads(line))["shown"] == text:
+                    return report
         raise AssertionError((await self._process.stderr.read()).decode())
 
 
@@ -72,8 +72,8 @@ async def test_components_share_subscription_and_get_records_once(gateway, page)
     await page.shows(f"{line}{line}queued")
     assert gateway.hub.live_streams == 2  # the stream, and the run's own log
     await written.append("a", "b")
-    said = await page.shows(f"{line}a,b{line}a,b" + "queued")
-    assert sorted(said["heard"]) == ["a", "a", "b", "b"]  # both components have a handler
+    report = await page.shows(f"{line}a,b{line}a,b" + "queued")
+    assert sorted(report["received"]) == ["a", "a", "b", "b"]  # both components have a handler
 
 
 async def test_component_shows_no_value_of_previous_run(gateway, page):
@@ -84,10 +84,10 @@ async def test_component_shows_no_value_of_previous_run(gateway, page):
     page.render(one.id)
     await page.shows(f"{one.id}:live:of onequeued")
     page.render(other.id)
-    said = await page.shows(f"{other.id}:live:queued")
+    report = await page.shows(f"{other.id}:live:queued")
     await other.append("of other", end="completed")
     await page.shows(f"{other.id}:ended:of otherqueued")
-    assert said["heard"] == ["of one"]
+    assert report["received"] == ["of one"]
 
 
 async def test_subscription_ends_when_component_unmounts(gateway, page):

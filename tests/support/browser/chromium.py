@@ -27,7 +27,7 @@ async def chromium() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         found = next(filter(None, map(shutil.which, NAMES)), None)
         path = found or playwright.chromium.executable_path
-        if not os.path.exists(path):  # noqa: ASYNC240 - nobody else waits
+        if not os.path.exists(path):  # noqa: ASYNC240 - nothing else runs
             pytest.skip(
                 f"no Chromium: none of {', '.join(NAMES)} is on PATH: apt install chromium, or "
                 "playwright install chromium"

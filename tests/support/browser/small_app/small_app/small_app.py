@@ -39,7 +39,7 @@ class State(rx.State):
     shown: str = ""
     token: str = ""
     enabled: bool = True
-    heard: list[str] = []
+    received: list[str] = []
     ends: list[str] = []
     errors: list[str] = []
 
@@ -68,7 +68,7 @@ class State(rx.State):
 
     @rx.event
     def on_record(self, value: Count, meta: dict[str, Any]) -> None:
-        self.heard.append(f"{meta['offset']}:{value.current}/{value.total}")
+        self.received.append(f"{meta['offset']}:{value.current}/{value.total}")
 
     @rx.event
     def on_end(self, reason: str) -> None:
@@ -113,7 +113,7 @@ def index() -> rx.Component:
         rx.el.p(stream.count, id="count"),
         rx.el.p(stream.status, id="status"),
         rx.el.p(stream.error, id="error"),
-        rx.el.p(State.heard.join(" "), id="heard"),
+        rx.el.p(State.received.join(" "), id="received"),
         rx.el.p(State.ends.join(" "), id="ends"),
         rx.el.p(State.errors.join(" "), id="errors"),
         rx.el.ul(rx.foreach(State.run_ids, lambda id: run_card(run_id=id, token=State.token))),
