@@ -30,7 +30,7 @@ from gateway.stores.factory import open_movable_store
 from gateway.stores.idempotency import WriterState
 from gateway.stores.migration import CopyableStore, StreamExtras, TokenUsage, copy_store
 from gateway.stores.sqlite.store import SqliteStore
-from tests.support.cli import going, realtime
+from tests.support.cli import realtime, running
 from tests.support.gateways import environment, gateway_process, new_run, token_for, until
 from tests.support.redis.servers import fresh_url, shared_server
 from tests.support.redis.topologies import cluster, sentinels
@@ -322,7 +322,7 @@ async def test_clients_go_on_in_the_copy_where_they_were(tmp_path):
     token = token_for("read:runs:*", "write:runs:*")
     with gateway_process(target, tmp_path) as process:
         where = ("--url", process.url, "--token", token)
-        async with going("tail", *key, "--raw", "--from", held, *where) as tail:
+        async with running("tail", *key, "--raw", "--from", held, *where) as tail:
             assert (await realtime("append", *key, "2", "--end", *where)).code == 0
             assert await tail.line() == "2"  # and not 1 once more
             assert (await tail.done()).code == 0
@@ -367,7 +367,7 @@ async def test_a_copy_that_is_killed_goes_on(tmp_path):
         for _ in range(150):
             run = await store.create_run(new_run())
             await store.append(StreamKey(run.id, "s"), [b"x" * 1000] * 100)
-    async with going("copy", source, target) as copy:
+    async with running("copy", source, target) as copy:
         written = tmp_path / "two.db-wal"
         while not (written.exists() and written.stat().st_size > 2_000_000):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
