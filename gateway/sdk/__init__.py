@@ -16,6 +16,7 @@ May import `stores` and the rooms below it, and `settings`; never `fanout` or `s
     runs              runs as a backend sees them
     runtime           the SDK's state in one process: store, runner, writers
     session           `connect()`
+    stream_reader     reads a stream from the store
     stream_registry   the streams that this process defines
     streams           typed streams: define, append, pipe, read
     task_registry     `@task`, and the tasks that this process defines

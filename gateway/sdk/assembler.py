@@ -47,7 +47,7 @@ from gateway.sdk.parts import (
 )
 
 if TYPE_CHECKING:
-    from gateway.sdk.streams import ReadRecord
+    from gateway.sdk.stream_reader import ReadRecord
 
 CallState: TypeAlias = Literal["streaming", "waiting", "running", "done", "failed", "denied"]
 Approval: TypeAlias = Literal["requested", "approved", "denied"]

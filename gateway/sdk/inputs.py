@@ -1,4 +1,4 @@
-"""Input streams: what a page or a backend tells a run while it executes.
+"""Input streams: values that a page or a backend sends to a run while it executes.
 
     approval = streams.input("approval", Approval)
 
@@ -6,10 +6,10 @@
     await approval.send(run_id, Approval(ok=True))        # in a backend
     use_input_stream(State.run_id, approval, ...).send    # on a page
 
-An input is an ordinary stream of the run, so what is sent before anyone listens is kept, and a send
-to a run that has ended is refused. An attempt takes each value once: `once`, `wait` and `on` share
-one place in the stream. The next attempt begins at the first value again, since it starts with
-nothing but its payload.
+An input is an ordinary stream of the run. A value that is sent before the task reads is kept, and a
+send to a run that has ended is refused. An attempt takes each value once: `once`, `wait` and `on`
+share one cursor. The next attempt starts at the first value again, because it has nothing but its
+payload.
 """
 
 from __future__ import annotations
@@ -31,32 +31,31 @@ from gateway.sdk import stream_registry
 from gateway.sdk.context import RunContext, current_run
 from gateway.sdk.definitions import StreamDefinition
 from gateway.sdk.loops.bridge import run_on_sdk_loop
-from gateway.sdk.loops.sync_calls import begin, make_sync
+from gateway.sdk.loops.sync_calls import make_sync, prepare_sync_call
 from gateway.sdk.options import check_seconds
 from gateway.sdk.runtime import Runtime, current_runtime
+from gateway.sdk.stream_reader import read_now
 from gateway.sdk.values import input_schemas
 from gateway.sdk.values.core_schema import slow_pattern
 from gateway.sdk.values.encoding import Values
 from gateway.sdk.values.schema_cost import Cost
 from gateway.sdk.writers.stream_writer import Receipt
-from gateway.stores.base import Store
 
 T = TypeVar("T")
 
-LOOK_S = 5.0  # for a store to say what it has, after a time-out; it may be out of reach
 
 Handler = Callable[[T], Awaitable[None] | None]
 
 
 class InputStream(StreamDefinition[T]):
-    """An input's definition with what tasks and backends do with it. Made by `streams.input`."""
+    """An input's definition with the operations of tasks and backends. Made by `streams.input`."""
 
     def __post_init__(self) -> None:
-        """Check the id and the type, and make the gateway check what clients send.
+        """Check the id and the type, and register the schema against which the gateway checks.
 
         Raises:
-            InvalidValue: the type has no JSON Schema, or one whose checks are not bounded; or the
-                id is taken by another type.
+            InvalidValue: the type has no JSON Schema, or one whose checks are not bounded; or
+                another type has this id.
         """
         super().__post_init__()
         try:
@@ -81,45 +80,46 @@ class InputStream(StreamDefinition[T]):
 
     @run_on_sdk_loop
     async def once(self, *, timeout_s: float | None = None) -> T:
-        """Take the next value, waiting for it; the run counts as executing meanwhile.
+        """Wait for the next value and take it. The run stays `executing` meanwhile.
 
         Args:
-            timeout_s: How long to wait; 0: take what is there; None: as long as it takes.
+            timeout_s: How long to wait; 0: take only a stored value; None: no limit.
 
         Raises:
-            ReadTimeout: nothing was sent in time.
-            InvalidValue: no length of time.
+            ReadTimeout: no value was sent in time.
+            InvalidValue: `timeout_s` is out of range.
             NotInRun: called outside a task.
         """
-        place = _place(self)
-        async with place.lock:
-            await _await_value(place, timeout_s)
-            return self.decode(place.ahead.popleft().data)
+        cursor = _cursor(self)
+        async with cursor.lock:
+            await _await_value(cursor, timeout_s)
+            return self.decode(cursor.buffered.popleft().data)
 
     @run_on_sdk_loop
     async def wait(self, *, timeout_s: float | None = None) -> T:
-        """Like `once`, for long waits: the run is `waiting`, and another may execute meanwhile."""
+        """Like `once`, for long waits: the run is `waiting`, and another run may use its slot."""
         context, runner = _run(self.id), current_runtime().runner
         assert runner is not None, "a run executes, so there is a runner"
-        place = _place(self)
+        cursor = _cursor(self)
         is_locked = False
         try:
             async with runner.waiting(context):
-                is_locked = await place.lock.acquire()
-                await _await_value(place, timeout_s)
-            # Only now, with the slot, is the value taken: canceled before, it stays for the next.
-            return self.decode(place.ahead.popleft().data)
+                is_locked = await cursor.lock.acquire()
+                await _await_value(cursor, timeout_s)
+            # Take the value only after the slot is held again. If the wait is canceled before
+            # that, the value stays for the next call.
+            return self.decode(cursor.buffered.popleft().data)
         finally:
             if is_locked:
-                place.lock.release()
+                cursor.lock.release()
 
     @run_on_sdk_loop
     async def peek(self) -> T | None:
-        """Return the next value without taking it; None if nothing was sent yet."""
-        place = _place(self)
-        if not place.ahead:
-            place.keep(await place.runtime.store.read(place.key, place.read_to))
-        return self.decode(place.ahead[0].data) if place.ahead else None
+        """Return the next value without taking it; None if there is none yet."""
+        cursor = _cursor(self)
+        if not cursor.buffered:
+            cursor.buffer(await cursor.runtime.store.read(cursor.key, cursor.read_to))
+        return self.decode(cursor.buffered[0].data) if cursor.buffered else None
 
     once_sync = make_sync(once)
     wait_sync = make_sync(wait)
@@ -133,13 +133,13 @@ class InputStream(StreamDefinition[T]):
                 ...
 
         Args:
-            handler: Plain or async; called one value after the other.
+            handler: Plain or async; called with one value at a time.
 
         Raises:
-            Exception: what the handler raised, at the end of the block.
+            Exception: the handler's exception, at the end of the block.
         """
-        place = _place(self)
-        task = asyncio.create_task(self._feed(handler), name=f"input {place.key}")
+        cursor = _cursor(self)
+        task = asyncio.create_task(self._feed(handler), name=f"input {cursor.key}")
         try:
             yield task
         finally:
@@ -161,42 +161,42 @@ class InputStream(StreamDefinition[T]):
         """Send a value to a run.
 
         Args:
-            run_id: Which run.
+            run_id: The run.
             value: Of the input's type.
 
         Returns:
-            A receipt: await it to know that the run will find the value.
+            A receipt: await it to know that the value is durable.
 
         Raises:
-            InvalidValue: the type refuses it.
-            StreamEnded: at the receipt, when the run has ended.
-            RunNotFound: at the receipt, when there is no such run.
+            InvalidValue: the value does not fit the type.
+            StreamEnded: (from the receipt) the run has ended.
+            RunNotFound: (from the receipt) there is no such run.
         """
         return current_runtime().writer(self.id, check_run_id(run_id)).put(self.encode(value))
 
     def send_sync(self, run_id: str, value: T) -> int | None:
-        """Send a value to a run and wait until it will find it; see `send`. For plain code.
+        """Send a value to a run and wait until it is durable; see `send`. For synchronous code.
 
         Returns:
             The record's offset.
         """
-        begin("send")
+        prepare_sync_call("send")
         return self.send(run_id, value).wait()
 
 
 class _InputCursor:
-    """Where a run stands in one of its inputs."""
+    """The position of a run in one of its inputs."""
 
-    def __init__(self, active: Runtime, key: StreamKey) -> None:
-        self.runtime = active
+    def __init__(self, runtime: Runtime, key: StreamKey) -> None:
+        self.runtime = runtime
         self.key = key
-        self.read_to: Position | None = None  # up to where records were read
-        self.ahead: deque[Record] = deque()  # read and not taken
+        self.read_to: Position | None = None  # the end of the records that were read
+        self.buffered: deque[Record] = deque()  # read but not taken
         self.lock = asyncio.Lock()
 
-    def keep(self, page: Page) -> None:
+    def buffer(self, page: Page) -> None:
         self.read_to = page.position
-        self.ahead.extend(page.records)
+        self.buffered.extend(page.records)
 
 
 def _run(input_id: str) -> RunContext:
@@ -206,50 +206,39 @@ def _run(input_id: str) -> RunContext:
     return context
 
 
-def _place(stream: InputStream[Any]) -> _InputCursor:
+def _cursor(stream: InputStream[Any]) -> _InputCursor:
     context = _run(stream.id)
-    place = context.inputs.get(stream.id)
-    if place is None:
-        place = context.inputs[stream.id] = _InputCursor(
+    cursor = context.inputs.get(stream.id)
+    if cursor is None:
+        cursor = context.inputs[stream.id] = _InputCursor(
             current_runtime(), StreamKey(context.id, stream.id)
         )
-    return place
+    return cursor
 
 
-async def _await_value(place: _InputCursor, timeout_s: float | None) -> None:
-    """Wait until a value is there to be taken; hold the place's lock."""
+async def _await_value(cursor: _InputCursor, timeout_s: float | None) -> None:
+    """Wait until a value is buffered. The caller holds the cursor's lock."""
     check_seconds("timeout_s", timeout_s)
-    if not place.ahead:
+    if not cursor.buffered:
         try:
             async with asyncio.timeout(timeout_s):
-                await _read_on(place)
+                await _read_on(cursor)
         except TimeoutError:
-            if (page := await look(place.runtime.store, place.key, place.read_to)) is not None:
-                place.keep(page)
-            if not place.ahead:
+            if (
+                page := await read_now(cursor.runtime.store, cursor.key, cursor.read_to)
+            ) is not None:
+                cursor.buffer(page)
+            if not cursor.buffered:
                 raise ReadTimeout(
-                    f"input {place.key}: nothing was sent within {timeout_s:g} s"
+                    f"input {cursor.key}: nothing was sent within {timeout_s:g} s"
                 ) from None
 
 
-async def look(store: Store, key: StreamKey, after: Position | None) -> Page | None:
-    """Read what a stream has after a position, once a time-out is over; None if it is nothing.
-
-    So a time-out is true however slow the store is, and 0 means "what is there".
-    """
-    try:
-        async with asyncio.timeout(LOOK_S):
-            page = await store.read(key, after)
-    except TimeoutError:
-        return None
-    return None if page.is_empty else page
-
-
-async def _read_on(place: _InputCursor) -> None:
-    follow = place.runtime.store.follow(place.key, place.read_to)
+async def _read_on(cursor: _InputCursor) -> None:
+    follow = cursor.runtime.store.follow(cursor.key, cursor.read_to)
     async with aclosing(follow) as pages:
         async for page in pages:
-            place.keep(page)
-            if place.ahead:
+            cursor.buffer(page)
+            if cursor.buffered:
                 return
-    raise StreamIncomplete(f"input {place.key} has ended; nothing more can be sent")
+    raise StreamIncomplete(f"input {cursor.key} has ended; nothing more can be sent")

@@ -17,7 +17,8 @@ from gateway.model.runs import Run
 from gateway.sdk import stream_registry
 from gateway.sdk.loops.bridge import iterate_on_sdk_loop
 from gateway.sdk.runtime import Runtime, current_runtime
-from gateway.sdk.streams import ReadRecord, Stream, pages_of
+from gateway.sdk.stream_reader import ReadRecord, pages_of
+from gateway.sdk.streams import Stream
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -88,8 +89,8 @@ class RunSubscription:
         """
         active, run_id = current_runtime(), self._run_id
         if not streams:
-            return _together([_changes(active, run_id), _appearing(active, run_id)])
-        return _together(
+            return _merge([_changes(active, run_id), _new_streams(active, run_id)])
+        return _merge(
             [_changes(active, run_id), *(_records(active, run_id, each) for each in streams)]
         )
 
@@ -123,7 +124,7 @@ async def _records(
                 yield StreamRecord(stream, stream.read_record(record, page))
 
 
-async def _appearing(active: Runtime, run_id: str) -> AsyncGenerator[_Source, None]:
+async def _new_streams(active: Runtime, run_id: str) -> AsyncGenerator[_Source, None]:
     """Yield each stream of a run, when it appears, as a source of its records."""
     pages = pages_of(active, StreamKey(run_id, STREAMS_STREAM), None, None)
     async with aclosing(pages) as open_pages:
@@ -145,7 +146,7 @@ class _Source(NamedTuple):
 
 
 @iterate_on_sdk_loop
-async def _together(
+async def _merge(
     sources: Iterable[AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Run | StreamRecord[Any], None]:
     """Yield the items of all sources, those that they name included; the run's end is the last."""

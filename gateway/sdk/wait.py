@@ -39,7 +39,7 @@ from gateway.model.runs import iso_time, time_ms
 from gateway.sdk.context import current_run
 from gateway.sdk.execution.slot import waiting
 from gateway.sdk.loops.bridge import run_in_loop, run_on_sdk_loop
-from gateway.sdk.loops.sync_calls import begin, make_sync
+from gateway.sdk.loops.sync_calls import make_sync, prepare_sync_call
 from gateway.sdk.options import check_seconds, moment_ms
 from gateway.sdk.runtime import Runtime, current_runtime
 from gateway.sdk.values.encoding import Values
@@ -228,7 +228,7 @@ def create_token_sync(type: type[T], *, timeout_s: float | None = None) -> WaitT
 def create_token_sync(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]: ...
 def create_token_sync(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]:
     """Make a token that the calling run can wait for; see `create_token`."""
-    begin("create_token")
+    prepare_sync_call("create_token")
     return run_in_loop(create_token(type, timeout_s=timeout_s))
 
 

@@ -33,7 +33,7 @@ from gateway.sdk.parts import (
     ToolResult,
     UnknownPart,
 )
-from gateway.sdk.streams import ReadRecord
+from gateway.sdk.stream_reader import ReadRecord
 from gateway.sdk.writers.stream_writer import MAX_RECORD_BYTES
 from tests.support.gateways import SECRET, gateway_process
 from tests.support.protocol_cases import CASES

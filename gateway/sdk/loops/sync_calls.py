@@ -31,7 +31,7 @@ def make_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        begin(function.__name__)
+        prepare_sync_call(function.__name__)
         return run_in_loop(function(*args, **kwargs))
 
     return _named(call)
@@ -44,13 +44,13 @@ def make_sync_iterator(
 
     @wraps(function)
     def iterate(*args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
-        begin(function.__name__)
+        prepare_sync_call(function.__name__)
         return _each(function(*args, **kwargs))
 
     return _named(iterate)
 
 
-def begin(name: str) -> None:
+def prepare_sync_call(name: str) -> None:
     """Prepare the call of a twin: connect this process unless it is connected.
 
     Args:
