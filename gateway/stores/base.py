@@ -1,6 +1,6 @@
 """The contract of a store, and what every store shares. The docstrings of `Store` are the contract.
 
-One suite (`tests/stores/test_contract.py`) holds every store to it.
+One suite (`tests/stores/test_contract*.py`) holds every store to it.
 """
 
 from __future__ import annotations
