@@ -1,7 +1,7 @@
-"""What a gateway counts while it works: plain numbers, read only when somebody asks. No I/O.
+"""Counters of a gateway: plain numbers, read only for `/metrics` and the snapshot. No I/O.
 
-A number is added to where something happens; nothing is looked up, locked or labelled there.
-`gateway.server.ops.metrics` gives them their names.
+The hot path adds to a number; it looks nothing up, takes no lock and sets no label.
+`gateway.server.ops.metrics` exports the numbers under their names.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import inf
 
-# Seconds. A commit with fsync takes about 1 ms, a hand-over to 1,000 readers about 10.
+# Seconds. A commit with fsync takes about 1 ms, a delivery to 1,000 readers about 10 ms.
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class Histogram:
-    """How often something took how long.
+    """A histogram with fixed buckets.
 
     Args:
-        bounds: Upper bounds of the buckets, ascending; what is above the last is counted too.
+        bounds: Upper bounds of the buckets, ascending; larger values are counted in one more.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -33,25 +33,25 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value; one below 0 (a clock was set) is taken for 0."""
+        """Count a value. A value below 0, after a clock was set back, counts as 0."""
         value = max(value, 0.0)
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """How many values were observed."""
         return sum(self.counts)
 
     def quantile(self, q: float, before: Sequence[int] = ()) -> float | None:
-        """Say below which bound a share of the values lies.
+        """Return the bound below which a share of the values lies.
 
         Args:
             q: The share, 0 to 1.
-            before: `counts` at an earlier time; only what came since is looked at.
+            before: `counts` at an earlier time; only later values are considered.
 
         Returns:
-            A bound, of which the last is infinity; None if there was no value.
+            A bound, infinity above the last one; None without values.
         """
         counts = [now - then for now, then in zip_longest(self.counts, before, fillvalue=0)]
         wanted, total = q * sum(counts), 0
@@ -62,7 +62,7 @@ class Histogram:
         return None
 
     def up_to(self) -> list[int]:
-        """How many values were at most each bound, and at last how many there were."""
+        """Return, for each bound, how many values were at most that bound; last, all values."""
         total, sums = 0, []
         for count in self.counts:
             total += count
@@ -72,24 +72,24 @@ class Histogram:
 
 @dataclass(slots=True)
 class Counters:
-    """The counts of one gateway since it was made.
+    """The counters of one gateway since its start.
 
     Attributes:
         clock_s: Unix time.
-        connections_opened: WebSockets and requests of frames that were accepted.
-        connections_closed: By what ended them: `client`, `cut`, or an error's code.
-        records_appended: By anyone through this process, repeats left out.
-        bytes_appended: Of their data.
-        records_sent: To readers, each counted for each of them.
-        bytes_received: Of frames from clients, and of the bodies of appends over HTTP.
-        bytes_sent: Of frames to clients, and of the bodies that they read over HTTP.
-        catch_up_reads: Pages that the store was read for because a reader lagged behind the ring.
-        refusals: Errors that clients were told, by code.
-        store_errors: Calls of the store that failed by no fault of the caller, by method.
-        append_s: From a call of the store to its answer.
-        delivery_s: From a record's acceptance to its hand-over to readers that had caught up and
-            asked for hardly any throttle; one value for what is handed over at once.
-        loop_lag_s: How much later than asked for the event loop came back.
+        connections_opened: Accepted WebSockets and HTTP fallback requests.
+        connections_closed: By cause: `client`, `cut`, or an error's code.
+        records_appended: Through this process, duplicates left out.
+        bytes_appended: Data of these records.
+        records_sent: Deliveries: one record to ten readers counts ten.
+        bytes_received: Frames from clients, and bodies of appends over HTTP.
+        bytes_sent: Frames to clients, and bodies of reads over HTTP.
+        catch_up_reads: Pages read from the store for readers behind the ring.
+        refusals: Errors sent to clients, by code.
+        store_errors: Failed calls of the store that the caller did not cause, by method.
+        append_s: From a call of the store to its result.
+        delivery_s: From a record's acceptance to its delivery to readers that had caught up and had
+            hardly any throttle; one value per delivery to a group.
+        loop_lag_s: How much later than requested the event loop ran a timer.
     """
 
     clock_s: Callable[[], float] = time.time
@@ -108,5 +108,5 @@ class Counters:
     loop_lag_s: Histogram = field(default_factory=Histogram)
 
     def delivered(self, accepted_ms: int) -> None:
-        """Measure a hand-over: of a record that was accepted at a time, ms since 1970 UTC."""
+        """Measure the delivery of a record that was accepted at a time, ms since 1970 UTC."""
         self.delivery_s.observe(self.clock_s() - accepted_ms / 1000)

@@ -1,7 +1,7 @@
-"""Turns at what takes long: few in one pass of the event loop, so that what is live comes between.
+"""Limit expensive steps per iteration of the event loop, so that live traffic is served between.
 
-A thousand readers that catch up could each make and send a frame of 64 KiB in the same pass, and
-nobody else would be served for half a second.
+A thousand readers that catch up could each encode and send a frame of 64 KiB in one iteration, and
+no other connection would be served for half a second.
 """
 
 from __future__ import annotations
@@ -9,47 +9,47 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-EACH_PASS = 4  # frames of up to 64 KiB: one to three milliseconds
-ROOM = 16  # who may wait at once for what makes them all go on in the same pass
+PER_TICK = 4  # frames of up to 64 KiB: 1 to 3 ms
+MAX_CONCURRENT = 16  # waiters of one shared result, which resume in the same iteration
 
 
 class LoopQuota:
-    """Gives them in the order in which they were asked for.
+    """A quota of steps per iteration (tick) of the event loop, granted in order of request.
 
     Args:
-        each_pass: So many in one pass of the loop.
+        per_tick: Steps granted per iteration.
 
     Attributes:
-        room: For those who wait for the same answer, which lets all of them go on at once.
+        limiter: Bounds the waiters of one shared result: all of them resume in one iteration.
     """
 
-    def __init__(self, each_pass: int = EACH_PASS) -> None:
-        self._each_pass = self._left = each_pass
+    def __init__(self, per_tick: int = PER_TICK) -> None:
+        self._each_pass = self._left = per_tick
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_scheduled = False
-        self.room = asyncio.Semaphore(ROOM)
+        self.limiter = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def take(self) -> None:
-        """Wait for a turn; in a pass that has some left there is no wait."""
+    async def acquire(self) -> None:
+        """Wait until a step is granted; within the quota of this iteration there is no wait."""
         loop = asyncio.get_running_loop()
         if not self._is_scheduled:
             self._is_scheduled = True
-            loop.call_soon(self._next_pass)
+            loop.call_soon(self._next_tick)
         if self._left > 0:
             self._left -= 1
             return
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
-        await turn
+        grant: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(grant)
+        await grant
 
-    def _next_pass(self) -> None:
+    def _next_tick(self) -> None:
         self._left = self._each_pass
         while self._left > 0 and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():  # its reader may have left
-                turn.set_result(None)
+            grant = self._waiting.popleft()
+            if not grant.done():  # its waiter may be canceled
+                grant.set_result(None)
                 self._left -= 1
-        # Those who were given one go on in the next pass, and others with them.
+        # Tasks that were granted a step resume in the next iteration, together with new ones.
         self._is_scheduled = self._left < self._each_pass
         if self._is_scheduled:
-            asyncio.get_running_loop().call_soon(self._next_pass)
+            asyncio.get_running_loop().call_soon(self._next_tick)

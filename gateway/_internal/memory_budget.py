@@ -1,4 +1,4 @@
-"""One amount of memory for many holders: who was used the longest ago gives first. No I/O."""
+"""One memory budget for many owners: the least recently used is evicted first. No I/O."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from typing import Protocol
 
 
 class Evictable(Protocol):
-    """What holds memory that it can do without."""
+    """An owner of memory that can be dropped."""
 
-    def shed(self) -> None:
-        """Let all of it go; the budget has it at 0 from now on."""
+    def evict(self) -> None:
+        """Drop all of the memory; the budget counts 0 bytes for this owner from now on."""
 
 
 class MemoryBudget:
-    """Keeps the sum of what is held below a limit.
+    """Keeps the memory of all owners together below a limit.
 
     Args:
-        limit: In bytes. One holder alone may be over it: it bounds itself.
+        limit: In bytes. A single owner may exceed it: it bounds itself.
 
     Attributes:
-        limit: The same.
+        limit: As given.
+        used: Bytes charged to all owners together.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._held: dict[Evictable, int] = {}  # in the order in which they were used
+        self._sizes: dict[Evictable, int] = {}  # least recently used first
         self.used = 0
 
-    def note(self, holder: Evictable, size: int) -> None:
-        """Take note of what a holder has now, just after it was used; others may have to give."""
-        self.forget(holder)
-        self._held[holder] = size
+    def charge(self, owner: Evictable, size: int) -> None:
+        """Set the size of an owner that was just used; evict others while the limit is exceeded."""
+        self.release(owner)
+        self._sizes[owner] = size
         self.used += size
-        while self.used > self.limit and len(self._held) > 1:
-            oldest = next(iter(self._held))
-            self.forget(oldest)
-            oldest.shed()
+        while self.used > self.limit and len(self._sizes) > 1:
+            oldest = next(iter(self._sizes))
+            self.release(oldest)
+            oldest.evict()
 
-    def forget(self, holder: Evictable) -> None:
-        """Take note that it holds nothing any more."""
-        self.used -= self._held.pop(holder, 0)
+    def release(self, owner: Evictable) -> None:
+        """Charge nothing to an owner from now on."""
+        self.used -= self._sizes.pop(owner, 0)

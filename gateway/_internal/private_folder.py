@@ -1,4 +1,4 @@
-"""The folder of a SQLite file and its secret key."""
+"""Create the folder of a SQLite file and its secret key."""
 
 from __future__ import annotations
 

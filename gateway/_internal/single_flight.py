@@ -1,4 +1,7 @@
-"""One question for many who ask the same: each gets an answer to what was asked after it came."""
+"""Single flight: concurrent callers of one key share the next call.
+
+No caller gets a result that was requested before it called.
+"""
 
 from __future__ import annotations
 
@@ -11,42 +14,42 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """Asks for many.
+    """Coalesces concurrent calls for one key.
 
-    One who comes while an answer is under way waits for the next, as it may be older than its
-    question; those who wait for the next share it.
+    A call that is in flight when a caller arrives may return an older state than the caller has
+    to see. The caller therefore waits for the next call, which all later callers share.
 
     Args:
-        ask: Gives the answer for a key.
+        call: The function whose calls are shared.
     """
 
-    def __init__(self, ask: Callable[[K], Awaitable[T]]) -> None:
-        self._ask = ask
-        self._next: dict[K, asyncio.Task[T]] = {}  # not asked yet
-        self._asked: dict[K, asyncio.Task[T]] = {}
+    def __init__(self, call: Callable[[K], Awaitable[T]]) -> None:
+        self._call = call
+        self._next: dict[K, asyncio.Task[T]] = {}  # not started yet; more callers may join
+        self._in_flight: dict[K, asyncio.Task[T]] = {}
 
-    async def about(self, key: K) -> T:
-        """Return an answer that was asked for after this call; its failure is everyone's.
+    async def fetch(self, key: K) -> T:
+        """Return the result of a call that starts after this one; all its callers share a failure.
 
-        Whoever is cancelled takes the answer from nobody else.
+        Cancelling one caller does not cancel the shared call.
         """
-        asking = self._next.get(key)
-        if asking is None:
-            asking = self._next[key] = asyncio.create_task(self._answer(key), name=f"ask {key}")
-            asking.add_done_callback(look_at)
-        return await asyncio.shield(asking)
+        task = self._next.get(key)
+        if task is None:
+            task = self._next[key] = asyncio.create_task(self._run(key), name=f"fetch {key}")
+            task.add_done_callback(consume_exception)
+        return await asyncio.shield(task)
 
-    async def _answer(self, key: K) -> T:
-        if key in self._asked:  # until that one is answered more may come
-            await asyncio.wait([self._asked[key]])
-        self._asked[key] = self._next.pop(key)
+    async def _run(self, key: K) -> T:
+        if key in self._in_flight:  # until it has returned, more callers may join this task
+            await asyncio.wait([self._in_flight[key]])
+        self._in_flight[key] = self._next.pop(key)
         try:
-            return await self._ask(key)
+            return await self._call(key)
         finally:
-            del self._asked[key]
+            del self._in_flight[key]
 
 
-def look_at(task: asyncio.Task[Any]) -> None:
-    """Take note of how a task ended, in case all who waited for it have left."""
+def consume_exception(task: asyncio.Task[Any]) -> None:
+    """Retrieve a task's exception, so that asyncio does not log it when all callers have left."""
     if not task.cancelled():
         task.exception()

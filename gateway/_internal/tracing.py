@@ -1,9 +1,9 @@
 """Spans of OpenTelemetry: one trace from a trigger, through the run and its appends, to the send.
 
-Nothing is imported here that is not there already: an application that wants traces has imported
-OpenTelemetry itself to say where they go, and until it has, every function here is a look into a
-dictionary. A run carries the context of its trigger in its metadata, under `$trace`, so that
-whoever executes it and every gateway that sends its records are part of the same trace.
+This module never imports OpenTelemetry first. An application that wants traces imports it to
+configure an exporter; until then every function here costs one lookup in a dictionary. A run
+carries the context of its trigger in its metadata, under `$trace`, so that the worker that executes
+the run and the gateways that send its records belong to the same trace.
 
 Source:
     PROTOCOL.md, section 6. W3C Trace Context.
@@ -26,8 +26,8 @@ _HEADERS = ("traceparent", "tracestate")
 SpanKind = Literal["internal", "producer", "consumer"]
 
 
-def is_on() -> bool:
-    """Whether this process has said where its traces go."""
+def is_enabled() -> bool:
+    """Whether the application has configured a tracer provider."""
     return _tracer() is not None
 
 
@@ -39,22 +39,22 @@ def _tracer() -> Tracer | None:
     return tracer
 
 
-def here() -> Context | None:
-    """Return the context of the calling code, for a span that is made elsewhere."""
-    if not is_on():
+def current_context() -> Context | None:
+    """Return the context of the calling code, for a span that other code starts."""
+    if not is_enabled():
         return None
     from opentelemetry import context
 
     return context.get_current()
 
 
-def context_of(carried: object) -> Context | None:
-    """Read the context that a run's metadata, or a request's headers, carry.
+def extract(carried: object) -> Context | None:
+    """Read a trace context from a run's metadata or a request's headers.
 
     Args:
-        carried: A mapping with `traceparent`; whatever is none is no context.
+        carried: A mapping with `traceparent`; any other value has no context.
     """
-    if not is_on() or not isinstance(carried, Mapping) or not carried.get("traceparent"):
+    if not is_enabled() or not isinstance(carried, Mapping) or not carried.get("traceparent"):
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -62,9 +62,9 @@ def context_of(carried: object) -> Context | None:
     return TraceContextTextMapPropagator().extract(headers)
 
 
-def carried() -> dict[str, Any]:
-    """Return what a run's metadata gets, to carry the context of the calling code on."""
-    if not is_on():
+def inject() -> dict[str, Any]:
+    """Return the metadata that carries the context of the calling code."""
+    if not is_enabled():
         return {}
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -81,13 +81,13 @@ def span(
     parent: Context | None = None,
     **attributes: str | int,
 ) -> Iterator[None]:
-    """Make a span of what the block does, if traces are wanted.
+    """Record the block as a span, if tracing is enabled.
 
     Args:
-        name: What it does; few different ones.
-        kind: Whether it hands work on or takes it.
-        parent: What it is part of; default: what the calling code is part of.
-        attributes: Kept as `realtime.` and their name.
+        name: Name of the span; of low cardinality.
+        kind: `producer` for work that is handed on, `consumer` for work that is taken.
+        parent: Default: the context of the calling code.
+        attributes: Recorded as `realtime.NAME`.
     """
     tracer = _tracer()
     if tracer is None:
@@ -101,13 +101,13 @@ def span(
         yield
 
 
-def past(name: str, *, parent: Context, began_ms: int, **attributes: str | int) -> None:
-    """Make a span of what has just come to its end.
+def record_span(name: str, *, parent: Context, began_ms: int, **attributes: str | int) -> None:
+    """Record a span that ends now.
 
     Args:
-        name: What it was.
-        parent: What it was part of.
-        began_ms: When it began, milliseconds since 1970 UTC.
+        name: Name of the span.
+        parent: Its context.
+        began_ms: Its start, milliseconds since 1970 UTC.
         attributes: As for `span`.
     """
     tracer = _tracer()

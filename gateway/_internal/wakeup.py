@@ -1,6 +1,6 @@
-"""An event and a queue for one waiter.
+"""An event and a queue for one waiting task.
 
-asyncio's own are for many: their queues of waiters cost an idle connection 4 KB.
+asyncio's `Event` and `Queue` keep queues of waiters, which cost 4 KB for an idle connection.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Wakeup:
-    """Set it as often as you like; one task waits, and finds it unset again."""
+    """An event for one waiting task; `wait` clears it."""
 
     __slots__ = ("_is_set", "_waiter")
 
@@ -22,18 +22,18 @@ class Wakeup:
         self._waiter: asyncio.Future[None] | None = None
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether the waiter is there."""
+    def has_waiter(self) -> bool:
+        """Whether a task is waiting."""
         return self._waiter is not None
 
     def set(self) -> None:
-        """Let the waiter go on, now or when it comes."""
+        """Set the event: the waiting task resumes, or the next `wait` returns immediately."""
         self._is_set = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Return when it has been set since the last time."""
+        """Wait until the event is set, and clear it."""
         if not self._is_set:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -44,41 +44,41 @@ class Wakeup:
 
 
 class Mailbox(Generic[T]):
-    """A queue without a bound; one task takes."""
+    """An unbounded queue for one consuming task."""
 
-    __slots__ = ("_come", "_signal", "_taken_last")
+    __slots__ = ("_added", "_reversed", "_wakeup")
 
     def __init__(self) -> None:
-        self._come: list[T] = []
-        self._taken_last: list[T] = []  # what came before, the oldest last
-        self._signal = Wakeup()
+        self._added: list[T] = []
+        self._reversed: list[T] = []  # earlier items, the oldest last, so that `pop` is cheap
+        self._wakeup = Wakeup()
 
     def put_nowait(self, item: T) -> None:
-        """Add one."""
-        self._come.append(item)
-        self._signal.set()
+        """Add an item."""
+        self._added.append(item)
+        self._wakeup.set()
 
     def put_all(self, items: Iterable[T]) -> None:
-        """Add some, the first of them first."""
-        self._come.extend(items)
-        self._signal.set()
+        """Add items in order."""
+        self._added.extend(items)
+        self._wakeup.set()
 
     def empty(self) -> bool:
         """Whether `get` would wait."""
-        return not (self._come or self._taken_last)
+        return not (self._added or self._reversed)
 
     async def get(self) -> T:
-        """Take the oldest; wait until there is one."""
+        """Remove and return the oldest item; wait for one if the queue is empty."""
         while self.empty():
-            await self._signal.wait()
-        if not self._taken_last:
-            self._come, self._taken_last = [], self._come[::-1]
-        return self._taken_last.pop()
+            await self._wakeup.wait()
+        if not self._reversed:
+            self._added, self._reversed = [], self._added[::-1]
+        return self._reversed.pop()
 
     async def get_all(self) -> list[T]:
-        """Take everything, the oldest first; wait until there is something."""
+        """Remove and return all items, the oldest first; wait if the queue is empty."""
         while self.empty():
-            await self._signal.wait()
-        items = [*self._taken_last[::-1], *self._come]
-        self._come, self._taken_last = [], []
+            await self._wakeup.wait()
+        items = [*self._reversed[::-1], *self._added]
+        self._added, self._reversed = [], []
         return items

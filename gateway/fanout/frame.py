@@ -1,6 +1,6 @@
-"""A frame that many readers get: its text, and its bytes on the wire, made once. No I/O.
+"""A frame for many readers: its text and its bytes on the wire, each encoded once. No I/O.
 
-Readers who stand together hold the same object, also those whose connections take it slowly.
+Readers at the same position share one object, including readers whose connections are slow.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Pack = Callable[[str], bytes]
-"""Makes a frame's bytes as they go over the wire from its text; they end with it, in UTF-8."""
+"""Encodes a frame's text as the bytes of the wire, which end with the text in UTF-8."""
 
 
 class Frame:
-    """One frame from the gateway; held once, as text or as bytes, whichever was wanted last.
+    """One frame from the gateway, kept as text or as bytes: the form that was last requested.
 
     Args:
-        text: As it is without the wire's own framing.
+        text: Without the header of a WebSocket frame.
 
     Attributes:
-        size: About what it holds, in bytes.
+        size: About its memory, in bytes.
     """
 
     __slots__ = ("_length", "_packed", "_packed_by", "_text", "size")
@@ -32,11 +32,11 @@ class Frame:
 
     @property
     def text(self) -> str:
-        """As it is without the wire's own framing."""
+        """The text, without the header of a WebSocket frame."""
         return self._packed[-self._length :].decode() if self._text is None else self._text
 
     def packed(self, pack: Pack) -> bytes:
-        """Return its bytes, which are kept in place of the text."""
+        """Return the bytes, which are kept in place of the text."""
         if self._packed_by is not pack:
             text = self.text
             self._length = len(text) if text.isascii() else len(text.encode())

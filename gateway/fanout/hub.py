@@ -1,9 +1,9 @@
-"""The hub: how many readers share the live streams of this process.
+"""The hub: the open streams of this process, shared by all their readers.
 
-A cursor is a position on a tail. It takes from the tail's ring what is there; one that has fallen
-out of the ring reads from the store until it has caught up. There is no queue for a reader, so a
-slow one costs nothing but its place. Those that have caught up may join a cohort, which hands each
-of them the same bytes.
+A cursor is a position on a tail. It reads from the tail's ring; a cursor that has fallen behind
+the ring reads from the store until it has caught up. A reader has no queue, so a slow reader costs
+only its position. Readers that have caught up may join a broadcast group, which writes the same
+bytes to all of them.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from gateway.model.log import Head, RunState, SetState
 from gateway.model.records import Position, RunSet, StreamKey
 from gateway.stores.base import Store
 
-NEWCOMERS_EACH_PASS = 16  # of the loop: about a millisecond
-OPENINGS_EACH_PASS = 8  # the same
+HANDSHAKES_PER_TICK = 16  # of the event loop: about one millisecond
+OPENS_PER_TICK = 8  # about one millisecond
 
 StartResolver = Callable[[Head], Position]
 C = TypeVar("C", bound=Cursor)
 
 
 class Hub:
-    """Finds or opens the tail of a stream, and drops it when its last reader leaves.
+    """Opens the tail of a stream for its first reader, and closes it after the last has left.
 
     Args:
-        store: Where the streams live.
-        ring_bytes: Of the recent records of all streams together.
-        counters: Of what its readers are given.
+        store: Where the streams are kept.
+        ring_bytes: Memory for the recent records of all streams together.
+        counters: Count what readers receive.
 
     Attributes:
-        newcomers: Turns at what comes from clients that have asked for nothing yet.
-        openings: Turns at opening cursors, for clients of whom thousands may come at once.
+        handshake_quota: Limits frames of new connections per tick, so that they do not delay
+            connections with subscriptions.
+        open_quota: Limits opened cursors per tick: thousands of clients may subscribe together.
     """
 
     def __init__(
@@ -54,64 +55,71 @@ class Hub:
         self._budget = MemoryBudget(ring_bytes)
         counters, heads = counters or Counters(), SingleFlight(store.head)
         self._shared = FanoutContext(store, self._budget, counters, LoopQuota(), heads)
-        self.newcomers = LoopQuota(NEWCOMERS_EACH_PASS)
-        self.openings = LoopQuota(OPENINGS_EACH_PASS)
+        self.handshake_quota = LoopQuota(HANDSHAKES_PER_TICK)
+        self.open_quota = LoopQuota(OPENS_PER_TICK)
         self._runs = SingleFlight(store.get_run)
         self._tails: dict[StreamKey, Tail] = {}
 
     @property
     def live_streams(self) -> int:
-        """How many streams are followed here."""
+        """How many streams are open."""
         return len(self._tails)
 
     @property
     def tails(self) -> Iterable[Tail]:
-        """The streams that are followed here."""
+        """The open streams."""
         return self._tails.values()
 
     def readers(self, run_id: str) -> dict[str, int]:
-        """Say how many cursors each stream of a run has here; those without any are left out."""
+        """Return how many readers each open stream of a run has, by stream id."""
         tails = (tail for key, tail in self._tails.items() if key.run_id == run_id)
         return {tail.key.stream_id: tail.reader_count for tail in tails}
 
     async def find_run(self, run_id: str) -> RunState | None:
-        """Return a run, None if there is none; who asks at one time shares the answer."""
+        """Return the run, or None. Concurrent calls for one run share one read of the store."""
         try:
-            return await self._runs.about(run_id)
+            return await self._runs.fetch(run_id)
         except RunNotFound:
             return None
 
     async def cursor(
-        self, key: StreamKey, place: StartResolver, id: int, wake: Callable[[], None]
+        self, key: StreamKey, start: StartResolver, id: int, wake: Callable[[], None]
     ) -> Cursor:
         """Open a cursor on a stream; see `open`."""
-        return await self.open(Cursor, key, place, id, wake)
+        return await self.open(Cursor, key, start, id, wake)
 
     async def open(
-        self, kind: type[C], key: StreamKey, place: StartResolver, id: int, wake: Callable[[], None]
+        self,
+        cursor_type: type[C],
+        key: StreamKey,
+        start: StartResolver,
+        id: int,
+        wake: Callable[[], None],
     ) -> C:
-        """Open a cursor of some kind on a stream.
+        """Open a cursor on a stream.
 
         Args:
-            kind: What it gives in each step.
-            key: Which stream.
-            place: Chooses where to stand, from the stream's head.
-            id: What `records` frames will carry as their id.
-            wake: Called when there may be something new to take.
+            cursor_type: The class of the cursor.
+            key: The stream.
+            start: Chooses the position from the stream's head.
+            id: The subscription id in `records` frames.
+            wake: Called when a parked cursor may have a next batch.
 
         Returns:
-            The cursor; close it.
+            The cursor. The caller closes it.
 
         Raises:
-            RealtimeError: the store cannot say where the stream is.
+            RealtimeError: the store cannot read the stream's head.
         """
         tail = self._tails.get(key)
         if tail is None:
             tail = self._tails[key] = Tail(key, self._shared, self._drop)
-        cursor = kind(tail, id, wake)  # joined before the wait, so that the tail stays
+        cursor = cursor_type(
+            tail, id, wake
+        )  # subscribed before the wait, so that the tail stays open
         try:
             await tail.ready()
-            cursor.position = place(tail.head())
+            cursor.position = start(tail.head())
         except BaseException:
             cursor.close()
             raise
@@ -120,7 +128,7 @@ class Hub:
     async def set_cursors(
         self, sets: Iterable[RunSet], found: SetState, id: int, wake: Callable[[], None]
     ) -> MergedCursor:
-        """Open cursors on the logs of some sets of runs, where their snapshot was taken."""
+        """Open cursors on the logs of run sets, at the positions of their snapshot."""
         cursors: list[Cursor] = []
         try:
             for each, position in zip(sets, found.positions, strict=True):

@@ -1,11 +1,11 @@
 """Pages of a stream for readers that lag: read, encoded and framed once for all of them.
 
-After a restart everybody comes back at about the same place. Whoever is first reads; the others
-wait for that page, or find it. A record never changes, but it may be gone: before a kept page is
-given, the store is asked whether it still would, and all who want to know at one time ask once.
+After a restart all clients resume at about the same position. The first reader reads the page; the
+others wait for it or find it in the cache. A record never changes, but it may be deleted: before a
+cached page is returned, the store's head is read, once for all concurrent readers.
 
-Pages never overlap: what is read and known already is cut off. So readers who stand at different
-records of one page stand together after it.
+Pages never overlap: records that the cache already has are cut off. So readers at different records
+of one page are at the same position after it.
 """
 
 from __future__ import annotations
@@ -23,77 +23,81 @@ from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway._internal.fair_share import LoopQuota
 from gateway._internal.memory_budget import MemoryBudget
-from gateway._internal.single_flight import SingleFlight, look_at
+from gateway._internal.single_flight import SingleFlight, consume_exception
 from gateway.fanout.frame import Frame
 from gateway.model.log import Head
 from gateway.model.records import EndReason, Gap, Position, Record, ResetReason, StreamKey
 from gateway.stores.base import Store
 
 FRAME_BYTES = 64 << 10  # of records in one frame
-PAGES_BYTES = 4 << 20  # per live stream: how far apart those who catch up may be and share reads
-FRAMES_EACH = 4  # of one page: kept for so many subscription ids or places, the latest
-OVERHEAD_BYTES = 1 << 10  # of one page and of one frame: objects around the bytes
+PAGES_BYTES = 4 << 20  # per open stream: readers that are further apart do not share pages
+FRAMES_PER_PAGE = 4  # encoded frames kept per page: the most recent ids and positions
+OVERHEAD_BYTES = 1 << 10  # Python objects around the bytes of one page or frame
 
 
 class EncodedPage:
-    """Some records of a stream, one after the other, encoded as they stand in frames.
+    """Consecutive records of a stream, encoded as in frames.
 
     Args:
-        start: Offset of the first.
-        encoded: At least one.
+        start: Offset of the first record.
+        encoded: The records, at least one.
     """
 
-    __slots__ = ("_body", "_marks", "frames", "start")
+    __slots__ = ("_body", "_starts_in_body", "frames", "start")
 
     def __init__(self, start: int, encoded: Sequence[bytes]) -> None:
         self.start = start
         self._body = b",".join(encoded)
-        self._marks = array("Q", [0])  # where each begins in the body
+        self._starts_in_body = array("Q", [0])  # where each record starts in the body
         for each in encoded:
-            self._marks.append(self._marks[-1] + len(each) + 1)
+            self._starts_in_body.append(self._starts_in_body[-1] + len(each) + 1)
         self.frames: dict[tuple[int, int, frozenset[str]], Frame] = {}
 
     @property
     def stop(self) -> int:
-        """Offset after the last."""
-        return self.start + len(self._marks) - 1
+        """Offset after the last record."""
+        return self.start + len(self._starts_in_body) - 1
 
     @property
     def size(self) -> int:
-        """What it holds, in bytes."""
-        size = OVERHEAD_BYTES + len(self._body) + self._marks.itemsize * len(self._marks)
+        """Memory, in bytes."""
+        size = (
+            OVERHEAD_BYTES
+            + len(self._body)
+            + self._starts_in_body.itemsize * len(self._starts_in_body)
+        )
         return size + sum(OVERHEAD_BYTES + frame.size for frame in self.frames.values())
 
     def after(self, offset: int) -> list[bytes]:
-        """Return them one by one, from an offset on."""
-        marks = self._marks[offset - self.start :]
+        """Return the encoded records from an offset on."""
+        marks = self._starts_in_body[offset - self.start :]
         return [self._body[begin : end - 1] for begin, end in pairwise(marks)]
 
     def frame_after(self, offset: int, id: int, skip: frozenset[str], position: str) -> Frame:
-        """Return the frame of what follows an offset; readers with the same id share it."""
+        """Return the frame of the records after an offset; readers with the same id share it."""
         frame = self.frames.get((offset, id, skip))
         if frame is None:
             if skip:
                 stripped = [protocol.strip_run_record(each, skip) for each in self.after(offset)]
                 body = b",".join(stripped)
             else:
-                body = self._body[self._marks[offset - self.start] :]
+                body = self._body[self._starts_in_body[offset - self.start] :]
             frame = self.frames[offset, id, skip] = Frame(protocol.encode_body(id, body, position))
-            if len(self.frames) > FRAMES_EACH:
+            if len(self.frames) > FRAMES_PER_PAGE:
                 del self.frames[next(iter(self.frames))]
         return frame
 
 
 class PageSlice(NamedTuple):
-    """What a reader that lags takes in one step.
+    """The records of one step of a reader that lags.
 
     Attributes:
-        records: Those that hold what is for it; None if there is nothing.
-        start: Offset of the first that is for it.
-        position: After the last.
-        end: Why the stream ended, when nothing follows.
-        gap: Records before these that are gone.
-        reset: The reader's position said nothing any more.
+        records: The page with the next records; None if there are none.
+        start: Offset of the first record for this reader.
+        position: After the last record.
+        end: Why the stream ended; None while records may follow.
+        gap: Deleted records before these.
+        reset: Why the reader's position became void; these records are from the beginning.
     """
 
     records: EncodedPage | None
@@ -115,99 +119,98 @@ class PageSlice(NamedTuple):
 
 
 class FanoutContext(NamedTuple):
-    """What the streams of one process have in common.
+    """What all tails of one process share.
 
     Attributes:
-        store: Where they live.
-        budget: Of the memory of what is kept of them.
-        counters: Of what their readers are given.
-        turns: Of readers that have yet to catch up.
-        heads: Asks the store where streams begin and end.
+        store: Where the streams are kept.
+        budget: Memory for rings and pages.
+        counters: Count what readers receive.
+        catch_up_quota: Steps of readers that catch up, per tick of the event loop.
+        heads: Reads heads of streams, once for concurrent callers.
     """
 
     store: Store
     budget: MemoryBudget
     counters: Counters
-    turns: LoopQuota
+    catch_up_quota: LoopQuota
     heads: SingleFlight[StreamKey, Head]
 
 
 class PageCache:
-    """The pages of one stream that readers who lag have in common.
+    """The pages of one stream, shared by readers that lag.
 
     Args:
-        key: Which stream.
-        shared: What it has in common with others.
-
+        key: The stream.
+        shared: The store, counters and quotas of all tails.
     """
 
     def __init__(self, key: StreamKey, shared: FanoutContext) -> None:
         self._key = key
-        self._store, self._budget, self._counters, self._turns, self._heads = shared
+        self._store, self._budget, self._counters, self._quota, self._heads = shared
         self._epoch = ""
-        self._kept: dict[
-            int, EncodedPage
-        ] = {}  # by their start; who was used the longest ago is first
-        self._starts: list[int] = []  # in order
+        self._cached: dict[int, EncodedPage] = {}  # by start offset; least recently used first
+        self._starts: list[int] = []  # start offsets, ascending
         self._size = 0
         self._is_closed = False
-        self._readings: dict[Position, asyncio.Task[PageSlice | None]] = {}
-        self._reach = math.inf  # how many records the last page had
+        self._reads: dict[Position, asyncio.Task[PageSlice | None]] = {}
+        self._last_page_records = (
+            math.inf
+        )  # records of the last page read; infinite before the first
 
     @property
     def size(self) -> int:
-        """What is kept, in bytes."""
+        """Memory of the cached pages, in bytes."""
         return self._size
 
     async def read(self, after: Position) -> PageSlice | None:
-        """Take what follows a position, as the store gives it at a time after this call.
+        """Return the records after a position, as the store has them after this call.
 
         Returns:
-            None if the store has nothing to say.
+            None if nothing follows and nothing is to be reported.
 
         Raises:
-            RealtimeError: the store cannot say.
+            RealtimeError: the store cannot be read.
         """
         has_waited = False
         while True:
             if self._find(after) is not None:
-                async with self._turns.room:
-                    piece = await self._kept_after(after)
+                async with self._quota.limiter:
+                    piece = await self._cached_after(after)
                 if piece is not None:
                     return piece
-            elif not has_waited and (reading := self._reading_of(after)) is not None:
+            elif not has_waited and (reading := self._inflight_read(after)) is not None:
                 await asyncio.shield(reading)
-                has_waited = True  # in vain, if it is something else than records
+                has_waited = True  # the page may turn out not to contain this position
             else:
-                return await asyncio.shield(self._begin_to_read(after))
+                return await asyncio.shield(self._start_read(after))
 
-    def frame_of(self, piece: PageSlice, id: int, skip: frozenset[str]) -> Frame | None:
-        """Make the frame of what a reader took; None if there are no records in it."""
+    def frame(self, piece: PageSlice, id: int, skip: frozenset[str]) -> Frame | None:
+        """Encode the frame of a slice; None if it has no records."""
         records = piece.records
         if records is None:
             return None
         before = records.size
         frame = records.frame_after(piece.start, id, skip, str(piece.position))
-        if self._kept.get(records.start) is records:
+        if self._cached.get(records.start) is records:
             self._size += records.size - before
-            self._bound()
+            self._evict_over_limit()
         return frame
 
-    # ---- what is kept ----
+    # ---- the cache ----
 
-    def shed(self) -> None:
-        """Keep nothing of the past."""
-        self._kept.clear()
+    def evict(self) -> None:
+        """Drop all pages."""
+        self._cached.clear()
         self._starts.clear()
         self._size = 0
 
     def clear(self) -> None:
-        """Let go of what is kept."""
-        self.shed()
-        self._budget.forget(self)
+        """Drop all pages and release their share of the memory budget."""
+        self.evict()
+        self._budget.release(self)
 
     def close(self) -> None:
-        """Keep nothing from now on; those who still read do so each for itself."""
+        """Drop all pages and cache no more; remaining readers read each for itself."""
         self._is_closed = True
         self.clear()
 
@@ -215,15 +218,15 @@ class PageCache:
         if after.offset > 0 and after.epoch != self._epoch:
             return None
         place = bisect_right(self._starts, after.offset) - 1
-        records = self._kept[self._starts[place]] if place >= 0 else None
+        records = self._cached[self._starts[place]] if place >= 0 else None
         return records if records is not None and after.offset < records.stop else None
 
-    async def _kept_after(self, after: Position) -> PageSlice | None:
-        """Return what is kept; None if it is not, or the store would not give it any more."""
-        head = await self._heads.about(self._key)
+    async def _cached_after(self, after: Position) -> PageSlice | None:
+        """Return a cached page; None if it was evicted, or the store has deleted its records."""
+        head = await self._heads.fetch(self._key)
         records = self._find(after)
         if records is None:
-            return None  # others needed the room
+            return None  # evicted while the head was read
         if (
             head.position.epoch != self._epoch
             or head.end == "deleted"
@@ -231,11 +234,13 @@ class PageCache:
         ):
             self.clear()
             return None
-        self._kept[records.start] = self._kept.pop(records.start)  # used just now
+        self._cached[records.start] = self._cached.pop(
+            records.start
+        )  # moved to the end: most recently used
         return PageSlice(records, after.offset, Position(self._epoch, records.stop))
 
-    def _keep(self, epoch: str, start: int, read: list[Record]) -> EncodedPage:
-        """Encode records, unless they are known; returns those that hold the first of them."""
+    def _cache(self, epoch: str, start: int, read: list[Record]) -> EncodedPage:
+        """Encode and cache records; return the page that contains the first of them."""
         known = self._find(Position(epoch, start)) if epoch == self._epoch else None
         if known is not None:
             return known
@@ -248,43 +253,43 @@ class PageCache:
         run_id = self._key.run_id
         records = EncodedPage(start, [protocol.encode_record(record, run_id) for record in read])
         if not self._is_closed:
-            self._kept[start] = records
+            self._cached[start] = records
             insort(self._starts, start)
             self._size += records.size
-            self._bound()
+            self._evict_over_limit()
         return records
 
-    def _bound(self) -> None:
+    def _evict_over_limit(self) -> None:
         limit = min(PAGES_BYTES, self._budget.limit)
-        while self._size > limit and len(self._kept) > 1:
-            start = next(iter(self._kept))
-            self._size -= self._kept.pop(start).size
+        while self._size > limit and len(self._cached) > 1:
+            start = next(iter(self._cached))
+            self._size -= self._cached.pop(start).size
             self._starts.remove(start)
-        self._budget.note(self, self._size)
+        self._budget.charge(self, self._size)
 
-    # ---- what is read ----
+    # ---- reads of the store ----
 
-    def _reading_of(self, after: Position) -> asyncio.Task[PageSlice | None] | None:
-        """Find a read under way that may bring what follows a position."""
-        for start, reading in self._readings.items():
+    def _inflight_read(self, after: Position) -> asyncio.Task[PageSlice | None] | None:
+        """Return a pending read whose page may contain the record after a position."""
+        for start, reading in self._reads.items():
             distance = after.offset - start.offset
             is_of_it = start.epoch == after.epoch or start.offset == 0 == after.offset
-            # As long as nobody knows how far a page reaches, this one may reach far enough.
-            if is_of_it and (distance == 0 or 0 < distance < self._reach):
+            # Before the first page has been read, its size is unknown: it may reach far enough.
+            if is_of_it and (distance == 0 or 0 < distance < self._last_page_records):
                 return reading
         return None
 
-    def _begin_to_read(self, after: Position) -> asyncio.Task[PageSlice | None]:
-        # A task of its own, since whoever asked first may leave while others wait.
+    def _start_read(self, after: Position) -> asyncio.Task[PageSlice | None]:
+        # A separate task: the first reader may be canceled while others wait for the page.
         reading = asyncio.create_task(self._read(after), name=f"page of {self._key}")
-        self._readings[after] = reading
-        reading.add_done_callback(partial(self._is_read, after))
+        self._reads[after] = reading
+        reading.add_done_callback(partial(self._read_done, after))
         return reading
 
-    def _is_read(self, after: Position, reading: asyncio.Task[PageSlice | None]) -> None:
-        if self._readings.get(after) is reading:
-            del self._readings[after]
-        look_at(reading)
+    def _read_done(self, after: Position, reading: asyncio.Task[PageSlice | None]) -> None:
+        if self._reads.get(after) is reading:
+            del self._reads[after]
+        consume_exception(reading)
 
     async def _read(self, after: Position) -> PageSlice | None:
         self._counters.catch_up_reads += 1
@@ -293,8 +298,8 @@ class PageCache:
             return None if page.is_empty else PageSlice(None, 0, *page[1:])
         position = page.position
         start = position.offset - len(page.records)
-        self._reach = len(page.records)
-        records = self._keep(position.epoch, start, page.records)
+        self._last_page_records = len(page.records)
+        records = self._cache(position.epoch, start, page.records)
         if records.stop == position.offset:
             return PageSlice(records, start, *page[1:])
         position = Position(position.epoch, records.stop)

@@ -1,4 +1,4 @@
-"""A cursor that gives records as they are, for those who write no frames."""
+"""A cursor that returns records instead of frames, for HTTP readers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gateway.model.records import EndReason, Position
 
 
 class RecordBatch(NamedTuple):
-    """What a record cursor takes in one step.
+    """The records of one step.
 
     Attributes:
         data: JSON bytes of each record, in order.
-        position: Where the cursor stands after them.
-        end: Why the stream ended, when nothing follows.
-        is_void: The cursor's position said nothing any more, or records before these are gone.
+        position: After the last of them.
+        end: Why the stream ended; None while records may follow.
+        is_void: The cursor's position was reset, or records before these were deleted.
     """
 
     data: list[bytes]
@@ -25,26 +25,26 @@ class RecordBatch(NamedTuple):
 
 
 class RecordCursor(Cursor):
-    """A reader's place on a tail. Made by `Hub.open`."""
+    """A cursor whose steps are records. Made by `Hub.open`."""
 
     async def next_records(self) -> RecordBatch | None:
-        """Take the next step, as `Cursor.next` does.
+        """Return the next records and advance past them, as `Cursor.next` does.
 
         Returns:
-            None when the cursor is at the tail of an open stream: `wake` will be called.
+            None at the tail of an open stream: `wake` will be called after the next append.
 
         Raises:
             RealtimeError: the stream cannot be read.
         """
-        await self._turn()
-        taken = self._taken() if self._is_on_tail() else await self._data()
-        self._stepped(None if taken is None else taken.position)
+        await self._wait_for_quota()
+        taken = self._from_ring() if self._tail_has_next() else await self._data()
+        self._advance(None if taken is None else taken.position)
         return taken
 
-    def _taken(self) -> RecordBatch | None:
+    def _from_ring(self) -> RecordBatch | None:
         tail = self._tail
-        if tail.holds(self.position):
-            self._measure()
+        if tail.contains(self.position):
+            self._record_latency()
             data, position = tail.data_after(self.position.offset)
             return RecordBatch(data, position, tail.end if position == tail.position else None)
         return RecordBatch([], tail.position, tail.end) if tail.end is not None else None

@@ -1,4 +1,4 @@
-"""Tails: the live end of one stream in this process, and what is kept of its recent records."""
+"""Tails: the live end of one stream in this process, with a ring of its recent records."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ from gateway.fanout.page_cache import FanoutContext, PageCache
 from gateway.model.log import Head, Page, belongs_to_no_run
 from gateway.model.records import ORIGIN, EndReason, Gap, Position, ResetReason, StreamKey
 
-RING_BYTES = (
-    1 << 20
-)  # per live stream: how far a reader may lag without costing a read of the store
-SHARED_FRAMES = 32  # per live stream: encoded frames kept for readers at the same place
+RING_BYTES = 1 << 20  # per open stream; a reader that lags further reads the store
+SHARED_FRAMES = 32  # per open stream: encoded frames kept for readers at the same position
 
 _log = logging.getLogger("realtime.hub")
 
 
 class Batch(NamedTuple):
-    """What a cursor takes in one step.
+    """The result of one step of a cursor.
 
     Attributes:
-        frame: The `records` frame; None if there are no records in this step.
-        position: Where the cursor stands after it.
-        end: Why the stream ended, when nothing follows.
-        gap: Records before these that are gone.
-        reset: The cursor's position said nothing any more.
-        record_count: In `text`.
+        frame: The `records` frame; None if the step has no records.
+        position: After the last record of the step.
+        end: Why the stream ended; None while records may follow.
+        gap: Deleted records before these.
+        reset: Why the cursor's position became void; these records are from the beginning.
+        record_count: How many records `frame` has.
     """
 
     frame: Frame | None
@@ -52,10 +50,10 @@ class Batch(NamedTuple):
 
 
 class Reader(Member, Protocol):
-    """Who stands on a tail, from the outside: see `gateway.fanout.cursor.Cursor`.
+    """A reader as the tail uses it; `gateway.fanout.cursor.Cursor` implements it.
 
     Attributes:
-        wake: Called when there may be something new to take.
+        wake: Called when a parked reader may have a next batch.
     """
 
     wake: Callable[[], None]
@@ -65,9 +63,9 @@ class Tail:
     """The live end of one stream in this process.
 
     Args:
-        key: Which stream.
-        shared: What it has in common with others; whoever makes the tail closes it.
-        on_idle: Called when the last cursor has left or the tail has failed.
+        key: The stream.
+        shared: The store, counters and quotas of all tails. The caller closes the tail.
+        on_idle: Called when the last cursor has left, or when the tail has failed.
     """
 
     def __init__(
@@ -81,19 +79,21 @@ class Tail:
         self.end: EndReason | None = None
         self.error: RealtimeError | None = None
         self.ring_bytes = 0
-        self._ring: deque[bytes] = deque()  # encoded records; the last is right before `position`
+        self._ring: deque[bytes] = deque()  # encoded records; the last one ends at `position`
         self._frames: dict[tuple[int, int, int, frozenset[str]], Frame] = {}
         self._frame_bytes = 0
-        self._marks: deque[int] = deque()  # where frames end, but for those that reach the tail
-        self._unmarked = 0  # bytes since the last
+        self._frame_ends: deque[int] = (
+            deque()
+        )  # offsets at which frames end; the open frame ends at the tail
+        self._open_frame_bytes = 0  # bytes after the last of `_frame_ends`
         self._pages: PageCache | None = None
         self._is_closed = False
         self._budget = shared.budget
-        self._alone: set[Reader] = set()  # woken one by one
-        self._resting: set[Reader] = set()  # those of them who wait to be woken
-        self._cohorts: dict[GroupKey, BroadcastGroup] = {}
-        self._trace: Any = None  # what the run is part of
-        self._measured = 0  # offset up to which hand-overs were measured
+        self._solo: set[Reader] = set()  # readers outside of groups; each is woken
+        self._parked: set[Reader] = set()  # readers of `_solo` that wait for `wake`
+        self._groups: dict[GroupKey, BroadcastGroup] = {}
+        self._trace: Any = None  # the trace of the run
+        self._latency_offset = 0  # deliveries before this offset are measured already
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
@@ -103,10 +103,10 @@ class Tail:
         self._feeder.add_done_callback(self._fed)
 
     async def ready(self) -> None:
-        """Wait until the tail knows where the stream ends.
+        """Wait until the stream's head has been read.
 
         Raises:
-            RealtimeError: the store could not say.
+            RealtimeError: the store could not read it.
         """
         await asyncio.shield(self._ready)
         if self.error is not None:
@@ -119,41 +119,41 @@ class Tail:
 
     @property
     def reader_count(self) -> int:
-        """How many cursors stand on it."""
-        return len(self._alone) + sum(len(cohort) for cohort in self._cohorts.values())
+        """How many readers the tail has."""
+        return len(self._solo) + sum(len(group) for group in self._groups.values())
 
-    def join(self, cursor: Reader) -> None:
-        """Wake this cursor once, and whenever it rests again."""
-        self._alone.add(cursor)
-        self._resting.add(cursor)
+    def subscribe(self, cursor: Reader) -> None:
+        """Add a reader. It is parked, so that the next append wakes it."""
+        self._solo.add(cursor)
+        self._parked.add(cursor)
 
-    def rest(self, cursor: Reader) -> None:
-        """Wake this cursor once: it found nothing, and will look again only then."""
-        self._resting.add(cursor)
+    def park(self, cursor: Reader) -> None:
+        """Wake this reader after the next append: it has nothing to read before."""
+        self._parked.add(cursor)
 
-    def leave(self, cursor: Reader) -> None:
-        """Wake it no more; the last to leave ends the tail."""
-        self._alone.discard(cursor)
-        self._resting.discard(cursor)
-        if not self._alone and not self._cohorts:
+    def unsubscribe(self, cursor: Reader) -> None:
+        """Remove a reader; after the last one the tail stops following the store."""
+        self._solo.discard(cursor)
+        self._parked.discard(cursor)
+        if not self._solo and not self._groups:
             if self._feeder is not None:
                 self._feeder.cancel()
             self._on_idle(self)
 
-    def join_cohort(
-        self, cursor: Reader, kind: GroupKey, sink: Sink, not_before: float
+    def join_group(
+        self, cursor: Reader, key: GroupKey, sink: Sink, not_before: float
     ) -> BroadcastGroup:
-        """Move a cursor from those that are woken to those that are handed frames."""
-        cohort = self._cohorts.get(kind)
-        if cohort is None:
-            cohort = self._cohorts[kind] = BroadcastGroup(self, kind, self._loop, self._drop_cohort)
-        self._alone.discard(cursor)
-        self._resting.discard(cursor)
-        cohort.join(cursor, sink, not_before)
-        return cohort
+        """Move a reader into the broadcast group of a key."""
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = BroadcastGroup(self, key, self._loop, self._drop_group)
+        self._solo.discard(cursor)
+        self._parked.discard(cursor)
+        group.join(cursor, sink, not_before)
+        return group
 
-    def _drop_cohort(self, kind: GroupKey) -> None:
-        del self._cohorts[kind]
+    def _drop_group(self, key: GroupKey) -> None:
+        del self._groups[key]
 
     async def _feed(self) -> None:
         try:
@@ -174,26 +174,26 @@ class Tail:
             )
 
     def _fed(self, _: asyncio.Task[None]) -> None:
-        # A cancelled task holds its error, whose traceback holds the tail: a cycle, which would
-        # keep the ring until the garbage collector's next full pass, hours later.
+        # A cancelled task references its error, whose traceback references the tail: a cycle that
+        # would keep the ring until the garbage collector's next full pass, hours later.
         self._feeder = None
 
     async def _find_trace(self) -> Any:
-        if not tracing.is_on() or belongs_to_no_run(self.key):
+        if not tracing.is_enabled() or belongs_to_no_run(self.key):
             return None
         run = (await self._store.get_run(self.key.run_id)).run
-        return tracing.context_of(run.metadata.get(tracing.TRACE_KEY))
+        return tracing.extract(run.metadata.get(tracing.TRACE_KEY))
 
     async def _follow(self, after: Position) -> None:
         try:
             async for page in self._store.follow(self.key, after, self._grow):
                 self._grow(page)
-        except RunNotFound:  # it was there a moment ago
+        except RunNotFound:  # deleted since its head was read
             self._grow(Page([], self.position, "deleted"))
 
     @property
     def pages(self) -> PageCache:
-        """What those who lag behind the ring read."""
+        """Pages for readers that lag behind the ring."""
         if self._pages is None:
             self._pages = PageCache(self.key, self.shared)
             if self._is_closed:
@@ -201,14 +201,14 @@ class Tail:
         return self._pages
 
     def close(self) -> None:
-        """Be found no more: nothing is held that counts against the budget."""
+        """Close the tail and release its share of the memory budget."""
         self._is_closed = True
-        self._budget.forget(self)
+        self._budget.release(self)
         if self._pages is not None:
             self._pages.close()
 
     def head(self) -> Head:
-        """Say where the stream stands as far as this tail has followed it."""
+        """Return the stream's head as far as this tail has followed it."""
         return Head(self.position, self._earliest, self.end)
 
     def _begin(self, head: Head) -> None:
@@ -218,42 +218,42 @@ class Tail:
     def _grow(self, page: Page) -> None:
         joins = page.position.offset - len(page.records) == self.position.offset
         if page.gap or page.reset or not joins:
-            self._disband()  # what the ring holds does not join these records
+            self._dissolve_groups()  # the new records do not follow those in the ring
             self._drop_ring()
         for record in page.records:
             encoded = protocol.encode_record(record, self.key.run_id)
             self._ring.append(encoded)
             self.ring_bytes += len(encoded)
-            self._unmarked += len(encoded)
-            if self._unmarked >= page_cache.FRAME_BYTES:
-                self._mark(record.offset + 1)
+            self._open_frame_bytes += len(encoded)
+            if self._open_frame_bytes >= page_cache.FRAME_BYTES:
+                self._end_frame(record.offset + 1)
         self.position, self.end = page.position, page.end
         while self.ring_bytes > RING_BYTES and len(self._ring) > 1:
             self.ring_bytes -= len(self._ring.popleft())
-        self._note_size()
-        self._wake()
+        self._charge_size()
+        self._notify()
 
-    def _mark(self, offset: int) -> None:
-        """Let frames end here, so that readers who come from different places meet."""
-        self._marks.append(offset)
-        self._unmarked = 0
+    def _end_frame(self, offset: int) -> None:
+        """Make all frames end at this offset, so that readers at different positions meet."""
+        self._frame_ends.append(offset)
+        self._open_frame_bytes = 0
 
-    def _note_size(self) -> None:
+    def _charge_size(self) -> None:
         if not self._is_closed:
-            self._budget.note(self, self.ring_bytes + self._frame_bytes)
+            self._budget.charge(self, self.ring_bytes + self._frame_bytes)
 
     def _drop_ring(self) -> None:
         self._ring.clear()
-        self._marks.clear()
-        self._drop_frames()
-        self.ring_bytes = self._measured = self._unmarked = 0
+        self._frame_ends.clear()
+        self._clear_frames()
+        self.ring_bytes = self._latency_offset = self._open_frame_bytes = 0
 
-    def _drop_frames(self) -> None:
+    def _clear_frames(self) -> None:
         self._frames.clear()
         self._frame_bytes = 0
 
-    def shed(self) -> None:
-        """Keep nothing of the past; readers that lag read the store."""
+    def evict(self) -> None:
+        """Drop the ring; readers that lag read the store."""
         self._drop_ring()
 
     def _fail(self, error: RealtimeError) -> None:
@@ -261,58 +261,61 @@ class Tail:
         if not self._ready.done():
             self._ready.set_result(None)
         self._on_idle(self)
-        self._wake()
+        self._notify()
 
-    def _wake(self) -> None:
-        # Those who lag look again by themselves: a thousand of them need not be told each time.
-        resting, self._resting = self._resting, set()
-        for cursor in resting:
+    def _notify(self) -> None:
+        # Only parked readers are woken: a reader that lags reads on without being woken.
+        parked, self._parked = self._parked, set()
+        for cursor in parked:
             cursor.wake()
         if self.end is not None or self.error is not None:
-            self._disband()  # each is told by itself
-        for cohort in self._cohorts.values():
-            cohort.schedule()
+            self._dissolve_groups()  # each reader receives the end or the error by itself
+        for group in self._groups.values():
+            group.schedule()
 
-    def _disband(self) -> None:
-        for cohort in tuple(self._cohorts.values()):
-            cohort.disband()
+    def _dissolve_groups(self) -> None:
+        for group in tuple(self._groups.values()):
+            group.dissolve()
 
-    def holds(self, position: Position) -> bool:
-        """Whether the ring goes on right after a position."""
+    def contains(self, position: Position) -> bool:
+        """Whether the ring holds the record that follows a position."""
         return self.ring_start <= position.offset < self.position.offset and (
             position.offset == 0 or position.epoch == self.position.epoch
         )
 
     def take(self, offset: int, id: int, skip: frozenset[str]) -> Batch:
-        """Take what follows an offset that the ring holds."""
+        """Return the records after an offset that the ring holds."""
         frame, position = self._frame_after(offset, id, skip)
         end = self.end if position == self.position else None
         return Batch(frame, position, end, record_count=position.offset - offset)
 
-    def handed_over(self, start: int, stop: int, readers: int, size: int, *, at_once: bool) -> None:
-        """Count what readers that stood together were given.
+    def record_delivery(
+        self, start: int, stop: int, readers: int, size: int, *, is_live: bool
+    ) -> None:
+        """Count one delivery of the same bytes to several readers.
 
         Args:
-            start: Offset of the first record, which the ring still holds.
-            stop: Offset after the last.
-            readers: How many.
-            size: Of the bytes that each was given.
-            at_once: They had caught up, and were not to wait for longer than `PROMPT_S`.
+            start: Offset of the first record; the ring still holds it.
+            stop: Offset after the last record.
+            readers: How many readers received them.
+            size: Bytes that each reader received.
+            is_live: The readers had caught up and had a throttle of at most `PROMPT_S`: the
+                latency of the delivery is measured.
         """
         self.counters.records_sent += (stop - start) * readers
         self.counters.bytes_sent += size * readers
-        if at_once and readers:
-            self.measure(start)
+        if is_live and readers:
+            self.record_latency(start)
 
-    def measure(self, offset: int) -> None:
-        """Take the time since a record was accepted, unless that of a later one was taken."""
-        if offset < self._measured:
+    def record_latency(self, offset: int) -> None:
+        """Measure the time since a record was accepted, once for each delivery of a tail."""
+        if offset < self._latency_offset:
             return
-        self._measured = self.position.offset
+        self._latency_offset = self.position.offset
         accepted_ms = protocol.time_of(self._ring[offset - self.ring_start])
         self.counters.delivered(accepted_ms)
         if self._trace is not None:
-            tracing.past(
+            tracing.record_span(
                 f"send {self.key.stream_id}",
                 parent=self._trace,
                 began_ms=accepted_ms,
@@ -321,9 +324,9 @@ class Tail:
             )
 
     def text_after(self, offset: int, id: int, skip: frozenset[str]) -> tuple[str, Position]:
-        """Make the frame of what follows an offset that the ring holds, and say where it ends.
+        """Encode the records after an offset that the ring holds; return the text and its end.
 
-        Readers at the same place whose subscriptions have the same id share one text.
+        Readers at the same position whose subscriptions have the same id share one text.
         """
         frame, position = self._frame_after(offset, id, skip)
         return frame.text, position
@@ -337,32 +340,32 @@ class Tail:
             if skip:
                 encoded = (protocol.strip_run_record(record, skip) for record in encoded)
             frame = Frame(protocol.encode_records(id, encoded, str(position)))
-            if self._has_company():
+            if self._is_shared():
                 self._share(frame, (offset, end_offset, id, skip))
         return frame, position
 
-    def _has_company(self) -> bool:
-        """Whether a frame may be asked for twice: a cohort asks once for all of its readers."""
-        return len(self._alone) + len(self._cohorts) > 1
+    def _is_shared(self) -> bool:
+        """Whether a frame may be asked for twice: a group asks once for all of its readers."""
+        return len(self._solo) + len(self._groups) > 1
 
-    def _share(self, frame: Frame, place: tuple[int, int, int, frozenset[str]]) -> None:
+    def _share(self, frame: Frame, key: tuple[int, int, int, frozenset[str]]) -> None:
         if len(self._frames) >= SHARED_FRAMES or self._frame_bytes > RING_BYTES:
-            self._drop_frames()
-        self._frames[place] = frame
+            self._clear_frames()
+        self._frames[key] = frame
         self._frame_bytes += frame.size
-        self._note_size()
+        self._charge_size()
 
     def data_after(self, offset: int) -> tuple[list[bytes], Position]:
-        """Return the data of what follows an offset that the ring holds, and where it ends."""
+        """Return the data of the records after an offset that the ring holds, and the end."""
         start, stop, position = self._span(offset)
         return [protocol.record_data(self._ring[i]) for i in range(start, stop)], position
 
     def _span(self, offset: int) -> tuple[int, int, Position]:
-        if offset + 1 == self.position.offset:  # one record, as it is most times
+        if offset + 1 == self.position.offset:  # the usual case: one new record
             return len(self._ring) - 1, len(self._ring), self.position
-        while self._marks and self._marks[0] <= self.ring_start:
-            self._marks.popleft()
-        mark = next((mark for mark in self._marks if mark > offset), self.position.offset)
+        while self._frame_ends and self._frame_ends[0] <= self.ring_start:
+            self._frame_ends.popleft()
+        mark = next((mark for mark in self._frame_ends if mark > offset), self.position.offset)
         start, size = offset - self.ring_start, 0
         stop, until = start, mark - self.ring_start
         while stop < until and (stop == start or size < page_cache.FRAME_BYTES):

@@ -287,7 +287,7 @@ class Task(Generic[P, R]):
             owner=owner,
             **self._options.fields(now_ms),
         )
-        run.metadata.update(tracing.carried())
+        run.metadata.update(tracing.inject())
         check_new_run(run)
         return await creation.make(runtime, run, partial(self._begin, queue, run.id))
 

@@ -11,10 +11,10 @@ async def passes(count):
 
 
 async def test_each_pass_has_its_number_of_turns_and_what_is_live_comes_between():
-    turns, seen = LoopQuota(each_pass=2), []
+    turns, seen = LoopQuota(per_tick=2), []
 
     async def lag(number):
-        await turns.take()
+        await turns.acquire()
         seen.append(number)
 
     async def live():
@@ -32,18 +32,18 @@ async def test_each_pass_has_its_number_of_turns_and_what_is_live_comes_between(
 
 
 async def test_without_a_crowd_nobody_waits():
-    turns = LoopQuota(each_pass=1)
+    turns = LoopQuota(per_tick=1)
     for _ in range(3):
-        taking = turns.take()
+        taking = turns.acquire()
         assert next(taking.__await__(), "done") == "done"
         await passes(2)
 
 
 async def test_who_leaves_while_waiting_takes_no_turn():
-    turns, seen = LoopQuota(each_pass=1), []
+    turns, seen = LoopQuota(per_tick=1), []
 
     async def lag(number):
-        await turns.take()
+        await turns.acquire()
         seen.append(number)
 
     tasks = [asyncio.create_task(lag(number)) for number in range(5)]
@@ -56,9 +56,9 @@ async def test_who_leaves_while_waiting_takes_no_turn():
 
 async def test_it_rests_when_nobody_asks():
     turns = LoopQuota()
-    await turns.take()
+    await turns.acquire()
     await passes(3)
     assert not turns._is_scheduled
-    await turns.take()
+    await turns.acquire()
     assert turns._is_scheduled
     await passes(2)

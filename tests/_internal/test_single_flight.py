@@ -35,10 +35,10 @@ class Answers:
 async def test_those_who_come_before_it_is_asked_share_the_answer_and_others_get_the_next():
     answers = Answers()
     asking = SingleFlight(answers)
-    first = [asyncio.create_task(asking.about("a")) for _ in range(3)]
+    first = [asyncio.create_task(asking.fetch("a")) for _ in range(3)]
     await until(lambda: answers.waiting)
-    late = [asyncio.create_task(asking.about("a")) for _ in range(4)]
-    other = asyncio.create_task(asking.about("b"))
+    late = [asyncio.create_task(asking.fetch("a")) for _ in range(4)]
+    other = asyncio.create_task(asking.fetch("b"))
     await until(lambda: answers.asked == 2)
     assert not any(task.done() for task in (*first, *late))
     await answers.let_go()
@@ -47,13 +47,13 @@ async def test_those_who_come_before_it_is_asked_share_the_answer_and_others_get
     assert await other == ("b", 2)
     await answers.let_go()
     assert await asyncio.gather(*late) == [("a", 3)] * 4
-    assert not asking._next and not asking._asked
+    assert not asking._next and not asking._in_flight
 
 
 async def test_who_is_cancelled_takes_the_answer_from_nobody():
     answers = Answers()
     asking = SingleFlight(answers)
-    first, second = [asyncio.create_task(asking.about("a")) for _ in range(2)]
+    first, second = [asyncio.create_task(asking.fetch("a")) for _ in range(2)]
     await until(lambda: answers.waiting)
     first.cancel()
     await answers.let_go()
@@ -65,12 +65,12 @@ async def test_a_failure_is_told_to_all_who_share_it_and_to_nobody_after():
     answers = Answers()
     answers.failure = StoreUnavailable("gone")
     asking = SingleFlight(answers)
-    first = [asyncio.create_task(asking.about("a")) for _ in range(2)]
+    first = [asyncio.create_task(asking.fetch("a")) for _ in range(2)]
     await answers.let_go()
     for each in await asyncio.gather(*first, return_exceptions=True):
         assert isinstance(each, StoreUnavailable)
     answers.failure = None
-    again = asyncio.create_task(asking.about("a"))
+    again = asyncio.create_task(asking.fetch("a"))
     await answers.let_go()
     assert await again == ("a", 2)
 
@@ -79,10 +79,10 @@ async def test_a_failure_that_nobody_waits_for_is_no_trouble():
     answers = Answers()
     answers.failure = StoreUnavailable("gone")
     asking = SingleFlight(answers)
-    task = asyncio.create_task(asking.about("a"))
+    task = asyncio.create_task(asking.fetch("a"))
     await until(lambda: answers.waiting)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await answers.let_go()
-    await until(lambda: not asking._asked)
+    await until(lambda: not asking._in_flight)

@@ -53,7 +53,7 @@ async def test_a_trigger_a_run_its_appends_and_the_sends_are_one_trace(spans):
         async with gateway.client(token=token_for("read:runs:*")) as client:
             await client.ask(type="subscribe", id=1, run=handle.id, stream="numbers")
             (tail,) = [each for each in gateway.hub.tails if each.key.run_id == handle.id]
-            await until(lambda: not tail._alone)
+            await until(lambda: not tail._solo)
             watched.set()
             assert (await client.receive())["records"][0]["data"] == 1
             await until(lambda: "send numbers" in named(spans))
@@ -83,7 +83,7 @@ async def test_a_gateway_sends_as_part_of_a_trace_that_began_elsewhere(spans):
         async with gateway.client(token=token_for("read:runs:*")) as client:
             await client.ask(type="subscribe", id=1, run=run.id, stream="s")
             (tail,) = [each for each in gateway.hub.tails if each.key.run_id == run.id]
-            await until(lambda: not tail._alone)
+            await until(lambda: not tail._solo)
             await gateway.gateway._store.append(StreamKey(run.id, "s"), [b"1"])
             await client.receive()
             await until(lambda: "send s" in named(spans))
@@ -158,7 +158,7 @@ async def test_what_describes_metadata_does_not_see_the_trace(spans):
 
 @pytest.mark.parametrize("carried", [None, "x", {}, {"traceparent": ""}, {"traceparent": 5}, []])
 def test_metadata_that_carries_no_context_is_no_fault(spans, carried):
-    context = tracing.context_of(carried)
+    context = tracing.extract(carried)
     with tracing.span("alone", parent=context):
         pass
     assert named(spans)["alone"].parent is None
@@ -172,12 +172,13 @@ async def test_nothing_is_carried_while_nobody_wants_traces():
     async with working():
         result = await quiet.trigger_and_wait()
         assert (await runs.retrieve(result.run_id)).metadata == {}
-    assert not tracing.is_on()
+    assert not tracing.is_enabled()
 
 
 QUIET = """
 import asyncio, sys, gateway
-from gateway import streams, task, tracing
+from gateway import streams, task
+from gateway._internal import tracing
 numbers = streams.define("n", int)
 @task
 async def count():
@@ -185,7 +186,7 @@ async def count():
 async def main():
     async with gateway.connect(store="memory:"):
         assert (await count.trigger_and_wait()).ok
-    assert not tracing.is_on()
+    assert not tracing.is_enabled()
     print([name for name in sys.modules if name.startswith("opentelemetry")])
 asyncio.run(main())
 """

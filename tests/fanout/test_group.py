@@ -68,14 +68,14 @@ class Tail:
     def position(self):
         return at(self.offset)
 
-    def holds(self, position):
+    def contains(self, position):
         return self.offset - self._ring <= position.offset < self.offset
 
     def text_after(self, offset, id, skip):
         stop = min(offset + self._per_frame, self.offset)
         return " ".join(str(i) for i in range(offset, stop)), at(stop)
 
-    def handed_over(self, start, stop, readers, size, *, at_once):
+    def record_delivery(self, start, stop, readers, size, *, is_live):
         self.given += (stop - start) * readers
 
 
@@ -96,7 +96,7 @@ class Reader:
         self.got += [int(each) for each in data.decode().split()]
         self.times.append(self._loop.time())
 
-    def put_out(self):
+    def detach(self):
         assert self.is_member
         self.is_member = False
 
@@ -116,7 +116,7 @@ class Crowd:
         self._sinks = [each for each in sinks if each.is_open]
 
     @property
-    def is_as_it_was(self):
+    def is_current(self):
         return all(each.is_open for each in self._sinks)
 
     def write(self, frames):
@@ -206,7 +206,7 @@ steps = st.lists(
         st.tuples(st.just("leave"), st.integers(0, 20)),
         st.tuples(st.just("fill"), st.integers(0, 20)),
         st.tuples(st.just("wait"), st.floats(0, 2)),
-        st.tuples(st.just("disband"), st.none()),
+        st.tuples(st.just("dissolve"), st.none()),
     ),
     max_size=60,
 )
@@ -238,8 +238,8 @@ def test_nothing_is_lost_repeated_or_reordered_whatever_happens(steps, throttle_
                     reader.is_open = False
             case "wait":
                 loop.advance(value)
-            case "disband":
-                cohort.disband()
+            case "dissolve":
+                cohort.dissolve()
         for reader in readers:
             reader.check()
     loop.advance(10)

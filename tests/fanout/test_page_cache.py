@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway._internal.counters import Counters
-from gateway._internal.fair_share import ROOM, LoopQuota
+from gateway._internal.fair_share import MAX_CONCURRENT, LoopQuota
 from gateway._internal.memory_budget import MemoryBudget
 from gateway._internal.single_flight import SingleFlight
 from gateway.errors import RunNotFound, StoreUnavailable
@@ -99,9 +99,9 @@ async def test_those_at_one_place_with_one_id_get_the_same_frame():
         written = values(300)
         await store.append(key, written)
         taken = await asyncio.gather(*(pages.read(ORIGIN) for _ in range(5)))
-        frames = [pages.frame_of(piece, 1, NOTHING) for piece in taken]
+        frames = [pages.frame(piece, 1, NOTHING) for piece in taken]
         assert all(frame is frames[0] for frame in frames)
-        other = pages.frame_of(taken[0], 2, NOTHING)
+        other = pages.frame(taken[0], 2, NOTHING)
         assert json.loads(other.text) == json.loads(frames[0].text) | {"id": 2}
         assert frames[0].packed(encode_text_frame) is frames[1].packed(encode_text_frame)
         assert store.reads == 1
@@ -121,7 +121,7 @@ async def test_who_comes_from_another_record_of_a_page_stands_with_the_others_af
                 piece = await pages.read(piece.position)
             ends.add(piece.position)
         assert len(ends) == 1
-        held = sorted(pages._kept.values(), key=lambda records: records.start)
+        held = sorted(pages._cached.values(), key=lambda records: records.start)
         assert all(a.stop <= b.start for a, b in pairwise(held))
 
 
@@ -134,16 +134,16 @@ async def test_what_is_kept_is_bounded_and_counted(monkeypatch):
         while (piece := await pages.read(position)) is not None:
             for id in range(10):
                 for offset in (piece.start, piece.start + 1):
-                    pages.frame_of(piece._replace(start=offset), id, NOTHING)
+                    pages.frame(piece._replace(start=offset), id, NOTHING)
             position = piece.position
-            held = sum(records.size for records in pages._kept.values())
+            held = sum(records.size for records in pages._cached.values())
             assert held == pages.size == budget.used
-            assert held <= 500_000 or len(pages._kept) == 1
-            frames = [len(records.frames) for records in pages._kept.values()]
-            assert max(frames) <= module.FRAMES_EACH
+            assert held <= 500_000 or len(pages._cached) == 1
+            frames = [len(records.frames) for records in pages._cached.values()]
+            assert max(frames) <= module.FRAMES_PER_PAGE
         assert position.offset == 20_000
-        pages.shed()
-        assert (pages.size, len(pages._kept), len(pages._starts)) == (0, 0, 0)
+        pages.evict()
+        assert (pages.size, len(pages._cached), len(pages._starts)) == (0, 0, 0)
 
 
 async def test_the_pages_of_all_streams_and_the_rings_have_one_budget():
@@ -175,7 +175,7 @@ async def test_one_who_reads_slowly_holds_no_page():
         while await fast.next() is not None:
             (tail,) = hub.tails
             assert tail.pages.size <= 500_000
-        assert 0 not in tail.pages._kept, "others have long passed the beginning"
+        assert 0 not in tail.pages._cached, "others have long passed the beginning"
         while await slow.next() is not None:
             pass
         assert slow.position == fast.position
@@ -187,8 +187,8 @@ async def test_frames_without_fields_are_made_for_those_who_leave_them_out():
         skip = frozenset({"metadata"})
         piece = await pages.read(ORIGIN)
         bare, whole = (
-            pages.frame_of(piece, 1, skip),
-            pages.frame_of(piece, 1, NOTHING),
+            pages.frame(piece, 1, skip),
+            pages.frame(piece, 1, NOTHING),
         )
         assert "secret" in whole.text and "secret" not in bare.text
         page = await store.read(key)
@@ -268,7 +268,7 @@ async def test_after_its_tail_is_gone_nothing_is_kept():
         pages.close()
         piece = await reading
         assert (await all_after(pages, piece.position))[-1] == values(3000)[-1]
-        assert (pages.size, pages._budget.used, pages._kept) == (0, 0, {})
+        assert (pages.size, pages._budget.used, pages._cached) == (0, 0, {})
 
 
 async def test_few_at_once_wait_for_what_lets_them_go_on_together():
@@ -290,7 +290,7 @@ async def test_few_at_once_wait_for_what_lets_them_go_on_together():
             for _ in range(200):
                 group.create_task(lag())
             group.create_task(live())
-        assert max(len(lot) for lot in "".join(released).split("|")) <= ROOM
+        assert max(len(lot) for lot in "".join(released).split("|")) <= MAX_CONCURRENT
         assert store.heads < 200 / 4
 
 
@@ -374,10 +374,10 @@ async def _compare(steps, frame, kept):
                     who = [at[i] for i in range(n)]
                     taken = [_same(store, key, pages, each, id) for id, each in enumerate(who)]
                     await asyncio.gather(*taken)
-            held = sum(records.size for records in pages._kept.values())
+            held = sum(records.size for records in pages._cached.values())
             assert held == pages.size == pages._budget.used
-            assert held <= kept or len(pages._kept) == 1
-            assert sorted(pages._kept) == pages._starts
+            assert held <= kept or len(pages._cached) == 1
+            assert sorted(pages._cached) == pages._starts
 
 
 async def _try(work):
@@ -398,7 +398,7 @@ async def _same(store, key, pages, after, id):
     assert (piece.gap, piece.reset) == (plain.gap, plain.reset)
     assert piece.data() == [record.data for record in taken]
     assert bool(taken) == bool(plain.records), "a step takes something if there is something"
-    frame = pages.frame_of(piece, id, NOTHING)
+    frame = pages.frame(piece, id, NOTHING)
     if taken:
         assert piece.start == taken[0].offset
         encoded = [encode_record(record, key.run_id) for record in taken]

@@ -259,7 +259,7 @@ def is_waiting(store, key):
     if not hasattr(store, "_growth"):
         return True  # its followers look for themselves
     watches = store._growth._watches.get(key.run_id, {}).get(key, ())
-    return any(watch._woken.is_awaited for watch in watches)
+    return any(watch._woken.has_waiter for watch in watches)
 
 
 @pytest.mark.parametrize("stream", ["progress", "$run", "$streams", "never-appended-to"])

@@ -233,7 +233,7 @@ class Execution:
 
     async def _call(self, context: RunContext) -> Any:
         run = self.run
-        parent = tracing.context_of(run.metadata.get(tracing.TRACE_KEY))
+        parent = tracing.extract(run.metadata.get(tracing.TRACE_KEY))
         span = tracing.span(
             f"run {run.task}", kind="consumer", parent=parent, run=run.id, task=run.task
         )

@@ -159,7 +159,7 @@ class StreamWriter:
         with self._space:
             self._wait_for_room(len(data))
             self._waiting.append(_Item(data, receipt))
-            self._trace = tracing.here()
+            self._trace = tracing.current_context()
             self._waiting_bytes += len(data)
             is_first = not self._is_draining
             self._is_draining = True

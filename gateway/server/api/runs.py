@@ -185,7 +185,7 @@ class RunsApi:
         task = find_task(task_id, access.may_trigger).options(tags=tags)
         task.check_payload(body.payload)  # a mistake does not cost the token's use
         await self._spend(access, grant)
-        parent = tracing.context_of(request.headers)
+        parent = tracing.extract(request.headers)
         with tracing.span("POST trigger", kind="consumer", parent=parent, task=task_id):
             handle = await task.trigger_payload(body.payload)
         return _json(Handle(id=handle.id, access_token=handle.access_token), 201)

@@ -94,7 +94,7 @@ class LiveReader:
             self._cursor = await self._hub.open(
                 RecordCursor, stream.key, self._place, 0, self._woken.set
             )
-            self._cursor.is_prompt = True
+            self._cursor.is_unthrottled = True
             if stream.path is not None:
                 key = path_config(stream.path)
                 self._watch = await self._hub.open(RecordCursor, key, _end, 0, self._woken.set)

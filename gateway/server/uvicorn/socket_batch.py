@@ -40,7 +40,7 @@ class DirectSocketBatch:
             self._others += self._direct
 
     @property
-    def is_as_it_was(self) -> bool:
+    def is_current(self) -> bool:
         """See `SocketBatch`. A change of any connection counts; changes are few."""
         return self._is_clear and self._version == writability.count
 

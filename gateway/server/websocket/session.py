@@ -235,7 +235,7 @@ class WebSocketSession:
     async def _read(self) -> None:
         while lot := await self._wire.receive():
             if self._is_new:  # a thousand who come at once let those go before who are at work
-                await self._hub.newcomers.take()
+                await self._hub.handshake_quota.acquire()
             now_s, steady_s = self._clock_s(), self._steady_s()
             for count, frame in enumerate(lot, 1):
                 if not count % LOT:

@@ -157,11 +157,11 @@ class ActiveSubscriptions:
             del self._opening[command.id]
             self._host.carry(self._machine.opened(command.id, ORIGIN, None))
             return
-        await self._hub.openings.take()
+        await self._hub.open_quota.acquire()
         cursor = await self._hub.cursor(
             command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
         )
-        cursor.is_prompt = command.throttle_s <= PROMPT_S
+        cursor.is_unthrottled = command.throttle_s <= PROMPT_S
         del self._opening[command.id]
         commands = self._machine.opened(command.id, cursor.position, run)
         self._start(ActiveSubscription(command.id, cursor, command.throttle_s), commands)
@@ -204,7 +204,7 @@ class ActiveSubscriptions:
         """Leave these fields of runs out from now on."""
         subscription = self._by_id.get(id)
         if subscription is not None:
-            subscription.cursor.skip(fields)
+            subscription.cursor.exclude_fields(fields)
 
     def stop(self, id: int) -> None:
         """Send nothing more for this one."""

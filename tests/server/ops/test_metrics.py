@@ -114,7 +114,7 @@ async def test_bytes_to_readers_that_get_the_same_are_counted_for_each():
             for client in (first, second):
                 await client.ask(type="subscribe", id=1, run=key.run_id, stream="s")
             (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
-            await until(lambda: tail.reader_count == 2 and not tail._alone)
+            await until(lambda: tail.reader_count == 2 and not tail._solo)
             before = gateway.gateway.counters.bytes_sent
             await append(gateway, key, '"ü"'.encode())
             texts = [await client.socket.recv() for client in (first, second)]
@@ -161,7 +161,7 @@ async def test_only_prompt_hand_overs_are_timed():
             await client.ask(type="unsubscribe", id=1)
             await client.ask(**subscribe, id=2, start="latest")
             (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
-            await until(lambda: not tail._alone)
+            await until(lambda: not tail._solo)
             await append(gateway, key, b"3")
             await client.receive()
             assert histogram.count == 1
@@ -178,7 +178,7 @@ async def test_a_server_without_direct_writes_is_timed_too():
             for client in (first, second):
                 await client.ask(type="subscribe", id=1, run=key.run_id, stream="s")
             (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
-            await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
+            await until(lambda: all(cursor._has_caught_up for cursor in tail._solo))
             await append(gateway, key, b"1")
             for client in (first, second):
                 await client.receive()
@@ -255,7 +255,7 @@ async def test_a_reader_of_server_sent_events_is_counted():
             assert now("delivery_seconds_count") == 0  # what was there before, and is not new
             assert (now("http_readers"), now("connections")) == (1, 0)
             (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
-            await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
+            await until(lambda: all(cursor._has_caught_up for cursor in tail._solo))
             await append(gateway, key, b"3")
             size += await arrival_of(lines, "upToDate")
             now = await scrape(gateway)
@@ -278,7 +278,7 @@ async def test_a_long_poll_and_a_page_are_counted():
         query = {"offset": page.headers["Stream-Next-Offset"], "live": "long-poll"}
         waiting = asyncio.create_task(http.get(url, params=query))
         await until(
-            lambda: any(c._has_caught_up for tail in gateway.hub.tails for c in tail._alone)
+            lambda: any(c._has_caught_up for tail in gateway.hub.tails for c in tail._solo)
         )
         assert (await scrape(gateway))("http_readers") == 1
         await append(gateway, key, b"3")
@@ -352,7 +352,7 @@ async def test_frames_over_http_are_counted_as_on_a_websocket():
             lines = it.aiter_lines()
             size = await arrival_of(lines, '"welcome"') + await arrival_of(lines, '"subscribed"')
             (tail,) = [tail for tail in gateway.hub.tails if tail.key == key]
-            await until(lambda: all(cursor._has_caught_up for cursor in tail._alone))
+            await until(lambda: all(cursor._has_caught_up for cursor in tail._solo))
             await append(gateway, key, '"ü"'.encode())
             size += await arrival_of(lines, '"records"')
             now = await scrape(gateway)

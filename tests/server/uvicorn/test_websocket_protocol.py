@@ -61,8 +61,8 @@ async def test_a_reader_that_has_caught_up_is_handed_its_frames():
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
             tail = gateway.hub._tails[key]
-            await until(lambda: tail._cohorts)
-            assert not tail._alone
+            await until(lambda: tail._groups)
+            assert not tail._solo
             await gateway.store.append(key, [b'"one"'])
             assert (await client.receive())["records"][0]["data"] == "one"
             await client.send(type="unsubscribe", id=1)
@@ -78,7 +78,7 @@ async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_rea
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
             tail = gateway.hub._tails[key]
-            await until(lambda: tail._cohorts)
+            await until(lambda: tail._groups)
             (sink,) = sinks(gateway)
             client.socket.transport.pause_reading()
             appended = 0
@@ -88,7 +88,7 @@ async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_rea
                 appended += 1
                 assert appended < 2000, "the connection's buffer has no bound"
             await gateway.store.append(key, [big] * 20)
-            await until(lambda: not tail._cohorts)
+            await until(lambda: not tail._groups)
             assert sink.transport.get_write_buffer_size() < 1 << 20
             client.socket.transport.resume_reading()
             offsets = []
@@ -97,7 +97,7 @@ async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_rea
             assert offsets == list(range(appended + 20))
             await gateway.store.append(key, [b'"last"'])
             assert (await client.receive())["records"][0]["data"] == "last"
-            await until(lambda: tail._cohorts)  # and is handed its frames again
+            await until(lambda: tail._groups)  # and is handed its frames again
 
 
 async def test_nothing_follows_the_frame_that_closes():
@@ -106,7 +106,7 @@ async def test_nothing_follows_the_frame_that_closes():
         key = StreamKey(run.id, "s")
         async with gateway.client(token=token_for(f"read:runs:{run.id}")) as client:
             await follow(client, run)
-            await until(lambda: gateway.hub._tails[key]._cohorts)
+            await until(lambda: gateway.hub._tails[key]._groups)
             (sink,) = sinks(gateway)
             written = []
             write, sink.write = sink.write, lambda data: (written.append(data), write(data))
@@ -132,7 +132,7 @@ async def test_in_a_crowd_one_that_takes_nothing_loses_nothing_and_holds_nobody_
         ]
         for client in clients:
             await follow(client, run)
-        await until(lambda: not gateway.hub._tails[key]._alone)
+        await until(lambda: not gateway.hub._tails[key]._solo)
         slow = clients.pop(3)
         slow.socket.transport.pause_reading()
         big = json.dumps("x" * 100_000).encode()
