@@ -277,9 +277,7 @@ async def test_a_long_poll_and_a_page_are_counted():
         assert counters.delivery_s.count == 0
         query = {"offset": page.headers["Stream-Next-Offset"], "live": "long-poll"}
         waiting = asyncio.create_task(http.get(url, params=query))
-        await until(
-            lambda: any(c._has_caught_up for tail in gateway.hub.tails for c in tail._solo)
-        )
+        await until(lambda: any(c._has_caught_up for tail in gateway.hub.tails for c in tail._solo))
         assert (await scrape(gateway))("http_readers") == 1
         await append(gateway, key, b"3")
         size = len(page.content) + len((await waiting).content)

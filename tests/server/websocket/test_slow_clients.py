@@ -72,7 +72,7 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(gateway, run)
 
 async def test_newcomers_wait_for_their_turn_and_those_at_work_do_not(gateway, run, client):
     await subscribed(client, run)
-    turns = gateway.hub.newcomers = LoopQuota(each_pass=0)
+    turns = gateway.hub.handshake_quota = LoopQuota(per_tick=0)
 
     async def visit():
         async with gateway.client(token=worker_token()) as newcomer:
