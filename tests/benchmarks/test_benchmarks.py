@@ -96,6 +96,7 @@ def _two_records(load: Load, pids: Sequence[int]) -> Measurement:
     return load.closed_loop(2, pids)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("server", [BY_NAME[HERE_FULL], BY_NAME[FLOOR]], ids=lambda it: it.name)
 def test_load_generator_counts_every_subscriber(server: Server) -> None:
     if server.missing:
@@ -105,6 +106,7 @@ def test_load_generator_counts_every_subscriber(server: Server) -> None:
     assert measured.server_cpu_s >= 0 and len(measured.latencies_ms) == 10
 
 
+@pytest.mark.process
 def test_http_clients_append_one_record_at_a_time() -> None:
     ours = http_appends._servers(here_only=True)[0]
     measured = http_appends._once(ours, 1, Effort(share=0.1))
@@ -122,6 +124,7 @@ os.wait()
 """
 
 
+@pytest.mark.process
 def test_child_processes_of_server_end_with_it(tmp_path: Path) -> None:
     """The `node` of PyPI is a wrapper; its child process would otherwise keep a core busy."""
     pid_file = tmp_path / "pid"

@@ -52,6 +52,7 @@ async def a_round(store, hub, count, how):
     await asyncio.sleep(0.01)  # tasks that were cancelled end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ended", "left"])
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_a_stream_that_is_over_holds_no_memory(tmp_path, kind, how):

@@ -212,6 +212,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(steps, st.sampled_from([0.0, 0.5]))
 @settings(max_examples=400, deadline=None)
 def test_nothing_is_lost_repeated_or_reordered_whatever_happens(steps, throttle_s):

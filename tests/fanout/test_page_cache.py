@@ -82,6 +82,7 @@ async def all_after(pages, position):
     return data
 
 
+@pytest.mark.slow
 async def test_a_thousand_at_one_place_cost_the_reads_of_one():
     async with opened() as (store, key, pages):
         written = values(5000)
@@ -334,6 +335,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(steps=STEPS, frame=st.integers(1, 300), kept=st.integers(1, 6000), stream=st.booleans())
 def test_whatever_happens_a_page_is_what_a_plain_reader_gets(steps, frame, kept, stream):

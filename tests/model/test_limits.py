@@ -184,6 +184,7 @@ async def test_operations_cost_no_product_of_their_number_and_the_list():
     assert time.process_time() - began_s < 3, "measured: 0.1 s; as a product: 70 s"
 
 
+@pytest.mark.process
 async def test_other_runs_go_on_while_one_sends_the_most_costly_operations(tmp_path):
     items = [[i] for i in range(20_000)]
     remove = [Operation("remove", "a", [i]) for i in range(limits.MAX_OPERATIONS)]

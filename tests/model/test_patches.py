@@ -57,6 +57,7 @@ def repr_of(value):
     return repr(value)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from("abc"), values), operations)
 @example({"b": [[]]}, [Operation("remove", "b", {})])
 def test_operations_fold_as_the_model_does_and_their_patch_says_all_of_it(metadata, operations):

@@ -212,7 +212,7 @@ def test_the_sdk_refuses_what_is_too_deep_before_it_is_sent():
 
 @pytest.mark.parametrize("value", REFUSED)
 def test_the_command_line_refuses_it(value):
-    with pytest.raises(InvalidValue, match="no JSON"):
+    with pytest.raises(InvalidValue, match="not JSON"):
         _payload(f'{{"x": {REFUSED[value]}}}')
 
 

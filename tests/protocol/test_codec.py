@@ -265,6 +265,7 @@ def test_no_text_makes_decoding_raise_anything_else(text):
     _decode_all(text)
 
 
+@pytest.mark.slow
 @given(types, st.dictionaries(fields, json_values, max_size=6))
 def test_no_object_makes_decoding_raise_anything_else(type, frame):
     _decode_all(json.dumps(frame | {"type": type}))
@@ -374,6 +375,7 @@ def test_a_record_is_written_byte_for_byte():
     )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(

@@ -175,6 +175,7 @@ anything = st.lists(
 # Anything, in any order.
 
 
+@pytest.mark.slow
 @given(anything)
 def test_whatever_comes_the_machine_answers_and_never_breaks(steps):
     connection, now_s = ready("read:runs:*", "write:runs:*", ttl_s=3600), NOW_S

@@ -239,6 +239,7 @@ STEPS = st.lists(
 # Tokens near their end, and after it.
 
 
+@pytest.mark.slow
 @given(STEPS)
 @settings(max_examples=300)
 def test_the_next_deadline_is_known_after_whatever_happens(steps):

@@ -40,6 +40,7 @@ def in_child(work) -> str:
     return text
 
 
+@pytest.mark.process
 async def test_append_in_a_forked_child_is_refused_with_a_remedy() -> None:
     told: list[str] = []
 
@@ -71,6 +72,7 @@ def doubled(n: int) -> int:
     return 2 * n
 
 
+@pytest.mark.process
 async def test_append_in_a_pool_of_forked_processes_fails_where_its_result_is_awaited() -> None:
     @task
     def works() -> int:

@@ -164,6 +164,7 @@ async def test_appends_of_eight_threads_are_in_order_for_each(runtime, run):
         assert [i for who, i in values if who == thread] == list(range(50))
 
 
+@pytest.mark.slow
 async def test_a_hundred_thousand_records_are_read_back_in_order(tmp_path):
     url = f"sqlite:{tmp_path}/a.db?durability=normal"
     async with connect(store=url, secret_key=SECRET) as runtime:

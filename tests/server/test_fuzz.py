@@ -49,6 +49,7 @@ from tests.support.mutations import RUN, damaged_text
 KNOWN_CODES = {1000, 1001, 1009, 4400, 4401, 4406, 4408, 4429, 4503, 4508}
 
 
+@pytest.mark.slow
 @settings(max_examples=3000, deadline=None)
 @given(st.integers(0, 2**62))
 def test_decode_gives_a_frame_or_an_error_of_the_protocol(seed):
@@ -64,6 +65,7 @@ def test_decode_gives_a_frame_or_an_error_of_the_protocol(seed):
     protocol.id_of(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(st.one_of(st.text(max_size=300), st.binary(max_size=300)))
 def test_decode_stands_anything_at_all(text):
@@ -73,6 +75,7 @@ def test_decode_stands_anything_at_all(text):
         assert error.http_status < 500
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(st.integers(0, 2**62))
 def test_a_client_stands_whatever_a_gateway_sends(seed):
@@ -190,6 +193,7 @@ CHECKS = [
 OPERATIONS = {each.ok().label: each.ok() for each in DOCUMENT.get_all_operations()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_http_answers_as_its_document_says(label, monkeypatch):
     monkeypatch.setitem(task_registry._tasks, "fuzzed", task(id="fuzzed")(_count))

@@ -90,11 +90,13 @@ def test_a_port_that_is_taken_is_one_line(tmp_path):
     assert re.fullmatch(rb"realtime: cannot listen on [^\n]*\n", done.stderr)
 
 
+@pytest.mark.network
 def test_a_host_that_is_not_ours_is_an_error():
     with pytest.raises(ConfigurationError, match=r"cannot listen on 203\.0\.113\.1 port 0"):
         listen("203.0.113.1", 0)
 
 
+@pytest.mark.network
 def test_localhost_has_every_address_of_this_machine():
     sockets = listen("localhost", 0)
     for each in sockets:

@@ -66,6 +66,7 @@ def after(metadata, patch, operations):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
 def test_logs_and_sets_fold_to_the_snapshot_with_every_null(kind):
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:

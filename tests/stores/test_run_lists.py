@@ -143,6 +143,7 @@ async def test_a_file_of_the_version_before_is_listed_by_bytes(tmp_path):
         assert (await store.list_runs(RunQuery(limit=1)))[0].metadata == {"a": 1}
 
 
+@pytest.mark.process
 async def test_a_gateway_of_the_version_before_on_the_same_redis_is_not_hidden(tmp_path):
     async with opened(new_store("redis", tmp_path)) as store:
         run = await store.create_run(new_run(status="executing", batch_id="b", payload=LARGE))

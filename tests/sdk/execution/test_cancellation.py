@@ -345,6 +345,7 @@ async def test_a_wait_that_ends_with_the_cancellation_does_not_run_on():
         await runs.cancel(occupant.id)
 
 
+@pytest.mark.slow
 async def test_deep_chain_is_canceled_in_linear_time():
     """An agent that calls itself: deeper than Python's recursion goes."""
     depth, reached = 500, asyncio.Event()

@@ -42,6 +42,7 @@ def cancel_all_others():
         each.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_code_that_cancels_all_tasks_leaves_every_run_ended(kind, steps, tmp_path):

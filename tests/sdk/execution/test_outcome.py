@@ -92,6 +92,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
 async def test_a_run_fails_with_whatever_its_function_raises(kind, tmp_path):
     @task(retry=Retry(max_attempts=2, min_s=0, max_s=0))
@@ -141,6 +142,7 @@ OUTPUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "remote"])
 async def test_a_run_ends_whatever_its_function_returns_or_puts_into_metadata(kind, tmp_path):
     @task
@@ -329,6 +331,7 @@ async def test_an_end_waits_for_a_store_that_is_away_and_keeps_the_output():
     assert (result.output, len(store.refused)) == ("done", 3)
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("size", [2_500_000, 9_000_000])
 async def test_an_output_over_a_workers_frame_limit_fails_the_run_with_both_numbers(size, tmp_path):
     @task

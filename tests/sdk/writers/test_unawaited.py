@@ -48,6 +48,7 @@ async def test_refused_append_whose_receipt_is_still_held_is_raised_at_the_end(c
     assert receipt.is_done and len(refusals(caplog)) == 1
 
 
+@pytest.mark.slow
 async def test_refusal_that_was_awaited_is_not_reported_again(caplog) -> None:
     async with connect(store="memory:"):
         run = await quick.trigger()

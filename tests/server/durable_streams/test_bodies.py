@@ -73,6 +73,7 @@ def test_no_text_can_end_its_event_or_begin_another(text):
     assert found == [("data", expected)]
 
 
+@pytest.mark.slow
 @given(st.lists(st.recursive(st.none() | st.text(), st.lists), min_size=1))
 def test_an_event_of_json_is_one_array(values):
     records = [json.dumps(value, indent=1, ensure_ascii=False).encode() for value in values]

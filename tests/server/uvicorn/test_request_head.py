@@ -208,6 +208,7 @@ def requests(draw):
     return data[:at] + draw(NOISE | st.just(b"")) + data[at:]
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(requests())
 @example(PLAIN)

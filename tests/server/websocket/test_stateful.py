@@ -571,6 +571,8 @@ QUICK = settings(
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )
+pytestmark = pytest.mark.slow
+
 InMemory.TestCase.settings = QUICK
 InSqlite.TestCase.settings = settings(QUICK, max_examples=40)
 InRedis.TestCase.settings = settings(QUICK, max_examples=40)

@@ -320,6 +320,7 @@ async def test_a_server_that_forgets_the_scripts_is_given_them_again():
             assert offsets == list(range(number * 20, number * 20 + 20))
 
 
+@pytest.mark.network
 async def test_a_server_that_is_not_there_is_named_without_the_password():
     with pytest.raises(StoreUnavailable, match=r"redis 127\.0\.0\.1:1: .*Connect") as refused:
         async with opened("redis://:hidden@127.0.0.1:1/0", patience_s=0.2):

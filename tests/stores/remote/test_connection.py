@@ -134,6 +134,7 @@ async def test_a_connection_on_which_nothing_comes_any_more_is_given_up():
         assert relay.connections == 2
 
 
+@pytest.mark.network
 async def test_a_gateway_that_never_welcomes_is_tried_again(monkeypatch):
     monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", 0.3)
     greeted = 0

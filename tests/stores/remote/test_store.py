@@ -207,6 +207,7 @@ def test_a_refused_host_or_port_tells_nothing_of_the_password(url):
     assert "hid" not in str(refused.value)
 
 
+@pytest.mark.network
 async def test_a_gateway_that_is_away_is_told_without_its_password(caplog):
     with socket.socket() as closed:  # bound and not listening: nobody answers there
         closed.bind(("127.0.0.1", 0))

@@ -193,6 +193,7 @@ async def test_an_idle_store_of_many_runs_is_swept_for_nothing(tmp_path):
         assert not store._writer.has_written
 
 
+@pytest.mark.slow
 async def test_each_step_of_a_sweep_of_many_runs_is_short(tmp_path):
     async with large_store(tmp_path, Retention(age_s=60, run_ttl_s=60)) as store:
         store.now_ms = 1_795_352_174_000 + 365 * 86_400_000
