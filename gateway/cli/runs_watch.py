@@ -33,7 +33,7 @@ async def watch_runs(
             yield runs
         return
     while True:  # after a gap or a reset of the set's log, start again with a snapshot
-        state = await store.get_set([which], limit)
+        state = await store.list_set_runs([which], limit)
         table = RunTable(which, limit, state.runs)
         yield table.runs
         async with aclosing(store.follow(which.log, state.positions[0])) as pages:

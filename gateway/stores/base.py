@@ -172,7 +172,7 @@ class Store(Protocol):
         """Remove a stream's records and end it with `deleted`. Deleting twice is harmless."""
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
+        self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """Yield pages from a position on, then as they are appended, whoever appended them.
 
@@ -183,9 +183,9 @@ class Store(Protocol):
         Args:
             key: Which stream.
             after: Position to go on from; None for the beginning.
-            hand: Is handed pages, one after the other in their order, in place of their being
-                yielded: those that this process appends to an open stream while the iterator
-                waits. A store may do so or yield all. What `hand` raises comes out of the iterator.
+            on_page: Called with a page in place of yielding it, in order: for pages that this
+                process appends to an open stream while the iterator waits. A store may do so
+                or yield every page. The iterator raises what `on_page` raises.
         """
 
     async def create_run(self, run: Run) -> Run:
@@ -265,7 +265,7 @@ class Store(Protocol):
         on one node or many, do no harm. A store whose other side sweeps has nothing to do.
         """
 
-    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+    async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
         """Take one use of a token, as one atomic unit.
 
         Args:
@@ -285,7 +285,7 @@ class Store(Protocol):
         or use `all_runs`. `LEAST_LISTED_RUNS` come in any case: a shorter page is the last.
         """
 
-    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
+    async def list_set_runs(self, sets: Sequence[RunSet], limit: int) -> SetState:
         """Return the newest runs of any of the sets, seen in one moment.
 
         Large fields are left out as in a list, but for the metadata. Fewer than `limit` come, and
@@ -306,13 +306,13 @@ class PathStore(Store, Protocol):
     `CONFIG_RECORDS` records are kept, or up to twice as many.
     """
 
-    def is_at(self, key: StreamKey, after: Position) -> bool:
+    def is_known_tail(self, key: StreamKey, after: Position) -> bool:
         """Whether it knows, without looking, that a log has nothing after a position as yet.
 
         False says nothing: then `read` tells.
         """
 
-    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+    async def list_path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
         """Return keys of the logs of paths in their order, those after a key, up to a number."""
 
     async def drop(self, key: StreamKey, at: Position) -> bool:

@@ -27,7 +27,7 @@ class Follower:
 
     Args:
         after: Where the follower begins.
-        hand: See `Store.follow`.
+        on_page: See `Store.follow`.
 
     Attributes:
         after: Where the follower stands.
@@ -35,13 +35,13 @@ class Follower:
         must_read: The follower has to look by itself.
     """
 
-    def __init__(self, after: Position | None, hand: OnPage | None) -> None:
+    def __init__(self, after: Position | None, on_page: OnPage | None) -> None:
         self.after = after
         self.pages: deque[Page] = deque()
         self.must_read = False
-        self._hand = hand
+        self._on_page = on_page
         self._is_waiting = False  # for whatever comes next
-        self._fault: Exception | None = None  # of `hand`
+        self._fault: Exception | None = None  # of `on_page`
         self._bytes = 0
         self._woken = Wakeup()
 
@@ -66,12 +66,12 @@ class Follower:
         return pages
 
     def _is_handed_on(self, page: Page) -> bool:
-        if self._hand is None or page.end is not None or not _joins(self.after, page):
+        if self._on_page is None or page.end is not None or not _joins(self.after, page):
             return False
         if not (page.is_empty or _is_behind(self.after, page)):
             self.after = page.position
             try:
-                self._hand(page)
+                self._on_page(page)
             except Exception as error:
                 self._fault, self._is_waiting = error, False
                 self._woken.set()
@@ -81,7 +81,7 @@ class Follower:
         """Return when there is something to take or to read.
 
         Raises:
-            Exception: the one that `hand` has raised.
+            Exception: the one that `on_page` has raised.
         """
         self._is_waiting = not (self.pages or self.must_read)
         await self._woken.wait()
@@ -112,10 +112,10 @@ class ChangeNotifier:
                 watch.put(None)
 
     async def follow(
-        self, key: StreamKey, after: Position | None, read: ReadPage, hand: OnPage | None = None
+        self, key: StreamKey, after: Position | None, read: ReadPage, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """Be `Store.follow`, with `read` to fetch what the watch does not hold."""
-        watch = Follower(after, hand)
+        watch = Follower(after, on_page)
         watches = self._watches.setdefault(key.run_id, {}).setdefault(key, set())
         watches.add(watch)  # before the first read, so that nothing falls between
         try:

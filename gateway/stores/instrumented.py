@@ -140,11 +140,11 @@ class CountedStore:
             await self.inner.delete(key)
 
     async def follow(
-        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
+        self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         with self._faults("follow"):
-            async with aclosing(self.inner.follow(key, after, hand)) as pages:
+            async with aclosing(self.inner.follow(key, after, on_page)) as pages:
                 async for page in pages:
                     yield page
 
@@ -180,20 +180,20 @@ class CountedStore:
         with self._faults("sweep"):
             return await self.inner.sweep()
 
-    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
-        """See `Store.spend`."""
+    async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.consume_token_use`."""
         with self._faults("spend"):
-            return await self.inner.spend(token_id, uses, expires_at_ms)
+            return await self.inner.consume_token_use(token_id, uses, expires_at_ms)
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
         with self._faults("list_runs"):
             return await self.inner.list_runs(query)
 
-    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
-        """See `Store.get_set`."""
+    async def list_set_runs(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.list_set_runs`."""
         with self._faults("get_set"):
-            return await self.inner.get_set(sets, limit)
+            return await self.inner.list_set_runs(sets, limit)
 
 
 class CountedPathStore(CountedStore):
@@ -203,14 +203,14 @@ class CountedPathStore(CountedStore):
         super().__init__(inner, counters)
         self._paths = inner
 
-    def is_at(self, key: StreamKey, after: Position) -> bool:
-        """See `PathStore.is_at`."""
-        return self._paths.is_at(key, after)
+    def is_known_tail(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_known_tail`."""
+        return self._paths.is_known_tail(key, after)
 
-    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
-        """See `PathStore.path_logs`."""
+    async def list_path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """See `PathStore.list_path_logs`."""
         with self._faults("path_logs"):
-            return await self._paths.path_logs(after, limit)
+            return await self._paths.list_path_logs(after, limit)
 
     async def drop(self, key: StreamKey, at: Position) -> bool:
         """See `PathStore.drop`."""
@@ -225,30 +225,34 @@ class CountedSharedStore(CountedPathStore):
         super().__init__(inner, counters)
         self._shared = inner
 
-    async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
-        """See `ClusterStore.hold`."""
+    async def renew_leases(
+        self, owners: Sequence[str], lease_s: float, *, only_new: bool = False
+    ) -> None:
+        """See `ClusterStore.renew_leases`."""
         with self._faults("hold"):
-            await self._shared.hold(owners, lease_s, only_new=only_new)
+            await self._shared.renew_leases(owners, lease_s, only_new=only_new)
 
-    async def let_go(self, owner: str) -> None:
-        """See `ClusterStore.let_go`."""
+    async def release_lease(self, owner: str) -> None:
+        """See `ClusterStore.release_lease`."""
         with self._faults("let_go"):
-            await self._shared.let_go(owner)
+            await self._shared.release_lease(owner)
 
-    async def lapsed(self) -> list[ExpiredLease]:
-        """See `ClusterStore.lapsed`."""
+    async def expired_leases(self) -> list[ExpiredLease]:
+        """See `ClusterStore.expired_leases`."""
         with self._faults("lapsed"):
-            return await self._shared.lapsed()
+            return await self._shared.expired_leases()
 
-    async def forget_lease(self, owner: str) -> None:
-        """See `ClusterStore.forget_lease`."""
+    async def delete_lease(self, owner: str) -> None:
+        """See `ClusterStore.delete_lease`."""
         with self._faults("forget_lease"):
-            await self._shared.forget_lease(owner)
+            await self._shared.delete_lease(owner)
 
-    async def patch_own_run(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
-        """See `ClusterStore.patch_own_run`."""
+    async def patch_run_if_owner(
+        self, run_id: str, patch: Mapping[str, Any], owner: str
+    ) -> Run | None:
+        """See `ClusterStore.patch_run_if_owner`."""
         with self._faults("patch_own_run"):
-            return await self._shared.patch_own_run(run_id, patch, owner)
+            return await self._shared.patch_run_if_owner(run_id, patch, owner)
 
 
 def counted(inner: Store, counters: Counters) -> CountedStore:

@@ -21,18 +21,20 @@ class ExpiredLease(NamedTuple):
 
     Attributes:
         owner: Its name.
-        said_so: It has let go by itself: it is certainly gone.
+        was_released: It has let go by itself: it is certainly gone.
     """
 
     owner: str
-    said_so: bool
+    was_released: bool
 
 
 @runtime_checkable
 class ClusterStore(PathStore, Protocol):
     """A store for several gateways and workers at once."""
 
-    async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
+    async def renew_leases(
+        self, owners: Sequence[str], lease_s: float, *, only_new: bool = False
+    ) -> None:
         """Renew the leases of owners.
 
         Args:
@@ -41,20 +43,22 @@ class ClusterStore(PathStore, Protocol):
             only_new: Leave those alone that have a lease, also if it has lapsed.
         """
 
-    async def let_go(self, owner: str) -> None:
+    async def release_lease(self, owner: str) -> None:
         """Say that an owner is gone."""
 
-    async def lapsed(self) -> list[ExpiredLease]:
+    async def expired_leases(self) -> list[ExpiredLease]:
         """Return owners that let go or were not renewed; some of them if they are many.
 
         Call it several times in a lease: it finds a lease lapsed that was the same in all calls
         over the lease's length. After the first sight of a value no time has passed yet.
         """
 
-    async def forget_lease(self, owner: str) -> None:
-        """Forget an owner that the last `lapsed` returned, unless it was renewed since."""
+    async def delete_lease(self, owner: str) -> None:
+        """Forget an owner that the last `expired_leases` returned, unless it was renewed since."""
 
-    async def patch_own_run(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
+    async def patch_run_if_owner(
+        self, run_id: str, patch: Mapping[str, Any], owner: str
+    ) -> Run | None:
         """Change a run as `Store.patch_run` does, as one atomic unit with seeing whose it is.
 
         Args:

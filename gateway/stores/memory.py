@@ -265,18 +265,18 @@ class MemoryStore:
         self._growth.tell(key, None)
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
+        self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
-        return self._growth.follow(key, after, self.read, hand)
+        return self._growth.follow(key, after, self.read, on_page)
 
-    def is_at(self, key: StreamKey, after: Position) -> bool:
-        """See `PathStore.is_at`."""
+    def is_known_tail(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_known_tail`."""
         stream = self._streams.get(key)
         return stream is not None and stream.end is None and stream.head().position == after
 
-    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
-        """See `PathStore.path_logs`."""
+    async def list_path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """See `PathStore.list_path_logs`."""
         self._check_open()
         keys = (key for key in self._streams if path_of(key) is not None)
         return sorted(key for key in keys if after is None or key > after)[:limit]
@@ -414,8 +414,8 @@ class MemoryStore:
         self._check_open()
         return RunState(self._run(run_id), self._head(run_log(run_id)).position)
 
-    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
-        """See `Store.spend`."""
+    async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.consume_token_use`."""
         self._check_open()
         now_ms = self._clock_ms()
         self._spent = {id: kept for id, kept in self._spent.items() if kept[1] > now_ms}
@@ -440,8 +440,8 @@ class MemoryStore:
             self._listed[run.id] = (run, shown)
         return shown
 
-    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
-        """See `Store.get_set`."""
+    async def list_set_runs(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.list_set_runs`."""
         self._check_open()
         runs = (self._runs[run_id] for run_id in sorted(self._runs, reverse=True))
         members = [run for run in runs if not set(sets).isdisjoint(sets_of(run))]

@@ -170,7 +170,7 @@ async def _run_ids(store: CopyableStore) -> list[str]:
 
 async def _path_logs(store: CopyableStore) -> AsyncIterator[StreamKey]:
     after: StreamKey | None = None
-    while keys := await store.path_logs(after, PAGE_RUNS):
+    while keys := await store.list_path_logs(after, PAGE_RUNS):
         for key in keys:
             yield key
         after = keys[-1]

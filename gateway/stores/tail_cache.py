@@ -24,7 +24,7 @@ class TailCache:
         self._runs: dict[str, dict[StreamKey, Position | _PendingRead]] = {}
         self._count = 0
 
-    def is_at(self, key: StreamKey, after: Position | None) -> bool:
+    def is_known_tail(self, key: StreamKey, after: Position | None) -> bool:
         """Whether nothing follows this position as yet."""
         known = self._runs.get(key.run_id)
         return known is not None and after is not None and known.get(key) == after

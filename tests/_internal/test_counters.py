@@ -63,7 +63,7 @@ async def test_faults_of_the_store_are_counted_and_mistakes_of_callers_are_not()
         async def append(self, *args, **options):
             raise self.failure
 
-        async def follow(self, key, after=None, hand=None):
+        async def follow(self, key, after=None, on_page=None):
             raise self.failure
             yield
 

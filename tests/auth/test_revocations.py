@@ -185,7 +185,7 @@ class Faulty(MemoryStore):
         self.follows = 0
         self.broken = asyncio.Event()
 
-    async def follow(self, key, after=None, hand=None):
+    async def follow(self, key, after=None, on_page=None):
         self.follows += 1
         if self.mode == "refuses":
             raise StoreUnavailable("the follow was refused")
@@ -517,7 +517,7 @@ async def test_a_gateway_that_may_be_deaf_is_not_ready_but_lives(monkeypatch):
     async with serving() as gateway:
         assert (await get(gateway, "/readyz", "none")).status_code == 200
 
-    async def follow(self, key, after=None, hand=None):
+    async def follow(self, key, after=None, on_page=None):
         raise StoreUnavailable("the follow was refused")
         yield
 

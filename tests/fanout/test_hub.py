@@ -47,7 +47,7 @@ class Store(MemoryStore):
             raise self.failure
         return await super().head(key)
 
-    async def follow(self, key, after=None, hand=None):
+    async def follow(self, key, after=None, on_page=None):
         self.follows += 1
         page_cache = super().follow(key, after)
         try:

@@ -34,12 +34,12 @@ class Follower:
         self._store, self._key = store, key
 
     async def _run(self, store, key):
-        async with aclosing(store.follow(key, None, self._hand)) as pages:
+        async with aclosing(store.follow(key, None, self._on_page)) as pages:
             async for page in pages:
                 self.yielded += 1
                 self._take(page)
 
-    def _hand(self, page):
+    def _on_page(self, page):
         if self.fault is not None:
             raise self.fault
         self.handed += 1

@@ -57,7 +57,7 @@ async def test_a_refused_append_makes_no_stream_appear(store, key):
 
 async def test_a_set_is_empty_and_open_before_its_first_run(store):
     for runs in (RunSet("tag", "x"), RunSet("batch", "b"), RunSet("parent", NOWHERE)):
-        assert await store.get_set([runs], 10) == SetState([], False, (ORIGIN,))
+        assert await store.list_set_runs([runs], 10) == SetState([], False, (ORIGIN,))
         assert await store.head(runs.log) == Head(ORIGIN, ORIGIN, None)
         assert (await store.read(runs.log)).is_empty
 
@@ -67,7 +67,7 @@ async def test_a_set_gives_its_newest_runs_each_once_and_says_if_there_are_more(
     newest = [run.id for run in reversed(made)]
 
     async def ids(limit, *tags):
-        found = await store.get_set([RunSet("tag", tag) for tag in tags], limit)
+        found = await store.list_set_runs([RunSet("tag", tag) for tag in tags], limit)
         return [run.id for run in found.runs], found.has_more
 
     assert await ids(10, "x") == (newest, False)
@@ -75,7 +75,7 @@ async def test_a_set_gives_its_newest_runs_each_once_and_says_if_there_are_more(
     assert await ids(6, "x") == (newest[:6], True)
     assert await ids(10, "y") == (newest[1::2], False)
     assert await ids(4, "y", "x", "z") == (newest[:4], True)
-    assert (await store.get_set([RunSet("tag", "x")], 10)).runs == list(reversed(made))
+    assert (await store.list_set_runs([RunSet("tag", "x")], 10)).runs == list(reversed(made))
 
 
 async def test_every_change_of_a_run_is_in_the_log_of_each_of_its_sets(store):
@@ -83,7 +83,7 @@ async def test_every_change_of_a_run_is_in_the_log_of_each_of_its_sets(store):
     family = {"parent_id": parent.id, "root_id": parent.id}
     sets = [RunSet("tag", "x"), RunSet("tag", "y"), RunSet("batch", "b_1")]
     sets.append(RunSet("parent", parent.id))
-    before = [(await store.get_set([each], 10)).positions[0] for each in sets]
+    before = [(await store.list_set_runs([each], 10)).positions[0] for each in sets]
     run = await store.create_run(new_run(tags=["x", "y", "x"], batch_id="b_1", **family))
     await store.patch_run(run.id, {"status": "executing"})
     with pytest.raises(InvalidValue):
@@ -107,7 +107,7 @@ async def test_a_run_enters_a_set_whole_and_leaves_it_with_the_patch_that_says_s
     for tag, last in (("old", patched), ("kept", patched), ("new", entered)):
         records, _ = await read_all(store, RunSet("tag", tag).log)
         assert data_of(records)[-1] == last
-    assert [r.id for r in (await store.get_set([RunSet("tag", "old")], 9)).runs] == []
+    assert [r.id for r in (await store.list_set_runs([RunSet("tag", "old")], 9)).runs] == []
     await store.patch_run(run.id, {"tags": []})
     await store.patch_run(run.id, {"status": "executing"})
     records, _ = await read_all(store, RunSet("tag", "new").log)
@@ -128,7 +128,7 @@ async def test_a_snapshot_of_a_set_and_what_follows_its_position_miss_and_repeat
     async def watch(delay):
         for _ in range(delay):
             await store.head(tagged.log)
-        found = await store.get_set([tagged], 100)
+        found = await store.list_set_runs([tagged], 100)
         held = {run.id: run.to_wire() for run in found.runs}
         if is_done(held):
             return held
@@ -172,9 +172,9 @@ async def test_runs_with_a_tag_and_its_log_survive_the_store_being_opened_again(
     run = new_run(tags=["x"])
     async with opened(SqliteStore(tmp_path / "test.db", durability="normal")) as store:
         await store.create_run(run)
-        before = await store.get_set([RunSet("tag", "x")], 5)
+        before = await store.list_set_runs([RunSet("tag", "x")], 5)
     async with opened(SqliteStore(tmp_path / "test.db", durability="normal")) as store:
-        assert await store.get_set([RunSet("tag", "x")], 5) == before
+        assert await store.list_set_runs([RunSet("tag", "x")], 5) == before
         await store.patch_run(run.id, {"status": "executing"})
         records, _ = await read_all(store, RunSet("tag", "x").log, before.positions[0])
         assert data_of(records) == [{"id": run.id, "version": 1, "patch": {"status": "executing"}}]

@@ -444,12 +444,14 @@ async def test_an_expired_key_makes_a_new_run(store):
 
 
 async def test_a_use_of_a_token_is_taken_as_often_as_there_are_and_no_more(store):
-    taken = await asyncio.gather(*(store.spend("token", 3, 2**50) for _ in range(10)))
+    taken = await asyncio.gather(*(store.consume_token_use("token", 3, 2**50) for _ in range(10)))
     assert sum(taken) == 3
-    assert await store.spend("another", 1, 2**50) is True
+    assert await store.consume_token_use("another", 1, 2**50) is True
 
 
 async def test_a_token_is_forgotten_once_it_has_expired(store):
-    assert await store.spend("token", 1, 1) is True
-    assert await store.spend("token", 1, 2**50) is True  # the first one's record is gone
-    assert await store.spend("token", 1, 2**50) is False
+    assert await store.consume_token_use("token", 1, 1) is True
+    assert (
+        await store.consume_token_use("token", 1, 2**50) is True
+    )  # the first one's record is gone
+    assert await store.consume_token_use("token", 1, 2**50) is False

@@ -150,8 +150,8 @@ async def test_uses_of_tokens_are_put_and_never_become_fewer(store):
     (kept,) = [each async for each in store.spent_tokens()]
     assert (kept.token_id, kept.uses) == ("one", 2)
     assert abs(kept.expires_at_ms - FAR_MS) < 60_000
-    assert not await store.spend("one", 2, FAR_MS)
-    assert await store.spend("one", 3, FAR_MS)
+    assert not await store.consume_token_use("one", 2, FAR_MS)
+    assert await store.consume_token_use("one", 3, FAR_MS)
 
 
 async def test_a_run_that_is_put_twice_is_in_its_lists_once(store):
@@ -161,7 +161,7 @@ async def test_a_run_that_is_put_twice_is_in_its_lists_once(store):
     assert (await store.get_run(run.id)).position == Position("00000000000000ab", 1)
     assert [each.id for each in await store.list_runs(RunQuery(tag="x"))] == [run.id]
     assert [each.id for each in await store.list_runs(RunQuery(status=("queued",)))] == [run.id]
-    assert (await store.get_set([RunSet("tag", "x")], 5)).runs == [run]
+    assert (await store.list_set_runs([RunSet("tag", "x")], 5)).runs == [run]
 
 
 # The copy.
@@ -186,7 +186,7 @@ async def fill(store):
     await store.append(REVOCATIONS, [b'{"token_id":"t"}'])
     await store.append(path_config("docs/a"), [b"{}"])
     await store.append(path_data("docs/a", "1"), [b"text"])
-    await store.spend("token", 1, FAR_MS)
+    await store.consume_token_use("token", 1, FAR_MS)
     return run, done, progress, answer, gone, held
 
 
@@ -203,14 +203,14 @@ async def test_all_that_a_store_has_arrives_with_its_positions(urls):
             assert await values(target, key) == await values(source, key), key
         for each in (run, done):
             assert await target.get_run(each.id) == await source.get_run(each.id)
-        assert await target.path_logs(None, 10) == await source.path_logs(None, 10)
+        assert await target.list_path_logs(None, 10) == await source.list_path_logs(None, 10)
         assert (await values(target, progress, held))[1].is_empty  # its reader is not reset
         for query in (RunQuery(tag="x"), RunQuery(batch_id="b"), RunQuery(parent_id=run.id)):
             assert await target.list_runs(query) == await source.list_runs(query)
-        assert (await target.get_set([RunSet("tag", "x")], 5)).runs == [
+        assert (await target.list_set_runs([RunSet("tag", "x")], 5)).runs == [
             (await source.get_run(run.id)).run
         ]
-        assert not await target.spend("token", 1, FAR_MS)
+        assert not await target.consume_token_use("token", 1, FAR_MS)
 
 
 async def test_the_copy_goes_on_as_the_source_would_have(urls):
@@ -228,7 +228,7 @@ async def test_the_copy_goes_on_as_the_source_would_have(urls):
         assert again.id == run.id
         changed = await target.patch_run(run.id, {"status": "waiting"})
         assert changed.status == "waiting"
-        assert (await target.get_set([RunSet("tag", "x")], 5)).runs == [changed]
+        assert (await target.list_set_runs([RunSet("tag", "x")], 5)).runs == [changed]
         assert await target.delete_run(done.id)
         assert await target.list_runs(RunQuery(parent_id=run.id)) == []
 

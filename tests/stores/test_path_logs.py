@@ -48,7 +48,7 @@ async def test_a_dropped_log_is_as_if_it_had_never_been(store):
     before = await store.append(KEY, [b"1"], writer=Writer("w", 3, 0), order="z")
     assert await store.drop(KEY, before.position)
     assert await store.head(KEY) == NO_RECORDS
-    assert await store.path_logs(None, 9) == []
+    assert await store.list_path_logs(None, 9) == []
     after = await store.append(KEY, [b"2"], writer=Writer("w", 0, 0), order="a")
     assert (after.offset, after.duplicate) == (0, False)
     assert after.position.epoch != before.position.epoch
@@ -56,30 +56,30 @@ async def test_a_dropped_log_is_as_if_it_had_never_been(store):
 
 
 async def test_whether_a_log_is_at_its_end_is_known_rightly_or_not_at_all(store):
-    assert not store.is_at(KEY, ORIGIN)
+    assert not store.is_known_tail(KEY, ORIGIN)
     known = set()
     for n in range(3):
         before = (await store.head(KEY)).position
         at = (await store.append(KEY, [b"%d" % n])).position
-        assert not store.is_at(KEY, before)
+        assert not store.is_known_tail(KEY, before)
         assert (await store.read(KEY, at)).is_empty
-        known.add(store.is_at(KEY, at))
+        known.add(store.is_known_tail(KEY, at))
     assert len(known) == 1  # a store that can know does so as soon as somebody has looked
     await store.append(KEY, [], end="completed")
-    assert not store.is_at(KEY, at)
+    assert not store.is_known_tail(KEY, at)
     await store.drop(KEY, at)
-    assert not store.is_at(KEY, at)
+    assert not store.is_known_tail(KEY, at)
 
 
 async def test_what_is_known_of_a_log_that_was_dropped_and_made_anew_is_of_the_new_one(store):
     at = (await store.append(KEY, [b"1"])).position
     await store.read(KEY, at)
     assert await store.drop(KEY, at)
-    assert not store.is_at(KEY, at)
+    assert not store.is_known_tail(KEY, at)
     again = (await store.append(KEY, [b"1"])).position
-    assert not store.is_at(KEY, at)
+    assert not store.is_known_tail(KEY, at)
     await store.read(KEY, again)
-    assert not store.is_at(KEY, at)
+    assert not store.is_known_tail(KEY, at)
 
 
 async def test_a_log_that_has_grown_is_not_dropped(store):
@@ -121,10 +121,10 @@ async def test_only_logs_of_paths_are_listed_and_dropped(store):
     )
     for key in keys:
         await store.append(key, [b"1"])
-    assert await store.path_logs(None, 99) == keys
-    assert await store.path_logs(None, 2) == keys[:2]
-    assert await store.path_logs(keys[1], 2) == keys[2:4]
-    assert await store.path_logs(keys[-1], 2) == []
+    assert await store.list_path_logs(None, 99) == keys
+    assert await store.list_path_logs(None, 2) == keys[:2]
+    assert await store.list_path_logs(keys[1], 2) == keys[2:4]
+    assert await store.list_path_logs(keys[-1], 2) == []
     for key in (run_log(run.id), StreamKey("tag:path:x", "$runs")):
         with pytest.raises(InvalidId):
             await store.drop(key, (await store.head(key)).position)

@@ -222,7 +222,7 @@ async def test_a_deleted_run_is_gone_with_all_that_it_owns(make):
         assert await store.list_runs(RunQuery(tag="x")) == []
         assert await store.list_runs(RunQuery(batch_id="b")) == []
         assert [each.id for each in await store.list_runs(RunQuery())] == [child.run_id]
-        assert (await store.get_set([RunSet("tag", "x")], 10)).runs == []
+        assert (await store.list_set_runs([RunSet("tag", "x")], 10)).runs == []
         again = new_run(idempotency_key="k")
         assert (await store.create_run(again)).id == again.id
 
@@ -247,7 +247,7 @@ async def test_sets_hear_of_the_deletion_once_each(make):
         run = await world.store.create_run(new_run(tags=["x", "y"], batch_id="b"))
         await world.store.patch_run(run.id, {"metadata": {"a": 1}})
         sets = [RunSet("tag", "x"), RunSet("tag", "y"), RunSet("batch", "b")]
-        found = [(await world.store.get_set([each], 10)).positions[0] for each in sets]
+        found = [(await world.store.list_set_runs([each], 10)).positions[0] for each in sets]
         await world.store.delete_run(run.id)
         for each, position in zip(sets, found, strict=True):
             (record,) = (await world.store.read(each.log, position)).records

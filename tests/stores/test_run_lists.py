@@ -70,12 +70,12 @@ async def test_pages_hold_every_run_once_and_name_what_they_leave_out(kind, tmp_
         found = await all_runs(store, query)
         assert [run.id for run in found] == [run.id for run in (large, *reversed(middling), small)]
         assert found[-1] == small
-        of_set = await store.get_set([SET], 1000)
+        of_set = await store.list_set_runs([SET], 1000)
         assert of_set.has_more
         assert 1 < len(of_set.runs) < len(middling)
         assert of_set.runs[0].metadata == LARGE, "its changes are merged into it"
         assert of_set.runs[0].omitted == {"payload": size, "output": size}
-        assert not (await store.get_set([SET], 1)).runs[0].output
+        assert not (await store.list_set_runs([SET], 1)).runs[0].output
         assert (await store.get_run(large.id)).run == large
 
 
@@ -118,7 +118,7 @@ async def test_a_list_reads_no_large_field_from_the_file(tmp_path, monkeypatch):
         for _ in range(20):
             await store.create_run(new_run(batch_id="b", payload={"text": "x" * 400_000}))
         assert len(await store.list_runs(RunQuery())) == 20
-        assert len((await store.get_set([SET], 50)).runs) == 20
+        assert len((await store.list_set_runs([SET], 50)).runs) == 20
     assert len(read) == 40
     assert sum(read) < 40 * 1000
 
@@ -154,7 +154,10 @@ async def test_a_gateway_of_the_version_before_on_the_same_redis_is_not_hidden(t
         after = await store.patch_run(run.id, {"status": "completed", "output": 1})
         # The previous version writes only the snapshot.
         await store._servers.command(bucket, "HSET", key, "listed", shown, "listed_at", 1)
-        for found in (await store.list_runs(RunQuery()), (await store.get_set([SET], 9)).runs):
+        for found in (
+            await store.list_runs(RunQuery()),
+            (await store.list_set_runs([SET], 9)).runs,
+        ):
             assert [(each.status, each.output) for each in found] == [("completed", 1)]
             assert list(found[0].omitted) == ["payload"]
         assert (await store.get_run(run.id)).run == after

@@ -17,26 +17,26 @@ def known():
     """Tails that know where one stream ends."""
     known = TailCache()
     known.end(KEY, known.begin(KEY), NOTHING)
-    assert known.is_at(KEY, AT_3)
+    assert known.is_known_tail(KEY, AT_3)
     return known
 
 
 def test_nothing_is_known_before_somebody_looked():
     known = TailCache()
-    assert not known.is_at(KEY, AT_3)
+    assert not known.is_known_tail(KEY, AT_3)
     known.grew(KEY, AT_3, is_open=True)
-    assert not known.is_at(KEY, AT_3)
+    assert not known.is_known_tail(KEY, AT_3)
 
 
 def test_a_commit_moves_the_tail(known):
     known.grew(KEY, AT_4, is_open=True)
-    assert not known.is_at(KEY, AT_3)
-    assert known.is_at(KEY, AT_4)
+    assert not known.is_known_tail(KEY, AT_3)
+    assert known.is_known_tail(KEY, AT_4)
 
 
 @pytest.mark.parametrize("other", [Position("e2", 3), Position("e1", 2), AT_4, None])
 def test_only_the_very_position_is_the_tail(known, other):
-    assert not known.is_at(KEY, other)
+    assert not known.is_known_tail(KEY, other)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_only_the_very_position_is_the_tail(known, other):
 )
 def test_nothing_is_known_after_what_a_reader_has_to_see(known, change):
     change(known)
-    assert not known.is_at(KEY, AT_3)
-    assert not known.is_at(KEY, AT_4)
+    assert not known.is_known_tail(KEY, AT_3)
+    assert not known.is_known_tail(KEY, AT_4)
 
 
 def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
@@ -60,7 +60,7 @@ def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
     reading = known.begin(KEY)
     known.grew(KEY, AT_4, is_open=True)
     known.end(KEY, reading, NOTHING)
-    assert not known.is_at(KEY, AT_3)
+    assert not known.is_known_tail(KEY, AT_3)
 
 
 def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_it():
@@ -69,9 +69,9 @@ def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_i
     known.forget(KEY)
     after = known.begin(KEY)
     known.end(KEY, before, NOTHING)
-    assert not known.is_at(KEY, AT_3)
+    assert not known.is_known_tail(KEY, AT_3)
     known.end(KEY, after, Page([], Position("e2", 1)))
-    assert known.is_at(KEY, Position("e2", 1))
+    assert known.is_known_tail(KEY, Position("e2", 1))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_i
 def test_a_read_that_did_not_stop_at_an_open_tail_leaves_nothing_behind(page):
     known = TailCache()
     known.end(KEY, known.begin(KEY), page)
-    assert not known.is_at(KEY, AT_3)
+    assert not known.is_known_tail(KEY, AT_3)
     assert known.begin(KEY) is not None
 
 
@@ -92,6 +92,6 @@ def test_what_is_known_is_bounded(monkeypatch):
     for number in range(25):
         key = StreamKey(f"run_{number}", "progress")
         known.end(key, known.begin(key), NOTHING)
-        at = [n for n in range(25) if known.is_at(StreamKey(f"run_{n}", "progress"), AT_3)]
+        at = [n for n in range(25) if known.is_known_tail(StreamKey(f"run_{n}", "progress"), AT_3)]
         assert number in at
         assert len(at) <= 10

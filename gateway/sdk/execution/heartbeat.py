@@ -91,7 +91,7 @@ class LeaseHeartbeat:
         await asyncio.gather(self._task, return_exceptions=True)
         if is_node(self.owner):
             try:
-                await self.store.let_go(self.owner)
+                await self.store.release_lease(self.owner)
             except RealtimeError as error:
                 _log.warning("the lease of %s could not be given up: %s", self.owner, error)
 
@@ -111,10 +111,10 @@ class LeaseHeartbeat:
 
     async def renew(self, owner: str) -> None:
         """Renew one lease immediately."""
-        await self.store.hold([owner], self.lease_s)
+        await self.store.renew_leases([owner], self.lease_s)
 
     async def _renew(self) -> None:
-        await self.store.hold(list(self._owners), self.lease_s)
+        await self.store.renew_leases(list(self._owners), self.lease_s)
         now_s = self._monotonic_s()
         if self._is_overdue(now_s):
             self._healthy_since_s = now_s

@@ -93,7 +93,7 @@ async def _patch(
 ) -> Run | None:
     while True:
         try:
-            taken = await heartbeat.store.patch_own_run(run.id, patch, owner)
+            taken = await heartbeat.store.patch_run_if_owner(run.id, patch, owner)
             if taken is None:  # perhaps taken by an earlier try of ours whose reply was lost
                 taken = (await heartbeat.store.get_run(run.id)).run
             return taken if taken.owner == heartbeat.owner and not taken.is_finished else None
@@ -108,7 +108,7 @@ async def _crash(
 ) -> bool:
     patch = interruption.crash_patch(run, interruption.crash_error(reason), clock_ms())
     try:
-        ended = await heartbeat.store.patch_own_run(run.id, patch, owner)
+        ended = await heartbeat.store.patch_run_if_owner(run.id, patch, owner)
     except (IllegalTransition, RunNotFound):
         return False  # it has ended meanwhile
     if ended is not None:

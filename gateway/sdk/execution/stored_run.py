@@ -92,7 +92,7 @@ class StoredRun:
         fencing_store = self._context.fencing_store
         if fencing_store is None or self.run.owner != self._context.owner:
             return await self._store.patch_run(self.run.id, patch)
-        run = await fencing_store.patch_own_run(self.run.id, patch, self.run.owner)
+        run = await fencing_store.patch_run_if_owner(self.run.id, patch, self.run.owner)
         if run is None:
             raise IllegalTransition(f"run {self.run.id} was taken over by another gateway")
         return run

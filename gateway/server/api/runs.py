@@ -194,7 +194,7 @@ class RunsApi:
         # Its own first: where that is refused, nothing is taken from those it was made from.
         own = [] if grant.uses is None else [ParentUses(access.id, grant.uses, access.expires_at_s)]
         for token_id, uses, expires_at_s in [*own, *reversed(grant.shares)]:
-            if not await self.store().spend(token_id, uses, int(expires_at_s * 1000)):
+            if not await self.store().consume_token_use(token_id, uses, int(expires_at_s * 1000)):
                 raise TokenSpent(f"the token may trigger {uses} run(s), and has")
 
     async def cancel(self, request: Request) -> Response:

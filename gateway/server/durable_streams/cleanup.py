@@ -58,7 +58,7 @@ async def sweep_step(
     Returns:
         Where this step came to; None after the last log.
     """
-    keys = await paths.store.path_logs(after, limit)
+    keys = await paths.store.list_path_logs(after, limit)
     for key in keys:
         if key.stream_id == PATH_CONFIG:
             await _tidy(paths, key)

@@ -112,7 +112,7 @@ class Paths:
         None says nothing: then `open` tells.
         """
         entry = self._cache.get(path)
-        if entry is None or not self.store.is_at(path_config(path), entry.version):
+        if entry is None or not self.store.is_known_tail(path_config(path), entry.version):
             return None
         configuration, now_ms = entry.configuration, self._clock_ms()
         if configuration.state != "live" or configuration.is_expired(now_ms):

@@ -54,7 +54,7 @@ class ClusterLeases:
             owners.update(run.owner for run in page)
             before = page[-1].id
         known = [owner for owner in owners if owner and is_process(owner)]
-        await store.hold(known, self._heartbeat.lease_s, only_new=True)
+        await store.renew_leases(known, self._heartbeat.lease_s, only_new=True)
         self._do(self._keep_judging(), "judge of leases")
 
     def acquire(self, owner: str) -> None:
@@ -98,7 +98,7 @@ class ClusterLeases:
 
     async def judge(self) -> None:
         """Settle what those have left whose lease has lapsed."""
-        gone = await self._heartbeat.store.lapsed()
+        gone = await self._heartbeat.store.expired_leases()
         for lapsed in gone:
             if self._may_judge(lapsed):
                 await self._settle(lapsed.owner)
@@ -108,7 +108,7 @@ class ClusterLeases:
     def _may_judge(self, lapsed: ExpiredLease) -> bool:
         if lapsed.owner == self._heartbeat.owner:
             return False
-        return lapsed.said_so or self._heartbeat.healthy_for_s >= self._heartbeat.lease_s
+        return lapsed.was_released or self._heartbeat.healthy_for_s >= self._heartbeat.lease_s
 
     async def _settle(self, owner: str) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -124,4 +124,4 @@ class ClusterLeases:
                 settled.adopted,
             )
         if not settled.left:
-            await self._heartbeat.store.forget_lease(owner)
+            await self._heartbeat.store.delete_lease(owner)

@@ -156,11 +156,11 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
             state = await store.get_run(run)
             return {"run": shown(state.run), "position": str(state.position)}
         case protocol.Spend(token_id=token_id, uses=uses, expires_at_ms=expires_at_ms):
-            return await store.spend(token_id, uses, expires_at_ms)
+            return await store.consume_token_use(token_id, uses, expires_at_ms)
         case protocol.RunList():
             return [shown(run) for run in await store.list_runs(_query(request))]
         case protocol.RunsGet(runs=runs, limit=limit):
-            found = await store.get_set(runs.sets, limit)
+            found = await store.list_set_runs(runs.sets, limit)
             return {
                 "runs": [shown(run) for run in found.runs],
                 "has_more": found.has_more,

@@ -175,7 +175,7 @@ class ActiveSubscriptions:
         self._start(ActiveSubscription(command.id, cursors, command.throttle_s, command), commands)
 
     async def _find_set(self, command: OpenSet) -> tuple[SetState, MergedCursor]:
-        found = await self._store.get_set(command.sets, command.limit)
+        found = await self._store.list_set_runs(command.sets, command.limit)
         wake = partial(self._wake, command.id)
         return found, await self._hub.set_cursors(command.sets, found, command.id, wake)
 

@@ -43,28 +43,30 @@ class RedisLeases:
         self._servers = servers
         self._monotonic_s = monotonic_s
         self._seen: dict[bytes, _Sighting] = {}
-        self._lapsed: dict[str, bytes] = {}  # the values that were seen by the last `lapsed`
+        self._expired: dict[
+            str, bytes
+        ] = {}  # the values that were returned by the last `expired_leases`
 
-    async def hold(self, owners: Sequence[str], lease_s: float, only_new: bool) -> None:
-        """See `SharedStore.hold`."""
+    async def renew_leases(self, owners: Sequence[str], lease_s: float, only_new: bool) -> None:
+        """See `ClusterStore.renew_leases`."""
         if owners:
             length_ms, which = round(lease_s * 1000), "NX" if only_new else ""
             await self._servers.write(
-                "hold", BUCKET, (KEY,), length_ms, which, *owners, repeatable=True
+                "renew_leases", BUCKET, (KEY,), length_ms, which, *owners, repeatable=True
             )
 
-    async def let_go(self, owner: str) -> None:
-        """See `SharedStore.let_go`."""
+    async def release_lease(self, owner: str) -> None:
+        """See `ClusterStore.release_lease`."""
         await self._servers.command(BUCKET, "ZADD", self._servers.base(BUCKET) + KEY, 0, owner)
 
-    async def lapsed(self) -> list[ExpiredLease]:
-        """See `SharedStore.lapsed`."""
+    async def expired_leases(self) -> list[ExpiredLease]:
+        """See `ClusterStore.expired_leases`."""
         # The server answers between these two times: only what lies between an answer and the next
         # request counts as unchanged, also if this process is frozen in between.
         asked_s = self._monotonic_s()
         values, lengths, server_ms = await self._servers.read("leases", BUCKET, (KEY,))
         answered_s = self._monotonic_s()
-        before, self._seen, self._lapsed = self._seen, {}, {}
+        before, self._seen, self._expired = self._seen, {}, {}
         length_ms = dict(zip(lengths[::2], lengths[1::2], strict=True))
         for owner, value in zip(values[::2], values[1::2], strict=True):
             seen = before.get(owner)
@@ -76,16 +78,16 @@ class RedisLeases:
                 is_over = int(value) <= int(server_ms)
             else:
                 is_over = max(asked_s - seen.since_s, 0) * 1000 >= int(length)
-            if (value == b"0" or is_over) and len(self._lapsed) < MOST:
-                self._lapsed[owner.decode()] = value
+            if (value == b"0" or is_over) and len(self._expired) < MOST:
+                self._expired[owner.decode()] = value
         for owner in length_ms:  # the release before has forgotten its lease, and not the length
             await self._forget(owner, b"")
-        return [ExpiredLease(owner, value == b"0") for owner, value in self._lapsed.items()]
+        return [ExpiredLease(owner, value == b"0") for owner, value in self._expired.items()]
 
     async def forget(self, owner: str) -> None:
-        """See `SharedStore.forget_lease`."""
-        if owner in self._lapsed:
-            await self._forget(owner.encode(), self._lapsed[owner])
+        """See `ClusterStore.delete_lease`."""
+        if owner in self._expired:
+            await self._forget(owner.encode(), self._expired[owner])
 
     async def _forget(self, owner: bytes, value: bytes) -> None:
-        await self._servers.write("forget_lease", BUCKET, (KEY,), owner, value, repeatable=True)
+        await self._servers.write("delete_lease", BUCKET, (KEY,), owner, value, repeatable=True)

@@ -21,15 +21,15 @@ SCANNED = 1000  # keys looked at in one go
 
 
 class MovableRedisStore(RedisStore):
-    """`RedisStore`, with what `MovableStore` asks for besides."""
+    """`RedisStore`, with what `CopyableStore` asks for besides."""
 
     async def stream_ids(self, run_id: str) -> list[str]:
-        """See `MovableStore.stream_ids`."""
+        """See `CopyableStore.stream_ids`."""
         found = await self._ask(run_id, "SMEMBERS", f"{run_id}:streams")
         return [id.decode() for id in found]
 
     async def stream_head(self, key: StreamKey) -> Head | None:
-        """See `MovableStore.stream_head`."""
+        """See `CopyableStore.stream_head`."""
         names = ("epoch", "next", "earliest", "end")
         found = await self._ask(key.run_id, "HMGET", f"{key.run_id}/{key.stream_id}:meta", *names)
         if found[0] is None:
@@ -38,7 +38,7 @@ class MovableRedisStore(RedisStore):
         return Head(Position(epoch, int(found[1])), Position(epoch, int(found[2])), end)
 
     async def rest_of(self, key: StreamKey) -> StreamExtras:
-        """See `MovableStore.rest_of`."""
+        """See `CopyableStore.rest_of`."""
         if (kept := await self.stream_head(key)) is None:
             return StreamExtras(None, None, {})
         stream = f"{key.run_id}/{key.stream_id}"
@@ -62,11 +62,11 @@ class MovableRedisStore(RedisStore):
     async def put_records(
         self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
-        """See `MovableStore.put_records`."""
+        """See `CopyableStore.put_records`."""
         end, order, writers = rest or StreamExtras(None, None, {})
         stream = f"{key.run_id}/{key.stream_id}"
         what, *there = await self._servers.write(
-            "put_records",
+            "import_records",
             bucket_of(key.run_id),
             (f"{stream}:meta", f"{stream}:log"),
             *key,
@@ -85,11 +85,11 @@ class MovableRedisStore(RedisStore):
             raise StoreUnavailable(f"stream {key} is at {where}, and not at {at}")
 
     async def put_run(self, run: Run) -> None:
-        """See `MovableStore.put_run`."""
+        """See `CopyableStore.put_run`."""
         await self._whole(self._runs.put(run))
 
     async def spent_tokens(self) -> AsyncIterator[TokenUsage]:
-        """See `MovableStore.spent_tokens`."""
+        """See `CopyableStore.spent_tokens`."""
         prefix = re.sub(r"([\[\]?*\\])", r"\\\1", self._servers.url.prefix)
         for server in self._servers.one_bucket_each():
             cursor: Any = 0
@@ -114,10 +114,10 @@ class MovableRedisStore(RedisStore):
         return TokenUsage(token_id, int(uses), system_clock_ms() + left_ms)
 
     async def put_spent(self, spent: TokenUsage) -> None:
-        """See `MovableStore.put_spent`."""
+        """See `CopyableStore.put_spent`."""
         id = spent.token_id
         await self._servers.write(
-            "put_spent", bucket_of(id), (f"spent:{id}",), *spent, repeatable=True
+            "import_token_uses", bucket_of(id), (f"spent:{id}",), *spent, repeatable=True
         )
 
 

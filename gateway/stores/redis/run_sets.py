@@ -7,8 +7,8 @@ outbox; if it dies before, the sweeper of any process does (`SWEEP_S`). A set re
 the version that it was told last: telling twice is harmless, and a change is told only after the
 one before it.
 
-A set's log, its members and those versions are in one bucket: what `get_set` returns is what the
-log says at the position that comes with it.
+A set's log, its members and those versions are in one bucket, so that the runs which
+`list_set_runs` returns are those of the log at the returned position.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class RedisSets:
     def _put(self, run_id: str, version: int, telling: SetNotice) -> asyncio.Future[bytes]:
         name = telling.set
         return self._servers.write(
-            "deliver",
+            "deliver_notice",
             bucket_of(name),
             (f"{name}/$runs:meta", f"{name}/$runs:log", f"{name}:seen", f"{name}:members"),
             name,
@@ -254,7 +254,7 @@ class RedisSets:
     # ---- reading ----
 
     async def get(self, sets: Sequence[RunSet], limit: int) -> SetState:
-        """See `Store.get_set`."""
+        """See `Store.list_set_runs`."""
         states = await asyncio.gather(*(self._members(each, limit + 1) for each in sets))
         versions: dict[str, int] = {}
         for _, members in states:
@@ -326,7 +326,9 @@ class RedisSets:
         async def ask(run_id: str) -> tuple[str, _Shown | None]:
             keys = (f"{run_id}:run", f"{run_id}/$run:meta")
             bucket = bucket_of(run_id)
-            answer = await self._servers.read("listed", bucket, keys, run_id, LISTED_FIELD_BYTES)
+            answer = await self._servers.read(
+                "load_listed", bucket, keys, run_id, LISTED_FIELD_BYTES
+            )
             return run_id, None if answer is None else _Shown(*answer)
 
         for at in range(0, len(run_ids), LOT_RUNS):

@@ -147,14 +147,14 @@ class RedisRuns:
         return (await self.load(run_id)).run if is_there else None
 
     async def put(self, run: Run) -> None:
-        """Keep a run of another store as it is; see `MovableStore.put_run`."""
+        """Keep a run of another store as it is; see `CopyableStore.put_run`."""
         bucket = bucket_of(run.id)
         log = f"{self._servers.base(bucket)}{run.id}/$run:meta"
         count = int(await self._servers.command(bucket, "HGET", log, "next", kind="read"))
         data = encode_json(run.to_wire(), f"run {run.id}")
         entry = outbox_entry(None, run, count - 1, data, data)
         outbox_id = await self._servers.write(
-            "put_run",
+            "import_run",
             bucket,
             (f"{run.id}:run", f"{run.id}/$run:meta"),
             run.id,
@@ -218,7 +218,7 @@ class RedisRuns:
         )
 
     async def patch_own(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
-        """See `SharedStore.patch_own_run`."""
+        """See `ClusterStore.patch_run_if_owner`."""
         try:
             return await self._patch(
                 run_id, partial(self._try_patch, run_id, patch, (), None, owner)

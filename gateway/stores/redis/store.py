@@ -247,17 +247,17 @@ class RedisStore:
             raise RunNotFound(f"there is no run {key.run_id}")
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
+        self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         return self._bell.follow(key, after, self._read)
 
-    def is_at(self, key: StreamKey, after: Position) -> bool:
-        """See `PathStore.is_at`. Other gateways append too: it never knows."""
+    def is_known_tail(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_known_tail`. Other gateways append too: it never knows."""
         return False
 
-    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
-        """See `PathStore.path_logs`."""
+    async def list_path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """See `PathStore.list_path_logs`."""
         names = await first_names(self._servers, "paths", "\0".join(after or ()), limit)
         return [StreamKey(*name.split("\0")) for name in names]
 
@@ -283,24 +283,28 @@ class RedisStore:
         """See `Store.patch_run`."""
         return await self._whole(self._runs.patch(run_id, patch, operations, writer))
 
-    async def patch_own_run(self, run_id: str, patch: Mapping[str, Any], owner: str) -> Run | None:
-        """See `SharedStore.patch_own_run`."""
+    async def patch_run_if_owner(
+        self, run_id: str, patch: Mapping[str, Any], owner: str
+    ) -> Run | None:
+        """See `ClusterStore.patch_run_if_owner`."""
         return await self._whole(self._runs.patch_own(run_id, patch, owner))
 
-    async def hold(self, owners: Sequence[str], lease_s: float, *, only_new: bool = False) -> None:
-        """See `SharedStore.hold`."""
-        await self._leases.hold(owners, lease_s, only_new)
+    async def renew_leases(
+        self, owners: Sequence[str], lease_s: float, *, only_new: bool = False
+    ) -> None:
+        """See `ClusterStore.renew_leases`."""
+        await self._leases.renew_leases(owners, lease_s, only_new)
 
-    async def let_go(self, owner: str) -> None:
-        """See `SharedStore.let_go`."""
-        await self._leases.let_go(owner)
+    async def release_lease(self, owner: str) -> None:
+        """See `ClusterStore.release_lease`."""
+        await self._leases.release_lease(owner)
 
-    async def lapsed(self) -> list[ExpiredLease]:
-        """See `SharedStore.lapsed`."""
-        return await self._leases.lapsed()
+    async def expired_leases(self) -> list[ExpiredLease]:
+        """See `ClusterStore.expired_leases`."""
+        return await self._leases.expired_leases()
 
-    async def forget_lease(self, owner: str) -> None:
-        """See `SharedStore.forget_lease`."""
+    async def delete_lease(self, owner: str) -> None:
+        """See `ClusterStore.delete_lease`."""
         await self._leases.forget(owner)
 
     async def get_run(self, run_id: str) -> RunState:
@@ -316,12 +320,12 @@ class RedisStore:
         """See `Store.sweep`."""
         return await self._whole(self._sweep.step())
 
-    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
-        """See `Store.spend`."""
+    async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.consume_token_use`."""
         bucket = bucket_of(token_id)
         key = f"spent:{token_id}"
         taken = await self._servers.write(
-            "spend", bucket, (key,), token_id, uses, expires_at_ms, repeatable=False
+            "consume_token_use", bucket, (key,), token_id, uses, expires_at_ms, repeatable=False
         )
         return bool(taken)
 
@@ -329,8 +333,8 @@ class RedisStore:
         """See `Store.list_runs`."""
         return await self._runs.list(query)
 
-    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
-        """See `Store.get_set`."""
+    async def list_set_runs(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.list_set_runs`."""
         return await self._runs.sets.get(sets, limit)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:

@@ -218,7 +218,7 @@ class RemoteStore:
         await self._value(protocol.Delete(next(self._ids), *key))
 
     async def follow(
-        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
+        self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
         follow = RemoteSubscription(next(self._ids), key, after)
@@ -289,8 +289,8 @@ class RemoteStore:
         """See `Store.sweep`: the gateway does it."""
         return SweepResult()
 
-    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
-        """See `Store.spend`; not sent twice, since a repeat would take another use."""
+    async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.consume_token_use`; not sent twice, since a repeat would take another use."""
         frame = protocol.Spend(next(self._ids), token_id, uses, expires_at_ms)
         answer = await self._call(frame, may_repeat=False)
         return bool(msgspec.json.decode(answer.value))
@@ -309,8 +309,8 @@ class RemoteStore:
         )
         return [from_list(run) for run in await self._value(frame)]
 
-    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
-        """See `Store.get_set`."""
+    async def list_set_runs(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.list_set_runs`."""
         kind, id = sets[0]
         which = {"tags": [each.id for each in sets]} if kind == "tag" else {kind: id}
         fields = msgspec.convert(which, protocol.RunSetFields)

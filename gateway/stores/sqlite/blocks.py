@@ -156,7 +156,7 @@ class Budget:
         """Whether nothing more may go."""
         return self.rows <= 0 or self.bytes <= 0
 
-    def spend(self, size: int) -> None:
+    def charge(self, size: int) -> None:
         """Take note of one more row."""
         self.rows -= 1
         self.bytes -= size
@@ -208,7 +208,7 @@ def cut(
             return Cut(earliest, removed, last_ms, is_cut_short=False)
         if budget.is_spent:
             return Cut(earliest, removed, last_ms, is_cut_short=True)
-        budget.spend(size)
+        budget.charge(size)
         earliest, removed = end, removed + size
     oldest_ms = stream.added[0][0] if stream.added else None
     return Cut(earliest, removed, oldest_ms, is_cut_short=False)

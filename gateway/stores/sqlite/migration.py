@@ -16,40 +16,40 @@ _NOTHING = StreamExtras(None, None, {})
 
 
 class MovableSqliteStore(SqliteStore):
-    """`SqliteStore`, with what `MovableStore` asks for besides."""
+    """`SqliteStore`, with what `CopyableStore` asks for besides."""
 
     async def stream_ids(self, run_id: str) -> list[str]:
-        """See `MovableStore.stream_ids`."""
+        """See `CopyableStore.stream_ids`."""
         sql = "SELECT stream_id FROM streams WHERE run_id = ?"
         return await self._read(lambda db: [id for (id,) in db.execute(sql, (run_id,))])
 
     async def stream_head(self, key: StreamKey) -> Head | None:
-        """See `MovableStore.stream_head`."""
+        """See `CopyableStore.stream_head`."""
         return await self._read(lambda db: _head(db, key))
 
     async def rest_of(self, key: StreamKey) -> StreamExtras:
-        """See `MovableStore.rest_of`."""
+        """See `CopyableStore.rest_of`."""
         return await self._read(lambda db: _rest(db, key))
 
     async def put_records(
         self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
-        """See `MovableStore.put_records`."""
+        """See `CopyableStore.put_records`."""
         await self._write(lambda tx: tx.put_records(key, at, records, *(rest or _NOTHING)))
 
     async def put_run(self, run: Run) -> None:
-        """See `MovableStore.put_run`."""
+        """See `CopyableStore.put_run`."""
         await self._write(lambda tx: tx.put_run(run))
 
     async def spent_tokens(self) -> AsyncIterator[TokenUsage]:
-        """See `MovableStore.spent_tokens`."""
+        """See `CopyableStore.spent_tokens`."""
         sql = "SELECT id, uses, expires_at_ms FROM spent WHERE expires_at_ms > ?"
         now_ms = self._clock_ms()
         for row in await self._read(lambda db: db.execute(sql, (now_ms,)).fetchall()):
             yield TokenUsage(*row)
 
     async def put_spent(self, spent: TokenUsage) -> None:
-        """See `MovableStore.put_spent`."""
+        """See `CopyableStore.put_spent`."""
         await self._write(lambda tx: tx.put_spent(*spent))
 
 

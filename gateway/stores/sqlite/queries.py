@@ -77,7 +77,7 @@ def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
 
 
 def read_path_logs(db: sqlite3.Connection, after: StreamKey | None, limit: int) -> list[StreamKey]:
-    """See `PathStore.path_logs`."""
+    """See `PathStore.list_path_logs`."""
     rows = db.execute(
         "SELECT run_id, stream_id FROM streams WHERE (run_id, stream_id) > (?, ?)"
         " AND run_id >= 'path:' AND run_id < 'path;' ORDER BY run_id, stream_id LIMIT ?",
@@ -150,7 +150,7 @@ def _newest(db: sqlite3.Connection, conditions: Sequence[_Condition], before: st
 
 
 def read_set(db: sqlite3.Connection, sets: Sequence[RunSet], limit: int) -> SetState:
-    """See `Store.get_set`."""
+    """See `Store.list_set_runs`."""
     count = limit + 1  # one more says that there are more
     newest = (f"SELECT * FROM ({MEMBERS[each.kind]} DESC LIMIT {count:d})" for each in sets)
     rows = db.execute(

@@ -270,7 +270,7 @@ class SqliteStore:
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
     ) -> Page:
         """See `Store.read`."""
-        if after is not None and self._tails.is_at(key, after):
+        if after is not None and self._tails.is_known_tail(key, after):
             return Page([], after)
         reading, page = self._tails.begin(key), None
         try:
@@ -288,17 +288,17 @@ class SqliteStore:
         await self._write(lambda tx: tx.delete(key, self._clock_ms()))
 
     def follow(
-        self, key: StreamKey, after: Position | None = None, hand: OnPage | None = None
+        self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
         """See `Store.follow`."""
-        return self._growth.follow(key, after, self.read, hand)
+        return self._growth.follow(key, after, self.read, on_page)
 
-    def is_at(self, key: StreamKey, after: Position) -> bool:
-        """See `PathStore.is_at`."""
-        return self._tails.is_at(key, after)
+    def is_known_tail(self, key: StreamKey, after: Position) -> bool:
+        """See `PathStore.is_known_tail`."""
+        return self._tails.is_known_tail(key, after)
 
-    async def path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
-        """See `PathStore.path_logs`."""
+    async def list_path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
+        """See `PathStore.list_path_logs`."""
         return await self._read(lambda db: queries.read_path_logs(db, after, limit))
 
     async def drop(self, key: StreamKey, at: Position) -> bool:
@@ -351,18 +351,18 @@ class SqliteStore:
         if self._writer is not None and self._writer.has_written:
             await self._write(lambda tx: tx.rename(self._incarnation))
 
-    async def spend(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
-        """See `Store.spend`."""
+    async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
+        """See `Store.consume_token_use`."""
         return await self._write(
-            lambda tx: tx.spend(token_id, uses, expires_at_ms, self._clock_ms())
+            lambda tx: tx.consume_token_use(token_id, uses, expires_at_ms, self._clock_ms())
         )
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
         return await self._read(lambda db: queries.read_runs(db, query))
 
-    async def get_set(self, sets: Sequence[RunSet], limit: int) -> SetState:
-        """See `Store.get_set`."""
+    async def list_set_runs(self, sets: Sequence[RunSet], limit: int) -> SetState:
+        """See `Store.list_set_runs`."""
         return await self._read(lambda db: queries.read_set(db, sets, limit))
 
     async def _write(self, work: Callable[[Transactions], T]) -> T:

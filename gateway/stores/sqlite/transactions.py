@@ -392,7 +392,7 @@ class Transactions:
             if budget.is_spent:
                 has_more = True
                 break
-            budget.spend(size)
+            budget.charge(size)
             blocks.append((no,))
         if rows and not has_more:
             emptied_to = rows[-1][0]
@@ -439,7 +439,7 @@ class Transactions:
         order: str | None,
         writers: Mapping[str, WriterState],
     ) -> None:
-        """Add records of another store's stream as they are; see `MovableStore.put_records`."""
+        """Add records of another store's stream as they are; see `CopyableStore.put_records`."""
         stream = self._find(key)
         if stream is None:
             oldest_ms = min((each.time_ms for each in records), default=0)
@@ -458,7 +458,7 @@ class Transactions:
         self._dirty[key] = stream
 
     def put_run(self, run: Run) -> None:
-        """Keep a run of another store as it is; see `MovableStore.put_run`."""
+        """Keep a run of another store as it is; see `CopyableStore.put_run`."""
         data = encode_json(run.to_wire(), f"run {run.id}")
         self._db.execute(
             "INSERT OR REPLACE INTO runs (id, status, parent_id, batch_id, owner, snapshot,"
@@ -489,8 +489,8 @@ class Transactions:
             (token_id, uses, expires_at_ms),
         )
 
-    def spend(self, token_id: str, uses: int, expires_at_ms: int, now_ms: int) -> bool:
-        """See `Store.spend`."""
+    def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int, now_ms: int) -> bool:
+        """See `Store.consume_token_use`."""
         self._db.execute(
             "DELETE FROM spent WHERE id IN"
             " (SELECT id FROM spent WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?)",

@@ -155,12 +155,12 @@ async def test_what_is_deleted_is_forgotten_after_a_while_and_what_is_there_stay
     # The store has a clock of its own, by which the epochs of logs are made.
     clock.now_ms = max(clock.now_ms, int((await paths.store.head(orphan)).position.epoch[:11], 16))
     await sweep(paths)
-    assert len(await paths.store.path_logs(None, 99)) >= 6, "requests may be under way"
+    assert len(await paths.store.list_path_logs(None, 99)) >= 6, "requests may be under way"
     clock.pass_s(REMEMBERED_MS / 1000 + 5)
     await sweep(paths)
     clock.pass_s(REMEMBERED_MS / 1000)
     await sweep(paths)
-    kept = await paths.store.path_logs(None, 99)
+    kept = await paths.store.list_path_logs(None, 99)
     assert kept[0] == path_config("keep") and len(kept) == 2
     assert [await status(paths, name) for name in ("keep", "gone", "old")] == [200, 404, 404]
     assert (await create(paths, "gone", b"z"))[1]
@@ -197,14 +197,14 @@ async def test_the_sweeper_goes_on_after_a_fault(paths, clock, caplog):
     await create(paths, "a", b"x", Stream_TTL="1")
     clock.pass_s(5)
     steps: asyncio.Queue[None] = asyncio.Queue()
-    real, faults = paths.store.path_logs, iter([RuntimeError("broken")])
+    real, faults = paths.store.list_path_logs, iter([RuntimeError("broken")])
 
-    async def path_logs(*arguments):
+    async def list_path_logs(*arguments):
         for fault in faults:
             raise fault
         return await real(*arguments)
 
-    paths.store.path_logs = path_logs
+    paths.store.list_path_logs = list_path_logs
     async with asyncio.timeout(DEADLINE_S), sweeping_paths(paths, lambda _: steps.get()):
         steps.put_nowait(None)
         steps.put_nowait(None)

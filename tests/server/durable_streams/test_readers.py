@@ -192,7 +192,7 @@ async def test_a_time_to_live_counts_from_the_last_read_and_readers_that_stay_ke
 
 async def test_what_is_kept_of_a_path_is_two_logs_and_nothing_after_it_is_swept(gateway, http):
     await http.put("a", headers=TEXT, content="x")
-    config, data = await gateway.store.path_logs(None, 9)
+    config, data = await gateway.store.list_path_logs(None, 9)
     assert config == path_config("a")
     assert data == path_data("a", data.stream_id.removeprefix("$data-"))
 

@@ -80,32 +80,32 @@ def test_only_a_store_of_several_processes_keeps_leases(tmp_path):
 
 
 async def test_an_owner_lapses_when_its_time_is_over_or_it_lets_go_until_it_holds_again(store):
-    await store.hold(["a", "b"], LEASE_S)
-    await store.hold(["c"], 0)
-    assert await store.lapsed() == [ExpiredLease("c", said_so=False)]
-    await store.let_go("a")
-    assert await store.lapsed() == [
-        ExpiredLease("a", said_so=True),
-        ExpiredLease("c", said_so=False),
+    await store.renew_leases(["a", "b"], LEASE_S)
+    await store.renew_leases(["c"], 0)
+    assert await store.expired_leases() == [ExpiredLease("c", was_released=False)]
+    await store.release_lease("a")
+    assert await store.expired_leases() == [
+        ExpiredLease("a", was_released=True),
+        ExpiredLease("c", was_released=False),
     ]
-    await store.hold(["a", "c"], LEASE_S, only_new=True)  # they had one
-    assert {lapsed.owner for lapsed in await store.lapsed()} == {"a", "c"}
-    await store.hold(["a"], LEASE_S)
-    assert [lapsed.owner for lapsed in await store.lapsed()] == ["c"]
-    await store.forget_lease("a")  # is alive
-    await store.forget_lease("c")
-    assert await store.lapsed() == []
-    await store.let_go("a")
-    assert [lapsed.owner for lapsed in await store.lapsed()] == ["a"]
+    await store.renew_leases(["a", "c"], LEASE_S, only_new=True)  # they had one
+    assert {lease.owner for lease in await store.expired_leases()} == {"a", "c"}
+    await store.renew_leases(["a"], LEASE_S)
+    assert [lease.owner for lease in await store.expired_leases()] == ["c"]
+    await store.delete_lease("a")  # is alive
+    await store.delete_lease("c")
+    assert await store.expired_leases() == []
+    await store.release_lease("a")
+    assert [lease.owner for lease in await store.expired_leases()] == ["a"]
 
 
 async def test_an_owner_that_is_renewed_after_the_judge_looked_is_not_forgotten(store):
-    await store.hold(["a"], 0)
-    assert len(await store.lapsed()) == 1
-    await store.hold(["a"], LEASE_S)
-    await store.forget_lease("a")
-    await store.hold(["a"], 0, only_new=True)  # has one still, so this changes nothing
-    assert await store.lapsed() == []
+    await store.renew_leases(["a"], 0)
+    assert len(await store.expired_leases()) == 1
+    await store.renew_leases(["a"], LEASE_S)
+    await store.delete_lease("a")
+    await store.renew_leases(["a"], 0, only_new=True)  # has one still, so this changes nothing
+    assert await store.expired_leases() == []
 
 
 class ServerClock:
@@ -169,7 +169,9 @@ async def test_a_step_of_the_servers_clock_lapses_no_lease_and_keeps_no_dead_own
             HEARTBEATS + 1,
         )  # the worker's last renewal; judges judge from HEARTBEATS on
         for beats in range(last + 2 * HEARTBEATS):
-            await living.hold(["node_b", "worker_c"] if beats <= last else ["node_b"], LEASE_S)
+            await living.renew_leases(
+                ["node_b", "worker_c"] if beats <= last else ["node_b"], LEASE_S
+            )
             server_clock.set(
                 NOW_S + beats * LEASE_S / HEARTBEATS + (step_s if beats >= stepped else 0)
             )
@@ -191,8 +193,8 @@ async def test_each_renewal_is_seen_though_the_servers_clock_stands(server_clock
     async with judging(url, lambda: now_s) as store:
         for beats in range(4):
             now_s = beats * LEASE_S
-            await store.hold(["a"], LEASE_S)
-            assert await store.lapsed() == []
+            await store.renew_leases(["a"], LEASE_S)
+            assert await store.expired_leases() == []
 
 
 @asynccontextmanager
@@ -208,22 +210,22 @@ async def judging(url, monotonic_s):
 async def test_a_lease_is_judged_by_its_own_length(url):
     now_s = 0.0
     async with judging(url, lambda: now_s) as store:
-        await store.hold(["a"], LEASE_S)
-        await store.hold(["b"], 10 * LEASE_S)
-        assert await store.lapsed() == []
+        await store.renew_leases(["a"], LEASE_S)
+        await store.renew_leases(["b"], 10 * LEASE_S)
+        assert await store.expired_leases() == []
         now_s = LEASE_S
-        assert [lapsed.owner for lapsed in await store.lapsed()] == ["a"]
+        assert [lease.owner for lease in await store.expired_leases()] == ["a"]
         now_s = 10 * LEASE_S
-        assert [lapsed.owner for lapsed in await store.lapsed()] == ["a", "b"]
+        assert [lease.owner for lease in await store.expired_leases()] == ["a", "b"]
 
 
 async def test_time_in_which_a_judge_is_frozen_counts_for_no_lease(url):
     times_s = iter([0, 5 * LEASE_S, 5 * LEASE_S + 1, 50 * LEASE_S, 6 * LEASE_S, 50 * LEASE_S])
     async with judging(url, lambda: next(times_s)) as store:
-        await store.hold(["a"], LEASE_S)
-        assert await store.lapsed() == []  # asked at 0, answered late
-        assert await store.lapsed() == []  # asked a second after the answer
-        assert [lapsed.owner for lapsed in await store.lapsed()] == ["a"]
+        await store.renew_leases(["a"], LEASE_S)
+        assert await store.expired_leases() == []  # asked at 0, answered late
+        assert await store.expired_leases() == []  # asked a second after the answer
+        assert [lease.owner for lease in await store.expired_leases()] == ["a"]
 
 
 # What the release before runs in the server: leases by the server's clock.
@@ -237,29 +239,29 @@ FORGET_BEFORE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 async def test_gateways_of_the_release_before_judge_and_are_judged_on_the_same_store(url):
     server, now_s = ServerClock(url), 0.0
     async with judging(url, lambda: now_s) as store:
-        await store.hold(["new"], LEASE_S)
-        await store.hold(["new_dead"], 0)
+        await store.renew_leases(["new"], LEASE_S)
+        await store.renew_leases(["new_dead"], 0)
         server.eval(HOLD_BEFORE, LEASE_S * 1000, "old")
         server.eval(HOLD_BEFORE, -1000, "old_dead")
         assert server.eval(LAPSED_BEFORE) == ["old_dead", "new_dead"]
-        assert [lapsed.owner for lapsed in await store.lapsed()] == ["old_dead", "new_dead"]
+        assert [lease.owner for lease in await store.expired_leases()] == ["old_dead", "new_dead"]
         now_s = LEASE_S  # the worker came back through a gateway of the release before
         server.eval(HOLD_BEFORE, LEASE_S * 2000, "new")
-        assert [lapsed.owner for lapsed in await store.lapsed()] == ["old_dead", "new_dead"]
+        assert [lease.owner for lease in await store.expired_leases()] == ["old_dead", "new_dead"]
         server.eval(FORGET_BEFORE, "new_dead")
-        await store.forget_lease("old_dead")
-        assert await store.lapsed() == []
+        await store.delete_lease("old_dead")
+        assert await store.expired_leases() == []
         assert list(server.lengths()) == ["new"]
     server.client.close()
 
 
 async def test_a_run_is_changed_only_by_whose_it_is(store):
     run = await store.create_run(new_run(owner="a"))
-    assert await store.patch_own_run(run.id, {"status": "executing"}, "b") is None
+    assert await store.patch_run_if_owner(run.id, {"status": "executing"}, "b") is None
     assert await status_of(store, run.id) == "queued"
-    taken = await store.patch_own_run(run.id, {"owner": "b"}, "a")
+    taken = await store.patch_run_if_owner(run.id, {"owner": "b"}, "a")
     assert taken.owner == "b"
-    assert await store.patch_own_run(run.id, {"owner": "c"}, "a") is None
+    assert await store.patch_run_if_owner(run.id, {"owner": "c"}, "a") is None
 
 
 async def test_of_many_who_take_over_a_run_at_once_one_has_it():
@@ -268,7 +270,7 @@ async def test_of_many_who_take_over_a_run_at_once_one_has_it():
         takers = [f"b{number}" for number in range(20)]
         taken = await asyncio.gather(
             *(
-                both[number % 2].patch_own_run(run.id, {"owner": name}, "a")
+                both[number % 2].patch_run_if_owner(run.id, {"owner": name}, "a")
                 for number, name in enumerate(takers)
             )
         )
@@ -391,7 +393,7 @@ async def test_a_run_that_another_worker_has_claimed_meanwhile_is_left_alone(sto
             await store.patch_run(id, {"owner": "worker_b"})
             return found
 
-        patch_own_run = staticmethod(store.patch_own_run)
+        patch_run_if_owner = staticmethod(store.patch_run_if_owner)
 
     settled = await recover_runs(
         LeaseHeartbeat(Claiming(), "node_b", LEASE_S), "worker_a", Known(), is_last_try=False
@@ -416,8 +418,8 @@ async def test_a_run_that_was_taken_though_the_answer_was_lost_goes_on_here(stor
     class Losing(SimpleNamespace):
         list_runs, get_run = staticmethod(store.list_runs), staticmethod(store.get_run)
 
-        async def patch_own_run(self, *arguments):
-            done = await store.patch_own_run(*arguments)
+        async def patch_run_if_owner(self, *arguments):
+            done = await store.patch_run_if_owner(*arguments)
             if (error := next(answers, None)) is not None:
                 raise error
             return done
@@ -505,30 +507,30 @@ async def test_a_gateway_renews_its_own_lease_and_those_of_its_workers(kept):
     kept.heartbeat.retain("worker_a")
     kept.heartbeat.retain("worker_a")
     kept.heartbeat.release("worker_a")
-    await kept.store.let_go("node_a")
-    await kept.store.hold(["worker_a"], 0)
-    assert len(await kept.store.lapsed()) == 2
+    await kept.store.release_lease("node_a")
+    await kept.store.renew_leases(["worker_a"], 0)
+    assert len(await kept.store.expired_leases()) == 2
     await beat(kept)
-    assert await kept.store.lapsed() == []
+    assert await kept.store.expired_leases() == []
     kept.heartbeat.release("worker_a")
-    await kept.store.hold(["worker_a"], 0)
+    await kept.store.renew_leases(["worker_a"], 0)
     await beat(kept)
-    assert [lapsed.owner for lapsed in await kept.store.lapsed()] == ["worker_a"]
+    assert [lease.owner for lease in await kept.store.expired_leases()] == ["worker_a"]
 
 
 async def test_a_gateway_that_stops_says_so_and_a_worker_has_its_time_to_come_back(store):
-    for owner, gone in (("node_a", [ExpiredLease("node_a", said_so=True)]), ("worker_a", [])):
+    for owner, gone in (("node_a", [ExpiredLease("node_a", was_released=True)]), ("worker_a", [])):
         heartbeat = LeaseHeartbeat(store, owner, LEASE_S)
         await heartbeat.start()
         await heartbeat.stop()
-        assert await store.lapsed() == gone
-        await store.forget_lease("node_a")
+        assert await store.expired_leases() == gone
+        await store.delete_lease("node_a")
 
 
 async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_they_had_time(kept):
     heartbeat, leases = kept.heartbeat, ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     lost = await executing_run(kept.store, "worker_b")
-    await kept.store.hold(["worker_b"], 0)
+    await kept.store.renew_leases(["worker_b"], 0)
     await leases.judge()
     assert await status_of(kept.store, lost) == "executing"  # has only just come itself
     await beat(kept, HEARTBEATS - 1)
@@ -544,26 +546,26 @@ async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_the
     assert heartbeat.healthy_for_s >= LEASE_S
     await leases.judge()
     assert await status_of(kept.store, lost) == "crashed"
-    assert await kept.store.lapsed() == []
+    assert await kept.store.expired_leases() == []
 
 
 async def test_who_says_that_it_is_gone_is_believed_at_once(kept):
     lost = await executing_run(kept.store, "node_b")
-    await kept.store.let_go("node_b")
+    await kept.store.release_lease("node_b")
     await ClusterLeases(kept.heartbeat, Known(), lambda: 0.5).judge()
     assert await status_of(kept.store, lost) == "crashed"
 
 
 async def test_runs_of_a_task_that_is_not_known_keep_their_gateways_name_in_mind(kept, monkeypatch):
     run = await kept.store.create_run(new_run(owner=DEAD))
-    await kept.store.let_go(DEAD)
+    await kept.store.release_lease(DEAD)
     leases = ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     await leases.judge()
-    assert [lapsed.owner for lapsed in await kept.store.lapsed()] == [DEAD]
+    assert [lease.owner for lease in await kept.store.expired_leases()] == [DEAD]
     leases._left_since_s[DEAD] -= UNKNOWN_S
     await leases.judge()
     assert await status_of(kept.store, run.id) == "crashed"
-    assert await kept.store.lapsed() == []
+    assert await kept.store.expired_leases() == []
     await leases.judge()
     assert not leases._left_since_s
 
@@ -574,7 +576,9 @@ async def test_owners_that_never_had_a_lease_are_given_one_when_a_gateway_starts
     leases = ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     await leases.start()
     await leases.stop()
-    await kept.store.hold(["worker_old"], 0, only_new=True)  # has one, so this changes nothing
-    assert await kept.store.lapsed() == []
-    await kept.store.hold(["worker_old"], 0)
-    assert [lapsed.owner for lapsed in await kept.store.lapsed()] == ["worker_old"]
+    await kept.store.renew_leases(
+        ["worker_old"], 0, only_new=True
+    )  # has one, so this changes nothing
+    assert await kept.store.expired_leases() == []
+    await kept.store.renew_leases(["worker_old"], 0)
+    assert [lease.owner for lease in await kept.store.expired_leases()] == ["worker_old"]

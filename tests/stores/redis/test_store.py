@@ -97,7 +97,9 @@ async def test_a_key_whose_claimant_died_makes_a_run_and_the_claimant_can_make_n
 
 async def test_uses_of_a_token_are_counted_for_all_processes():
     async with pair() as stores:
-        taken = await asyncio.gather(*(stores[n % 2].spend("t", 5, 2**50) for n in range(20)))
+        taken = await asyncio.gather(
+            *(stores[n % 2].consume_token_use("t", 5, 2**50) for n in range(20))
+        )
         assert sum(taken) == 5
 
 
@@ -157,7 +159,7 @@ async def test_sets_are_told_what_a_process_that_is_killed_has_left_untold():
         assert len(runs) > 40
         for name in sorted({tag for run in runs for tag in run.tags}):
             members = {run.id: run for run in runs if name in run.tags}
-            found = await store.get_set([RunSet("tag", name)], 10_000)
+            found = await store.list_set_runs([RunSet("tag", name)], 10_000)
             assert {run.id: run for run in found.runs} == members
             told, versions = {}, {}
             for record in await whole(store, RunSet("tag", name).log):

@@ -128,7 +128,7 @@ async def test_a_cluster_holds_streams_runs_and_sets_on_all_its_servers(clusters
             await store.patch_run(run.id, {"status": "canceled"})
         for resets, held in await asyncio.wait_for(asyncio.gather(*following), DEADLINE_S):
             assert (resets, held) == ([], list(range(10)))
-        found = await store.get_set([RunSet("tag", "x"), RunSet("batch", "b")], 100)
+        found = await store.list_set_runs([RunSet("tag", "x"), RunSet("batch", "b")], 100)
         assert {run.status for run in found.runs} == {"canceled"}
         assert len(await whole(store, RunSet("tag", "x").log)) == 60
         for node in made.masters:

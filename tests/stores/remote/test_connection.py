@@ -168,7 +168,7 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
         await until(lambda: carrier._flight.requests == 1)
         carrier.shut_down()
         await until(lambda: store._main._socket is None)  # it heard of it, and sends no more there
-        spent = asyncio.create_task(store.spend("token_1", 1, 2**52))
+        spent = asyncio.create_task(store.consume_token_use("token_1", 1, 2**52))
         await asyncio.sleep(0)
         ((args, options),) = held
         begin(*args, **options)

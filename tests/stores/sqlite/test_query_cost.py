@@ -92,20 +92,20 @@ async def use_everything(store):
         await store.append(key._replace(stream_id=stream), [b"1"])
     position = (await store.read(key)).position
     await store.read(key, position._replace(offset=3))
-    await store.spend("token", 1, NOW_MS + 1)
+    await store.consume_token_use("token", 1, NOW_MS + 1)
     await store.patch_run(run.id, {"tags": ["y"], "status": "executing"})
     await store.patch_run(run.id, {"metadata": {"a": 1}})
     for fields in ({}, {"status": ("queued",)}, {"tag": "y"}, {"owner": "o"}, {"before": "run_z"}):
         await store.list_runs(RunQuery(**fields))
     await store.list_runs(RunQuery(("queued", "executing"), "y", parent.id, "b", "o"))
     for sets in ([RunSet("tag", "x"), RunSet("tag", "y")], [RunSet("batch", "b")]):
-        await store.get_set(sets, 10)
-    await store.get_set([RunSet("parent", parent.id)], 10)
+        await store.list_set_runs(sets, 10)
+    await store.list_set_runs([RunSet("parent", parent.id)], 10)
     path = path_data("a", "g")
     for _ in range(2):
         done = await store.append(path, [b"1"])
-        await store.path_logs(None, 10)
-        await store.path_logs(path, 10)
+        await store.list_path_logs(None, 10)
+        await store.list_path_logs(path, 10)
         await store.drop(path, done.position)
     await store.stream_ids(run.id)
     await store.rest_of(key)

@@ -109,7 +109,7 @@ async def test_a_file_of_an_older_release_gets_what_it_lacks_and_keeps_its_runs(
     await store.open()
     run = await store.create_run(new_run(idempotency_key="k"))
     assert (await store.create_run(new_run(idempotency_key="k"))).id == run.id
-    assert await store.spend("token", 1, 2**60)
+    assert await store.consume_token_use("token", 1, 2**60)
     await store.close()
     await store.open()
     assert (await store.get_run(run.id)).run == run
