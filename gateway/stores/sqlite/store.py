@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import sqlite3
-import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from gateway._internal.private_folder import make_folder
-from gateway.errors import ConfigurationError, RealtimeError, StoreLocked, StoreUnavailable
+from gateway.errors import ConfigurationError, StoreLocked, StoreUnavailable
 from gateway.model.log import Appended, Head, Page, RunQuery, RunState, SetState
 from gateway.model.patches import Operation
 from gateway.model.records import EndReason, Position, RunSet, StreamKey, Writer
@@ -31,24 +28,22 @@ from gateway.stores.reserved_logs import check_path_log
 from gateway.stores.sqlite import errors, queries, schema
 from gateway.stores.sqlite import retention as sqlite_retention
 from gateway.stores.sqlite.blocks import CommittedBatch
-from gateway.stores.sqlite.errors import DAMAGED, explained, is_full, is_the_files
+from gateway.stores.sqlite.errors import DAMAGED, explained, is_full
 from gateway.stores.sqlite.file_lock import SqliteLock
 from gateway.stores.sqlite.incarnation import Incarnation
+from gateway.stores.sqlite.reader_pool import ReaderPool
 from gateway.stores.sqlite.transactions import Transactions
+from gateway.stores.sqlite.writer_thread import WriterThread
 from gateway.stores.tail_cache import TailCache
 
 _log = logging.getLogger("realtime.sqlite")
 
 T = TypeVar("T")
 
-MAX_GROUP = 2000  # operations in one commit: bounds how long the first of them waits
-READ_THREADS = 2
 LOCK_WAIT_S = 5.0  # a restarted process finds its predecessor still closing
 PROBE_S = 1.0  # between two tries to write while the file refuses it
 
 Durability = Literal["full", "normal"]
-Work = Callable[[Transactions], Any]
-Completion = asyncio.Future[Any] | Callable[[Any], None]  # the latter is told what was raised, too
 
 
 class SqliteStore:
@@ -84,8 +79,8 @@ class SqliteStore:
         self._lock = SqliteLock(self.path)
         self._growth = ChangeNotifier()
         self._tails = TailCache()
-        self._writer: _WriterThread | None = None
-        self._readers: _Readers | None = None
+        self._writer: WriterThread | None = None
+        self._readers: ReaderPool | None = None
         self._can_read = asyncio.Event()  # cleared while the readers are replaced
         self._refusal: StoreUnavailable | None = None  # why it was opened for reading alone
 
@@ -98,7 +93,7 @@ class SqliteStore:
             if isinstance(error, Exception) and is_full(error) and await self._can_be_read():
                 self._refusal = explained(self.path, error, "written")
                 _log.warning("%s; until then it is read", self._refusal)
-                self._readers = _Readers(self._connect_alone)
+                self._readers = ReaderPool(self._connect_alone)
                 self._probe = asyncio.create_task(self._begin_late(), name=f"open {self.path}")
             else:
                 self._lock.release()
@@ -109,12 +104,12 @@ class SqliteStore:
 
     async def _begin(self) -> None:
         connection = await asyncio.to_thread(self._prepare)
-        self._readers = _Readers(self._connect)
-        self._writer = _WriterThread(
+        self._readers = ReaderPool(self._connect)
+        self._writer = WriterThread(
             connection,
             self.path,
             asyncio.get_running_loop(),
-            self._tell,
+            self._publish_commit,
             self._probe_soon,
             self._retention,
         )
@@ -130,7 +125,7 @@ class SqliteStore:
                 await self._begin()
             except (sqlite3.Error, OSError) as error:
                 self._refusal = explained(self.path, error, "written")
-                self._readers = _Readers(self._connect_alone)
+                self._readers = ReaderPool(self._connect_alone)
             finally:
                 self._can_read.set()
         _log.warning("the store %s can be written again", self.path)
@@ -391,7 +386,7 @@ class SqliteStore:
         except (sqlite3.Error, *DAMAGED) as error:
             raise explained(self.path, error, "read") from error
 
-    def _tell(
+    def _publish_commit(
         self, grown: Mapping[StreamKey, CommittedBatch], changed: set[StreamKey], ended: set[str]
     ) -> None:
         for key, added in grown.items():
@@ -403,168 +398,3 @@ class SqliteStore:
         for run_id in ended:
             self._tails.forget_run(run_id)
             self._growth.tell_run(run_id)
-
-
-class _Readers:
-    """A few threads, each with a connection of its own, that see only what was committed."""
-
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._connect = connect
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="realtime-read")
-
-    async def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
-
-    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
-            db = self._local.db = self._connect()
-            self._connections.append(db)
-        db.execute("BEGIN")  # head and blocks from one moment
-        try:
-            return work(db)
-        finally:
-            db.execute("ROLLBACK")
-
-    def stop(self) -> None:
-        self._pool.shutdown(wait=True)
-        for connection in self._connections:
-            connection.close()
-
-
-class _WriterThread:
-    """Takes all that waits, does it in one transaction, and only then answers."""
-
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        path: Path,
-        loop: asyncio.AbstractEventLoop,
-        tell: Callable[[Mapping[StreamKey, CommittedBatch], set[StreamKey], set[str]], None],
-        on_refused: Callable[[], None],
-        retention: Retention,
-    ) -> None:
-        self.is_refused = False  # the last commit failed
-        self._db = connection
-        self._path = path
-        self._loop = loop
-        self._tell = tell
-        self._on_refused = on_refused
-        self._transactions = Transactions(connection, retention)
-        self._gathered: list[tuple[Work, Completion]] = []  # since the loop's last turn
-        self._queue: queue.SimpleQueue[list[tuple[Work, Completion]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
-        self._thread.start()
-
-    def submit(self, work: Work) -> asyncio.Future[Any]:
-        """Do some work with the next commit; awaited, it gives the outcome."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._gather(work, future)
-        return future
-
-    def begin(self, work: Work, done: Callable[[Any], None]) -> None:
-        """Do some work with the next commit, then call `done` on the event loop."""
-        self._gather(work, done)
-
-    def _gather(self, work: Work, waiting: Completion) -> None:
-        if not self._gathered:
-            # All that this turn of the loop brings is one group: the thread would begin with the
-            # first of them alone, which costs a commit of its own, and have the others wait for it.
-            self._loop.call_soon(self._hand_over)
-        self._gathered.append((work, waiting))
-
-    def _hand_over(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        for at in range(0, len(gathered), MAX_GROUP // 2):
-            self._queue.put(gathered[at : at + MAX_GROUP // 2])
-
-    @property
-    def has_written(self) -> bool:
-        """Whether anything was committed since the file got its name."""
-        return self._transactions.has_written
-
-    @property
-    def has_outgrown(self) -> bool:
-        """Whether streams have outgrown what is kept of them."""
-        return bool(self._transactions.outgrown)
-
-    async def stop(self) -> None:
-        """Do what was submitted, then end."""
-        self._hand_over()  # here on the loop, as always: from a thread it might run beside itself
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    def _work(self) -> None:
-        is_stopping = False
-        while not is_stopping:
-            group, is_stopping = self._take_group()
-            if group:
-                self._commit(group)
-        self._db.close()
-
-    def _take_group(self) -> tuple[list[tuple[Work, Completion]], bool]:
-        group: list[tuple[Work, Completion]] = []
-        gathered = self._queue.get()
-        while gathered is not None:
-            group += gathered
-            if len(group) > MAX_GROUP // 2:  # what comes next might be half of it
-                return group, False
-            try:
-                gathered = self._queue.get_nowait()
-            except queue.Empty:
-                return group, False
-        return group, True
-
-    def _commit(self, group: list[tuple[Work, Completion]]) -> None:
-        transactions = self._transactions
-        try:
-            transactions.begin()
-            outcomes = [self._outcome(work) for work, _ in group]
-            transactions.commit()
-        except Exception as error:
-            self._roll_back()
-            if len(group) > 1 and not is_the_files(error):
-                for item in group:  # what one of them broke must not cost the others
-                    self._commit([item])
-                return
-            self.is_refused = isinstance(error, sqlite3.Error)
-            failure = explained(self._path, error, "written")
-            self._answer([(waiting, failure) for _, waiting in group], self._on_refused)
-            return
-        self.is_refused = False
-        grown, changed, ended = transactions.grown, transactions.changed, transactions.ended_runs
-        answers = [(who, outcome) for (_, who), outcome in zip(group, outcomes, strict=True)]
-        self._answer(answers, lambda: self._tell(grown, changed, ended))
-
-    def _outcome(self, work: Work) -> Any:
-        """Do one piece of work; a refusal is its outcome, a database's fault is everyone's."""
-        try:
-            return work(self._transactions)
-        except RealtimeError as error:
-            return error
-
-    def _roll_back(self) -> None:
-        try:
-            self._transactions.rollback()
-        except sqlite3.Error:
-            pass  # the transaction is gone with whatever broke it; the next `begin` will say so
-
-    def _answer(self, answers: list[tuple[Completion, Any]], then: Callable[[], None]) -> None:
-        def deliver() -> None:
-            for waiting, outcome in answers:
-                if not isinstance(waiting, asyncio.Future):
-                    waiting(outcome)
-                elif waiting.done():
-                    continue  # called off
-                elif isinstance(outcome, RealtimeError):
-                    waiting.set_exception(outcome)
-                else:
-                    waiting.set_result(outcome)
-            then()
-
-        try:
-            self._loop.call_soon_threadsafe(deliver)
-        except RuntimeError:
-            pass  # the loop is gone, and with it everyone who could be told

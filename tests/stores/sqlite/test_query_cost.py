@@ -15,9 +15,8 @@ from gateway.model.records import RunSet, StreamKey, Writer, path_data
 from gateway.model.retention import EMPTY_SET_S, KEEP_ALL, Retention
 from gateway.model.runs import end_patch
 from gateway.sdk.session import opened
+from gateway.stores.sqlite import reader_pool, schema
 from gateway.stores.sqlite import retention as sqlite_retention
-from gateway.stores.sqlite import schema
-from gateway.stores.sqlite import store as sqlite_store
 from gateway.stores.sqlite.migration import MovableSqliteStore
 from tests.support.gateways import new_run
 from tests.support.large_sqlite import make_large_store
@@ -35,7 +34,7 @@ STEPS_OF_A_SWEEP = 300_000  # about 15 ms
 @pytest.fixture(autouse=True)
 def one_reader(monkeypatch):
     """A thread that begins reads the schema, whenever that is: those steps are not the call's."""
-    monkeypatch.setattr(sqlite_store, "READ_THREADS", 1)
+    monkeypatch.setattr(reader_pool, "READ_THREADS", 1)
 
 
 class Watched(MovableSqliteStore):

@@ -15,7 +15,7 @@ from gateway.errors import ConfigurationError, IllegalTransition, StoreLocked, S
 from gateway.model.log import RunQuery, run_log
 from gateway.model.records import StreamKey, Writer, path_data
 from gateway.stores.sqlite import schema
-from gateway.stores.sqlite import store as module
+from gateway.stores.sqlite import writer_thread as module
 from gateway.stores.sqlite.store import SqliteStore
 from tests.support.gateways import DEADLINE_S, new_run, until
 from tests.support.records import records_of
