@@ -1,4 +1,4 @@
-"""What a stream is called and what it carries: shared by tasks and pages, free of I/O."""
+"""The id of a stream and the type of its records; shared by tasks and pages. No I/O."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ T = TypeVar("T")
 class StreamDefinition(Generic[T]):
     """A stream's id and the type of its records.
 
-    Make one with `streams.define`; it is then used by tasks (`append`), backends (`read`) and
-    pages (`use_realtime_stream`).
+    Made by `streams.define`. Tasks use it to `append`, backends to `read`, and pages in
+    `use_realtime_stream`.
 
     Attributes:
         id: 1 to 64 characters of letters, digits, `-`, `_`, `.`.
-        type: Anything that Pydantic's TypeAdapter takes.
+        type: Any type that Pydantic's TypeAdapter accepts.
 
     Raises:
-        InvalidId: the id is outside its rule.
+        InvalidId: the id is not allowed.
         InvalidValue: Pydantic can make no schema of the type.
     """
 
@@ -35,7 +35,7 @@ class StreamDefinition(Generic[T]):
 
     def __post_init__(self) -> None:
         check_stream_id(self.id)
-        _ = self._values  # says what is wrong with the type
+        _ = self._values  # raises for a type without a schema
 
     @cached_property
     def _values(self) -> Values[T]:
@@ -47,7 +47,7 @@ class StreamDefinition(Generic[T]):
         return self._values.adapter
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the records as they are written.
+        """Return the JSON Schema of the written records.
 
         Raises:
             PydanticUserError: the type has none.
@@ -55,7 +55,7 @@ class StreamDefinition(Generic[T]):
         return self.adapter.json_schema(mode="serialization", by_alias=self._values.by_alias)
 
     def encode(self, value: T) -> bytes:
-        """Check a value against the type and return it as JSON bytes, which `decode` reads as it.
+        """Check a value against the type and return JSON that `decode` reads as an equal value.
 
         Raises:
             InvalidValue: names the stream, the field and the value.
@@ -63,7 +63,7 @@ class StreamDefinition(Generic[T]):
         return self._values.encode(value)
 
     def decode(self, data: bytes) -> T:
-        """Read a record's JSON bytes as the type.
+        """Decode a record's JSON bytes as the type.
 
         Raises:
             InvalidValue: names the stream, the field and the value.

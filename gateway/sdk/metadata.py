@@ -1,14 +1,14 @@
-"""Metadata: a small JSON object of a run that tasks change while they execute and pages show.
+"""Metadata: a small JSON object of a run. Tasks change it while they execute; pages show it.
 
     from gateway import metadata
 
     metadata.set("status", "reading")
-    metadata.parent.increment("done")              # exact, however many children do it at once
+    metadata.parent.increment("done")              # exact, even with many concurrent children
     state = metadata.typed(ImportState)            # keys and values checked against a model
     state.set("total", 12)
 
-Operations are sent about every 100 ms and at the end of the run; `await metadata.flush()` sends
-them now.
+Operations are sent about every 100 ms and at the end of the run. `await metadata.flush()` sends
+them immediately.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ M = TypeVar("M")
 
 
 class _MetadataOps:
-    """What can be done to metadata. From the event loop and from plain threads, without await.
+    """The operations on metadata. Call them on the event loop or in plain threads, without await.
 
     Every method may raise:
-        InvalidValue: the value is no JSON, or the model refuses it; names the key.
+        InvalidValue: the value has no JSON, or does not fit the model; names the key.
         MetadataTooLarge: the value alone is over 256 KiB.
         NotInRun: called outside a task.
         NoParent: `parent` in a run without one.
         RunCanceled: the calling run, a plain function, is being canceled.
 
-    What the store refuses (the sum of all over 256 KiB, a list where a number is needed, a run that
-    has ended) comes from `flush`, or fails the run at its end. The other operations are carried
-    out.
+    The store refuses an operation if the metadata would exceed 256 KiB, if a list is where a number
+    is needed, or if the run has ended. Then `flush` raises, or the run fails at its end. All other
+    operations are applied.
     """
 
     def __init__(self, target: str) -> None:
         self._target = target
 
     def set(self, key: str, value: Any) -> None:
-        """Set a key; None makes it null, which is not the same as `delete`."""
+        """Set a key. None sets it to null, which differs from `delete`."""
         self._put("set", key, value)
 
     def delete(self, key: str) -> None:
@@ -63,28 +63,28 @@ class _MetadataOps:
         self._put("delete", key, None)
 
     def append(self, key: str, value: Any) -> None:
-        """Add a value to the end of a list; the first makes the list."""
+        """Append a value to a list, which is created if the key is missing."""
         self._put("append", key, value)
 
     def remove(self, key: str, value: Any) -> None:
-        """Take every equal value out of a list."""
+        """Remove every equal value from a list."""
         self._put("remove", key, value)
 
     def increment(self, key: str, by: float = 1) -> None:
-        """Add to a number; one that is not there is 0."""
+        """Add to a number; a missing one counts as 0."""
         self._put("increment", key, by)
 
     def decrement(self, key: str, by: float = 1) -> None:
-        """Subtract from a number; one that is not there is 0."""
+        """Subtract from a number; a missing one counts as 0."""
         self._put("increment", key, -by)
 
     @run_on_sdk_loop
     async def flush(self) -> None:
-        """Send what waits, also to parent and root, and wait until it is durable.
+        """Send the queued operations, also to parent and root, and wait until they are durable.
 
         Raises:
-            RealtimeError: the first operation that was refused and that nobody has been told of;
-                or the store cannot be reached: nothing is lost then, and the next flush goes on.
+            RealtimeError: the first refusal that has reached no caller; or the store is
+                unavailable, and the operations stay queued.
             NotInRun: called outside a task.
         """
         context = current_run()
@@ -105,7 +105,7 @@ class _MetadataOps:
     def _put(self, op: Any, key: str, value: Any) -> None:
         try:
             key.encode()
-        except (AttributeError, UnicodeEncodeError):  # no text, or half a character
+        except (AttributeError, UnicodeEncodeError):  # no text, or a lone surrogate
             raise InvalidValue(
                 f"metadata {key!r:.80}: a key is a text of whole characters"
             ) from None
@@ -134,14 +134,15 @@ class Metadata(_MetadataOps):
 
     @property
     def root(self) -> Metadata:
-        """The metadata of the run at the top; this run's own if it has no parent."""
+        """The metadata of the run at the top of the tree; this run's own if it has no parent."""
         return Metadata("root")
 
     def current(self) -> dict[str, Any]:
         """Return the metadata as this run knows it.
 
-        That is what it was when the attempt began or when the last operations were sent, and the
-        run's own operations since. Of a parent or root it is what the last operations found.
+        For the run's own metadata, that is the state when the attempt began or when operations were
+        last sent, with the run's later operations applied. For a parent or root, it is the state
+        that the last operations found.
         """
         return self._view()
 
@@ -156,13 +157,13 @@ class Metadata(_MetadataOps):
             model: A Pydantic model, a dataclass or a TypedDict; its fields are the keys.
 
         Raises:
-            InvalidValue: a type that has no fields, or that Pydantic can make no schema of.
+            InvalidValue: the type has no fields, or Pydantic can make no schema of it.
         """
         return TypedMetadata(self._target, _Model(model))
 
 
 class TypedMetadata(_MetadataOps, Generic[M]):
-    """Metadata whose keys and values a model describes. Made by `Metadata.typed`."""
+    """Metadata with the keys and values of a model. Made by `Metadata.typed`."""
 
     def __init__(self, target: str, model: _Model) -> None:
         super().__init__(target)
@@ -170,19 +171,20 @@ class TypedMetadata(_MetadataOps, Generic[M]):
 
     @property
     def parent(self) -> TypedMetadata[M]:
-        """The same of the run that triggered this one."""
+        """The same metadata of the run that triggered this one."""
         return TypedMetadata("parent", self._model)
 
     @property
     def root(self) -> TypedMetadata[M]:
-        """The same of the run at the top."""
+        """The same metadata of the run at the top of the tree."""
         return TypedMetadata("root", self._model)
 
     def current(self) -> M:
         """Return the metadata as this run knows it, as the model.
 
         Raises:
-            InvalidValue: it does not fit (a field that has no default was not set); names it.
+            InvalidValue: the metadata does not fit, for example because a field without a default
+                is not set; names the field.
         """
         value: M = self._model.read(self._view())
         return value
@@ -191,7 +193,7 @@ class TypedMetadata(_MetadataOps, Generic[M]):
         """Return one key, checked against its field.
 
         Raises:
-            InvalidValue: it does not fit, or the model has no such field.
+            InvalidValue: the value does not fit, or the model has no such field.
         """
         view = self._view()
         return self._model.value(key, view[key]) if key in view else default
@@ -205,7 +207,7 @@ class _Model:
     type: Any
 
     def __post_init__(self) -> None:
-        _ = self._values, self._whole  # say what is wrong with the type
+        _ = self._values, self._whole  # raise for a type without a schema
 
     @cached_property
     def _whole(self) -> Values[Any]:
@@ -237,7 +239,7 @@ class _Model:
         return self._whole.decode(orjson.dumps(metadata))
 
     def value(self, key: str, value: Any) -> Any:
-        """Return a key's value if its field takes it."""
+        """Return a key's value if it fits its field."""
         return self._of(key).decode(orjson.dumps(value))
 
     def encode(self, op: str, key: str, value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""What a task's runs are started with: tags, delay, limits, retries. No I/O."""
+"""The options of a task's runs: tags, delay, limits, retries. No I/O."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ IN_PROCESS = "process"  # the runner that is no task queue: this process execute
 
 
 def check_seconds(name: str, seconds: float | None) -> None:
-    """Refuse what is no length of time.
+    """Check a duration; None is allowed.
 
     Raises:
-        InvalidValue: names it and the limit.
+        InvalidValue: it is no number of seconds within the limit; names both.
     """
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds is not None and not (is_number and 0 <= seconds <= MAX_SECONDS):
@@ -30,23 +30,23 @@ def check_seconds(name: str, seconds: float | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a run that fails is tried, and how long it rests in between.
+    """How often a failed run is retried, and the delays between its attempts.
 
-    After attempt n it rests `min_s * factor ** (n - 1)` seconds; with jitter up to twice as long,
-    so that runs which failed together do not come back together; never more than `max_s`.
+    The delay after attempt n is `min_s * factor ** (n - 1)` seconds, at most `max_s`. Jitter makes
+    it up to twice as long, so that runs that failed together are not retried together.
 
     Attributes:
-        max_attempts: All attempts, the first included.
-        min_s: The first rest, in seconds.
-        max_s: The longest rest, in seconds.
-        factor: How much longer each rest is than the one before.
-        jitter: Whether chance has a part in it.
-        on_crash: Whether an attempt counts as failed, and is followed by the next one, when its
-            process dies, restarts or is reloaded. The next one then begins without a rest, and
-            what the function did before is done again: False for what must not happen twice.
+        max_attempts: The number of attempts, including the first.
+        min_s: The first delay, in seconds.
+        max_s: The longest delay, in seconds.
+        factor: The ratio of a delay to the one before.
+        jitter: Whether to lengthen each delay at random.
+        on_crash: Whether to make the next attempt when the process of an attempt dies, restarts or
+            is reloaded. That attempt begins without a delay and executes the whole function again.
+            Use False for effects that must not happen twice.
 
     Raises:
-        InvalidValue: a number that cannot work; names it.
+        InvalidValue: a value is out of range; names it.
     """
 
     max_attempts: int = 3
@@ -74,16 +74,16 @@ class Retry:
             raise InvalidValue(f"factor is {self.factor!r}; it goes from 1 to 1000")
 
     def delay_s(self, attempt: int, random: Callable[[], float]) -> float:
-        """Say how long to rest.
+        """Return the delay before the next attempt.
 
         Args:
-            attempt: The one that failed, from 1.
-            random: Gives a number from 0 to 1.
+            attempt: The number of the attempt that failed, from 1.
+            random: Returns a number from 0 to 1.
 
         Returns:
             Seconds.
         """
-        # Beyond a thousand doublings it is max_s in any case, and a float's power overflows.
+        # A power of floats may overflow, so the exponent is limited; the delay is max_s by then.
         delay_s = min(self.max_s, self.min_s * self.factor ** min(attempt - 1, 100))
         return min(self.max_s, delay_s * (1 + random())) if self.jitter else delay_s
 
@@ -124,7 +124,7 @@ class Options:
             )
 
     def fields(self, now_ms: int) -> dict[str, Any]:
-        """Return the fields of a run that is made now.
+        """Return the fields of a run that is created now.
 
         Args:
             now_ms: The time.
@@ -157,12 +157,12 @@ class Options:
 _METADATA = Values[Any](Mapping[str, Any], "metadata")
 
 
-def again(run: Run, defaults: Options) -> Options:
-    """Return the options with which a run can be made anew: all but its times and its key.
+def replay_options(run: Run, defaults: Options) -> Options:
+    """Return the options to replay a run: its own, without delay, expiry and idempotency key.
 
     Args:
-        run: Made before.
-        defaults: Of its task.
+        run: The earlier run.
+        defaults: The options of its task.
     """
     tags, metadata = tuple(run.tags), run.metadata
     return replace(defaults, tags=tags, metadata=metadata, max_duration_s=run.max_duration_s)
@@ -176,7 +176,7 @@ def moment_ms(name: str, moment: datetime) -> int:
     """Return a moment as milliseconds since 1970 UTC; `datetime.max` is the end of the year 9999.
 
     Raises:
-        InvalidValue: it is no datetime, or one without a time zone, which could mean any.
+        InvalidValue: it is no datetime, or has no time zone.
     """
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidValue(

@@ -1,7 +1,7 @@
-"""What makes a part of an AI answer fit into a record.
+"""Makes a part of an AI answer fit into a record.
 
-Models and tools give what no record can carry: a page of 1.5 MB, half an emoji, NaN. Parts show
-what a model does, so such a part is changed and marked, and the answer goes on.
+Models and tools return values that no record can carry: a page of 1.5 MB, half an emoji, NaN. Parts
+only show a model's work, so such a part is changed and marked, and the answer continues.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 from gateway.sdk.parts import PARTS, DataPart, Part
 
-MAX_DEPTH = 100  # of an output or input; deeper values are text
-CHAR_BYTES = 6  # of a character as JSON, at most
-AROUND_BYTES = 512  # of a delta beside its text, with an id
-MAX_WHOLE = 2**53 - 1  # the largest whole number that a page reads exactly
+MAX_DEPTH = 100  # of an output or input; deeper values become text
+CHAR_BYTES = 6  # the largest size of a character as JSON
+AROUND_BYTES = 512  # size of a delta without its text
+MAX_WHOLE = 2**53 - 1  # the largest integer that a page reads exactly
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Of these fields a reader can do without the rest. An id or a name joins or names: never cut.
+# Fields that are useful even when they are cut. Ids and names are never cut: they link parts.
 _CUT = ("text", "delta", "input", "output", "message", "reason", "title", "url")
 
 
 def is_part(value: Any) -> bool:
-    """Whether a value is a part of an AI answer that may be changed: not one of the application."""
+    """Whether a value is a part that may be changed; a `DataPart` belongs to the application."""
     return isinstance(value, PARTS) and not isinstance(value, DataPart)
 
 
@@ -36,33 +36,38 @@ def is_broken(text: str) -> bool:
 
 
 def mended(text: str) -> str:
-    """Return a text with halves of characters joined, or replaced by U+FFFD."""
+    """Return a text with surrogate pairs joined, and lone surrogates replaced by U+FFFD."""
     if not is_broken(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def pieces(text: str, max_bytes: int) -> Iterator[str]:
-    """Split a text that is too long for one delta; `max_bytes` of the record."""
+    """Split a text that is too long for one delta.
+
+    Args:
+        text: The text.
+        max_bytes: The largest size of a record.
+    """
     chars = max((max_bytes - AROUND_BYTES) // CHAR_BYTES, 1)
     for start in range(0, len(text), chars):
         yield text[start : start + chars]
 
 
 def mark(size: int) -> str:
-    """Return what stands at the end of a value that was cut off; `size` in bytes, as JSON."""
+    """Return the end of a value that was cut; `size` is its full size as JSON, in bytes."""
     return f"… [truncated: {size} bytes in full]"
 
 
 def storable(part: Part, max_bytes: int) -> Part:
     """Return a part that can be written as one record.
 
-    Half an emoji becomes U+FFFD; NaN, infinity and integers over 2^53 - 1 become text; the largest
-    fields of a part that is too large are cut and end with `mark`.
+    Half an emoji becomes U+FFFD. NaN, infinity and integers over 2^53 - 1 become text. If the part
+    is too large, its largest fields are cut and end with `mark`.
 
     Args:
-        part: For which `is_part` holds.
-        max_bytes: Of the record.
+        part: A part for which `is_part` is true.
+        max_bytes: The largest size of a record.
     """
     assert is_dataclass(part) and not isinstance(part, type)
     plain = {field.name: _plain(getattr(part, field.name)) for field in fields(part)}
@@ -83,7 +88,7 @@ def _cut(value: Any, size: int, keep: int) -> Any:
     end = mark(size)
     room = keep - _size(end)
     while (length := _size(text)) > room:
-        # By the proportion of characters and bytes; a step more where the end is denser.
+        # Estimated from the ratio of characters to bytes; repeated if the end is denser.
         text = text[: min(len(text) * room // length, len(text) - 1)]
     return text + end
 

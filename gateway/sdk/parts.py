@@ -1,4 +1,4 @@
-"""What an AI answer is streamed as: a tagged union of parts, for `streams.define("answer", Part)`.
+"""The parts of an AI answer: a tagged union, for `streams.define("answer", Part)`.
 
     answer = streams.define("answer", Part)
     await answer.pipe(from_openai(client.responses.create(..., stream=True)))   # in a task
@@ -8,8 +8,8 @@
 parts; `gateway.sdk.assembler` puts parts together again, and so does a page
 (`use_realtime_stream(...).parts`).
 
-Parts are for showing what a model does, not for calling it again: they leave out signatures,
-log probabilities and whatever else only the provider understands.
+Parts show a model's work; they cannot be used to call the model again. They omit signatures, log
+probabilities and other data that only the provider understands.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """A piece of what the model thinks before it answers."""
+    """A piece of the model's reasoning before its answer."""
 
     text: str
     type: Literal["reasoning-delta"] = "reasoning-delta"
@@ -39,7 +39,7 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolInputStart:
-    """The model begins to write the input of a tool call; `id` joins all parts of the call."""
+    """The model starts to write the input of a tool call. All parts of the call have its `id`."""
 
     id: str
     name: str
@@ -48,7 +48,7 @@ class ToolInputStart:
 
 @dataclass(frozen=True, slots=True)
 class ToolInputDelta:
-    """A piece of a tool call's input as text, usually JSON that is not whole yet."""
+    """A piece of a tool call's input as text, usually incomplete JSON."""
 
     id: str
     delta: str
@@ -57,12 +57,12 @@ class ToolInputDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The model asks for a tool, and its input is whole. The first part of a call, or the third.
+    """The model calls a tool, and the input is complete. The first part of a call, or the third.
 
     Attributes:
-        id: Joins the parts of the call.
-        name: Of the tool.
-        input: What the tool is called with; the text itself where a model wrote no valid JSON.
+        id: The same in all parts of the call.
+        name: Name of the tool.
+        input: The tool's input; if the model wrote invalid JSON, its text.
     """
 
     id: str
@@ -73,12 +73,12 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolApproval:
-    """Someone has to agree before the tool is called, or has answered.
+    """A call needs approval before the tool is executed, or was approved or denied.
 
     Attributes:
-        id: Of the call.
+        id: Id of the call.
         state: `requested`, then `approved` or `denied`.
-        reason: Why, for people.
+        reason: The reason, for people.
     """
 
     id: str
@@ -89,7 +89,7 @@ class ToolApproval:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool returned, or why it failed."""
+    """The output of a tool, or the reason of its failure."""
 
     id: str
     output: Any = None
@@ -99,7 +99,7 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something that the answer rests on: a page by its `url`, a document by its `id`."""
+    """A source of the answer: a page with a `url`, or a document with an `id`."""
 
     id: str | None = None
     url: str | None = None
@@ -109,7 +109,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class DataPart:
-    """A value of the application's own beside the answer; the newest of a name counts."""
+    """A value of the application, in addition to the answer. The newest value of a name counts."""
 
     name: str
     value: Any = None
@@ -118,7 +118,7 @@ class DataPart:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request to the model, of the several that an agent makes, starts or is over."""
+    """The start or end of one request to the model; an agent makes several."""
 
     index: int
     state: Literal["start", "finish"]
@@ -127,7 +127,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPart:
-    """The answer could not go on: tool calls and steps under way have failed with it."""
+    """The answer broke off. Its unfinished tool calls and steps have failed."""
 
     message: str
     type: Literal["error"] = "error"
@@ -135,14 +135,14 @@ class ErrorPart:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The answer is whole, or one step of it is.
+    """The answer, or one step of it, is complete.
 
     Attributes:
-        reason: `stop`, `length`, `tool-calls` (results are awaited, and another step),
+        reason: `stop`, `length`, `tool-calls` (another step follows after the results),
             `content-filter`, or a provider's own word.
-        usage: Of this step, where it is known: `input_tokens` (cached ones included),
-            `output_tokens` (those of the reasoning included), `total_tokens`,
-            `cached_input_tokens`, `reasoning_tokens`. An assembler adds up what the steps used.
+        usage: Usage of this step, if known: `input_tokens` (including cached tokens),
+            `output_tokens` (including reasoning tokens), `total_tokens`, `cached_input_tokens`,
+            `reasoning_tokens`. An assembler adds up the usage of all steps.
     """
 
     reason: str = "stop"
@@ -153,8 +153,8 @@ class Finish:
 class UnknownPart(BaseModel):
     """A part of a type that this version does not know, with all its fields.
 
-    Writers and readers may be of different versions, so such a part is kept as it is: its fields
-    are attributes and `model_extra`, and it is written again as it was read.
+    Writers and readers may have different versions. So an unknown part is kept unchanged: its
+    fields are attributes and in `model_extra`, and it is written with all of them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -186,7 +186,7 @@ def _tag(value: Any) -> str:
 
 
 class _ByType:
-    """Tells the members of the union apart by `type`, with a place for what is not known."""
+    """Selects the member of the union by `type`; `UnknownPart` for unknown types."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -196,8 +196,8 @@ class _ByType:
         return core_schema.tagged_union_schema(choices, discriminator=_tag)
 
 
-# `Discriminator` and `Tag` would say the same, but put annotations on the members of the union,
-# where Reflex looks for the fields of a Var.
+# `Discriminator` and `Tag` would do the same, but annotate the members of the union, where
+# Reflex looks for the fields of a Var.
 Part: TypeAlias = Annotated[
     TextDelta
     | ReasoningDelta
@@ -214,7 +214,7 @@ Part: TypeAlias = Annotated[
     | UnknownPart,
     _ByType(),
 ]
-"""A part of an AI answer. A type that is not known is kept (`UnknownPart`); a field that a known
-type does not have is passed over."""
+"""A part of an AI answer. Unknown types are kept (`UnknownPart`); unknown fields of a known type
+are ignored."""
 
 PART: TypeAdapter[Part] = TypeAdapter(Part)  # reads and writes one part

@@ -25,7 +25,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
-QUEUE_ITEMS = 256  # read ahead of the loop, of all streams together
+QUEUE_ITEMS = 256  # read ahead of the caller's loop, all streams together
 _END: Any = object()
 
 
@@ -34,8 +34,8 @@ class StreamRecord(Generic[T]):
     """A record of one of the streams that are followed with a run.
 
     Attributes:
-        stream: Which; of one that is not defined in this process, or in several ways, the type is
-            any JSON.
+        stream: The stream. Its type is any JSON if this process does not define it, or defines it
+            with several types.
         record: With its value, offset, time, source and position.
     """
 
@@ -49,7 +49,7 @@ class StreamRecord(Generic[T]):
 
 
 class RunSubscription:
-    """A run from now on, until it ends. Made by `runs.subscribe`; use it in `async for`."""
+    """The changes of a run until it ends. Made by `runs.subscribe`; use it in `async for`."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
@@ -74,39 +74,38 @@ class RunSubscription:
     def with_streams(self, *streams: Stream[Any]) -> AsyncGenerator[Run | StreamRecord[Any], None]:
         """Follow streams of the run in the same loop, each from its beginning.
 
-        Yields the run as it is, then each of its changes and each record, in the order in which
-        they come; each stream keeps its own order. The last is the run as it ended, when every
-        record was given.
+        Yields the run, then the run after each change and each record, in the order of arrival.
+        The records of one stream keep their order. The ended run comes last, after every record.
 
         Args:
-            streams: Definitions; none: all of the run's streams, as they appear. The values of
-                those that are defined in this process are of their type, others any JSON.
+            streams: Definitions; none: all streams of the run, as they appear. Values have the
+                stream's type if this process defines it; otherwise they are any JSON.
 
         Raises:
             RunNotFound: there is no such run.
             StreamIncomplete: records of a stream are gone.
             InvalidValue: a record does not fit its stream's type.
         """
-        active, run_id = current_runtime(), self._run_id
+        runtime, run_id = current_runtime(), self._run_id
         if not streams:
-            return _merge([_changes(active, run_id), _new_streams(active, run_id)])
+            return _merge([_changes(runtime, run_id), _new_streams(runtime, run_id)])
         return _merge(
-            [_changes(active, run_id), *(_records(active, run_id, each) for each in streams)]
+            [_changes(runtime, run_id), *(_records(runtime, run_id, each) for each in streams)]
         )
 
 
 @iterate_on_sdk_loop
-async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
+async def _changes(runtime: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
     while True:
-        state = await active.store.get_run(run_id)
+        state = await runtime.store.get_run(run_id)
         yield state.run
         if state.run.is_finished:
             return
         wire = state.run.to_wire()
-        async with aclosing(active.store.follow(run_log(run_id), state.position)) as pages:
+        async with aclosing(runtime.store.follow(run_log(run_id), state.position)) as pages:
             async for page in pages:
                 if page.reset or page.gap:
-                    break  # its changes are of a log that is gone: begin with the run as it is now
+                    break  # the log was replaced or trimmed: start again with the current run
                 for record in page.records:
                     wire = fold_change(wire, orjson.loads(record.data))
                     yield Run.from_wire(wire)
@@ -115,23 +114,23 @@ async def _changes(active: Runtime, run_id: str) -> AsyncGenerator[Run, None]:
 
 
 async def _records(
-    active: Runtime, run_id: str, stream: Stream[T]
+    runtime: Runtime, run_id: str, stream: Stream[T]
 ) -> AsyncGenerator[StreamRecord[T], None]:
-    pages = pages_of(active, StreamKey(run_id, stream.id), None, None)
+    pages = pages_of(runtime, StreamKey(run_id, stream.id), None, None)
     async with aclosing(pages) as open_pages:
         async for page in open_pages:
             for record in page.records:
                 yield StreamRecord(stream, stream.read_record(record, page))
 
 
-async def _new_streams(active: Runtime, run_id: str) -> AsyncGenerator[_Source, None]:
-    """Yield each stream of a run, when it appears, as a source of its records."""
-    pages = pages_of(active, StreamKey(run_id, STREAMS_STREAM), None, None)
+async def _new_streams(runtime: Runtime, run_id: str) -> AsyncGenerator[_Source, None]:
+    """Yield each stream of a run, as soon as it appears, as a source of its records."""
+    pages = pages_of(runtime, StreamKey(run_id, STREAMS_STREAM), None, None)
     async with aclosing(pages) as open_pages:
         async for page in open_pages:
             for record in page.records:
                 stream = _stream_of(orjson.loads(record.data)["stream"])
-                yield _Source(_records(active, run_id, stream))
+                yield _Source(_records(runtime, run_id, stream))
 
 
 def _stream_of(stream_id: str) -> Stream[Any]:
@@ -140,7 +139,7 @@ def _stream_of(stream_id: str) -> Stream[Any]:
 
 
 class _Source(NamedTuple):
-    """More to follow, found on the way."""
+    """A further generator to merge."""
 
     items: AsyncGenerator[Any, None]
 
@@ -149,7 +148,7 @@ class _Source(NamedTuple):
 async def _merge(
     sources: Iterable[AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Run | StreamRecord[Any], None]:
-    """Yield the items of all sources, those that they name included; the run's end is the last."""
+    """Yield the items of all sources, also of sources that they yield; the ended run comes last."""
     queue: asyncio.Queue[Any] = asyncio.Queue(QUEUE_ITEMS)
     pumps: set[asyncio.Task[None]] = set()
 
@@ -159,7 +158,8 @@ async def _merge(
             async with aclosing(items) as open_items:
                 async for item in open_items:
                     if isinstance(item, _Source):
-                        start(item.items)  # here, so that it counts before this source ends
+                        # Before this source ends: else the count of open sources could reach 0.
+                        start(item.items)
                     else:
                         await queue.put(item)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Runs as a backend sees them: look one up, follow it, list, cancel, start anew."""
+"""The runs API of a backend: retrieve, subscribe, list, cancel, replay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.sdk import task_registry
 from gateway.sdk.execution import cancellation
 from gateway.sdk.loops.bridge import run_on_sdk_loop
 from gateway.sdk.loops.sync_calls import make_sync, make_sync_iterator
-from gateway.sdk.options import again
+from gateway.sdk.options import replay_options
 from gateway.sdk.results import RunHandle
 from gateway.sdk.run_subscription import RunSubscription
 from gateway.sdk.runtime import current_runtime
@@ -23,7 +23,7 @@ from gateway.stores.base import all_runs, whole_run
 
 @run_on_sdk_loop
 async def retrieve(run_id: str) -> Run:
-    """Return a run as it is now.
+    """Return a run in its current state.
 
     Raises:
         RunNotFound: there is no such run.
@@ -32,17 +32,17 @@ async def retrieve(run_id: str) -> Run:
 
 
 def subscribe(run_id: str) -> RunSubscription:
-    """Follow a run: yield it as it is now, then after each change, until it has ended.
+    """Follow a run: yield its current state, then its state after each change, until it has ended.
 
     async for run in runs.subscribe(run_id):
         print(run.status, run.metadata)
 
-    `subscribe(run_id).with_streams(progress, answer)` follows streams in the same loop, and
-    `.with_streams()` all that the run has or gets.
+    `subscribe(run_id).with_streams(progress, answer)` follows streams in the same loop.
+    `.with_streams()` follows all streams of the run, including future ones.
 
     Raises:
         InvalidId: not a run's id.
-        RunNotFound: (when the loop begins) there is no such run.
+        RunNotFound: (from the loop) there is no such run.
     """
     return RunSubscription(check_run_id(run_id))
 
@@ -60,20 +60,21 @@ async def list(
 ) -> builtins.list[Run]:
     """Return runs, newest first.
 
-    Payloads, outputs, metadata and errors over 64 KiB are left out, so that a list of large runs
-    costs little: `run.omitted` names them, with their sizes in bytes, and `retrieve` has them.
+    Payloads, outputs, metadata and errors over 64 KiB are left out, which keeps lists of large runs
+    cheap. `run.omitted` has the names and sizes in bytes of the omitted fields; `retrieve` returns
+    them.
 
     Args:
-        status: Only this status, or these; empty: all.
+        status: Only runs with this status, or one of these; empty: all.
         tag: Only runs with this tag.
         parent_id: Only children of this run.
         batch_id: Only runs of this batch.
-        before: Only runs whose id sorts before this one: the last of the page before.
-        limit: At most so many.
-        whole: Leave nothing out. All of them are then in memory at once.
+        before: Only runs whose id sorts before this one: the last id of the previous page.
+        limit: The largest number of runs to return.
+        whole: Omit no field. All runs are then in memory together.
 
     Raises:
-        InvalidValue: a status is none, or the limit is no whole number from 0.
+        InvalidValue: a status does not exist, or the limit is no whole number from 0.
     """
     if not isinstance(limit, int) or limit < 0:
         raise InvalidValue(f"limit is {shown(limit)}; it is a whole number from 0")
@@ -88,15 +89,15 @@ async def list(
 
 @run_on_sdk_loop
 async def cancel(run_id: str) -> Run:
-    """Ask for a run, and the runs below it, to be canceled.
+    """Request the cancellation of a run and the runs below it.
 
-    One that is delayed or queued, or rests between two attempts, is canceled at once. One that
-    executes or waits is asked: an async function gets `CancelledError` at its next await, a plain
-    one `RunCanceled` at its next `append` or `current_run().raise_if_canceled()`. Its `finally`
-    blocks have 10 s; then it is marked canceled all the same.
+    A run that is delayed or queued is canceled immediately, also between two attempts. In a run
+    that executes or waits, an async function gets `CancelledError` at its next await, and a plain
+    function `RunCanceled` at its next `append` or `current_run().raise_if_canceled()`. Its
+    `finally` blocks have 10 s. After that the run is marked canceled in any case.
 
     Returns:
-        The run after the request; a run that has ended already stays as it is.
+        The run after the request. A run that has ended already is not changed.
 
     Raises:
         RunNotFound: there is no such run.
@@ -109,16 +110,16 @@ async def replay(run_id: str) -> RunHandle[Any]:
     """Start a new run of the same task, with the same payload, tags and metadata.
 
     Returns:
-        A handle of the new run.
+        A handle for the new run.
 
     Raises:
         RunNotFound: there is no such run.
-        TaskNotFound: its task is not defined in this process.
-        InvalidValue: the task takes no such payload any more.
+        TaskNotFound: this process does not define its task.
+        InvalidValue: the task no longer accepts the payload.
     """
     run = await retrieve(run_id)
     task = task_registry.find_task(run.task)
-    return await task.with_options(again(run, task.defaults)).trigger(**run.payload)
+    return await task.with_options(replay_options(run, task.defaults)).trigger(**run.payload)
 
 
 retrieve_sync = make_sync(retrieve)

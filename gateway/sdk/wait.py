@@ -1,15 +1,15 @@
-"""Waiting in the middle of a task: for time to pass, or for someone to answer.
+"""Waits in the middle of a task: for a time, or for an answer from elsewhere.
 
     await wait.for_seconds(60)
-    token = await wait.create_token(Approval, timeout_s=3600)    # give token.id to whoever decides
+    token = await wait.create_token(Approval, timeout_s=3600)    # give token.id to the decider
     approval = await wait.for_token(token)                       # the run's status is `waiting`
 
     await wait.complete_token(token.id, Approval(ok=True))       # elsewhere: a backend, a page
 
-A run that waits gives its slot away, so that others can execute. A token is a stream of the run:
-its first record says when it expires, the second is the answer, and with it the stream ends. So it
-is as durable as the store, the first answer counts, and any client with the token's access token
-can give it by an `append` with `end`.
+A waiting run releases its slot, so that other runs can execute. A token is a stream of the run. Its
+first record is the expiry time; the second is the answer, which ends the stream. So a token is as
+durable as the store, only the first answer counts, and any client with the token's access token can
+answer with an `append` that has `end`.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ STREAM_PREFIX = "wait-"
 
 @dataclass(frozen=True, slots=True)
 class WaitToken(Generic[T]):
-    """Something that a run waits for.
+    """A token that a run waits for and another process completes.
 
     Attributes:
-        id: Give it to `complete_token`; it is the run and one of its streams.
-        access_token: Completes this token and does nothing else, for 30 days at most; for a page.
-        expires_at: When it is too late, in the form of a run's times; None: never.
+        id: For `complete_token`; made of the run's id and the id of one of its streams.
+        access_token: Completes this token and nothing else, for at most 30 days. Give it to a page.
+        expires_at: The expiry time, in the format of a run's times; None: never.
     """
 
     id: str
@@ -67,10 +67,10 @@ class WaitToken(Generic[T]):
 
 @run_on_sdk_loop
 async def for_seconds(seconds: float) -> None:
-    """Wait for some time; other runs have the slot meanwhile.
+    """Wait for a number of seconds, without holding a slot.
 
     Raises:
-        InvalidValue: no length of time.
+        InvalidValue: the time is out of range.
     """
     check_seconds("seconds", seconds)
     async with waiting():
@@ -79,10 +79,10 @@ async def for_seconds(seconds: float) -> None:
 
 @run_on_sdk_loop
 async def until(moment: datetime) -> None:
-    """Wait until a moment; one that has passed already returns at once.
+    """Wait until a moment, without holding a slot; returns immediately if it has passed.
 
     Raises:
-        InvalidValue: a moment without a time zone.
+        InvalidValue: the moment has no time zone.
     """
     due_ms = moment_ms("moment", moment)
     async with waiting():
@@ -95,30 +95,30 @@ async def create_token(type: type[T], *, timeout_s: float | None = None) -> Wait
 async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]: ...
 @run_on_sdk_loop
 async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]:
-    """Make a token that the calling run can wait for.
+    """Create a token that the calling run can wait for.
 
     Args:
-        type: Of the answer: anything that Pydantic's TypeAdapter takes.
-        timeout_s: After how many seconds it expires; None: with the run.
+        type: The type of the answer: any type that Pydantic's TypeAdapter accepts.
+        timeout_s: Lifetime in seconds; None: until the run ends.
 
     Returns:
         The token, once it is durable.
 
     Raises:
         NotInRun: called outside a task.
-        InvalidValue: no length of time, or Pydantic can make no schema of the type.
+        InvalidValue: the time is out of range, or Pydantic can make no schema of the type.
     """
-    context, active = current_run(), current_runtime()
+    context, runtime = current_run(), current_runtime()
     if context is None:
         raise NotInRun("a wait token belongs to a run: it can be made inside a task")
     check_seconds("timeout_s", timeout_s)
-    Values(type, "wait token")  # says what is wrong with the type
+    Values(type, "wait token")  # raises for a type without a schema
     key = StreamKey(context.id, f"{STREAM_PREFIX}{secrets.token_hex(10)}")
     expires_at = None
     if timeout_s is not None:
-        expires_at = iso_time(active.clock_ms() + round(timeout_s * 1000))
+        expires_at = iso_time(runtime.clock_ms() + round(timeout_s * 1000))
     first = orjson.dumps({"expires_at": expires_at})
-    await active.store.append(key, [first], source=context.id, writer=_once())
+    await runtime.store.append(key, [first], source=context.id, writer=_once())
     ttl_s = tokens.MAX_TTL_S if timeout_s is None else min(timeout_s + 60, tokens.MAX_TTL_S)
     access_token = tokens.mint([f"write:streams:{key}"], ttl_s=ttl_s)
     return WaitToken(str(key), access_token, expires_at, type)
@@ -126,49 +126,49 @@ async def create_token(type: Any = Any, *, timeout_s: float | None = None) -> Wa
 
 @run_on_sdk_loop
 async def for_token(token: WaitToken[T]) -> T:
-    """Wait until a token is completed; other runs have the slot meanwhile.
+    """Wait until a token is completed, without holding a slot.
 
     Returns:
-        The value that it was completed with, checked against its type.
+        The value with which it was completed, checked against its type.
 
     Raises:
         WaitTimeout: it was not completed in time, and can no longer be.
         InvalidValue: the value does not fit the type.
-        StreamIncomplete: it ended in another way: its run has ended.
+        StreamIncomplete: the token ended because its run has ended.
     """
-    active, key = current_runtime(), _key(token.id)
+    runtime, key = current_runtime(), _key(token.id)
     due_ms = time_ms(token.expires_at) if token.expires_at is not None else None
     async with waiting():
-        record = await _answer_by(active, key, due_ms)
+        record = await _answer_by(runtime, key, due_ms)
     if record is None:
         raise WaitTimeout(f"wait token {token.id} was not completed by {token.expires_at}")
     return Values[T](token._type, f"wait token {token.id}").decode(record.data)
 
 
-async def _answer_by(active: Runtime, key: StreamKey, due_ms: int | None) -> Record | None:
-    answering = asyncio.create_task(_answer(active, key))
+async def _answer_by(runtime: Runtime, key: StreamKey, due_ms: int | None) -> Record | None:
+    answering = asyncio.create_task(_answer(runtime, key))
     timers: set[asyncio.Task[Any]] = {answering}
     if due_ms is not None:
-        timers.add(asyncio.create_task(active.sleep_until(due_ms)))
+        timers.add(asyncio.create_task(runtime.sleep_until(due_ms)))
     try:
         await asyncio.wait(timers, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
-            # The store decides whether the answer or the expiry was first.
-            await _end(active, key, "expired")
+            # A late answer may race with the expiry. The store decides which one ends the stream.
+            await _end(runtime, key, "expired")
         return await answering
     finally:
         for task in timers:
             task.cancel()
 
 
-async def _answer(active: Runtime, key: StreamKey) -> Record | None:
+async def _answer(runtime: Runtime, key: StreamKey) -> Record | None:
     """Return the second record; None if the token expired before there was one."""
     end = None
-    async with aclosing(active.store.follow(key)) as pages:
+    async with aclosing(runtime.store.follow(key)) as pages:
         async for page in pages:
             for record in page.records:
                 if record.offset == 1:
-                    await _end(active, key, "completed")  # a client may have left it open
+                    await _end(runtime, key, "completed")  # if the client did not
                     return record
             end = page.end
     if end == "expired":
@@ -176,11 +176,11 @@ async def _answer(active: Runtime, key: StreamKey) -> Record | None:
     raise StreamIncomplete(f"wait token {key} has ended: {end}")
 
 
-async def _end(active: Runtime, key: StreamKey, reason: Any) -> None:
+async def _end(runtime: Runtime, key: StreamKey, reason: Any) -> None:
     try:
-        await active.store.append(key, [], end=reason, writer=_once())
+        await runtime.store.append(key, [], end=reason, writer=_once())
     except StreamEnded:
-        pass  # by its answer
+        pass  # the answer has ended it
 
 
 @run_on_sdk_loop
@@ -188,31 +188,31 @@ async def complete_token(id: str, value: Any = None) -> None:
     """Complete a wait token, from any process.
 
     Args:
-        id: Of the token.
-        value: JSON-able; the run that waits checks it against the token's type. An instance of a
-            dataclass or model is checked against its own class here.
+        id: The token's id.
+        value: A value that JSON can represent. An instance of a dataclass or model is checked
+            against its own class here. The waiting run checks the value against the token's type.
 
     Raises:
         RunNotFound: there is no such token.
-        StreamEnded: it was completed before, has expired, or its run has ended.
-        InvalidValue: the value is no JSON, or no value of its class.
+        StreamEnded: the token was completed before or has expired, or its run has ended.
+        InvalidValue: the value has no JSON, or does not fit its class.
     """
-    active, key = current_runtime(), _key(id)
+    runtime, key = current_runtime(), _key(id)
     is_instance = isinstance(value, BaseModel) or is_dataclass(value)
     values = Values[Any](type(value) if is_instance else Any, f"wait token {id}", is_input=True)
     try:
         data = values.encode(value)
     except InvalidValue as error:
         raise InvalidValue(f"{value!r:.80} is no JSON: {error.message}") from None
-    head = await active.store.head(key)
+    head = await runtime.store.head(key)
     if head.end is None and head.position.offset == 0:
         raise RunNotFound(f"there is no wait token {id}")
     context = current_run()
     source = context.id if context is not None else None
     try:
-        await active.store.append(key, [data], source=source, end="completed", writer=_once())
+        await runtime.store.append(key, [data], source=source, end="completed", writer=_once())
     except StreamEnded:
-        end = (await active.store.head(key)).end
+        end = (await runtime.store.head(key)).end
         raise StreamEnded(f"wait token {id} has ended ({end}); it cannot be completed") from None
 
 
@@ -227,13 +227,13 @@ def create_token_sync(type: type[T], *, timeout_s: float | None = None) -> WaitT
 @overload
 def create_token_sync(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]: ...
 def create_token_sync(type: Any = Any, *, timeout_s: float | None = None) -> WaitToken[Any]:
-    """Make a token that the calling run can wait for; see `create_token`."""
+    """Create a token that the calling run can wait for; see `create_token`."""
     prepare_sync_call("create_token")
     return run_in_loop(create_token(type, timeout_s=timeout_s))
 
 
 def _once() -> Writer:
-    """Name the writer of a single append, so that it is repeated when its answer is lost."""
+    """Return the writer of a single append, which makes a retry after a lost reply harmless."""
     return Writer(secrets.token_urlsafe(12), 0, 0)
 
 

@@ -147,7 +147,7 @@ async def test_children_in_a_worker_elsewhere_come_to_the_exact_sum(tmp_path):
 
 @pytest.mark.parametrize("failures", [["before"] * 3, ["after"] * 3, ["after", "before"] * 2])
 async def test_fault_10_a_failed_flush_loses_no_operation_and_repeats_none(failures, monkeypatch):
-    monkeypatch.setattr(metadata_writer, "FIRST_REST_S", 0.001)
+    monkeypatch.setattr(metadata_writer, "FIRST_RETRY_S", 0.001)
     store = Shaky(failures)
 
     @task
@@ -164,7 +164,7 @@ async def test_fault_10_a_failed_flush_loses_no_operation_and_repeats_none(failu
 
 
 async def test_fault_10_a_flush_that_gave_up_keeps_the_operations_for_the_next(monkeypatch):
-    monkeypatch.setattr(metadata_writer, "FIRST_REST_S", 0.001)
+    monkeypatch.setattr(metadata_writer, "FIRST_RETRY_S", 0.001)
     monkeypatch.setattr(metadata_writer, "ATTEMPTS", 2)
     store = Shaky(["after", "before", "after", "before"])
 

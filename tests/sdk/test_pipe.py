@@ -5,13 +5,14 @@ import threading
 
 import pytest
 
-from gateway import streams, task
+from gateway import task
 from gateway.errors import (
     InvalidValue,
     StreamEnded,
 )
 from gateway.model.records import StreamKey
 from gateway.sdk.writers import stream_writer as writers
+from gateway.sdk.writers.pipe import PIPE_WINDOW
 from tests.support.gateways import new_run, until
 from tests.support.sdk.streams import answer, complete, numbers, values_of
 
@@ -95,7 +96,7 @@ async def test_a_pipe_takes_no_more_than_its_window_ahead(runtime, run):
 
     async for _ in numbers.pipe(source(), target=run.id):
         head = await runtime.store.head(StreamKey(run.id, "numbers"))
-        assert taken - head.position.offset <= 2 * streams.PIPE_WINDOW
+        assert taken - head.position.offset <= 2 * PIPE_WINDOW
     assert taken == 2000
 
 

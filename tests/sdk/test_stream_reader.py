@@ -98,7 +98,7 @@ async def test_a_time_out_of_0_yields_what_is_there_and_waits_for_nothing(kind, 
 
 
 async def test_a_time_out_is_kept_when_the_store_does_not_answer(runtime, run, monkeypatch):
-    monkeypatch.setattr("gateway.sdk.inputs.LOOK_S", 0.01)
+    monkeypatch.setattr("gateway.sdk.stream_reader.READ_NOW_TIMEOUT_S", 0.01)
     monkeypatch.setattr(runtime.store, "read", lambda *_: asyncio.Event().wait())
     with pytest.raises(ReadTimeout, match=r"no record came within 0\.01 s"):
         async for _ in numbers.read(run.id, start="latest", timeout_s=0.01):

@@ -1,8 +1,7 @@
-"""How a run ends: its error as text that every store takes, and simpler ends where one is refused.
+"""How a run ends: its error as text that every store accepts, and simpler ends if one is refused.
 
-Whatever a function does, its run has to reach a final status: those who wait for it would wait for
-ever. So nothing here trusts an exception's own methods, and an end that a store refuses is
-replaced by one that says so.
+Every run must reach a final status, or its waiters would wait forever. So this module does not
+trust the methods of an exception. An end that the store refuses is replaced by a simpler one.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ def to_run_error(failure: BaseException | str, type_: str | None = None) -> dict
     """Return an exception, or a text, as a run's error.
 
     Args:
-        failure: An exception whose methods may fail themselves; of a group, its reasons are shown.
-        type_: Shown instead of the exception's class.
+        failure: A text, or an exception, whose methods may fail. The message of a group lists its
+            exceptions.
+        type_: Replaces the name of the exception's class.
 
     Returns:
         Type and message, cut to their limits and without lone surrogates.
@@ -39,18 +39,18 @@ def to_run_error(failure: BaseException | str, type_: str | None = None) -> dict
     }
 
 
-def is_any(failure: BaseException, kind: type[BaseException]) -> bool:
-    """Whether an exception, or one of those in a group, is of a kind."""
-    return any(issubclass(type(each), kind) for each in _leaves(failure))
+def is_any(failure: BaseException, class_: type[BaseException]) -> bool:
+    """Whether an exception, or any exception of a group, is of a class."""
+    return any(issubclass(type(each), class_) for each in _leaves(failure))
 
 
-def is_only(failure: BaseException, kind: type[BaseException]) -> bool:
-    """Whether an exception, or each of those in a group, is of a kind."""
-    return all(issubclass(type(each), kind) for each in _leaves(failure))
+def is_only(failure: BaseException, class_: type[BaseException]) -> bool:
+    """Whether an exception, or every exception of a group, is of a class."""
+    return all(issubclass(type(each), class_) for each in _leaves(failure))
 
 
 async def persist_end(
-    keep: Callable[[dict[str, Any]], Awaitable[T]],
+    write: Callable[[dict[str, Any]], Awaitable[T]],
     run: Run,
     status: str,
     now_ms: int,
@@ -58,24 +58,25 @@ async def persist_end(
     is_output_optional: bool = False,
     **fields: Any,
 ) -> T:
-    """Keep a run's end, or a simpler one if the store refuses it.
+    """Store a run's end, or a simpler one if the store refuses it.
 
     Args:
-        keep: Writes a patch of the run to the store.
-        run: Which run.
-        status: A final one.
+        write: Writes a patch of the run to the store.
+        run: The run.
+        status: A final status.
         now_ms: The time.
-        is_output_optional: A refused output is left out; otherwise it makes the run `failed`.
-        fields: Further fields: the output or the error.
+        is_output_optional: Leave a refused output out; otherwise it makes the run `failed`.
+        fields: The output or the error.
 
     Returns:
-        What `keep` returned.
+        The result of `write`.
 
     Raises:
-        RealtimeError: the run has ended or was deleted, the store is away, or it refuses every end.
+        RealtimeError: the run has ended or was deleted, the store is unavailable, or it refuses
+            every end.
     """
     try:
-        return await keep(end_patch(run, status, now_ms, **fields))
+        return await write(end_patch(run, status, now_ms, **fields))
     except (IllegalTransition, RunNotFound):
         raise
     except Exception as error:
@@ -83,18 +84,18 @@ async def persist_end(
             raise
         refusal = error
     _log.error("run %s: its end (%s) was refused", run.id, status, exc_info=refusal)
-    what = "output" if status == "completed" else "error"
-    why = f"the run's {what} could not be kept: {_text(refusal)}"
+    subject = "output" if status == "completed" else "error"
+    message = f"the run's {subject} could not be kept: {_text(refusal)}"
     others = {name: fields[name] for name in fields if name not in ("output", "error")}
     ends: list[tuple[str, dict[str, Any]]] = []
     if status == "completed":
         ends = [(status, others)] if is_output_optional else []
         status = "failed"
-    for last in (to_run_error(why, _class_name(refusal)), _REFUSED):
+    for last in (to_run_error(message, _class_name(refusal)), _REFUSED):
         ends.append((status, others | {"error": last}))
     for status, fields in ends:
         try:
-            return await keep(end_patch(run, status, now_ms, **fields))
+            return await write(end_patch(run, status, now_ms, **fields))
         except (IllegalTransition, RunNotFound):
             raise
         except Exception as error:
@@ -108,7 +109,7 @@ _REFUSED = {"type": "EndRefused", "message": "the run's end could not be kept; t
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether an error is due to a store that cannot be reached, and not to what it was given."""
+    """Whether an error means that the store is unavailable, and not that it refused a value."""
     is_retryable = isinstance(error, RealtimeError) and error.retryable
     return is_retryable and not isinstance(error, Internal)
 
@@ -130,7 +131,7 @@ def _reasons(failure: BaseException) -> str:
 
 
 def _leaves(failure: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, or those in a group of any depth, each once."""
+    """Yield an exception, or each exception of a nested group once."""
     left, seen = [failure], set[int]()
     while left:
         each = left.pop()
@@ -143,7 +144,8 @@ def _leaves(failure: BaseException) -> Iterator[BaseException]:
             yield each
 
 
-# The interpreter's own attributes, which a class cannot hide behind a property that raises.
+# The descriptors of the built-in classes, which a subclass cannot replace by a property that
+# raises.
 _exceptions_of: Callable[[BaseException], tuple[BaseException, ...]]
 _exceptions_of = vars(BaseExceptionGroup)["exceptions"].__get__
 _name_of: Callable[[type], str] = vars(type)["__name__"].__get__
@@ -156,11 +158,11 @@ def _class_name(failure: BaseException | str) -> str:
 def _text(failure: BaseException) -> str:
     try:
         return str.__str__(str(failure))
-    except BaseException as error:  # SystemExit too: this is a user's code
+    except BaseException as error:  # also SystemExit: str() calls code of the user
         return f"its text cannot be shown: str() raised {_class_name(error)}"
 
 
 def _storable(text: str, limit: int) -> str:
-    """Cut a text, join surrogates that make a pair, and replace those that are alone."""
+    """Cut a text to a limit, join surrogate pairs, and replace lone surrogates."""
     units = text[:limit].encode("utf-16-le", "surrogatepass")
     return units.decode("utf-16-le", "replace")

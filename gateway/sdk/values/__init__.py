@@ -1,8 +1,10 @@
-"""Types as JSON: what is accepted is read back equal; JSON Schemas of it.
+"""Types as JSON: encoding, comparison after decoding, and JSON Schemas.
 
-core_schema    what a type needs to be written and read
+May import the rooms below the SDK and nothing else of it.
+
+core_schema    how a type's values are encoded and decoded
 encoding       a type's values as JSON and back
-equality       whether a value equals what was read back
+equality       compares a value with its decoded JSON
 input_schemas  JSON Schemas of inputs, checked at the gateway's edge
 schema_checks  checks values against a JSON Schema in bounded time
 schema_cost    bounds the work of a JSON Schema before it is used

@@ -1,7 +1,7 @@
-"""What a type's core schema says about how its values are written and read. No I/O.
+"""Reads from a type's core schema how its values have to be encoded and decoded. No I/O.
 
-Pydantic's core schema is a tree of dicts, one for each part of the type. A part that is not known
-here counts as one that has to be read back to be sure, and as closed.
+Pydantic's core schema is a tree of dicts, one for each part of the type. A part that is unknown
+here is treated as closed, and its values are compared after decoding.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any, Literal
 
 _LEAVES = frozenset({"str", "bool", "none", "int", "float"})
 
-# Where a type is open: everywhere, or below some of its fields ("*": below all); what is not
-# there is closed. `...` stands for "any sequence": a tuple is read back as a list.
+# Where a type is `Any` ("open"): everywhere, or below some of its fields ("*": below all). Missing
+# fields are closed. `...` means "any sequence": a tuple is decoded as a list.
 Open = bool | dict[Any, Any]
 
 
 class Form:
-    """What a type's core schema says about how its values are written and read."""
+    """How the values of a type have to be encoded and decoded, from its core schema."""
 
     def __init__(self, schema: Any, is_input: bool) -> None:
         leaves = _leaves(schema)
-        self.is_read_back = leaves is None  # else what validation accepts is what is read back
+        self.is_read_back = leaves is None  # else validation guarantees an equal value
         self.has_floats = leaves is not None and "float" in leaves  # NaN is written as null
         self.has_integers = leaves is None or "int" in leaves
         nodes = list(_nodes(schema))
@@ -40,7 +40,7 @@ class Form:
 
 Hashed = Literal["nothing", "integers", "anything"]
 
-# What is hashed by a secret of the process, or has few values of equal hash.
+# Types that are hashed with a secret of the process, or have few values of equal hash.
 _HASHED_SAFELY = frozenset(
     {"str", "bytes", "bool", "none", "float", "literal", "enum", "url", "multi-host-url"}
     | {"date", "time", "datetime"}
@@ -52,10 +52,10 @@ _WRAPPERS = frozenset(
 
 
 def hashed(schema: Any) -> Hashed:
-    """Say what a type keeps in sets and as keys whose equal hashes a client can choose.
+    """Return which values in sets or keys of a type a client can choose to have equal hashes.
 
-    Python hashes a number, a UUID or a Decimal to a number modulo 2**61 - 1; a thousand values of
-    one hash are compared half a million times.
+    Python hashes a number, a UUID or a Decimal modulo 2**61 - 1. A thousand values of equal hash
+    are compared half a million times.
     """
     kinds: set[str] = set()
     for node in _nodes(schema):
@@ -70,7 +70,7 @@ def hashed(schema: Any) -> Hashed:
 
 
 def slow_pattern(schema: Any) -> str | None:
-    """Return a pattern that Python's own `re` checks, in unbounded time; None if there is none."""
+    """Return a pattern that Python's `re` checks, in unbounded time; None if there is none."""
     nodes = list(_nodes(schema))
     configs = [node.get("config") or {} for node in nodes] + nodes
     is_chosen = any(config.get("regex_engine") == "python-re" for config in configs)
@@ -84,7 +84,7 @@ def slow_pattern(schema: Any) -> str | None:
 
 
 def _leaves(schema: Any) -> frozenset[str] | None:
-    """Return the simple types that a type is made of; None if there is anything else in it."""
+    """Return the simple types of which a type consists; None if it has any other part."""
     kind = schema["type"]
     if "serialization" in schema:
         return None
@@ -161,7 +161,7 @@ def _open(schema: Any, known: dict[Any, Any]) -> Open:
 def _open_reference(name: str, known: dict[Any, Any]) -> Open:
     found: Any = known.get(name, False)
     if isinstance(found, dict) and isinstance(found.get("type"), str):
-        known[name] = known[None]  # below itself: where its `Any` is, is not looked for
+        known[name] = known[None]  # a recursive type is not searched below itself
         found = known[name] = _open(found, known)
     return found  # type: ignore[no-any-return]
 

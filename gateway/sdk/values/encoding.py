@@ -1,12 +1,12 @@
-"""A type's values as JSON: what `encode` accepts, `decode` gives back, equal.
+"""A type's values as JSON. `decode` returns a value equal to the one that `encode` accepted.
 
-Pydantic alone does not promise that. It takes the instance of a class without looking at its
+Pydantic alone does not guarantee that. It accepts an instance of a class without a check of its
 fields, and JSON loses some values: NaN becomes null, a secret becomes stars, a subclass becomes its
-base. So `encode` reads back what it wrote and compares. Types for which validation alone decides
-(text, numbers, lists and dicts of them) skip that; streams of text tokens pay nothing.
+base class. So `encode` decodes the bytes it wrote and compares. Types for which validation is
+enough (text, numbers, lists and dicts of them) skip that, so streams of text tokens cost no more.
 
-Where a type is `Any`, a value is what its JSON is: a dataclass is read back as a dict, a tuple as a
-list, a datetime as text.
+Where a type is `Any`, its JSON is the value: a dataclass is decoded as a dict, a tuple as a list, a
+datetime as text.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from gateway.sdk.values.equality import (
 
 T = TypeVar("T")
 
-_MAX_FAULTS = 10_000  # of one value; Pydantic describes all or none, in 10 us each
+_MAX_FAULTS = 10_000  # of one value; Pydantic lists all or none, at 10 us each
 
 
 class Values(Generic[T]):
-    """The values of one type. What is expensive to find out about the type is found out once.
+    """Encodes and decodes the values of one type. The type is analyzed once, on first use.
 
     Args:
-        type_: Anything that Pydantic's TypeAdapter takes.
-        what: Whose values these are, for messages.
-        is_input: Clients write them too, by the type's JSON Schema: fields go by their aliases,
-            and what the schema does not have (computed fields) is left out.
+        type_: Any type that Pydantic's TypeAdapter accepts.
+        subject: The owner of the values, for messages.
+        is_input: Clients write values too, by the type's JSON Schema: fields have their aliases,
+            and fields that are not in the schema (computed fields) are left out.
 
     Raises:
         InvalidValue: Pydantic can make no schema of the type.
     """
 
-    def __init__(self, type_: Any, what: str, *, is_input: bool = False) -> None:
-        self._what = what
+    def __init__(self, type_: Any, subject: str, *, is_input: bool = False) -> None:
+        self._subject = subject
         self._is_input = is_input
         try:
             self.adapter: TypeAdapter[T] = TypeAdapter(type_)
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
-            raise InvalidValue(f"{what}: {error}") from error
+            raise InvalidValue(f"{subject}: {error}") from error
 
     def encode(self, value: T) -> bytes:
         """Check a value against the type and return it as JSON bytes.
@@ -72,16 +72,16 @@ class Values(Generic[T]):
         """
         form = self._form
         try:
-            # By name too: it is the names that are written, unless the model says otherwise.
+            # Accept names too: they are written, unless the model serializes by alias.
             checked = self.adapter.validate_python(value, by_alias=True, by_name=True)
             data = self.adapter.dump_json(
                 checked,
-                by_alias=True if self._is_input else None,  # None: as the model says
+                by_alias=True if self._is_input else None,  # None: as configured in the model
                 round_trip=self._is_input,
-                warnings=False,  # what they warn of is found when it is read back
+                warnings=False,  # the comparison below finds such values
             )
         except ValidationError as error:
-            raise self._refusal(describe(error)) from None
+            raise self._refusal(format_validation_error(error)) from None
         except PydanticSerializationError as error:
             raise self._no_json(value, str(error)) from None
         if form.is_read_back or (form.has_floats and b"null" in data):
@@ -93,11 +93,11 @@ class Values(Generic[T]):
         return data
 
     def plain(self, value: T) -> Any:
-        """Check a value and return it as JSON is in Python."""
+        """Check a value and return its JSON as Python values."""
         return msgspec.json.decode(self.encode(value))  # orjson makes large integers floats
 
     def decode(self, data: bytes) -> T:
-        """Read JSON bytes as the type.
+        """Decode JSON bytes as the type.
 
         Raises:
             InvalidValue: names the field and the value.
@@ -105,11 +105,11 @@ class Values(Generic[T]):
         try:
             return self._read(data)
         except ValidationError as error:
-            raise self._refusal(describe(error)) from None
+            raise self._refusal(format_validation_error(error)) from None
 
     @property
     def by_alias(self) -> bool:
-        """Whether fields go by their aliases in JSON."""
+        """Whether fields have their aliases in JSON."""
         return self._form.by_alias
 
     def _read(self, data: bytes) -> T:
@@ -134,9 +134,11 @@ class Values(Generic[T]):
             fault = difference(value, self._read(data), self._form.open, ())
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            if first["type"] == "json_invalid":  # a whole number of very many digits
-                raise self._no_json(value, describe(error)) from None
-            raise self._refusal(no_number(value, first["loc"]) or describe(error)) from None
+            if first["type"] == "json_invalid":  # an integer with too many digits
+                raise self._no_json(value, format_validation_error(error)) from None
+            raise self._refusal(
+                no_number(value, first["loc"]) or format_validation_error(error)
+            ) from None
         if fault is not None:
             raise self._refusal(fault)
 
@@ -158,8 +160,8 @@ class Values(Generic[T]):
         where = unwritable(value)
         return self._refusal(f"{where}: {error}" if where else error)
 
-    def _refusal(self, why: str) -> InvalidValue:
-        return InvalidValue(f"{self._what}: {why}")
+    def _refusal(self, reason: str) -> InvalidValue:
+        return InvalidValue(f"{self._subject}: {reason}")
 
     @cached_property
     def _hashed(self) -> Hashed:
@@ -170,11 +172,11 @@ class Values(Generic[T]):
         return Form(self.adapter.core_schema, self._is_input)
 
 
-_HASHED_INTEGER = re.compile(rb"\d{18}")  # those that differ have equal hashes from 2**61 - 1
+_HASHED_INTEGER = re.compile(rb"\d{18}")  # from 2**61 - 1, different integers may have equal hashes
 
 
 def _most_items(data: bytes) -> int:
-    """Return the most items that an array or an object of a value has."""
+    """Return the size of the largest array or object in a value."""
     most = 0
     waiting: list[Any] = [[msgspec.json.decode(data)]]
     while waiting:
@@ -185,8 +187,8 @@ def _most_items(data: bytes) -> int:
     return most
 
 
-def describe(error: Exception) -> str:
-    """Say in one line which field of which value a type refused."""
+def format_validation_error(error: Exception) -> str:
+    """Describe in one line the fields and values that a type refused."""
     if not isinstance(error, ValidationError):
         return str(error)
     if error.error_count() > _MAX_FAULTS:

@@ -1,4 +1,4 @@
-"""Whether a value is what was read back from its JSON, and if not, where. No I/O."""
+"""Compares a value with the one decoded from its JSON, and names the first difference. No I/O."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _MISSING = object()
 
 
 def difference(given: Any, read: Any, open_: Open, path: Path) -> str | None:
-    """Name the first place in which a value was read back as another; None if there is none."""
+    """Describe the first difference of a value from its decoded JSON; None if they are equal."""
     if _is_equal(given, read):
         return None
-    if isinstance(read, Iterator):  # a lazy Iterable: what it refuses shows when it is read
+    if isinstance(read, Iterator):  # a lazy Iterable validates its items only when it is iterated
         for _ in read:
             pass
         return None
@@ -54,10 +54,10 @@ def _are_alike(given: Any, read: Any, open_: Open) -> bool:
 def _is_equal(given: Any, read: Any) -> bool:
     try:
         same = given == read
-        if not isinstance(same, bool):  # of arrays, one for each element
+        if not isinstance(same, bool):  # arrays compare element by element
             same = bool(same.all())
         if not same and isinstance(given, datetime):
-            # `==` is never true between two zones in the hour that one of them has twice or skips.
+            # `==` is false between two zones in an hour that one of them repeats or skips.
             return given.tzinfo is not read.tzinfo and given - read == timedelta(0)
         return same or (given != given and repr(given) == repr(read))  # NaN, written as text
     except Exception:
@@ -65,7 +65,7 @@ def _is_equal(given: Any, read: Any) -> bool:
 
 
 def _parts(given: Any, read: Any) -> list[tuple[Any, Any, Any]] | None:
-    """Pair the parts of two values of one class; None if they can be told apart as a whole only."""
+    """Pair the parts of two values of one class; None if the class has no parts to compare."""
     if isinstance(given, Mapping):
         same = given.keys() == read.keys()
         return [(key, given[key], read[key]) for key in given] if same else None
@@ -86,13 +86,13 @@ def _fields_of(value: Any) -> list[str] | None:
         return [field.name for field in dataclasses.fields(value) if field.compare]
     equals: Any = type(value).__eq__
     if equals is not object.__eq__:
-        return None  # its class says what equal is
+        return None  # the class defines its own equality
     slots = [name for base in type(value).__mro__ for name in getattr(base, "__slots__", ())]
     return [*slots, *getattr(value, "__dict__", ())]
 
 
 def _label(value: Any, name: Any) -> Any:
-    """Return a field's name as Pydantic's own errors have it."""
+    """Return a field's name as in Pydantic's errors."""
     field = type(value).model_fields.get(name) if isinstance(value, BaseModel) else None
     return field.alias if field is not None and field.alias else name
 
@@ -105,10 +105,10 @@ def _at_field(open_: Open, name: Any) -> Open:
 
 
 def _parts_of_json(given: Any, read: Any) -> list[tuple[Any, Any, Any]] | None:
-    """Pair the parts of a value with those of its JSON, where any JSON may be."""
+    """Pair the parts of a value with those of its JSON, where the type is `Any`."""
     if isinstance(given, Mapping) and isinstance(read, dict):
-        # Else two keys are the same in JSON, or one is a tuple, of which a text is written that
-        # other keys have too.
+        # Fewer keys: two keys have the same JSON. A tuple as a key is written as a text, which may
+        # be another key's text too.
         same = len(given) == len(read) and not any(isinstance(key, tuple) for key in given)
         pairs = zip(read, given.values(), read.values(), strict=False)
         return list(pairs) if same else None
@@ -121,7 +121,7 @@ def _parts_of_json(given: Any, read: Any) -> list[tuple[Any, Any, Any]] | None:
 
 def _is_lost(given: Any, read: Any) -> bool:
     if isinstance(given, Iterator | Mapping):
-        return True  # of an iterator nothing is left to compare; of a mapping a key is gone
+        return True  # an iterator is used up, so it cannot be compared; a mapping has lost a key
     return _is_no_number(given) or (isinstance(given, _SECRETS) and read == str(given))
 
 
@@ -147,7 +147,7 @@ _LONG = b"0" * 16  # 2**53 has 16 digits
 
 
 def has_long_integer(data: bytes) -> bool:
-    """Whether a number of 16 digits or more may begin a value; a string can look like one.
+    """Whether a value may start with 16 digits or more. A string can look like one.
 
     A regular expression takes ten times as long.
     """
@@ -160,7 +160,7 @@ def has_long_integer(data: bytes) -> bool:
 
 
 def large_integer(value: Any, path: Path = ()) -> str | None:
-    """Name the first whole number that a page would round; None if there is none."""
+    """Describe the first integer that a page would round; None if there is none."""
     if isinstance(value, int):
         if abs(value) <= MAX_INTEGER:
             return None
@@ -227,13 +227,13 @@ def _unwritable(value: Any, path: Path, seen: set[int]) -> str | None:
 def _has_json(value: Any) -> bool:
     try:
         to_json(value)
-    except Exception:  # of a class of the user's, too
+    except Exception:  # also from a class of the user
         return False
     return True
 
 
 def no_number(value: Any, path: Sequence[Any]) -> str | None:
-    """Name a NaN or an infinity at a place of a value; None if there is anything else."""
+    """Describe a NaN or an infinity at a path of a value; None if there is another value."""
     for name in path:
         try:
             is_open = isinstance(value, Mapping | list | tuple)
@@ -244,15 +244,17 @@ def no_number(value: Any, path: Sequence[Any]) -> str | None:
 
 
 def at(path: Sequence[Any]) -> str:
-    """Write the path of a field."""
+    """Format the path of a field."""
     return ".".join(str(part) for part in path)[:_PATH_CHARACTERS] or "the value"
 
 
 def shown(value: Any) -> str:
-    """Write the beginning of a value."""
+    """Format the beginning of a value."""
     if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
-        return f"a whole number of {value.bit_length()} bits"  # Python writes no more
+        return (
+            f"a whole number of {value.bit_length()} bits"  # Python refuses to format larger ones
+        )
     try:
         return repr(value)[:_SHOWN_CHARACTERS]
-    except Exception:  # a class of the user's
+    except Exception:  # a class of the user
         return object.__repr__(value)

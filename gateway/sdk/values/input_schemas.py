@@ -1,11 +1,10 @@
-"""JSON Schemas of the streams that clients may write to: checked at the gateway's edge.
+"""JSON Schemas of input streams, against which the gateway checks the values of clients.
 
-A definition in the gateway's own process registers itself; a worker's come over its connection.
-While a definition or a worker holds a stream's schema, no other can replace it; the schema of a
-worker that has left is still checked, until another one is brought or there are too many.
+A definition in the gateway's process registers itself. A worker sends its schemas over its
+connection. While a definition or a connected worker holds a schema, it cannot be replaced. The
+schema of a disconnected worker stays in use until it is replaced, or until there are too many.
 
-A value has to fit the schema and, if the type is defined in this process, it has to be readable by
-it, as the task reads it.
+A value must fit the schema. If this process defines the type, the type must accept the value too.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ HERE = "the gateway's own process"
 class _Registered:
     schema: dict[str, Any]
     holders: set[str] = field(default_factory=set)
-    read: Callable[[bytes], Any] | None = None  # as a task of this process reads it
+    read: Callable[[bytes], Any] | None = None  # decodes a value as a task of this process does
 
     @cached_property
     def checker(self) -> Checker:
-        from gateway.sdk.values.schema_checks import Checker  # only a gateway checks
+        from gateway.sdk.values.schema_checks import Checker  # not loaded in workers
 
         return Checker(self.schema)
 
@@ -42,15 +41,15 @@ _registered: dict[str, _Registered] = {}
 
 
 def define(stream_id: str, schema: dict[str, Any], read: Callable[[bytes], Any]) -> None:
-    """Check what clients append to streams of an id by a type of this process from now on.
+    """Check the records that clients append to an input against a type of this process.
 
     Args:
-        stream_id: Of the input.
+        stream_id: Id of the input.
         schema: The type's JSON Schema.
-        read: Reads a record as the task does; raises InvalidValue.
+        read: Decodes a record as the task does; raises InvalidValue.
 
     Raises:
-        InvalidValue: a worker that is connected defines it otherwise.
+        InvalidValue: a connected worker defines the input with another schema.
     """
     register({stream_id: schema}, HERE)
     _registered[stream_id].read = read
@@ -61,18 +60,18 @@ def register(
     holder: str,
     checkers: Mapping[str, Checker | None] = MappingProxyType({}),
 ) -> None:
-    """Check what clients append to streams of these ids from now on.
+    """Check the records that clients append to inputs against their schemas.
 
     Args:
-        schemas: JSON Schemas, draft 2020-12, by stream id; all are taken, or none.
-        holder: Who defines them.
-        checkers: What `check_schema` returned for them, or else they are compiled on first use.
+        schemas: JSON Schemas, draft 2020-12, by stream id; all are registered, or none.
+        holder: The process that defines them.
+        checkers: The results of `check_schema`; without one a schema is compiled on first use.
 
     Raises:
-        InvalidValue: someone else who is there defines one of them otherwise; names both.
+        InvalidValue: another holder defines an input with another schema; names both.
     """
     for stream_id, schema in schemas.items():
-        _refuse_other(stream_id, schema, holder)
+        _check_conflict(stream_id, schema, holder)
     _make_room(len(schemas.keys() - _registered.keys()))
     for stream_id, schema in schemas.items():
         known = _registered.get(stream_id)
@@ -83,7 +82,7 @@ def register(
         known.holders.add(holder)
 
 
-def _refuse_other(stream_id: str, schema: dict[str, Any], holder: str) -> None:
+def _check_conflict(stream_id: str, schema: dict[str, Any], holder: str) -> None:
     known = _registered.get(stream_id)
     others = known.holders - {holder} if known is not None and known.schema != schema else set()
     if others:
@@ -94,7 +93,7 @@ def _refuse_other(stream_id: str, schema: dict[str, Any], holder: str) -> None:
 
 
 def _make_room(wanted: int) -> None:
-    """Forget schemas that nobody holds, the oldest first, if there are too many."""
+    """Drop schemas without a holder, the oldest first, if there are too many."""
     surplus = len(_registered) + wanted - REGISTERED_SCHEMAS
     if surplus <= 0:
         return
@@ -109,7 +108,7 @@ def _make_room(wanted: int) -> None:
 
 
 def release(holder: str) -> None:
-    """Take note that someone has left."""
+    """Remove a holder: its process has disconnected."""
     for known in _registered.values():
         known.holders.discard(holder)
 
@@ -123,7 +122,8 @@ def check(stream_id: str, data: bytes) -> None:
     """Check a client's record, in bounded time.
 
     Raises:
-        InvalidValue: names stream, field and value. A stream without a schema takes any JSON.
+        InvalidValue: the record does not fit; names stream, field and value. A stream without a
+            schema accepts any JSON.
     """
     known = _registered.get(stream_id)
     if known is None:
@@ -135,13 +135,13 @@ def check(stream_id: str, data: bytes) -> None:
 
 
 def check_schema(stream_id: str, schema: dict[str, Any]) -> Checker | None:
-    """Check a schema that came from elsewhere.
+    """Check a schema of another process.
 
     Returns:
-        What checks values by it, for `register`; None if the schema is registered already.
+        The compiled schema, for `register`; None if it is registered already.
 
     Raises:
-        InvalidValue: it is no JSON Schema, or one whose checks are not bounded.
+        InvalidValue: it is no JSON Schema, or the cost of its checks is not bounded.
     """
     from gateway.sdk.values.schema_checks import Checker
 

@@ -1,4 +1,4 @@
-"""A task's function as a schema: its arguments and its result, checked and kept as JSON."""
+"""A task's function as a schema: its arguments and its result, checked and stored as JSON."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class InvalidPayload(AbortTask):
 
 
 class Signature(Generic[R]):
-    """What a function takes and returns, from its annotations; they are looked at on first use.
+    """The parameters and the result of a function, from its annotations. Read on first use.
 
     Args:
-        task_id: Of the task, for messages.
-        function: Whose parameters and result these are.
+        task_id: Id of the task, for messages.
+        function: The task's function.
     """
 
     def __init__(self, task_id: str, function: Callable[..., Any]) -> None:
@@ -40,7 +40,7 @@ class Signature(Generic[R]):
         """Make the payload of a call.
 
         Raises:
-            InvalidValue: the arguments do not fit the function, or are no JSON.
+            InvalidValue: the arguments do not fit the function, or have no JSON.
         """
         self._check_names(kwargs)
         try:
@@ -53,7 +53,7 @@ class Signature(Generic[R]):
         """Make the payload of a call with keyword arguments.
 
         Raises:
-            InvalidValue: they do not fit the function, or are no JSON.
+            InvalidValue: they do not fit the function, or have no JSON.
         """
         if not isinstance(payload, Mapping):
             raise InvalidValue(
@@ -79,13 +79,13 @@ class Signature(Generic[R]):
             )
 
     def check_arguments(self, arguments: Mapping[str, bytes | None]) -> None:
-        """Check keyword arguments of which some are known later only.
+        """Check keyword arguments of which some are not known yet.
 
         Args:
-            arguments: Each as JSON; None: its value is not known yet.
+            arguments: Each as JSON; None: the value is not known yet.
 
         Raises:
-            InvalidValue: one has no such parameter, is missing or does not fit its annotation.
+            InvalidValue: an argument is unknown or missing, or does not fit its annotation.
         """
         self._check_names(arguments)
         for name, data in arguments.items():
@@ -99,7 +99,7 @@ class Signature(Generic[R]):
                 )
 
     def arguments_of(self, payload: Any) -> dict[str, Any]:
-        """Return the keyword arguments that a payload stands for.
+        """Decode the keyword arguments of a payload.
 
         Raises:
             InvalidPayload: it does not fit the function.
@@ -111,18 +111,18 @@ class Signature(Generic[R]):
         return {name: getattr(model, field) for name, field in self._fields.items()}
 
     def output_to_json(self, output: Any) -> Any:
-        """Return what the function returned as JSON values.
+        """Encode the function's return value as JSON values.
 
         Raises:
-            InvalidValue: it does not fit the annotation, or is no JSON.
+            InvalidValue: it does not fit the annotation, or has no JSON.
         """
         return self._output.plain(output)
 
     def output_of(self, value: Any) -> R:
-        """Return what the function returned from JSON values.
+        """Decode the function's return value from JSON values.
 
         Raises:
-            InvalidValue: they do not fit the annotation: another version of the task made them.
+            InvalidValue: it does not fit the annotation: another version of the task returned it.
         """
         return self._output.decode(orjson.dumps(value))
 
@@ -140,8 +140,8 @@ class Signature(Generic[R]):
 
     @property
     def _fields(self) -> dict[str, str]:
-        # A model's field may not start with an underscore or hide a method, a parameter may; and no
-        # parameter has such a name, under which Pydantic takes a value too.
+        # A parameter may start with an underscore or have the name of a model's method; a field may
+        # not. Pydantic accepts a field's name too, so it must be one that no parameter can have.
         return {name: f"parameter {name}" for name in self._parameters}
 
     @cached_property
@@ -168,8 +168,8 @@ class Signature(Generic[R]):
 
     @property
     def output_type(self) -> Any:
-        """The type of what a run gives; Any without an annotation."""
+        """The type of a run's output; Any without an annotation."""
         hint = get_type_hints(self._function, include_extras=True).get("return", Any)
         if get_origin(hint) in (Awaitable, Coroutine):
-            return get_args(hint)[-1]  # a plain function that returns what it does not await
+            return get_args(hint)[-1]  # a plain function that returns an awaitable
         return hint

@@ -1,8 +1,9 @@
 """The queue between `metadata.set` and the store: ordered, batched, never applied twice.
 
-One writer for each (source run, target run). Operations may come from any thread; one task on the
-runtime's event loop sends what has gathered, about every 100 ms, as one atomic unit under a
-writer's sequence. A batch whose fate is unknown is sent again as it was, until the store answers.
+There is one writer for each pair of source run and target run. Any thread may add operations. One
+task on the runtime's event loop sends the queued operations about every 100 ms, as one atomic batch
+with a sequence number. A batch whose outcome is unknown is sent again unchanged, so that the store
+recognizes a duplicate.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from gateway.model.records import Writer
 from gateway.sdk.writers.stream_writer import FailureSink
 from gateway.stores.base import Store
 
-FLUSH_S = 0.1  # how long operations gather
-MAX_WAITING_OPERATIONS = 100_000  # not yet durable; about 300 bytes each beside their values
+FLUSH_S = 0.1  # how long operations are collected into a batch
+MAX_WAITING_OPERATIONS = 100_000  # not yet durable; about 300 bytes each, plus their values
 MAX_BATCH_BYTES = 2 * MAX_METADATA_BYTES
-ATTEMPTS = 6  # to send a batch, before whoever flushes is told; about 3 s in all
-FIRST_REST_S = 0.2
+ATTEMPTS = 6  # to send a batch, before a flush raises; about 3 s in all
+FIRST_RETRY_S = 0.2
 
 _log = logging.getLogger("realtime.writer")
 
@@ -41,14 +42,15 @@ class MetadataWriter:
     """Changes one run's metadata in order. Made by the runtime; see `Metadata`.
 
     Args:
-        store: Where the run lives.
-        run_id: Whose metadata.
-        writer_id: Makes repeats harmless.
+        store: Holds the run.
+        run_id: The run whose metadata changes.
+        writer_id: Lets the store recognize duplicates.
         loop: The runtime's event loop.
-        known: The metadata as far as it is known.
-        attempt: Of the run, that writes: refused once a later one has begun. None: another run's.
-        flush_s: How long operations gather.
-        random: Gives a number from 0 to 1.
+        known: The metadata as last read.
+        attempt: The attempt of the run that writes its own metadata; the store refuses it once a
+            later attempt has begun. None: the metadata is another run's.
+        flush_s: How long operations are collected into a batch.
+        random: Returns a number from 0 to 1.
     """
 
     def __init__(
@@ -74,11 +76,11 @@ class MetadataWriter:
         self._lock = threading.Lock()
         self._waiting: deque[_Item] = deque()
         self._epoch = self._sequence = 0
-        self._unanswered = 0  # of the first in line: sent, and perhaps carried out
+        self._unanswered = 0  # operations at the head of the queue that were sent, perhaps applied
         self._is_draining = False
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
-        self._refusal: RealtimeError | None = None  # the first that nobody has seen yet
+        self._refusal: RealtimeError | None = None  # the first that reached no caller
         self._outage: Exception | None = None
         self._process = forks.here
         self.failure_sink: FailureSink | None = None  # None: a run's end reports what fails
@@ -93,14 +95,14 @@ class MetadataWriter:
     # ---- any thread ----
 
     def put(self, operation: Operation, size: int) -> None:
-        """Add an operation behind all that were put before.
+        """Queue an operation.
 
         Args:
-            operation: On the metadata.
-            size: Bytes of its value as JSON.
+            operation: A change of the metadata.
+            size: Size of its value as JSON, in bytes.
 
         Raises:
-            WriterFull: 100,000 operations wait.
+            WriterFull: 100,000 operations are queued.
             NotStarted: this is a forked child of the process that made the writer.
         """
         if self._process is not forks.here:
@@ -118,7 +120,7 @@ class MetadataWriter:
             self._loop.call_soon_threadsafe(self._start)
 
     def view(self) -> dict[str, Any]:
-        """Return the metadata as last told by the store, and what was put since."""
+        """Return the last known metadata with the queued operations applied."""
         with self._lock:
             known, waiting = self._known, list(self._waiting)
         view = Fold(known)
@@ -126,17 +128,17 @@ class MetadataWriter:
             try:
                 view.add(item.operation)
             except InvalidValue:
-                pass  # the store will refuse it too; whoever flushes is told
+                pass  # the store will refuse it too, and a flush raises that
         return view.result()
 
     # ---- the event loop ----
 
     async def flush(self) -> None:
-        """Send at once what waits, and wait until it is durable.
+        """Send the queued operations without delay, and wait until they are durable.
 
         Raises:
-            RealtimeError: the store refused an operation (it is dropped, all others are carried
-                out), or could not be reached: then nothing is lost, and the next flush goes on.
+            RealtimeError: the store refused an operation, which is dropped while all others are
+                applied; or the store is unavailable, and the operations stay queued.
         """
         self._hurry.set()
         try:
@@ -171,16 +173,16 @@ class MetadataWriter:
                     return
                 await self._send(self._next_batch())
             except asyncio.CancelledError:
-                pass  # by code that cancels all tasks; a repeat is safe
+                pass  # by code that cancels all tasks; sending again is safe
             except Exception as outage:
                 outage.__traceback__ = None
                 self._outage = outage
                 with self._lock:
-                    self._is_draining = False  # until the next put or flush
+                    self._is_draining = False  # the next put or flush starts again
                 return
 
     async def _gather(self) -> bool:
-        """Let operations come together; false if there are none."""
+        """Wait for more operations of the batch; false if the queue is empty."""
         with self._lock:
             if not self._waiting:
                 self._is_draining = False
@@ -188,12 +190,12 @@ class MetadataWriter:
         try:
             await asyncio.wait_for(self._hurry.wait(), self._flush_s)
         except TimeoutError:
-            pass  # the normal case: nobody is in a hurry
+            pass  # the normal case: no flush is waiting
         return True
 
     def _next_batch(self) -> list[Operation]:
         with self._lock:
-            if self._unanswered:  # as it was, or it could be carried out twice
+            if self._unanswered:  # unchanged, or it could be applied twice
                 return [self._waiting[i].operation for i in range(self._unanswered)]
             batch: list[Operation] = []
             size = 0
@@ -210,7 +212,7 @@ class MetadataWriter:
         except RealtimeError as error:
             if error.retryable:
                 raise
-            if len(batch) > 1:  # the one that does not fit must not cost the others
+            if len(batch) > 1:  # find the refused operation; the others are applied
                 for operation in batch:
                     await self._send([operation])
                 return
@@ -227,8 +229,8 @@ class MetadataWriter:
                     self._run_id, self._patch_fields, operations=batch, writer=writer
                 )
             except WriterGap as error:
-                # The store has forgotten changes that it had acknowledged: a backup was restored,
-                # or a failover lost them. None of this batch was carried out.
+                # The store has lost changes that it had acknowledged: a backup was restored, or a
+                # failover lost them. Nothing of this batch was applied.
                 _log.warning(
                     "metadata of run %s: the store has lost changes that it had acknowledged (%s); "
                     "those that wait are sent again",
@@ -239,11 +241,11 @@ class MetadataWriter:
                 self._epoch, self._sequence = self._epoch + 1, 0
             except RealtimeError as error:
                 if not error.retryable:
-                    self._unanswered = 0  # refused: nothing of it happened
+                    self._unanswered = 0  # refused: nothing of the batch was applied
                     raise
                 if attempt == ATTEMPTS - 1:
                     raise
-                await asyncio.sleep(self._random() * FIRST_REST_S * 2**attempt)
+                await asyncio.sleep(self._random() * FIRST_RETRY_S * 2**attempt)
             else:
                 self._sequence += 1
                 self._settle(len(batch), run.metadata)

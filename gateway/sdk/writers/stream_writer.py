@@ -1,8 +1,8 @@
 """The queue between `append` and the store: ordered, bounded, never dropping.
 
-One writer for each (source run, target stream). `append` may come from any thread; one task on the
-runtime's event loop takes what waits, as one atomic unit, and gives it to the store under a writer
-id, so that a repeat after a lost connection is harmless.
+There is one writer for each pair of source run and target stream. Any thread may append. One task
+on the runtime's event loop sends the queued records to the store in atomic batches, with a writer
+id and a sequence number, so that a retry after a lost connection makes no duplicates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.model.records import StreamKey, Writer
 from gateway.stores.base import Store
 
 MAX_WAITING_BYTES = 16 << 20  # per writer, of records not yet durable
-MAX_WAITING_RECORDS = 200_000  # per writer; about 300 bytes each beside their data
+MAX_WAITING_RECORDS = 200_000  # per writer; about 300 bytes each, plus their data
 MAX_RECORD_BYTES = DEFAULT_LIMITS.record_bytes
 MAX_APPEND_BYTES = 512 << 10
 
@@ -46,12 +46,12 @@ class Receipt:
 
     def __await__(self) -> Generator[Any, None, int | None]:
         if not self.is_done:
-            # shielded: one awaiter that is canceled must not cancel the others'
+            # Shielded: a canceled awaiter must not cancel the future for others.
             yield from asyncio.shield(asyncio.wrap_future(self._writer.future(self))).__await__()
         return self._outcome()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait in a plain thread; never in the event loop's.
+        """Wait in a plain thread, not in the thread of the event loop.
 
         Returns:
             The record's offset.
@@ -73,7 +73,7 @@ class Receipt:
         return self.offset
 
     def settle(self, offset: int | None, error: RealtimeError | None) -> None:
-        """Say how it went; called by the writer."""
+        """Set the outcome; called by the writer."""
         self.offset, self._error, self.is_done = offset, error, True
 
 
@@ -96,10 +96,10 @@ class StreamWriter:
     """Appends to one stream in order. Made by the runtime; see `Stream.append`.
 
     Args:
-        store: Where the stream lives.
-        key: Which stream.
-        source: Run, and its attempt, on whose behalf it writes; see `records.source_of`.
-        writer_id: Makes repeats harmless.
+        store: Holds the stream.
+        key: The stream.
+        source: The calling run and its attempt; see `records.source_of`.
+        writer_id: Lets the store recognize duplicates.
         loop: The runtime's event loop.
     """
 
@@ -122,14 +122,14 @@ class StreamWriter:
         self._waiting_bytes = 0
         self._epoch = self._sequence = 0
         self._is_draining = False
-        self._trace: Any = None  # what the last of these is part of
+        self._trace: Any = None  # trace context of the last queued record
         self._futures: dict[Receipt, Future[None]] = {}
-        self._error: RealtimeError | None = None  # the first that nobody has seen yet
+        self._error: RealtimeError | None = None  # the first that reached no caller
         self._process = forks.here
         self.failure_sink: FailureSink | None = None  # None: a run's end reports what fails
 
     def __del__(self) -> None:
-        # Every receipt refers to its writer, so none of them can be awaited any more.
+        # Every receipt refers to its writer, so no receipt is left that could be awaited.
         if self.failure_sink is not None and self._error is not None:
             self.failure_sink.report_failure(str(self), self._error)
 
@@ -139,14 +139,14 @@ class StreamWriter:
     # ---- any thread ----
 
     def put(self, data: bytes) -> Receipt:
-        """Add a record behind all that were put before.
+        """Queue a record.
 
-        Full (16 MiB or 200,000 records wait): a plain thread blocks until there is room; on the
-        event loop, which must not block, it is an error, and nothing was accepted.
+        If the queue is full (16 MiB or 200,000 records), a plain thread blocks until there is
+        room. The event loop must not block: there, the call raises and the record is not queued.
 
         Raises:
-            RecordTooLarge: over 1 MiB.
-            WriterFull: see above.
+            RecordTooLarge: the record is over 1 MiB.
+            WriterFull: the queue is full.
             NotStarted: this is a forked child of the process that made the writer.
         """
         if self._process is not forks.here:
@@ -195,7 +195,7 @@ class StreamWriter:
         return future
 
     def ensure_not_on_loop(self, message: str) -> None:
-        """Raise a RuntimeError where blocking would stop the event loop that is waited for."""
+        """Raise a RuntimeError on the event loop, where a blocking wait would wait for itself."""
         if self._is_on_loop():
             raise RuntimeError(message)
 
@@ -229,7 +229,7 @@ class StreamWriter:
             try:
                 return await self._append(batch)
             except asyncio.CancelledError:
-                pass  # by code that cancels all tasks; a repeat is safe
+                pass  # by code that cancels all tasks; sending again is safe
 
     def _next_batch(self) -> list[_Item]:
         with self._lock:
@@ -261,8 +261,8 @@ class StreamWriter:
                     self._key, [item.data for item in batch], source=self._source, writer=writer
                 )
         except RealtimeError as error:
-            # Whether it happened may be unknown. Under a new epoch the next append cannot be taken
-            # for a repeat of this one, which would lose it.
+            # The outcome may be unknown. The new epoch keeps the store from taking the next append
+            # for a duplicate of this one and dropping it.
             self._epoch, self._sequence = self._epoch + 1, 0
             return None, error
         except Exception:
@@ -291,17 +291,17 @@ class StreamWriter:
                 future.set_result(None)
 
     async def drain(self) -> None:
-        """Wait until it is known how everything put so far went."""
+        """Wait until the outcome of all records queued so far is known."""
         with self._lock:
             last = self._waiting[-1].receipt if self._waiting else None
         if last is not None:
             await asyncio.shield(asyncio.wrap_future(self.future(last)))
 
     async def flush(self) -> None:
-        """Wait until everything put so far is durable.
+        """Wait until all records queued so far are durable.
 
         Raises:
-            RealtimeError: the first failure that nobody has been told of yet.
+            RealtimeError: the first failure that has reached no caller.
         """
         await self.drain()
         error, self._error = self._error, None

@@ -39,7 +39,7 @@ from gateway.model.untrusted_json import NotJson, check_json
 from gateway.protocol import without
 from gateway.sdk import runs as sdk_runs
 from gateway.sdk.task_registry import find_task
-from gateway.sdk.values.encoding import describe
+from gateway.sdk.values.encoding import format_validation_error
 from gateway.server.query_params import taking, whole_number
 from gateway.server.request_checks import refuse_secret_url
 from gateway.stores.base import Store
@@ -334,7 +334,7 @@ def _parse(model: type[B], data: bytes) -> B:
     except NotJson as error:
         raise InvalidValue(f"the body is no JSON that is accepted: {error}") from None
     except ValidationError as error:
-        raise InvalidValue(f"the body: {describe(error)}") from None
+        raise InvalidValue(f"the body: {format_validation_error(error)}") from None
 
 
 def _tags(grant: TriggerGrant, body: TriggerBody) -> list[str]:
