@@ -127,7 +127,7 @@ async def test_trigger_reports_invalid_task_or_payload(gateway, arguments, said)
 
 async def test_trigger_without_gateway_fails():
     done = await realtime("trigger", "greet")
-    assert (done.code, "this needs a gateway that runs" in done.err) == (1, True)
+    assert (done.code, "this command needs a running gateway" in done.err) == (1, True)
 
 
 # Tokens.
