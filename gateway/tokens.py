@@ -81,9 +81,9 @@ def mint(
     """Make an access token.
 
     Args:
-        scopes: What it allows, for example `read:runs:run_1`.
+        scopes: The scopes, for example `read:runs:run_1`.
         ttl_s: Life in seconds, up to 30 days.
-        subject: Who it is for; "": nobody in particular.
+        subject: The user or service that the token is for; "" for none.
         skip: Fields of runs that the gateway leaves out for its bearer: any of `payload`,
             `output`, `metadata`.
         secret_key: The gateway's secret, at least 32 bytes; None: this process's keys (see `use`),
@@ -237,7 +237,7 @@ def attenuate(
     keys: KeyRing | None = None,
     now_s: float | None = None,
 ) -> str:
-    """Make a token that allows less than another: to hand on a part of what one may do.
+    """Derive a token with fewer permissions from another one (attenuation).
 
     It is for the same subject, and is revoked with the token that it was made from.
 
@@ -245,7 +245,7 @@ def attenuate(
         token: The token to make it from.
         scopes: Each within one of the token's own; None: all of these.
         ttl_s: Life in seconds; it never outlives the token. None: as long as that.
-        skip: Fields of runs that its bearer never sees, besides those of the token.
+        skip: Fields of runs that are hidden in addition to those of the parent token.
         uses: Of a trigger token: how many runs it may trigger, which also count for the token that
             it was made from. None: as many as that has left.
         tags: Of a trigger token that has none: every run gets these.
@@ -328,7 +328,7 @@ def use(
     keys: KeyRing | str | None,
     revoke: Callable[[Revocation], Awaitable[None]] | None = None,
 ) -> None:
-    """Make keys those that this module takes by itself; a gateway and `connect()` do this.
+    """Set the default keys of this module; a gateway and `connect()` do this.
 
     Args:
         keys: A ring, or a secret; None: none any more.
@@ -375,7 +375,7 @@ async def revoke(
     subject: str | None = None,
     issued_before: datetime | float | None = None,
 ) -> Revocation:
-    """Make tokens good no more; every gateway hears of it at once, open sockets too.
+    """Revoke tokens. Every gateway applies the revocation immediately, also to open sockets.
 
     What was made from such a token (`attenuate`) goes with it. It cannot be taken back: mint new
     tokens.
@@ -388,7 +388,7 @@ async def revoke(
             seconds, and in the very second, it is taken that it was before.
 
     Returns:
-        What was kept, once it is durable.
+        The revocation, after it is durable.
 
     Raises:
         InvalidValue: neither or both are given, or the time lies ahead.

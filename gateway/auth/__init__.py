@@ -1,4 +1,4 @@
-"""Scopes, keys and tokens: who may do what. No I/O but for the files of keys.
+"""Scopes, keys and tokens. No I/O except for key files.
 
 May import `errors`, `settings`, `_internal` and `model`.
 
@@ -7,6 +7,6 @@ May import `errors`, `settings`, `_internal` and `model`.
     keys         keys that sign and verify tokens
     permissions  what a verified token allows
     revocations  the list of revoked tokens
-    secret_file  the secret key: from the settings, or kept beside the SQLite file
+    secret_file  the secret key: from the settings, or a file next to the SQLite file
     verifier     reads and verifies a token
 """

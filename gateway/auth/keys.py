@@ -138,7 +138,7 @@ class KeyRing:
         """Check a token's signature.
 
         Returns:
-            Its payload, as it was signed: what it says is the caller's to judge.
+            The signed payload. The caller checks its claims.
 
         Raises:
             InvalidToken: the message never repeats the token.

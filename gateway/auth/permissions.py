@@ -46,7 +46,7 @@ class ParentUses(NamedTuple):
     Attributes:
         token_id: Of that token.
         uses: How many it has in all.
-        expires_at_s: Unix time of its own expiry.
+        expires_at_s: Unix time of its expiry.
     """
 
     token_id: str
@@ -207,7 +207,7 @@ def check_scope(scope: str) -> str:
 
 
 def covers(held: Iterable[str], scope: str) -> bool:
-    """Whether all that a scope allows is allowed already by one of those that are held.
+    """Whether one of the held scopes allows everything that a scope allows.
 
     A run's scope covers its streams', `read:runs:*` everything of runs that
     can be read.

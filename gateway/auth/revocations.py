@@ -1,4 +1,4 @@
-"""Which tokens are good no more, though they are signed and have not expired. No I/O.
+"""Revoked tokens: signed and not expired, but no longer accepted. No I/O.
 
 Every revocation is a record of one log (`gateway.model.records.REVOCATIONS`), and every gateway
 keeps a `RevocationList` of it in memory.
@@ -25,7 +25,7 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """One token, or all that a subject was given up to a time.
 
     Attributes:
-        token_id: The token's `jti`; those that were made from it go with it.
+        token_id: The token's `jti`; tokens derived from it are revoked with it.
         subject: The `sub` of the tokens, in place of `token_id`.
         issued_before_s: With a subject, Unix time: its tokens that were issued up to and at this
             time. `iat` is exact to the millisecond in tokens that are minted here, so one that is
@@ -89,7 +89,7 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class RevocationList:
-    """What one gateway knows of revoked tokens: about 150 bytes each, for 30 days."""
+    """The revoked tokens that one gateway knows: about 150 bytes each, for 30 days."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, float] = {}  # by id, when they were revoked
@@ -102,7 +102,7 @@ class RevocationList:
         """Take one in.
 
         Args:
-            revocation: What was revoked.
+            revocation: The revoked token or subject.
             at_s: Unix time at which it was.
         """
         if revocation.token_id is not None:
@@ -112,14 +112,14 @@ class RevocationList:
             self._subjects[revocation.subject] = max(before, revocation.issued_before_s)
 
     def is_revoked(self, access: Permissions) -> bool:
-        """Whether a token, or one that it was made from, is good no more."""
+        """Whether a token, or a token that it was derived from, is revoked."""
         if access.id in self._tokens or any(id in self._tokens for id in access.ancestors):
             return True
         issued_before_s = self._subjects.get(access.subject)
         return issued_before_s is not None and access.first_issued_at_s <= issued_before_s
 
     def forget(self, now_s: float) -> None:
-        """Let go of what speaks only of tokens that have expired meanwhile."""
+        """Drop revocations whose tokens have all expired."""
         oldest_s = now_s - KEPT_S
         self._tokens = {id: at_s for id, at_s in self._tokens.items() if at_s > oldest_s}
         self._subjects = {name: at_s for name, at_s in self._subjects.items() if at_s > oldest_s}

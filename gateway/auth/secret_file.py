@@ -1,4 +1,4 @@
-"""The secret key of a process: from its settings, or made once and kept beside the SQLite file."""
+"""The secret key of a process: from its settings, or generated once next to the SQLite file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.settings import Settings
 
 
 def resolve_secret(settings: Settings) -> str:
-    """Return the key that signs tokens; in development make one and keep it beside the store.
+    """Return the secret key; in development generate one and save it next to the store.
 
     Raises:
         ConfigurationError: too short, missing in production, or missing in a worker.
@@ -42,7 +42,7 @@ def resolve_secret(settings: Settings) -> str:
 
 
 def secret_path(settings: Settings) -> Path | None:
-    """Return where the secret is kept that nobody has set; None for a store without a folder."""
+    """Return the file of the generated secret; None for a store without a folder."""
     scheme, _, rest = settings.store.partition(":")
     return sqlite_path(rest)[0].with_name("secret_key") if scheme == "sqlite" else None
 

@@ -111,7 +111,7 @@ def _judge(said: VerifiedClaims, now_s: float) -> Permissions:
     access = said.access
     if access.is_expired(now_s):
         raise TokenExpired("the token has expired; mint a new one")
-    # What is revoked is forgotten after 30 days; nothing that was issued may outlive that.
+    # Revocations are kept for 30 days, so no token may live longer.
     life_s = access.expires_at_s - access.issued_at_s
     if life_s > MAX_TTL_S + 2:  # both ends are rounded
         raise InvalidToken(f"the token's life is {life_s:.0f} s; the limit is {MAX_TTL_S}")

@@ -70,7 +70,7 @@ class ValueLimit(NamedTuple):
     """One row of the table in PROTOCOL.md.
 
     Attributes:
-        what: What is limited.
+        what: The limited value.
         most: How much of it is allowed.
         unit: Of `most`; of several things, nothing.
         error: What refuses more; None: no error, the answer is cut.

@@ -70,7 +70,7 @@ class Page(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """A run as it is at a position of its own log."""
+    """A run at a position of its log."""
 
     run: Run
     position: Position
@@ -100,7 +100,7 @@ class RunQuery:
         parent_id: Is a child of this run.
         batch_id: Belongs to this batch.
         owner: Is executed by this runner.
-        before: Its id sorts before this one (to go on where a list stopped).
+        before: Its id sorts before this one (to continue a list).
         limit: At most so many, newest first.
     """
 
@@ -123,7 +123,7 @@ def is_set_log(key: StreamKey) -> bool:
 
 
 def belongs_to_no_run(key: StreamKey) -> bool:
-    """Whether a log is there without a run: those of sets and paths, and that of revoked tokens."""
+    """Whether a log needs no run: logs of run sets and paths, and the log of revoked tokens."""
     return is_set_log(key) or key == REVOCATIONS or path_of(key) is not None
 
 

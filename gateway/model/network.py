@@ -55,7 +55,7 @@ def may_connect(origin: str | None, hosts: Iterable[str], allowed: Iterable[str]
     """Whether a page of an origin may open a connection.
 
     Args:
-        origin: The header; None from what is no browser, and so has no cookies or pages to abuse.
+        origin: The header; None without a browser, which alone has cookies or pages to abuse.
         hosts: Under which names the gateway was asked for: a page from there is its own.
         allowed: Further origins; `*` is any.
     """
@@ -109,7 +109,7 @@ class Proxies:
             forwarded_for: `X-Forwarded-For`, to which each proxy appends whom it heard from.
 
         Returns:
-            The last that no trusted proxy has; what is before it anyone could have written.
+            The last address that is no trusted proxy; a client may have forged those before it.
         """
         address = peer
         for hop in reversed((forwarded_for or "").split(",")):

@@ -29,7 +29,7 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One change of one key of a run's metadata.
 
     Attributes:
-        op: What is done with `value`.
+        op: The operation.
         key: A name at the top of the metadata.
         value: JSON; the amount of `increment`; nothing for `delete`.
 
@@ -129,7 +129,7 @@ def _nulls_in(value: Any) -> dict[str, Any] | None:
 
 def is_same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON; `true` is not 1, and 1 is not 1.0."""
-    if one is other:  # what an operation leaves as it was
+    if one is other:  # the value that an operation leaves unchanged
         return True
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
@@ -168,7 +168,7 @@ class Fold:
         self._lists: dict[str, _List] = {}  # keys whose value is not, or no longer, in `_values`
 
     def add(self, operation: Operation) -> None:
-        """Do one operation, or nothing of it.
+        """Apply one operation completely, or not at all.
 
         Raises:
             InvalidValue: it does not fit what the key holds; names both.

@@ -1,4 +1,4 @@
-"""Frozen values of the log: where a record lives, what it is, how far a reader has come.
+"""Frozen values of the log: stream keys, records, positions.
 
 No I/O here; everything above this module speaks in these values.
 """
@@ -112,7 +112,7 @@ SET_KINDS: tuple[SetKind, ...] = ("tag", "batch", "parent")
 
 
 class RunSet(NamedTuple):
-    """A set of runs: those with a tag, those of a batch, or the children of a run."""
+    """A set of runs: the runs with a tag, of a batch, or the children of a run."""
 
     kind: SetKind
     id: str
@@ -127,7 +127,7 @@ class RunSet(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> RunSet:
-        """Read a set's name, as it stands in the place of a run id in its log's key.
+        """Parse the name of a run set, which its log's key has in place of a run id.
 
         Raises:
             InvalidId: it is none.

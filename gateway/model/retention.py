@@ -1,4 +1,4 @@
-"""How long things are kept: what a store may forget, and what one step of forgetting did.
+"""Retention: what a store may delete, and the result of one sweep.
 
 Nothing is forgotten unless a setting says so: the defaults keep everything, since what was
 acknowledged is lost only where someone has asked for it.
@@ -70,12 +70,12 @@ KEEP_ALL = Retention()
 
 
 class SweepResult(NamedTuple):
-    """What one step of sweeping did.
+    """The result of one step of a sweep.
 
     Attributes:
         records: How many were removed from streams whose run stays.
         runs: How many were deleted.
-        has_more: There is more to do at once; sweep again.
+        has_more: More rows can be deleted; sweep again without a pause.
     """
 
     records: int = 0

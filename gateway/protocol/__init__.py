@@ -19,7 +19,7 @@ Source:
     PROTOCOL.md, sections 4 and 5.
 """
 
-# ruff: noqa: I001  (it would give every name an import statement of its own)
+# ruff: noqa: I001  (one import statement per name otherwise)
 
 from gateway.protocol.client_frames import (
     PING_MS as PING_MS,

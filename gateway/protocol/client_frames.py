@@ -247,7 +247,7 @@ class Spend(_In, frozen=True, tag="spend"):
 
 
 class Register(_In, frozen=True, tag="register"):
-    """Tell the JSON Schemas of input streams."""
+    """Register the JSON Schemas of input streams."""
 
     id: FrameId
     schemas: dict[str, dict[str, Any]]

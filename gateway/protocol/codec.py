@@ -97,7 +97,7 @@ def check_sent(frame: ClientFrame, text: str, limits: LimitFields) -> None:
     """Check a client's frame before it is sent: one over the limit may cost the connection.
 
     Args:
-        frame: What is sent.
+        frame: The frame to encode.
         text: The same as text.
         limits: As `welcome` says.
 

@@ -44,7 +44,7 @@ class OpenSet:
 
 @dataclass(frozen=True, slots=True)
 class ExcludeFields:
-    """Leave these fields of runs out of what is sent for this subscription from now on."""
+    """Leave fields of runs out of the frames of a subscription from now on."""
 
     id: int
     fields: frozenset[str]
@@ -69,7 +69,7 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class RegisterOwner:
-    """Take note that the worker of this name is connected."""
+    """Register the connection as the worker of this name."""
 
     owner: str
 
@@ -83,7 +83,7 @@ class Close:
 
     @property
     def is_gentle(self) -> bool:
-        """Whether the client did nothing wrong: what it asked for is answered first."""
+        """Whether the client caused no error: pending requests are answered before the close."""
         return self.code in (ShuttingDown.close_code, ConnectionAged.close_code)
 
 

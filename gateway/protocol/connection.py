@@ -297,7 +297,7 @@ class Connection:
     # ---- what came of the commands ----
 
     def opened(self, id: int, position: Position, run: RunState | None) -> list[Command]:
-        """Take note that a subscription's run and stream were found.
+        """Record that a subscription's run and stream exist.
 
         Args:
             id: The subscription.
@@ -327,7 +327,7 @@ class Connection:
         return [Send(protocol.encode(subscribed)), ExcludeFields(id, subscription.skip)]
 
     def opened_set(self, id: int, found: SetState, reset: str | None = None) -> list[Command]:
-        """Take note of the runs of a set.
+        """Record the runs of a set that the snapshot contains.
 
         Args:
             id: The subscription.
@@ -361,16 +361,16 @@ class Connection:
         return subscription is not None and subscription.state == "live"
 
     def ended(self, id: int) -> None:
-        """Take note that a subscription's stream has ended and its client was told."""
+        """Record that a subscription's stream has ended and that the client has received `end`."""
         self._subscriptions.pop(id)
 
     def answered(self, id: int, frame: protocol.GatewayFrame) -> list[Command]:
-        """Take note that a request was carried out."""
+        """Record that a request has finished."""
         self._requests.discard(id)
         return [Send(protocol.encode(frame))]
 
     def failed(self, id: int, error: RealtimeError) -> list[Command]:
-        """Take note that a subscription or request could not go on; all others do."""
+        """Record that a subscription or request has failed; all others continue."""
         self._requests.discard(id)
         was_subscription = self._subscriptions.pop(id) is not None
         stop: list[Command] = [Stop(id)] if was_subscription else []
@@ -401,12 +401,12 @@ class Connection:
         return access.expires_at_s
 
     def _untold(self) -> list[tuple[int | None, Permissions]]:
-        """Tokens of whose coming end nobody was told: the connection's, and subscriptions' own."""
+        """Tokens near expiry, not announced yet: the connection's and those of subscriptions."""
         own = self._bearer.untold
         return [*([(None, own)] if own is not None else []), *self._subscriptions.to_be_told()]
 
     def tick(self, now_s: float, steady_s: float) -> list[Command]:
-        """Do what time alone demands.
+        """Return the commands that are due at this time.
 
         Args:
             now_s: Unix time.
@@ -441,7 +441,7 @@ class Connection:
         return commands
 
     def revoked(self, is_revoked: Callable[[Permissions], bool]) -> list[Command]:
-        """End what goes on with a token that is good no more.
+        """End subscriptions whose token has expired or was revoked.
 
         Args:
             is_revoked: Says whether a token is one of those.
@@ -455,7 +455,7 @@ class Connection:
         return [command for id in gone for command in self.failed(id, error)]
 
     def deaf(self, steady_s: float) -> None:
-        """Take note that the client is not being read now, so that its silence says nothing."""
+        """Record that reading is paused, so that the client's silence means nothing."""
         self._lifetime.heard_at_s = steady_s
 
     def close(self, error: RealtimeError) -> list[Command]:

@@ -62,7 +62,7 @@ class Credentials:
         return access
 
     def let_in(self, access: Permissions) -> None:
-        """Take note of a token that is good."""
+        """Record a valid token."""
         if access.may_write_every_run():
             self.is_worker = True
         elif access.subject and access.subject not in self.subjects:

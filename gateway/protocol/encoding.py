@@ -1,4 +1,4 @@
-"""What users have made, as it stands in frames: records and runs, written once and cut by bytes."""
+"""Records and runs as JSON in frames: encoded once, then sliced as bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_record(record: Record, run_id: str) -> bytes:
-    """Write one record as it stands in `records` frames; the data is copied, not read."""
+    """Encode one record as in `records` frames; its data is copied without parsing."""
     writer = b"" if record.source == run_id else _encode_writer(record, run_id)
     return b'{"offset":%d,"time_ms":%d%b,"data":%b}' % (
         record.offset,
@@ -76,12 +76,12 @@ def strip_run_data(data: bytes, skip: Collection[str]) -> bytes:
 
 def record_data(encoded: bytes) -> bytes:
     """Return the data of an encoded record."""
-    return encoded.partition(b'"data":')[2][:-1]  # what is before it are numbers and an id
+    return encoded.partition(b'"data":')[2][:-1]  # only numbers and an id stand before it
 
 
 def strip_run_record(encoded: bytes, skip: Collection[str]) -> bytes:
     """Leave fields out of an encoded record of such a log."""
-    head, _, data = encoded.partition(b'"data":')  # what is before it are numbers and an id
+    head, _, data = encoded.partition(b'"data":')  # only numbers and an id stand before it
     return head + b'"data":' + strip_run_data(data[:-1], skip) + b"}"
 
 

@@ -132,12 +132,12 @@ class ErrorFrame(_Out, frozen=True, tag="error"):
     def of(
         cls, error: RealtimeError, id: int | None = None, subscription: int | None = None
     ) -> ErrorFrame:
-        """Make the frame that tells of an error.
+        """Make the frame that reports an error.
 
         Args:
-            error: What was refused, and why.
-            id: What is over with it.
-            subscription: Whose token was refused; it goes on.
+            error: The error.
+            id: The request or subscription that the error ends.
+            subscription: The subscription whose token was refused; it continues.
         """
         after_s = error.retry_after_s
         return cls(
@@ -150,7 +150,7 @@ class ErrorFrame(_Out, frozen=True, tag="error"):
         )
 
     def to_error(self) -> RealtimeError:
-        """Return the error that it tells of."""
+        """Return the error that the frame reports."""
         after_ms = self.retry_after_ms
         return from_wire(self.code, self.message, after_ms / 1000 if after_ms else None)
 

@@ -45,7 +45,7 @@ class Subscription:
 
     @property
     def skip(self) -> frozenset[str]:
-        """Fields of runs that are left out of what is sent."""
+        """Fields of runs that frames leave out."""
         return self.own_skip | self.access.skip
 
     @property
@@ -80,7 +80,7 @@ class NextDeadline(NamedTuple):
 
     Attributes:
         at_s: Unix time at which a token of one next asks for something.
-        has_own_token: Some subscription has a token of its own.
+        has_own_token: At least one subscription has a separate token.
     """
 
     at_s: float
@@ -145,11 +145,11 @@ class SubscriptionTable:
         self.changed()
 
     def changed(self) -> None:
-        """Take note that a token, or what was told of it, is another."""
+        """Invalidate the next deadline: a token or its announcement has changed."""
         self._outlook = None
 
     def where(self, condition: Callable[[Subscription], bool]) -> list[int]:
-        """Return the ids of those that fulfil a condition."""
+        """Return the ids of the subscriptions that satisfy a condition."""
         return [id for id, each in self._by_id.items() if condition(each)]
 
     def to_be_told(self) -> Iterator[tuple[int, Permissions]]:
@@ -159,7 +159,7 @@ class SubscriptionTable:
                 yield id, each.access
 
     def outlook(self) -> NextDeadline:
-        """Say what lies ahead."""
+        """Return the next deadline of all subscriptions."""
         if self._outlook is None:
             self._outlook = _look(self._by_id.values())
         return self._outlook
