@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.records import ORIGIN, Position, Writer
+from gateway.server import entity_tags
 from gateway.server.durable_streams import bodies, headers, offsets
 from gateway.server.durable_streams.configuration import (
     MAX_TOUCH_MS,
@@ -187,9 +188,9 @@ def test_an_entity_tag_changes_with_what_there_is_and_with_the_end():
     }
     assert len(there) == 8
     (tag, *_) = there
-    assert offsets.matches(f'"x", {tag}', tag) and offsets.matches(f"W/{tag}", tag)
-    assert offsets.matches("*", tag)
-    assert not offsets.matches(None, tag) and not offsets.matches('"x"', tag)
+    assert entity_tags.matches(f'"x", {tag}', tag) and entity_tags.matches(f"W/{tag}", tag)
+    assert entity_tags.matches("*", tag)
+    assert not entity_tags.matches(None, tag) and not entity_tags.matches('"x"', tag)
 
 
 @given(st.integers(0, 2**60), st.floats(0, 1, exclude_max=True), st.floats(1.8e9, 4e9))
