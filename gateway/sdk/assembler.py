@@ -8,19 +8,19 @@
     of_each = await assemble_by_source(answer.read_records(run.id))
 
 The browser does the same (`ui/client/parts_assembler.js`), and both are held to the same cases
-(`tests/protocol/cases.json`). What a tool call's state follows from, the first that holds:
+(`tests/protocol/cases.json`). The state of a tool call follows from the first true condition:
 
     denied      its approval was denied
     failed      its result is an error
     done        it has its result
     failed      the answer broke off (`error`), or was over (`finish`) with the input unwritten
     waiting     its approval is requested
-    running     its input is whole, or it was approved
-    streaming   else: its input is being written
+    running     its input is complete, or it was approved
+    streaming   otherwise: its input is being written
 
-So parts of one call may come in any order, and a part that is lost leaves the rest true. A call
-that has its input and is over starts again when its id comes again: some providers number the
-calls of each step from 0.
+So the parts of one call may arrive in any order, and a lost part does not make the others wrong. A
+finished call starts again when a part with its id arrives, because some providers number the calls
+of each step from 0.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ _CallPart: TypeAlias = ToolInputStart | ToolInputDelta | ToolCall | ToolApproval
 
 @dataclass(frozen=True)
 class AssembledCall:
-    """A tool call of an AI answer and how far it has come.
+    """A tool call of an AI answer and its state.
 
     Attributes:
         id: Joins its parts.
-        name: Of the tool; "" while no part has said it.
-        input: What the tool is called with; None until it is whole.
+        name: Name of the tool; "" until a part has it.
+        input: The tool's input; None until it is complete.
         input_text: The input as text while it is being written, "" afterwards.
-        output: What the tool returned, or why it failed.
+        output: The tool's output, or the reason of its failure.
         state: `streaming`, `waiting`, `running`, `done`, `failed` or `denied`.
-        approval: `requested`, `approved` or `denied`; None where nobody was asked.
-        reason: Of the approval.
+        approval: `requested`, `approved` or `denied`; None if no approval was requested.
+        reason: Reason of the approval.
     """
 
     id: str
@@ -83,7 +83,7 @@ class AssembledCall:
 
 @dataclass(frozen=True)
 class AssembledSource:
-    """Something that an AI answer rests on."""
+    """A source of an AI answer."""
 
     id: str | None
     url: str | None
@@ -100,7 +100,7 @@ class AssembledStep:
 
 @dataclass(frozen=True)
 class AssembledFinish:
-    """Why an AI answer, or its last step, is complete, and what all steps used."""
+    """The reason why an AI answer, or its last step, is complete, and the usage of all steps."""
 
     reason: str
     usage: dict[str, Any] | None
@@ -112,13 +112,13 @@ class AssembledParts:
 
     Attributes:
         text: All text.
-        reasoning: All that the model thought.
-        tool_calls: In the order in which they were first heard of.
+        reasoning: All reasoning.
+        tool_calls: In the order of their first parts.
         sources: Each once.
         data: The newest value of each name.
-        steps: In the order in which they were first heard of.
-        finish: The last `finish`, with the usage of all; None before the first.
-        error: Why it could not go on; None when it could.
+        steps: In the order of their first parts.
+        finish: The last `finish`, with the usage of all steps; None before the first.
+        error: The reason why the answer broke off; None if it did not.
     """
 
     text: str
