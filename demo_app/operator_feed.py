@@ -122,7 +122,7 @@ class RateTracker:
         self._refused.append(dict(counters.refusals))
         result = GatewayMetrics(
             clock=clock,
-            state=now.unready or "ready",
+            state=now.not_ready_reason or "ready",
             connections=now.connections,
             subscriptions=now.subscriptions,
             live_streams=len(now.streams),
@@ -236,11 +236,11 @@ async def watch_gateway() -> int:
     if _gateway is None or context is None:
         raise RuntimeError("this process has no gateway to sample")
     began_s = read_s = time.monotonic()
-    rates = RateTracker(_gateway.figures(), began_s)
+    rates = RateTracker(_gateway.snapshot(), began_s)
     samples = 0
     while (now_s := time.monotonic()) - read_s < IDLE_TIMEOUT_S and now_s - began_s < MAX_FEED_S:
         await asyncio.sleep(SAMPLE_INTERVAL_S)
-        now = _gateway.figures()
+        now = _gateway.snapshot()
         # A snapshot lists only streams that have readers in this process.
         if any(stream.key == StreamKey(context.id, metrics.id) for stream in now.streams):
             read_s = time.monotonic()

@@ -24,7 +24,7 @@ from gateway import streams, task
 from gateway.model.log import Appended
 from gateway.model.records import StreamKey
 from gateway.model.runs import Run
-from gateway.server.serve import calm_collector
+from gateway.server.serve import tune_gc
 from gateway.stores.base import Store
 from gateway.stores.factory import open_store
 
@@ -226,7 +226,7 @@ def run_as_server(work: Awaitable[float]) -> float:
     """Run with the event loop and the garbage collector's settings of the gateway's server."""
 
     async def with_settings() -> float:
-        calm_collector()
+        tune_gc()
         return await work
 
     return uvloop.run(with_settings())

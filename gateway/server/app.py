@@ -18,17 +18,17 @@ from gateway.settings import Settings
 
 
 async def _end(_: Request, __: Exception) -> Response:
-    """End a request whose client has gone before its body was whole: nobody reads this."""
+    """End a request whose client disconnected during its body; no client reads this."""
     return Response(status_code=400)
 
 
 def make_app(gateway: Gateway, *, cors: bool = True) -> Starlette:
-    """Make an application of a gateway that someone else runs.
+    """Make the application of a gateway that the caller runs.
 
     Args:
-        gateway: Run by the caller.
-        cors: Let pages of the settings' origins use HTTP; otherwise the application around this
-            one decides.
+        gateway: The gateway; the caller enters `gateway.run()`.
+        cors: Allow pages of the settings' origins to use HTTP. If false, the surrounding
+            application decides.
     """
     origins = list(gateway.settings.origins) if cors else []
     across = Middleware(
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """Make the gateway's application.
 
     Args:
-        settings: What it runs with; default: the environment's.
+        settings: The settings; default: from the environment.
 
     Returns:
         A Starlette application whose lifespan opens and closes the store. Starlette does not run

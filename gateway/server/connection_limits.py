@@ -1,4 +1,4 @@
-"""Who may open one more connection: at what rate, from which address, for which subject. No I/O."""
+"""Limits of new connections: the rate, and the number for an address and a subject. No I/O."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from gateway.errors import TooManyConnections
 from gateway.model.limits import Limits
 from gateway.model.network import counted_as
 
-BURST_S = 2.0  # a bucket holds so many seconds' worth of connections
-FULL_RETRY_S = 10.0  # others have to leave first
+BURST_S = 2.0  # capacity of the bucket, in seconds at its rate
+FULL_RETRY_S = 10.0  # retry-after when an address or a subject is at its limit
 MAX_RETRY_S = 30.0
 
 
 class TokenBucket:
-    """A token bucket that tells those who come too early when to come.
+    """Token bucket that returns a staggered retry-after to callers over the rate.
 
     Args:
-        per_s: How many are let in, in the long run.
-        now_s: Of any clock that goes on.
+        per_s: Rate in the long run, per second.
+        now_s: Current time of a monotonic clock.
     """
 
     def __init__(self, per_s: float, now_s: float) -> None:
@@ -30,11 +30,11 @@ class TokenBucket:
         self._told_s = now_s
 
     def take(self, now_s: float) -> float:
-        """Take one.
+        """Take one token.
 
         Returns:
-            0, or after how many seconds to come again: the next refused is told a later time, so
-            that they do not all come together.
+            0, or the seconds to wait before the next try. Each rejected caller gets a later time,
+            so that they do not all return together.
         """
         self._left = min(self._size, self._left + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
@@ -46,11 +46,11 @@ class TokenBucket:
 
 
 class ConnectionLimits:
-    """The open connections of one gateway, counted.
+    """Counts the open connections of one gateway.
 
     Args:
-        limits: How many there may be.
-        now_s: Of any clock that goes on.
+        limits: The limits.
+        now_s: Current time of a monotonic clock.
     """
 
     def __init__(self, limits: Limits, now_s: float) -> None:
@@ -60,14 +60,14 @@ class ConnectionLimits:
         self._subjects: Counter[str] = Counter()
 
     def accept(self, address: str, now_s: float) -> None:
-        """Let a connection from an address in; `leave` has to follow.
+        """Count a connection from an address; `leave` uncounts it.
 
         Args:
-            address: "" is not counted: a local socket has none.
-            now_s: The time.
+            address: The client's address; "" (a local socket) is not counted.
+            now_s: Current time.
 
         Raises:
-            TooManyConnections: too many at once, or of this address.
+            TooManyConnections: the rate or the address is at its limit.
         """
         wait_s = self._bucket.take(now_s)
         if wait_s:
@@ -82,16 +82,16 @@ class ConnectionLimits:
             )
 
     def admit(self, subject: str) -> None:
-        """Count a connection as one of a token's subject.
+        """Count a connection for a token's subject.
 
         Raises:
-            TooManyConnections: it has as many as it may.
+            TooManyConnections: the subject is at its limit.
         """
         limit = self._limits.subject_connections
         _count(self._subjects, subject, limit, f"subject {subject[:80]!r}")
 
     def leave(self, address: str, subjects: Iterable[str]) -> None:
-        """Take note that a connection has ended."""
+        """Uncount a connection that has ended."""
         if address:
             _discount(self._addresses, counted_as(address))
         for subject in subjects:
@@ -99,7 +99,7 @@ class ConnectionLimits:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody is counted any more."""
+        """Whether no connection is counted."""
         return not self._addresses and not self._subjects
 
 

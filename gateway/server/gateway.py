@@ -36,25 +36,33 @@ from gateway.sdk import stream_registry, task_registry
 from gateway.sdk.session import opened, owner_of_gateway, serve_runtime
 from gateway.sdk.values import input_schemas
 from gateway.server.api import asyncapi, client_assets
+from gateway.server.api.authentication import Authenticator
+from gateway.server.api.json_body import error_response
 from gateway.server.api.openapi import document
-from gateway.server.api.runs import RunsApi, error_answer
+from gateway.server.api.runs import RunsApi
+from gateway.server.api.tokens import TokensApi
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.durable_streams import DurableStreams
-from gateway.server.durable_streams.cleanup import sweeping_paths
-from gateway.server.durable_streams.endpoints import OF_ANYBODY, Options
-from gateway.server.durable_streams.path_streams import Paths
+from gateway.server.durable_streams.cleanup import run_cleanup
+from gateway.server.durable_streams.endpoints import ANONYMOUS, Options
+from gateway.server.durable_streams.path_streams import PathStreams
 from gateway.server.durable_streams.reading import ReadTimeouts
 from gateway.server.ops.cluster_leases import ClusterLeases
-from gateway.server.ops.drain import farewells
+from gateway.server.ops.drain import plan_drain
 from gateway.server.ops.endpoints import OpsApi
 from gateway.server.ops.local_leases import LocalLeases
-from gateway.server.ops.loop_lag import measuring_lag
+from gateway.server.ops.loop_lag import measure_loop_lag
 from gateway.server.ops.metrics import GatewayCollector, Metrics
-from gateway.server.ops.retention_job import sweeping
+from gateway.server.ops.retention_job import run_retention
 from gateway.server.ops.revocation_follower import RevocationFollower
-from gateway.server.ops.snapshot import Snapshot, look
-from gateway.server.query_params import taking
-from gateway.server.request_checks import address_of, refuse, refuse_secret_url, require_origin
+from gateway.server.ops.snapshot import Snapshot, take_snapshot
+from gateway.server.query_params import allow_params
+from gateway.server.request_checks import (
+    client_address,
+    reject,
+    reject_token_in_url,
+    require_origin,
+)
 from gateway.server.websocket import http_fallback
 from gateway.server.websocket.session import WebSocketSession
 from gateway.settings import Settings
@@ -62,7 +70,7 @@ from gateway.stores.base import PathStore, Store, system_clock_ms
 from gateway.stores.factory import open_store
 from gateway.stores.instrumented import counted
 
-CLIENTS_SHARE = 0.5  # of the time to go down: for clients to be told and seen off
+DRAIN_SHARE = 0.5  # share of the drain time in which clients get their close frames
 WEBSOCKET_PATH = "/v1/ws"
 
 LIFESPAN_NOT_RUN = (
@@ -70,43 +78,45 @@ LIFESPAN_NOT_RUN = (
     'lifespan; mount it by `gateway.mount(app, "/live")`, in a Reflex app by `add_gateway(app)`'
 )
 
-_log = logging.getLogger("uvicorn.error")  # where those who look for the server's words find them
+_log = logging.getLogger(
+    "uvicorn.error"
+)  # uvicorn's logger: operators look there for the server's messages
 
 
 class Gateway:
-    """What one gateway holds while it runs: its store, its hub, its open connections.
+    """One running gateway: its store, its hub, its open connections.
 
     Args:
-        settings: What it runs with; nothing is opened before `run`.
+        settings: The settings. Nothing is opened before `run`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._store: Store | None = None  # None: takes nothing new
+        self._store: Store | None = None  # None while it is not running
         self._is_lifespan_run = False
         self._is_warned = False
-        self._kept: Store | None = None  # without the counters around it
+        self._raw_store: Store | None = None  # the store without instrumentation
         self._hub: Hub | None = None
         self._secret_key = ""
         self._verifier: Verifier | None = None
         self._revocations: RevocationFollower | None = None
-        self._carriers: dict[WebSocketSession, asyncio.Task[Any]] = {}
+        self._sessions: dict[WebSocketSession, asyncio.Task[Any]] = {}
         self._proxies = Proxies(settings.trusted_proxies)
-        self._admission = ConnectionLimits(settings.limits, time.monotonic())
-        # Requests over HTTP that wait are counted like connections, but may come as often as there
-        # is something to be had.
-        often = replace(settings.limits, accepts_per_s=1e9)
-        self._readers = ConnectionLimits(often, time.monotonic())
-        self._paths: Paths | None = None
+        self._connection_limits = ConnectionLimits(settings.limits, time.monotonic())
+        # Waiting HTTP requests count like connections, but without a rate: a long-poll client sends
+        # its next request as soon as records arrive.
+        http_limits = replace(settings.limits, accepts_per_s=1e9)
+        self._http_reader_limits = ConnectionLimits(http_limits, time.monotonic())
+        self._paths: PathStreams | None = None
         self.counters = Counters()
-        self._runs = RunsApi(
-            self._open_store, self._verify, lambda: self._secret_key, self._count_readers
-        )
+        self._authenticator = Authenticator(self._verify, lambda: self._secret_key)
+        self._runs = RunsApi(self._require_store, self._authenticator, self._count_readers)
+        self._tokens = TokensApi(self._authenticator)
         self._streams = DurableStreams(
-            self._open_store,
-            self._open_hub,
-            self._open_paths,
-            self._access_of_stream,
+            self._require_store,
+            self._require_hub,
+            self._require_paths,
+            self._stream_permissions,
             self._admit_reader,
             _options(settings),
             self.counters,
@@ -114,10 +124,10 @@ class Gateway:
         self._metrics = Metrics(
             GatewayCollector(
                 self.counters,
-                self._carriers.keys(),
+                self._sessions.keys(),
                 self._streams,
                 lambda: self._hub,
-                lambda: self._kept,
+                lambda: self._raw_store,
             )
         )
 
@@ -129,8 +139,8 @@ class Gateway:
         keys = resolve_keys(replace(self.settings, secret_key=self._secret_key))
         self._verifier = Verifier(keys)
         async with AsyncExitStack() as stack:
-            kept = open_store(self.settings.store, self.settings.retention)
-            store = await stack.enter_async_context(opened(counted(kept, self.counters)))
+            raw_store = open_store(self.settings.store, self.settings.retention)
+            store = await stack.enter_async_context(opened(counted(raw_store, self.counters)))
             lease_s = self.settings.limits.lease_s
             runtime = await stack.enter_async_context(
                 serve_runtime(
@@ -151,15 +161,15 @@ class Gateway:
                 else ClusterLeases(runtime.heartbeat, task_registry)
             )
             await self._leases.start()
-            await stack.enter_async_context(sweeping(store))
-            await stack.enter_async_context(measuring_lag(self.counters.loop_lag_s))
+            await stack.enter_async_context(run_retention(store))
+            await stack.enter_async_context(measure_loop_lag(self.counters.loop_lag_s))
             self._hub = Hub(store, self.settings.limits.ring_bytes, counters=self.counters)
-            self._store, self._kept = store, kept
+            self._store, self._raw_store = store, raw_store
             if isinstance(store, PathStore):
-                self._paths = Paths(store, system_clock_ms)
-                await stack.enter_async_context(sweeping_paths(self._paths))
+                self._paths = PathStreams(store, system_clock_ms)
+                await stack.enter_async_context(run_cleanup(self._paths))
             if self.settings.http_open:
-                _log.warning("Streams over HTTP are open to anybody: REALTIME_HTTP_OPEN is 1")
+                _log.warning("Streams over HTTP need no token: REALTIME_HTTP_OPEN is 1")
             try:
                 yield
             finally:
@@ -167,60 +177,60 @@ class Gateway:
                 await self._leases.stop()
 
     async def drain(self) -> None:
-        """Take no more connections, tell those that are open to come back, and see them off."""
+        """Accept no more connections, ask open ones to reconnect elsewhere, and wait for them."""
         self._store = None
         self._streams.shut_down()
         limits = self.settings.limits
-        ends_at_s = self._monotonic_s() + CLIENTS_SHARE * limits.drain_s
-        carriers = list(self._carriers)
-        random.shuffle(carriers)
-        for pause_s, retry_after_s in farewells(
-            len(carriers),
-            within_s=CLIENTS_SHARE * limits.drain_s / 2,
+        ends_at_s = self._monotonic_s() + DRAIN_SHARE * limits.drain_s
+        sessions = list(self._sessions)
+        random.shuffle(sessions)
+        for pause_s, retry_after_s in plan_drain(
+            len(sessions),
+            within_s=DRAIN_SHARE * limits.drain_s / 2,
             accepts_per_s=limits.accepts_per_s,
             random=random.random,
         ):
             await asyncio.sleep(pause_s)
             for after_s in retry_after_s:
-                carriers.pop().shut_down(after_s)
-        if self._carriers:
+                sessions.pop().shut_down(after_s)
+        if self._sessions:
             left_s = max(0.0, ends_at_s - self._monotonic_s())
-            await asyncio.wait(self._carriers.values(), timeout=left_s)
-        for carrier in tuple(self._carriers):
-            carrier.cut("the gateway goes down")
+            await asyncio.wait(self._sessions.values(), timeout=left_s)
+        for session in tuple(self._sessions):
+            session.abort("the gateway shuts down")
 
     def _monotonic_s(self) -> float:
         return asyncio.get_running_loop().time()
 
     async def serve_websocket(self, websocket: WebSocket) -> None:
         """Serve one WebSocket until it closes."""
-        address = address_of(websocket, self._proxies)
+        address = client_address(websocket, self._proxies)
         try:
-            refuse_secret_url(websocket.scope)
+            reject_token_in_url(websocket.scope)
             require_origin(websocket, self._proxies, self.settings)
-            store = self._open_store()
-            self._admission.accept(address, time.monotonic())
+            store = self._require_store()
+            self._connection_limits.accept(address, time.monotonic())
         except RealtimeError as error:
             self.counters.refusals[error.code] += 1
-            await refuse(websocket, error)
+            await reject(websocket, error)
             return
         subjects: frozenset[str] = frozenset()
         try:
             await websocket.accept()
-            carrier = self._carrier(websocket, store)
+            session = self._new_session(websocket, store)
             try:
-                await carrier.run()
+                await session.run()
             finally:
-                subjects = carrier.subjects
-                del self._carriers[carrier]
+                subjects = session.subjects
+                del self._sessions[session]
         finally:
-            self._admission.leave(address, subjects)
+            self._connection_limits.leave(address, subjects)
 
-    def _carrier(self, websocket: WebSocket, store: Store) -> WebSocketSession:
+    def _new_session(self, websocket: WebSocket, store: Store) -> WebSocketSession:
         task = asyncio.current_task()
         assert task is not None
         assert self._hub is not None
-        carrier = WebSocketSession(
+        session = WebSocketSession(
             websocket,
             store=store,
             hub=self._hub,
@@ -229,15 +239,15 @@ class Gateway:
             leases=self._leases,
             name=self.settings.name,
             counters=self.counters,
-            admit=self._admission.admit,
-            ages_at_s=self._ages_at_s(),
+            admit=self._connection_limits.admit,
+            ages_at_s=self._max_age_deadline_s(),
         )
-        self._carriers[carrier] = task
+        self._sessions[session] = task
         self.counters.connections_opened += 1
-        return carrier
+        return session
 
-    def _ages_at_s(self) -> float:
-        # Not all at once: those that came together after a restart would also leave together.
+    def _max_age_deadline_s(self) -> float:
+        # Spread the deadlines: connections that a restart opened together would also end together.
         max_age_s = self.settings.limits.max_age_s
         return self._monotonic_s() + max_age_s * random.uniform(0.9, 1) if max_age_s else math.inf
 
@@ -246,81 +256,85 @@ class Gateway:
             raise self._not_running()
         access = self._verifier.verify(token, now_s)
         if self._revocations is not None and self._revocations.is_revoked(access):
-            raise TokenRevoked("the token was revoked; another one is needed")
+            raise TokenRevoked("the token was revoked; get another one")
         return access
 
-    def _hears_revocations(self) -> bool:
-        return self._revocations is not None and self._revocations.is_hearing
+    def _knows_revocations(self) -> bool:
+        return self._revocations is not None and self._revocations.is_current
 
     def _on_revoked(self, is_revoked: Callable[[Permissions], bool]) -> None:
-        for carrier in tuple(self._carriers):
-            carrier.revoked(is_revoked)
-        self._streams.recheck()
+        for session in tuple(self._sessions):
+            session.revoked(is_revoked)
+        self._streams.revalidate()
 
-    def figures(self) -> Snapshot:
-        """Look at what it does at this moment."""
+    def snapshot(self) -> Snapshot:
+        """Return what the gateway does now."""
         memory = self._metrics.registry.get_sample_value("process_resident_memory_bytes")
-        return look(self.counters, self._hub, self._carriers, self._streams, memory, self.unready)
+        return take_snapshot(
+            self.counters, self._hub, self._sessions, self._streams, memory, self.not_ready_reason
+        )
 
     def may_operate(self, bearer: str) -> bool:
-        """Whether a secret key, or a token, is good for seeing inside the gateway."""
+        """Whether a secret key or a token allows a look at all streams and connections."""
         try:
-            return self._runs.access_of(bearer).may_read_metrics()
+            return self._authenticator.permissions_of(bearer).may_read_metrics()
         except RealtimeError:
             return False
 
     @property
     def streams(self) -> DurableStreams:
-        """Serves streams over HTTP."""
+        """The endpoints of streams over HTTP."""
         return self._streams
 
     @property
     def is_running(self) -> bool:
-        """Whether it has begun, and is not going down."""
+        """Whether it has started and does not shut down yet."""
         return self._store is not None
 
     @property
-    def unready(self) -> str | None:
-        """Why it is not ready for clients, in words that a stranger may read; None: it is."""
+    def not_ready_reason(self) -> str | None:
+        """Why it is not ready for clients, for a public response; None if it is ready."""
         if self._store is None:
             return "down" if self._is_lifespan_run else "never started: its lifespan was not run"
         if not self._store.is_ready:
             return "store unavailable"
-        if not self._hears_revocations():  # nor is ready who reads no answer from the store
+        # a gateway without revocations would accept revoked tokens
+        if not self._knows_revocations():
             return "revocations unheard"
         return None
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """The gateway's paths, for any Starlette application."""
-        inside = OpsApi(self, self._metrics, self.settings.metrics, self._runs.access)
+        """The gateway's routes, for any Starlette application."""
+        inside = OpsApi(self, self._metrics, self.settings.metrics, self._authenticator.permissions)
         return [
             WebSocketRoute(WEBSOCKET_PATH, self.serve_websocket),
             *inside.routes,
             Route("/v1/openapi.json", _describe),
             Route("/v1/asyncapi.json", _describe_frames),
-            Route("/v1/schemas", taking(self.schemas)),
+            Route("/v1/schemas", allow_params(self.schemas)),
             *client_assets.ROUTES,
             http_fallback.route(self.serve_websocket, self.settings.limits, self.counters),
             *self._runs.routes,
+            *self._tokens.routes,
             *self._streams.routes,
         ]
 
     async def schemas(self, request: Request) -> JSONResponse:
-        """Tell the JSON Schemas of the streams that are defined here and by connected workers."""
-        may = self._runs.access(request).may_read_every_run()
+        """Return the JSON Schemas of the streams that this process and connected workers define."""
+        may = self._authenticator.permissions(request).may_read_every_run()
         require(may, "read the schemas of streams; read:runs:* has it")
         return JSONResponse(
             {"streams": stream_registry.json_schemas() | input_schemas.registered()}
         )
 
     async def on_error(self, _: Request, error: Exception) -> JSONResponse:
-        """Answer a request that was refused."""
+        """Make the response to a rejected request."""
         assert isinstance(error, RealtimeError)
         self.counters.refusals[error.code] += 1
-        return error_answer(error)
+        return error_response(error)
 
-    def _open_store(self) -> Store:
+    def _require_store(self) -> Store:
         if self._store is None:
             raise self._not_running()
         return self._store
@@ -333,37 +347,37 @@ class Gateway:
             _log.error(LIFESPAN_NOT_RUN)
         return NotStarted(LIFESPAN_NOT_RUN)
 
-    def _access_of_stream(self, request: Request) -> Permissions:
+    def _stream_permissions(self, request: Request) -> Permissions:
         if not self.settings.http_open:
-            return self._runs.access(request)
-        # Without a token nothing else tells a page of the user's own from any that he visits.
+            return self._authenticator.permissions(request)
+        # No token is required, so the origin check alone keeps other sites' pages out.
         require_origin(request, self._proxies, self.settings)
-        return OF_ANYBODY
+        return ANONYMOUS
 
     def _admit_reader(self, request: Request, access: Permissions) -> Callable[[], None]:
-        address, subjects = address_of(request, self._proxies), list[str]()
-        self._readers.accept(address, time.monotonic())
+        address, subjects = client_address(request, self._proxies), list[str]()
+        self._http_reader_limits.accept(address, time.monotonic())
         try:
             if access.subject and not access.may_write_every_run():
-                self._readers.admit(access.subject)
+                self._http_reader_limits.admit(access.subject)
                 subjects.append(access.subject)
         except RealtimeError:
-            self._readers.leave(address, ())
+            self._http_reader_limits.leave(address, ())
             raise
-        return lambda: self._readers.leave(address, subjects)
+        return lambda: self._http_reader_limits.leave(address, subjects)
 
-    def _open_hub(self) -> Hub:
-        self._open_store()
+    def _require_hub(self) -> Hub:
+        self._require_store()
         assert self._hub is not None
         return self._hub
 
     def _count_readers(self, run_id: str) -> dict[str, int]:
-        return self._open_hub().readers(run_id)
+        return self._require_hub().readers(run_id)
 
-    def _open_paths(self) -> Paths:
-        self._open_store()
+    def _require_paths(self) -> PathStreams:
+        self._require_store()
         if self._paths is None:
-            raise StoreUnavailable("this gateway's store keeps streams of runs only")
+            raise StoreUnavailable("this gateway's store has streams of runs only")
         return self._paths
 
 

@@ -54,7 +54,7 @@ def mount(app: Starlette, path: str, settings: Settings | None = None) -> Gatewa
 
 
 def _run_with(app: Starlette, run: Callable[[], AbstractAsyncContextManager[None]]) -> None:
-    """Run a block around the application's lifespan."""
+    """Run a context around the application's lifespan."""
     inner = app.router.lifespan_context
 
     @asynccontextmanager

@@ -11,14 +11,16 @@ from starlette.responses import Response
 
 from gateway.errors import InvalidValue
 from gateway.model.records import shown
-from gateway.server.request_checks import refuse_secret_url
+from gateway.server.request_checks import reject_token_in_url
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _WHOLE = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 
 
-def taking(endpoint: Endpoint, once: tuple[str, ...] = (), often: tuple[str, ...] = ()) -> Endpoint:
+def allow_params(
+    endpoint: Endpoint, once: tuple[str, ...] = (), often: tuple[str, ...] = ()
+) -> Endpoint:
     """Make an endpoint reject all parameters except these.
 
     Args:
@@ -28,7 +30,7 @@ def taking(endpoint: Endpoint, once: tuple[str, ...] = (), often: tuple[str, ...
     """
 
     async def checked(request: Request) -> Response:
-        refuse_secret_url(request.scope)
+        reject_token_in_url(request.scope)
         _check(request.query_params, once, often)
         return await endpoint(request)
 

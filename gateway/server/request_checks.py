@@ -1,4 +1,4 @@
-"""What is checked of a request before anything else: its origin, its address, its URL."""
+"""Checks that precede every request: its origin, its address, its URL."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from gateway.protocol import ErrorFrame
 from gateway.settings import Settings
 
 _SECRETS = re.compile(r"token|jwt|secret|password|authorization|bearer|api[-_]?key", re.IGNORECASE)
-_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.")  # a JWT, wherever it is
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.")  # a JWT anywhere in the text
 
 
-def address_of(request: HTTPConnection, proxies: Proxies) -> str:
-    """Return the address that a request comes from; "" where there is none."""
+def client_address(request: HTTPConnection, proxies: Proxies) -> str:
+    """Return the client's address, through trusted proxies; "" for a local socket."""
     if request.client is None:
         return ""
     return proxies.client(request.client.host, ",".join(request.headers.getlist("x-forwarded-for")))
 
 
 def require_origin(request: HTTPConnection, proxies: Proxies, settings: Settings) -> None:
-    """Refuse pages of other origins than the gateway's own and those of the settings.
+    """Reject pages of origins other than the gateway's own and those of the settings.
 
     Raises:
         OriginForbidden: names the origin and the setting.
@@ -43,11 +43,11 @@ def require_origin(request: HTTPConnection, proxies: Proxies, settings: Settings
         )
 
 
-def refuse_secret_url(scope: MutableMapping[str, Any]) -> None:
-    """Refuse a URL with a token in it, and take the query away before a server logs it.
+def reject_token_in_url(scope: MutableMapping[str, Any]) -> None:
+    """Reject a URL that contains a token, and remove the query before a server logs it.
 
     Raises:
-        TokenInUrl: names the parameter, unless it is itself the token.
+        TokenInUrl: names the parameter, unless its name is the token.
     """
     raw = scope.get("query_string", b"")
     if not raw:
@@ -64,11 +64,11 @@ def refuse_secret_url(scope: MutableMapping[str, Any]) -> None:
             )
 
 
-async def refuse(websocket: WebSocket, error: RealtimeError) -> None:
-    """Accept a connection only to say why there is none; a browser shows nothing else."""
+async def reject(websocket: WebSocket, error: RealtimeError) -> None:
+    """Accept a WebSocket only to send an error: a browser shows no failed handshake's reason."""
     try:
         await websocket.accept()
         await websocket.send_text(protocol.encode(ErrorFrame.of(error)))
         await websocket.close(error.close_code or 1008, error.code)
     except (WebSocketDisconnect, RuntimeError, OSError):
-        pass  # it did not wait for the answer
+        pass  # the client has already disconnected

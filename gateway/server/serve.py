@@ -1,4 +1,4 @@
-"""The gateway's own server: uvicorn, with the settings that a WebSocket gateway wants."""
+"""The gateway's own server: uvicorn with the settings that a WebSocket gateway needs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from gateway.server.uvicorn.sockets import is_loopback, listen
 from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol
 from gateway.settings import Settings
 
-HTTP_SHARE = 0.2  # of the time to go down: for requests over HTTP, after the clients were told
+HTTP_SHARE = 0.2  # share of the drain time for HTTP requests, after the WebSockets have closed
 
-_log = logging.getLogger("uvicorn.error")  # where those who look for the server's words find them
+# uvicorn's logger: operators look there for the server's messages
+_log = logging.getLogger("uvicorn.error")
 
 
 def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        settings: What the gateway runs with.
+        settings: The gateway's settings.
         host: Address to listen on.
-        port: Port to listen on; 0 for any that is free.
-        log_level: uvicorn's.
+        port: Port to listen on; 0 for a free one.
+        log_level: uvicorn's log level.
 
     Raises:
         ConfigurationError: the gateway cannot listen there.
@@ -53,21 +54,21 @@ def serve(settings: Settings, *, host: str, port: int, log_level: str = "info") 
     _log.info("Realtime gateway on http://%s:%d", host, sockets[0].getsockname()[1])
     if not is_loopback(host):
         _log.warning(
-            "Tokens travel unencrypted to %s: let a proxy with TLS stand before the gateway", host
+            "Tokens travel unencrypted to %s: put a proxy with TLS in front of the gateway", host
         )
     _Server(config, gateway).run(sockets)
 
 
 class FastPathRouter:
-    """Leads what is hot to the gateway past the application's layers.
+    """Routes hot requests to the gateway past the application's middleware.
 
-    For a WebSocket that is 4 KB less, for an append over HTTP a fifth of its time. Those layers
-    would do nothing for either: there is no other route, errors are answered where they are made,
-    and pages of other origins, which have to be told what they may, say where they are from.
+    That saves 4 KB for each WebSocket and a fifth of the time of an append over HTTP. The
+    middleware would do nothing for either: there is no other route, the endpoints handle their own
+    errors, and requests of other origins, which need CORS headers, have an `Origin` header.
 
     Args:
         app: The gateway's application, which serves everything else.
-        gateway: Serves them.
+        gateway: Serves WebSockets and appends.
     """
 
     def __init__(self, app: Starlette, gateway: Gateway) -> None:
@@ -75,27 +76,30 @@ class FastPathRouter:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Serve one connection. See ASGI."""
         if scope["type"] == "websocket" and scope["path"] == WEBSOCKET_PATH:
             await self._gateway.serve_websocket(WebSocket(scope, receive, send))
         elif is_append(scope):
-            await self._gateway.streams.serve_straight(scope, receive, send)
+            await self._gateway.streams.serve_asgi(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def begin(self, scope: Scope, body: bytes, answer: Respond) -> bool:
-        """Begin to answer a whole request without ASGI; false if it has to be asked.
+        """Start the response to a complete request without ASGI.
 
         Args:
-            scope: The request's, as ASGI has it.
-            body: All of its body.
-            answer: Called once with the answer, or with what will return it.
+            scope: The request's ASGI scope.
+            body: The whole body.
+            answer: Called once with the response, or with an awaitable of it.
+
+        Returns:
+            False if the application has to serve the request instead.
         """
         return is_append(scope) and self._gateway.streams.begin_append(scope, body, answer)
 
 
 def is_append(scope: Scope) -> bool:
-    """Whether a request appends to a stream, and no browser says that it is a page's."""
+    """Whether a request appends to a stream and does not come from a page in a browser."""
     return (
         scope["type"] == "http"
         and scope["method"] == "POST"
@@ -104,10 +108,10 @@ def is_append(scope: Scope) -> bool:
     )
 
 
-def calm_collector() -> None:
-    """Have the garbage collector pass over what stays, and look less often at what comes.
+def tune_gc() -> None:
+    """Freeze the objects that live as long as the process, and collect less often.
 
-    With thousands of connections each of its full passes would be a pause of its own.
+    With thousands of connections, a full collection would pause the process noticeably.
     """
     gc.collect()
     gc.freeze()
@@ -119,8 +123,8 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
 
     Args:
         app: The gateway's application.
-        settings: What the gateway runs with.
-        options: Further ones of uvicorn's own.
+        settings: The gateway's settings.
+        options: Further options of `uvicorn.Config`.
     """
     limits = settings.limits
     ws = options.setdefault("ws", DirectWebSocketProtocol)
@@ -128,11 +132,12 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     options.setdefault("http", partial(FastAppendProtocol, begin=begin))
     return uvicorn.Config(
         app,
-        # Ours begins with what a stranger may send, and each connection raises it later.
+        # Our protocol starts with the limit of an unauthenticated client and raises it later.
         ws_max_size=limits.frame_bytes if ws is DirectWebSocketProtocol else arriving_bytes(limits),
         ws_per_message_deflate=False,  # halves throughput and costs 40 to 100 KB a connection
-        # Clients ping in frames of their own. The server's ping would end those that are alive
-        # but do not read, and would not free a send that is blocked.
+        # Clients ping in frames of the protocol. The server's ping would close clients
+        # that are alive
+        # but do not read, and would not unblock a blocked send.
         ws_ping_interval=None,
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=max(1, round(HTTP_SHARE * limits.drain_s)),
@@ -141,7 +146,7 @@ def configure(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
 
 
 def _without_queries(record: logging.LogRecord) -> bool:
-    """Take queries out of the paths that uvicorn logs: somebody may have put a token there."""
+    """Remove queries from the paths that uvicorn logs: a query may hold a token."""
     if isinstance(record.args, tuple):
         record.args = tuple(
             each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each
@@ -151,7 +156,7 @@ def _without_queries(record: logging.LogRecord) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Runs the gateway around the server: clients hear of the end before sockets are closed."""
+    """Runs the gateway around uvicorn's server: clients are notified before sockets close."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
@@ -162,29 +167,32 @@ class _Server(uvicorn.Server):
         await self._running.enter_async_context(self._gateway.run())
         try:
             await super().startup(sockets)
-            calm_collector()
-        except BaseException:  # also SystemExit
+            tune_gc()
+        except BaseException:  # SystemExit too
             await self._running.aclose()
             raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._end_within(self._gateway.settings.limits.drain_s)
+        self._arm_exit_deadline(self._gateway.settings.limits.drain_s)
         for server in self.servers:
             server.close()
         for listening in sockets or []:
-            listening.close()  # so that clients that come back find another gateway, or none
+            listening.close()  # so that reconnecting clients reach another gateway, or none
         try:
             await self._gateway.drain()
             await super().shutdown(sockets)
         finally:
             await self._running.aclose()
 
-    def _end_within(self, time_s: float) -> None:
-        """End the process in any case: what is acknowledged is durable, the rest comes again."""
-        alarm = threading.Timer(time_s, self._end_now, [time_s])
+    def _arm_exit_deadline(self, time_s: float) -> None:
+        """End the process after a deadline in any case.
+
+        Acknowledged appends are durable, and clients repeat the others.
+        """
+        alarm = threading.Timer(time_s, self._exit_now, [time_s])
         alarm.daemon = True
         alarm.start()
 
-    def _end_now(self, time_s: float) -> None:
-        _log.error("Not all that was running has ended within %g s; the process ends", time_s)
+    def _exit_now(self, time_s: float) -> None:
+        _log.error("Shutdown took longer than %g s; the process exits now", time_s)
         os._exit(1)

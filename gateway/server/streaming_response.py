@@ -1,4 +1,4 @@
-"""An answer that goes on: sent piece by piece, each with a deadline, until its reader has gone."""
+"""A streaming response: sent piece by piece, each with a deadline, until its reader disconnects."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import asyncio
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.server.uvicorn.http_protocol import cut
+from gateway.server.uvicorn.http_protocol import abort_connection
 
 EVENT_HEADERS = {
     "Content-Type": "text/event-stream",
-    # Nobody on the way may keep it, or change it, which some do only once it has ended.
+    # Proxies may not buffer, cache or compress it; some would send it only when it has ended.
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
 
 
 class ReaderStalled(OSError):
-    """The reader took nothing for as long as it may; it was cut off where the server can."""
+    """The reader read nothing until the deadline; it was aborted where the server can."""
 
 
 class StreamingBody:
-    """The body of one answer.
+    """The body of one response.
 
     Args:
-        scope: The request's.
-        send: ASGI's.
-        send_s: A reader that takes nothing for so long is cut off.
+        scope: The request's scope.
+        send: ASGI's `send`.
+        send_s: A reader that reads nothing for so many seconds is aborted.
     """
 
     def __init__(self, scope: Scope, send: Send, send_s: float) -> None:
@@ -35,20 +35,20 @@ class StreamingBody:
         self._send_s = send_s
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
-        """Send a piece; the last one is not followed by more.
+        """Send a piece of the body; `more=False` marks the last one.
 
         Raises:
-            Stalled: the reader takes nothing.
+            ReaderStalled: the reader reads nothing.
         """
         try:
             async with asyncio.timeout(self._send_s):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError:
-            cut(self._scope)
-            raise ReaderStalled("the reader takes nothing") from None
+            abort_connection(self._scope)
+            raise ReaderStalled("the reader reads nothing") from None
 
 
-async def until_gone(receive: Receive) -> None:
-    """Wait until the reader of an answer has left."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the reader of a response has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

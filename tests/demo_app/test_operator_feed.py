@@ -24,7 +24,12 @@ def _no_feed(monkeypatch):
 
 
 def figures_of(counters, streams=(), lagging=(), **fields):
-    given = {"connections": 3, "subscriptions": 5, "memory_bytes": 90_000_000, "unready": None}
+    given = {
+        "connections": 3,
+        "subscriptions": 5,
+        "memory_bytes": 90_000_000,
+        "not_ready_reason": None,
+    }
     return Snapshot(counters, streams=list(streams), lagging=list(lagging), **(given | fields))
 
 
@@ -77,7 +82,7 @@ def test_tables_list_slowest_readers_first_and_are_cut():
 
 def test_sample_has_reason_when_gateway_is_not_ready():
     rates = RateTracker(figures_of(Counters()), 0.0)
-    sample = rates.update(figures_of(Counters(), unready="store unavailable"), 1.0, "")
+    sample = rates.update(figures_of(Counters(), not_ready_reason="store unavailable"), 1.0, "")
     assert sample.state == "store unavailable"
 
 
@@ -89,12 +94,12 @@ async def test_snapshot_counts_connections_and_streams():
         async with gateway.client(token=token_for("read:runs:*")) as client:
             await client.ask(type="subscribe", id=1, run=run.id, stream="s")
             await client.receive()
-            found = gateway.gateway.figures()
+            found = gateway.gateway.snapshot()
             assert (found.connections, found.subscriptions) == (1, 1)
             assert found.streams == [LiveStream(key, 2, 1)]
             assert found.lagging == []
             assert found.memory_bytes > 10_000_000
-            assert found.unready is None
+            assert found.not_ready_reason is None
 
 
 async def test_snapshot_lists_lagging_reader_by_connection():
@@ -106,8 +111,8 @@ async def test_snapshot_lists_lagging_reader_by_connection():
             record = json.dumps("x" * (1 << 17)).encode()
             for _ in range(80):
                 await gateway.gateway._store.append(key, [record])
-            await until(lambda: gateway.gateway.figures().lagging)
-            (reader,) = gateway.gateway.figures().lagging
+            await until(lambda: gateway.gateway.snapshot().lagging)
+            (reader,) = gateway.gateway.snapshot().lagging
             assert reader.connection.startswith("c_") and reader.key == key
             assert 0 < reader.lag <= 80
 

@@ -78,10 +78,10 @@ async def test_a_connection_that_is_over_is_freed_with_its_tails(how):
             async with gateway.client(token=token_for("read:runs:*")) as client:
                 for id, key in enumerate(keys):
                     await client.ask(type="subscribe", id=id, run=key.run_id, stream="s")
-                (carrier,) = gateway.gateway._carriers
-                parts = [carrier, carrier._wire.sink, *gateway.hub.tails]
+                (session,) = gateway.gateway._sessions
+                parts = [session, session._outbound.sink, *gateway.hub.tails]
                 gone = [weakref.ref(part) for part in parts]
-                del parts, carrier
+                del parts, session
                 assert len(gone) == 5
                 for id, key in enumerate(keys):
                     if how == "ended":

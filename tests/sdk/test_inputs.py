@@ -311,7 +311,7 @@ async def test_a_worker_whose_input_has_another_type_is_refused_while_the_first_
             assert "with another type than worker_1 (" in refused.value.message
             assert "worker_2" not in refused.value.message
             input_schemas.check("choice", b"1")
-        await until(lambda: not gateway.gateway._carriers)
+        await until(lambda: not gateway.gateway._sessions)
         with pytest.raises(InvalidValue):
             input_schemas.check(
                 "choice", b'"still"'

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from gateway.errors import TooManyConnections
 from gateway.model.limits import Limits
 from gateway.server.connection_limits import MAX_RETRY_S, ConnectionLimits, TokenBucket
-from gateway.server.ops.drain import BATCH, MAX_BACK_S, farewells
+from gateway.server.ops.drain import BATCH, MAX_RETRY_AFTER_S, plan_drain
 
 
 def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second():
@@ -66,7 +66,7 @@ def test_a_subject_has_a_number_of_connections():
 
 @pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 5000])
 def test_everyone_is_told_once_in_batches_and_in_time(count):
-    plan = list(farewells(count, within_s=2.0, accepts_per_s=500, random=lambda: 0.5))
+    plan = list(plan_drain(count, within_s=2.0, accepts_per_s=500, random=lambda: 0.5))
     assert sum(len(each.retry_after_s) for each in plan) == count
     assert all(0 < len(each.retry_after_s) <= BATCH for each in plan)
     assert sum(each.pause_s for each in plan) <= 2.0
@@ -75,9 +75,9 @@ def test_everyone_is_told_once_in_batches_and_in_time(count):
 
 def test_few_come_back_at_once_and_many_over_a_time():
     def latest_s(count):
-        plan = farewells(count, within_s=2.0, accepts_per_s=500, random=lambda: 1.0)
+        plan = plan_drain(count, within_s=2.0, accepts_per_s=500, random=lambda: 1.0)
         return max(after_s for each in plan for after_s in each.retry_after_s)
 
     assert latest_s(5) == 0.02
     assert latest_s(5000) == 20
-    assert latest_s(100_000) == MAX_BACK_S
+    assert latest_s(100_000) == MAX_RETRY_AFTER_S

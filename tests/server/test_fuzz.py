@@ -97,7 +97,7 @@ async def test_a_socket_survives_or_closes_with_a_code_of_the_protocol(caplog):
             assert closed is None or closed in KNOWN_CODES, f"session {seed}: {closed}"
         async with gateway.client(token=worker_token()) as client:
             assert await client.ask(type="ping") == {"type": "pong"}
-        assert not gateway.gateway._carriers or len(gateway.gateway._carriers) <= 1
+        assert not gateway.gateway._sessions or len(gateway.gateway._sessions) <= 1
     faults = [record for record in caplog.records if record.exc_info]
     assert not faults, caplog.text
 
@@ -172,7 +172,7 @@ async def test_hostile_sessions_cost_no_memory_for_good():
             await gateway.store.delete_run(RUN)
             await gateway.store.create_run(new_run(id=RUN, tags=["a"]))
             async with asyncio.timeout(DEADLINE_S):
-                while gateway.gateway._carriers:  # noqa: ASYNC110
+                while gateway.gateway._sessions:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             gc.collect()
             counts.append(len(gc.get_objects()))

@@ -131,8 +131,8 @@ async def test_a_connection_that_closes_cleanly_is_not_the_end_of_a_stream():
         await append(gateway, run, 1)
         assert (await anext(pages)).end is None
         for code in (1000, 1001, 1012):
-            (carrier,) = gateway.gateway._carriers
-            await carrier._websocket.close(code)
+            (session,) = gateway.gateway._sessions
+            await session._websocket.close(code)
             await append(gateway, run, code)
             page = await asyncio.wait_for(anext(pages), DEADLINE_S)
             assert (json.loads(page.records[0].data), page.end) == (code, None)

@@ -148,7 +148,7 @@ async def test_a_connection_that_is_being_closed_gathers_no_message(gateway):
             await push(writer, b"x" * 4000)
         await push(writer, frame(TEXT, b"x" * 3000, is_final=False), head(CONTINUATION, 1000))
         await push(writer, bytes(900))
-        await until(lambda: protocol._splitter._owed == 100)
+        await until(lambda: protocol._splitter._passthrough_bytes == 100)
         assert not protocol.frames and not protocol.conn.reader.buffer
         await push(writer, bytes(100), frame(CLOSE, b"\x0f\xa0"))
         await rest(reader)
@@ -242,7 +242,7 @@ async def test_a_body_that_breaks_off_into_nonsense_under_its_answer_ends_the_co
         await reader.readuntil(b"welcome")
         await push(writer, b"no size\r\n")
         await rest(reader)
-    await until(lambda: not gateway.gateway._carriers)
+    await until(lambda: not gateway.gateway._sessions)
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -285,7 +285,7 @@ async def test_a_body_that_has_come_frees_its_connection_of_the_deadline(monkeyp
     async with serving() as gateway, connected(gateway.port) as (reader, writer):
         request = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(HELLO)
         await push(writer, request, HELLO[:9])
-        await until(lambda: gateway.gateway._carriers)
+        await until(lambda: gateway.gateway._sessions)
         await push(writer, HELLO[9:])
         await reader.readuntil(b"welcome")
         (protocol,) = gateway.server.server_state.connections

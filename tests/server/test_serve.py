@@ -47,15 +47,15 @@ async def subscribe(client, run, **more):
     assert answer["type"] == "subscribed", answer
 
 
-def lent(carrier):
+def lent(session):
     """The socket that the server lends to a connection."""
-    return carrier._wire.sink
+    return session._outbound.sink
 
 
-async def the_carrier(gateway):
-    await until(lambda: len(gateway.gateway._carriers) == 1)
-    (carrier,) = gateway.gateway._carriers
-    return carrier
+async def the_session(gateway):
+    await until(lambda: len(gateway.gateway._sessions) == 1)
+    (session,) = gateway.gateway._sessions
+    return session
 
 
 # Its sockets.
@@ -63,7 +63,7 @@ async def the_carrier(gateway):
 
 async def test_connections_have_the_options_that_were_asked_for():
     async with serving() as gateway, gateway.client(token=worker_token()):
-        ours = lent(await the_carrier(gateway)).transport.get_extra_info("socket")
+        ours = lent(await the_session(gateway)).transport.get_extra_info("socket")
         assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             timeout_ms = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
@@ -115,12 +115,12 @@ def test_where_only_this_machine_can_reach(host, is_so):
 # Clients that do not take what they asked for.
 
 
-async def fill(gateway, run, carrier):
+async def fill(gateway, run, session):
     """Append until the connection takes no more; says how many records there are."""
     count = 0
     while True:
-        since_s = carrier._wire.blocked_since_s
-        if since_s is not None and carrier._steady_s() - since_s > 0.1:
+        since_s = session._outbound.blocked_since_s
+        if since_s is not None and session._steady_s() - since_s > 0.1:
             return count
         if since_s is None:  # what sockets hold grows as it is needed
             await append(gateway, run, [count, BIG])
@@ -155,12 +155,12 @@ async def test_a_client_that_reads_nothing_costs_a_stated_number_of_bytes():
         async with gateway.client(token=worker_token()) as client:
             await subscribe(client, run)
             client.socket.transport.pause_reading()
-            carrier = await the_carrier(gateway)
-            await fill(gateway, run, carrier)
+            session = await the_session(gateway)
+            await fill(gateway, run, session)
             for _ in range(200):
                 await append(gateway, run, ["more", BIG])
-            ours = lent(carrier).transport
-            in_process = ours.get_write_buffer_size() + carrier._flight.bytes
+            ours = lent(session).transport
+            in_process = ours.get_write_buffer_size() + session._backpressure.bytes
             assert in_process <= 2 * len(BIG)  # what is sent, and what waits for it
             if sys.platform == "linux":
                 in_kernel = unsent_bytes(ours.get_extra_info("socket"))
@@ -176,19 +176,19 @@ async def test_a_client_that_reads_nothing_is_kept_while_it_lives_and_then_catch
             gateway.client(token=worker_token()) as fast,
         ):
             await subscribe(slow, run)
-            (carrier,) = (c for c in gateway.gateway._carriers if c._subscriptions)
+            (session,) = (c for c in gateway.gateway._sessions if c._subscriptions)
             await subscribe(fast, run)
             taking = asyncio.create_task(take(fast))
             slow.socket.transport.pause_reading()
-            count = await fill(gateway, run, carrier)
+            count = await fill(gateway, run, session)
             blocked_at_s = time.monotonic()
             while time.monotonic() < blocked_at_s + 1.6:  # three times what a silent one has
                 await slow.send(type="ping")
                 await append(gateway, run, [count, BIG])
                 count += 1
                 await asyncio.sleep(0.05)
-            assert carrier in gateway.gateway._carriers
-            assert carrier._flight.answers == 1  # all its pongs
+            assert session in gateway.gateway._sessions
+            assert session._backpressure.answers == 1  # all its pongs
             await append(gateway, run, "last")
             assert await taking == count + 1  # the other one was not held up
             slow.socket.transport.resume_reading()
@@ -197,15 +197,15 @@ async def test_a_client_that_reads_nothing_is_kept_while_it_lives_and_then_catch
 
 @asynccontextmanager
 async def stalled(gateway):
-    """A client that takes nothing any more, its carrier, and the gateway's side of its socket."""
+    """A client that takes nothing any more, its session, and the gateway's side of its socket."""
     run = await gateway.store.create_run(new_run())
     async with gateway.client(token=worker_token()) as client:
         await subscribe(client, run)
         client.socket.transport.pause_reading()
-        carrier = await the_carrier(gateway)
-        server_side = lent(carrier)
-        await fill(gateway, run, carrier)
-        yield client, carrier, server_side
+        session = await the_session(gateway)
+        server_side = lent(session)
+        await fill(gateway, run, session)
+        yield client, session, server_side
 
 
 async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
@@ -213,7 +213,7 @@ async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
         serving(limits=Limits(send_s=0.2)) as gateway,
         stalled(gateway) as (client, _, server_side),
     ):
-        await until(lambda: not gateway.gateway._carriers)
+        await until(lambda: not gateway.gateway._sessions)
         await until(lambda: server_side.disconnected)
         assert gateway.hub.live_streams == 0
         client.socket.transport.resume_reading()
@@ -224,20 +224,20 @@ async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
 
 async def test_a_goodbye_that_is_not_taken_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("gateway.server.websocket.session.CLOSE_S", 0.1)
-    async with serving() as gateway, stalled(gateway) as (client, carrier, server_side):
-        carrier.shut_down()
+    async with serving() as gateway, stalled(gateway) as (client, session, server_side):
+        session.shut_down()
         await until(lambda: server_side.disconnected)
         client.socket.transport.abort()
 
 
 async def test_a_client_that_does_not_answer_the_close_is_cut_off(monkeypatch):
-    monkeypatch.setattr("gateway.server.uvicorn.websocket_protocol.GOODBYE_S", 0.1)
+    monkeypatch.setattr("gateway.server.uvicorn.websocket_protocol.CLOSE_TIMEOUT_S", 0.1)
     async with serving() as gateway, gateway.client(token=worker_token()) as client:
-        carrier = await the_carrier(gateway)
-        server_side = lent(carrier)
+        session = await the_session(gateway)
+        server_side = lent(session)
         client.socket.transport.pause_reading()
-        carrier.shut_down()
-        await until(lambda: not gateway.gateway._carriers)
+        session.shut_down()
+        await until(lambda: not gateway.gateway._sessions)
         await until(lambda: server_side.disconnected)
         client.socket.transport.abort()
 
@@ -284,12 +284,12 @@ async def test_more_requests_than_may_be_under_way_wait_and_are_all_answered(kin
     async with serving(limits=Limits(requests=2)) as gateway:
         run = await gateway.store.create_run(new_run())
         async with gateway.client(token=worker_token()) as client:
-            carrier = await the_carrier(gateway)
+            session = await the_session(gateway)
             head, most = gateway.store.head, 0
 
             def look(_=None):
                 nonlocal most
-                most = max(most, carrier._flight.requests)
+                most = max(most, session._backpressure.requests)
 
             async def slowly(*args):
                 look()
@@ -371,7 +371,7 @@ async def test_only_pages_of_the_gateways_own_origin_may_connect():
             assert (error["code"], code) == ("origin_forbidden", 4403)
             assert other in error["message"]
             assert "REALTIME_ORIGINS" in error["message"]
-        assert not gateway.gateway._carriers
+        assert not gateway.gateway._sessions
         assert gateway.gateway._admission.is_empty
 
 
@@ -582,6 +582,6 @@ def test_the_process_ends_in_the_stated_time_whatever_is_stuck(tmp_path):
             process.terminate()
             assert process.wait(20) == 1
             assert time.monotonic() - began_s < 10
-            assert "has ended within 1.5 s; the process ends" in process.stderr.read()
+            assert "Shutdown took longer than 1.5 s; the process exits now" in process.stderr.read()
         finally:
             process.kill()

@@ -352,7 +352,7 @@ async def test_appends_and_reads_go_on_while_it_is_swept(make):
         key = await new_key(world)
         over = asyncio.Event()
 
-        async def sweeping():
+        async def run_retention():
             while not over.is_set():
                 await world.swept.sweep()
                 await asyncio.sleep(0)
@@ -370,7 +370,7 @@ async def test_appends_and_reads_go_on_while_it_is_swept(make):
                         seen.append(int(record.data))
             return seen
 
-        sweeper_task = asyncio.create_task(sweeping())
+        sweeper_task = asyncio.create_task(run_retention())
         readers = [asyncio.create_task(reading()) for _ in range(3)]
         for i in range(0, 600, 3):
             await world.store.append(key, [b"%d" % (i + k) for k in range(3)])
@@ -523,7 +523,7 @@ async def test_the_sweeper_goes_on_at_once_while_there_is_more_and_over_failures
             over.set()
             await asyncio.Event().wait()
 
-    async with retention_job.sweeping(Sweepable(*outcomes), sleep):
+    async with retention_job.run_retention(Sweepable(*outcomes), sleep):
         await asyncio.wait_for(over.wait(), DEADLINE_S)
     assert rests == [retention_job.STEP_S] + [retention_job.SWEEP_S] * 4
 

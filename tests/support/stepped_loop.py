@@ -168,22 +168,22 @@ class Sink:
 
     Attributes:
         frames: What the client has taken.
-        is_clear: False, so that every time it is asked whether it is open.
+        is_writable: False, so that every time it is asked whether it is open.
     """
 
-    is_clear = False
+    is_writable = False
 
     def __init__(self, incoming: asyncio.Queue[dict[str, Any]]) -> None:
         self.frames: list[dict[str, Any]] = []
         self.is_stalled = False
         self._incoming = incoming
         self._buffer = b""
-        self._room = asyncio.Event()
-        self._room.set()
+        self._buffer_limit = asyncio.Event()
+        self._buffer_limit.set()
 
     @property
     def is_open(self) -> bool:
-        return self._room.is_set()
+        return self._buffer_limit.is_set()
 
     def write(self, data: bytes) -> None:
         self._buffer += data
@@ -192,7 +192,7 @@ class Sink:
     def raise_limit(self, max_bytes: int, *, is_known: bool) -> None:
         """Take larger messages; here they come whole, whatever their size."""
 
-    async def receive_lot(self) -> list[str]:
+    async def receive_batch(self) -> list[str]:
         """Take all that the client has sent."""
         messages = [await self._incoming.get()]
         while not self._incoming.empty():
@@ -204,7 +204,7 @@ class Sink:
 
     async def put(self, text: str) -> None:
         """Send as ASGI does."""
-        await self._room.wait()
+        await self._buffer_limit.wait()
         payload = text.encode()
         self.write(struct.pack("!BBQ", 0x81, 127, len(payload)) + payload)
 
@@ -231,9 +231,9 @@ class Sink:
             self.frames.append(json.loads(self._buffer[start : start + size]))
             self._buffer = self._buffer[start + size :]
         if len(self._buffer) > HIGH_WATER_BYTES:
-            self._room.clear()
+            self._buffer_limit.clear()
         else:
-            self._room.set()
+            self._buffer_limit.set()
 
 
 class Wired:

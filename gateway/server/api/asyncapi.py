@@ -1,7 +1,7 @@
-"""The AsyncAPI description of the WebSocket, made from the types that read and write its frames.
+"""The AsyncAPI document of the WebSocket, made from the types that encode and decode its frames.
 
 Source:
-    AsyncAPI 3.0.0; what the frames mean is in PROTOCOL.md, sections 4 and 5.
+    AsyncAPI 3.0.0; PROTOCOL.md, sections 4 and 5, for the meaning of frames.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def document(version: str) -> dict[str, Any]:
     """Make the document.
 
     Args:
-        version: Of the package.
+        version: The package's version.
 
     Returns:
-        AsyncAPI 3.0, as JSON-able values. What it calls `receive` the gateway receives.
+        AsyncAPI 3.0 as JSON values. Its `receive` is what the gateway receives.
     """
     sent = list(protocol.ReceivedFrame.__args__)
     received = list(protocol.ClientFrame.__args__)
@@ -95,7 +95,7 @@ def _messages(names: Iterable[str]) -> list[dict[str, str]]:
 
 
 def _exchange(frame: type[msgspec.Struct]) -> dict[str, Any]:
-    """Describe one frame of the client with what answers it."""
+    """Describe one frame of the client with its possible responses."""
     answer = _tag(_ANSWERS[frame]) if frame in _ANSWERS else _result(frame)
     answers = [answer] if frame is protocol.Ping else [answer, _tag(ours.ErrorFrame)]
     reply = {"channel": {"$ref": f"#/channels/{_CHANNEL}"}, "messages": _messages(answers)}
@@ -129,7 +129,7 @@ def _errors() -> list[dict[str, Any]]:
         {
             "code": error.code,
             "http_status": error.http_status,
-            "close_code": error.close_code,  # of the connection, if it names no `id`
+            "close_code": error.close_code,  # closes the connection if the error has no `id`
             "retryable": error.retryable,
             "meaning": (error.__doc__ or "").partition("\n")[0],
         }
@@ -143,13 +143,13 @@ _Schema = dict[str, Any]
 def _schemas(
     frames: list[type[msgspec.Struct]],
 ) -> tuple[dict[str, _Schema], dict[type[msgspec.Struct], _Schema]]:
-    """Make the schemas of all frames, and of the value of each request's result."""
+    """Make the schemas of all frames, and of each request's result."""
     starts = [protocol.FromPosition, protocol.FromLast]
     found, schemas = msgspec.json.schema_components(
         [*RESULTS.values(), *frames, *starts, Run], ref_template=_SCHEMAS + "{name}"
     )
     values = dict(zip(RESULTS, found, strict=False))
-    # msgspec cannot tell the two objects apart, so the type says nothing of them.
+    # msgspec cannot distinguish the two objects, so the type leaves them out.
     schemas["Subscribe"]["properties"]["start"] = {
         "anyOf": [
             {"enum": ["beginning", "latest"]},
@@ -157,7 +157,7 @@ def _schemas(
         ],
         "default": "beginning",
     }
-    # These are written from bytes that are ready, so their types say nothing either.
+    # These are written from encoded bytes, so their types leave them out too.
     run = {"$ref": _SCHEMAS + Run.__name__}
     schemas["Subscribed"]["properties"]["run"] = run
     for name in ("Subscribed", "Reset"):

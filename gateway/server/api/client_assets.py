@@ -1,7 +1,7 @@
 """Serves the browser's client: one ES module, and its types.
 
-They are public code: no token is asked for, and a page of any origin may import them. What a page
-may do with them is for its token and for `REALTIME_ORIGINS` to say.
+They are public code: no token is needed, and pages of any origin may import them. A page's token
+and `REALTIME_ORIGINS` decide what it may do with them.
 
 Source:
     PROTOCOL.md, section 12.
@@ -57,8 +57,8 @@ _CONNECT = ("connect(options?: ConnectOptions)", "connect(options: ConnectOption
 def package() -> dict[str, str]:
     """Return the client as an npm package: the text of each file by its name.
 
-    It is what the gateway serves, but for one thing: it was not loaded from a gateway, so it has to
-    be given the address of one.
+    It is the module that the gateway serves, with one difference: it was not loaded from a gateway,
+    so `connect` needs a URL.
     """
     return {
         "package.json": json.dumps(_manifest(), indent=2) + "\n",
@@ -101,7 +101,8 @@ async def _serve(request: Request) -> Response:
     headers = {
         "Content-Type": content_type,
         "ETag": tag,
-        "Cache-Control": "no-cache",  # kept, and asked for by its tag: it comes with the gateway
+        # cached, but revalidated by its tag: it changes with the gateway's version
+        "Cache-Control": "no-cache",
         "X-Content-Type-Options": "nosniff",
         "Access-Control-Allow-Origin": "*",
         "Cross-Origin-Resource-Policy": "cross-origin",

@@ -1,8 +1,8 @@
-"""Several ES modules as one, without a bundler. No I/O.
+"""Bundles several ES modules into one, without an external bundler. No I/O.
 
-Each module becomes a function's body, so that its private names stay its own, and is run once,
-after those that it imports. It knows the forms of `import` and `export` that the client's files
-use, and refuses any other.
+Each module becomes a function's body, which keeps its private names private. The function runs
+once, after the modules that it imports. Only the forms of `import` and `export` that the client's
+files use are supported; any other is an error.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _RENAMED = re.compile(r"^(\w+) as (\w+)$")
 
 
 class BundleError(Exception):
-    """A module that cannot be put with the others; the message says which line, and why."""
+    """A module that cannot be bundled; the message names the line and the reason."""
 
 
 def bundle(entry: str, read: Callable[[str], str]) -> str:
-    """Make one module of an entry and all that it imports.
+    """Bundle an entry module with everything that it imports.
 
     Args:
-        entry: File name of the module whose exports stay.
+        entry: File name of the module whose exports the bundle has.
         read: Returns a module's text by its file name.
 
     Returns:
-        The text of an ES module without imports, the same for the same files.
+        The text of an ES module without imports. Equal files give an equal text.
 
     Raises:
-        Unbundled: modules import each other in a circle, or a line has another form.
+        BundleError: modules import each other in a cycle, or a line has an unsupported form.
     """
     written: dict[str, list[str]] = {}
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the HTTP endpoints, made from the models that check them."""
+"""The OpenAPI document of the HTTP endpoints, made from the models that validate their bodies."""
 
 from __future__ import annotations
 
@@ -8,29 +8,21 @@ from typing import Any
 from pydantic import BaseModel, Field, TypeAdapter
 
 from gateway.model.runs import STATUSES, Run
-from gateway.server.api.runs import (
-    Handle,
-    Readers,
-    RevokeAnswer,
-    RevokeBody,
-    RunPage,
-    TokenAnswer,
-    TokenBody,
-    TriggerBody,
-)
+from gateway.server.api.runs import ReaderCounts, RunPage, TriggerAnswer, TriggerBody
+from gateway.server.api.tokens import RevokeAnswer, RevokeBody, TokenAnswer, TokenBody
 
 _ERRORS = {
     "401": "The token is missing, malformed, expired, revoked, or not this gateway's.",
-    "403": "No scope of the token allows it, or it has been spent.",
+    "403": "No scope of the token allows it, or its uses are spent.",
     "404": "There is no such run or task.",
     "413": "The body is over the limit.",
-    "422": "The body, an id or a parameter is outside its rule.",
+    "422": "The body, an id or a parameter is invalid.",
     "503": "The store cannot be reached.",
 }
 
 
 class ErrorBody(BaseModel):
-    """What every refusal looks like."""
+    """The body of every error response."""
 
     code: str
     message: str
@@ -38,7 +30,7 @@ class ErrorBody(BaseModel):
 
 
 class SchemasAnswer(BaseModel):
-    """What the streams carry that are defined at this gateway and by its workers."""
+    """The schemas of the streams that this gateway and its workers define."""
 
     streams: dict[str, dict[str, Any]] = Field(description="JSON Schemas by stream id.")
 
@@ -48,24 +40,24 @@ def document(version: str) -> dict[str, Any]:
     """Make the document.
 
     Args:
-        version: Of the package.
+        version: The package's version.
 
     Returns:
-        OpenAPI 3.1, as JSON-able values.
+        OpenAPI 3.1 as JSON values.
     """
     models = (
         TriggerBody,
-        Handle,
+        TriggerAnswer,
         TokenBody,
         TokenAnswer,
         RevokeBody,
         RevokeAnswer,
         RunPage,
-        Readers,
+        ReaderCounts,
         SchemasAnswer,
         ErrorBody,
     )
-    schemas = {model.__name__: _schema(model) for model in models}
+    schemas = {schema["title"]: schema for schema in map(_schema, models)}
     schemas["Run"] = _schema(Run)
     return {
         "openapi": "3.1.0",
@@ -88,7 +80,10 @@ def _paths() -> dict[str, Any]:
         _parameter("status", "query", "Only these statuses.", status),
         _parameter("before", "query", "Only runs whose id sorts before this one."),
         _parameter(
-            "limit", "query", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}
+            "limit",
+            "query",
+            "The largest number of runs.",
+            {"type": "integer", "minimum": 1, "maximum": 1000},
         ),
     ]
     return {
@@ -139,24 +134,24 @@ def _paths() -> dict[str, Any]:
 
 
 def _events() -> dict[str, Any]:
-    """Describe the WebSocket's frames over HTTP: `/v1/asyncapi.json` has the frames."""
+    """Describe frames over HTTP; `/v1/asyncapi.json` describes the frames."""
     return {
         "summary": "Exchange frames of the WebSocket",
         "description": "The body has the client's frames, one a line; the answer the gateway's.",
         "operationId": "exchange_frames",
-        "security": [],  # the tokens are in the frames
+        "security": [],  # frames have the tokens
         "parameters": [
             _parameter(
                 "wait_s",
                 "query",
-                "How long the answer goes on at most, in seconds; default: REALTIME_EVENTS_S.",
+                "Longest duration of the response, in seconds; default: REALTIME_EVENTS_S.",
                 {"type": "number", "minimum": 0},
             )
         ],
         "requestBody": {"content": {"*/*": {}}},
         "responses": {
             "200": {
-                "description": "Frames as they come; the last event says why there are no more.",
+                "description": "Frames as server-sent events; the last event gives the close code.",
                 "content": {"text/event-stream": {}},
             },
             "422": {"description": _ERRORS["422"], "content": _content("ErrorBody")},
@@ -168,35 +163,38 @@ def _file(summary: str, content_type: str) -> dict[str, Any]:
     return {
         "summary": summary,
         "operationId": summary.lower().replace(" ", "_"),
-        "security": [],  # public: any page may have it
+        "security": [],  # public
         "responses": {
-            "200": {"description": "Here it is.", "content": {content_type: {}}},
-            "304": {"description": "It is the one that the request has."},
+            "200": {"description": "The file.", "content": {content_type: {}}},
+            "304": {"description": "The client's copy is current."},
         },
     }
 
 
 def _stream() -> dict[str, Any]:
-    """Describe streams over HTTP as far as a page of tools needs it; the protocol has the rest."""
+    """Describe streams over HTTP for API tools; the Durable Streams protocol has the details."""
     name = _parameter("name", "path", "`{run}/{stream}`, or the path of a stream without a run.")
-    where = _parameter("offset", "query", "Where to read on: one that was handed out, -1 or now.")
+    where = _parameter("offset", "query", "Where to start: an offset of the gateway, -1 or now.")
     live = _parameter("live", "query", "Wait for records.", {"enum": ["long-poll", "sse"]})
     body: dict[str, Any] = {"content": {"*/*": {}}}
     found = {
-        "200": "Records, or events as they come.",
-        "204": "Nothing came in time.",
-        "304": "Nothing is new.",
+        "200": "Records, or server-sent events.",
+        "204": "No record arrived in time.",
+        "304": "Not modified.",
     }
     return {
         "get": _exchange("Read a stream", [name, where, live], found),
         "put": _exchange(
-            "Create a stream", [name], {"200": "It was there.", "201": "Created."}, body
+            "Create a stream", [name], {"200": "It exists already.", "201": "Created."}, body
         ),
         "post": _exchange(
-            "Append to a stream", [name], {"200": "Appended.", "204": "Appended or known."}, body
+            "Append to a stream",
+            [name],
+            {"200": "Appended.", "204": "Appended, or already appended."},
+            body,
         ),
         "delete": _exchange("Delete a stream", [name], {"204": "Deleted."}),
-        "head": _exchange("Look at a stream", [name], {"200": "It is there."}),
+        "head": _exchange("Look at a stream", [name], {"200": "The stream exists."}),
     }
 
 
@@ -207,9 +205,9 @@ def _exchange(
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     refused = _ERRORS | {
-        "400": "A header, a parameter or the body is outside its rule.",
-        "409": "It is closed, otherwise than asked for, or the append does not follow.",
-        "410": "It was deleted, or has nothing at this offset any more.",
+        "400": "A header, a parameter or the body is invalid.",
+        "409": "The stream is closed or differs, or the append is out of sequence.",
+        "410": "The stream was deleted, or no longer has this offset.",
     }
     del refused["422"]
     operation: dict[str, Any] = {
@@ -271,7 +269,7 @@ def _schema(type_: Any) -> dict[str, Any]:
     schema: dict[str, Any] = TypeAdapter(type_).json_schema(
         ref_template="#/components/schemas/{model}"
     )
-    # A nested model's definition stays inside the schema that uses it.
+    # Inline the definition of a nested model.
     nested = schema.pop("$defs", {})
     inlined: dict[str, Any] = _inlined(schema, nested)
     return inlined

@@ -1,20 +1,21 @@
-"""Durable Streams over HTTP: the only place where the words of that open protocol are used.
+"""Durable Streams over HTTP: the only room that uses the words of that open protocol.
 
 Its `message` is a record, its `chunk` a page, its `producer` a writer, its `closed` is `ended`; its
-offsets are positions. What a run's task appends is read at `/v1/stream/{run_id}/{stream_id}`;
-streams of any other path belong to no run.
+offsets are positions. `/v1/stream/{run_id}/{stream_id}` is a run's stream; streams of any other
+path belong to no run.
 
     bodies             bodies of requests, responses and events, by content type
     cleanup            deletes expired streams
-    configuration      how a path's stream is kept, and what forks inherit
+    configuration      the configuration of a path's stream, and what forks inherit
     endpoints          routes, permissions, headers of every response
     errors             error responses
     events             server-sent events
+    forks              what a fork inherits
     headers            headers of requests as values
     idempotent_create  whether an existing stream is what a request would create
-    live               a reader that stays
-    offsets            offsets, entity tags, the cursor against caches
-    path_streams       streams of paths: create, find, delete, expire, fork
+    live               a live reader
+    offsets            offsets, entity tags, the cursor that defeats caches
+    path_streams       streams of paths: create, find, delete, expire
     reading            GET and HEAD
     stream             what a request reads, page by page
     writing            PUT, POST and DELETE

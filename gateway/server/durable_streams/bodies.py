@@ -1,7 +1,7 @@
-"""Bodies of requests, answers and events, by content type. No I/O.
+"""Bodies of requests, responses and events, by content type. No I/O.
 
-A stream of JSON keeps each value as a record, byte for byte. Of any other type one request's body
-is one record: a JSON string of its base64, since a record is JSON.
+A JSON stream stores each value as a record, byte for byte. With any other content type, the body
+of one request is one record: a JSON string of its base64, since a record is JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.model.untrusted_json import NotJson, check_json
 from gateway.server.durable_streams.errors import HttpRefusal, malformed
 from gateway.server.durable_streams.headers import media_type
 
-MAX_BODY_BYTES = 4 << 20  # of one request; of JSON, each value has the limit of a record besides
+MAX_BODY_BYTES = 4 << 20  # of one request; each JSON value also has the limit of a record
 MAX_BODY_RECORDS = 10_000
 
 Form = Literal["json", "text", "binary"]
@@ -29,7 +29,7 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 def form_of(content_type: str) -> Form:
-    """Return how a content type is kept and shown."""
+    """Return how the records of a content type are stored and presented."""
     kind = media_type(content_type)
     if kind == "application/json":
         return "json"
@@ -37,15 +37,15 @@ def form_of(content_type: str) -> Form:
 
 
 def split(form: Form, body: bytes, max_bytes: int) -> list[bytes]:
-    """Make the records of a request's body; one level of a JSON array is taken apart.
+    """Make records of a request's body. The values of a JSON array become one record each.
 
     Args:
-        form: The stream's.
-        body: Not empty.
-        max_bytes: Of one record's value.
+        form: The stream's form.
+        body: The body, not empty.
+        max_bytes: Limit of one value.
 
     Raises:
-        Refused: 400, it is no JSON; 413, a value is over the limit.
+        HttpRefusal: 400, the body is not JSON; 413, a value is over the limit.
     """
     values = _split_json(body) if form == "json" else [body]
     for value in values:
@@ -78,24 +78,24 @@ def _split_json(body: bytes) -> list[bytes]:
 
 
 def wrap(data: bytes) -> bytes:
-    """Make a record of bytes."""
+    """Encode bytes as a record."""
     return b'"%b"' % base64.b64encode(data)
 
 
 def unwrap(record: bytes) -> bytes:
-    """Return the bytes of a record that `wrap` made."""
+    """Decode a record that `wrap` made."""
     return base64.b64decode(record[1:-1])
 
 
 def join(form: Form, records: Sequence[bytes]) -> bytes:
-    """Make an answer's body of records."""
+    """Make a response's body of records."""
     if form == "json":
         return b"[%b]" % b",".join(records)
     return b"".join(unwrap(record) for record in records)
 
 
 def event(form: Form, records: Sequence[bytes]) -> bytes:
-    """Make a `data` event of records: whole JSON, text as it is, or base64."""
+    """Make a `data` event of records: JSON as it is, text as it is, or base64."""
     if form == "json":
         return _event(b"data", b"[\n%b\n]" % b",\n".join(records))
     data = join(form, records)
@@ -105,7 +105,7 @@ def event(form: Form, records: Sequence[bytes]) -> bytes:
 def control(
     position: str, *, cursor: str | None = None, up_to_date: bool = False, closed: bool = False
 ) -> bytes:
-    """Make a `control` event: where the reader is now, and whether more is there or can come."""
+    """Make a `control` event: the reader's position, and whether it is up to date or at the end."""
     fields: dict[str, object] = {"streamNextOffset": position}
     if cursor is not None and not closed:
         fields["streamCursor"] = cursor
@@ -121,7 +121,7 @@ KEEP_ALIVE = b":\n\n"
 
 
 def _event(name: bytes, data: bytes) -> bytes:
-    # Each line of the data is a field of its own, so that nothing in it can end the event. A
-    # reader drops one space after the colon: a line that begins with one gets another.
+    # Each line of the data becomes one field, so that no data can end the event early. Readers drop
+    # one space after the colon, so a line that begins with a space gets another.
     lines = (b" " + line if line.startswith(b" ") else line for line in _LINE_END.split(data))
     return b"event: %b\n%b\n\n" % (name, b"\n".join(b"data:" + line for line in lines))

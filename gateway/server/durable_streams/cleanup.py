@@ -1,8 +1,8 @@
-"""Forgets what has expired or was deleted, a bounded number of logs at a time.
+"""Deletes expired and leftover logs in the background, a bounded number at a time.
 
-Whoever reads or writes a stream whose time is over finds it gone at once. What nobody asks for any
-more is found here, and what deleted streams leave behind: their logs stay, empty and ended, for as
-long as a request that began before may still come to append to them.
+A read or write of an expired stream fails immediately, and deletes it. This job deletes the expired
+streams that no request touches, and the logs that deleted streams leave behind. Such a log stays,
+empty and ended, until no request that began before the deletion can still append to it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from gateway.model.records import PATH_CONFIG, StreamKey, path_of
-from gateway.server.durable_streams.path_streams import Paths
+from gateway.server.durable_streams.path_streams import PathStreams
 
-STEP_LOGS = 500  # looked at in one step: two reads each
+STEP_LOGS = 500  # checked in one step: two reads each
 PAUSE_S = 10.0  # between steps
-REMEMBERED_MS = 60_000  # what is deleted stays known as deleted
+REMEMBERED_MS = 60_000  # how long a deleted stream keeps its configuration
 
 _log = logging.getLogger("realtime.paths")
 
@@ -25,8 +25,8 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 @asynccontextmanager
-async def sweeping_paths(paths: Paths, sleep: Sleep = asyncio.sleep) -> AsyncIterator[None]:
-    """Sweep in the background for as long as the context is open."""
+async def run_cleanup(paths: PathStreams, sleep: Sleep = asyncio.sleep) -> AsyncIterator[None]:
+    """Clean up in the background while the context is open."""
     task = asyncio.create_task(_sweep(paths, sleep), name="sweeper of paths")
     try:
         yield
@@ -35,55 +35,55 @@ async def sweeping_paths(paths: Paths, sleep: Sleep = asyncio.sleep) -> AsyncIte
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _sweep(paths: Paths, sleep: Sleep) -> None:
+async def _sweep(paths: PathStreams, sleep: Sleep) -> None:
     after: StreamKey | None = None
     while True:
         await sleep(PAUSE_S)
         try:
-            after = await sweep_step(paths, after)
-        except Exception:  # the sweeper outlives its faults: else a disk fills up in silence
+            after = await cleanup_step(paths, after)
+        except Exception:  # keep running after any error: otherwise the disk fills up unnoticed
             _log.exception("the sweeper of paths failed")
 
 
-async def sweep_step(
-    paths: Paths, after: StreamKey | None, limit: int = STEP_LOGS
+async def cleanup_step(
+    paths: PathStreams, after: StreamKey | None, limit: int = STEP_LOGS
 ) -> StreamKey | None:
-    """Look at some logs of paths, and forget what may be forgotten.
+    """Check some logs of paths, and delete those that are not needed.
 
     Args:
         paths: The streams of paths.
-        after: Where the last step came to; None to begin.
-        limit: How many logs.
+        after: The last log of the previous step; None to start.
+        limit: How many logs to check.
 
     Returns:
-        Where this step came to; None after the last log.
+        The last log of this step; None after the last one of the store.
     """
     keys = await paths.store.list_path_logs(after, limit)
     for key in keys:
         if key.stream_id == PATH_CONFIG:
-            await _tidy(paths, key)
+            await _collect(paths, key)
         else:
             await _drop_unused(paths, key)
     return keys[-1] if len(keys) == limit else None
 
 
-async def _tidy(paths: Paths, key: StreamKey) -> None:
+async def _collect(paths: PathStreams, key: StreamKey) -> None:
     path = path_of(key)
     assert path is not None
-    entry = await paths.tidy(path)
+    entry = await paths.collect(path)
     configuration = entry.configuration
     is_old = configuration.changed_ms + REMEMBERED_MS <= paths.now_ms()
     if configuration.state == "absent" and is_old:
         await paths.store.drop(key, entry.version)
 
 
-async def _drop_unused(paths: Paths, key: StreamKey) -> None:
+async def _drop_unused(paths: PathStreams, key: StreamKey) -> None:
     path = path_of(key)
     assert path is not None
     entry = await paths.read(path)
     if entry.configuration.state != "absent" and entry.data == key:
         return
     position = (await paths.store.head(key)).position
-    made_ms = int(position.epoch[:11], 16)  # one that is being created is not published yet
+    made_ms = int(position.epoch[:11], 16)  # a stream that is being created is not published yet
     if max(made_ms, entry.configuration.changed_ms) + REMEMBERED_MS <= paths.now_ms():
         await paths.store.drop(key, position)

@@ -1,8 +1,8 @@
-"""How the stream of a path is kept: a frozen value, and what forks inherit. No I/O.
+"""The configuration of a path's stream: a frozen value, and what forks inherit. No I/O.
 
-The configuration of a path is a log of such values, of which the last counts. A fork copies
-nothing: it names the parts of other streams that come before its own records. Offsets go on
-counting through them, so that a position says the same in a fork and in its source.
+The configuration of a path is a log of such values; the last one counts. A fork copies no records:
+it names the parts of other streams that come before its own. Offsets continue through these parts,
+so a position means the same in a fork and in its source.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import msgspec
 
 from gateway.model.records import Position, StreamKey, path_data
 
-TOUCH_PARTS = 10  # a sliding time to live is written down so many times within itself,
-MAX_TOUCH_MS = 60_000  # and at least so often: a stream outlives it by that much at most
+TOUCH_PARTS = 10  # a sliding TTL is stored this often within its length,
+MAX_TOUCH_MS = 60_000  # and at least this often: a stream outlives its TTL by that much at most
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """Records of another stream, from logical offset `start` up to `stop`."""
+    """Records of another stream, from the logical offset `start` up to `stop`."""
 
     path: str
     generation: str
@@ -27,12 +27,12 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def key(self) -> StreamKey:
-        """The log that holds them; its first record has the logical offset `start`."""
+        """The log of the records; its first record has the logical offset `start`."""
         return path_data(self.path, self.generation)
 
 
 class Fork(msgspec.Struct, frozen=True, array_like=True):
-    """A stream that inherits from this one, and since when, milliseconds since 1970 UTC."""
+    """A stream that inherits from this one, and its creation time, milliseconds since 1970 UTC."""
 
     path: str
     generation: str
@@ -40,25 +40,25 @@ class Fork(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a stream is kept.
+    """The configuration of a stream.
 
     Attributes:
-        state: `gone` is deleted, but inherited from.
+        state: `gone` means deleted, but forks still inherit from it.
         changed_ms: When it was created or deleted, milliseconds since 1970 UTC.
-        generation: Made new each time that the path's stream is created.
-        content_type: As it was given.
-        ttl_s: Seconds without a read or write after which it goes.
-        expires_at: When it goes, as it was given.
+        generation: New for each creation of the path's stream.
+        content_type: As the request gave it.
+        ttl_s: Seconds without a read or write after which the stream expires.
+        expires_at: When it expires, as the request gave it.
         expires_ms: The same, milliseconds since 1970 UTC.
-        touched_ms: Up to when it counts as read or written.
-        parts: What it inherits, in order.
+        touched_ms: Time until which it counts as read or written.
+        parts: The parts that it inherits, in order.
         source: Path of the stream that it was forked from.
-        source_generation: And its generation.
-        forked_at: Where, as the request said; None for that stream's end.
-        fork_position: Where that was.
+        source_generation: Generation of that stream.
+        forked_at: Offset of the fork, as the request gave it; None for the source's end.
+        fork_position: The position of that offset.
         forked_more: How much was inherited beyond it.
         forks: Streams that inherit from it.
-        change_id: Made new for each change, so that its writer recognizes it in the log.
+        change_id: New for each change, so that its writer recognizes it in the log.
     """
 
     state: Literal["live", "gone", "absent"]
@@ -84,15 +84,15 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.parts[-1].stop if self.parts else 0
 
     def is_expired(self, now_ms: int) -> bool:
-        """Whether its time is over."""
+        """Whether the stream has expired."""
         if self.expires_ms is not None:
             return now_ms >= self.expires_ms
         return self.ttl_s is not None and now_ms >= self.touched_ms + self.ttl_s * 1000
 
     def touched(self, now_ms: int) -> Configuration | None:
-        """Return it as read or written now; None if that is written down already.
+        """Return the configuration as read or written now; None if the stored one covers that.
 
-        A step ahead is written down, so that not every read costs a write.
+        The stored time is a step ahead, so that not every read costs a write.
         """
         if self.ttl_s is None or now_ms <= self.touched_ms:
             return None
@@ -100,7 +100,7 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, touched_ms=now_ms + step_ms)
 
     def inherited(self, path: str, stop: int) -> tuple[Part, ...]:
-        """Return what a fork of this stream at a logical offset inherits."""
+        """Return the parts that a fork at a logical offset inherits."""
         own = Part(path, self.generation, self.start, stop)
         parts = (
             msgspec.structs.replace(part, stop=min(part.stop, stop)) for part in (*self.parts, own)
@@ -108,15 +108,15 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
         return tuple(part for part in parts if part.stop > part.start)
 
     def part_at(self, offset: int) -> Part | None:
-        """Return the inherited part that holds a logical offset; None for the stream's own."""
+        """Return the inherited part at a logical offset; None for the stream's own records."""
         return next((part for part in self.parts if part.start <= offset < part.stop), None)
 
     def with_fork(self, fork: Fork) -> Configuration:
-        """Return it with one more stream that inherits from it."""
+        """Return it with one more fork."""
         return msgspec.structs.replace(self, forks=(*self.forks, fork))
 
     def without_fork(self, path: str, generation: str) -> Configuration:
-        """Return it without a stream that has inherited from it."""
+        """Return it without one of its forks."""
         kept = tuple(
             fork for fork in self.forks if (fork.path, fork.generation) != (path, generation)
         )
@@ -129,15 +129,15 @@ _decoder = msgspec.json.Decoder(Configuration)
 
 
 def decode(data: bytes) -> Configuration:
-    """Read a record of a path's configuration."""
+    """Decode a record of a path's configuration."""
     return _decoder.decode(data)
 
 
 def encode(configuration: Configuration) -> bytes:
-    """Write a record of a path's configuration."""
+    """Encode a record of a path's configuration."""
     return msgspec.json.encode(configuration)
 
 
 def to_logical(position: Position, start: int) -> Position:
-    """Return a position of a log as one of the stream in which its records begin at `start`."""
+    """Convert a log's position to the stream's, in which the log begins at `start`."""
     return position._replace(offset=position.offset + start)

@@ -1,4 +1,4 @@
-"""The routes: who may do what, and the headers of every answer.
+"""The routes: permissions of requests, and the headers of every response.
 
 Source:
     PROTOCOL.md, sections 10 and 12.
@@ -31,11 +31,11 @@ from gateway.protocol.authorization import require_read
 from gateway.server.durable_streams import headers
 from gateway.server.durable_streams.errors import HttpRefusal, malformed, not_found
 from gateway.server.durable_streams.live import LiveReaders, ReaderDeps
-from gateway.server.durable_streams.path_streams import Paths
+from gateway.server.durable_streams.path_streams import PathStreams
 from gateway.server.durable_streams.reading import Clock, ReadHandler, ReadRequest, ReadTimeouts
-from gateway.server.durable_streams.stream import OF_A_RUN, HttpStream
+from gateway.server.durable_streams.stream import RUN_STREAM_CONFIGURATION, HttpStream
 from gateway.server.durable_streams.writing import (
-    Writing,
+    WriteHandler,
     delete_of_run,
     delete_path,
     read_body,
@@ -47,13 +47,13 @@ MAX_PATH = 512  # characters
 MAX_SEGMENT = 128
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~@:=+-]{1,128}\Z")
-OF_ANYBODY = Permissions(
+ANONYMOUS = Permissions(
     frozenset({"read:runs:*", "write:runs:*", "read:paths:*", "write:paths:*"}), float("inf")
 )
 
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
-    (b"cross-origin-resource-policy", b"cross-origin"),  # what counts is the token
+    (b"cross-origin-resource-policy", b"cross-origin"),  # the token protects the response
 )
 _NOT_STORED = (b"cache-control", b"no-store")
 _BY_TOKEN = (b"vary", b"Authorization")
@@ -61,12 +61,12 @@ _BY_TOKEN = (b"vary", b"Authorization")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the endpoints run with.
+    """Options of the endpoints.
 
     Attributes:
-        record_bytes: Of one record, at most.
-        times: How long answers that wait go on.
-        is_open: Anybody may read: caches may share the answers.
+        record_bytes: Limit of one record, bytes.
+        times: Time limits of waiting responses.
+        is_open: No token is needed to read, so caches may share responses.
     """
 
     record_bytes: int
@@ -76,13 +76,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A request, whose stream it names, and what its bearer may do."""
+    """A request, the stream that it names, and its bearer's permissions."""
 
     request: Request
     name: str
     run: StreamKey | None
     access: Permissions
-    may_go_on: Callable[[], bool]
+    is_still_allowed: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -90,100 +90,101 @@ class DurableStreams:
     """The endpoints, over an open store.
 
     Args:
-        store: Gives the store, or raises while there is none.
-        hub: Gives the hub likewise.
-        paths: Gives the streams of paths likewise; raises if the store has none.
-        access: Says what a request's bearer may do, or raises.
-        admit: Counts a request that waits for records, or raises; gives what takes it off again.
-        options: What they run with.
-        counters: Of what happens here.
-        chances: Time and randomness.
+        store: Returns the store, or raises while there is none.
+        hub: Returns the hub, likewise.
+        paths: Returns the streams of paths, likewise; raises if the store has none.
+        access: Returns the permissions of a request's bearer, or raises.
+        admit: Counts a request that waits for records, or raises; returns a function that uncounts
+            it.
+        options: Options of the endpoints.
+        counters: Counters of the gateway.
+        clock: Time and randomness.
     """
 
     store: Callable[[], Store]
     hub: Callable[[], Hub]
-    paths: Callable[[], Paths]
+    paths: Callable[[], PathStreams]
     access: Callable[[Request], Permissions]
     admit: Callable[[Request, Permissions], Callable[[], None]]
     options: Options
     counters: Counters
-    chances: Clock = field(default_factory=lambda: Clock(time.time, random.random))
+    clock: Clock = field(default_factory=lambda: Clock(time.time, random.random))
     _readers: LiveReaders = field(default_factory=LiveReaders)
 
     @property
     def live_readers(self) -> int:
-        """How many requests wait for records."""
+        """Number of requests that wait for records."""
         return len(self._readers)
 
     def lagging(self) -> Iterator[LaggingReader]:
-        """Yield those of them that have records yet to take."""
+        """Yield the waiting readers that have records to send."""
         return self._readers.lagging()
 
     def shut_down(self) -> None:
-        """End what goes on; its readers come back where they were."""
-        self._readers.call_off()
+        """End all waiting responses; their readers resume elsewhere."""
+        self._readers.cancel()
 
-    def recheck(self) -> None:
-        """Have everyone who reads ask again whether he may."""
-        self._readers.recheck()
+    def revalidate(self) -> None:
+        """Revalidate the token of every live reader."""
+        self._readers.revalidate()
 
     @property
     def routes(self) -> list[Route]:
-        """The endpoints' paths."""
+        """The endpoints' routes."""
         methods = ["GET", "HEAD", "PUT", "POST", "DELETE"]
         return [Route(STREAM_PREFIX + "{name:path}", self.serve, methods=methods)]
 
-    async def serve_straight(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request for a stream whose path was looked at, as an application."""
+    async def serve_asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request below the prefix as an ASGI application."""
         scope["path_params"] = {"name": scope["path"].removeprefix(STREAM_PREFIX)}
         response = await self.serve(Request(scope, receive))
         await response(scope, receive, send)
 
     async def serve(self, request: Request) -> Response:
-        """Answer one request; an error is an answer too."""
+        """Return the response to a request; an error becomes a response too."""
         return await self._answered(self._answer(request))
 
     def begin_append(self, scope: Scope, body: bytes, answer: Respond) -> bool:
-        """Answer an append without a task of its own, if it has to wait for its commit alone.
+        """Start an append without a task, if it only has to wait for its commit.
 
         Args:
-            scope: A POST's, for a stream.
-            body: All of its body.
-            answer: Called once, on the event loop, with what `serve` would return, or with what
-                will return it.
+            scope: ASGI scope of a POST to a stream.
+            body: The whole body.
+            answer: Called once, on the event loop, with the response that `serve` would return, or
+                with an awaitable of it.
 
         Returns:
-            Whether it was begun; if not, nothing was done, and `serve_straight` has to.
+            Whether it was started. If not, nothing was done, and `serve_asgi` has to serve it.
         """
         scope["path_params"] = {"name": scope["path"].removeprefix(STREAM_PREFIX)}
         request = Request(scope)
         try:
             call = self._call(request)
             self._require_write(call)
-            stream = self._known(call)
+            stream = self._cached(call)
             if stream is None or not body:
                 return False
-            addition = headers.read_addition(headers.named(scope["headers"]))
+            addition = headers.read_append_headers(headers.named(scope["headers"]))
             writing = self._writing()
             records = writing.records(stream, addition, body)
         except (HttpRefusal, RealtimeError):
-            return False  # the other way says why
+            return False  # `serve` makes the error response
         self.counters.bytes_received += len(body)
 
         def done(outcome: Appended | Exception) -> None:
-            response = writing.answer_at_once(stream, addition, outcome)
+            response = writing.immediate_response(stream, addition, outcome)
             if response is not None:
                 answer(self._finished(response))
             else:
                 answer(self._answered(writing.answer(stream, addition, outcome, is_empty=False)))
 
-        writing.begin(stream, addition, records, done)
+        writing.append_nowait(stream, addition, records, done)
         return True
 
-    def _known(self, call: _Call) -> HttpStream | None:
+    def _cached(self, call: _Call) -> HttpStream | None:
         if call.run is not None:
             return self._of_run(call.name, call.run)
-        return self.paths().known(call.name)
+        return self.paths().cached(call.name)
 
     async def _answered(self, answering: Awaitable[Response]) -> Response:
         try:
@@ -201,7 +202,7 @@ class DurableStreams:
         return self._finished(response)
 
     def _finished(self, response: Response) -> Response:
-        """Give an answer the headers that every one has."""
+        """Add the headers that every response has."""
         raw = response.raw_headers
         if not any(name == b"cache-control" for name, _ in raw):
             raw.append(_NOT_STORED)
@@ -226,7 +227,7 @@ class DurableStreams:
         reading = ReadRequest(
             call.request,
             stream,
-            call.may_go_on,
+            call.is_still_allowed,
             lambda: self.admit(call.request, call.access),
         )
         return await self._reader().get(reading)
@@ -236,7 +237,7 @@ class DurableStreams:
 
     async def _put(self, call: _Call) -> Response:
         self._require_write(call)
-        creation = headers.read_creation(headers.named(call.request.scope["headers"]))
+        creation = headers.read_create_headers(headers.named(call.request.scope["headers"]))
         if creation.fork is not None:
             source = self._source(creation.fork.source)
             may = call.access.may_read_path(source)
@@ -251,7 +252,7 @@ class DurableStreams:
     async def _post(self, call: _Call) -> Response:
         self._require_write(call)
         stream = await self._open(call)
-        addition = headers.read_addition(headers.named(call.request.scope["headers"]))
+        addition = headers.read_append_headers(headers.named(call.request.scope["headers"]))
         return await self._writing().append(stream, addition, await self._body(call))
 
     async def _body(self, call: _Call) -> bytes:
@@ -272,9 +273,11 @@ class DurableStreams:
     def _call(self, request: Request) -> _Call:
         access = self.access(request)
         name = check_name(request.path_params["name"])
-        return _Call(request, name, _key_of_run(name), access, lambda: self._may_go_on(request))
+        return _Call(
+            request, name, _key_of_run(name), access, lambda: self._is_still_allowed(request)
+        )
 
-    def _may_go_on(self, request: Request) -> bool:
+    def _is_still_allowed(self, request: Request) -> bool:
         try:
             self.access(request)
         except RealtimeError:
@@ -289,7 +292,7 @@ class DurableStreams:
         return await self._open(call)
 
     async def _require_read_of_run(self, access: Permissions, key: StreamKey) -> None:
-        # Who may not read a run is not told whether there is one.
+        # Without permission, a missing and an existing run get the same error.
         depends = access.depends_on_run()
         require_read(access, key, await find_run(self.store(), key.run_id) if depends else None)
 
@@ -305,7 +308,7 @@ class DurableStreams:
         return await self.paths().open(call.name)
 
     def _of_run(self, name: str, key: StreamKey) -> HttpStream:
-        return HttpStream(name, key, OF_A_RUN, self.store(), None)
+        return HttpStream(name, key, RUN_STREAM_CONFIGURATION, self.store(), None)
 
     def _source(self, url_path: str) -> str:
         path = unquote(url_path).partition("?")[0]
@@ -323,12 +326,12 @@ class DurableStreams:
     # ---- what answers ----
 
     def _reader(self) -> ReadHandler:
-        opening = ReaderDeps(self.hub(), self.paths(), self._readers)
+        deps = ReaderDeps(self.hub(), self.paths(), self._readers)
         options = self.options
-        return ReadHandler(opening, options.times, self.chances, options.is_open, self.counters)
+        return ReadHandler(deps, options.times, self.clock, options.is_open, self.counters)
 
-    def _writing(self) -> Writing:
-        return Writing(self.paths(), self.options.record_bytes)
+    def _writing(self) -> WriteHandler:
+        return WriteHandler(self.paths(), self.options.record_bytes)
 
 
 _BY_METHOD: dict[str, Callable[[DurableStreams, _Call], Awaitable[Response]]] = {
@@ -342,10 +345,10 @@ _BY_METHOD: dict[str, Callable[[DurableStreams, _Call], Awaitable[Response]]] = 
 
 @lru_cache(4096)  # 1 KB each
 def check_name(name: str) -> str:
-    """Return what follows the prefix in a URL if a stream may be called so.
+    """Check the name of a stream: what follows the prefix in a URL.
 
     Raises:
-        Refused: 400, it is outside the rule; 404, it is reserved.
+        HttpRefusal: 400, the name breaks a rule; 404, it is reserved.
     """
     segments = name.split("/")
     if len(name) > MAX_PATH or not all(_SEGMENT.match(each) for each in segments):
@@ -356,7 +359,8 @@ def check_name(name: str) -> str:
     if any(each in (".", "..") for each in segments):
         raise malformed(f"the path {name[:80]!r} has a segment of dots")
     if segments[0].startswith("__"):
-        raise not_found(name[:80])  # where the protocol has interfaces that are not offered here
+        # reserved for interfaces of the protocol that this gateway does not have
+        raise not_found(name[:80])
     return name
 
 

@@ -1,4 +1,4 @@
-"""What is answered instead of a result."""
+"""Error responses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 
 class HttpRefusal(Exception):
-    """A request that cannot be done.
+    """A request that is rejected.
 
     Args:
         status: HTTP status.
-        code: What programs look at, in the answer's body.
-        message: For people: the thing's name, the limit and the number.
-        headers: Further headers of the answer.
+        code: Code for programs, in the response's body.
+        message: For people: the thing's name, the value and the limit.
+        headers: Further headers of the response.
     """
 
     def __init__(
@@ -26,30 +26,30 @@ class HttpRefusal(Exception):
 
 
 def malformed(message: str) -> HttpRefusal:
-    """A request that says nothing that can be done."""
+    """Make the error of a malformed request."""
     return HttpRefusal(400, "malformed_request", message)
 
 
 def not_found(name: str) -> HttpRefusal:
-    """A stream that is not there."""
+    """Make the error of a missing stream."""
     return HttpRefusal(404, "stream_not_found", f"there is no stream {name}")
 
 
 def gone(name: str) -> HttpRefusal:
-    """A deleted stream that is kept only for its forks."""
+    """Make the error of a deleted stream that is kept only for its forks."""
     return HttpRefusal(410, "stream_gone", f"the stream {name} was deleted; only its forks remain")
 
 
 def conflict(message: str) -> HttpRefusal:
-    """A stream that is there, and otherwise than the request has it."""
+    """Make the error of an existing stream that differs from the request."""
     return HttpRefusal(409, "stream_conflict", message)
 
 
 def position_gone(name: str) -> HttpRefusal:
-    """A position that the stream does not have, or has no more."""
+    """Make the error of a position that the stream does not have, or no longer has."""
     return HttpRefusal(
         410,
         "position_gone",
-        f"the stream {name} has nothing at this offset any more: it was trimmed, or made anew; "
+        f"the stream {name} no longer has this offset: it was trimmed or created again; "
         "read again from -1",
     )

@@ -1,4 +1,4 @@
-"""Carries server-sent events to one reader."""
+"""Sends server-sent events to one reader."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.server.streaming_response import ReaderStalled, StreamingBody, until_gone
+from gateway.server.streaming_response import ReaderStalled, StreamingBody, wait_for_disconnect
 
 
 class EventStream(Response):
-    """An answer of events that goes on until its source ends, or its reader leaves or stalls.
+    """A response of events, until their source ends or the reader disconnects or stalls.
 
-    One event is made when the one before is on its way: a slow reader costs one event and what the
-    server's and the kernel's buffers hold.
+    The next event is made only after the previous one was sent. So a slow reader costs one event,
+    and the buffers of the server and the kernel.
 
     Args:
-        events: Makes the body; closed with the answer.
-        headers: Of the answer.
-        on_gone: Called when the reader has left, so that `events` ends.
-        on_end: Called when the answer is over.
-        send_s: A reader that takes nothing for so long is cut off.
+        events: Makes the body; closed with the response.
+        headers: Headers of the response.
+        on_gone: Called when the reader has disconnected, so that `events` ends.
+        on_end: Called when the response has ended.
+        send_s: A reader that reads nothing for so many seconds is aborted.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class EventStream(Response):
         self._send_s = send_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        watching = asyncio.create_task(until_gone(receive), name="reader of events")
+        """Send the response. See ASGI."""
+        watching = asyncio.create_task(wait_for_disconnect(receive), name="reader of events")
         watching.add_done_callback(lambda _: self._on_gone())
         body = StreamingBody(scope, send, self._send_s)
         headers = self.raw_headers
@@ -52,7 +52,7 @@ class EventStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await _carry(events, watching, body)
         except ReaderStalled:
-            pass  # it comes back where it was
+            pass  # the reader reconnects at its position
         finally:
             self._on_end()
             watching.cancel()

@@ -1,4 +1,4 @@
-"""The headers of requests, as values. No I/O."""
+"""Headers of requests as values. No I/O."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ _TIME = re.compile(
 
 
 def named(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return a request's headers that mean something here, by their names as they are written.
+    """Return the known headers of a request by their usual spelling.
 
     Args:
-        raw: As ASGI has them. Of those that are given twice the first counts.
+        raw: The headers of the ASGI scope. The first of equal names counts.
     """
     found = {}
     for raw_name, value in raw:
@@ -73,17 +73,17 @@ def named(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def where(position: Position, is_closed: bool) -> dict[str, str]:
-    """Say in an answer where a stream ends or a page of it does, and whether nothing can follow."""
+    """Make the headers that give the end of a page, and whether the stream is closed there."""
     return {NEXT_OFFSET: str(position)} | ({CLOSED: "true"} if is_closed else {})
 
 
 class ForkSpec(NamedTuple):
-    """What a new stream is to inherit.
+    """What a new stream inherits.
 
     Attributes:
-        source: Path of the source, as the request's URL would have it.
-        at: Where to part from it; None for its end.
-        more: How much of what follows there to inherit besides: records, or bytes of one.
+        source: Path of the source, as in the request's URL.
+        at: Where the fork diverges; None for the source's end.
+        more: How much to inherit beyond it: records, or bytes of one record.
     """
 
     source: str
@@ -92,14 +92,14 @@ class ForkSpec(NamedTuple):
 
 
 class CreateHeaders(NamedTuple):
-    """What a PUT asks for.
+    """The headers of a PUT.
 
     Attributes:
-        content_type: As given; None if it was not.
-        ttl_s: Seconds without a read or write after which the stream goes.
-        expires_at: When it goes, as given.
+        content_type: As given; None without one.
+        ttl_s: Seconds without a read or write after which the stream expires.
+        expires_at: When it expires, as given.
         expires_ms: The same, milliseconds since 1970 UTC.
-        closes: It is complete with this.
+        closes: The body is the whole stream.
         fork: What it inherits.
     """
 
@@ -112,13 +112,13 @@ class CreateHeaders(NamedTuple):
 
 
 class AppendHeaders(NamedTuple):
-    """What a POST says about its body.
+    """The headers of a POST.
 
     Attributes:
-        content_type: As given; None if it was not.
-        closes: The stream is complete after this.
-        producer: Makes a repeat harmless.
-        order: Has to be after the last one.
+        content_type: As given; None without one.
+        closes: The stream ends after this append.
+        producer: Makes a repeated append harmless.
+        order: A sequence that has to sort after the previous one.
     """
 
     content_type: str | None
@@ -127,11 +127,11 @@ class AppendHeaders(NamedTuple):
     order: str | None
 
 
-def read_creation(headers: Mapping[str, str]) -> CreateHeaders:
+def read_create_headers(headers: Mapping[str, str]) -> CreateHeaders:
     """Read the headers of a PUT.
 
     Raises:
-        Refused: 400, one of them is outside its rule.
+        HttpRefusal: 400, a header breaks its rule.
     """
     ttl_s = _whole(headers, TTL, MAX_TTL_S)
     expires_at = headers.get(EXPIRES_AT)
@@ -143,11 +143,11 @@ def read_creation(headers: Mapping[str, str]) -> CreateHeaders:
     return CreateHeaders(content_type, ttl_s, expires_at, expires_ms, closes(headers), fork)
 
 
-def read_addition(headers: Mapping[str, str]) -> AppendHeaders:
+def read_append_headers(headers: Mapping[str, str]) -> AppendHeaders:
     """Read the headers of a POST.
 
     Raises:
-        Refused: 400, one of them is outside its rule.
+        HttpRefusal: 400, a header breaks its rule.
     """
     order = headers.get(SEQUENCE)
     if order is not None and not 0 < len(order) <= MAX_NAME:
@@ -156,13 +156,13 @@ def read_addition(headers: Mapping[str, str]) -> AppendHeaders:
 
 
 def closes(headers: Mapping[str, str]) -> bool:
-    """Whether a request closes the stream: any value but `true` is as good as none."""
+    """Whether a request closes the stream. Any value but `true` is ignored."""
     return headers.get(CLOSED, "").lower() == "true"
 
 
 @lru_cache(64)
 def media_type(content_type: str) -> str:
-    """Return what of a content type counts in comparisons: without parameters, in lower case."""
+    """Return a content type for comparison: without parameters, in lower case."""
     return content_type.partition(";")[0].strip().lower()
 
 

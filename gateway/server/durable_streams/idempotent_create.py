@@ -1,4 +1,4 @@
-"""Whether a stream that is there is the one that a request would create."""
+"""Whether an existing stream is the one that a request would create."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from gateway.server.durable_streams.stream import HttpStream
 
 
 def same_type(a: str, b: str) -> bool:
-    """Whether two content types count as one."""
+    """Whether two content types are equal, apart from parameters."""
     return media_type(a) == media_type(b)
 
 
-async def check_same(stream: HttpStream, creation: CreateHeaders) -> None:
-    """Refuse to take a stream for the one that a request would create.
+async def check_idempotent_create(stream: HttpStream, creation: CreateHeaders) -> None:
+    """Check that an existing stream is the one that a request would create.
 
     Raises:
-        Refused: 409, it is there and otherwise.
+        HttpRefusal: 409, it differs.
     """
     there, fork = stream.configuration, creation.fork
     asked = creation.content_type or (there.content_type if fork is not None else DEFAULT_TYPE)

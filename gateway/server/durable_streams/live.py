@@ -1,4 +1,4 @@
-"""A reader that stays: what is there, then what is appended, until the stream is closed or gone."""
+"""A live reader: first the existing records, then new ones, until the stream ends."""
 
 from __future__ import annotations
 
@@ -15,71 +15,72 @@ from gateway.model.log import Head
 from gateway.model.records import ORIGIN, Position, path_config
 from gateway.server.durable_streams.configuration import to_logical
 from gateway.server.durable_streams.errors import position_gone
-from gateway.server.durable_streams.path_streams import Paths
+from gateway.server.durable_streams.path_streams import PathStreams
 from gateway.server.durable_streams.stream import HttpPage, HttpStream
 
 
 class LiveReaders(set["LiveReader"]):
-    """Those who read now."""
+    """The open live readers."""
 
     def lagging(self) -> Iterator[LaggingReader]:
-        """Yield those that have records yet to take."""
+        """Yield the readers that have records to send."""
         for reader in tuple(self):
             if reader.lag:
                 yield LaggingReader("http", reader.stream.key, reader.lag)
 
-    def call_off(self) -> None:
-        """Tell all of them to end."""
+    def cancel(self) -> None:
+        """Cancel all readers."""
         for reader in tuple(self):
-            reader.call_off()
+            reader.cancel()
 
-    def recheck(self) -> None:
-        """Tell all of them to ask whether they may go on."""
+    def revalidate(self) -> None:
+        """Make all readers check their tokens again."""
         for reader in tuple(self):
-            reader.must_check = True
+            reader.must_revalidate = True
             reader.wake()
 
 
 class ReaderDeps(NamedTuple):
-    """What live readers are opened with.
+    """What a live reader needs.
 
     Attributes:
-        hub: Shares the live ends of streams among their readers.
-        paths: Knows how the stream of a path is kept.
-        readers: Those who are open.
+        hub: Shares the tails of streams among readers.
+        paths: Finds the configuration of a path's stream.
+        readers: The open readers.
     """
 
     hub: Hub
-    paths: Paths
+    paths: PathStreams
     readers: LiveReaders
 
 
 class LiveReader:
-    """A reader's place in a stream, woken by the hub. Used as `async with`.
+    """A reader's position in a stream, woken by the hub. Used as `async with`.
 
     Args:
-        stream: Which.
-        position: Where to begin.
-        opening: What it is opened with.
+        stream: The stream.
+        position: Where to start.
+        deps: What it needs.
 
     Attributes:
-        is_called_off: It has to end.
-        must_check: It has to ask whether it may go on.
+        is_canceled: It has to end.
+        must_revalidate: It has to check its token again.
     """
 
-    def __init__(self, stream: HttpStream, position: Position, opening: ReaderDeps) -> None:
+    def __init__(self, stream: HttpStream, position: Position, deps: ReaderDeps) -> None:
         self.stream = stream
         self.position = position
-        self.is_called_off = False
-        self.must_check = False
-        self._hub, self._paths, self._readers = opening
+        self.is_canceled = False
+        self.must_revalidate = False
+        self._hub, self._paths, self._readers = deps
         self._woken = asyncio.Event()
         self._cursor: RecordCursor | None = None
-        self._watch: RecordCursor | None = None  # on the configuration, which says if it is gone
+        # cursor on the path's configuration, which shows a deletion
+        self._watch: RecordCursor | None = None
 
     @property
     def lag(self) -> int:
-        """How many records it has yet to take."""
+        """Number of records that it has not returned yet."""
         if self._cursor is None:
             return 0
         end = self._cursor.tail_position.offset + self.stream.start
@@ -89,8 +90,8 @@ class LiveReader:
         stream = self.stream
         self._readers.add(self)
         try:
-            # Both cursors are there before the configuration is looked at again, so that nothing
-            # that happens from now on is missed.
+            # Open both cursors before the configuration is read again, so that no change between
+            # the two is lost.
             self._cursor = await self._hub.open(
                 RecordCursor, stream.key, self._place, 0, self._woken.set
             )
@@ -113,7 +114,7 @@ class LiveReader:
         self.close()
 
     def close(self) -> None:
-        """Leave the hub. Safe to call twice."""
+        """Close the cursors. Safe to call twice."""
         self._readers.discard(self)
         for cursor in (self._cursor, self._watch):
             if cursor is not None:
@@ -123,13 +124,13 @@ class LiveReader:
         """Make `wait` return."""
         self._woken.set()
 
-    def call_off(self) -> None:
-        """Have it end."""
-        self.is_called_off = True
+    def cancel(self) -> None:
+        """Make the reader end."""
+        self.is_canceled = True
         self._woken.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait until there may be something to take; false when the time is over."""
+        """Wait until there may be a step to take; return False after the timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._woken.wait()
@@ -141,10 +142,10 @@ class LiveReader:
         """Take the next step.
 
         Returns:
-            None at the end of an open stream.
+            A page; None at the end of an open stream.
 
         Raises:
-            Refused: the stream was deleted, or its position says nothing any more.
+            HttpRefusal: the stream was deleted, or no longer has the position.
             RealtimeError: the stream cannot be read.
         """
         self._woken.clear()
@@ -159,7 +160,7 @@ class LiveReader:
         return self._chunk(taken) if taken is not None else None
 
     def _place(self, head: Head) -> Position:
-        # Within what is inherited the cursor waits at its log's beginning.
+        # While inherited parts are read, the cursor waits at the start of the stream's own log.
         own = self.position.offset - self.stream.start
         return self.position._replace(offset=own) if own > 0 else ORIGIN
 
@@ -188,7 +189,7 @@ class LiveReader:
             await self._check()
 
     async def _check(self) -> None:
-        """Refuse to go on if the stream is not the one that it was."""
+        """Raise if the path has another stream now."""
         assert self.stream.path is not None
         now = await self._paths.open(self.stream.path)
         if now.key != self.stream.key:

@@ -9,7 +9,7 @@ from gateway.errors import InvalidPosition
 from gateway.model.records import ORIGIN, Position
 from gateway.server.durable_streams.errors import malformed
 
-CURSOR_EPOCH_S = 1_728_432_000  # 2024-10-09T00:00:00Z: where intervals are counted from
+CURSOR_EPOCH_S = 1_728_432_000  # start of the first interval
 CURSOR_INTERVAL_S = 20
 CURSOR_JITTER_S = 3600
 MAX_CURSOR = 2**53
@@ -21,10 +21,10 @@ def read_offset(given: Sequence[str]) -> StartOffset | None:
     """Read the `offset` parameters of a URL.
 
     Returns:
-        The position; "now" for the stream's end; None if there is no such parameter.
+        The position; "now" for the stream's end; None without a parameter.
 
     Raises:
-        Refused: 400, more than one, or none that was handed out.
+        HttpRefusal: 400, more than one, or not an offset of this gateway.
     """
     if not given:
         return None
@@ -41,17 +41,17 @@ def read_offset(given: Sequence[str]) -> StartOffset | None:
 
 
 def entity_tag(identity: str, start: Position, stop: Position, closed: bool) -> str:
-    """Name what a page of a stream holds: another when it has grown, or has been closed."""
+    """Make the entity tag of a page. It changes when the page grows or the stream is closed."""
     return f'"{identity}:{start}:{stop}{":c" if closed else ""}"'
 
 
 def next_cursor(now_s: float, given: str | None, random: Callable[[], float]) -> str:
-    """Return the cursor of a live answer: it grows with time, and past the one that was sent.
+    """Return the cursor of a live response: it grows with time, and beyond the client's cursor.
 
     Args:
         now_s: Unix time.
-        given: What the client echoed, if anything.
-        random: From 0 to below 1.
+        given: The cursor that the client sent, if any.
+        random: Returns a number from 0 to below 1.
     """
     current = int((now_s - CURSOR_EPOCH_S) // CURSOR_INTERVAL_S)
     if given is None or not given.isascii() or not given.isdecimal() or len(given) > 15:

@@ -1,16 +1,15 @@
-"""The streams of paths: create, find, delete, expire, fork.
+"""Streams of paths: create, find, delete, expire.
 
-A path's configuration is a log (`$config`); its stream's records are another, one for each
-generation. Whoever changes a configuration appends to that log as the writer `config`, whose
-sequence is the number of changes so far: of two who change the same at once, on one node or on
-many, the store takes one and tells the other that its number was used (`duplicate`), who then looks
-again. There is no lock anywhere. What a step that was cut short leaves behind (records of a stream
-that was never published, a reference of a fork that never came to be) is forgotten by `sweeping`.
+A path's configuration is a log (`$config`); the records of its stream are another log, a new one
+for each generation. A change of the configuration is an append by the writer `config`, whose
+sequence is the number of changes so far. When two gateways change it at once, the store accepts one
+append and reports the other as a `duplicate`; that gateway reads the configuration and tries again.
+So no lock is needed. An interrupted step can leave records of a stream that was never published, or
+a reference to a fork that was never created; `cleanup` deletes them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from gateway.model.records import (
     path_config,
     path_data,
 )
-from gateway.server.durable_streams import bodies
+from gateway.server.durable_streams import bodies, forks
 from gateway.server.durable_streams.configuration import (
     ABSENT,
     Configuration,
@@ -36,25 +35,20 @@ from gateway.server.durable_streams.configuration import (
     decode,
     encode,
 )
-from gateway.server.durable_streams.errors import conflict, gone, malformed, not_found
+from gateway.server.durable_streams.errors import conflict, gone, not_found
 from gateway.server.durable_streams.headers import DEFAULT_TYPE, CreateHeaders, ForkSpec
-from gateway.server.durable_streams.idempotent_create import check_same, same_type
+from gateway.server.durable_streams.idempotent_create import check_idempotent_create
 from gateway.server.durable_streams.stream import HttpStream
 from gateway.stores.base import PathStore
 
-MAX_FORKS = 256  # of one stream: each costs about 60 bytes of every change of its configuration
-MAX_PARTS = 32  # a stream may inherit from: how deep forks of forks go
-UNPUBLISHED_MS = 60_000  # what is being created counts as there for so long
-MAX_TRIES = 100  # at a change that others make at the same time; each time one of them succeeds
+MAX_FORKS = 256  # of one stream: each adds about 60 bytes to every change of its configuration
+UNPUBLISHED_MS = 60_000  # how long an unpublished fork counts as existing
+MAX_TRIES = 100  # of one change; in each round, one of the competing changes succeeds
 CACHED_PATHS = 10_000  # about 1 KB each
-EPOCH_WAIT_S = 0.001
-EPOCH_WAITS = 50
-
-_EPOCH_TIME = slice(0, 11)  # of an epoch: hex digits of its milliseconds
 
 
 class PathEntry(NamedTuple):
-    """A path's configuration, and after which change."""
+    """A path's configuration and its version, the position of the last change."""
 
     path: str
     configuration: Configuration
@@ -62,7 +56,7 @@ class PathEntry(NamedTuple):
 
     @property
     def data(self) -> StreamKey:
-        """The log that holds the stream's own records."""
+        """The log of the stream's own records."""
         return path_data(self.path, self.configuration.generation)
 
 
@@ -74,11 +68,11 @@ class _Draft(NamedTuple):
     source: PathEntry | None
 
 
-class Paths:
+class PathStreams:
     """The streams of paths, over an open store.
 
     Args:
-        store: Where they are kept.
+        store: The store.
         clock_ms: Milliseconds since 1970 UTC.
     """
 
@@ -88,7 +82,7 @@ class Paths:
         self._cache: OrderedDict[str, PathEntry] = OrderedDict()
 
     async def find(self, path: str) -> PathEntry:
-        """Return a path's configuration as it is now; what has expired is deleted by this."""
+        """Return a path's current configuration; an expired stream is deleted first."""
         for _ in range(MAX_TRIES):
             entry = await self.read(path)
             configuration = entry.configuration
@@ -101,15 +95,15 @@ class Paths:
         """Return the stream of a path.
 
         Raises:
-            Refused: 404, there is none; 410, it is deleted and has forks.
+            HttpRefusal: 404, there is none; 410, it is deleted and has forks.
         """
         entry = await self.find(path)
         return self._stream(_live(entry))
 
-    def known(self, path: str) -> HttpStream | None:
-        """Return the stream of a path if it is there and nothing has to be read or written first.
+    def cached(self, path: str) -> HttpStream | None:
+        """Return the stream of a path if that needs no read and no write; else None.
 
-        None says nothing: then `open` tells.
+        None does not mean that the stream is missing: then call `open`.
         """
         entry = self._cache.get(path)
         if entry is None or not self.store.is_known_tail(path_config(path), entry.version):
@@ -121,39 +115,39 @@ class Paths:
         return self._stream(entry)
 
     def is_touched(self, stream: HttpStream) -> bool:
-        """Whether it is written down already that a stream is read or written now."""
+        """Whether the stored configuration already covers a read or write now."""
         return stream.path is None or stream.configuration.touched(self._clock_ms()) is None
 
     def _stream(self, entry: PathEntry) -> HttpStream:
         return HttpStream(entry.path, entry.data, entry.configuration, self.store, entry.path)
 
     async def touch(self, stream: HttpStream) -> None:
-        """Count a stream as read or written now; its sliding time to live, if any, starts anew."""
+        """Count a stream as read or written now, which restarts its sliding TTL."""
         now_ms = self._clock_ms()
         if stream.path is None or self.is_touched(stream):
             return
         entry = await self.read(stream.path)
         touched = entry.configuration.touched(now_ms)
         if entry.configuration.state == "live" and touched is not None:
-            await self._change(entry, touched)  # whoever was faster has touched it as well
+            await self._change(entry, touched)  # a competing change has touched it too
 
     async def create(
         self, path: str, creation: CreateHeaders, body: bytes, max_bytes: int
     ) -> tuple[HttpStream, bool]:
-        """Create the stream of a path, or find that it is there as it is asked for.
+        """Create the stream of a path, or find an equal one.
 
         Args:
-            path: Which.
-            creation: As it is to be.
-            body: What it begins with; may be empty.
-            max_bytes: Of one record.
+            path: The path.
+            creation: The request's headers.
+            body: The first records; may be empty.
+            max_bytes: Limit of one record.
 
         Returns:
             The stream, and whether it was created.
 
         Raises:
-            Refused: 400 or 413, it cannot be so; 404, the source of the fork is not there; 409, it
-                is there and otherwise.
+            HttpRefusal: 400 or 413, the request is invalid; 404, the fork's source is missing; 409,
+                the path has a different stream.
         """
         for _ in range(MAX_TRIES):
             entry = await self.find(path)
@@ -161,7 +155,7 @@ class Paths:
                 raise conflict(f"the stream {path} was deleted, but its forks need it")
             if entry.configuration.state == "live":
                 stream = self._stream(entry)
-                await check_same(stream, creation)
+                await check_idempotent_create(stream, creation)
                 return stream, False
             created = await self._create(entry, creation, body, max_bytes)
             if created is not None:
@@ -169,10 +163,10 @@ class Paths:
         raise _contended(path)
 
     async def delete(self, path: str) -> None:
-        """Delete the stream of a path; what forks of it inherit is kept for them.
+        """Delete the stream of a path; records that forks inherit are kept for them.
 
         Raises:
-            Refused: 404, there is none; 410, that was done already.
+            HttpRefusal: 404, there is none; 410, it is already deleted.
         """
         for _ in range(MAX_TRIES):
             entry = _live(await self.find(path))
@@ -180,8 +174,8 @@ class Paths:
                 return
         raise _contended(path)
 
-    async def tidy(self, path: str) -> PathEntry:
-        """Return a path's configuration, without what has expired or nobody inherits any more."""
+    async def collect(self, path: str) -> PathEntry:
+        """Return a path's configuration, after deleting what is expired or no longer inherited."""
         entry = await self.find(path)
         if entry.configuration.state == "gone":
             await self._remove(entry)
@@ -217,18 +211,18 @@ class Paths:
             self._cache.popitem(last=False)
 
     async def _change(self, entry: PathEntry, changed: Configuration) -> PathEntry | None:
-        """Append a change; None if another came first."""
+        """Append a change; return None if a competing change came first."""
         changed = msgspec.structs.replace(changed, change_id=secrets.token_hex(8))
         writer = Writer("config", 0, entry.version.offset)
         key = path_config(entry.path)
         try:
             done = await self.store.append(key, [encode(changed)], writer=writer)
-        except WriterGap:  # it was forgotten meanwhile, with all that was known of it
+        except WriterGap:  # cleanup deleted the configuration in between
             return None
         version = done.position
         if done.duplicate:
-            # Another writer's change has this number, or the store repeated this append after a
-            # broken connection and its first attempt had been committed.
+            # Either a competing change used this number, or the store repeated this append after a
+            # broken connection although its first attempt was committed. The record tells which.
             page = await self.store.read(key, entry.version, 1)
             is_ours = bool(page.records) and page.records[0].data == encode(changed)
             if page.reset or page.gap or not is_ours:
@@ -252,7 +246,7 @@ class Paths:
         key = path_data(entry.path, configuration.generation)
         if draft.records or creation.closes:
             end: EndReason | None = "completed" if creation.closes else None
-            writer = Writer(secrets.token_hex(8), 0, 0)  # lets the store repeat the append
+            writer = Writer(secrets.token_hex(8), 0, 0)  # makes a repeated append harmless
             await self.store.append(key, draft.records, writer=writer, end=end)
         published = await self._change(entry, configuration)
         if published is None:
@@ -277,7 +271,9 @@ class Paths:
         source, inherited = None, list[bytes]()
         if creation.fork is not None:
             source = await self._source(creation.fork)
-            configuration, inherited = await self._inherit(source, creation, configuration)
+            configuration, inherited = await forks.inherit(
+                self._stream(source), creation, configuration, self._clock_ms
+            )
         form = bodies.form_of(configuration.content_type)
         return _Draft(
             configuration,
@@ -294,89 +290,21 @@ class Paths:
             raise conflict(f"the stream {fork.source} has {MAX_FORKS} forks, which is the limit")
         return entry
 
-    async def _inherit(
-        self, source: PathEntry, creation: CreateHeaders, configuration: Configuration
-    ) -> tuple[Configuration, list[bytes]]:
-        fork, given = creation.fork, source.configuration
-        assert fork is not None
-        if creation.content_type and not same_type(creation.content_type, given.content_type):
-            raise conflict(
-                f"the stream {source.path} has content type {given.content_type}, which its forks "
-                f"share; this asks for {creation.content_type}"
-            )
-        at, stop, first = await self._divergence(source, fork)
-        parts = given.inherited(source.path, stop)
-        if len(parts) > MAX_PARTS:
-            raise conflict(f"forks of forks go {MAX_PARTS} deep; {source.path} is at the limit")
-        has_own_life = creation.ttl_s is not None or creation.expires_at is not None
-        life = configuration if has_own_life else given
-        await self._outlast(at.epoch)
-        return msgspec.structs.replace(
-            configuration,
-            content_type=creation.content_type or given.content_type,
-            ttl_s=life.ttl_s,
-            expires_at=life.expires_at,
-            expires_ms=life.expires_ms,
-            parts=parts,
-            source=source.path,
-            source_generation=given.generation,
-            forked_at=str(fork.at) if fork.at is not None else None,
-            fork_position=str(at),
-            forked_more=fork.more,
-        ), first
-
-    async def _divergence(
-        self, source: PathEntry, fork: ForkSpec
-    ) -> tuple[Position, int, list[bytes]]:
-        """Return where a fork begins, up to which record it inherits, and what is its own then."""
-        stream = self._stream(source)
-        tail, _ = await stream.tail()
-        at = fork.at if fork.at is not None else tail
-        if at.offset > tail.offset or not await stream.holds(at):
-            raise malformed(f"the stream {source.path} has no offset {at}")
-        if fork.more == 0:
-            return at, at.offset, []
-        if stream.form == "json":
-            if at.offset + fork.more > tail.offset:
-                raise malformed(
-                    f"the stream {source.path} has {tail.offset - at.offset} values after {at}; "
-                    f"{fork.more} are to be inherited"
-                )
-            return at, at.offset + fork.more, []
-        chunk = await stream.read(at, 1)
-        data = bodies.unwrap(chunk.records[0]) if chunk.records else b""
-        if fork.more > len(data):
-            raise malformed(
-                f"what the stream {source.path} has after {at} is {len(data)} bytes long; "
-                f"{fork.more} are to be inherited"
-            )
-        if fork.more == len(data):
-            return at, at.offset + 1, []
-        return at, at.offset, [bodies.wrap(data[: fork.more])]
-
-    async def _outlast(self, epoch: str) -> None:
-        # The fork's own offsets must sort after those it inherits, and an epoch begins with the
-        # time. Clocks of gateways that differ by more than this may still disagree.
-        for _ in range(EPOCH_WAITS):
-            if f"{self._clock_ms():011x}" > epoch[_EPOCH_TIME]:
-                return
-            await asyncio.sleep(EPOCH_WAIT_S)
-
     # ---- removing ----
 
     async def _remove(self, entry: PathEntry) -> bool:
-        """Take a stream away, or keep it for its forks; false if another changed it first."""
+        """Delete a stream, or mark it gone while it has forks; False after a competing change."""
         configuration, now_ms = entry.configuration, self._clock_ms()
-        forks = [fork for fork in configuration.forks if await self._is_alive(fork, now_ms)]
-        if forks:
+        alive = [fork for fork in configuration.forks if await self._is_alive(fork, now_ms)]
+        if alive:
             left = msgspec.structs.replace(
-                configuration, state="gone", forks=tuple(forks), changed_ms=now_ms
+                configuration, state="gone", forks=tuple(alive), changed_ms=now_ms
             )
         else:
             left = Configuration("absent", now_ms)
         if await self._change(entry, left) is None:
             return False
-        if not forks:
+        if not alive:
             await self._clear(entry.path, configuration)
         return True
 
@@ -385,10 +313,10 @@ class Paths:
         if configuration.state != "absent" and configuration.generation == fork.generation:
             return True
         is_young = fork.since_ms + UNPUBLISHED_MS > now_ms
-        return is_young and configuration.changed_ms < fork.since_ms  # it may yet be published
+        return is_young and configuration.changed_ms < fork.since_ms  # it may still be published
 
     async def _clear(self, path: str, configuration: Configuration) -> None:
-        """Remove a stream's records, and let go of what it inherited."""
+        """Delete a stream's records, and its entry in the source's forks."""
         await self.store.delete(path_data(path, configuration.generation))
         if configuration.source is not None:
             await self._release(

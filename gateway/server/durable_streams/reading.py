@@ -29,23 +29,23 @@ from gateway.server.durable_streams.offsets import (
 )
 from gateway.server.durable_streams.stream import HttpPage, HttpStream
 from gateway.server.entity_tags import matches
-from gateway.server.streaming_response import EVENT_HEADERS, until_gone
+from gateway.server.streaming_response import EVENT_HEADERS, wait_for_disconnect
 
-PAGE_BYTES = 1 << 20  # of records in one answer
-CHECK_S = 1.0  # whether a token still holds is asked so often at most, while records come
-KEEP_ALIVE_S = 15.0  # without an event a comment is sent, so that proxies and readers know
-CACHED_FOR_S = 60  # a page that is full never changes
+PAGE_BYTES = 1 << 20  # of records in one response
+CHECK_S = 1.0  # interval of token checks while records arrive
+KEEP_ALIVE_S = 15.0  # an idle event stream sends a comment this often, so that proxies keep it open
+CACHED_FOR_S = 60  # a full page never changes
 NO_STORE = "no-store"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadTimeouts:
-    """How long answers that wait go on.
+    """Time limits of waiting responses, seconds.
 
     Attributes:
-        long_poll_s: A request that waits for one page.
-        events_s: A stream of events; its reader comes back where it was.
-        send_s: A reader that takes nothing for so long is cut off.
+        long_poll_s: A long poll.
+        events_s: A stream of events; its reader reconnects at its position.
+        send_s: A reader that reads nothing for so long is aborted.
     """
 
     long_poll_s: float
@@ -59,7 +59,7 @@ class Clock:
 
     Attributes:
         clock_s: Unix time.
-        random: From 0 to below 1.
+        random: Returns a number from 0 to below 1.
     """
 
     clock_s: Callable[[], float]
@@ -67,49 +67,49 @@ class Clock:
 
 
 class ReadRequest(NamedTuple):
-    """One request that reads.
+    """A request that reads.
 
     Attributes:
-        request: It.
-        stream: What it reads.
-        may_go_on: Whether its token still allows it.
-        admit: Counts it as one that waits, or raises; gives what takes it off again.
+        request: The request.
+        stream: The stream.
+        is_still_allowed: Whether its token still allows the read.
+        admit: Counts it as waiting, or raises; returns a function that uncounts it.
     """
 
     request: Request
     stream: HttpStream
-    may_go_on: Callable[[], bool]
+    is_still_allowed: Callable[[], bool]
     admit: Callable[[], Callable[[], None]]
 
 
 class ReadHandler:
-    """Answers the requests that read.
+    """Makes the responses to reads.
 
     Args:
-        opening: What live readers are opened with.
-        times: How long answers that wait go on.
-        chances: Time and randomness.
-        is_public: Caches may share the answers, since anybody may read.
-        counters: Of what is sent.
+        deps: What live readers need.
+        times: Time limits of waiting responses.
+        clock: Time and randomness.
+        is_public: No token is needed, so caches may share responses.
+        counters: Counts sent bytes and records.
     """
 
     def __init__(
         self,
-        opening: ReaderDeps,
+        deps: ReaderDeps,
         times: ReadTimeouts,
-        chances: Clock,
+        clock: Clock,
         is_public: bool,
         counters: Counters,
     ) -> None:
-        self._opening = opening
+        self._deps = deps
         self._counters = counters
-        self._paths = opening.paths
+        self._paths = deps.paths
         self._times = times
-        self._chances = chances
+        self._clock = clock
         self._scope = "public" if is_public else "private"
 
     async def head(self, stream: HttpStream) -> Response:
-        """Say how a stream is kept and where it ends; it does not count as a read."""
+        """Return a stream's configuration and end; this does not count as a read."""
         position, end = await stream.tail()
         configuration = stream.configuration
         found = {"Content-Type": configuration.content_type, "Cache-Control": NO_STORE}
@@ -121,7 +121,7 @@ class ReadHandler:
         return _bare(200, found)
 
     async def get(self, reading: ReadRequest) -> Response:
-        """Answer with records: those that are there, or as they come."""
+        """Return records: the existing ones, or live."""
         query = reading.request.query_params
         place, live = read_offset(query.getlist("offset")), query.get("live")
         if live not in (None, "long-poll", "sse"):
@@ -153,7 +153,7 @@ class ReadHandler:
 
     def _caching(self, chunk: HttpPage) -> str:
         if chunk.is_at_tail and not chunk.is_closed:
-            return f"{self._scope}, no-cache"  # it grows: ask, with the tag
+            return f"{self._scope}, no-cache"  # it grows: revalidate with the tag
         return f"{self._scope}, max-age={CACHED_FOR_S}, stale-while-revalidate=300"
 
     def _page(self, stream: HttpStream, chunk: HttpPage, more: dict[str, str]) -> Response:
@@ -179,12 +179,12 @@ class ReadHandler:
 
     async def _wait(self, reading: ReadRequest, at: HttpPage) -> HttpPage:
         leave = reading.admit()
-        gone = asyncio.create_task(until_gone(reading.request.receive), name="long poll")
+        gone = asyncio.create_task(wait_for_disconnect(reading.request.receive), name="long poll")
         try:
-            async with LiveReader(reading.stream, at.position, self._opening) as reader:
-                gone.add_done_callback(lambda _: reader.call_off())
+            async with LiveReader(reading.stream, at.position, self._deps) as reader:
+                gone.add_done_callback(lambda _: reader.cancel())
                 ends_at_s = self._time() + self._times.long_poll_s
-                while not reader.is_called_off:
+                while not reader.is_canceled:
                     chunk = await reader.next()
                     if chunk is not None and (chunk.records or chunk.is_closed):
                         return chunk
@@ -203,25 +203,25 @@ class ReadHandler:
         stream = reading.stream
         position = (await stream.tail())[0] if place == "now" else place
         if position.offset > 0 and not await stream.holds(position):
-            await stream.read(position, 1)  # says why
+            await stream.read(position, 1)  # raises the error
         found = dict(EVENT_HEADERS)
         if stream.form == "binary":
             found[headers.DATA_ENCODING] = "base64"
-        leave = reading.admit()  # taken off by the answer, whatever becomes of it
-        reader = LiveReader(stream, position, self._opening)
+        leave = reading.admit()  # the response uncounts it, however it ends
+        reader = LiveReader(stream, position, self._deps)
         events = self._made_of(reading, reader)
-        return EventStream(events, found, reader.call_off, leave, self._times.send_s)
+        return EventStream(events, found, reader.cancel, leave, self._times.send_s)
 
     async def _made_of(
         self, reading: ReadRequest, reader: LiveReader
     ) -> AsyncGenerator[bytes, None]:
-        ends_at_s = self._time() + self._times.events_s * (1 - 0.2 * self._chances.random())
+        ends_at_s = self._time() + self._times.events_s * (1 - 0.2 * self._clock.random())
         is_told, check_at_s = False, self._time() + CHECK_S
         try:
             async with reader:
-                while (left_s := ends_at_s - self._time()) > 0 and not reader.is_called_off:
-                    if self._time() >= check_at_s or reader.must_check:
-                        reader.must_check = False
+                while (left_s := ends_at_s - self._time()) > 0 and not reader.is_canceled:
+                    if self._time() >= check_at_s or reader.must_revalidate:
+                        reader.must_revalidate = False
                         await self._keep(reading)
                         check_at_s = self._time() + min(CHECK_S, self._alive_s(reading.stream))
                     chunk = await reader.next()
@@ -235,7 +235,7 @@ class ReadHandler:
                     elif not await reader.wait(min(left_s, self._alive_s(reading.stream))):
                         yield self._counted(bodies.KEEP_ALIVE)
         except (HttpRefusal, RealtimeError):
-            return  # the reader comes back, and is told why
+            return  # the reader reconnects, and gets the error then
 
     def _event(self, reading: ReadRequest, chunk: HttpPage) -> bytes:
         data = bodies.event(reading.stream.form, chunk.records) if chunk.records else b""
@@ -256,26 +256,26 @@ class ReadHandler:
 
     def _cursor(self, request: Request) -> str:
         given = request.query_params.get("cursor")
-        return next_cursor(self._chances.clock_s(), given, self._chances.random)
+        return next_cursor(self._clock.clock_s(), given, self._clock.random)
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
 
     def _alive_s(self, stream: HttpStream) -> float:
-        """How long to wait before the reader is looked after: often enough to keep it alive."""
+        """Return how long the reader may wait before a touch of the stream or a comment is due."""
         configuration = stream.configuration
         alive_s = KEEP_ALIVE_S
         if configuration.ttl_s is not None:
             alive_s = min(alive_s, configuration.ttl_s / 2)
         if configuration.expires_ms is not None:
-            alive_s = min(alive_s, configuration.expires_ms / 1000 - self._chances.clock_s())
+            alive_s = min(alive_s, configuration.expires_ms / 1000 - self._clock.clock_s())
         return max(alive_s, 0.01)
 
     async def _keep(self, reading: ReadRequest) -> None:
-        """Refuse to go on without a token; a reader that stays keeps the stream alive."""
-        if not reading.may_go_on():
+        """Check the token again, and touch the stream, which a live reader keeps from expiring."""
+        if not reading.is_still_allowed():
             raise HttpRefusal(
-                401, "token_expired", "the token is not good any more; mint a new one"
+                401, "token_expired", "the token has expired or was revoked; mint a new one"
             )
         if reading.stream.path is not None:
             await self._paths.touch(await self._paths.open(reading.stream.path))
@@ -291,5 +291,5 @@ def _where(chunk: HttpPage) -> dict[str, str]:
 def _bare(status: int, found: dict[str, str]) -> Response:
     response = Response(None, status, found)
     if status == 200:
-        del response.headers["content-length"]  # of what a GET would bring, which is not known
+        del response.headers["content-length"]  # the length of a GET's body is unknown
     return response

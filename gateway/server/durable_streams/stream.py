@@ -1,4 +1,4 @@
-"""What a request reads: the stream of a run or of a path, page by page."""
+"""The stream that a request reads, of a run or of a path, page by page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gateway.server.durable_streams.errors import HttpRefusal, not_found, positi
 from gateway.stores.base import Store
 
 JSON = "application/json"
-OF_A_RUN = Configuration("live", generation="run", content_type=JSON)
+RUN_STREAM_CONFIGURATION = Configuration("live", generation="run", content_type=JSON)
 
 
 class HttpPage(NamedTuple):
-    """What a reader gets in one step.
+    """The result of one read.
 
     Attributes:
-        records: In order, without holes.
-        position: After the last of them.
-        is_at_tail: There is nothing after it as yet.
-        is_closed: Nor will there be.
+        records: In order, without gaps.
+        position: Position after the last record.
+        is_at_tail: No record follows yet.
+        is_closed: No record can follow.
     """
 
     records: list[bytes]
@@ -35,13 +35,13 @@ class HttpPage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HttpStream:
-    """A stream that is there.
+    """An existing stream.
 
     Attributes:
-        name: As the URL has it.
+        name: Its name in URLs.
         key: The log of its own records.
-        configuration: How it is kept.
-        store: Where.
+        configuration: Its configuration.
+        store: The store.
         path: Its path; None for a run's stream.
     """
 
@@ -53,7 +53,7 @@ class HttpStream:
 
     @property
     def form(self) -> bodies.Form:
-        """How its records are kept and shown."""
+        """How its records are stored and presented."""
         return bodies.form_of(self.configuration.content_type)
 
     @property
@@ -62,7 +62,7 @@ class HttpStream:
         return self.configuration.start
 
     def is_over(self, end: EndReason | None) -> HttpRefusal | None:
-        """Return the answer about a stream that was deleted; None if it was not."""
+        """Return the error of a deleted stream; None if it is not deleted."""
         if end != "deleted":
             return None
         if self.path is not None:
@@ -70,10 +70,10 @@ class HttpStream:
         return HttpRefusal(410, "stream_gone", f"the stream {self.name} was deleted")
 
     async def tail(self) -> tuple[Position, EndReason | None]:
-        """Say where it ends, and why if nothing more can come.
+        """Return its end position, and the reason of its end if it has ended.
 
         Raises:
-            Refused: 404 or 410, it was deleted meanwhile.
+            HttpRefusal: 404 or 410, it was deleted.
         """
         head = await self.store.head(self.key)
         if over := self.is_over(head.end):
@@ -89,7 +89,7 @@ class HttpStream:
         return Position((await self.store.head(parts[-1].key)).position.epoch, self.start)
 
     async def holds(self, position: Position) -> bool:
-        """Whether a position is one of this stream's, so that reading goes on there."""
+        """Whether a position is one of this stream's, so that a read can start there."""
         if position.offset == 0:
             return True
         if position.offset == self.start:
@@ -101,14 +101,14 @@ class HttpStream:
         return page.reset is None and page.gap is None
 
     async def read(self, position: Position, max_bytes: int) -> HttpPage:
-        """Read on from a position, without waiting.
+        """Read from a position, without waiting.
 
         Args:
-            position: Where to begin.
-            max_bytes: About how much data; at least one record comes if there is one.
+            position: Where to start.
+            max_bytes: Approximate limit of data; at least one record is returned if there is one.
 
         Raises:
-            Refused: 410, the stream has nothing there any more; 404 or 410, it was deleted.
+            HttpRefusal: 410, the stream no longer has the position; 404 or 410, it was deleted.
         """
         chunk = await self._read_parts(position, max_bytes)
         left = max_bytes - sum(map(len, chunk.records))
@@ -121,7 +121,7 @@ class HttpStream:
         if 0 < position.offset <= self.start and not await self.holds(position):
             raise position_gone(self.name)
         while size < max_bytes and (part := self.configuration.part_at(at.offset)):
-            # Where one part ends and the next begins, the position still has the first one's epoch.
+            # Between two parts, the position still has the epoch of the first one.
             inside = at.offset > part.start
             after = at._replace(offset=at.offset - part.start) if inside else None
             page = await self.store.read(part.key, after, max_bytes - size)

@@ -17,7 +17,7 @@ from gateway.server.durable_streams import bodies, headers
 from gateway.server.durable_streams.configuration import to_logical
 from gateway.server.durable_streams.errors import HttpRefusal, conflict, malformed
 from gateway.server.durable_streams.headers import AppendHeaders, CreateHeaders
-from gateway.server.durable_streams.path_streams import Paths
+from gateway.server.durable_streams.path_streams import PathStreams
 from gateway.server.durable_streams.stream import JSON, HttpStream
 from gateway.stores.base import OnAppended
 
@@ -26,7 +26,7 @@ async def read_body(request: Request) -> bytes:
     """Read a request's body.
 
     Raises:
-        Refused: 413, it is over the limit.
+        HttpRefusal: 413, it is over the limit.
     """
     receive, pieces, size, has_more = request.receive, list[bytes](), 0, True
     while has_more:
@@ -41,25 +41,25 @@ async def read_body(request: Request) -> bytes:
                 413,
                 "body_too_large",
                 f"the body is over the limit of {bodies.MAX_BODY_BYTES} bytes",
-                {"Connection": "close"},  # nobody reads the rest of it
+                {"Connection": "close"},  # the rest is not read
             )
     return b"".join(pieces)
 
 
-class Writing:
-    """Answers the requests that write.
+class WriteHandler:
+    """Makes the responses to writes.
 
     Args:
         paths: The streams of paths.
-        max_bytes: Of one record.
+        max_bytes: Limit of one record.
     """
 
-    def __init__(self, paths: Paths, max_bytes: int) -> None:
+    def __init__(self, paths: PathStreams, max_bytes: int) -> None:
         self._paths = paths
         self._max_bytes = max_bytes
 
     async def create(self, path: str, creation: CreateHeaders, url: str, body: bytes) -> Response:
-        """Create the stream of a path, or find it there as it is asked for."""
+        """Create the stream of a path, or find an equal one."""
         stream, is_new = await self._paths.create(path, creation, body, self._max_bytes)
         if not is_new:
             await self._paths.touch(stream)
@@ -71,7 +71,7 @@ class Writing:
         return Response(None, 201 if is_new else 200, found)
 
     async def find(self, stream: HttpStream, creation: CreateHeaders, body: bytes) -> Response:
-        """Say that a run's stream is there, as it always is."""
+        """Make the response to a PUT of a run's stream, which always exists."""
         _check_of_run(creation, body)
         position, end = await stream.tail()
         is_closed = end is not None
@@ -80,7 +80,7 @@ class Writing:
         return Response(None, 200, {"Content-Type": JSON} | headers.where(position, is_closed))
 
     async def append(self, stream: HttpStream, addition: AppendHeaders, body: bytes) -> Response:
-        """Append to a stream, close it, or both in one."""
+        """Append to a stream, close it, or both in one step."""
         if body and _is_of_another_type(stream, addition):
             await _check_open(stream)
         records = self.records(stream, addition, body)
@@ -96,10 +96,10 @@ class Writing:
             outcome = error
         return await self.answer(stream, addition, outcome, is_empty=not records)
 
-    def begin(
+    def append_nowait(
         self, stream: HttpStream, addition: AppendHeaders, records: list[bytes], done: OnAppended
     ) -> None:
-        """Begin to append records; `done` is told when it is over, and `answer` says what."""
+        """Start an append; `done` gets its outcome, from which `answer` makes the response."""
         stream.store.begin_append(
             stream.key,
             records,
@@ -109,10 +109,10 @@ class Writing:
             order=addition.order,
         )
 
-    def answer_at_once(
+    def immediate_response(
         self, stream: HttpStream, addition: AppendHeaders, outcome: Appended | Exception
     ) -> Response | None:
-        """Answer an append of records that is over; None if something has to be asked for that."""
+        """Make the response to an append; None if that needs a read or a write of the store."""
         if isinstance(outcome, Exception) or not self._paths.is_touched(stream):
             return None
         if outcome.position.offset == 0 or outcome.duplicate:
@@ -128,17 +128,17 @@ class Writing:
         *,
         is_empty: bool,
     ) -> Response:
-        """Answer an append that is over.
+        """Make the response to an append.
 
         Args:
-            stream: What was appended to.
-            addition: What was asked for.
-            outcome: What was done, or why it was not.
+            stream: The stream.
+            addition: The request's headers.
+            outcome: The result, or the error.
             is_empty: There were no records.
 
         Raises:
-            Refused: it was not done.
-            RealtimeError: likewise, and no fault of the request's.
+            HttpRefusal: the append was rejected.
+            RealtimeError: the append failed, by no fault of the request.
         """
         match outcome:
             case StreamEnded():
@@ -156,8 +156,8 @@ class Writing:
         """Make the records of an append's body.
 
         Raises:
-            Refused: the body is none that this stream takes.
-            InvalidValue: a record is not as the schema of its stream has it.
+            HttpRefusal: the stream does not accept the body.
+            InvalidValue: a record does not match the stream's schema.
         """
         if not body:
             if not addition.closes:
@@ -186,21 +186,21 @@ def _is_of_another_type(stream: HttpStream, addition: AppendHeaders) -> bool:
     return given is not None and headers.media_type(given) != headers.media_type(there)
 
 
-async def delete_path(paths: Paths, path: str) -> Response:
+async def delete_path(paths: PathStreams, path: str) -> Response:
     """Delete the stream of a path."""
     await paths.delete(path)
     return Response(None, 204)
 
 
 async def delete_of_run(stream: HttpStream) -> Response:
-    """Delete a run's stream: its records go, and it stays ended."""
-    await stream.tail()  # says if it was deleted before
+    """Delete the records of a run's stream, which stays ended."""
+    await stream.tail()  # raises if it is already deleted
     await stream.store.delete(stream.key)
     return Response(None, 204)
 
 
 def _check_of_run(creation: CreateHeaders, body: bytes) -> None:
-    """Refuse what a run's stream cannot be: it is JSON and lives as long as its run."""
+    """Check a PUT of a run's stream: it is JSON and lives as long as its run."""
     if creation.content_type and headers.media_type(creation.content_type) != JSON:
         raise conflict(f"streams of runs are {JSON}, not {creation.content_type}")
     if creation.ttl_s is not None or creation.expires_at is not None or creation.fork is not None:
@@ -217,7 +217,7 @@ async def _check_open(stream: HttpStream) -> None:
 
 async def _closed(stream: HttpStream, addition: AppendHeaders, *, is_empty: bool) -> Response:
     position, _ = await stream.tail()
-    if is_empty and addition.producer is None:  # closing it again does no harm
+    if is_empty and addition.producer is None:  # closing twice is idempotent
         return Response(None, 204, headers.where(position, True))
     raise _closed_refusal(stream, position)
 

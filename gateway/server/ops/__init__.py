@@ -1,9 +1,9 @@
-"""What an operator needs: health, metrics, logs; and the jobs of a running gateway.
+"""Operations: health, metrics, logs; and the background jobs of a running gateway.
 
 cluster_leases       leases where several gateways share a store
 drain                closes connections in batches at shutdown
 endpoints            health, readiness, metrics
-local_leases         workers of one gateway, and their runs when they are gone
+local_leases         leases of workers at the only gateway of a store
 log_format           log lines as text or JSON
 loop_lag             how late the event loop runs
 metrics              names and help of the metrics

@@ -1,7 +1,7 @@
-"""Leases where several gateways share a store: each renews its own and its workers', all judge.
+"""Leases where several gateways share a store: each renews its own, and all recover expired ones.
 
-A gateway, or a worker through whichever gateway, says every few seconds in the store that it is
-alive. Every gateway looks for those that have not, and settles what they left.
+Every gateway and every worker renews a lease in the store every few seconds. Each gateway looks
+for expired leases and recovers the runs of their owners.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from gateway.sdk.execution.task_queues import is_process
 from gateway.sdk.runtime import LeaseRenewer
 from gateway.stores.leases import ExpiredLease
 
-UNKNOWN_S = 600.0  # how long queued runs of a gateway that is gone wait for one with their task
+# How long queued runs of a lost gateway wait for a gateway that has their task.
+UNKNOWN_TASK_GRACE_S = 600.0
 
 _log = logging.getLogger("realtime.leases")
 
 
 class ClusterLeases:
-    """The part that one gateway has in them.
+    """The leases that one gateway renews and recovers.
 
     Args:
-        heartbeat: Of this process.
-        tasks: Those known here.
-        jitter: Gives a number from 0 to 1.
+        heartbeat: Renews the leases of this process.
+        tasks: The tasks that this process can execute.
+        jitter: Returns a number from 0 to 1.
     """
 
     def __init__(
@@ -42,11 +43,16 @@ class ClusterLeases:
         self._heartbeat = heartbeat
         self._tasks = tasks
         self._jitter = jitter
-        self._left_since_s: dict[str, float] = {}  # owners with runs that are not known here
+        # Since when an owner has had runs of tasks that this process does not have
+        self._left_since_s: dict[str, float] = {}
         self._work: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Give those a lease's time whose runs are unfinished and who never had one; then judge."""
+        """Grant one lease period to owners that have none, then start the recovery loop.
+
+        Only owners of unfinished runs count. They may be workers of an earlier version or of a
+        restored backup, and may still be alive.
+        """
         before: str | None = None
         owners: set[str] = set()
         store = self._heartbeat.store
@@ -55,19 +61,19 @@ class ClusterLeases:
             before = page[-1].id
         known = [owner for owner in owners if owner and is_process(owner)]
         await store.renew_leases(known, self._heartbeat.lease_s, only_new=True)
-        self._do(self._keep_judging(), "judge of leases")
+        self._do(self._recovery_loop(), "lease recovery")
 
     def acquire(self, owner: str) -> None:
-        """Take note that a worker has a connection."""
+        """Record that a worker has opened a connection."""
         if self._heartbeat.retain(owner):
             self._do(self._renew(owner), f"lease of {owner}")
 
     def release(self, owner: str) -> None:
-        """Take note that one of its connections has closed."""
+        """Record that a worker has closed a connection."""
         self._heartbeat.release(owner)
 
     async def stop(self) -> None:
-        """Judge no more; what lapses is for the others to see."""
+        """Stop the recovery loop; other gateways recover what expires."""
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -83,42 +89,42 @@ class ClusterLeases:
         except RealtimeError as error:
             _log.warning("the lease of %s could not be renewed: %s", owner, error)
 
-    async def _keep_judging(self) -> None:
+    async def _recovery_loop(self) -> None:
         while True:
             try:
-                await self.judge()
+                await self.recover_expired()
             except RealtimeError as error:
-                _log.warning("leases could not be judged; trying again: %s", error)
-            except Exception:  # nobody else would tell of runs that nobody executes
-                _log.exception("leases could not be judged")
-            # Not all gateways at once; they would do each other's work.
+                _log.warning("expired leases could not be recovered; trying again: %s", error)
+            except Exception:  # an unlogged failure here would leave runs that never end
+                _log.exception("expired leases could not be recovered")
+            # Jitter: gateways that check together would do the same work.
             await self._heartbeat.sleep(
                 self._heartbeat.lease_s / HEARTBEATS * (0.5 + self._jitter())
             )
 
-    async def judge(self) -> None:
-        """Settle what those have left whose lease has lapsed."""
+    async def recover_expired(self) -> None:
+        """Recover the runs of owners whose leases have expired."""
         gone = await self._heartbeat.store.expired_leases()
         for lapsed in gone:
-            if self._may_judge(lapsed):
-                await self._settle(lapsed.owner)
+            if self._may_recover(lapsed):
+                await self._recover(lapsed.owner)
         for owner in self._left_since_s.keys() - {lapsed.owner for lapsed in gone}:
             del self._left_since_s[owner]
 
-    def _may_judge(self, lapsed: ExpiredLease) -> bool:
+    def _may_recover(self, lapsed: ExpiredLease) -> bool:
         if lapsed.owner == self._heartbeat.owner:
             return False
         return lapsed.was_released or self._heartbeat.healthy_for_s >= self._heartbeat.lease_s
 
-    async def _settle(self, owner: str) -> None:
+    async def _recover(self, owner: str) -> None:
         now_s = asyncio.get_running_loop().time()
         since_s = self._left_since_s.setdefault(owner, now_s)
         settled = await recover_runs(
-            self._heartbeat, owner, self._tasks, is_last_try=now_s - since_s >= UNKNOWN_S
+            self._heartbeat, owner, self._tasks, is_last_try=now_s - since_s >= UNKNOWN_TASK_GRACE_S
         )
         if settled.crashed or settled.adopted:
             _log.warning(
-                "%s is gone; %d of its runs were marked crashed, %d go on here",
+                "%s is gone; %d of its runs were marked crashed, %d continue here",
                 owner,
                 settled.crashed,
                 settled.adopted,

@@ -1,43 +1,43 @@
-"""How a gateway that goes down sends its clients away: in batches, and not all back at once."""
+"""Plans a drain: clients are notified in batches, and reconnect spread over time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-BATCH = 50  # clients told at once
-TOLD_PER_S = 1000.0  # a goodbye costs a frame and a close
-MAX_BACK_S = 30.0  # nobody is asked to stay away for longer
+BATCH = 50  # clients in one batch
+NOTICES_PER_S = 1000.0  # each costs an error frame and a close frame
+MAX_RETRY_AFTER_S = 30.0  # longest retry-after
 
 
 class DrainBatch(NamedTuple):
-    """What to do next.
+    """One step of the plan.
 
     Attributes:
-        pause_s: How long to wait before.
-        retry_after_s: For each client of this batch, when it is to come back.
+        pause_s: Seconds to wait before it.
+        retry_after_s: The retry-after of each client in the batch, seconds.
     """
 
     pause_s: float
     retry_after_s: list[float]
 
 
-def farewells(
+def plan_drain(
     count: int, *, within_s: float, accepts_per_s: float, random: Callable[[], float]
 ) -> Iterator[DrainBatch]:
-    """Plan how clients are told.
+    """Plan when clients are notified and when they reconnect.
 
     Args:
-        count: How many there are.
-        within_s: All have to be told by then.
-        accepts_per_s: New connections that the gateway in its place takes.
-        random: Gives a number from 0 to 1.
+        count: Number of clients.
+        within_s: All are notified within this time, seconds.
+        accepts_per_s: Rate at which the replacing gateway accepts connections.
+        random: Returns a number from 0 to 1.
 
     Yields:
-        One batch after the other, `count` clients in all.
+        Batches of `count` clients in total.
     """
-    pause_s = min(BATCH / TOLD_PER_S, within_s * BATCH / max(count, 1))
-    back_s = min(MAX_BACK_S, 2 * count / accepts_per_s)
+    pause_s = min(BATCH / NOTICES_PER_S, within_s * BATCH / max(count, 1))
+    back_s = min(MAX_RETRY_AFTER_S, 2 * count / accepts_per_s)
     for first in range(0, count, BATCH):
         size = min(BATCH, count - first)
         yield DrainBatch(

@@ -1,4 +1,4 @@
-"""What a gateway tells of itself over HTTP: whether it lives, whether it is ready, its metrics."""
+"""Health, readiness and metrics over HTTP."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from gateway.settings import MetricsAccess
 HEALTH_PATH = "/healthz"
 READY_PATH = "/readyz"
 
-# What a proxy adds to a request that comes from elsewhere.
+# Headers that a proxy adds to a forwarded request.
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 class GatewayStatus(Protocol):
-    """What is asked of a gateway here."""
+    """What these endpoints read from a gateway."""
 
     @property
     def is_running(self) -> bool:
-        """Whether it has begun, and is not going down."""
+        """Whether it has started and does not shut down yet."""
 
     @property
-    def unready(self) -> str | None:
-        """Why it is not ready for clients, in words that a stranger may read; None: it is."""
+    def not_ready_reason(self) -> str | None:
+        """Why it is not ready for clients, for a public response; None if it is ready."""
 
 
 class OpsApi:
     """The endpoints.
 
     Args:
-        gateway: Which.
-        metrics: Its own.
-        allowed: Who may read these without a token.
-        access: Says what a request's bearer may do.
+        gateway: The gateway.
+        metrics: Its metrics.
+        allowed: Which clients may read metrics without a token.
+        access: Returns the permissions of a request's bearer.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class OpsApi:
         ]
 
     async def health(self, _: Request) -> Response:
-        """Say whether the gateway lives: if not, starting it again may help."""
+        """Return whether the process works; if not, a restart may help."""
         if self._gateway.is_running:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "down"}, 503)
 
     async def ready(self, _: Request) -> Response:
-        """Say whether clients may be sent here: if not, waiting or another gateway helps."""
-        # Nothing is asked of the store for this: whoever asks here is a stranger.
-        unready = self._gateway.unready
-        if unready is None:
+        """Return whether clients may be routed here; if not, waiting or another gateway helps."""
+        # No store access: the request is not authenticated.
+        not_ready_reason = self._gateway.not_ready_reason
+        if not_ready_reason is None:
             return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": unready}, 503)
+        return JSONResponse({"status": not_ready_reason}, 503)
 
     async def metrics(self, request: Request) -> Response:
-        """Write the metrics for Prometheus, for those who may see them."""
+        """Return the metrics for Prometheus, if the request may read them."""
         if not self._is_open_to(request):
             self._require(request)
         text, content_type = self._metrics.scrape(request.headers.get("accept", ""))
@@ -89,7 +89,7 @@ class OpsApi:
     def _is_open_to(self, request: Request) -> bool:
         has_token = "authorization" in request.headers
         if self._allowed == "open":
-            return not has_token  # a token that is not good is told so, also here
+            return not has_token  # an invalid token is an error here too
         address = request.client.host if request.client is not None else ""
         return self._allowed == "local" and not has_token and is_local(address, request.headers)
 
@@ -103,14 +103,14 @@ class OpsApi:
 
 
 def is_local(address: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request was made on this machine, to this machine, as far as can be told.
+    """Whether a request was made on this machine, to this machine, as far as it shows.
 
-    A proxy on this machine gives itself away by what it adds. A page that was led here by a name
-    of its own (DNS rebinding) does by that name.
+    A proxy on this machine is recognized by the headers that it adds. A page that reached the
+    gateway by DNS rebinding is recognized by its `Host`.
 
     Args:
-        address: Of the socket's other end.
-        headers: The request's, their names in small letters.
+        address: Address of the socket's peer.
+        headers: The request's headers, names in lower case.
     """
     is_forwarded = any(each in headers for each in _FORWARDED)
     return is_loopback(address) and is_local_host(headers.get("host", "")) and not is_forwarded

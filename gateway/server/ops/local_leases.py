@@ -1,8 +1,8 @@
-"""Who executes runs from elsewhere, and what becomes of their runs when they are gone.
+"""Leases of workers where one gateway has the store to itself.
 
-A worker names itself in `hello`. While one of its connections is open its runs are its own; when
-the last has been closed for the lease's time, the worker is taken for dead and its runs are
-marked crashed. This is for the only gateway of its store; `shared_leases` is for one of several.
+A worker sends its name in `hello`. Its runs belong to it while one of its connections is open.
+When it has had no connection for the lease period, the worker counts as lost and its runs are
+marked crashed. `cluster_leases` is for several gateways that share a store.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class LocalLeases:
     """The workers that are connected to one gateway.
 
     Args:
-        store: Where the runs are kept.
-        lease_s: How long a worker may be away.
+        store: The store of the runs.
+        lease_s: How long a worker may be disconnected, seconds.
     """
 
     def __init__(self, store: Store, lease_s: float = DEFAULT_LIMITS.lease_s) -> None:
@@ -38,7 +38,7 @@ class LocalLeases:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Give the workers that have unfinished runs the lease's time to come back."""
+        """Give workers with unfinished runs one lease period to reconnect."""
         before: str | None = None
         owners: set[str] = set()
         while page := await self._store.list_runs(
@@ -51,21 +51,21 @@ class LocalLeases:
                 self._start_timer(owner)
 
     def acquire(self, owner: str) -> None:
-        """Take note that a worker has a connection."""
+        """Record that a worker has opened a connection."""
         self._connections[owner] += 1
         timer = self._timers.pop(owner, None)
         if timer is not None:
             timer.cancel()
 
     def release(self, owner: str) -> None:
-        """Take note that one of its connections has closed."""
+        """Record that a worker has closed a connection."""
         self._connections[owner] -= 1
         if self._connections[owner] <= 0:
             del self._connections[owner]
             self._start_timer(owner)
 
     async def stop(self) -> None:
-        """Forget everyone; their runs are for the next start to judge."""
+        """Stop all timers; the next start checks the runs again."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

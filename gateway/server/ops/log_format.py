@@ -1,7 +1,7 @@
-"""What `realtime serve` logs: lines for people, or JSON for whatever collects them.
+"""The log of `realtime serve`: text for people, or JSON for log collectors.
 
-The standard library does it, with two formatters: uvicorn, every other library and the code of
-users' tasks log through it already, and a second way would leave theirs out.
+It configures the standard library's logging with two formatters. uvicorn, other libraries and the
+code of tasks already log through it, so their messages are included.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from gateway.settings import LogFormat
 FIELDS = ("connection", "run", "stream", "task", "worker")
 """What a log call may name by `extra`; `run` and `task` are known inside a task by themselves."""
 
-_ACCESS = ("client", "method", "path", "http_version", "status")  # as uvicorn's access log has them
+# in the order of uvicorn's access log
+_ACCESS = ("client", "method", "path", "http_version", "status")
 _SECRETS = re.compile(r"eyJ[\w-]{5,}\.[\w-]+\.[\w-]*|(?i:(?<=bearer ))[^\s\"'\\]+")
 
 
 def without_secrets(text: str) -> str:
-    """Take out what looks like a token or a bearer's secret, wherever it came from."""
+    """Replace text that looks like a token or a bearer's secret, wherever it came from."""
     return _SECRETS.sub("[secret]", text)
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line of JSON.
+    """Formats a record as one line of JSON.
 
-    Always `time`, `level`, `logger`, `message`; of `FIELDS` those that are known; `error` with the
-    traceback; of an access `client`, `method`, `path`, `http_version`, `status`.
+    Always `time`, `level`, `logger`, `message`; those of `FIELDS` that are known; `error` with the
+    traceback; for an access `client`, `method`, `path`, `http_version`, `status`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """See logging."""
+        """Format a record. See `logging.Formatter`."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -50,7 +51,7 @@ class JsonFormatter(logging.Formatter):
             line["error"] = self.formatException(record.exc_info)
         try:
             text = orjson.dumps(line, default=str).decode()
-        except TypeError:  # a lone surrogate, in a message or in an exception's text
+        except TypeError:  # orjson rejects a lone surrogate in a message or an exception
             text = json.dumps(line, default=str)
         return without_secrets(text)
 
@@ -66,27 +67,27 @@ def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class TextFormatter(DefaultFormatter):
-    """Writes a record as uvicorn does, without secrets."""
+    """Formats a record as uvicorn does, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See logging."""
+        """Format a record. See `logging.Formatter`."""
         return without_secrets(super().format(record))
 
 
 class TextAccessFormatter(AccessFormatter):
-    """Writes an access as uvicorn does, without secrets."""
+    """Formats an access as uvicorn does, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See logging."""
+        """Format a record. See `logging.Formatter`."""
         return without_secrets(super().format(record))
 
 
 def log_config(format: LogFormat, level: str) -> dict[str, Any]:
-    """Make the configuration for `logging.config.dictConfig`.
+    """Make a configuration for `logging.config.dictConfig`.
 
     Args:
-        format: How a record is written.
-        level: Of the gateway's own and the server's loggers; others: `warning`, or above.
+        format: Text or JSON.
+        level: Level of the gateway's and the server's loggers; others log warnings and above.
     """
     level = level.upper()
     text = {"()": TextFormatter, "fmt": "%(levelprefix)s %(message)s"}

@@ -1,4 +1,4 @@
-"""How late the event loop comes back: the first sign that a process has too much to do."""
+"""Event loop lag: how late the loop runs a timer, the first sign of an overloaded process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ EVERY_S = 0.25  # a wake-up costs about 30 µs
 
 
 @asynccontextmanager
-async def measuring_lag(
+async def measure_loop_lag(
     histogram: Histogram,
     *,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     monotonic_s: Callable[[], float] | None = None,
 ) -> AsyncIterator[None]:
-    """Measure while the block runs.
+    """Measure the lag while the block runs.
 
     Args:
-        histogram: Gets a value every `EVERY_S`.
-        sleep: Waits so many seconds.
-        monotonic_s: The time; default: the running loop's.
+        histogram: Gets a value every `EVERY_S` seconds.
+        sleep: Waits for a number of seconds.
+        monotonic_s: Monotonic time; default: the running loop's.
     """
     now_s = monotonic_s or asyncio.get_running_loop().time
 

@@ -1,7 +1,7 @@
-"""`/metrics`: what a gateway counts, under the names that Prometheus asks for.
+"""`/metrics`: the gateway's counters under their Prometheus names.
 
-Nothing is kept here. Each scrape reads the counters and looks at the tails and connections that are
-there at that moment. There is no label for a run, a stream or a client: their number has no bound.
+Nothing is stored here. Each scrape reads the counters and the open tails and connections. No label
+names a run, a stream or a client: their number is unbounded.
 
 Source:
     docs/operating.md lists the metrics.
@@ -35,22 +35,22 @@ METRICS_PATH = "/metrics"
 
 @runtime_checkable
 class HasStoreLag(Protocol):
-    """A store that hears of what others append, and knows how long ago it last heard."""
+    """A store that is notified of other processes' appends, and measures how late."""
 
     @property
     def lag_s(self) -> float:
-        """Seconds since."""
+        """Seconds since the last notification or heartbeat."""
 
 
 class GatewayCollector(Collector):
-    """Turns what one gateway counts into metrics.
+    """Makes metrics of one gateway's counters.
 
     Args:
-        counters: The gateway's.
-        connections: Those that are open.
-        waiting: Readers over HTTP.
-        hub: Gives the hub; None while the gateway is not running.
-        store: Gives the store, likewise.
+        counters: The gateway's counters.
+        connections: Its open connections.
+        waiting: Its readers over HTTP.
+        hub: Returns the hub; None while the gateway is not running.
+        store: Returns the store, likewise.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class GatewayCollector(Collector):
         self._store = store
 
     def describe(self) -> list[Metric]:
-        """Say nothing in advance: the gateway need not run yet."""
+        """Describe no metrics in advance: the gateway may not run yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield each metric as it is now."""
+        """Yield the current value of each metric."""
         yield InfoMetricFamily(
             "realtime_gateway", "The gateway.", {"version": version("realtime-streams")}
         )
@@ -82,7 +82,7 @@ class GatewayCollector(Collector):
         yield from self._of_store()
         yield _histogram(
             "realtime_event_loop_lag_seconds",
-            "How much later than asked for the event loop came back.",
+            "How late the event loop ran a timer.",
             self._counters.loop_lag_s,
         )
 
@@ -96,7 +96,7 @@ class GatewayCollector(Collector):
         )
         yield _labeled(
             "realtime_connections_closed",
-            "Connections ended, by what ended them: client, cut, or an error's code.",
+            "Connections closed, by cause: client, cut, or an error's code.",
             "by",
             counters.connections_closed,
         )
@@ -107,12 +107,12 @@ class GatewayCollector(Collector):
         )
         yield _gauge(
             "realtime_http_readers",
-            "Requests for streams over HTTP that wait for records.",
+            "HTTP requests that wait for records of streams.",
             self._waiting.live_readers,
         )
         yield _labeled(
             "realtime_refusals",
-            "Errors that clients were told, by code.",
+            "Errors sent to clients, by code.",
             "code",
             dict.fromkeys(BY_CODE, 0) | counters.refusals,
         )
@@ -121,13 +121,13 @@ class GatewayCollector(Collector):
         counters = self._counters
         yield _counter(
             "realtime_records_appended",
-            "Records appended through this process, repeats left out.",
+            "Records appended through this process, without duplicates.",
             counters.records_appended,
         )
         yield _counter("realtime_appended_bytes", "Data of those records.", counters.bytes_appended)
         yield _counter(
             "realtime_records_sent",
-            "Records handed to readers, each counted for each of them.",
+            "Records sent to readers, once for each reader.",
             counters.records_sent,
         )
         yield _counter(
@@ -145,7 +145,7 @@ class GatewayCollector(Collector):
         )
         yield _histogram(
             "realtime_delivery_seconds",
-            "From a record's acceptance to its hand-over to readers that had caught up.",
+            "From a record's append to its write to readers that had caught up.",
             counters.delivery_s,
         )
 
@@ -154,7 +154,7 @@ class GatewayCollector(Collector):
         tails = list(hub.tails) if hub is not None else []
         readers: list[LagSource] = [*self._connections, self._waiting]
         lags = [reader.lag for each in readers for reader in each.lagging()]
-        yield _gauge("realtime_live_streams", "Streams that have readers here.", len(tails))
+        yield _gauge("realtime_live_streams", "Streams with readers at this gateway.", len(tails))
         yield _gauge(
             "realtime_ring_bytes",
             "Recent records in memory, of all live streams.",
@@ -162,12 +162,12 @@ class GatewayCollector(Collector):
         )
         yield _gauge(
             "realtime_slowest_reader_lag_records",
-            "Records that the reader furthest behind has yet to take.",
+            "Records that the slowest reader has not received yet.",
             max(lags, default=0),
         )
         yield _gauge(
             "realtime_lagging_readers",
-            "Readers that have records yet to take.",
+            "Readers with records that they have not received yet.",
             len(lags),
         )
         yield _counter(
@@ -183,12 +183,12 @@ class GatewayCollector(Collector):
         if isinstance(store, HasStoreLag):
             yield _gauge(
                 "realtime_store_lag_seconds",
-                "Since the store's servers were last heard.",
+                "Since the last notification of the store's servers.",
                 store.lag_s,
             )
         yield _labeled(
             "realtime_store_errors",
-            "Calls of the store that failed by no fault of the caller, by method.",
+            "Calls of the store that failed, without errors of the caller, by method.",
             "method",
             self._counters.store_errors,
         )
@@ -216,10 +216,10 @@ def _histogram(name: str, words: str, histogram: Histogram) -> Metric:
 
 
 class Metrics:
-    """The registry of one gateway, with what Prometheus knows of any process.
+    """The registry of one gateway, with Prometheus' metrics of the process.
 
     Args:
-        collector: The gateway's own.
+        collector: The gateway's collector.
     """
 
     def __init__(self, collector: Collector) -> None:
@@ -229,13 +229,13 @@ class Metrics:
         GCCollector(registry=self.registry)
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Write all metrics as they are now.
+        """Render all metrics.
 
         Args:
-            accept: The scraper's `Accept`, which says whether it takes OpenMetrics.
+            accept: The scraper's `Accept` header, which may ask for OpenMetrics.
 
         Returns:
-            The text, and its content type.
+            The text and its content type.
         """
         write, content_type = choose_encoder(accept)
         return write(self.registry), content_type

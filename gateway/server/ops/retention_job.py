@@ -1,4 +1,4 @@
-"""Has the store forget, now and then, what its retention says may go."""
+"""Runs the store's retention in the background."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from gateway.errors import RealtimeError
 from gateway.stores.base import Store
 
-SWEEP_S = 60.0  # how much longer than asked something may be kept
-STEP_S = 0.01  # between two steps: what is appended goes first
+SWEEP_S = 60.0  # between sweeps: data may outlive its retention by so long
+STEP_S = 0.01  # between steps of one sweep, so that appends are served first
 
 _log = logging.getLogger("realtime.sweeper")
 
@@ -19,12 +19,12 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 @asynccontextmanager
-async def sweeping(store: Store, sleep: Sleep = asyncio.sleep) -> AsyncIterator[None]:
+async def run_retention(store: Store, sleep: Sleep = asyncio.sleep) -> AsyncIterator[None]:
     """Sweep a store while the block runs.
 
     Args:
-        store: Open.
-        sleep: Waits so many seconds.
+        store: The open store.
+        sleep: Waits for a number of seconds.
     """
     task = asyncio.create_task(_sweep(store, sleep), name="sweeper")
     try:
@@ -44,7 +44,7 @@ async def _sweep(store: Store, sleep: Sleep) -> None:
         except RealtimeError as error:
             _log.warning("the store could not be swept: %s; trying again", error)
             has_more = False
-        except Exception:  # the sweeper outlives its faults: else a disk fills up in silence
+        except Exception:  # keep sweeping after any error: otherwise the disk fills up unnoticed
             _log.exception("the sweeper failed")
             has_more = False
         await sleep(STEP_S if has_more else SWEEP_S)

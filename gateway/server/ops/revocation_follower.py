@@ -1,8 +1,8 @@
-"""What one gateway hears of revoked tokens, and that it notices when it hears nothing any more.
+"""The revoked tokens that one gateway knows, and whether it still learns of new ones.
 
-It follows the log of revocations from the start on. Beside that it looks every few seconds whether
-there is something that the follow has not brought, so that a follow that has died without a word
-costs seconds and not a day; until it is whole again the gateway calls itself unhealthy.
+It follows the log of revocations from its start. Every few seconds it also reads the log's end,
+and compares that with what the follower delivered. So a follower that fails silently is noticed
+within seconds. Until it works again, the gateway reports itself as not ready.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from gateway.model.log import Page
 from gateway.model.records import REVOCATIONS, Position
 from gateway.stores.base import Store
 
-CHECK_S = 2.0  # a revocation is heard within twice this, even if the follow is deaf
-CHECK_DEADLINE_S = 5.0  # a store that answers no sooner is not to be relied on
+CHECK_S = 2.0  # a revocation is known within twice this time, even if the follower fails silently
+CHECK_DEADLINE_S = 5.0  # a store that takes longer counts as failed
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 FORGET_EVERY = 1000  # checks
@@ -34,14 +34,15 @@ _log = logging.getLogger("realtime.tokens")
 
 
 class RevocationFollower:
-    """The revoked tokens that one gateway knows of.
+    """Follows the log of revoked tokens.
 
     Args:
-        store: Open.
-        on_change: Called when more tokens are revoked, with what says of a token whether it is.
-        check_s: How often it looks for what was not heard.
+        store: The open store.
+        on_change: Called after new revocations, with a predicate that says whether a token is
+            revoked.
+        check_s: Interval of the checks, seconds.
         clock_s: Unix time.
-        jitter: Gives a number from 0 to 1.
+        jitter: Returns a number from 0 to 1.
     """
 
     def __init__(
@@ -59,29 +60,30 @@ class RevocationFollower:
         self._clock_s = clock_s
         self._jitter = jitter
         self._list = RevocationList()
-        self._position: Position | None = None  # up to where it has heard, whoever brought it
-        self._followed: Position | None = None  # up to where the follow has
-        self._expected: Position | None = None  # up to where the follow has to, by the next check
-        self._tries = self._tries_seen = 0  # of the follow, now and at the last check
+        self._position: Position | None = None  # end of what is known, from the follower or a check
+        self._followed: Position | None = None  # end of what the follower has delivered
+        # what the follower must have delivered by the next check
+        self._expected: Position | None = None
+        self._tries = self._tries_seen = 0  # starts of the follower, now and at the last check
         self._is_following = False
-        self._complaint: str | None = None
+        self._fault: str | None = None
         self._follow: asyncio.Task[None] | None = None
         self._check: asyncio.Task[None] | None = None
 
     @property
-    def is_hearing(self) -> bool:
-        """Whether it is up to date, as far as the last check can say."""
-        return self._complaint is None
+    def is_current(self) -> bool:
+        """Whether it is up to date, as of the last check."""
+        return self._fault is None
 
     def is_revoked(self, access: Permissions) -> bool:
-        """Whether a token is good no more."""
+        """Whether a token is revoked."""
         return self._list.is_revoked(access)
 
     async def start(self) -> None:
-        """Read all that was revoked, and follow from there.
+        """Read all revocations, then follow new ones.
 
         Raises:
-            RealtimeError: it cannot be read; a gateway that does not know may not serve.
+            RealtimeError: they cannot be read; the gateway must not serve without them.
         """
         await self._catch_up()
         self._expected = self._position
@@ -89,7 +91,7 @@ class RevocationFollower:
         self._check = asyncio.create_task(self._keep_checking(), name="check of revocations")
 
     async def stop(self) -> None:
-        """Hear no more."""
+        """Stop following."""
         tasks = [task for task in (self._follow, self._check) if task is not None]
         for task in tasks:
             task.cancel()
@@ -106,15 +108,15 @@ class RevocationFollower:
             self._tries += 1
             began = self._followed = self._position
             try:
-                await self._hear()
-            except Exception as error:  # whatever it is: a gateway may not stop listening
-                self._complain(f"the revoked tokens cannot be followed: {error}")
+                await self._follow_once()
+            except Exception as error:  # after any error: revocations must not be lost
+                self._set_unhealthy(f"the revoked tokens cannot be followed: {error}")
             finally:
                 self._is_following = False
             failures = 0 if self._followed != began else min(failures + 1, 16)
             await asyncio.sleep(self._jitter() * min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**failures))
 
-    async def _hear(self) -> None:
+    async def _follow_once(self) -> None:
         self._is_following = True
         async with aclosing(self._store.follow(REVOCATIONS, self._position)) as pages:
             async for page in pages:
@@ -125,7 +127,7 @@ class RevocationFollower:
         raise StoreUnavailable("the log has ended")
 
     def _take(self, page: Page) -> None:
-        # A store that was emptied or restored gives its log anew; what was heard before stays.
+        # An emptied or restored store starts its log anew. Known revocations stay.
         for record in page.records:
             self._add(record.data, record.time_ms)
         if page.records:
@@ -135,7 +137,7 @@ class RevocationFollower:
         try:
             self._list.add(Revocation.decode(data), time_ms / 1000)
         except InvalidValue as error:
-            _log.error("a record in the log of revoked tokens says nothing: %s", error)
+            _log.error("a record in the log of revoked tokens is invalid: %s", error)
 
     # ---- checking ----
 
@@ -146,14 +148,14 @@ class RevocationFollower:
                 async with asyncio.timeout(CHECK_DEADLINE_S):
                     await self._catch_up()
             except Exception as error:
-                self._complain(f"the revoked tokens cannot be read: {error or 'no answer'}")
+                self._set_unhealthy(f"the revoked tokens cannot be read: {error or 'no answer'}")
                 continue
-            self._judge_follow()
+            self._check_follower()
             if checks % FORGET_EVERY == 0:
                 self._list.forget(self._clock_s())
 
     async def _catch_up(self) -> None:
-        """Read what was not heard yet."""
+        """Read what the follower has not delivered yet."""
         while not (page := await self._store.read(REVOCATIONS, self._position)).is_empty:
             self._position = page.position
             self._take(page)
@@ -162,16 +164,16 @@ class RevocationFollower:
         here = self._position
         return here is not None and here.epoch == position.epoch and here.offset >= position.offset
 
-    def _judge_follow(self) -> None:
-        """See whether the follow has brought what the last check found without it."""
+    def _check_follower(self) -> None:
+        """Restart the follower if it has not delivered what the last check found without it."""
         if self._is_behind():
-            self._complain("the revoked tokens were not heard, though the follow goes on")
+            self._set_unhealthy("the follower of revoked tokens is behind the log")
             if self._follow is not None:
                 self._follow.cancel()
             self._start_follow()
-        elif self._is_following and self._tries == self._tries_seen and self._complaint:
-            _log.warning("the revoked tokens are heard again")
-            self._complaint = None
+        elif self._is_following and self._tries == self._tries_seen and self._fault:
+            _log.warning("the follower of revoked tokens works again")
+            self._fault = None
         self._expected, self._tries_seen = self._position, self._tries
 
     def _is_behind(self) -> bool:
@@ -180,11 +182,11 @@ class RevocationFollower:
             return False
         if followed is None or self._position is None:
             return True
-        if followed.epoch != expected.epoch:  # the log has begun anew: for both of them?
+        if followed.epoch != expected.epoch:  # a new log: has the follower started on it too?
             return followed.epoch != self._position.epoch
         return followed.offset < expected.offset
 
-    def _complain(self, complaint: str) -> None:
-        if self._complaint is None:
+    def _set_unhealthy(self, complaint: str) -> None:
+        if self._fault is None:
             _log.error("%s; trying again", complaint)
-        self._complaint = complaint
+        self._fault = complaint

@@ -1,6 +1,6 @@
-"""What one gateway does at this moment, for a page that an operator looks at.
+"""What one gateway does at this moment, for an operator's page.
 
-Unlike the metrics these name streams and connections: they are for whoever may see everything.
+Unlike metrics, a snapshot names streams and connections, so its reader needs full permissions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gateway.model.records import StreamKey
 
 @dataclass(frozen=True, slots=True)
 class LiveStream:
-    """A stream that has readers here.
+    """A stream with readers at this gateway.
 
     Attributes:
-        key: Which.
-        records: How many it has.
-        readers: How many read it here.
+        key: The stream.
+        records: Number of its records.
+        readers: Number of its readers here.
     """
 
     key: StreamKey
@@ -31,40 +31,40 @@ class LiveStream:
 
 
 class LagSource(Protocol):
-    """Some readers, as far as they are looked at here."""
+    """A source of readers that may lag."""
 
     def lagging(self) -> Iterator[LaggingReader]:
-        """Yield those that lag."""
+        """Yield the readers that lag."""
 
 
 class ConnectionSource(LagSource, Protocol):
-    """Those of an open connection."""
+    """The readers of an open connection."""
 
     @property
     def subscriptions(self) -> int:
-        """How many go on."""
+        """Number of active subscriptions."""
 
 
 class HttpReaderSource(LagSource, Protocol):
-    """Those over HTTP."""
+    """The readers over HTTP."""
 
     @property
     def live_readers(self) -> int:
-        """How many requests wait for records."""
+        """Number of requests that wait for records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One look at a gateway.
+    """The state of a gateway at one moment.
 
     Attributes:
-        counters: Those of the gateway, which go on counting.
-        connections: How many are open.
-        subscriptions: Of all of them.
-        streams: Those that have readers here.
-        lagging: Readers that have records yet to take.
-        memory_bytes: Of the process; 0 where the system does not say.
-        unready: Why it is not ready for clients; None: it is.
+        counters: The gateway's counters, which continue to count.
+        connections: Number of open connections.
+        subscriptions: Number of their subscriptions.
+        streams: Streams with readers here.
+        lagging: Readers with records that they have not received yet.
+        memory_bytes: Memory of the process; 0 where the system does not report it.
+        not_ready_reason: Why it is not ready for clients; None if it is.
     """
 
     counters: Counters
@@ -73,18 +73,18 @@ class Snapshot:
     streams: list[LiveStream]
     lagging: list[LaggingReader]
     memory_bytes: int
-    unready: str | None
+    not_ready_reason: str | None
 
 
-def look(
+def take_snapshot(
     counters: Counters,
     hub: Hub | None,
     connections: Iterable[ConnectionSource],
     waiting: HttpReaderSource,
     memory_bytes: float | None,
-    unready: str | None,
+    not_ready_reason: str | None,
 ) -> Snapshot:
-    """Look at a gateway's parts."""
+    """Take a snapshot of a gateway's parts."""
     connected = list(connections)
     tails = list(hub.tails) if hub is not None else []
     readers: list[LagSource] = [*connected, waiting]
@@ -95,5 +95,5 @@ def look(
         streams=[LiveStream(tail.key, tail.position.offset, tail.reader_count) for tail in tails],
         lagging=[reader for each in readers for reader in each.lagging()],
         memory_bytes=int(memory_bytes or 0),
-        unready=unready,
+        not_ready_reason=not_ready_reason,
     )

@@ -1,4 +1,7 @@
-"""What reaches into uvicorn: protocols that parse and write without ASGI, and system calls.
+"""Everything that depends on uvicorn's internals or on system calls.
+
+These protocols parse and write without ASGI where that is the cost of a frame or an append. The
+supported versions of uvicorn are bounded, and tests fail loudly when its internals change.
 
 bulk_write              the same bytes to many sockets by one system call
 fast_append             appends over HTTP without ASGI

@@ -1,9 +1,10 @@
-"""The same bytes to many sockets by one system call, where Linux lets us; nothing to compile.
+"""Writes the same bytes to many sockets by one system call, on Linux, without a compiled extension.
 
-Two thirds of what a delivery costs are the `write` to its socket. Linux's native asynchronous I/O
-takes an array of writes at once. On a socket that does not block each of them is done before the
-call returns, just as `write` would, but without entering the kernel, and without Python's lock,
-for each. It is tried on a pair of sockets first: what is not as expected is not used.
+Two thirds of the cost of a delivery are the `write` to its socket. Linux's native asynchronous I/O
+takes an array of writes. On a non-blocking socket each write is complete before the call returns,
+just as with `write`; but the kernel is entered, and Python's lock is taken, once for the array
+instead of once for each socket. A self-test on a socket pair runs first; where it fails, the
+caller writes to each socket by itself.
 
 Source:
     io_setup(2), io_submit(2), io_getevents(2); `struct iocb` and `struct io_event` of
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 MAX_BATCH = 1024  # writes in one call
-MIN_BATCH = 16  # sockets below which calling `write` for each is as good
+MIN_BATCH = 16  # below this many sockets a `write` for each is as fast
 
 _PWRITE = 1  # IOCB_CMD_PWRITE
 _IOCB_BYTES, _EVENT_BYTES = 64, 32
@@ -33,7 +34,7 @@ _WORD, _HALF = 8, 4
 
 
 class _Calls(NamedTuple):
-    """Numbers of the system calls, which the C library has no functions for."""
+    """Numbers of the system calls, for which the C library has no functions."""
 
     setup: int
     destroy: int
@@ -45,11 +46,11 @@ _CALLS = {"x86_64": _Calls(206, 207, 209, 208), "aarch64": _Calls(0, 1, 2, 4)}
 
 
 class ShortWrite(NamedTuple):
-    """A socket that did not take everything.
+    """A socket that did not accept all bytes.
 
     Attributes:
-        which: Index of it among those written to.
-        taken: Bytes that it took; 0 also when writing failed, which writing again will tell.
+        which: Its index among the sockets.
+        taken: Bytes that it accepted; also 0 after an error, which the next write reports.
     """
 
     which: int
@@ -57,10 +58,10 @@ class ShortWrite(NamedTuple):
 
 
 class BulkWriter:
-    """Writes to many sockets at once. Not to be shared between threads.
+    """Writes to many sockets by one system call. Not thread-safe: each thread has its own.
 
     Raises:
-        OSError: this system does not do it.
+        OSError: the system does not support it.
     """
 
     def __init__(self) -> None:
@@ -95,11 +96,11 @@ class BulkWriter:
         """Write the same bytes to each socket.
 
         Args:
-            sockets: File descriptors; none of them blocks.
-            data: Any number of bytes.
+            sockets: File descriptors of non-blocking sockets.
+            data: The bytes.
 
         Yields:
-            Those that did not take all.
+            The sockets that did not accept all bytes.
         """
         for start in range(0, len(sockets), MAX_BATCH):
             some = sockets[start : start + MAX_BATCH]
@@ -117,13 +118,14 @@ class BulkWriter:
         if taken.count(size) == count:
             return []
         of = dict(zip(self._written[:written].tolist(), taken, strict=True))
-        # A call stops at a descriptor that is none; those behind it were not written to.
+        # The call stops at an invalid descriptor. The sockets after it got nothing: report 0 bytes,
+        # so that the caller writes to them and finds the error itself.
         return [
             (index, max(0, of.get(index, 0))) for index in range(count) if of.get(index) != size
         ]
 
     def _submit(self, count: int) -> int:
-        """Have the first writes carried out; gives how many were, with their results in place."""
+        """Execute the first `count` writes; return how many were executed, with their results."""
         try:
             accepted = self._call(
                 self._calls.submit, self._context, ctypes.c_long(count), self._blocks
@@ -134,7 +136,8 @@ class BulkWriter:
         while done < accepted:
             rest = ctypes.c_long(accepted - done)
             place = ctypes.byref(self._events, done * _EVENT_BYTES)
-            # Until all are over, whatever interrupts: the kernel must be through with the bytes.
+            # Collect every completion, even after a signal: until then the kernel may
+            # read the buffer.
             with contextlib.suppress(InterruptedError):
                 done += self._call(self._calls.getevents, self._context, rest, rest, place, None)
         return accepted
@@ -153,11 +156,11 @@ class BulkWriter:
             there.setblocking(False)
             left = list(self.write(array("i", [here.fileno()]), b"tried"))
             if left or there.recv(16) != b"tried":
-                raise OSError(errno.ENOTSUP, "writes of many sockets are not carried out at once")
+                raise OSError(errno.ENOTSUP, "io_submit does not complete writes to sockets")
 
 
 class _ThreadLocalWriter(threading.local):
-    """The one of each thread; None where there is none."""
+    """A writer for each thread; None where the system has no support."""
 
     def __init__(self) -> None:
         try:
@@ -170,7 +173,7 @@ _writers = _ThreadLocalWriter()
 
 
 def _forget() -> None:
-    """A child has to make its own: the kernel's side stays with the parent."""
+    """Make new writers after a fork: the kernel's context belongs to the parent process."""
     global _writers
     _writers = _ThreadLocalWriter()
 
@@ -179,5 +182,5 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def bulk_writer() -> BulkWriter | None:
-    """Return what writes to many sockets at once in this thread; None where nothing does."""
+    """Return this thread's bulk writer, or None where the system has no support."""
     return _writers.mine

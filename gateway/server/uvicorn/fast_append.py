@@ -1,9 +1,9 @@
-"""Serves plain appends past uvicorn's parser; any other request is uvicorn's.
+"""Serves plain appends past h11; uvicorn serves every other request.
 
-What is saved is h11, which costs more than all else of an append: it is for the other forms, and
-for heads that come in pieces. An append that has to wait for its commit alone is saved a task
-and ASGI too; any other, and any that is refused, is the application's, asked as by every server. It
-leans on uvicorn's internals, which is why its version is bounded.
+h11 costs more than the rest of an append. A plain request head is parsed here instead; h11 parses
+every other form. An append that only waits for its commit also saves a task and ASGI. Every other
+append, and every rejected one, goes through the application, as on any server. This relies on
+uvicorn's internals, so its version is bounded.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from gateway.server.fast_path import STREAM_PREFIX, Respond
 from gateway.server.uvicorn.http_protocol import EXTENSION, AbortableHttpProtocol
 from gateway.server.uvicorn.request_head import RequestHead, read_head
 
-BEGINS = b"POST " + STREAM_PREFIX.encode()
-KNOWN_BYTES = 2 << 10  # of a head that is kept for as long as its connection
-HELD_S = 1.0  # a head waits so long for its body before the application hears of it
+FAST_PATH_PREFIX = b"POST " + STREAM_PREFIX.encode()
+CACHED_HEAD_BYTES = 2 << 10  # largest head that is cached, for as long as its connection
+PARTIAL_TIMEOUT_S = 1.0  # a head waits this long for its body before h11 gets both
 
 _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in STATUS_PHRASES.items()
@@ -40,83 +40,88 @@ Begin = Callable[[Scope, bytes, Respond], bool]
 
 
 class FastAppendProtocol(AbortableHttpProtocol):
-    """The protocol of the gateway's own server for HTTP.
+    """The HTTP protocol of the gateway's own server.
 
     Args:
-        begin: Begins to answer a request, of which it gets the scope and the body, or says that
-            the application has to; None: it always has to.
-        options: uvicorn's.
+        begin: Starts a response, given the scope and the body, or returns False so that the
+            application makes it. None: the application makes every response.
+        options: uvicorn's options.
     """
 
-    _later = b""  # what came while an append was being answered
-    _known: RequestHead | None = None  # the last: most clients send the same one again and again
-    _head: RequestHead | None = None  # of an append whose body is not all there
-    _held = bytearray()  # what is there of it
-    _holding: asyncio.TimerHandle | None = None
+    _pipelined = b""  # bytes that arrived while an append was in progress (HTTP pipelining)
+    _cached_head: RequestHead | None = None  # the latest head: most clients repeat it byte for byte
+    _head: RequestHead | None = None  # the head of an append whose body is incomplete
+    _partial = bytearray()  # the bytes of that append so far
+    _partial_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *, begin: Begin | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._begin = begin
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
+        """Receive bytes. See `asyncio.Protocol`."""
         cycle = self.cycle
         if isinstance(cycle, _Cycle) and not cycle.response_complete:
-            # It waits for its turn, and the client with more of it.
-            self._later += data
+            # Responses go out in the order of requests, so the next request waits. Reading pauses,
+            # which bounds `_pipelined` by one read of the socket.
+            self._pipelined += data
             self.flow.pause_reading()
             return
-        head, data = self._taken(data, cycle)
+        head, data = self._match_head(data, cycle)
         if head is None or len(data) > head.size:
             super().data_received(data)
             return
         self._unset_keepalive_if_required()
         if len(data) < head.size:
-            self._hold(head, data)
+            self._buffer_partial(head, data)
         else:
             self._answer(head, data[len(head.data) :])
 
-    def _taken(self, data: bytes, cycle: Any) -> tuple[RequestHead | None, bytes]:
-        """Return the head of the request that is coming, and all that is there of it."""
+    def _match_head(self, data: bytes, cycle: Any) -> tuple[RequestHead | None, bytes]:
+        """Return the head of the current request, and all bytes of it that have arrived."""
         head = self._head
         if head is None:
             return (self._read(data) if self._is_between_requests(cycle) else None), data
-        self._held += data
-        return (head, bytes(self._let_go())) if len(self._held) >= head.size else (head, b"")
+        self._partial += data
+        return (
+            (head, bytes(self._take_partial())) if len(self._partial) >= head.size else (head, b"")
+        )
 
     def _read(self, data: bytes) -> RequestHead | None:
-        known = self._known
+        known = self._cached_head
         if known is not None and data.startswith(known.data):
             return known
-        head = read_head(data, BEGINS)
-        self._known = head if head is not None and len(head.data) <= KNOWN_BYTES else None
+        head = read_head(data, FAST_PATH_PREFIX)
+        self._cached_head = (
+            head if head is not None and len(head.data) <= CACHED_HEAD_BYTES else None
+        )
         return head
 
-    def _hold(self, head: RequestHead, data: bytes) -> None:
+    def _buffer_partial(self, head: RequestHead, data: bytes) -> None:
         if self._head is None:
-            self._head, self._held = head, bytearray(data)
-            self._holding = self.loop.call_later(HELD_S, self._leave_to_h11)
+            self._head, self._partial = head, bytearray(data)
+            self._partial_timer = self.loop.call_later(PARTIAL_TIMEOUT_S, self._fall_back_to_h11)
 
-    def _let_go(self) -> bytearray:
-        held, self._head, self._held = self._held, None, bytearray()
-        if self._holding is not None:
-            self._holding.cancel()
-            self._holding = None
+    def _take_partial(self) -> bytearray:
+        held, self._head, self._partial = self._partial, None, bytearray()
+        if self._partial_timer is not None:
+            self._partial_timer.cancel()
+            self._partial_timer = None
         return held
 
-    def _leave_to_h11(self) -> None:
-        """Have an append whose body is long in coming answered as far as it is there."""
+    def _fall_back_to_h11(self) -> None:
+        """Give h11 an append whose body is slow to arrive; it has its own deadlines."""
         if self._head is not None:
-            super().data_received(bytes(self._let_go()))
+            super().data_received(bytes(self._take_partial()))
 
     def shutdown(self) -> None:
-        """See uvicorn. What has begun to come is answered."""
-        self._leave_to_h11()
+        """Shut down. See uvicorn. A partial append is still answered, by h11."""
+        self._fall_back_to_h11()
         super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
-        self._let_go()
+        """Drop a partial append. See `asyncio.Protocol`."""
+        self._take_partial()
         super().connection_lost(exc)
 
     def _is_between_requests(self, cycle: Any) -> bool:
@@ -130,7 +135,7 @@ class FastAppendProtocol(AbortableHttpProtocol):
         )
 
     def _answer(self, head: RequestHead, body: bytes) -> None:
-        self._note_head()
+        self._on_head()
         path = head.path.decode("ascii")
         self.headers = list(head.headers)
         scope: Any = {
@@ -151,14 +156,15 @@ class FastAppendProtocol(AbortableHttpProtocol):
         }
         self.scope = scope
         self.cycle = cycle = _Cycle(self, body)
-        if not self._is_begun(cycle, body):
+        if not self._starts_without_asgi(cycle, body):
             self._run_asgi(cycle, self.config.loaded_app)
 
-    def _is_begun(self, cycle: _Cycle, body: bytes) -> bool:
+    def _starts_without_asgi(self, cycle: _Cycle, body: bytes) -> bool:
         if self._begin is None or self.flow.write_paused:
             return False
         if cycle.access_log and any(name in _FORWARDED for name, _ in self.headers):
-            return False  # for whom a proxy speaks, uvicorn finds out on the other way
+            # the application's middleware finds the client behind a proxy, for the log
+            return False
         scope: Any = cycle.scope
         return self._begin(scope, body, cycle.answer)
 
@@ -168,15 +174,15 @@ class FastAppendProtocol(AbortableHttpProtocol):
         self.tasks.add(task)
 
     def on_response_complete(self) -> None:
-        """Go on with what came meanwhile."""
+        """Continue with the bytes that arrived during the response."""
         super().on_response_complete()
-        later, self._later = self._later, b""
+        later, self._pipelined = self._pipelined, b""
         if later and not self.transport.is_closing():
             self.data_received(later)
 
 
 class _Cycle(RequestResponseCycle):
-    """A request that is there, and its answer, which is written in one piece."""
+    """A complete request and its response, which is written in one piece."""
 
     def __init__(self, protocol: FastAppendProtocol, body: bytes) -> None:
         self._run_asgi = protocol._run_asgi
@@ -200,7 +206,7 @@ class _Cycle(RequestResponseCycle):
         self._head: Any = None
 
     def answer(self, response: Response | Awaitable[Response]) -> None:
-        """Write an answer that was made without ASGI, or run what will make it."""
+        """Write a response that was made without ASGI, or run the awaitable that makes it."""
         if not isinstance(response, Response):
             self._run_asgi(self, _answering(response))
             return
@@ -210,12 +216,12 @@ class _Cycle(RequestResponseCycle):
         self._log(response.status_code)
         try:
             self._write(response.status_code, response.raw_headers, bytes(response.body))
-        except Exception as error:  # whoever calls this has others to tell
+        except Exception as error:  # the caller completes other appends too: do not fail them
             self.logger.error("Exception in an answer\n", exc_info=error)
             self.transport.close()
 
     async def send(self, message: Any) -> None:
-        """See ASGI."""
+        """Send an ASGI message."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -233,7 +239,7 @@ class _Cycle(RequestResponseCycle):
         self._write(self._head["status"], self._head.get("headers", ()), message.get("body", b""))
 
     def _write(self, status: int, headers: Iterable[_Header], body: bytes) -> None:
-        self.transport.write(self._written(status, headers, body))
+        self.transport.write(self._serialize(status, headers, body))
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
@@ -251,7 +257,7 @@ class _Cycle(RequestResponseCycle):
                 status,
             )
 
-    def _written(self, status: int, more: Iterable[_Header], body: bytes) -> bytes:
+    def _serialize(self, status: int, more: Iterable[_Header], body: bytes) -> bytes:
         length, headers = None, [*self.default_headers, *more]
         lines = [_STATUS_LINES[status]]
         for name, value in headers:
@@ -276,7 +282,7 @@ class _Cycle(RequestResponseCycle):
 
 
 def _answering(answer: Awaitable[Response]) -> ASGIApp:
-    """Make an application of an answer that is being made."""
+    """Wrap a response that is still being made in an ASGI application."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         response = await answer

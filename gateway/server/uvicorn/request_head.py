@@ -1,9 +1,9 @@
-"""Read a request of the plainest form that there is. No I/O.
+"""Parses the head of a plain request. No I/O.
 
-An append over HTTP is a few hundred bytes that come in one piece, or its head and its body do. This
-reads these and nothing else: whatever is not of this form is left to h11, which knows all forms and
-their limits. So nothing is taken that h11 would refuse or understand otherwise;
-`tests/server/uvicorn/test_request_head.py` holds the two against each other.
+An append over HTTP has a few hundred bytes, in one piece or as a head and a body. This parser
+accepts only the plainest form of it. It leaves every other form to h11, which knows all forms and
+their limits. So it accepts nothing that h11 would reject or understand differently;
+`tests/server/uvicorn/test_request_head.py` compares the two.
 
 Source:
     RFC 9112, sections 3 to 6.
@@ -19,20 +19,20 @@ MAX_BODY_BYTES = 64 << 10
 _TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 _ALPHANUMERIC = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _TOKEN = _ALPHANUMERIC + b"!#$%&'*+-.^_`|~"
-_TARGET = _ALPHANUMERIC + b"/-._~@:=+"  # no query, and nothing that is escaped
+_TARGET = _ALPHANUMERIC + b"/-._~@:=+"  # no query, no percent-encoding
 _DIGITS = len(str(MAX_BODY_BYTES))
-# With these a request is more than one of so many bytes to which one answer comes.
-_OTHER_WAYS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
+# With one of these headers, the body's length or the number of responses differs.
+_UNSUPPORTED_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
 
 
 class RequestHead(NamedTuple):
     """The head of a request.
 
     Attributes:
-        path: Of its target, which has nothing else.
-        headers: In order, their names in small letters.
-        data: All of it as it came, with the empty line at its end.
-        size: How many the whole request has.
+        path: The path; a plain target has nothing else.
+        headers: In order, names in lower case.
+        data: The bytes of the head, with the empty line at its end.
+        size: Size of the whole request, bytes.
     """
 
     path: bytes
@@ -41,17 +41,17 @@ class RequestHead(NamedTuple):
     size: int
 
 
-def read_head(data: bytes, begins: bytes) -> RequestHead | None:
-    """Read the head of what a connection has brought since its last request.
+def read_head(data: bytes, prefix: bytes) -> RequestHead | None:
+    """Parse the head of a request.
 
     Args:
-        data: All of it.
-        begins: The request's first bytes: its method, and how its path begins.
+        data: All bytes since the last request.
+        prefix: The first bytes to accept: the method and the start of the path.
 
     Returns:
-        The head, if it is there in whole and of the plain form; else None.
+        The head, if it is complete and plain; else None.
     """
-    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) if data.startswith(begins) else -1
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) if data.startswith(prefix) else -1
     if end < 0:
         return None
     head = data[:end]
@@ -60,7 +60,7 @@ def read_head(data: bytes, begins: bytes) -> RequestHead | None:
         return None
     method, _, rest = first.partition(b" ")
     path, _, version = rest.partition(b" ")
-    if version != b"HTTP/1.1" or path.translate(None, _TARGET) or not begins.startswith(method):
+    if version != b"HTTP/1.1" or path.translate(None, _TARGET) or not prefix.startswith(method):
         return None
     headers = _headers(lines)
     length = _length(headers) if headers is not None else None
@@ -80,14 +80,16 @@ def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
 
 
 def _length(headers: list[tuple[bytes, bytes]]) -> int | None:
-    """Return how long the body is; None if that is not told once and plainly."""
+    """Return the length of the body; None unless exactly one plain Content-Length gives it."""
     hosts, lengths = 0, list[bytes]()
     for name, value in headers:
         if name == b"content-length":
             lengths.append(value)
         elif name == b"host":
             hosts += 1
-        elif name in _OTHER_WAYS or (name == b"connection" and value.lower() != b"keep-alive"):
+        elif name in _UNSUPPORTED_HEADERS or (
+            name == b"connection" and value.lower() != b"keep-alive"
+        ):
             return None
     if hosts != 1 or len(lengths) != 1 or len(lengths[0]) > _DIGITS or not lengths[0].isdigit():
         return None

@@ -12,13 +12,13 @@ from gateway.server.uvicorn.websocket_protocol import DirectWebSocketProtocol, w
 
 
 class DirectSocketBatch:
-    """Connections that are handed the same bytes, by as few system calls as can be.
+    """WebSockets that get the same bytes, by as few system calls as possible.
 
     Args:
-        sinks: Looked at once.
+        sinks: The connections, examined once.
 
     Attributes:
-        full: See `gateway.fanout.group.SocketBatch`.
+        full: Connections whose buffers are full; see `gateway.fanout.group.SocketBatch`.
     """
 
     def __init__(self, sinks: Iterable[DirectWebSocketProtocol]) -> None:
@@ -27,13 +27,13 @@ class DirectSocketBatch:
         self._sockets = array("i")
         self._others: list[DirectWebSocketProtocol] = []
         self.full: list[DirectWebSocketProtocol] = []
-        self._is_clear = True
-        for each in sinks:  # of thousands: the usual ones first, and nothing twice
-            if each.is_clear and each.socket >= 0:
+        self._is_writable = True
+        for each in sinks:  # thousands: test the usual case first
+            if each.is_writable and each.socket >= 0:
                 self._direct.append(each)
                 self._sockets.append(each.socket)
             else:
-                self._is_clear = self._is_clear and each.is_clear
+                self._is_writable = self._is_writable and each.is_writable
                 (self._others if each.is_open else self.full).append(each)
         self._bulk = bulk_writer() if len(self._direct) >= MIN_BATCH else None
         if self._bulk is None:
@@ -41,11 +41,11 @@ class DirectSocketBatch:
 
     @property
     def is_current(self) -> bool:
-        """See `SocketBatch`. A change of any connection counts; changes are few."""
-        return self._is_clear and self._version == writability.count
+        """Whether the batch can be reused; see `SocketBatch`. Any connection's change counts."""
+        return self._is_writable and self._version == writability.count
 
     def write(self, frames: bytes) -> None:
-        """Hand bytes over to each that is not full."""
+        """Write bytes to each connection that is not full."""
         for sink in self._others:
             sink.write(frames)
         if self._bulk is not None:

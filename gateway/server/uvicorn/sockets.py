@@ -1,6 +1,6 @@
-"""Listening sockets with the options that a gateway wants; connections inherit them.
+"""Listening sockets with the options of a gateway; connections inherit them.
 
-What a system does not have is left out: there the deadlines of the gateway itself have to do.
+An option that the system does not have is left out; the gateway's own deadlines still apply.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from contextlib import ExitStack
 
 from gateway.errors import ConfigurationError
 
-SEND_BUFFER_BYTES = 64 << 10  # of the kernel; by default a client that never reads hides 4 MB there
-UNACKNOWLEDGED_MS = 300_000  # a peer that takes no byte for so long is gone, says the kernel
+# per connection, in the kernel; the default buffers up to 4 MB for a stalled client
+SEND_BUFFER_BYTES = 64 << 10
+UNACKNOWLEDGED_MS = 300_000  # the kernel drops a peer that acknowledges nothing for so long
 
 _OPTIONS = (
     (socket.SOL_SOCKET, "SO_SNDBUF", SEND_BUFFER_BYTES),
@@ -28,14 +29,14 @@ _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Open the sockets on which a gateway listens: one for each address of the host.
+    """Open listening sockets: one for each address of the host.
 
     Args:
         host: Name or address.
-        port: 0 for any that is free, on the first address.
+        port: Port; 0 for a free one, on the first address only.
 
     Raises:
-        ConfigurationError: the port is taken, or the host is none of this machine's.
+        ConfigurationError: the port is in use, or the host is not an address of this machine.
     """
     with ExitStack() as opened:
         sockets, failure = [], None
@@ -46,7 +47,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
                 except OSError as error:
                     if error.errno not in _NOT_HERE:
                         raise
-                    failure = error  # a system without IPv6 has a localhost all the same
+                    # without IPv6, `localhost` still has an IPv6 address in /etc/hosts
+                    failure = error
             if not sockets and failure is not None:
                 raise failure
         except OSError as error:
@@ -60,18 +62,18 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses: list[tuple[int, _Address]] = list(dict.fromkeys((it[0], it[4]) for it in found))
-    return addresses[:1] if port == 0 else addresses  # the others would get other ports
+    return addresses[:1] if port == 0 else addresses  # each address would get another port
 
 
 def _bound(family: int, address: _Address) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # on Windows it would let two servers have one port
+        if os.name == "posix":  # on Windows, two servers could listen on one port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for level, name, value in _OPTIONS:
             if hasattr(socket, name):
                 listening.setsockopt(level, getattr(socket, name), value)
-        if family == socket.AF_INET6:  # IPv4 has a socket of its own
+        if family == socket.AF_INET6:  # IPv4 has its own socket
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(address)
         listening.setblocking(False)
@@ -82,7 +84,7 @@ def _bound(family: int, address: _Address) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Whether only this machine can connect to the host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

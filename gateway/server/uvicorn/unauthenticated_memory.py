@@ -14,7 +14,7 @@ MAX_BYTES = 32 << 20  # per process
 
 @dataclass
 class _Held:
-    """The memory that all these clients hold."""
+    """The memory that all these clients use."""
 
     bytes: int = 0
 

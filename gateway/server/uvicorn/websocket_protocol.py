@@ -1,9 +1,9 @@
-"""uvicorn's WebSocket protocol with a way for the application to write whole frames at once.
+"""uvicorn's WebSocket protocol with direct writes of encoded frames.
 
-An ASGI `send` costs a message, a coroutine and the framing for each connection. A frame that many
-connections get is framed once here and handed to their transports as it is. It leans on uvicorn's
-internals, which is why its version is bounded; `tests/server/uvicorn/test_websocket_protocol.py`
-fails loudly when they move.
+An ASGI `send` costs a message, a coroutine and the framing for each connection. Here, a frame for
+many connections is encoded once, and its bytes go directly to their transports. This relies on
+uvicorn's internals, so its version is bounded; `tests/server/uvicorn/test_websocket_protocol.py`
+fails loudly when they change.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from gateway.server.uvicorn.frame_splitter import FrameSplitter
 from gateway.server.uvicorn.unauthenticated_memory import BufferShare
 
 EXTENSION = "realtime.direct"
-KEPT_BYTES = 64 << 10  # of frames that wait to be taken; over it the client is not read
-FRAME_BYTES = 64  # what a frame takes in memory besides its payload, however short that is
-PIECES = 256  # read in one pass of the loop: at most about 5 ms, then other clients are served
-HIGH_WATER_BYTES = 64 << 10  # of a connection's buffer; over it nothing more is handed over
-GOODBYE_S = 5.0  # for a client to answer a close frame
+BUFFERED_BYTES = 64 << 10  # of frames that the application has not read; above it, reading pauses
+FRAME_BYTES = 64  # memory of a frame in addition to its payload
+PIECES_PER_TICK = (
+    256  # read in one iteration of the loop: at most about 5 ms, then other clients are served
+)
+HIGH_WATER_BYTES = 64 << 10  # of a connection's write buffer; above it, nothing more is written
+CLOSE_TIMEOUT_S = 5.0  # for a client to answer a close frame
 
-_END = b"\r\n\r\n"  # of the handshake's request
+_END = b"\r\n\r\n"  # end of the handshake's request
 
 
 @dataclass
@@ -49,47 +51,51 @@ writability = WritabilityVersion()
 
 
 class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
-    """The protocol; itself the sink that it puts into the scope.
+    """The protocol; it puts itself into the scope as the connection's sink.
 
-    It begins with the limit of a client that has not said hello, and reads one message at a time:
-    the next one when the application asks for it, which by then has raised the limit, or has not.
+    The size limit starts at that of a client without `hello`, and the protocol reads one message
+    at a time: the next one when the application asks for it. By then the application has raised
+    the limit, or rejected the client.
 
     Attributes:
-        is_clear: It is open, and nothing waits to be taken by the system.
-        write: The transport's.
-        socket: File descriptor to write to while it is clear; -1 if only the transport may.
+        is_writable: Open, and the transport's buffer is empty.
+        write: The transport's method.
+        socket: File descriptor for direct writes while `is_writable`; -1 if only the transport may
+            write, as with TLS.
     """
 
-    is_clear = False
+    is_writable = False
     write: Callable[[bytes], None]
     socket = -1
     _is_accepted = False
-    _room: float = 0  # for frames that nobody has taken yet; when there are more it is not read
-    _splitter: FrameSplitter | None = None  # from the handshake on
-    _pieces: Iterator[list[bytes] | bytes] | None = None  # came, and are yet to be read
-    _kept_bytes = 0  # of frames that nobody has taken yet
-    _pong = b""  # the latest, which waits until the client takes what is before it
+    _buffer_limit: float = (
+        0  # bytes of unread frames above which reading pauses; 0: one message at a time
+    )
+    _splitter: FrameSplitter | None = None  # set after the handshake
+    _pieces: Iterator[list[bytes] | bytes] | None = None  # received, not processed
+    _buffered_bytes = 0  # of frames that the application has not read
+    _pong = b""  # the latest unsent pong; it waits until the transport's buffer is empty
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._inbox: Mailbox[Any] = Mailbox()  # only the application takes from it
+        self._inbox: Mailbox[Any] = Mailbox()  # read by the application only
         self.queue = cast(Any, self._inbox)
         self._share = BufferShare(self.config.ws_max_size)
-        self.close_timeout = GOODBYE_S
-        # Else a server at debug level writes every frame into its log, tokens and all.
+        self.close_timeout = CLOSE_TIMEOUT_S
+        # At debug level, the library would log every frame, tokens included.
         self.conn.debug = False
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """See asyncio."""
+        """Set up direct writes. See `asyncio.Protocol`."""
         super().connection_made(transport)
         transport = cast(Transport, transport)
-        transport.set_write_buffer_limits(high=0)  # tells when anything waits, however little
+        transport.set_write_buffer_limits(high=0)  # `pause_writing` reports any buffered byte
         self.write = transport.write
         if transport.get_extra_info("sslcontext") is None:
             self.socket = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio. Text frames that are whole go past the library's parser."""
+        """Receive bytes. See `asyncio.Protocol`. Whole text frames bypass the library's parser."""
         if self._splitter is None:
             self._receive_handshake(data)
             return
@@ -101,12 +107,12 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
         is_first = not self.handshake_initiated
         super().data_received(data)
         if not self.handshake_initiated:
-            self._refuse_handshake()
+            self._reject_handshake()
         elif is_first and data.find(_END) == len(data) - len(_END):
             self._splitter = FrameSplitter(self.config.ws_max_size)
 
-    def _refuse_handshake(self) -> None:
-        """Answer a request that the library takes for no handshake; uvicorn leaves it waiting."""
+    def _reject_handshake(self) -> None:
+        """Reject a request that is not a handshake; uvicorn would leave the client waiting."""
         answer = b"".join(self.conn.data_to_send())
         if not answer:
             reason = self.conn.handshake_exc and self.conn.handshake_exc.__cause__
@@ -117,15 +123,15 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.close()
 
     def _read_pieces(self) -> None:
-        """Read some of what has come; the rest in the next pass, or when there is room for it."""
+        """Process received pieces; some wait for the next iteration, or for room in the buffer."""
         pieces = self._pieces or iter(())
         for count, piece in enumerate(pieces, 1):
             if isinstance(piece, list):
-                self._keep_texts(piece)
-            elif not self.transport.is_closing():  # else all was said
+                self._enqueue_texts(piece)
+            elif not self.transport.is_closing():  # a closing connection ignores them
                 super().data_received(piece)
-                self._hold_unfinished()
-            if self._kept_bytes > self._room or count == PIECES:
+                self._account_unfinished()
+            if self._buffered_bytes > self._buffer_limit or count == PIECES_PER_TICK:
                 self._pause_reading()
                 return
         self._pieces = None
@@ -137,39 +143,39 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
         if not (self.read_paused or self.transport.is_closing()):
             self.read_paused = True
             self.transport.pause_reading()
-        if self._kept_bytes <= self._room:
+        if self._buffered_bytes <= self._buffer_limit:
             self.loop.call_soon(self._read_pieces)
 
     def raise_limit(self, max_bytes: int, *, is_known: bool) -> None:
-        """Take messages of another size from now on: the client has said hello.
+        """Set the size limit of messages, after the client's `hello`.
 
         Args:
-            max_bytes: Of a message.
-            is_known: It has shown a good token. If not, what is over the former limit counts
-                against what all such clients have together.
+            max_bytes: The new limit.
+            is_known: The client has presented a valid token. Without one, a message over the former
+                limit counts against the memory that all such clients share.
         """
-        if not self._room:
-            self._room = KEPT_BYTES
+        if not self._buffer_limit:
+            self._buffer_limit = BUFFERED_BYTES
         self.conn.max_message_size = max_bytes
         if self._splitter is not None:
             self._splitter.max_bytes = max_bytes
         if is_known:
             self._share.end()
 
-    def _hold_unfinished(self) -> None:
-        """Account for a message of which a part is here; cut it short where there is no room."""
+    def _account_unfinished(self) -> None:
+        """Count the memory of an unfinished message; close the connection if none is left."""
         size = len(self.conn.reader.buffer) + sum(map(len, self.frames))
         if not self._share.hold(size):
-            self.conn.fail(1013, "too much is under way from clients without a token; come back")
+            self.conn.fail(1013, "unauthenticated clients use too much memory; try again later")
             self.handle_parser_exception()
 
-    def _forget_unfinished(self) -> None:
+    def _discard_unfinished(self) -> None:
         self._share.hold(0)
         self.frames = []
         self.conn.reader.discard()
 
     def handle_cont(self, event: Any) -> None:
-        """Join a message's pieces as they come: many empty ones would else take memory."""
+        """Join the fragments of a message as they arrive: many empty ones would use memory."""
         if isinstance(self.frames[0], bytes):
             self.frames = [cast(bytes, bytearray(self.frames[0]))]
         self.frames[0] += event.data
@@ -177,7 +183,7 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
             self.send_receive_event_to_app()
 
     def handle_ping(self) -> None:
-        """Answer, unless the client takes nothing: then only the latest is answered.
+        """Send a pong. While the client reads nothing, only the latest ping is answered.
 
         Source:
             RFC 6455, section 5.5.3.
@@ -198,101 +204,106 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
         try:
             await super().run_asgi()
         finally:
-            # A cycle, which the garbage collector would find with a full pass only, hours later.
+            # A reference cycle, which only a full GC would free, perhaps hours later.
             del scope["extensions"][EXTENSION]
 
     async def send(self, message: Any) -> None:
-        """Send as ASGI does; the frame that closes is the last."""
+        """Send an ASGI message. Nothing follows a close frame."""
         type_ = message["type"]
         if type_ == "websocket.close":
-            self._shut()
+            self._mark_closed()
         await super().send(message)
         if self._pieces is not None and self.close_sent:
-            self._read_pieces()  # the client's goodbye may be among them
+            self._read_pieces()  # the client's close frame may be among them
         if type_ == "websocket.accept" and not self.transport.is_closing():
             self._is_accepted = True
-            self.is_clear = self.writable.is_set()
-            self._forget_greeting()
+            self.is_writable = self.writable.is_set()
+            self._free_handshake()
 
     @property
     def is_open(self) -> bool:
-        """Accepted, not closing, and its buffer is not full."""
+        """Whether it is accepted, not closing, and its write buffer is not full."""
         return self._is_accepted and (
-            self.is_clear or self.transport.get_write_buffer_size() <= HIGH_WATER_BYTES
+            self.is_writable or self.transport.get_write_buffer_size() <= HIGH_WATER_BYTES
         )
 
     def abort(self) -> None:
-        """Cut the connection now: what the client has not taken is dropped."""
+        """Abort the connection; buffered bytes are dropped."""
         self.transport.abort()
 
     def abort_later(self) -> None:
-        """Cut it, if it is still there, when the client has had time to answer the goodbye."""
-        self.loop.call_later(GOODBYE_S, self.transport.abort)
+        """Abort the connection unless the client closes it within `CLOSE_TIMEOUT_S`."""
+        self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
-    def _forget_greeting(self) -> None:
-        """Let go of what only the greeting needed: 5 KB for as long as the connection lives.
+    def _free_handshake(self) -> None:
+        """Free the memory of the handshake: 5 KB for as long as the connection lives.
 
-        The parser and the application hold the same objects on: so they are emptied, not replaced.
+        The parser and the application refer to the same objects, so they are emptied, not replaced.
         """
         cast(list[Any], self.scope["headers"]).clear()
         self.request.headers.clear()
         self.response.headers.clear()
         del self.request, self.response
 
-    def _shut(self) -> None:
-        self.is_clear = self._is_accepted = False
-        self._room = math.inf  # the client's goodbye is to be read, and nothing else is kept
+    def _mark_closed(self) -> None:
+        self.is_writable = self._is_accepted = False
+        self._buffer_limit = (
+            math.inf
+        )  # read on until the client's close frame; nothing else is buffered
         if self._splitter is not None:
             self._splitter.is_closing = True
         writability.count += 1
 
     def pause_writing(self) -> None:
-        """See asyncio."""
+        """Record that the transport buffers bytes. See `asyncio.Protocol`."""
         super().pause_writing()
-        self.is_clear = False
+        self.is_writable = False
         writability.count += 1
 
     def resume_writing(self) -> None:
-        """See asyncio."""
+        """Record that the buffer is empty again. See `asyncio.Protocol`."""
         super().resume_writing()
-        self.is_clear = self._is_accepted
+        self.is_writable = self._is_accepted
         self._send_pong()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio. The system may give the descriptor away as soon as this is over."""
-        self._shut()
+        """Stop direct writes. See `asyncio.Protocol`.
+
+        The system may reuse the file descriptor as soon as this returns, so `socket` is cleared.
+        """
+        self._mark_closed()
         self.socket = -1
         self._pieces = None
-        self._forget_unfinished()
+        self._discard_unfinished()
         super().connection_lost(exc)
-        # The library's parser holds the library, and so all that it had read: a cycle.
+        # The library's parser refers to the library, and so to everything it has read: a cycle.
         self.conn.parser.close()
         self.conn.parser_exc = self.conn.handshake_exc = None
 
     def shutdown(self) -> None:
         """Close with the server."""
-        self._shut()
+        self._mark_closed()
         super().shutdown()
 
     def handle_close(self, event: Any) -> None:
-        """Answer the client's close."""
-        self._shut()
+        """Answer the client's close frame."""
+        self._mark_closed()
         super().handle_close(event)
         if self.transport.get_write_buffer_size():
             self.abort_later()
 
     def send_receive_event_to_app(self) -> None:
-        """Keep a message for who takes them; the client is read on while there is room for more."""
+        """Buffer a message for the application."""
         data = self.frames[0]
         self.frames = []
         if self.close_sent:
-            return  # the application has closed, and waits for the client's goodbye
+            return  # only the client's close frame still matters
         try:
-            self._keep([bytes(data) if self.curr_msg_data_type == "bytes" else data.decode()])
+            self._enqueue([bytes(data) if self.curr_msg_data_type == "bytes" else data.decode()])
         except UnicodeDecodeError:
-            self._refuse_text()
+            self._reject_text()
 
-    def _keep_texts(self, texts: list[bytes]) -> None:
+    def _enqueue_texts(self, texts: list[bytes]) -> None:
         if self.close_sent or self.transport.is_closing():
             return
         frames: list[str | bytes] = []
@@ -300,17 +311,17 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
             for text in texts:
                 frames.append(text.decode())
         except UnicodeDecodeError:
-            self._keep(frames)
-            self._refuse_text()
+            self._enqueue(frames)
+            self._reject_text()
         else:
-            self._keep(frames)
+            self._enqueue(frames)
 
-    def _keep(self, frames: list[str | bytes]) -> None:
+    def _enqueue(self, frames: list[str | bytes]) -> None:
         self._inbox.put_all(frames)
-        self._kept_bytes += sum(map(len, frames)) + FRAME_BYTES * len(frames)
+        self._buffered_bytes += sum(map(len, frames)) + FRAME_BYTES * len(frames)
 
-    def _refuse_text(self) -> None:
-        """Close on a text that is no UTF-8; while the client is already closing, cut it."""
+    def _reject_text(self) -> None:
+        """Close the connection after text that is not UTF-8; abort it if it is already closing."""
         try:
             self.conn.send_close(1007)
         except InvalidState:
@@ -318,48 +329,48 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
         else:
             self.handle_parser_exception()
 
-    async def receive_lot(self) -> list[str | bytes]:
-        """Take all frames that have come, once there is one; none when the client is gone."""
-        self._ask()
-        lot: list[str | bytes] = []
+    async def receive_batch(self) -> list[str | bytes]:
+        """Wait for frames, and return all that have arrived; an empty list after a disconnect."""
+        self._drained()
+        batch: list[str | bytes] = []
         for frame in await self._inbox.get_all():
-            if isinstance(frame, dict):  # it has closed
-                if lot:
-                    self._inbox.put_nowait(frame)  # which is said when these are done
+            if isinstance(frame, dict):  # the disconnect event
+                if batch:
+                    self._inbox.put_nowait(frame)  # the next call returns the disconnect
                 break
-            lot.append(frame)
-        return lot
+            batch.append(frame)
+        return batch
 
     async def receive(self) -> Any:
-        """Receive as ASGI does."""
-        self._ask()
+        """Receive an ASGI message."""
+        self._drained()
         frame = await self._inbox.get()
         if isinstance(frame, dict):
             return frame
         return {"type": "websocket.receive", "text" if isinstance(frame, str) else "bytes": frame}
 
-    def _ask(self) -> None:
-        """Make room: the application has done with what it was given."""
-        if self._kept_bytes and self._inbox.empty():
-            self._kept_bytes = 0
+    def _drained(self) -> None:
+        """Resume reading: the application has processed all buffered frames."""
+        if self._buffered_bytes and self._inbox.empty():
+            self._buffered_bytes = 0
             if self.read_paused:
                 self._read_pieces()
 
     def handle_parser_exception(self) -> None:
-        """Close on what is no WebSocket."""
-        self._shut()
-        self._forget_unfinished()
+        """Close the connection after a protocol error."""
+        self._mark_closed()
+        self._discard_unfinished()
         super().handle_parser_exception()
         if self.transport.get_write_buffer_size():
             self.abort_later()
 
     def keepalive_timeout(self) -> None:
-        """Close a connection that answers no ping."""
-        self._shut()
+        """Close a connection that does not answer pings."""
+        self._mark_closed()
         super().keepalive_timeout()
 
 
 def direct_sink(websocket: WebSocket) -> DirectWebSocketProtocol | None:
-    """Return the connection's sink; None on a server that has none."""
+    """Return the connection's sink, or None on a server without one."""
     sink: DirectWebSocketProtocol | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     return sink

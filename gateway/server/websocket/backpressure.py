@@ -1,4 +1,4 @@
-"""What one connection has in flight: requests under way, and answers that wait to be taken."""
+"""Backpressure of one connection: requests in progress, and results that wait to be sent."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from gateway._internal.wakeup import Wakeup
 from gateway.model.limits import LIST_BYTES, Limits
 from gateway.protocol import Request
 
-MAX_ANSWERS = 256  # that wait to be taken, however small they are
-LOT_BYTES = 64 << 10  # of answers that are handed over together
-ANSWER_BYTES = 4096  # what an answer is taken for as long as it is not there
+MAX_ANSWERS = 256  # that wait, however small they are
+BATCH_BYTES = 64 << 10  # of results that are written together
+ANSWER_BYTES = 4096  # estimate for a result that does not exist yet
 
 PONG = protocol.encode(protocol.Pong())
 
 
 def cost_of(request: Request, frame_size: int) -> int:
-    """Estimate what a request holds of memory until it is answered, bytes."""
+    """Estimate the memory that a request holds until its result is sent, bytes."""
     match request:
         case protocol.Read(max_bytes=max_bytes):
             return frame_size + max_bytes
@@ -25,27 +25,27 @@ def cost_of(request: Request, frame_size: int) -> int:
 
 
 class Backpressure:
-    """Counts, and lets the reader of the socket wait while there is too much.
+    """Counts requests and results; the socket's reader waits while there are too many.
 
     Args:
-        limits: `requests` and `flight_bytes` of it.
+        limits: Its `requests` and `flight_bytes` apply.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._answers: list[str] = []  # few: `is_full` sees to it
+        self._answers: list[str] = []  # few, since `is_full` stops the reader
         self._bytes = 0
         self._changed = Wakeup()
         self.requests = 0
 
     @property
     def bytes(self) -> int:
-        """Held by requests and answers, as far as can be told."""
+        """Estimated memory of requests and results, bytes."""
         return self._bytes
 
     @property
     def answers(self) -> int:
-        """How many answers wait."""
+        """Number of results that wait."""
         return len(self._answers)
 
     @property
@@ -58,31 +58,31 @@ class Backpressure:
             or len(self._answers) > MAX_ANSWERS
         )
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until it is not full."""
         while self.is_full:
             await self._changed.wait()
 
     def begin(self, cost: int) -> None:
-        """Take note of a request."""
+        """Count a request."""
         self.requests += 1
         self._bytes += cost
 
     def end(self, cost: int) -> None:
-        """Take note that a request is over; its answer is an answer of its own."""
+        """Uncount a request. Its result is counted by `put`."""
         self.requests -= 1
         self._bytes -= cost
         self._changed.set()
 
     def put(self, answer: str) -> None:
-        """Let an answer wait. One pong is as good as many to a client that takes none."""
+        """Queue a result. A client that reads nothing gets one pong for many pings."""
         if answer == PONG and PONG in self._answers:
             return
         self._answers.append(answer)
         self._bytes += len(answer)
 
     def take(self) -> str:
-        """Return the first answer that waits.
+        """Remove and return the first waiting result.
 
         Raises:
             IndexError: there is none.
@@ -92,13 +92,13 @@ class Backpressure:
         self._changed.set()
         return answer
 
-    def take_lot(self) -> list[str]:
-        """Return the first answers that wait, about `LOT_BYTES` of them at most; one if any."""
+    def take_batch(self) -> list[str]:
+        """Remove and return waiting results: up to `BATCH_BYTES`, but at least one if any."""
         lot = self._answers
-        if self._bytes <= LOT_BYTES:  # so that all of them fit
+        if self._bytes <= BATCH_BYTES:  # then all of them fit
             self._answers = []
         else:
-            lot = lot[: _count_within(lot, LOT_BYTES)]
+            lot = lot[: _count_within(lot, BATCH_BYTES)]
             del self._answers[: len(lot)]
         self._bytes -= sum(map(len, lot))
         self._changed.set()

@@ -1,8 +1,8 @@
 """The protocol's frames over plain HTTP, for networks that block WebSockets.
 
-A request brings the client's frames, one a line; its answer brings the gateway's, as server-sent
-events. To the rest of the gateway it is a WebSocket: the same limits, the same tokens, the same
-state machine.
+The body of a request has the client's frames, one on each line. The response has the gateway's
+frames as server-sent events. The rest of the gateway sees a WebSocket: the same limits, the same
+tokens, the same state machine.
 
 Source:
     PROTOCOL.md, section 12.
@@ -33,15 +33,17 @@ from gateway.server.streaming_response import (
     EVENT_HEADERS,
     ReaderStalled,
     StreamingBody,
-    until_gone,
+    wait_for_disconnect,
 )
 from gateway.server.uvicorn.unauthenticated_memory import BufferShare
 from gateway.server.websocket.outbound import COUNTED, LIMITED
 
 PATH = "/v1/events"
-ALIVE_S = 10.0  # the client cannot ping; while it is there this is done for it
-GOING_AWAY = 1001  # the answer has gone on for long enough: ask again
-WAIT = "wait_s"  # the query's parameter: how long a client lets its answer go on
+# interval of pings on the client's behalf, which cannot send any while it is connected
+ALIVE_S = 10.0
+# close code: the response reached its time limit, and the client sends a new request
+GOING_AWAY = 1001
+WAIT = "wait_s"  # query parameter: the longest response that the client accepts, seconds
 
 _PING = protocol.encode(protocol.Ping())
 _SECONDS = re.compile(r"\d{1,5}(\.\d{1,6})?", re.ASCII)
@@ -50,7 +52,7 @@ _HEADERS = {
     **EVENT_HEADERS,
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "cross-origin",
-    "Timing-Allow-Origin": "*",  # or a page cannot see that the answer came over HTTP/2
+    "Timing-Allow-Origin": "*",  # lets a page see whether the response came over HTTP/2
 }
 
 Serve = Callable[[WebSocket], Awaitable[None]]
@@ -61,9 +63,8 @@ def route(serve: Serve, limits: Limits, counters: Counters) -> Route:
 
     Args:
         serve: Serves one WebSocket until it closes.
-        limits: How large a frame may be, how long an answer goes on, and how long a client may
-            take nothing.
-        counters: Of the bytes that go either way.
+        limits: Limits of frame size, of the response's duration, and of a stalled client.
+        counters: Counts bytes in both directions.
     """
 
     async def answer(request: Request) -> Response:
@@ -93,7 +94,8 @@ class _Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         channel = _Channel(scope, receive, send, self._limits, self._counters, self._within_s)
-        # The server's extensions are those of an HTTP connection: nothing may be written past this.
+        # The server's own extensions belong to an HTTP connection; with them, the session would
+        # write WebSocket frames past this channel.
         extensions = {COUNTED: {}, LIMITED: channel}
         own = {"type": "websocket", "subprotocols": [], "extensions": extensions}
         try:
@@ -103,7 +105,7 @@ class _Answer(Response):
 
 
 class _Channel:
-    """The two ends of a WebSocket, made of a request and its answer."""
+    """Both directions of a WebSocket, made of an HTTP request and its response."""
 
     def __init__(
         self,
@@ -121,10 +123,10 @@ class _Channel:
         self._share = BufferShare(limits.frame_bytes)
         self._is_connected = False
         self._is_closed = False
-        self._is_read = False  # the body has been
+        self._is_read = False  # the whole body has been read
         self._has_spoken = False
-        self._lines: deque[bytes] = deque()  # whole ones
-        self._rest = bytearray()  # of one that is not whole
+        self._lines: deque[bytes] = deque()  # complete lines
+        self._rest = bytearray()  # an incomplete line
         self._gone: asyncio.Task[None] | None = None
         now_s = asyncio.get_running_loop().time()
         self._ends_at_s = now_s + within_s * (1 - 0.2 * random())
@@ -132,7 +134,7 @@ class _Channel:
     # ---- from the client ----
 
     async def receive(self) -> Message:
-        """Give the next frame, in the form of ASGI's `websocket.receive`."""
+        """Return the next frame as ASGI's `websocket.receive`."""
         if not self._is_connected:
             self._is_connected = True
             return {"type": "websocket.connect"}
@@ -143,7 +145,7 @@ class _Channel:
         return await self._stay()
 
     async def _line(self) -> bytes | None:
-        """Give the body's next line; one that is too long is cut where that is certain."""
+        """Return the body's next line. One over the limit is cut; the state machine rejects it."""
         while not self._lines and not self._is_read:
             is_too_long = len(self._rest) > self._max_line_bytes
             if is_too_long or not self._share.hold(len(self._rest)):
@@ -175,18 +177,20 @@ class _Channel:
         self._share.hold(0)
 
     def raise_limit(self, max_bytes: int, *, is_known: bool) -> None:
-        """See `DirectProtocol.raise_limit`."""
+        """See `DirectWebSocketProtocol.raise_limit`."""
         self._max_line_bytes = max_bytes
         if is_known:
             self._share.end()
 
     async def _stay(self) -> Message:
-        """Wait with the client: it is gone, its time is over, or it is there still."""
+        """Wait for disconnect, for the response's time limit, or for the next keep-alive ping."""
         if not self._has_spoken:
             error = HelloExpected
             return await self._leave(error.close_code or GOING_AWAY, error.code)
         if self._gone is None:
-            self._gone = asyncio.create_task(until_gone(self._receive), name="reader of frames")
+            self._gone = asyncio.create_task(
+                wait_for_disconnect(self._receive), name="reader of frames"
+            )
         left_s = self._ends_at_s - asyncio.get_running_loop().time()
         if left_s > 0:
             await asyncio.wait([self._gone], timeout=min(left_s, ALIVE_S))
@@ -199,7 +203,7 @@ class _Channel:
     # ---- to the client ----
 
     async def send(self, message: Message) -> None:
-        """Take a message in the form of ASGI's `websocket.send`."""
+        """Send a message of ASGI's `websocket.send` as an event."""
         if message["type"] == "websocket.send":
             await self._event("", message["text"])
         elif message["type"] == "websocket.close":
@@ -220,7 +224,7 @@ class _Channel:
         await self._write(f"{head}{lines}\n".encode(), more=True)
 
     async def close(self) -> None:
-        """End the answer. Safe to call twice."""
+        """End the response. Safe to call twice."""
         self._forget_rest()
         if not self._is_closed:
             self._is_closed = True

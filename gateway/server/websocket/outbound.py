@@ -1,4 +1,4 @@
-"""The sending side of one WebSocket: the one place where bytes leave for a client."""
+"""The sending side of one WebSocket: the only place that writes bytes for a client."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from gateway.protocol.commands import Close
 from gateway.server.uvicorn.text_frames import encode_text_frame, text_frame_bytes
 from gateway.server.uvicorn.websocket_protocol import direct_sink
 
-COUNTED = "realtime.counted"  # of a scope's extensions: whoever lent it counts its bytes
-LIMITED = "realtime.limited"  # likewise: has `raise_limit`, as a sink has
+COUNTED = "realtime.counted"  # scope extension: whoever set it counts the bytes itself
+LIMITED = "realtime.limited"  # scope extension: an object with `raise_limit`
 
 
 class Outbound:
-    """Sends to one client, and knows since when it has been waiting for it.
+    """Sends to one client, and records since when a send has been blocked.
 
     Args:
-        websocket: Accepted.
-        steady_s: A time that nobody sets.
-        counters: Of the bytes that go either way.
+        websocket: The accepted socket.
+        steady_s: Monotonic time.
+        counters: Counts bytes in both directions.
 
     Attributes:
-        sink: Takes frames at once, and cuts the connection; None on a server that lends none.
-        blocked_since_s: Steady time at which the send began that is going on; None between sends.
+        sink: Writes frames immediately and aborts the connection; None on other servers.
+        blocked_since_s: Monotonic time at which the current send began; None between sends.
     """
 
     def __init__(
@@ -42,18 +42,18 @@ class Outbound:
 
     @property
     def is_open(self) -> bool:
-        """Whether frames can be handed over at once, without waiting."""
+        """Whether frames can be written now, without waiting."""
         return self.sink is not None and self.sink.is_open
 
-    def hand_over(self, texts: list[str]) -> None:
-        """Send text frames at once, in one piece; only while it `is_open`."""
+    def write_now(self, texts: list[str]) -> None:
+        """Write text frames in one piece, without waiting. Requires `is_open`."""
         assert self.sink is not None
         frames = b"".join(map(encode_text_frame, texts))
         self._counters.bytes_sent += len(frames)
         self.sink.write(frames)
 
     def raise_limit(self, max_bytes: int, *, is_known: bool) -> None:
-        """Let the client's messages be larger, as far as the server has a limit of ours."""
+        """Raise the size limit of the client's messages, where the server enforces ours."""
         if self._limited is not None:
             self._limited.raise_limit(max_bytes, is_known=is_known)
 
@@ -61,10 +61,11 @@ class Outbound:
         """Wait for frames of the client.
 
         Returns:
-            Those that came together, text or, which nobody wants, bytes; none when it is gone.
+            The frames that arrived together, as text or (invalid here) bytes; empty after a
+            disconnect.
         """
         if self.sink is not None:
-            frames = await self.sink.receive_lot()
+            frames = await self.sink.receive_batch()
         else:
             frames = await self._receive_one()
         if not self._is_counted:
@@ -79,7 +80,7 @@ class Outbound:
         return [message["bytes"] if text is None else text]
 
     async def send_shared(self, frame: Frame) -> None:
-        """Send a frame that others may get too; waits while the client takes nothing."""
+        """Send a frame that other subscribers share; wait while the client reads nothing."""
         if self.sink is not None and self.sink.is_open:
             data = frame.packed(encode_text_frame)
             self._counters.bytes_sent += len(data)
@@ -88,9 +89,9 @@ class Outbound:
         await self.send(frame.text)
 
     async def send(self, text: str) -> None:
-        """Send a text frame; waits while the client takes nothing."""
+        """Send a text frame; wait while the client reads nothing."""
         if self.is_open:
-            self.hand_over([text])
+            self.write_now([text])
             return
         self.blocked_since_s = self._steady_s()
         try:
@@ -101,13 +102,13 @@ class Outbound:
             self.blocked_since_s = None
 
     async def close(self, close: Close) -> None:
-        """Say goodbye; a client that does not answer is cut off later."""
+        """Send the close frame. A client that does not answer it is aborted later."""
         self.blocked_since_s = self._steady_s()
         await self._websocket.close(close.code, close.reason)
         if self.sink is not None:
             self.sink.abort_later()
 
     def abort(self) -> None:
-        """Cut the connection, as far as the server lets us; else it does so when we return."""
+        """Abort the connection, where the server can; elsewhere it closes when the session ends."""
         if self.sink is not None:
             self.sink.abort()

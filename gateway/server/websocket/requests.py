@@ -1,4 +1,4 @@
-"""Carries a request of a client out at the store and makes its answer."""
+"""Executes a client's request at the store and makes its result."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from gateway.stores.base import OnAppended, Store
 async def perform(
     store: Store, request: Request, skip: frozenset[str], holder: str
 ) -> GatewayFrame:
-    """Do what a request asks for, which the connection has already allowed.
+    """Execute a request that the connection has allowed.
 
     Args:
         store: Where.
-        request: What.
-        skip: Fields of runs that the answer leaves out.
-        holder: Name of the connection, for the schemas that it registers.
+        request: The request.
+        skip: Fields of runs that the result leaves out.
+        holder: Name of the connection that holds registered schemas.
 
     Returns:
-        The answer's frame.
+        The result's frame.
 
     Raises:
-        RealtimeError: the store refuses; the error is the answer.
+        RealtimeError: the store rejects the request; the error is the response.
 
     Source:
         PROTOCOL.md, section 4.
@@ -67,15 +67,15 @@ def _check_revocations(request: protocol.Append) -> None:
 
 
 def begin_append(store: Store, request: protocol.Append, done: OnAppended) -> None:
-    """Begin an append, which the connection has already allowed.
+    """Start an append that the connection has allowed.
 
     Args:
         store: Where.
-        request: What.
-        done: See `Store.begin_append`; `appended` makes the answer of it.
+        request: The append.
+        done: Called with the outcome, see `Store.begin_append`; `appended` makes a frame of it.
 
     Raises:
-        RealtimeError: it is refused before it comes to the store.
+        RealtimeError: the append is rejected before the store sees it.
     """
     key, records, writer = _checked(request)
     store.begin_append(
@@ -90,7 +90,7 @@ def begin_append(store: Store, request: protocol.Append, done: OnAppended) -> No
 
 
 def appended(id: int, done: log.Appended) -> Appended:
-    """Make the answer to an append."""
+    """Make the frame that acknowledges an append."""
     next_sequence = done.next_sequence if done.next_sequence is not None else UNSET
     return Appended(id, done.offset, str(done.position), done.duplicate, next_sequence)
 
@@ -172,7 +172,7 @@ async def _value(store: Store, request: Request, skip: frozenset[str]) -> Any:
 
 def _new_run(value: dict[str, Any]) -> Run:
     run = Run.from_wire(value)
-    if run.is_finished:  # its own log would never end for those who follow it
+    if run.is_finished:  # the log of a run that starts finished would never end for its subscribers
         raise InvalidValue(
             f"run {run.id}: a new run cannot be {run.status}; make it with a status that is not "
             "final, and end it with a run_patch"
@@ -184,7 +184,8 @@ async def _register(given: dict[str, dict[str, Any]], holder: str) -> None:
     checkers = {}
     for stream_id, schema in given.items():
         checkers[stream_id] = input_schemas.check_schema(check_stream_id(stream_id), schema)
-        await asyncio.sleep(0)  # what the schemas of one frame cost together is not bounded
+        # many schemas in one frame must not block the loop: yield after each
+        await asyncio.sleep(0)
     input_schemas.register(given, holder, checkers)
 
 

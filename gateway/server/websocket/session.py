@@ -1,11 +1,11 @@
-"""Carries one WebSocket: frames to the state machine, its commands to the store and the socket.
+"""Runs one WebSocket: frames go to the state machine, its commands to the store and the socket.
 
-No rule of the protocol lives here. One task reads; another writes while there is something to
-write; there is one timer; requests have a task each, but for appends, which are many: those are
-begun at the store and answered when they are done. An idle connection is one task.
+No rule of the protocol is here. One task reads; a second one writes while there is something to
+write; one timer serves all deadlines; `RequestRunner` has a task for each request except appends.
+An idle connection costs one task.
 
-Frames that come together are one lot: each is judged by itself, and what comes of all of them is
-written together, and asked of the timer once.
+Frames that arrive together are one batch. The state machine checks each frame by itself; the
+results of a batch are written together, and the timer is updated once.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway import protocol
 from gateway._internal.counters import Counters
 from gateway.auth.permissions import Permissions
-from gateway.errors import Internal, RealtimeError, ShuttingDown
+from gateway.errors import ShuttingDown
 from gateway.fanout.hub import Hub
 from gateway.fanout.lag import LaggingReader
 from gateway.model.limits import Limits, arriving_bytes
-from gateway.model.log import Appended
-from gateway.protocol.authorization import read_key, require_read
 from gateway.protocol.commands import (
     Close,
     Command,
@@ -46,14 +42,14 @@ from gateway.protocol.credentials import Admit, Verify
 from gateway.sdk.values import input_schemas
 from gateway.server.ops.cluster_leases import ClusterLeases
 from gateway.server.ops.local_leases import LocalLeases
-from gateway.server.websocket.backpressure import Backpressure, cost_of
+from gateway.server.websocket.backpressure import Backpressure
 from gateway.server.websocket.outbound import Outbound
-from gateway.server.websocket.requests import appended, begin_append, perform
-from gateway.server.websocket.subscriptions import ActiveSubscriptions, Host, Work
-from gateway.stores.base import Store, find_run
+from gateway.server.websocket.request_runner import ClientIdentity, RequestRunner
+from gateway.server.websocket.subscriptions import ActiveSubscriptions, Host
+from gateway.stores.base import Store
 
-CLOSE_S = 5.0  # for a client to take the goodbye, and for its last requests
-LOT = 256  # frames that are judged in one pass of the event loop: about 3 ms
+CLOSE_S = 5.0  # for a client to receive the close frame, and for its last requests
+FRAMES_PER_TICK = 256  # frames of one batch that are processed before other tasks run: about 3 ms
 
 _log = logging.getLogger("realtime.websocket")
 
@@ -62,18 +58,17 @@ class WebSocketSession:
     """One open WebSocket.
 
     Args:
-        websocket: Accepted.
-        store: Where requests are carried out.
-        hub: Where cursors come from.
-        verify: Checks tokens.
-        limits: What the client must stay below.
-        leases: Told which worker is connected.
-        name: Of the gateway; the connection's id begins with it.
-        counters: Of what happens here.
-        admit: Lets the subjects of its tokens in.
-        ages_at_s: Time of the event loop at which it has to come back anew.
-        clock_s: Unix time, for tokens; the time of the event loop, which nobody sets, is for
-            liveness.
+        websocket: The accepted socket.
+        store: Executes requests.
+        hub: Opens cursors.
+        verify: Verifies tokens.
+        limits: The limits of one client.
+        leases: Records which worker is connected.
+        name: The gateway's name, with which the connection's id begins.
+        counters: Counters of the gateway.
+        admit: Counts the subject of a token, or rejects it.
+        ages_at_s: Loop time at which the client has to reconnect.
+        clock_s: Unix time, for tokens. Liveness uses the loop's monotonic time.
     """
 
     def __init__(
@@ -92,11 +87,9 @@ class WebSocketSession:
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._websocket = websocket
-        self._store = store
         self._leases = leases
         self._counters = counters
         self._ended_by = "client"
-        self._owner: str | None = None
         self._clock_s = clock_s
         self._loop = asyncio.get_running_loop()
         self._steady_s = self._loop.time
@@ -110,27 +103,36 @@ class WebSocketSession:
             admit=admit,
         )
         self._hub = hub
-        self._is_new = True  # has asked for nothing yet
-        self._is_known = False  # has shown a good token
-        self._wire = Outbound(websocket, self._steady_s, counters)
-        self._flight = Backpressure(limits)
-        host = Host(self._carry, self._spawn, self._flight.room, self._wake_writer)
-        self._subscriptions = ActiveSubscriptions(
-            store, hub, self._machine, self._wire, counters, host
+        self._has_asked_nothing = True
+        self._is_known = False  # has presented a valid token
+        self._outbound = Outbound(websocket, self._steady_s, counters)
+        self._backpressure = Backpressure(limits)
+        self._client = ClientIdentity(self._machine.id)
+        self._requests = RequestRunner(
+            store,
+            self._machine,
+            self._backpressure,
+            self._client,
+            execute=self._execute,
+            execute_each=self._execute_each,
+            flush=self._flush,
         )
-        self._is_deaf = False  # the client is not being read
-        self._is_to_arm = False  # something may have brought the next deadline nearer
-        self._waiting = 0  # requests whose tasks have yet to begin
-        self._is_settling = False  # what is done will be settled in this pass of the loop
+        host = Host(
+            self._execute, self._requests.spawn, self._backpressure.wait_for_room, self._wake_writer
+        )
+        self._subscriptions = ActiveSubscriptions(
+            store, hub, self._machine, self._outbound, counters, host
+        )
+        self._is_read_paused = False  # the reader waits for `Backpressure`
+        self._deadline_dirty = False  # the next deadline may have moved nearer
         self._close: Close | None = None
-        self._cut_at_s = math.inf  # unless it is closed by then
+        self._abort_at_s = math.inf  # loop time; infinite until a close frame is due
         self._reader: asyncio.Task[Any] | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._is_ended = False  # from this side
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at_s = math.inf
-        self._is_closed = False  # nothing is sent any more but the goodbye
+        self._is_ended = False  # the gateway has ended it
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = math.inf
+        self._is_closed = False  # only the close frame may still be sent
         self._is_over = False
 
     async def run(self) -> None:
@@ -138,23 +140,24 @@ class WebSocketSession:
         self._reader = reader = asyncio.current_task()
         assert reader is not None
         try:
-            self._arm()
+            self._schedule_timer()
             await self._read()
         except asyncio.CancelledError:
             if not self._is_ended:
                 raise
             reader.uncancel()
-            await self._say_goodbye()
+            await self._close_handshake()
         finally:
             await self._finish()
 
-    async def _say_goodbye(self) -> None:
-        # Not by the writer: granian drops the close frame of a connection that is still being read.
+    async def _close_handshake(self) -> None:
+        # The reader's task sends the close frame, not the writer's: Granian drops the close frame
+        # of a connection that is still being read.
         if self._close is None or not self._is_closed:
             return
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._wire.close(self._close)
+                await self._outbound.close(self._close)
         except Exception as error:
             if not _is_gone(error):
                 raise
@@ -166,216 +169,145 @@ class WebSocketSession:
 
     @property
     def subjects(self) -> frozenset[str]:
-        """Whom `admit` has let in here."""
+        """The subjects that `admit` has counted for this connection."""
         return self._machine.subjects
 
     def shut_down(self, retry_after_s: float = 0.0) -> None:
-        """Tell the client that the gateway is going down.
+        """Ask the client to reconnect, since the gateway shuts down.
 
-        Its requests that are under way are still answered.
+        Its requests in progress still get their results.
 
         Args:
-            retry_after_s: When the client is to come back.
+            retry_after_s: When the client is to reconnect, seconds from now.
         """
-        error = ShuttingDown("the gateway is going down; come back", retry_after_s)
-        self._carry(self._machine.close(error))
+        error = ShuttingDown("the gateway is shutting down; reconnect", retry_after_s)
+        self._execute(self._machine.close(error))
 
-    def cut(self, why: str) -> None:
-        """End the connection without waiting for the client."""
-        _log.info("connection %s is cut: %s", self._machine.id, why, extra=self._named())
+    def abort(self, reason: str) -> None:
+        """Abort the connection without waiting for the client."""
+        _log.info(
+            "connection %s was aborted: %s", self._machine.id, reason, extra=self._client.log_extra
+        )
         self._ended_by = "cut"
-        self._wire.abort()
+        self._outbound.abort()
         self._end()
 
     def revoked(self, is_revoked: Callable[[Permissions], bool]) -> None:
-        """Tell the client which of its tokens are good no more."""
-        self._carry(self._machine.revoked(is_revoked))
-
-    @property
-    def _name(self) -> str:
-        return f"{self._owner or 'a client'} ({self._machine.id})"
-
-    def _named(self) -> dict[str, str]:
-        """Name it, for the log."""
-        return {"connection": self._machine.id, "worker": self._owner or ""}
+        """Close or narrow what revoked tokens allowed, and notify the client."""
+        self._execute(self._machine.revoked(is_revoked))
 
     @property
     def subscriptions(self) -> int:
-        """How many go on."""
+        """Number of active subscriptions."""
         return len(self._subscriptions)
 
     def lagging(self) -> Iterator[LaggingReader]:
-        """Yield those subscriptions to streams that have records yet to take."""
+        """Yield the stream subscriptions that have records to send."""
         return self._subscriptions.lagging()
 
     async def _finish(self) -> None:
         self._is_over = True
         self._counters.connections_closed[self._ended_by] += 1
-        if self._alarm is not None:
-            self._alarm.cancel()
-        if self._owner is not None:
-            self._leases.release(self._owner)
-        input_schemas.release(self._name)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._client.worker is not None:
+            self._leases.release(self._client.worker)
+        input_schemas.release(self._client.name)
         self._subscriptions.close()
-        everyone = [*self._tasks, *([self._writer] if self._writer is not None else [])]
+        everyone = [*self._requests.close(), *([self._writer] if self._writer is not None else [])]
         for task in everyone:
             task.cancel()
         for outcome in await asyncio.gather(*everyone, return_exceptions=True):
             if isinstance(outcome, Exception) and not _is_gone(outcome):
                 id = self._machine.id
-                _log.error("connection %s failed", id, exc_info=outcome, extra=self._named())
+                _log.error(
+                    "connection %s failed", id, exc_info=outcome, extra=self._client.log_extra
+                )
         self._subscriptions.forget_host()
-        # A cancelled task holds its traceback, which holds the carrier: without these cycles all of
-        # it goes now, and not with the garbage collector's next full pass, hours later.
+        # A cancelled task refers to its traceback, and the traceback to the session. Breaking these
+        # cycles frees the session now; a full pass of the garbage collector may come hours later.
         self._reader = self._writer = None
-        self._tasks.clear()
+        self._requests.detach_session()
 
     # ---- in ----
 
     async def _read(self) -> None:
-        while lot := await self._wire.receive():
-            if self._is_new:  # a thousand who come at once let those go before who are at work
+        while batch := await self._outbound.receive():
+            # New clients share a quota, so that a thousand handshakes at once do not delay clients
+            # that are already subscribed.
+            if self._has_asked_nothing:
                 await self._hub.handshake_quota.acquire()
             now_s, steady_s = self._clock_s(), self._steady_s()
-            for count, frame in enumerate(lot, 1):
-                if not count % LOT:
-                    self._settle()
+            for count, frame in enumerate(batch, 1):
+                if not count % FRAMES_PER_TICK:
+                    self._flush()
                     await asyncio.sleep(0)
-                self._take(self._machine.receive(frame, now_s, steady_s), len(frame))
-                if self._flight.is_full:
-                    self._settle()
-                    self._is_deaf = self._flight.is_full
-                    await self._flight.room()
-                    self._is_deaf = False
+                self._execute_each(self._machine.receive(frame, now_s, steady_s), len(frame))
+                if self._backpressure.is_full:
+                    self._flush()
+                    self._is_read_paused = self._backpressure.is_full
+                    await self._backpressure.wait_for_room()
+                    self._is_read_paused = False
                     now_s, steady_s = self._clock_s(), self._steady_s()
             if not self._is_known:
                 self._raise_limit()
-            self._settle()
+            self._flush()
 
     def _raise_limit(self) -> None:
         if self._machine.state == "ready":
             self._is_known = self._machine.is_known
-            self._wire.raise_limit(arriving_bytes(self._limits), is_known=self._is_known)
+            self._outbound.raise_limit(arriving_bytes(self._limits), is_known=self._is_known)
 
-    def _carry(self, commands: Iterable[Command]) -> None:
-        self._is_to_arm = True
-        self._take(commands)
-        self._settle()
+    def _execute(self, commands: Iterable[Command]) -> None:
+        self._deadline_dirty = True
+        self._execute_each(commands)
+        self._flush()
 
-    def _settle(self) -> None:
-        """Do what is to be done once for many commands."""
+    def _flush(self) -> None:
+        """Wake the writer and update the timer, once for many commands."""
         self._wake_writer()
-        if self._is_to_arm:
-            self._is_to_arm = False
-            self._arm()
+        if self._deadline_dirty:
+            self._deadline_dirty = False
+            self._schedule_timer()
 
-    def _take(self, commands: Iterable[Command], frame_size: int = 0) -> None:
+    def _execute_each(self, commands: Iterable[Command], frame_size: int = 0) -> None:
         for command in commands:
-            # A request that is under way can only put the next deadline off.
-            self._is_to_arm = self._is_to_arm or not isinstance(command, Execute)
+            # A request in progress can only postpone the next deadline, so it needs no new timer.
+            self._deadline_dirty = self._deadline_dirty or not isinstance(command, Execute)
             match command:
                 case Send(text, refused):
-                    self._flight.put(text)
+                    self._backpressure.put(text)
                     if refused is not None:
                         self._counters.refusals[refused] += 1
                 case Open():
-                    self._is_new = False
+                    self._has_asked_nothing = False
                     self._subscriptions.open(command)
                 case OpenSet():
-                    self._is_new = False
+                    self._has_asked_nothing = False
                     self._subscriptions.open_set(command)
                 case ExcludeFields(id, fields):
                     self._subscriptions.skip(id, fields)
                 case Stop(id):
                     self._subscriptions.stop(id)
                 case Execute():
-                    self._begin(command, frame_size)
+                    self._has_asked_nothing = False
+                    self._requests.start(command, frame_size)
                 case RegisterOwner(owner):
-                    self._owner = owner
+                    self._client.worker = owner
                     self._leases.acquire(owner)
                 case Close():
                     self._close = command
                     self._ended_by = command.reason
-                    self._cut_at_s = self._steady_s() + CLOSE_S
-
-    def _begin(self, command: Execute, frame_size: int) -> None:
-        request = command.request
-        self._is_new = False
-        cost = cost_of(request, frame_size)
-        self._flight.begin(cost)
-        # Behind requests whose tasks have yet to begin, it has to wait for its turn in one too.
-        if isinstance(request, protocol.Append) and not self._waiting:
-            self._begin_append(request, cost)
-        else:
-            self._waiting += 1
-            self._spawn(partial(self._perform, command, cost), request.id)
-
-    def _begin_append(self, request: protocol.Append, cost: int) -> None:
-        done = partial(self._appended, request.id, cost)
-        try:
-            begin_append(self._store, request, done)
-        except Exception as error:
-            done(error)
-
-    def _appended(self, id: int, cost: int, outcome: Appended | Exception) -> None:
-        self._flight.end(cost)
-        if self._is_over:
-            return
-        if isinstance(outcome, Exception):
-            self._take(self._failed(id, outcome))
-        else:
-            self._take(self._machine.answered(id, appended(id, outcome)))
-        if not self._is_settling:  # many are done with one commit
-            self._is_settling = True
-            self._loop.call_soon(self._settle_lot)
-
-    def _settle_lot(self) -> None:
-        self._is_settling = False
-        self._settle()
-
-    def _spawn(self, work: Work, id: int) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._guard(work, id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _guard(self, work: Work, id: int) -> None:
-        """Turn a failure into the answer for this id; the connection goes on."""
-        try:
-            await work()
-        except Exception as error:
-            self._carry(self._failed(id, error))
-
-    def _failed(self, id: int, error: Exception) -> list[Command]:
-        if not isinstance(error, RealtimeError):
-            where, named = self._machine.id, self._named()
-            _log.error("connection %s: request %s failed", where, id, exc_info=error, extra=named)
-            error = Internal("the gateway failed; its log has more")
-        return self._machine.failed(id, error)
-
-    async def _perform(self, command: Execute, cost: int) -> None:
-        self._waiting -= 1
-        request = command.request
-        try:
-            if command.judged_by is not None:
-                await self._judge(request, command.judged_by)
-            answer = await perform(self._store, request, command.skip, self._name)
-        finally:
-            self._flight.end(cost)
-        self._carry(self._machine.answered(request.id, answer))
-
-    async def _judge(self, request: protocol.Request, access: Permissions) -> None:
-        if isinstance(request, protocol.Head | protocol.Read | protocol.RunGet):
-            key = read_key(request)
-            require_read(access, key, await find_run(self._store, key.run_id))
+                    self._abort_at_s = self._steady_s() + CLOSE_S
 
     # ---- out ----
 
     def _wake_writer(self) -> None:
         if self._writer is not None or self._is_over:
             return
-        while self._close is None and self._flight.answers and self._wire.is_open:
-            self._wire.hand_over(self._flight.take_lot())  # a task would cost more than this
+        while self._close is None and self._backpressure.answers and self._outbound.is_open:
+            # Write here while the socket accepts it: a task would cost more than the write.
+            self._outbound.write_now(self._backpressure.take_batch())
         if self._has_work():
             self._writer = asyncio.create_task(self._write(), name="realtime writer")
             self._writer.add_done_callback(self._written)
@@ -384,71 +316,77 @@ class WebSocketSession:
         if self._is_over or writer.cancelled():
             return
         if writer.exception() is not None or self._is_closed:
-            self._end()  # `_finish` looks at what it came to
+            self._end()  # `_finish` reports its exception
             return
         self._writer = None
-        if self._has_work():  # came since it looked for the last time
+        if self._has_work():  # may have arrived after the writer's last check
             self._wake_writer()
 
     async def _write(self) -> None:
         while self._has_work():
             await self._send_answers()
             if self._subscriptions.is_any_ready and self._close is None:
-                await self._subscriptions.step()
+                await self._subscriptions.pump()
             elif self._close is not None and not self._is_finishing():
                 self._is_closed = True
                 return
 
     def _has_work(self) -> bool:
         if self._close is None:
-            return bool(self._flight.answers) or self._subscriptions.is_any_ready
-        return bool(self._flight.answers) or not (self._is_finishing() or self._is_closed)
+            return bool(self._backpressure.answers) or self._subscriptions.is_any_ready
+        return bool(self._backpressure.answers) or not (self._is_finishing() or self._is_closed)
 
     def _is_finishing(self) -> bool:
-        """Whether requests of a client that is asked to come back are still to be answered."""
-        return self._close is not None and self._close.is_gentle and self._flight.requests > 0
+        """Whether a client that was asked to reconnect still waits for results of requests."""
+        return self._close is not None and self._close.is_gentle and self._backpressure.requests > 0
 
     async def _send_answers(self) -> None:
-        while self._flight.answers:
-            await self._wire.send(self._flight.take())
+        while self._backpressure.answers:
+            await self._outbound.send(self._backpressure.take())
 
     # ---- time ----
 
-    def _arm(self) -> None:
+    def _schedule_timer(self) -> None:
         if self._is_over:
             return
         steady_s = self._steady_s()
         due_at_s = steady_s + self._machine.due_in_s(self._clock_s(), steady_s)
-        at_s = min(due_at_s, self._cut_at_s, self._stalled_at_s(steady_s))
-        if self._alarm is not None and self._alarm_at_s <= at_s:
-            return  # fires no later than needed, and then looks again
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at_s = at_s
-        self._alarm = self._loop.call_later(max(0.0, at_s - steady_s), self._ring)
+        at_s = min(due_at_s, self._abort_at_s, self._stalled_at_s(steady_s))
+        if self._timer is not None and self._timer_at_s <= at_s:
+            # The timer fires early at worst, and then computes the deadline again. Most deadlines
+            # only move away, so this saves a timer for each frame.
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        self._timer = self._loop.call_later(max(0.0, at_s - steady_s), self._on_timer)
 
-    def _ring(self) -> None:
-        self._alarm = None
+    def _on_timer(self) -> None:
+        self._timer = None
         steady_s = self._steady_s()
-        if steady_s >= self._cut_at_s:
-            self.cut("it did not take the goodbye")
+        if steady_s >= self._abort_at_s:
+            self.abort("it did not receive the close frame")
         elif steady_s >= self._stalled_at_s(steady_s):
-            self.cut(f"it took nothing and said nothing for {self._limits.send_s:g} s")
+            self.abort(f"it received and sent nothing for {self._limits.send_s:g} s")
         else:
-            if self._is_deaf:
+            if self._is_read_paused:
                 self._machine.deaf(steady_s)
-            self._carry(self._machine.tick(self._clock_s(), steady_s))
+            self._execute(self._machine.tick(self._clock_s(), steady_s))
 
     def _stalled_at_s(self, steady_s: float) -> float:
-        """Time at which the client is given up, if it goes on like this."""
-        since_s = self._wire.blocked_since_s
+        """Return the loop time at which the client counts as stalled if nothing changes."""
+        since_s = self._outbound.blocked_since_s
         if since_s is None:
-            since_s = steady_s  # a send may block at any time: look again by then
-        elif not self._is_deaf:  # what we do not read may be full of signs of life, or of nothing
+            since_s = steady_s  # a send may block at any time: check again by then
+        elif (
+            not self._is_read_paused
+            # While reading is paused, unread frames prove nothing: they may be signs
+            # of life or not.
+        ):
             since_s = max(since_s, self._machine.heard_at_s)
         return since_s + self._limits.send_s
 
 
 def _is_gone(error: Exception) -> bool:
-    """Whether the client is simply not there any more."""
+    """Whether an error only means that the client has disconnected."""
     return isinstance(error, WebSocketDisconnect | TimeoutError | RuntimeError | OSError)

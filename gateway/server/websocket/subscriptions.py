@@ -1,7 +1,7 @@
-"""The subscriptions of one connection: they are opened, take what is new in turn, and are closed.
+"""The subscriptions of one connection: open, pump records in turn, close.
 
-No rule of the protocol lives here either: what a client may follow, and what it is told of it, is
-for the state machine.
+No rule of the protocol is here: the state machine decides what a client may subscribe to and which
+frames it gets.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Host(NamedTuple):
-    """What a connection does for its subscriptions.
+    """What the session does for its subscriptions.
 
     Attributes:
-        carry: Carries commands out.
-        spawn: Does some work beside; its failure is the answer for this id.
-        room: Waits until the client has taken enough of its answers.
-        wake_writer: Has `step` be called while there is something to take.
+        execute: Executes commands.
+        spawn: Runs work in a task; its exception becomes the error frame for an id.
+        wait_for_room: Waits until the client has read enough of its results.
+        wake_writer: Makes the writer call `pump` while a subscription is ready.
     """
 
-    carry: Callable[[Iterable[Command]], None]
+    execute: Callable[[Iterable[Command]], None]
     spawn: Callable[[Work, int], asyncio.Task[None]]
-    room: Callable[[], Awaitable[None]]
+    wait_for_room: Callable[[], Awaitable[None]]
     wake_writer: Callable[[], None]
 
 
 @dataclass(slots=True)
 class ActiveSubscription:
-    """A subscription that goes on.
+    """A subscription that receives records.
 
     Attributes:
-        id: The client's.
-        cursor: Where it stands.
-        throttle_s: At most one frame in this time.
-        opened_set: Of runs; one that lags too far begins anew.
-        quiet_until: The throttle's window, in the loop's time.
-        burst_end: What was new when the window opened, and is being sent.
-        timer: Runs until the window is over.
+        id: The client's id for it.
+        cursor: Its position.
+        throttle_s: At most one frame in this time, seconds.
+        opened_set: The command that opened a set of runs. A set that lags too far is sent again.
+        quiet_until: End of the throttle window, loop time.
+        window_end: End of the log when the window opened; the window sends records up to it.
+        timer: Runs until the window ends.
     """
 
     id: int
@@ -68,38 +68,38 @@ class ActiveSubscription:
     throttle_s: float
     opened_set: OpenSet | None = None
     quiet_until: float = 0.0
-    burst_end: Position | None = None
+    window_end: Position | None = None
     timer: asyncio.TimerHandle | None = None
 
-    def is_burst_over(self) -> bool:
-        """Whether a throttled client has what was new when its window opened."""
-        end, at = self.burst_end, self.cursor.position
+    def is_window_drained(self) -> bool:
+        """Whether a throttled client has all records that existed when its window opened."""
+        end, at = self.window_end, self.cursor.position
         return self.throttle_s > 0 and end is not None and at.offset >= end.offset
 
-    def is_handed_frames(self) -> bool:
-        """Whether its cursor is moved by others, so that a step here would repeat what they send.
+    def is_in_group(self) -> bool:
+        """Whether a broadcast group moves its cursor; a pump here would repeat its records.
 
-        It may have been woken before it joined them.
+        The subscription may have been made ready before it joined the group.
         """
         return isinstance(self.cursor, Cursor) and self.cursor.is_member
 
     def close(self) -> None:
-        """Leave the hub."""
+        """Close the cursor and cancel the timer."""
         self.cursor.close()
         if self.timer is not None:
             self.timer.cancel()
 
 
 class ActiveSubscriptions:
-    """Those of one connection.
+    """The active subscriptions of one connection.
 
     Args:
-        store: Where runs are looked up.
-        hub: Where cursors come from.
-        machine: Told what was opened, and what failed.
-        wire: Takes what they bring.
-        counters: Of what is sent.
-        host: The connection.
+        store: Reads sets of runs.
+        hub: Opens cursors.
+        machine: The state machine; learns which subscriptions opened and which failed.
+        wire: Sends frames.
+        counters: Counts sent records.
+        host: The session's callbacks.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class ActiveSubscriptions:
         self._store = store
         self._hub = hub
         self._machine = machine
-        self._wire = wire
+        self._outbound = wire
         self._counters = counters
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._by_id: dict[int, ActiveSubscription] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
-        self._ready: dict[int, None] = {}  # those that may have something to take
-        self._sets_turn = asyncio.Lock()  # snapshots of sets are large: one after the other
+        self._ready: dict[int, None] = {}  # may have records to send; in the order of their turns
+        self._snapshot_lock = asyncio.Lock()  # snapshots of sets are large: one at a time
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -130,7 +130,7 @@ class ActiveSubscriptions:
         return self._by_id[id]
 
     def lagging(self) -> Iterator[LaggingReader]:
-        """Yield those to streams that have records yet to take, and do not rest."""
+        """Yield the stream subscriptions that have records to send and are not throttled now."""
         for subscription in self._by_id.values():
             cursor, is_resting = subscription.cursor, subscription.timer is not None
             if isinstance(cursor, Cursor) and cursor.lag and not is_resting:
@@ -139,27 +139,30 @@ class ActiveSubscriptions:
     # ---- begin and end ----
 
     def open(self, command: Open) -> None:
-        """Begin to follow a stream."""
+        """Start a subscription to a stream."""
         work = partial(self._open, command)
         self._opening[command.id] = self._host.spawn(work, command.id)
 
     def open_set(self, command: OpenSet) -> None:
-        """Begin to follow a set of runs."""
+        """Start a subscription to a set of runs."""
         work = partial(self._open_set, command)
         self._opening[command.id] = self._host.spawn(work, command.id)
 
     async def _open(self, command: Open) -> None:
-        # The run first: a cursor on `$run` placed later may not miss a patch, so it is placed at
-        # the snapshot's own position.
+        # Read the run before opening the cursor, and start the cursor on `$run` at the snapshot's
+        # own position. In the other order, a patch between the two would be lost.
         has_no_run = belongs_to_no_run(command.key)
         run = None if has_no_run else await self._hub.find_run(command.key.run_id)
         if run is None and not has_no_run:
             del self._opening[command.id]
-            self._host.carry(self._machine.opened(command.id, ORIGIN, None))
+            self._host.execute(self._machine.opened(command.id, ORIGIN, None))
             return
         await self._hub.open_quota.acquire()
         cursor = await self._hub.cursor(
-            command.key, partial(_place, command, run), command.id, partial(self._wake, command.id)
+            command.key,
+            partial(_start_position, command, run),
+            command.id,
+            partial(self._wake, command.id),
         )
         cursor.is_unthrottled = command.throttle_s <= PROMPT_S
         del self._opening[command.id]
@@ -167,8 +170,8 @@ class ActiveSubscriptions:
         self._start(ActiveSubscription(command.id, cursor, command.throttle_s), commands)
 
     async def _open_set(self, command: OpenSet) -> None:
-        async with self._sets_turn:
-            await self._host.room()
+        async with self._snapshot_lock:
+            await self._host.wait_for_room()
             found, cursors = await self._find_set(command)
         del self._opening[command.id]
         commands = self._machine.opened_set(command.id, found)
@@ -186,51 +189,52 @@ class ActiveSubscriptions:
         else:
             self._by_id[id] = subscription
             self._ready[id] = None
-        self._host.carry(commands)
+        self._host.execute(commands)
 
-    async def _renew_set(self, command: OpenSet, reason: str) -> None:
-        """Begin anew with a set whose changes are no longer kept where the client stands."""
+    async def _resync_set(self, command: OpenSet, reason: str) -> None:
+        """Send a set's snapshot again: the log no longer has the changes that the client needs."""
         found, cursors = await self._find_set(command)
         subscription = self._by_id.get(command.id)
         if subscription is None or subscription.opened_set is not command:
             cursors.close()
-            return  # stopped while the store was read
+            return  # stopped, or opened again, during the read
         subscription.cursor.close()
-        subscription.cursor, subscription.burst_end = cursors, None
-        self._host.carry(self._machine.opened_set(command.id, found, reason))
+        subscription.cursor, subscription.window_end = cursors, None
+        self._host.execute(self._machine.opened_set(command.id, found, reason))
         self._make_ready(command.id)
 
     def skip(self, id: int, fields: frozenset[str]) -> None:
-        """Leave these fields of runs out from now on."""
+        """Leave out these fields of runs from now on."""
         subscription = self._by_id.get(id)
         if subscription is not None:
             subscription.cursor.exclude_fields(fields)
 
     def stop(self, id: int) -> None:
-        """Send nothing more for this one."""
+        """Stop a subscription; nothing more is sent for it."""
         opening = self._opening.pop(id, None)
         if opening is not None and opening is not asyncio.current_task():
-            # Else it would go on under this id, which the client may use for another stream now.
+            # Otherwise it would finish opening under this id, which the client may already use for
+            # another stream.
             opening.cancel()
         subscription = self._by_id.pop(id, None)
         if subscription is not None:
             subscription.close()
 
     def close(self) -> None:
-        """End all of them."""
+        """Close all subscriptions."""
         for subscription in self._by_id.values():
             subscription.close()
         self._by_id.clear()
 
     def forget_host(self) -> None:
-        """Let go of the connection, so that both are freed at once and not by the collector."""
+        """Drop the references to the session: a cycle would delay its release until a full GC."""
         del self._host
 
     # ---- who may take ----
 
     @property
     def is_any_ready(self) -> bool:
-        """Whether one may have something to take."""
+        """Whether a subscription may have records to send."""
         return bool(self._ready)
 
     def _wake(self, id: int) -> None:
@@ -254,34 +258,37 @@ class ActiveSubscriptions:
 
     # ---- what they take ----
 
-    async def step(self) -> None:
-        """Send the next frame of the one whose turn it is; then it goes to the back of the row."""
+    async def pump(self) -> None:
+        """Send the next frame of the first ready subscription, then move it to the queue's end.
+
+        One frame at a time, so that a subscription with a long backlog does not delay the others.
+        """
         id = next(iter(self._ready))
         del self._ready[id]
         subscription = self._by_id.get(id)
-        if subscription is None or subscription.is_handed_frames():
+        if subscription is None or subscription.is_in_group():
             return
-        if subscription.burst_end is None:
-            subscription.burst_end = subscription.cursor.tail_position
+        if subscription.window_end is None:
+            subscription.window_end = subscription.cursor.tail_position
         try:
             batch = await subscription.cursor.next()
             if subscription.opened_set and batch and (batch.gap or batch.reset):
                 reason = batch.reset or "trimmed"
-                await self._renew_set(subscription.opened_set, reason)
+                await self._resync_set(subscription.opened_set, reason)
                 return
         except RealtimeError as error:
             if self._by_id.get(id) is subscription:
-                self._host.carry(self._machine.failed(id, error))
+                self._host.execute(self._machine.failed(id, error))
             return
         if self._by_id.get(id) is not subscription:
-            return  # stopped while the store was read
+            return  # stopped, or opened again, during the read
         if batch is None:
-            subscription.burst_end = None
+            subscription.window_end = None
             self._join(subscription)
             return
         self._counters.records_sent += batch.record_count
         for frame in _frames(id, batch):
-            await self._wire.send_shared(frame)
+            await self._outbound.send_shared(frame)
         self._after(subscription, batch)
 
     def _after(self, subscription: ActiveSubscription, batch: Batch) -> None:
@@ -290,24 +297,26 @@ class ActiveSubscriptions:
         if batch.end is not None:
             self._machine.ended(subscription.id)
             self.stop(subscription.id)
-        elif subscription.is_burst_over():
-            subscription.burst_end = None
+        elif subscription.is_window_drained():
+            subscription.window_end = None
             subscription.quiet_until = self._loop.time() + subscription.throttle_s
             if not self._join(subscription):
                 self._wake(subscription.id)
         else:
-            self._make_ready(subscription.id)  # until there is nothing to take
+            self._make_ready(subscription.id)  # until the cursor returns None
 
     def _join(self, subscription: ActiveSubscription) -> bool:
-        """Let frames be handed to the connection from now on, if it is of the kind that can."""
+        """Let a broadcast group send from now on, where the server and the cursor allow it."""
         cursor = subscription.cursor
-        if self._wire.sink is None or not isinstance(cursor, Cursor):
+        if self._outbound.sink is None or not isinstance(cursor, Cursor):
             return False
-        cursor.join(self._wire.sink, subscription.throttle_s, DIRECT_WIRE, subscription.quiet_until)
+        cursor.join(
+            self._outbound.sink, subscription.throttle_s, DIRECT_WIRE, subscription.quiet_until
+        )
         return cursor.is_member
 
 
-def _place(command: Open, run: RunState | None, head: Head) -> Position:
+def _start_position(command: Open, run: RunState | None, head: Head) -> Position:
     if command.as_run and run is not None:
         return run.position
     match command.start:

@@ -96,9 +96,9 @@ async def test_documented_page_falls_back_to_http_and_returns(gateway, open_page
         await context.clock.run_for(31_000)
         await until(lambda: asked("/v1/ws") == 1)
         await shows(2)
-        await until(lambda: len(gateway.gateway._carriers) == 1)  # the HTTP response has ended
+        await until(lambda: len(gateway.gateway._sessions) == 1)  # the HTTP response has ended
         proxy.cut()  # blocked again: after a few attempts the page uses HTTP
-        await until(lambda: len(gateway.gateway._carriers) == 0)
+        await until(lambda: len(gateway.gateway._sessions) == 0)
         tries = proxy.refused
         while asked("/v1/events") == 1:
             await context.clock.run_for(1_000)

@@ -96,8 +96,8 @@ async def test_websockets_program_resumes_after_disconnect(gateway, written, sta
     await written.append(ONE)
     program = await start("python", "websockets")
     assert await program.line() == f"0 {ONE}"
-    for carrier in tuple(gateway.gateway._carriers):
-        carrier.cut("the test says so")
+    for session in tuple(gateway.gateway._sessions):
+        session.abort("the test says so")
     await written.append(TWO, end="completed")
     assert await program.rest() == [f"1 {TWO}"]
 

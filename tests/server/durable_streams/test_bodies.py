@@ -124,17 +124,17 @@ def test_a_control_event_says_what_is_needed_to_come_back_and_no_more():
 )
 def test_a_header_outside_its_rule_is_refused(given_):
     with pytest.raises(HttpRefusal) as refused:
-        headers.read_creation(given_)
+        headers.read_create_headers(given_)
     assert refused.value.status == 400
 
 
 def test_headers_of_a_creation_are_read():
-    read = headers.read_creation({"Stream-Expires-At": "2030-01-01T01:00:00.5+01:00"})
+    read = headers.read_create_headers({"Stream-Expires-At": "2030-01-01T01:00:00.5+01:00"})
     assert read.expires_ms == 1_893_456_000_500
-    read = headers.read_creation({"Stream-TTL": "0", "Stream-Closed": "TRUE"})
+    read = headers.read_create_headers({"Stream-TTL": "0", "Stream-Closed": "TRUE"})
     assert (read.ttl_s, read.closes) == (0, True)
     for value in ("false", "yes", "1", ""):
-        assert not headers.read_creation({"Stream-Closed": value}).closes
+        assert not headers.read_create_headers({"Stream-Closed": value}).closes
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_headers_of_a_creation_are_read():
 )
 def test_a_producer_is_complete_or_refused(given_):
     with pytest.raises(HttpRefusal):
-        headers.read_addition(given_)
+        headers.read_append_headers(given_)
 
 
 def test_a_producer_is_a_writer_that_counts_appends():
     given_ = {"Producer-Id": "a", "Producer-Epoch": "1", "Producer-Seq": str(2**53 - 1)}
-    assert headers.read_addition(given_).producer == Writer("a", 1, 2**53 - 1, "appends")
+    assert headers.read_append_headers(given_).producer == Writer("a", 1, 2**53 - 1, "appends")
 
 
 # Offsets.
@@ -207,7 +207,7 @@ def test_a_cursor_that_is_none_is_as_good_as_none(text):
     assert offsets.next_cursor(1.8e9, text, lambda: 0.5) == "3578400"
 
 
-# Paths.
+# PathStreams.
 
 
 @pytest.mark.parametrize("name", ["a", "docs/a", "a" * 128, "A.b_~@:=+-/0", "/".join(["ab"] * 170)])

@@ -8,10 +8,10 @@ import pytest
 from gateway.model.records import Position, Writer, path_config, path_data
 from gateway.sdk.session import opened
 from gateway.server.durable_streams import headers
-from gateway.server.durable_streams.cleanup import REMEMBERED_MS, sweep_step, sweeping_paths
+from gateway.server.durable_streams.cleanup import REMEMBERED_MS, cleanup_step, run_cleanup
 from gateway.server.durable_streams.configuration import Fork, encode
 from gateway.server.durable_streams.errors import HttpRefusal
-from gateway.server.durable_streams.path_streams import UNPUBLISHED_MS, Paths
+from gateway.server.durable_streams.path_streams import UNPUBLISHED_MS, PathStreams
 from gateway.stores.redis.store import RedisStore
 from tests.support.gateways import DEADLINE_S
 from tests.support.redis.servers import fresh_url, shared_server
@@ -41,17 +41,17 @@ def clock():
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 async def paths(request, tmp_path, clock):
     async with store_of(request.param, tmp_path) as store:
-        yield Paths(store, clock)
+        yield PathStreams(store, clock)
 
 
 async def create(paths, path, body=b"", **more):
     named = {name.replace("_", "-"): value for name, value in more.items()}
-    creation = headers.read_creation(TEXT | named)
+    creation = headers.read_create_headers(TEXT | named)
     return await paths.create(path, creation, body, MAX_BYTES)
 
 
 async def fork(paths, path, source, **more):
-    creation = headers.read_creation(
+    creation = headers.read_create_headers(
         {"Stream-Forked-From": f"/v1/stream/{source}"}
         | {name.replace("_", "-"): value for name, value in more.items()}
     )
@@ -70,7 +70,7 @@ async def status(paths, path):
 
 async def sweep(paths):
     after = None
-    while (after := await sweep_step(paths, after, limit=2)) is not None:
+    while (after := await cleanup_step(paths, after, limit=2)) is not None:
         pass
 
 
@@ -167,7 +167,7 @@ async def test_what_is_deleted_is_forgotten_after_a_while_and_what_is_there_stay
 
 
 async def test_two_gateways_over_one_store_agree(paths, clock):
-    other = Paths(paths.store, clock)
+    other = PathStreams(paths.store, clock)
     stream, _ = await create(paths, "a", b"x")
     assert (await other.open("a")).key == stream.key
     await other.delete("a")
@@ -190,7 +190,7 @@ async def test_the_log_of_a_configuration_does_not_grow_for_ever(paths, clock):
     head = await paths.store.head(path_config("a"))
     assert head.position.offset > 90
     assert head.position.offset - head.earliest.offset < 20
-    assert (await Paths(paths.store, clock).open("a")).configuration.ttl_s == 10
+    assert (await PathStreams(paths.store, clock).open("a")).configuration.ttl_s == 10
 
 
 async def test_the_sweeper_goes_on_after_a_fault(paths, clock, caplog):
@@ -205,7 +205,7 @@ async def test_the_sweeper_goes_on_after_a_fault(paths, clock, caplog):
         return await real(*arguments)
 
     paths.store.list_path_logs = list_path_logs
-    async with asyncio.timeout(DEADLINE_S), sweeping_paths(paths, lambda _: steps.get()):
+    async with asyncio.timeout(DEADLINE_S), run_cleanup(paths, lambda _: steps.get()):
         steps.put_nowait(None)
         steps.put_nowait(None)
         while (await paths.read("a")).configuration.state == "live":  # noqa: ASYNC110
@@ -225,7 +225,7 @@ async def broken(clock):
         prefix = urlsplit(fresh_url()).query
         port = urlsplit(url).port
         async with opened(RedisStore(f"redis://127.0.0.1:{port}/0?{prefix}")) as store:
-            yield proxy, Paths(store, clock)
+            yield proxy, PathStreams(store, clock)
 
 
 @pytest.mark.parametrize("lost", [b'"state":"live"', b"the first record"])

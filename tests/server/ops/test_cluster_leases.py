@@ -12,7 +12,7 @@ from gateway.errors import StoreUnavailable
 from gateway.sdk.execution.heartbeat import HEARTBEATS, LeaseHeartbeat, new_node
 from gateway.sdk.execution.recovery import recover_runs
 from gateway.sdk.execution.task_queues import queue_owner
-from gateway.server.ops.cluster_leases import UNKNOWN_S, ClusterLeases
+from gateway.server.ops.cluster_leases import UNKNOWN_TASK_GRACE_S, ClusterLeases
 from gateway.stores.leases import ClusterStore, ExpiredLease
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis.leases import BUCKET
@@ -163,7 +163,7 @@ async def test_a_step_of_the_servers_clock_lapses_no_lease_and_keeps_no_dead_own
         kept = await executing_run(judging, "node_b")
         lost = await executing_run(judging, "worker_c")
         await heartbeat.start()
-        judge = ClusterLeases(heartbeat, Known(), lambda: 0.5).judge
+        judge = ClusterLeases(heartbeat, Known(), lambda: 0.5).recover_expired
         last, stepped = (
             HEARTBEATS,
             HEARTBEATS + 1,
@@ -531,20 +531,20 @@ async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_the
     heartbeat, leases = kept.heartbeat, ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     lost = await executing_run(kept.store, "worker_b")
     await kept.store.renew_leases(["worker_b"], 0)
-    await leases.judge()
+    await leases.recover_expired()
     assert await status_of(kept.store, lost) == "executing"  # has only just come itself
     await beat(kept, HEARTBEATS - 1)
     assert heartbeat.healthy_for_s < LEASE_S
     kept.time.let_pass(LEASE_S)  # it stood still, or the store did
     assert heartbeat.healthy_for_s == 0
-    await leases.judge()
+    await leases.recover_expired()
     assert await status_of(kept.store, lost) == "executing"
     await beat(kept, HEARTBEATS - 1)
-    await leases.judge()
+    await leases.recover_expired()
     assert await status_of(kept.store, lost) == "executing"
     await beat(kept)
     assert heartbeat.healthy_for_s >= LEASE_S
-    await leases.judge()
+    await leases.recover_expired()
     assert await status_of(kept.store, lost) == "crashed"
     assert await kept.store.expired_leases() == []
 
@@ -552,7 +552,7 @@ async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_the
 async def test_who_says_that_it_is_gone_is_believed_at_once(kept):
     lost = await executing_run(kept.store, "node_b")
     await kept.store.release_lease("node_b")
-    await ClusterLeases(kept.heartbeat, Known(), lambda: 0.5).judge()
+    await ClusterLeases(kept.heartbeat, Known(), lambda: 0.5).recover_expired()
     assert await status_of(kept.store, lost) == "crashed"
 
 
@@ -560,13 +560,13 @@ async def test_runs_of_a_task_that_is_not_known_keep_their_gateways_name_in_mind
     run = await kept.store.create_run(new_run(owner=DEAD))
     await kept.store.release_lease(DEAD)
     leases = ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
-    await leases.judge()
+    await leases.recover_expired()
     assert [lease.owner for lease in await kept.store.expired_leases()] == [DEAD]
-    leases._left_since_s[DEAD] -= UNKNOWN_S
-    await leases.judge()
+    leases._left_since_s[DEAD] -= UNKNOWN_TASK_GRACE_S
+    await leases.recover_expired()
     assert await status_of(kept.store, run.id) == "crashed"
     assert await kept.store.expired_leases() == []
-    await leases.judge()
+    await leases.recover_expired()
     assert not leases._left_since_s
 
 

@@ -12,7 +12,7 @@ from gateway._internal.counters import Histogram
 from gateway.errors import StoreUnavailable
 from gateway.fanout.tail import RING_BYTES
 from gateway.model.records import StreamKey
-from gateway.server.ops.loop_lag import measuring_lag
+from gateway.server.ops.loop_lag import measure_loop_lag
 from tests.support.gateways import SECRET, new_run, serving, token_for, until, worker_token
 
 
@@ -86,7 +86,7 @@ async def test_what_happens_is_counted():
             assert now("refusals_total", code="forbidden") == 1
             assert now("refusals_total", code="silent") == 0
             assert now("store_ready") == 1
-        await until(lambda: not gateway.gateway._carriers)
+        await until(lambda: not gateway.gateway._sessions)
         ended = await scrape(gateway)
         assert ended("connections") == 0
         assert ended("live_streams") == 0
@@ -131,7 +131,7 @@ async def test_a_reader_that_lags_is_seen_and_so_are_its_reads_of_the_store():
             record = json.dumps("x" * (RING_BYTES // 8)).encode()
             for _ in range(80):  # more than the kernel's buffers take
                 await append(gateway, key, record)
-            await until(lambda: any(each.lag > 8 for each in gateway.gateway.figures().lagging))
+            await until(lambda: any(each.lag > 8 for each in gateway.gateway.snapshot().lagging))
             lagging = await scrape(gateway)
             assert lagging("slowest_reader_lag_records") > 8
             assert lagging("lagging_readers") == 1
@@ -218,7 +218,7 @@ async def test_what_ended_connections_is_counted():
         async with gateway.client(token="no token", greet=False) as client:
             await client.send(type="hello", protocol=99)
             await client.close_code()
-        await until(lambda: not gateway.gateway._carriers)
+        await until(lambda: not gateway.gateway._sessions)
         assert (await scrape(gateway))("connections_closed_total", by="protocol_version") == 1
 
 
@@ -309,8 +309,8 @@ async def test_a_reader_over_http_that_lags_is_seen():
             record = json.dumps("x" * (RING_BYTES // 8)).encode()
             for _ in range(80):  # more than the kernel's buffers take
                 await append(gateway, key, record)
-            await until(lambda: any(each.lag > 8 for each in gateway.gateway.figures().lagging))
-            (reader,) = gateway.gateway.figures().lagging
+            await until(lambda: any(each.lag > 8 for each in gateway.gateway.snapshot().lagging))
+            (reader,) = gateway.gateway.snapshot().lagging
             assert (reader.connection, reader.key) == ("http", key)
             lagging = await scrape(gateway)
             assert lagging("slowest_reader_lag_records") > 8
@@ -510,6 +510,6 @@ async def test_the_lag_of_the_event_loop_is_how_much_too_late_it_comes_back():
             await asyncio.Event().wait()
         now_s += step
 
-    async with measuring_lag(histogram, sleep=sleep, monotonic_s=lambda: now_s):
+    async with measure_loop_lag(histogram, sleep=sleep, monotonic_s=lambda: now_s):
         await until(lambda: histogram.count == 3)
     assert histogram.sum == pytest.approx(0 + 0.1 + 1.0)

@@ -227,7 +227,7 @@ async def test_an_answer_that_cannot_be_written_is_a_fault_of_that_connection_al
         await other.send(post(b"3"))
         cycles = [each.cycle for each in gateway.server.server_state.connections]
         broken = next(cycle for cycle in cycles if cycle.body == b"2")
-        monkeypatch.setattr(broken, "_written", failing)
+        monkeypatch.setattr(broken, "_serialize", failing)
         go_on()
         assert (await other.answer())[0] == 204
         assert await client.is_closed()
@@ -290,11 +290,11 @@ async def test_what_comes_before_the_answer_is_bounded(gateway, monkeypatch):
             if isinstance(each.cycle, fast_append._Cycle)
         )
         more = asyncio.create_task(client.send(b"GET / HTTP/1.1\r\nX: " + b"x" * (8 << 20)))
-        await until(lambda: protocol._later)
+        await until(lambda: protocol._pipelined)
         await more
         for _ in range(20):
             await asyncio.sleep(0)
-        assert len(protocol._later) <= 256 << 10  # what is read at once
+        assert len(protocol._pipelined) <= 256 << 10  # what is read at once
         assert protocol.flow.read_paused
         go_on()
         assert (await client.answer())[0] == 204
@@ -316,7 +316,7 @@ async def test_a_client_that_leaves_before_the_answer_leaves_its_record(gateway,
 
 
 async def test_a_body_that_is_long_in_coming_is_waited_for_by_h11(gateway, taken, monkeypatch):
-    monkeypatch.setattr(fast_append, "HELD_S", 0.01)
+    monkeypatch.setattr(fast_append, "PARTIAL_TIMEOUT_S", 0.01)
     async with connected(gateway) as client, connected(gateway) as stranger:
         head, body = split(post(b"12345"))
         await client.send(head + body[:2])
@@ -344,8 +344,12 @@ async def test_a_head_that_comes_again_is_read_once_and_judged_each_time(gateway
             (good(b"12"), 204, 2),  # another length
             (post(b"3", token="x"), 401, 3),
             (good(b"3"), 204, 4),
-            (good(b"4", "X: " + "y" * fast_append.KNOWN_BYTES), 204, 5),
-            (good(b"5", "X: " + "y" * fast_append.KNOWN_BYTES), 204, 6),  # too long to be kept
+            (good(b"4", "X: " + "y" * fast_append.CACHED_HEAD_BYTES), 204, 5),
+            (
+                good(b"5", "X: " + "y" * fast_append.CACHED_HEAD_BYTES),
+                204,
+                6,
+            ),  # too long to be kept
         ):
             await client.send(data)
             assert ((await client.answer())[0], len(read)) == (status, count)

@@ -70,8 +70,8 @@ LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 async def test_what_two_might_read_in_two_ways_is_answered_as_by_h11(make, taken, monkeypatch):
     said = []
     data = make() + LAST
-    for begins in (fast_append.BEGINS, b"nothing"):
-        monkeypatch.setattr(fast_append, "BEGINS", begins)
+    for begins in (fast_append.FAST_PATH_PREFIX, b"nothing"):
+        monkeypatch.setattr(fast_append, "FAST_PATH_PREFIX", begins)
         async with serving() as gateway, connected(gateway) as client, asyncio.timeout(DEADLINE_S):
             client.writer.write(post(b"").replace(b"POST", b"PUT", 1))
             await client.answer()

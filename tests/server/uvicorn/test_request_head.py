@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.server.uvicorn.request_head import MAX_BODY_BYTES, MAX_HEAD_BYTES, read_head
 
-BEGINS = b"POST /v1/stream/"
+FAST_PATH_PREFIX = b"POST /v1/stream/"
 PLAIN = b"POST /v1/stream/a/b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -36,14 +36,14 @@ def by_h11(data: bytes):
 
 def read_whole(data: bytes):
     """Read a request that is there to its last byte, with none of another."""
-    head = read_head(data, BEGINS)
+    head = read_head(data, FAST_PATH_PREFIX)
     if head is None or head.size != len(data):
         return None
     return head.path, list(head.headers), data[len(head.data) :]
 
 
 def check_alike(data: bytes) -> bool:
-    head = read_head(data, BEGINS)
+    head = read_head(data, FAST_PATH_PREFIX)
     if head is not None:
         assert data.startswith(head.data) and head.data.endswith(b"\r\n\r\n")
         data = data[: head.size].ljust(head.size, b"x")  # what may yet come
@@ -81,9 +81,9 @@ def test_what_such_a_request_may_have(data):
 
 def test_a_head_tells_how_long_its_request_is():
     for n in range(len(PLAIN) - 2):
-        assert read_head(PLAIN[:n], BEGINS) is None
+        assert read_head(PLAIN[:n], FAST_PATH_PREFIX) is None
     for more in (b"", b"{", b"{}", b"{}x"):
-        head = read_head(PLAIN[:-2] + more, BEGINS)
+        head = read_head(PLAIN[:-2] + more, FAST_PATH_PREFIX)
         assert (len(head.data), head.size) == (len(PLAIN) - 2, len(PLAIN))
 
 

@@ -26,16 +26,16 @@ def test_a_frame_is_what_the_library_would_make_of_it(size, letter):
 
 
 def test_what_is_overridden_is_still_there():
-    ours = {"abort", "abort_later", "_shut", "_forget_greeting"}
-    ours |= {"receive_lot", "_keep", "_taken", "_refuse_text"}
+    ours = {"abort", "abort_later", "_mark_closed", "_free_handshake"}
+    ours |= {"receive_batch", "_enqueue", "_reject_text"}
     ours |= {
-        "_keep_texts",
+        "_enqueue_texts",
         "_receive_handshake",
-        "_refuse_handshake",
+        "_reject_handshake",
         "_read_pieces",
         "_pause_reading",
     }
-    ours |= {"raise_limit", "_hold_unfinished", "_forget_unfinished", "_send_pong", "_ask"}
+    ours |= {"raise_limit", "_account_unfinished", "_discard_unfinished", "_send_pong", "_drained"}
     methods = [name for name, it in vars(DirectWebSocketProtocol).items() if inspect.isfunction(it)]
     overridden = set(methods) - ours
     assert overridden and all(hasattr(WebSocketsSansIOProtocol, name) for name in overridden)
@@ -112,8 +112,8 @@ async def test_nothing_follows_the_frame_that_closes():
             write, sink.write = sink.write, lambda data: (written.append(data), write(data))
             await client.send(type="hello", protocol=1, token="x")  # refused, the connection lives
             await client.receive()
-            for carrier in tuple(gateway.gateway._carriers):
-                carrier.shut_down()
+            for session in tuple(gateway.gateway._sessions):
+                session.shut_down()
             await until(lambda: not sink.is_open)
             written.clear()  # answers and the reason
             await gateway.store.append(key, [b"1"])

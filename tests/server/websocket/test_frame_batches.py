@@ -9,7 +9,7 @@ from websockets.frames import Frame, Opcode
 from gateway.errors import StoreUnavailable
 from gateway.model.limits import Limits
 from gateway.model.records import StreamKey
-from gateway.server.uvicorn.websocket_protocol import KEPT_BYTES, DirectWebSocketProtocol
+from gateway.server.uvicorn.websocket_protocol import BUFFERED_BYTES, DirectWebSocketProtocol
 from tests.support.gateways import new_run, serving, token_for, until, worker_token
 
 
@@ -99,16 +99,16 @@ async def test_a_token_that_is_replaced_in_a_lot_counts_from_there_on(gateway, r
 
 
 async def test_the_limits_hold_within_a_lot(run, gateway, client, monkeypatch):
-    (carrier,) = gateway.gateway._carriers
+    (session,) = gateway.gateway._sessions
     most = 0
-    begin = carrier._flight.begin
+    begin = session._backpressure.begin
 
     def counted(cost):
         nonlocal most
         begin(cost)
-        most = max(most, carrier._flight.requests)
+        most = max(most, session._backpressure.requests)
 
-    monkeypatch.setattr(carrier._flight, "begin", counted)
+    monkeypatch.setattr(session._backpressure, "begin", counted)
     reads = ({"type": "head", "id": id, "run": run.id, "stream": "s"} for id in range(300))
     send_together(client, *reads, *(append_of(run, id) for id in range(300, 900)))
     ids = {(await client.receive())["id"] for _ in range(900)}
@@ -129,7 +129,7 @@ async def test_all_before_the_clients_goodbye_is_done(gateway, run, client):
     close = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
     send_together(client, *(append_of(run, id) for id in range(50)), close)
     assert await client.close_code() == 1000
-    await until(lambda: not gateway.gateway._carriers)
+    await until(lambda: not gateway.gateway._sessions)
     key = StreamKey(run.id, "s")
     await gateway.store.append(key, [b'"last"'])
     assert await stored(gateway, run) == [*range(50), "last"]
@@ -184,7 +184,7 @@ async def test_a_store_that_breaks_is_an_internal_error(gateway, run, client, mo
 
 async def test_who_floods_is_not_read_further_than_there_is_room(run, gateway, client):
     """What a client sends while its requests are not done stays in its own hands."""
-    (carrier,) = gateway.gateway._carriers
+    (session,) = gateway.gateway._sessions
     waiting = []
 
     def held(key, records, done, **_):
@@ -194,13 +194,13 @@ async def test_who_floods_is_not_read_further_than_there_is_room(run, gateway, c
     big = "x" * 10_000
     lot = b"".join(framed(append_of(run, id, big)) for id in range(2000))  # 20 MB
     client.socket.transport.write(lot)
-    await until(lambda: carrier._is_deaf)
+    await until(lambda: session._is_read_paused)
     await asyncio.sleep(0.05)
     assert len(waiting) == Limits().requests
     (protocol,) = gateway.server.server_state.connections
     if isinstance(protocol, DirectWebSocketProtocol):
         assert protocol.read_paused
-        assert protocol._kept_bytes <= KEPT_BYTES + (512 << 10)  # and what one read brings
+        assert protocol._buffered_bytes <= BUFFERED_BYTES + (512 << 10)  # and what one read brings
     gateway.store.begin_append = append
     for done in waiting:
         done(StoreUnavailable("not now"))

@@ -122,8 +122,8 @@ async def test_a_client_that_leaves_frees_all_that_it_held(gateway):
     run = await gateway.store.create_run(new_run())
     async with asking(gateway, HELLO, subscribe(run, stream="progress")) as answer:
         await answer.frame(), await answer.frame()
-        assert (len(gateway.gateway._carriers), gateway.hub.live_streams) == (1, 1)
-    await until(lambda: not gateway.gateway._carriers and gateway.hub.live_streams == 0)
+        assert (len(gateway.gateway._sessions), gateway.hub.live_streams) == (1, 1)
+    await until(lambda: not gateway.gateway._sessions and gateway.hub.live_streams == 0)
     await until(lambda: not [t for t in asyncio.all_tasks() if t.get_name() == "reader of frames"])
 
 

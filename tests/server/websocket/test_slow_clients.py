@@ -33,11 +33,11 @@ async def test_a_slow_reader_holds_nobody_up_and_costs_no_memory(gateway, run):
         (tail,) = gateway.hub._tails.values()
         assert tail.ring_bytes <= 2 << 20
         slow_one = min(
-            (carrier for carrier in gateway.gateway._carriers),
+            (carrier for carrier in gateway.gateway._sessions),
             key=lambda carrier: carrier._subscriptions[1].cursor.position.offset,
         )
         assert slow_one._subscriptions[1].cursor.position.offset < 600
-        assert slow_one._flight.answers == 0
+        assert slow_one._backpressure.answers == 0
         # And when it reads again it gets everything.
         count = 0
         async with asyncio.timeout(60):
@@ -59,12 +59,12 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(gateway, run)
                 await slow.send(read.replace('"id": 0', f'"id": {id}'))
 
         flooding = asyncio.create_task(flood())
-        (one,) = gateway.gateway._carriers
-        await until(lambda: one._is_deaf)
+        (one,) = gateway.gateway._sessions
+        await until(lambda: one._is_read_paused)
         for _ in range(50):
             await asyncio.sleep(0.002)
-        assert one._is_deaf
-        assert one._flight.bytes <= Limits().flight_bytes + 300_000  # and one request
+        assert one._is_read_paused
+        assert one._backpressure.bytes <= Limits().flight_bytes + 300_000  # and one request
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)
         slow.transport.abort()
@@ -98,7 +98,7 @@ async def test_a_client_that_vanishes_leaves_nothing(gateway, run):
         assert gateway.hub.live_streams == 20
         client.socket.transport.abort()
         await until(lambda: gateway.hub.live_streams == 0)
-    await until(lambda: not gateway.gateway._carriers)
+    await until(lambda: not gateway.gateway._sessions)
     await until(lambda: len(asyncio.all_tasks()) <= before)
     assert gateway.store._growth._watches.keys() == {REVOCATIONS.run_id}
 
@@ -117,4 +117,4 @@ async def test_clients_that_come_and_go_leave_nothing(gateway, run):
         await asyncio.gather(*(visit(n) for n in range(20)))
         await append(gateway, run, round)
     await until(lambda: gateway.hub.live_streams == 0)
-    await until(lambda: not gateway.gateway._carriers)
+    await until(lambda: not gateway.gateway._sessions)

@@ -45,16 +45,16 @@ async def test_more_streams_than_one_connection_may_follow_are_followed_over_sev
         seen = {key: [] for key in keys}
         following = [asyncio.create_task(follow(store, key, seen[key])) for key in keys]
         await until(lambda: gateway.hub.live_streams == 30)
-        assert len(gateway.gateway._carriers) == 4
+        assert len(gateway.gateway._sessions) == 4
         await asyncio.gather(*(gateway.store.append(key, [b"1"]) for key in keys))
         await until(lambda: all(seen.values()))
-        for carrier in list(gateway.gateway._carriers):  # each comes back by itself
+        for carrier in list(gateway.gateway._sessions):  # each comes back by itself
             await carrier._websocket.close(1012)
         ending = (gateway.store.append(key, [b"2"], end="completed") for key in keys)
         await asyncio.gather(*ending)
         await asyncio.wait_for(asyncio.gather(*following), DEADLINE_S)
         assert all([record.data for record in seen[key]] == [b"1", b"2"] for key in keys)
-        await until(lambda: len(gateway.gateway._carriers) == 1)  # the others were of no more use
+        await until(lambda: len(gateway.gateway._sessions) == 1)  # the others were of no more use
         again = []
         await asyncio.wait_for(follow(store, keys[0], again), DEADLINE_S)
         assert len(again) == 2
@@ -70,7 +70,7 @@ async def test_closing_with_streams_followed_over_several_connections_leaves_non
             await until(lambda: gateway.hub.live_streams == 5)
         outcomes = await asyncio.gather(*following, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 5
-        await until(lambda: not gateway.gateway._carriers)
+        await until(lambda: not gateway.gateway._sessions)
         assert gateway.hub.live_streams == 0
 
 
@@ -118,7 +118,7 @@ WELCOME = {
 async def test_a_worker_stays_away_for_as_long_as_the_gateway_asked():
     async with serving() as gateway, opened(gateway.url) as store:
         run = await store.create_run(new_run())
-        (carrier,) = gateway.gateway._carriers
+        (carrier,) = gateway.gateway._sessions
         left_at_s = time.monotonic()
         carrier.shut_down(0.7)
         assert (await store.get_run(run.id)).run == run
@@ -164,8 +164,8 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
         begin, held = gateway.store.begin_append, []
         gateway.store.begin_append = lambda *args, **options: held.append((args, options))
         pending = asyncio.create_task(store.append(key, [b"1"]))
-        (carrier,) = gateway.gateway._carriers
-        await until(lambda: carrier._flight.requests == 1)
+        (carrier,) = gateway.gateway._sessions
+        await until(lambda: carrier._backpressure.requests == 1)
         carrier.shut_down()
         await until(lambda: store._main._socket is None)  # it heard of it, and sends no more there
         spent = asyncio.create_task(store.consume_token_use("token_1", 1, 2**52))
@@ -271,7 +271,7 @@ def shown(*ages_s):
 
 
 async def break_connections(gateway):
-    for carrier in list(gateway.gateway._carriers):
+    for carrier in list(gateway.gateway._sessions):
         await carrier._websocket.close(1012)
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from gateway import streams, task
 from gateway.cli import main
-from gateway.server import app
+from gateway.server import gateway as gateway_module
 
 EVERY_S = 0.02
 STALLS = struct.Struct("dd")
@@ -63,5 +63,5 @@ async def _watching(*arguments: object) -> AsyncIterator[None]:
 
 
 if __name__ == "__main__":
-    _measuring_lag, app.measuring_lag = app.measuring_lag, _watching
+    _measuring_lag, gateway_module.measure_loop_lag = gateway_module.measure_loop_lag, _watching
     main()
