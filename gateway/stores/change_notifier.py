@@ -1,9 +1,9 @@
-"""How followers inside one process hear that a stream has grown.
+"""Notify the followers of a stream, within one process, of what was committed.
 
-A follower watches a stream; whoever commits tells the watch what was committed. The watch holds a
-bounded number of bytes: over that, or when a page does not join, the follower reads from the store
-again. A follower that waits, and has said who takes pages for it, does not even wake for one that
-joins: it is handed on where it is told.
+A store publishes each commit, and each follower of the stream buffers its page. The buffer is
+bounded: when it is full, or when a page is not contiguous, the follower reads from the store
+instead. A waiting follower with an `on_page` callback is not woken for a contiguous page: the
+publisher calls `on_page` directly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.model.log import Page
 from gateway.model.records import ORIGIN, Position, StreamKey
 from gateway.stores.base import OnPage
 
-WATCH_BYTES = 1 << 20  # per live stream: pages committed but not yet taken by its follower
+WATCH_BYTES = 1 << 20  # per follower: committed pages that it has not read yet
 
 ReadPage = Callable[[StreamKey, Position | None], Awaitable[Page]]
 
@@ -26,13 +26,13 @@ class Follower:
     """One follower's view of what was committed to its stream.
 
     Args:
-        after: Where the follower begins.
+        after: Position to start from.
         on_page: See `Store.follow`.
 
     Attributes:
-        after: Where the follower stands.
-        pages: Committed, and neither yielded nor handed on yet.
-        must_read: The follower has to look by itself.
+        after: Position of the follower.
+        pages: Committed pages that were not delivered yet.
+        must_read: The follower must read from the store.
     """
 
     def __init__(self, after: Position | None, on_page: OnPage | None) -> None:
@@ -40,14 +40,14 @@ class Follower:
         self.pages: deque[Page] = deque()
         self.must_read = False
         self._on_page = on_page
-        self._is_waiting = False  # for whatever comes next
+        self._is_waiting = False  # for the next page, with nothing buffered
         self._fault: Exception | None = None  # of `on_page`
         self._bytes = 0
         self._woken = Wakeup()
 
     def put(self, page: Page | None) -> None:
-        """Take what was committed; None: something happened that has to be read."""
-        if self._is_waiting and page is not None and self._is_handed_on(page):
+        """Buffer or deliver a committed page; None: the follower must read from the store."""
+        if self._is_waiting and page is not None and self._deliver_inline(page):
             return
         self._is_waiting = False
         size = sum(len(record.data) for record in page.records) if page is not None else 0
@@ -60,15 +60,15 @@ class Follower:
         self._woken.set()
 
     def take(self) -> deque[Page]:
-        """Take all that is there."""
+        """Remove and return all buffered pages."""
         pages, self.pages = self.pages, deque()
         self._bytes = 0
         return pages
 
-    def _is_handed_on(self, page: Page) -> bool:
-        if self._on_page is None or page.end is not None or not _joins(self.after, page):
+    def _deliver_inline(self, page: Page) -> bool:
+        if self._on_page is None or page.end is not None or not _is_contiguous(self.after, page):
             return False
-        if not (page.is_empty or _is_behind(self.after, page)):
+        if not (page.is_empty or _is_stale(self.after, page)):
             self.after = page.position
             try:
                 self._on_page(page)
@@ -78,10 +78,10 @@ class Follower:
         return True
 
     async def wait(self) -> None:
-        """Return when there is something to take or to read.
+        """Wait until there is a page to take or something to read.
 
         Raises:
-            Exception: the one that `on_page` has raised.
+            Exception: as raised by `on_page`.
         """
         self._is_waiting = not (self.pages or self.must_read)
         await self._woken.wait()
@@ -91,22 +91,22 @@ class Follower:
 
 
 class ChangeNotifier:
-    """The watches of a store, by stream. Used on the store's event loop only."""
+    """The followers of a store's streams. Used on the store's event loop only."""
 
     def __init__(self) -> None:
         self._watches: dict[str, dict[StreamKey, set[Follower]]] = {}
 
     def is_followed(self, key: StreamKey) -> bool:
-        """Whether anybody would hear what is told of a stream."""
+        """Whether a stream has followers in this process."""
         return key in self._watches.get(key.run_id, ())
 
-    def tell(self, key: StreamKey, page: Page | None) -> None:
-        """Tell the followers of a stream what was committed."""
+    def publish(self, key: StreamKey, page: Page | None) -> None:
+        """Deliver a committed page to the followers of a stream; None makes them read."""
         for watch in tuple(self._watches.get(key.run_id, {}).get(key, ())):
             watch.put(page)
 
-    def tell_run(self, run_id: str) -> None:
-        """Tell the followers of a run's streams, also of those that do not exist yet, to look."""
+    def invalidate_run(self, run_id: str) -> None:
+        """Make the followers of all streams of a run read, existing or not."""
         for watches in self._watches.get(run_id, {}).values():
             for watch in watches:
                 watch.put(None)
@@ -114,10 +114,10 @@ class ChangeNotifier:
     async def follow(
         self, key: StreamKey, after: Position | None, read: ReadPage, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
-        """Be `Store.follow`, with `read` to fetch what the watch does not hold."""
+        """Implement `Store.follow`; `read` fetches pages that the follower has not buffered."""
         watch = Follower(after, on_page)
         watches = self._watches.setdefault(key.run_id, {}).setdefault(key, set())
-        watches.add(watch)  # before the first read, so that nothing falls between
+        watches.add(watch)  # before the first read, so that no commit is missed
         try:
             async for page in _pages(key, read, watch):
                 yield page
@@ -140,10 +140,10 @@ async def _pages(key: StreamKey, read: ReadPage, watch: Follower) -> AsyncGenera
     is_known = False
     while True:
         for page in watch.take():
-            if not _joins(watch.after, page):
+            if not _is_contiguous(watch.after, page):
                 watch.must_read = True
                 break
-            if not page.is_empty and not _is_behind(watch.after, page):
+            if not page.is_empty and not _is_stale(watch.after, page):
                 yield page
                 watch.after = page.position
         while watch.must_read:
@@ -156,21 +156,21 @@ async def _pages(key: StreamKey, read: ReadPage, watch: Follower) -> AsyncGenera
                 page = Page([], watch.after or ORIGIN, "deleted")
             is_known = True
             if not page.is_empty:
-                # Whatever is still in the watch is read again or known to be behind.
+                # Buffered pages are read again or recognized as stale.
                 watch.must_read = True
                 yield page
                 watch.after = page.position
         await watch.wait()
 
 
-def _is_behind(after: Position | None, page: Page) -> bool:
+def _is_stale(after: Position | None, page: Page) -> bool:
     if after is None or page.end is not None or page.position.epoch != after.epoch:
         return False
     return page.position.offset <= after.offset
 
 
-def _joins(after: Position | None, page: Page) -> bool:
-    if _is_behind(after, page):
+def _is_contiguous(after: Position | None, page: Page) -> bool:
+    if _is_stale(after, page):
         return True
     start = page.position.offset - len(page.records)
     if start == 0 and (after is None or after.offset == 0):

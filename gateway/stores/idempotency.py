@@ -23,7 +23,7 @@ class WriterState(NamedTuple):
     last_offset: int
 
 
-def records_to_skip(state: WriterState | None, writer: Writer, count: int) -> int:
+def count_duplicates(state: WriterState | None, writer: Writer, count: int) -> int:
     """Say how many of an append's first records are there already.
 
     Args:

@@ -20,7 +20,7 @@ from gateway.stores.leases import ClusterStore, ExpiredLease
 _FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's
 
 
-class CountedStore:
+class InstrumentedStore:
     """A store with counters around it. Its methods are `Store`'s, and do what the other's do.
 
     Args:
@@ -196,7 +196,7 @@ class CountedStore:
             return await self.inner.list_set_runs(sets, limit)
 
 
-class CountedPathStore(CountedStore):
+class InstrumentedPathStore(InstrumentedStore):
     """The same around a store that keeps streams of paths too."""
 
     def __init__(self, inner: PathStore, counters: Counters) -> None:
@@ -218,7 +218,7 @@ class CountedPathStore(CountedStore):
             return await self._paths.drop(key, at)
 
 
-class CountedSharedStore(CountedPathStore):
+class InstrumentedClusterStore(InstrumentedPathStore):
     """The same around a store that several processes open at once."""
 
     def __init__(self, inner: ClusterStore, counters: Counters) -> None:
@@ -255,10 +255,10 @@ class CountedSharedStore(CountedPathStore):
             return await self._shared.patch_run_if_owner(run_id, patch, owner)
 
 
-def counted(inner: Store, counters: Counters) -> CountedStore:
+def counted(inner: Store, counters: Counters) -> InstrumentedStore:
     """Put counters around a store."""
     if isinstance(inner, ClusterStore):
-        return CountedSharedStore(inner, counters)
+        return InstrumentedClusterStore(inner, counters)
     if isinstance(inner, PathStore):
-        return CountedPathStore(inner, counters)
-    return CountedStore(inner, counters)
+        return InstrumentedPathStore(inner, counters)
+    return InstrumentedStore(inner, counters)

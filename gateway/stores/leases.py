@@ -1,10 +1,10 @@
-"""What a store can do that several processes open at once: it knows which of them are alive.
+"""The contract of a store that several processes share: leases show which of them are alive.
 
-Whoever executes runs, a gateway or a worker, has a name, the `owner` of these runs, and a lease
-under that name, which it renews. A lease has lapsed when a gateway has seen no renewal for the
-length of the lease by its own monotonic clock. Then it may judge what the owner has left. Who was
-only taken for dead finds that it has lost what another has taken: a change of a run by its owner is
-refused when the run has another one meanwhile.
+Each process that executes runs, a gateway or a worker, has a name: the `owner` of these runs. It
+renews a lease under that name. A lease expires when a gateway has seen no renewal for the length
+of the lease by its own monotonic clock. The gateway may then recover the owner's runs. An owner
+that was declared dead by mistake cannot write to runs that were taken over: the store rejects a
+change by an owner when the run belongs to another one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from gateway.stores.base import PathStore
 
 
 class ExpiredLease(NamedTuple):
-    """An owner whose lease has lapsed.
+    """An owner whose lease has expired.
 
     Attributes:
         owner: Its name.
-        was_released: It has let go by itself: it is certainly gone.
+        was_released: The owner released the lease, so it has certainly stopped.
     """
 
     owner: str
@@ -39,33 +39,33 @@ class ClusterStore(PathStore, Protocol):
 
         Args:
             owners: Their names.
-            lease_s: The length in seconds: so long without a renewal, and they are taken for dead.
-            only_new: Leave those alone that have a lease, also if it has lapsed.
+            lease_s: Length of the lease in seconds, counted from the last renewal.
+            only_new: Skip owners that have a lease, even an expired one.
         """
 
     async def release_lease(self, owner: str) -> None:
-        """Say that an owner is gone."""
+        """Release the lease of an owner that stops, so that it expires immediately."""
 
     async def expired_leases(self) -> list[ExpiredLease]:
-        """Return owners that let go or were not renewed; some of them if they are many.
+        """Return owners whose lease was released or expired; only some of them if there are many.
 
-        Call it several times in a lease: it finds a lease lapsed that was the same in all calls
-        over the lease's length. After the first sight of a value no time has passed yet.
+        Call it several times in the length of a lease. A lease counts as expired when its value
+        was the same in all calls over its length. The first call only records the value.
         """
 
     async def delete_lease(self, owner: str) -> None:
-        """Forget an owner that the last `expired_leases` returned, unless it was renewed since."""
+        """Delete a lease that the last `expired_leases` returned, unless it was renewed since."""
 
     async def patch_run_if_owner(
         self, run_id: str, patch: Mapping[str, Any], owner: str
     ) -> Run | None:
-        """Change a run as `Store.patch_run` does, as one atomic unit with seeing whose it is.
+        """Change a run as `Store.patch_run` does, atomically with the check of its owner.
 
         Args:
             run_id: Which run.
-            patch: Merge patch of its fields; it may hand the run to another owner.
-            owner: Whose it has to be.
+            patch: Merge patch of its fields; it may set another owner.
+            owner: The expected owner.
 
         Returns:
-            The run after it; None if it belongs to another.
+            The changed run; None if it has another owner.
         """

@@ -50,19 +50,19 @@ from gateway.stores.change_notifier import ChangeNotifier
 from gateway.stores.idempotency import (
     WriterState,
     check_order,
+    count_duplicates,
     is_repeated_end,
-    records_to_skip,
     repeat,
 )
-from gateway.stores.paging import page_of, place
+from gateway.stores.paging import make_page, place
 from gateway.stores.reserved_logs import (
-    announcement,
     check_path_log,
     deletion_records,
-    is_announced,
-    kept_records,
+    is_user_stream,
+    min_records_kept,
     set_records,
     sets_of,
+    stream_created_record,
 )
 from gateway.stores.run_lists import ListedRun, in_list, in_set, that_fit
 
@@ -166,7 +166,7 @@ class MemoryStore:
         self._check_open()
         stream = self._streams.get(key)
         state = stream.writers.get(writer.id) if stream and writer else None
-        skip = records_to_skip(state, writer, len(records)) if writer else 0
+        skip = count_duplicates(state, writer, len(records)) if writer else 0
         if stream and writer and state and records and skip == len(records):
             return repeat(state, writer, skip, stream.head())
         if stream and writer and not records and is_repeated_end(state, writer, stream.end, end):
@@ -190,8 +190,8 @@ class MemoryStore:
         if key in self._streams:
             check_order(key, self._streams[key].order, order)
         now_ms = self._clock_ms()
-        if key not in self._streams and is_announced(key):
-            log, data = announcement(key)
+        if key not in self._streams and is_user_stream(key):
+            log, data = stream_created_record(key)
             self._write(log, [data], key.run_id, None, None)
         stream = self._made(key)
         first = stream.next_offset
@@ -204,11 +204,11 @@ class MemoryStore:
             )
         stream.end = end
         stream.order = order if order is not None else stream.order
-        kept = kept_records(key)
+        kept = min_records_kept(key)
         if kept is not None and len(stream.records) > 2 * kept:
             del stream.records[:-kept]
         position = stream.head().position
-        self._growth.tell(key, Page(added, position, end))
+        self._growth.publish(key, Page(added, position, end))
         counted = writer.after(0) if writer and writer.counts == "appends" else None
         return Appended(first if added else None, position, next_sequence=counted)
 
@@ -221,7 +221,7 @@ class MemoryStore:
         start, reset, gap = place(after, head)
         stream = self._streams.get(key)
         if stream is None:
-            return page_of([], start, head, reset=reset, gap=gap)
+            return make_page([], start, head, reset=reset, gap=gap)
         records: list[Record] = []
         size = 0
         for index in range(start - head.earliest.offset, len(stream.records)):
@@ -229,7 +229,7 @@ class MemoryStore:
             if records and size > max_bytes:
                 break
             records.append(stream.records[index])
-        return page_of(records, start, head, reset=reset, gap=gap)
+        return make_page(records, start, head, reset=reset, gap=gap)
 
     async def head(self, key: StreamKey) -> Head:
         """See `Store.head`."""
@@ -262,7 +262,7 @@ class MemoryStore:
         stream = self._made(key)
         stream.records.clear()
         stream.end = "deleted"
-        self._growth.tell(key, None)
+        self._growth.publish(key, None)
 
     def follow(
         self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
@@ -289,7 +289,7 @@ class MemoryStore:
         if stream is None or stream.head().position != at:
             return False
         del self._streams[key]
-        self._growth.tell(key, None)
+        self._growth.publish(key, None)
         return True
 
     async def create_run(self, run: Run) -> Run:
@@ -328,7 +328,7 @@ class MemoryStore:
         before = (await self.get_run(run_id)).run
         log = run_log(run_id)
         writers = self._streams[log].writers
-        if writer is not None and records_to_skip(writers.get(writer.id), writer, 1):
+        if writer is not None and count_duplicates(writers.get(writer.id), writer, 1):
             return before
         run, patch = change(before, patch, operations)
         end = end_of(run)
@@ -353,7 +353,7 @@ class MemoryStore:
         for key in [key for key in self._streams if key.run_id == run_id]:
             del self._streams[key]
         self._keys = {name: kept for name, kept in self._keys.items() if kept.id != run_id}
-        self._growth.tell_run(run_id)
+        self._growth.invalidate_run(run_id)
         return True
 
     async def sweep(self) -> SweepResult:
@@ -367,7 +367,7 @@ class MemoryStore:
             await self.delete_run(run_id)
         for key in [key for key in self._streams if self._is_forgotten_set(key, now_ms)]:
             del self._streams[key]
-        trimmed = [key for key in self._streams if self._retention.trims and is_announced(key)]
+        trimmed = [key for key in self._streams if self._retention.trims and is_user_stream(key)]
         records = sum(self._trim(self._streams[key], now_ms) for key in trimmed)
         return SweepResult(records, len(old))
 
@@ -407,7 +407,7 @@ class MemoryStore:
         for key, stream in self._streams.items():
             if key.run_id == run_id and stream.end is None:
                 stream.end = end
-        self._growth.tell_run(run_id)
+        self._growth.invalidate_run(run_id)
 
     async def get_run(self, run_id: str) -> RunState:
         """See `Store.get_run`."""

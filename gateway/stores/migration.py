@@ -66,10 +66,10 @@ class CopyableStore(PathStore, Protocol):
         Its `end` is what is kept with the stream; that of its run may stand for it.
         """
 
-    async def rest_of(self, key: StreamKey) -> StreamExtras:
+    async def stream_extras(self, key: StreamKey) -> StreamExtras:
         """Return what a stream keeps besides its records; an absent one keeps nothing."""
 
-    async def put_records(
+    async def import_records(
         self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
         """Add records at the end of a stream, as they are, as one atomic unit.
@@ -86,16 +86,16 @@ class CopyableStore(PathStore, Protocol):
             StoreUnavailable: it does not end there.
         """
 
-    async def put_run(self, run: Run) -> None:
+    async def import_run(self, run: Run) -> None:
         """Keep a run as it is, after its streams; it takes the place of one with its id.
 
         It enters its sets, and its idempotency key leads to it.
         """
 
-    def spent_tokens(self) -> AsyncIterator[TokenUsage]:
+    def iter_token_uses(self) -> AsyncIterator[TokenUsage]:
         """Yield the uses of tokens that have not expired."""
 
-    async def put_spent(self, spent: TokenUsage) -> None:
+    async def import_token_uses(self, spent: TokenUsage) -> None:
         """Keep uses of a token; those that are kept already stay if they are more."""
 
 
@@ -137,13 +137,13 @@ async def copy_store(
     for run_id in run_ids:
         for key in await _streams(source, run_id):
             await _copy_stream(source, target, key)
-        await target.put_run((await source.get_run(run_id)).run)
+        await target.import_run((await source.get_run(run_id)).run)
         progress(done := done + 1, of)
     for key in loose:
         await _copy_stream(source, target, key)
         progress(done := done + 1, of)
-    async for spent in source.spent_tokens():
-        await target.put_spent(spent)
+    async for spent in source.iter_token_uses():
+        await target.import_token_uses(spent)
     streams = records = 0
     for run_id in run_ids:
         await _compare_run(source, target, run_id)
@@ -186,14 +186,14 @@ async def _copy_stream(source: CopyableStore, target: CopyableStore, key: Stream
         return
     there = await target.stream_head(key)
     at = _place(key, head, there)
-    rest = await source.rest_of(key)
-    if there is not None and at == head.position and await target.rest_of(key) == rest:
+    rest = await source.stream_extras(key)
+    if there is not None and at == head.position and await target.stream_extras(key) == rest:
         return  # by a copy that was cut off later
     while True:
         page = await source.read(key, at, PAGE_BYTES)
         _check_page(key, at, page.reset or (page.gap and page.gap.reason))
         is_last = page.position.offset >= head.position.offset
-        await target.put_records(key, at, page.records, rest if is_last else None)
+        await target.import_records(key, at, page.records, rest if is_last else None)
         if is_last:
             return
         at = page.position
@@ -262,7 +262,7 @@ async def _digest(store: CopyableStore, key: StreamKey) -> _Digest:
             digest.update(part)
         records += len(page.records)
         if page.position.offset >= head.position.offset:
-            return _Digest(head, await store.rest_of(key), records, digest.digest())
+            return _Digest(head, await store.stream_extras(key), records, digest.digest())
         at = page.position
 
 

@@ -34,7 +34,7 @@ def place(after: Position | None, head: Head) -> tuple[int, ResetReason | None, 
     return offset, reset, gap  # type: ignore[return-value]
 
 
-def page_of(records: list[Record], start: int, head: Head, **more: Any) -> Page:
+def make_page(records: list[Record], start: int, head: Head, **more: Any) -> Page:
     """Make a page of records that were read from offset `start`."""
     position = Position(head.position.epoch, start + len(records))
     at_tail = position.offset >= head.position.offset

@@ -9,12 +9,12 @@ from gateway.model.runs import Run
 from gateway.stores.base import CONFIG_RECORDS, SET_RECORDS
 
 
-def is_announced(key: StreamKey) -> bool:
+def is_user_stream(key: StreamKey) -> bool:
     """Whether a stream that appears is named in its run's `$streams`."""
     return not key.stream_id.startswith("$")
 
 
-def announcement(key: StreamKey) -> tuple[StreamKey, bytes]:
+def stream_created_record(key: StreamKey) -> tuple[StreamKey, bytes]:
     """Return where a new stream is announced, and the record that does it."""
     return StreamKey(key.run_id, STREAMS_STREAM), b'{"stream":"%b"}' % key.stream_id.encode()
 
@@ -29,7 +29,7 @@ def check_path_log(key: StreamKey) -> None:
         raise InvalidId(f"{key} is no log of a path, and cannot be dropped")
 
 
-def kept_records(key: StreamKey) -> int | None:
+def min_records_kept(key: StreamKey) -> int | None:
     """Return how many of a log's newest records a store keeps at least; None for all of them."""
     if is_set_log(key):
         return SET_RECORDS

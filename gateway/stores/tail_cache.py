@@ -1,8 +1,7 @@
-"""Where open streams end, as far as a store's one owner knows without looking.
+"""Known tails of open streams, so that a read at the tail needs no query.
 
-Most reads come from somebody who stands at the tail and finds nothing. What the owner commits goes
-through its hands, so that it can say so by itself: a read that found nothing is remembered until
-the stream changes.
+Most reads are at the tail and find nothing. The owner of a store sees every commit. It remembers
+each read that found nothing until the stream changes, and answers the next one from memory.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ MAX_TAILS = 20_000  # about 300 bytes each
 
 
 class TailCache:
-    """The tails of streams that somebody has read up to. Used on the store's event loop only.
+    """The tails of streams that were read to the end. Used on the store's event loop only.
 
-    A read may see less than what was committed while it was under way. It says before that it
-    begins, and what it found counts only if nothing was told of the stream meanwhile.
+    A read may miss what was committed while it ran. So it registers first, and its result is
+    remembered only if the stream did not change in between.
     """
 
     def __init__(self) -> None:
@@ -25,12 +24,12 @@ class TailCache:
         self._count = 0
 
     def is_known_tail(self, key: StreamKey, after: Position | None) -> bool:
-        """Whether nothing follows this position as yet."""
+        """Whether the position is known to be the stream's tail."""
         known = self._runs.get(key.run_id)
         return known is not None and after is not None and known.get(key) == after
 
-    def begin(self, key: StreamKey) -> _PendingRead | None:
-        """Take note that a read begins; None if another one will tell."""
+    def begin_read(self, key: StreamKey) -> _PendingRead | None:
+        """Register a read; None if the tail is known or another read is registered."""
         known = self._runs.setdefault(key.run_id, {})
         if key in known:
             return None
@@ -41,8 +40,8 @@ class TailCache:
         self._count += 1
         return reading
 
-    def end(self, key: StreamKey, reading: _PendingRead | None, page: Page | None) -> None:
-        """Take note of what a read found; None: it failed."""
+    def end_read(self, key: StreamKey, reading: _PendingRead | None, page: Page | None) -> None:
+        """Remember the page that a read returned; None: the read failed."""
         known = self._runs.get(key.run_id)
         if reading is None or known is None or known.get(key) is not reading:
             return
@@ -51,8 +50,8 @@ class TailCache:
         else:
             self.forget(key)
 
-    def grew(self, key: StreamKey, position: Position, *, is_open: bool) -> None:
-        """Take note of what was committed."""
+    def advance(self, key: StreamKey, position: Position, *, is_open: bool) -> None:
+        """Move a known tail to the end of a commit; forget it when the stream has ended."""
         known = self._runs.get(key.run_id)
         if known is None or key not in known:
             return
@@ -62,7 +61,7 @@ class TailCache:
             self.forget(key)
 
     def forget(self, key: StreamKey) -> None:
-        """Know nothing of a stream any more."""
+        """Forget a stream's tail."""
         known = self._runs.get(key.run_id)
         if known is None or known.pop(key, None) is None:
             return
@@ -71,14 +70,14 @@ class TailCache:
             del self._runs[key.run_id]
 
     def forget_run(self, run_id: str) -> None:
-        """Know nothing of a run's streams any more."""
+        """Forget the tails of a run's streams."""
         self._count -= len(self._runs.pop(run_id, ()))
 
     def clear(self) -> None:
-        """Know nothing any more."""
+        """Forget all tails."""
         self._runs.clear()
         self._count = 0
 
 
 class _PendingRead:
-    """Stands for a tail that a read under way may find."""
+    """Placeholder for the tail that a running read may find."""

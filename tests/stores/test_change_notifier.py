@@ -79,7 +79,7 @@ async def test_what_was_handed_on_is_not_yielded_again(store, key, monkeypatch):
     one = await follower(store, key)
     await store.append(key, [b"0"])
     monkeypatch.setattr(change_notifier, "WATCH_BYTES", 3)
-    store._growth.tell(key, None)  # it has to look by itself
+    store._growth.publish(key, None)  # it has to look by itself
     for i in range(1, 6):
         await store.append(key, [b"%d" % i])  # while it is on its way to look
     await one.waits()

@@ -95,12 +95,12 @@ async def values(store, key, after=None):
     return [(each.offset, each.time_ms, each.source, each.data) for each in page.records], page
 
 
-async def put_run(store, run):
+async def import_run(store, run):
     at = Position("00000000000000ab", 0)
     record = Record(0, 1, run.id, json.dumps(run.to_wire()).encode())
     if await store.stream_head(run_log(run.id)) is None:
-        await store.put_records(run_log(run.id), at, [record], StreamExtras(None, None, {}))
-    await store.put_run(run)
+        await store.import_records(run_log(run.id), at, [record], StreamExtras(None, None, {}))
+    await store.import_run(run)
 
 
 # The contract.
@@ -114,40 +114,40 @@ async def test_records_are_put_with_the_offsets_times_and_sources_that_they_have
     key = StreamKey(new_run().id, "s")
     at = Position("00000000000000ab", 7)
     records = [Record(7 + n, 1000 + n // 2, (None, "run_a")[n // 3], b"%d" % n) for n in range(5)]
-    await store.put_records(key, at, records[:3], None)
+    await store.import_records(key, at, records[:3], None)
     assert (await store.stream_head(key)).position == Position(at.epoch, 10)
     rest = StreamExtras("failed", "b", {"w": WriterState(3, 9, 11)})
-    await store.put_records(key, Position(at.epoch, 10), records[3:], rest)
+    await store.import_records(key, Position(at.epoch, 10), records[3:], rest)
     head = await store.stream_head(key)
     assert (head.position, head.earliest, head.end) == (Position(at.epoch, 12), at, "failed")
-    await put_run(store, new_run(id=key.run_id))
+    await import_run(store, new_run(id=key.run_id))
     page = await store.read(key)
     assert page.records == records
     assert page.end == "failed"
-    assert await store.rest_of(key) == rest
+    assert await store.stream_extras(key) == rest
 
 
 async def test_records_are_put_only_where_the_stream_ends(store):
     key = StreamKey(new_run().id, "s")
     at = Position("00000000000000ab", 0)
-    await store.put_records(key, at, [Record(0, 1, None, b"1")], None)
+    await store.import_records(key, at, [Record(0, 1, None, b"1")], None)
     for wrong in (at, Position(at.epoch, 2), Position("00000000000000ac", 1)):
         with pytest.raises(StoreUnavailable, match="and not at"):
-            await store.put_records(key, wrong, [Record(wrong.offset, 1, None, b"2")], None)
+            await store.import_records(key, wrong, [Record(wrong.offset, 1, None, b"2")], None)
     assert (await store.stream_head(key)).position == Position(at.epoch, 1)
 
 
 async def test_a_stream_that_is_not_there_has_no_head_and_keeps_nothing(store):
     key = StreamKey("run_absent", "s")
     assert await store.stream_head(key) is None
-    assert await store.rest_of(key) == StreamExtras(None, None, {})
+    assert await store.stream_extras(key) == StreamExtras(None, None, {})
     assert await store.stream_ids("run_absent") == []
 
 
 async def test_uses_of_tokens_are_put_and_never_become_fewer(store):
-    await store.put_spent(TokenUsage("one", 2, FAR_MS))
-    await store.put_spent(TokenUsage("one", 1, FAR_MS))
-    (kept,) = [each async for each in store.spent_tokens()]
+    await store.import_token_uses(TokenUsage("one", 2, FAR_MS))
+    await store.import_token_uses(TokenUsage("one", 1, FAR_MS))
+    (kept,) = [each async for each in store.iter_token_uses()]
     assert (kept.token_id, kept.uses) == ("one", 2)
     assert abs(kept.expires_at_ms - FAR_MS) < 60_000
     assert not await store.consume_token_use("one", 2, FAR_MS)
@@ -156,8 +156,8 @@ async def test_uses_of_tokens_are_put_and_never_become_fewer(store):
 
 async def test_a_run_that_is_put_twice_is_in_its_lists_once(store):
     run = new_run(tags=["x"])
-    await put_run(store, run)
-    await put_run(store, run)
+    await import_run(store, run)
+    await import_run(store, run)
     assert (await store.get_run(run.id)).position == Position("00000000000000ab", 1)
     assert [each.id for each in await store.list_runs(RunQuery(tag="x"))] == [run.id]
     assert [each.id for each in await store.list_runs(RunQuery(status=("queued",)))] == [run.id]
@@ -239,7 +239,7 @@ async def test_a_copy_that_was_cut_off_goes_on_and_ends_the_same(urls):
 
     async with both(*urls) as (source, target):
         _, _, progress, *_ = await fill(source)
-        put, count = target.put_records, 0
+        put, count = target.import_records, 0
 
         async def cut(*arguments):
             nonlocal count
@@ -248,7 +248,7 @@ async def test_a_copy_that_was_cut_off_goes_on_and_ends_the_same(urls):
                 raise Cut
             await put(*arguments)
 
-        target.put_records = cut
+        target.import_records = cut
         for _ in range(40):
             try:
                 moved = await copy_store(source, target)
@@ -289,13 +289,13 @@ async def test_another_target_is_never_written_over(urls):
 async def test_what_changed_after_it_was_copied_is_found(urls):
     async with both(*urls) as (source, target):
         _, _, progress, *_ = await fill(source)
-        put = target.put_spent
+        put = target.import_token_uses
 
         async def late(spent):  # all streams are copied, and none is compared
             await put(spent)
             await source.append(progress, [b"late"])
 
-        target.put_spent = late
+        target.import_token_uses = late
         with pytest.raises(StoreUnavailable, match=f"stream {progress} differs"):
             await copy_store(source, target)
 

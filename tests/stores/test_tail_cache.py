@@ -16,7 +16,7 @@ NOTHING = Page([], AT_3)
 def known():
     """Tails that know where one stream ends."""
     known = TailCache()
-    known.end(KEY, known.begin(KEY), NOTHING)
+    known.end_read(KEY, known.begin_read(KEY), NOTHING)
     assert known.is_known_tail(KEY, AT_3)
     return known
 
@@ -24,12 +24,12 @@ def known():
 def test_nothing_is_known_before_somebody_looked():
     known = TailCache()
     assert not known.is_known_tail(KEY, AT_3)
-    known.grew(KEY, AT_3, is_open=True)
+    known.advance(KEY, AT_3, is_open=True)
     assert not known.is_known_tail(KEY, AT_3)
 
 
 def test_a_commit_moves_the_tail(known):
-    known.grew(KEY, AT_4, is_open=True)
+    known.advance(KEY, AT_4, is_open=True)
     assert not known.is_known_tail(KEY, AT_3)
     assert known.is_known_tail(KEY, AT_4)
 
@@ -42,7 +42,7 @@ def test_only_the_very_position_is_the_tail(known, other):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda known: known.grew(KEY, AT_4, is_open=False),
+        lambda known: known.advance(KEY, AT_4, is_open=False),
         lambda known: known.forget(KEY),
         lambda known: known.forget_run(KEY.run_id),
         lambda known: known.clear(),
@@ -57,20 +57,20 @@ def test_nothing_is_known_after_what_a_reader_has_to_see(known, change):
 
 def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
     known = TailCache()
-    reading = known.begin(KEY)
-    known.grew(KEY, AT_4, is_open=True)
-    known.end(KEY, reading, NOTHING)
+    reading = known.begin_read(KEY)
+    known.advance(KEY, AT_4, is_open=True)
+    known.end_read(KEY, reading, NOTHING)
     assert not known.is_known_tail(KEY, AT_3)
 
 
 def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_it():
     known = TailCache()
-    before = known.begin(KEY)
+    before = known.begin_read(KEY)
     known.forget(KEY)
-    after = known.begin(KEY)
-    known.end(KEY, before, NOTHING)
+    after = known.begin_read(KEY)
+    known.end_read(KEY, before, NOTHING)
     assert not known.is_known_tail(KEY, AT_3)
-    known.end(KEY, after, Page([], Position("e2", 1)))
+    known.end_read(KEY, after, Page([], Position("e2", 1)))
     assert known.is_known_tail(KEY, Position("e2", 1))
 
 
@@ -81,9 +81,9 @@ def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_i
 )
 def test_a_read_that_did_not_stop_at_an_open_tail_leaves_nothing_behind(page):
     known = TailCache()
-    known.end(KEY, known.begin(KEY), page)
+    known.end_read(KEY, known.begin_read(KEY), page)
     assert not known.is_known_tail(KEY, AT_3)
-    assert known.begin(KEY) is not None
+    assert known.begin_read(KEY) is not None
 
 
 def test_what_is_known_is_bounded(monkeypatch):
@@ -91,7 +91,7 @@ def test_what_is_known_is_bounded(monkeypatch):
     known = TailCache()
     for number in range(25):
         key = StreamKey(f"run_{number}", "progress")
-        known.end(key, known.begin(key), NOTHING)
+        known.end_read(key, known.begin_read(key), NOTHING)
         at = [n for n in range(25) if known.is_known_tail(StreamKey(f"run_{n}", "progress"), AT_3)]
         assert number in at
         assert len(at) <= 10

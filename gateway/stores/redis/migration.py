@@ -37,8 +37,8 @@ class MovableRedisStore(RedisStore):
         epoch, end = found[0].decode(), found[3].decode() or None
         return Head(Position(epoch, int(found[1])), Position(epoch, int(found[2])), end)
 
-    async def rest_of(self, key: StreamKey) -> StreamExtras:
-        """See `CopyableStore.rest_of`."""
+    async def stream_extras(self, key: StreamKey) -> StreamExtras:
+        """See `CopyableStore.stream_extras`."""
         if (kept := await self.stream_head(key)) is None:
             return StreamExtras(None, None, {})
         stream = f"{key.run_id}/{key.stream_id}"
@@ -59,10 +59,10 @@ class MovableRedisStore(RedisStore):
         key = self._servers.base(bucket) + name
         return await self._servers.command(bucket, command, key, *arguments, kind="read")
 
-    async def put_records(
+    async def import_records(
         self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
-        """See `CopyableStore.put_records`."""
+        """See `CopyableStore.import_records`."""
         end, order, writers = rest or StreamExtras(None, None, {})
         stream = f"{key.run_id}/{key.stream_id}"
         what, *there = await self._servers.write(
@@ -84,12 +84,12 @@ class MovableRedisStore(RedisStore):
             where = Position(there[0].decode(), there[1])
             raise StoreUnavailable(f"stream {key} is at {where}, and not at {at}")
 
-    async def put_run(self, run: Run) -> None:
-        """See `CopyableStore.put_run`."""
+    async def import_run(self, run: Run) -> None:
+        """See `CopyableStore.import_run`."""
         await self._whole(self._runs.put(run))
 
-    async def spent_tokens(self) -> AsyncIterator[TokenUsage]:
-        """See `CopyableStore.spent_tokens`."""
+    async def iter_token_uses(self) -> AsyncIterator[TokenUsage]:
+        """See `CopyableStore.iter_token_uses`."""
         prefix = re.sub(r"([\[\]?*\\])", r"\\\1", self._servers.url.prefix)
         for server in self._servers.one_bucket_each():
             cursor: Any = 0
@@ -113,8 +113,8 @@ class MovableRedisStore(RedisStore):
             return None  # it has expired meanwhile
         return TokenUsage(token_id, int(uses), system_clock_ms() + left_ms)
 
-    async def put_spent(self, spent: TokenUsage) -> None:
-        """See `CopyableStore.put_spent`."""
+    async def import_token_uses(self, spent: TokenUsage) -> None:
+        """See `CopyableStore.import_token_uses`."""
         id = spent.token_id
         await self._servers.write(
             "import_token_uses", bucket_of(id), (f"spent:{id}",), *spent, repeatable=True

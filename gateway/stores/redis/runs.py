@@ -19,7 +19,7 @@ from gateway.model.patches import Operation
 from gateway.model.records import Position, RunSet, StreamKey, Writer
 from gateway.model.runs import STATUSES, Run, change, iso_time, time_ms
 from gateway.stores.base import encode_json, end_of, matches, new_epoch, system_clock_ms
-from gateway.stores.idempotency import WriterState, records_to_skip
+from gateway.stores.idempotency import WriterState, count_duplicates
 from gateway.stores.redis.run_sets import (
     LoadedRun,
     RedisSets,
@@ -147,7 +147,7 @@ class RedisRuns:
         return (await self.load(run_id)).run if is_there else None
 
     async def put(self, run: Run) -> None:
-        """Keep a run of another store as it is; see `CopyableStore.put_run`."""
+        """Keep a run of another store as it is; see `CopyableStore.import_run`."""
         bucket = bucket_of(run.id)
         log = f"{self._servers.base(bucket)}{run.id}/$run:meta"
         count = int(await self._servers.command(bucket, "HGET", log, "next", kind="read"))
@@ -250,7 +250,7 @@ class RedisRuns:
         before, version = loaded.run, loaded.version
         if owner is not None and before.owner != owner:
             raise _NotOwned
-        if writer is not None and records_to_skip(state, writer, 1):
+        if writer is not None and count_duplicates(state, writer, 1):
             return before
         run, patch = change(before, patch, operations)
         data = encode_json(patch, f"the patch of run {run_id}")

@@ -55,9 +55,9 @@ from gateway.model.retention import KEEP_ALL, Retention, SweepResult
 from gateway.model.runs import Run, check_new_run
 from gateway.stores.append_tasks import Begun
 from gateway.stores.base import PAGE_BYTES, OnAppended, OnPage, new_epoch, system_clock_ms
-from gateway.stores.idempotency import WriterState, check_order, records_to_skip
+from gateway.stores.idempotency import WriterState, check_order, count_duplicates
 from gateway.stores.leases import ExpiredLease
-from gateway.stores.paging import page_of, place
+from gateway.stores.paging import make_page, place
 from gateway.stores.redis.leases import RedisLeases
 from gateway.stores.redis.notifications import DEAF_S, Notifications
 from gateway.stores.redis.pipeline import PATIENCE_S
@@ -66,7 +66,12 @@ from gateway.stores.redis.run_sets import first_names
 from gateway.stores.redis.runs import RedisRuns
 from gateway.stores.redis.topology import Topology, bucket_of
 from gateway.stores.redis.url import RedisUrl
-from gateway.stores.reserved_logs import announcement, check_path_log, is_announced, kept_records
+from gateway.stores.reserved_logs import (
+    check_path_log,
+    is_user_stream,
+    min_records_kept,
+    stream_created_record,
+)
 
 T = TypeVar("T")
 
@@ -168,7 +173,7 @@ class RedisStore:
             end or "",
             int(in_run),
             *_listing(key),
-            -1 if (kept := kept_records(key)) is None else kept,
+            -1 if (kept := min_records_kept(key)) is None else kept,
             *((0, "") if order is None else (1, order)),
             *(writer or ("", 0, 0, "")),
             *records,
@@ -203,7 +208,7 @@ class RedisStore:
         head, entries = await self._answer(key, after, max_bytes)
         start, reset, gap = place(after, head)
         records = list(_records(entries, start, max_bytes))
-        return page_of(records, start, head, reset=reset, gap=gap), head.position
+        return make_page(records, start, head, reset=reset, gap=gap), head.position
 
     async def _answer(
         self, key: StreamKey, after: Position | None, max_bytes: int
@@ -366,12 +371,12 @@ def _keys(key: StreamKey, in_run: bool, *, with_writers: bool = False) -> tuple[
 def _listing(key: StreamKey) -> tuple[bytes, str]:
     """Return what announces a new stream and the index that it goes into."""
     index = index_of(key)
-    return announcement(key)[1] if index == "streams" else b"", index
+    return stream_created_record(key)[1] if index == "streams" else b"", index
 
 
 def index_of(key: StreamKey) -> str:
     """Return the list in which a stream is found, if it is in one; else ""."""
-    if is_announced(key) and not belongs_to_no_run(key):
+    if is_user_stream(key) and not belongs_to_no_run(key):
         return "streams"
     return "paths" if path_of(key) is not None else ""
 
@@ -395,7 +400,7 @@ def _appended(
             raise StreamEnded(f"stream {key} has ended ({why.decode()}); nothing can be appended")
         case [b"writer", *state] if writer is not None:
             known = WriterState(*state) if state else None
-            records_to_skip(known, writer, count)  # raises what is wrong with it
+            count_duplicates(known, writer, count)  # raises what is wrong with it
     raise RunNotFound(f"there is no run {key.run_id}")
 
 

@@ -19,7 +19,7 @@ from gateway.model.log import Head, Page
 from gateway.model.records import EndReason, Position, Record, StreamKey
 from gateway.model.retention import Retention
 from gateway.stores.idempotency import WriterState
-from gateway.stores.reserved_logs import is_announced, kept_records
+from gateway.stores.reserved_logs import is_user_stream, min_records_kept
 
 BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
 
@@ -110,12 +110,12 @@ def write_streams(
     for key, stream in streams.items():
         no, added = stream.no, stream.added
         first = stream.next_offset - len(added)
-        if added and first == stream.earliest > 0 and is_announced(key):
+        if added and first == stream.earliest > 0 and is_user_stream(key):
             refilled.append((added[0][0], no))
         for at, data in encode_blocks(first, added):
             blocks += (no, at, data, added[-1][0])
             stream.bytes += len(data)
-        if (kept := kept_records(key)) is not None and _outgrows(stream, kept):
+        if (kept := min_records_kept(key)) is not None and _outgrows(stream, kept):
             stream.earliest = stream.next_offset - kept
             trimmed.append((no, stream.earliest))
         heads += (no, key.run_id, key.stream_id, stream.epoch, stream.earliest)

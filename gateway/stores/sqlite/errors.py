@@ -49,7 +49,7 @@ _ADVICE_BY_ERRNO = {
 }
 
 
-def explained(
+def to_store_error(
     path: Path, error: Exception, doing: Literal["opened", "read", "written"]
 ) -> StoreUnavailable:
     """Make the error that users see: it names the file, what is wrong, and what to do."""
@@ -78,6 +78,6 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def is_the_files(error: Exception) -> bool:
+def is_storage_error(error: Exception) -> bool:
     """Whether a failure is the file's and not that of one piece of work: all of a group have it."""
     return _code(error) in _ADVICE and _code(error) != sqlite3.SQLITE_FULL

@@ -27,30 +27,30 @@ class MovableSqliteStore(SqliteStore):
         """See `CopyableStore.stream_head`."""
         return await self._read(lambda db: _head(db, key))
 
-    async def rest_of(self, key: StreamKey) -> StreamExtras:
-        """See `CopyableStore.rest_of`."""
+    async def stream_extras(self, key: StreamKey) -> StreamExtras:
+        """See `CopyableStore.stream_extras`."""
         return await self._read(lambda db: _rest(db, key))
 
-    async def put_records(
+    async def import_records(
         self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
-        """See `CopyableStore.put_records`."""
-        await self._write(lambda tx: tx.put_records(key, at, records, *(rest or _NOTHING)))
+        """See `CopyableStore.import_records`."""
+        await self._write(lambda tx: tx.import_records(key, at, records, *(rest or _NOTHING)))
 
-    async def put_run(self, run: Run) -> None:
-        """See `CopyableStore.put_run`."""
-        await self._write(lambda tx: tx.put_run(run))
+    async def import_run(self, run: Run) -> None:
+        """See `CopyableStore.import_run`."""
+        await self._write(lambda tx: tx.import_run(run))
 
-    async def spent_tokens(self) -> AsyncIterator[TokenUsage]:
-        """See `CopyableStore.spent_tokens`."""
+    async def iter_token_uses(self) -> AsyncIterator[TokenUsage]:
+        """See `CopyableStore.iter_token_uses`."""
         sql = "SELECT id, uses, expires_at_ms FROM spent WHERE expires_at_ms > ?"
         now_ms = self._clock_ms()
         for row in await self._read(lambda db: db.execute(sql, (now_ms,)).fetchall()):
             yield TokenUsage(*row)
 
-    async def put_spent(self, spent: TokenUsage) -> None:
-        """See `CopyableStore.put_spent`."""
-        await self._write(lambda tx: tx.put_spent(*spent))
+    async def import_token_uses(self, spent: TokenUsage) -> None:
+        """See `CopyableStore.import_token_uses`."""
+        await self._write(lambda tx: tx.import_token_uses(*spent))
 
 
 def _head(db: sqlite3.Connection, key: StreamKey) -> Head | None:

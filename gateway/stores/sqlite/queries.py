@@ -23,7 +23,7 @@ from gateway.model.log import (
 from gateway.model.records import ORIGIN, Position, Record, RunSet, StreamKey
 from gateway.model.runs import STATUSES, Run
 from gateway.stores.base import end_of
-from gateway.stores.paging import page_of, place
+from gateway.stores.paging import make_page, place
 from gateway.stores.run_lists import ListedRun, decode_listed, in_list, that_fit
 from gateway.stores.sqlite.blocks import records_from
 
@@ -99,7 +99,7 @@ def read_page(
         if records and size > max_bytes:
             break
         records.append(record)
-    return page_of(records, start, head, reset=reset, gap=gap)
+    return make_page(records, start, head, reset=reset, gap=gap)
 
 
 def read_run(db: sqlite3.Connection, run_id: str) -> RunState:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from gateway.model.records import StreamKey
 from gateway.model.retention import EMPTY_SET_S, Retention, SweepResult
-from gateway.stores.reserved_logs import is_announced
+from gateway.stores.reserved_logs import is_user_stream
 from gateway.stores.sqlite.blocks import Budget
 from gateway.stores.sqlite.transactions import Transactions
 
@@ -98,7 +98,7 @@ def _look_at_streams(
     ).fetchall()
     for _, run_id, stream_id, records, size in rows:
         key = StreamKey(run_id, stream_id)
-        if is_announced(key) and retention.is_beyond(records, size):
+        if is_user_stream(key) and retention.is_beyond(records, size):
             found.outgrown.append(key)
     if len(rows) == STEP_STREAMS:
         found.last_no, found.has_more = rows[-1][0], True

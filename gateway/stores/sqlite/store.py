@@ -28,7 +28,7 @@ from gateway.stores.reserved_logs import check_path_log
 from gateway.stores.sqlite import errors, queries, schema
 from gateway.stores.sqlite import retention as sqlite_retention
 from gateway.stores.sqlite.blocks import CommittedBatch
-from gateway.stores.sqlite.errors import DAMAGED, explained, is_full
+from gateway.stores.sqlite.errors import DAMAGED, is_full, to_store_error
 from gateway.stores.sqlite.file_lock import SqliteLock
 from gateway.stores.sqlite.incarnation import Incarnation
 from gateway.stores.sqlite.reader_pool import ReaderPool
@@ -91,14 +91,14 @@ class SqliteStore:
             await self._begin()
         except BaseException as error:
             if isinstance(error, Exception) and is_full(error) and await self._can_be_read():
-                self._refusal = explained(self.path, error, "written")
+                self._refusal = to_store_error(self.path, error, "written")
                 _log.warning("%s; until then it is read", self._refusal)
                 self._readers = ReaderPool(self._connect_alone)
                 self._probe = asyncio.create_task(self._begin_late(), name=f"open {self.path}")
             else:
                 self._lock.release()
                 if isinstance(error, sqlite3.Error | OSError):
-                    raise explained(self.path, error, "opened") from error
+                    raise to_store_error(self.path, error, "opened") from error
                 raise
         self._can_read.set()
 
@@ -124,7 +124,7 @@ class SqliteStore:
                     await asyncio.to_thread(self._readers.stop)
                 await self._begin()
             except (sqlite3.Error, OSError) as error:
-                self._refusal = explained(self.path, error, "written")
+                self._refusal = to_store_error(self.path, error, "written")
                 self._readers = ReaderPool(self._connect_alone)
             finally:
                 self._can_read.set()
@@ -153,7 +153,7 @@ class SqliteStore:
                 "REDIS_URL, `uvicorn --workers`), set REALTIME_STORE=redis://HOST:PORT/0"
             ) from None
         except OSError as error:
-            raise explained(self.path, error, "opened") from error
+            raise to_store_error(self.path, error, "opened") from error
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -267,11 +267,11 @@ class SqliteStore:
         """See `Store.read`."""
         if after is not None and self._tails.is_known_tail(key, after):
             return Page([], after)
-        reading, page = self._tails.begin(key), None
+        reading, page = self._tails.begin_read(key), None
         try:
             page = await self._read(lambda db: queries.read_page(db, key, after, max_bytes))
         finally:
-            self._tails.end(key, reading, page)
+            self._tails.end_read(key, reading, page)
         return page
 
     async def head(self, key: StreamKey) -> Head:
@@ -384,17 +384,17 @@ class SqliteStore:
         try:
             return await self._readers.submit(work)
         except (sqlite3.Error, *DAMAGED) as error:
-            raise explained(self.path, error, "read") from error
+            raise to_store_error(self.path, error, "read") from error
 
     def _publish_commit(
         self, grown: Mapping[StreamKey, CommittedBatch], changed: set[StreamKey], ended: set[str]
     ) -> None:
         for key, added in grown.items():
-            self._tails.grew(key, added.position, is_open=added.ended is None)
+            self._tails.advance(key, added.position, is_open=added.ended is None)
             if self._growth.is_followed(key):
-                self._growth.tell(key, None if key in changed else added.page())
+                self._growth.publish(key, None if key in changed else added.page())
         for key in changed:
             self._tails.forget(key)
         for run_id in ended:
             self._tails.forget_run(run_id)
-            self._growth.tell_run(run_id)
+            self._growth.invalidate_run(run_id)

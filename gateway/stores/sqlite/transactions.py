@@ -30,16 +30,16 @@ from gateway.stores.base import encode_json, end_of, new_epoch
 from gateway.stores.idempotency import (
     WriterState,
     check_order,
+    count_duplicates,
     is_repeated_end,
-    records_to_skip,
     repeat,
 )
 from gateway.stores.reserved_logs import (
-    announcement,
     deletion_records,
-    is_announced,
+    is_user_stream,
     set_records,
     sets_of,
+    stream_created_record,
 )
 from gateway.stores.run_lists import encode_listed
 from gateway.stores.sqlite.blocks import Budget, CommittedBatch, StreamState, cut, write_streams
@@ -111,7 +111,7 @@ class Transactions:
                 _log.warning("the store's name could not be written beside it: %s", error)
 
     def _is_outgrown(self, key: StreamKey, grown: CommittedBatch) -> bool:
-        if not grown.entries or not is_announced(key):
+        if not grown.entries or not is_user_stream(key):
             return False
         stream = self._dirty[key]
         return self._retention.is_beyond(stream.next_offset - stream.earliest, stream.bytes)
@@ -148,21 +148,21 @@ class Transactions:
         stream = self._find(key)
         if stream is not None and writer is not None:
             state = self._writer(stream, writer.id)
-            skip = records_to_skip(state, writer, len(records))
+            skip = count_duplicates(state, writer, len(records))
             if state is not None and records and skip == len(records):
                 return repeat(state, writer, skip, stream.head())
             if state and not records and is_repeated_end(state, writer, stream.ended, end):
                 return repeat(state, writer, 0, stream.head())
             records, writer = records[skip:], writer._replace(sequence=writer.sequence + skip)
         elif writer is not None:
-            records_to_skip(None, writer, len(records))
+            count_duplicates(None, writer, len(records))
         self._check_open(key, stream)
         if stream is not None and order is not None:
             check_order(key, self._order(stream), order)
         if stream is None:
             stream = self._create(key, new_epoch(now_ms), oldest_ms=now_ms)
-            if is_announced(key):
-                log, data = announcement(key)
+            if is_user_stream(key):
+                log, data = stream_created_record(key)
                 self.append(log, [data], key.run_id, None, None, now_ms)
         if order is not None:
             self._db.execute("INSERT OR REPLACE INTO orders VALUES (?,?)", (stream.no, order))
@@ -234,7 +234,7 @@ class Transactions:
         stream = self._find(key)
         if stream is None or stream.head().position != at:
             return False
-        self._throw_away("run_id = ? AND stream_id = ?", key)
+        self._delete_rows("run_id = ? AND stream_id = ?", key)
         self._forget(key)
         self.grown[key] = CommittedBatch(0, [], ORIGIN, None)
         self.changed.add(key)
@@ -319,7 +319,7 @@ class Transactions:
         sql = "SELECT stream_id FROM streams WHERE run_id = ?"
         for (stream_id,) in self._db.execute(sql, (run_id,)).fetchall():
             self._forget(StreamKey(run_id, stream_id))
-        self._throw_away("run_id = ?", [run_id])
+        self._delete_rows("run_id = ?", [run_id])
         self._db.execute("DELETE FROM tags WHERE run_id = ?", (run_id,))
         self._db.execute(
             "DELETE FROM keys WHERE task = ? AND key = ? AND run_id = ?",
@@ -363,11 +363,11 @@ class Transactions:
             sql = "UPDATE empty_sets SET since_ms = ? WHERE stream = ?"
             self._db.execute(sql, (changed_ms, stream.no))
         else:
-            self._throw_away("run_id = ? AND stream_id = ?", key)
+            self._delete_rows("run_id = ? AND stream_id = ?", key)
             self._forget(key)
             self.changed.add(key)
 
-    def _throw_away(self, condition: str, values: Sequence[str]) -> None:
+    def _delete_rows(self, condition: str, values: Sequence[str]) -> None:
         found = f"FROM streams WHERE {condition}"
         self._db.execute(f"INSERT INTO garbage SELECT no {found}", values)
         for table in _OF_STREAMS:
@@ -430,7 +430,7 @@ class Transactions:
             self._db.execute(sql, (oldest_ms, stream.no))
         return removed, found.is_cut_short
 
-    def put_records(
+    def import_records(
         self,
         key: StreamKey,
         at: Position,
@@ -439,7 +439,7 @@ class Transactions:
         order: str | None,
         writers: Mapping[str, WriterState],
     ) -> None:
-        """Add records of another store's stream as they are; see `CopyableStore.put_records`."""
+        """Add records of another store's stream as they are; see `CopyableStore.import_records`."""
         stream = self._find(key)
         if stream is None:
             oldest_ms = min((each.time_ms for each in records), default=0)
@@ -457,8 +457,8 @@ class Transactions:
             self._db.execute("INSERT OR REPLACE INTO orders VALUES (?,?)", (stream.no, order))
         self._dirty[key] = stream
 
-    def put_run(self, run: Run) -> None:
-        """Keep a run of another store as it is; see `CopyableStore.put_run`."""
+    def import_run(self, run: Run) -> None:
+        """Keep a run of another store as it is; see `CopyableStore.import_run`."""
         data = encode_json(run.to_wire(), f"run {run.id}")
         self._db.execute(
             "INSERT OR REPLACE INTO runs (id, status, parent_id, batch_id, owner, snapshot,"
@@ -481,7 +481,7 @@ class Transactions:
                 (run.task, run.idempotency_key, run.id, run.idempotency_key_expires_at),
             )
 
-    def put_spent(self, token_id: str, uses: int, expires_at_ms: int) -> None:
+    def import_token_uses(self, token_id: str, uses: int, expires_at_ms: int) -> None:
         """Keep uses of a token, unless more are kept."""
         self._db.execute(
             "INSERT INTO spent (id, uses, expires_at_ms) VALUES (?,?,?)"
@@ -508,7 +508,7 @@ class Transactions:
     def _is_repeat(self, key: StreamKey, writer: Writer) -> bool:
         stream = self._find(key)
         state = self._writer(stream, writer.id) if stream is not None else None
-        return records_to_skip(state, writer, 1) > 0
+        return count_duplicates(state, writer, 1) > 0
 
     def _tell_sets(self, records: list[tuple[StreamKey, bytes]], now_ms: int) -> None:
         for key, data in records:
@@ -554,7 +554,7 @@ class Transactions:
         cursor = self._db.execute(
             "INSERT INTO streams (no, run_id, stream_id, epoch, earliest, next, oldest_ms)"
             f" VALUES ({_NEXT_NO},?,?,?,?,?,?)",
-            (*key, epoch, first, first, oldest_ms if is_announced(key) else None),
+            (*key, epoch, first, first, oldest_ms if is_user_stream(key) else None),
         )
         stream = StreamState(cursor.lastrowid or 0, epoch, first, first, None, 0)
         self._streams[key] = stream

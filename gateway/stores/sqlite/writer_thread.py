@@ -17,7 +17,7 @@ from gateway.errors import RealtimeError
 from gateway.model.records import StreamKey
 from gateway.model.retention import Retention
 from gateway.stores.sqlite.blocks import CommittedBatch
-from gateway.stores.sqlite.errors import explained, is_the_files
+from gateway.stores.sqlite.errors import is_storage_error, to_store_error
 from gateway.stores.sqlite.transactions import Transactions
 
 MAX_GROUP = 2000  # operations in one commit: bounds how long the first of them waits
@@ -132,12 +132,12 @@ class WriterThread:
             transactions.commit()
         except Exception as error:
             self._roll_back()
-            if len(group) > 1 and not is_the_files(error):
+            if len(group) > 1 and not is_storage_error(error):
                 for item in group:  # one failing operation must not fail the others
                     self._commit([item])
                 return
             self.is_refused = isinstance(error, sqlite3.Error)
-            failure = explained(self._path, error, "written")
+            failure = to_store_error(self._path, error, "written")
             self._answer([(waiting, failure) for _, waiting in group], self._on_refused)
             return
         self.is_refused = False

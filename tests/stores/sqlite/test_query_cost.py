@@ -107,10 +107,10 @@ async def use_everything(store):
         await store.list_path_logs(path, 10)
         await store.drop(path, done.position)
     await store.stream_ids(run.id)
-    await store.rest_of(key)
-    [each async for each in store.spent_tokens()]
+    await store.stream_extras(key)
+    [each async for each in store.iter_token_uses()]
     other = await store.create_run(new_run())
-    await store.put_records(StreamKey(other.id, "s"), position, [], None)
+    await store.import_records(StreamKey(other.id, "s"), position, [], None)
     await store.delete(key._replace(stream_id="a"))
     await sweep_all(store)
     store.now_ms += 2 * 3600 * 1000
