@@ -5,6 +5,7 @@ claims          the claims of a token that is valid
 cli             the command line as a process
 connections     a connection's state machine, driven without a socket, a clock or a store
 gateways        real gateways, in this event loop or as a process, and a real client
+lanes           the lane of each test: fast or slow
 large_sqlite    a SQLite store with as many runs as wanted
 log_model       what streams and their followers have to be
 malformed_json  JSON that only some parsers read
