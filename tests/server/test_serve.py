@@ -341,7 +341,7 @@ async def test_a_connection_that_is_old_is_asked_to_come_back():
 def test_serving_beyond_this_machine_without_tls_is_told(tmp_path):
     with gateway_process("memory:", tmp_path, "--host", "0.0.0.0") as process:
         process.stop()
-        assert "let a proxy with TLS stand before the gateway" in process.log
+        assert "put a proxy with TLS in front of the gateway" in process.log
 
 
 # Who may come.
@@ -372,7 +372,7 @@ async def test_only_pages_of_the_gateways_own_origin_may_connect():
             assert other in error["message"]
             assert "REALTIME_ORIGINS" in error["message"]
         assert not gateway.gateway._sessions
-        assert gateway.gateway._admission.is_empty
+        assert gateway.gateway._connection_limits.is_empty
 
 
 async def test_pages_of_origins_that_are_named_may_connect():
@@ -412,7 +412,7 @@ async def test_an_address_has_so_many_connections():
             assert error["retry_after_ms"] > 0
             assert "198.51.100.1 has 2 connections; the limit is 2" in error["message"]
             assert await is_let_in(gateway, **behind("198.51.100.2"))
-        await until(lambda: gateway.gateway._admission.is_empty)
+        await until(lambda: gateway.gateway._connection_limits.is_empty)
         assert await is_let_in(gateway, **behind("198.51.100.1"))
 
 
@@ -429,7 +429,7 @@ async def test_a_subject_has_so_many_connections():
             async with gateway.client() as third:
                 error = await third.ask(type="subscribe", id=1, run=run.id, token=token)
                 assert (error["code"], error["id"]) == ("too_many_connections", 1)
-        await until(lambda: gateway.gateway._admission.is_empty)
+        await until(lambda: gateway.gateway._connection_limits.is_empty)
         async with gateway.client(token=token):
             pass
 

@@ -220,4 +220,4 @@ async def test_who_waits_over_http_is_counted_by_address_and_subject_and_forgott
             waiting = await http.get("a", params=query | {"live": "long-poll"})
             assert waiting.json()["code"] == "too_many_connections"
             assert (await http.get("a")).status_code == 200, "what does not wait is not counted"
-        await until(lambda: gateway.gateway._readers.is_empty)
+        await until(lambda: gateway.gateway._http_reader_limits.is_empty)

@@ -86,7 +86,7 @@ async def test_newcomers_wait_for_their_turn_and_those_at_work_do_not(gateway, r
         assert {answer["type"] for answer in answers} == {"appended", "records"}
     assert len(turns._waiting) == 1, "what it says first"
     turns._each_pass = 1
-    turns._next_pass()
+    turns._next_tick()
     await asyncio.wait_for(visiting, DEADLINE_S)
 
 
