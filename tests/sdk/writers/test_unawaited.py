@@ -222,7 +222,7 @@ async def test_input_is_not_lost_when_a_timeout_strikes_before_the_slot_is_held(
     async def decide() -> bool:
         waiting = asyncio.ensure_future(approval.wait(timeout_s=DEADLINE_S))
         inputs = current_run().inputs
-        await until(lambda: approval.id in inputs and inputs[approval.id].ahead, "the value")
+        await until(lambda: approval.id in inputs and inputs[approval.id].buffered, "the value")
         waiting.cancel()  # as a time-out of the caller's does
         let_go.set()
         await asyncio.wait([waiting])
