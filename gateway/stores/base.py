@@ -1,6 +1,6 @@
-"""The contract of a store, and what every store shares. The docstrings of `Store` are the contract.
+"""The contract of a store, and helpers for all stores. The docstrings of `Store` are the contract.
 
-One suite (`tests/stores/test_contract*.py`) holds every store to it.
+One suite (`tests/stores/test_contract*.py`) runs against every store.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from gateway.model.records import (
 from gateway.model.retention import SweepResult
 from gateway.model.runs import Run
 
-PAGE_BYTES = 256 << 10  # of record data in one page: what a reader holds at a time
-SET_RECORDS = 1000  # kept of a set's log, up to twice that: a reader who lags more begins anew
-CONFIG_RECORDS = 8  # kept of a path's configuration, of which only the last counts
+PAGE_BYTES = 256 << 10  # of record data in one page: bounds the memory of one reader
+SET_RECORDS = 1000  # retained in a set's log, at most twice that; a slower reader starts over
+CONFIG_RECORDS = 8  # retained of a path's configuration; only the last one is in effect
 
 
 OnAppended = Callable[["Appended | Exception"], None]
-"""Told what an append did, or why it was refused."""
+"""Callback that receives the result of an append, or the error that rejected it."""
 
 
 def matches(run: Run, query: RunQuery) -> bool:
@@ -49,34 +49,34 @@ def matches(run: Run, query: RunQuery) -> bool:
 
 
 OnPage = Callable[[Page], None]
-"""Takes a page at once, where it is appended; see `Store.follow`."""
+"""Callback that receives a page directly from the append; see `Store.follow`."""
 
 
 class Store(Protocol):
-    """Keeps streams and runs.
+    """Stores streams and runs.
 
-    A stream belongs to a run: of one that is not there every method says `RunNotFound`. The append
-    that makes a stream adds `{"stream": id}` to the run's reserved stream `$streams`, as one unit.
+    A stream belongs to a run. When the run does not exist, every method raises `RunNotFound`. The
+    append that creates a stream also appends `{"stream": id}` to the run's reserved stream
+    `$streams`, atomically.
 
-    The changes of a set of runs (`RunSet`) are a log too, which is always there, never ends, and
-    keeps its newest `SET_RECORDS` records or somewhat more; it is read like any stream. The log of
-    a set that has been empty for `EMPTY_SET_S` may be forgotten; should the set fill again, its
-    log has another epoch. The log of revoked tokens (`REVOCATIONS`) is always there too; whoever
-    revokes appends to it.
+    The changes of a set of runs (`RunSet`) are a log that is read like any stream. It always
+    exists and never ends. It retains its newest `SET_RECORDS` records, at most about twice as
+    many. The store may delete the log of a set that has been empty for `EMPTY_SET_S` seconds. When
+    the set gets a run again, its log has another epoch. The log of revoked tokens (`REVOCATIONS`)
+    always exists too. Each revocation is appended to it.
 
-    A store is made with a `Retention`. Reading on from before the earliest record that is kept
-    gives a gap. The reserved streams `$run` and `$streams` are never trimmed: they go with their
-    run.
+    A store is created with a `Retention`. A read from a position before the earliest retained
+    record returns a gap. The reserved streams `$run` and `$streams` are never trimmed. They are
+    deleted with their run.
 
-    Every method may be called from the event loop that opened the store, at any time between
-    `open` and `close`, by many tasks at once. Cancelling a call never leaves half an effect: the
-    store did all of it or nothing. `StoreUnavailable` (or `ConnectionLost`) may come from every
-    method; it says nothing about whether an append happened, which is why appends that matter name
-    a writer.
+    Between `open` and `close`, many tasks may call the methods concurrently, on the event loop that
+    opened the store. A cancelled call takes effect completely or not at all. Every method may raise
+    `StoreUnavailable` or `ConnectionLost`. The append may have been committed nevertheless, so an
+    append that must not be duplicated names a writer.
     """
 
     async def open(self) -> None:
-        """Make the store ready.
+        """Open the store for reads and writes.
 
         Raises:
             StoreLocked: another process owns it.
@@ -84,11 +84,11 @@ class Store(Protocol):
         """
 
     async def close(self) -> None:
-        """Finish what was accepted and let go. Safe to call twice."""
+        """Finish all accepted calls and release the store's resources. Safe to call twice."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can be read and written, as far as it knows without trying."""
+        """Whether reads and writes are expected to succeed. The check itself does no I/O."""
 
     async def append(
         self,
@@ -100,23 +100,23 @@ class Store(Protocol):
         end: EndReason | None = None,
         order: str | None = None,
     ) -> Appended:
-        """Add records at the end of a stream, as one atomic unit.
+        """Append records to a stream atomically.
 
-        The first append makes the stream. Appends of one caller, made one after the other
-        without awaiting, keep their order.
+        The first append creates the stream. When one caller starts several appends without
+        awaiting each, the store preserves their order.
 
         Args:
             key: Which stream.
             records: JSON values as bytes; may be empty only with `end`.
-            source: Run on whose behalf this is written, and its attempt, as `records.source_of`
-                names them; None for a client outside any run.
-            writer: Makes a repeat harmless.
+            source: The run that writes and its attempt, in the form of `records.source_of`; None
+                for a client outside any run.
+            writer: Makes the append idempotent: a repeat adds nothing.
             end: End the stream after these records.
-            order: Refuse the append unless this is greater, byte by byte, than what the last
-                append that had one gave; remembered with the stream, whoever wrote.
+            order: Reject the append unless this is greater, byte by byte, than the stream's last
+                order. The stream has one last order for all its writers.
 
         Returns:
-            Once durable as the store promises.
+            The result, after the append is as durable as the store promises.
 
         Raises:
             StreamEnded: the stream, or the run that owns it, has ended (not for a repeat).
@@ -136,15 +136,16 @@ class Store(Protocol):
         end: EndReason | None = None,
         order: str | None = None,
     ) -> None:
-        """Begin what `append` does, for many appends at once that are not to cost a task each.
+        """Start an append without a task of the caller and without waiting for it.
 
-        What was begun so on one stream is done in that order.
+        Use it for many concurrent appends. Those to one stream are executed in the order of the
+        calls.
 
         Args:
             key: Which stream.
             records: See `append`.
-            done: Called once, on the event loop, maybe before this returns: with what was done, or
-                with what `append` would have raised. It must not raise.
+            done: Called once, on the event loop, possibly before this method returns. It receives
+                the result, or the error that `append` would raise. It must not raise.
             source: See `append`.
             writer: See `append`.
             end: See `append`.
@@ -157,51 +158,56 @@ class Store(Protocol):
         """Read one page, without waiting.
 
         Args:
-            key: Which stream; one that nothing was appended to reads as empty.
-            after: Position to read on from; None for the beginning.
-            max_bytes: About how much data; at least one record comes if there is one.
+            key: Which stream; one without any append reads as empty.
+            after: Position to read after; None for the beginning.
+            max_bytes: Approximate limit of record data. If there is a record, the page has at
+                least one.
 
         Returns:
             An empty page at the tail of an open stream.
         """
 
     async def head(self, key: StreamKey) -> Head:
-        """Say where a stream ends; an absent one of an open run is at `ORIGIN` without an end."""
+        """Return a stream's head: tail, earliest position and end reason.
+
+        The head of an absent stream of an unfinished run is `ORIGIN`, without an end.
+        """
 
     async def delete(self, key: StreamKey) -> None:
-        """Remove a stream's records and end it with `deleted`. Deleting twice is harmless."""
+        """Delete a stream's records and end it with `deleted`. A second call has no effect."""
 
     def follow(
         self, key: StreamKey, after: Position | None = None, on_page: OnPage | None = None
     ) -> AsyncGenerator[Page, None]:
-        """Yield pages from a position on, then as they are appended, whoever appended them.
+        """Yield the pages after a position, then each new page, from any writer.
 
-        Never an empty page. The iterator stops after a page with `end`. A stream that does not
-        exist yet is waited for. When its run is deleted a stream that is followed ends with
-        `deleted`, where the follower stands. Closing the iterator frees what it held.
+        No page is empty. The iterator stops after a page with `end`. If the stream does not exist
+        yet, the iterator waits for it. When the run is deleted, the iterator yields the end
+        `deleted` at the follower's position. Closing the iterator releases its resources.
 
         Args:
             key: Which stream.
-            after: Position to go on from; None for the beginning.
-            on_page: Called with a page in place of yielding it, in order: for pages that this
-                process appends to an open stream while the iterator waits. A store may do so
-                or yield every page. The iterator raises what `on_page` raises.
+            after: Position to start after; None for the beginning.
+            on_page: Receives a page in place of the iterator, in order, when this process appends
+                to an open stream and the iterator waits. A store may ignore `on_page` and yield
+                every page. The iterator raises the exception of `on_page`.
         """
 
     async def create_run(self, run: Run) -> Run:
-        """Keep a new run; the first record of its `$run` stream is the whole of it.
+        """Store a new run. The first record of its `$run` stream is the whole run.
 
-        As one unit with it, `{"id", "version", "run"}` is added to the log of each of its sets.
+        The store also appends `{"id", "version", "run"}` to the log of each set of the run,
+        atomically.
 
-        With an idempotency key: if a run of the same task was made with this key, and the key has
-        not expired since, nothing is kept. Of many calls at once one makes the run.
+        If the run has an idempotency key that a run of the same task used, and the key has not
+        expired, nothing is stored. Of several concurrent calls, one creates the run.
 
         Returns:
-            The run as kept; of a key that was used, the run that was made with it.
+            The stored run; if the key was used before, the run that used it.
 
         Raises:
             RunExists: the id is taken.
-            InvalidValue: a field is of the wrong kind; the run could never be read.
+            InvalidValue: a field has the wrong type, so the run could not be read back.
         """
 
     async def patch_run(
@@ -212,116 +218,118 @@ class Store(Protocol):
         operations: Sequence[Operation] = (),
         writer: Writer | None = None,
     ) -> Run:
-        """Fold a change into a run and append it to its `$run` stream, as one atomic unit.
+        """Change a run and append the change to its `$run` stream, atomically.
 
-        With it, `{"id", "version", "patch"}` is added to the log of each set that the run was in
-        (also of those that it leaves), and `{"id", "version", "run"}` to those that it enters.
+        In the same transaction, the store appends `{"id", "version", "patch"}` to the log of each
+        set that the run belonged to, including the sets that it leaves. It appends
+        `{"id", "version", "run"}` to the log of each set that the run enters.
 
-        A final status ends every stream of the run, the reserved one included, with that status as
+        A final status ends every stream of the run, reserved streams included, with that status as
         the reason.
 
         Args:
             run_id: Which run.
-            patch: Of its fields: metadata is merged (null deletes), others are replaced.
-            operations: On its metadata, after the patch, in order; in the stream is the change
-                that they come to.
-            writer: Makes a repeat harmless: each call takes one number of its sequence.
+            patch: New field values. Metadata is merged (null deletes); other fields are replaced.
+            operations: Operations on the metadata, applied in order after the patch. The `$run`
+                stream records their combined change.
+            writer: Makes the call idempotent. Each call uses one number of the writer's sequence.
 
         Returns:
-            The run after it; for a repeat, as it is now.
+            The changed run; for a repeat, the current run.
 
         Raises:
             RunNotFound: there is no such run.
             IllegalTransition: the table in `model/runs.py` does not allow it (except a repeat).
-            InvalidValue: the patch or an operation does not fit.
-            MetadataTooLarge: the metadata would be over its limit.
+            InvalidValue: the patch or an operation is invalid for this run.
+            MetadataTooLarge: the metadata would exceed its limit.
             WriterFenced: a newer epoch of this writer was seen.
             WriterGap: an earlier change of this writer is missing.
         """
 
     async def get_run(self, run_id: str) -> RunState:
-        """Return a run and the position of its log that it reflects.
+        """Return a run and the position in its log that it reflects.
 
         Raises:
             RunNotFound: there is no such run.
         """
 
     async def delete_run(self, run_id: str) -> bool:
-        """Remove a run, finished or not, and all that it owns, as one atomic unit.
+        """Delete a run, finished or not, and everything that it owns, atomically.
 
-        Its streams, their writers, its place in lists and sets and its idempotency key are gone,
-        and every method says `RunNotFound` of it; its children stay. `{"id", "version",
-        "deleted": true}` is added to the log of each set that it was in; `version` is the number
-        of changes that the run had.
+        This removes its streams, their writers, its entries in lists and sets, and its idempotency
+        key. Afterwards every method raises `RunNotFound` for it. Its children are not deleted. The
+        store appends `{"id", "version", "deleted": true}` to the log of each of its sets.
+        `version` is the number of changes that the run had.
 
         Returns:
-            Whether there was one; deleting twice is harmless.
+            Whether the run existed; a second call has no effect.
         """
 
     async def sweep(self) -> SweepResult:
-        """Do one bounded step of what the store's retention asks for, by the store's own clock.
+        """Apply the store's retention in one bounded step, by the store's clock.
 
-        The gateway calls it now and then, and again at once while there is more. Several at once,
-        on one node or many, do no harm. A store whose other side sweeps has nothing to do.
+        The gateway calls it periodically, and again immediately while `has_more` is true.
+        Concurrent calls, on one node or several, are safe. In a store whose server sweeps, this
+        method does nothing.
         """
 
     async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
-        """Take one use of a token, as one atomic unit.
+        """Consume one use of a token atomically.
 
         Args:
             token_id: The token's `jti`.
-            uses: How many it has in all.
-            expires_at_ms: When it may be forgotten, milliseconds since 1970 UTC.
+            uses: Total number of uses that the token allows.
+            expires_at_ms: When the store may delete the count, milliseconds since 1970 UTC.
 
         Returns:
-            Whether one was left.
+            Whether a use was left.
         """
 
     async def list_runs(self, query: RunQuery) -> list[Run]:
         """Return one page of runs, newest first.
 
-        Fields over `LISTED_FIELD_BYTES` are left out, and named by `Run.omitted`. Fewer than
-        `limit` come when the page would be over `LIST_BYTES`: go on with the last id as `before`,
-        or use `all_runs`. `LEAST_LISTED_RUNS` come in any case: a shorter page is the last.
+        Fields over `LISTED_FIELD_BYTES` are omitted and named by `Run.omitted`. A page that would
+        exceed `LIST_BYTES` has fewer than `limit` runs. To continue, pass the last id as `before`,
+        or use `all_runs`. A page with fewer than `LEAST_LISTED_RUNS` runs is the last one.
         """
 
     async def list_set_runs(self, sets: Sequence[RunSet], limit: int) -> SetState:
-        """Return the newest runs of any of the sets, seen in one moment.
+        """Return the newest runs that belong to any of the sets, from one snapshot.
 
-        Large fields are left out as in a list, but for the metadata. Fewer than `limit` come, and
-        `has_more` is true, when the runs are over `LIST_BYTES`.
+        Large fields are omitted as in a list, except the metadata. When the runs would exceed
+        `LIST_BYTES`, there are fewer than `limit`, and `has_more` is true.
 
         Args:
             sets: One batch, one run's children, or one or more tags.
-            limit: At most so many runs.
+            limit: Maximum number of runs.
         """
 
 
 @runtime_checkable
 class PathStore(Store, Protocol):
-    """A store that keeps streams of paths too, for gateways; a worker's store does not.
+    """A store that also stores streams of paths. Gateways need one; a worker's store has no paths.
 
-    The logs of a path belong to no run: they are there from the first append, may be ended and
-    deleted like any stream, and are forgotten by `drop` alone. Of a path's `$config` log the newest
-    `CONFIG_RECORDS` records are kept, or up to twice as many.
+    The logs of a path belong to no run. They exist from the first append on, and may be ended and
+    deleted like any stream. Only `drop` removes them completely. A path's `$config` log retains
+    its newest `CONFIG_RECORDS` records, at most twice as many.
     """
 
     def is_known_tail(self, key: StreamKey, after: Position) -> bool:
-        """Whether it knows, without looking, that a log has nothing after a position as yet.
+        """Whether the store knows, without a read, that an open log has no record after a position.
 
-        False says nothing: then `read` tells.
+        False means that the store does not know; call `read`.
         """
 
     async def list_path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
-        """Return keys of the logs of paths in their order, those after a key, up to a number."""
+        """Return the keys of path logs in sorted order: at most `limit`, all after `after`."""
 
     async def drop(self, key: StreamKey, at: Position) -> bool:
-        """Forget a path's log, writers and all, if it still ends at `at`: as if it had never been.
+        """Remove a path's log and its writers completely, if its tail is still at `at`.
 
-        The next append makes it anew, with another epoch.
+        The next append creates the log again, with another epoch.
 
         Returns:
-            Whether it did.
+            Whether the log was removed.
 
         Raises:
             InvalidId: the log is not a path's.
@@ -329,7 +337,7 @@ class PathStore(Store, Protocol):
 
 
 async def all_runs(store: Store, query: RunQuery) -> list[Run]:
-    """Return the runs of a query over as many pages as they take, large fields left out."""
+    """Return the runs of a query, without large fields; reads as many pages as necessary."""
     found: list[Run] = []
     before = query.before
     while (left := query.limit - len(found)) > 0:
@@ -343,7 +351,7 @@ async def all_runs(store: Store, query: RunQuery) -> list[Run]:
 
 
 async def whole_run(store: Store, run: Run) -> Run | None:
-    """Return a run of a list with all its fields; None if it was deleted since."""
+    """Return a listed run with all its fields; None if the run was deleted since."""
     if not run.omitted:
         return run
     try:
@@ -361,10 +369,10 @@ async def find_run(store: Store, run_id: str) -> RunState | None:
 
 
 def encode_json(value: Any, what: str) -> bytes:
-    """Write a run or a patch as JSON.
+    """Encode a run or a patch as JSON.
 
     Raises:
-        InvalidValue: something in it is no JSON that can be kept.
+        InvalidValue: a value cannot be encoded as JSON.
     """
     try:
         return orjson.dumps(value)
@@ -373,15 +381,15 @@ def encode_json(value: Any, what: str) -> bytes:
 
 
 def end_of(run: Run) -> EndReason | None:
-    """Return the reason with which a run ends its streams; None while it goes on."""
+    """Return the end reason of a run's streams; None if the run is not finished."""
     return run.status if run.is_finished else None  # type: ignore[return-value]
 
 
 def new_epoch(now_ms: int) -> str:
-    """Name a stream's storage: 11 hex digits of time, so that it sorts, and 5 of chance."""
+    """Return a new epoch for a stream: 11 hex digits of time, so that it sorts, and 5 random."""
     return f"{now_ms:011x}{secrets.randbits(20):05x}"
 
 
 def system_clock_ms() -> int:
-    """Milliseconds since 1970 UTC."""
+    """Return milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000

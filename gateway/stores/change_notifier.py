@@ -1,4 +1,4 @@
-"""Notify the followers of a stream, within one process, of what was committed.
+"""Notify the followers of a stream, within one process, of each commit.
 
 A store publishes each commit, and each follower of the stream buffers its page. The buffer is
 bounded: when it is full, or when a page is not contiguous, the follower reads from the store
@@ -23,7 +23,7 @@ ReadPage = Callable[[StreamKey, Position | None], Awaitable[Page]]
 
 
 class Follower:
-    """One follower's view of what was committed to its stream.
+    """The commits to one stream that one follower has not received yet.
 
     Args:
         after: Position to start from.

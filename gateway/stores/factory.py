@@ -1,4 +1,4 @@
-"""Make the store that a URL names. Redis is imported only when a URL names it."""
+"""Create the store that a URL names. Redis is imported only when a URL names it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gateway.stores.sqlite.store import SqliteStore
 
 
 def open_store(url: str, retention: Retention = KEEP_ALL) -> Store:
-    """Make the store that a URL names; it still has to be opened.
+    """Create the store that a URL names. The caller opens it.
 
     Args:
         url: As in `REALTIME_STORE`.
-        retention: What it may forget.
+        retention: Which records and runs the store may delete.
 
     Raises:
-        ConfigurationError: the URL names none.
+        ConfigurationError: the URL names no known store.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "memory":
@@ -38,13 +38,15 @@ def open_store(url: str, retention: Retention = KEEP_ALL) -> Store:
 
 
 def open_movable_store(url: str) -> CopyableStore:
-    """Make a store that can be copied from and to; it still has to be opened, and forgets nothing.
+    """Create a store that can be the source or target of a copy. The caller opens it.
+
+    The store has no retention, so a copy deletes nothing.
 
     Args:
         url: As in `REALTIME_STORE`.
 
     Raises:
-        ConfigurationError: the URL names none, or one that cannot be copied.
+        ConfigurationError: the URL names no known store, or one that cannot be copied.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite":

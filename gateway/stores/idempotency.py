@@ -1,4 +1,4 @@
-"""What a store remembers of a writer, and how it tells a repeat, a gap and an old epoch by it."""
+"""The state of a writer in a stream, by which a store detects repeats, gaps and old epochs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from gateway.model.records import EndReason, StreamKey, Writer
 
 
 class WriterState(NamedTuple):
-    """What a stream remembers of one writer.
+    """The state of one writer in a stream.
 
     Attributes:
-        epoch: The newest seen.
-        next_sequence: Of the writer's next record, or append, as the writer counts.
+        epoch: The newest epoch seen.
+        next_sequence: Sequence of the writer's next record, or of its next append, depending on
+            what the writer counts.
         last_offset: Offset of the writer's last record.
     """
 
@@ -24,19 +25,19 @@ class WriterState(NamedTuple):
 
 
 def count_duplicates(state: WriterState | None, writer: Writer, count: int) -> int:
-    """Say how many of an append's first records are there already.
+    """Count how many of an append's first records are duplicates.
 
     Args:
-        state: What the stream remembers of the writer.
-        writer: As the append names it.
-        count: How many records it has.
+        state: The writer's state in the stream; None for a new writer.
+        writer: The writer of the append.
+        count: Number of records in the append.
 
     Returns:
         0 for a new append, `count` for a repeat.
 
     Raises:
         WriterFenced: the epoch is older than the newest seen.
-        WriterGap: the sequence is ahead of what is there.
+        WriterGap: the sequence is greater than the expected one.
     """
     if state is not None and writer.epoch < state.epoch:
         fenced = WriterFenced(
@@ -59,7 +60,7 @@ def count_duplicates(state: WriterState | None, writer: Writer, count: int) -> i
 def is_repeated_end(
     state: WriterState | None, writer: Writer, ended: EndReason | None, end: EndReason | None
 ) -> bool:
-    """Whether an append without records is a repeat of the one that ended the stream."""
+    """Whether an append without records repeats the append that ended the stream."""
     if state is None or writer.epoch != state.epoch:
         return False
     if writer.counts == "appends":
@@ -68,24 +69,24 @@ def is_repeated_end(
 
 
 def repeat(state: WriterState, writer: Writer, count: int, head: Head) -> Appended:
-    """Return what a repeated append is answered with."""
+    """Return the result of a repeated append."""
     counts_appends = writer.counts == "appends"
     offset = None if counts_appends else first_offset_of_repeat(state, writer, count)
     return Appended(offset, head.position, True, state.next_sequence if counts_appends else None)
 
 
 def check_order(key: StreamKey, last: str | None, order: str | None) -> None:
-    """Refuse an append whose order is not after the last one's.
+    """Reject an append whose order is not greater than the stream's last one.
 
     Raises:
-        OutOfOrder: names both.
+        OutOfOrder: the order is not greater; the message names both.
     """
     if last is not None and order is not None and order.encode() <= last.encode():
         raise OutOfOrder(f"stream {key} has order {last[:80]!r}; {order[:80]!r} is not after it")
 
 
 def first_offset_of_repeat(state: WriterState, writer: Writer, count: int) -> int | None:
-    """Find a repeated append's first offset; known for the writer's last append only."""
+    """Return the first offset of a repeated append; None unless it is the writer's last append."""
     if count == 0 or writer.sequence + count != state.next_sequence:
         return None
     return state.last_offset - count + 1

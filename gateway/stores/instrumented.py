@@ -1,4 +1,4 @@
-"""A store that counts what is asked of another: records, bytes, times, faults."""
+"""A wrapper that measures the calls of a store: records, bytes, durations, faults."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gateway.model.runs import Run
 from gateway.stores.base import PAGE_BYTES, OnAppended, OnPage, PathStore, Store
 from gateway.stores.leases import ClusterStore, ExpiredLease
 
-_FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # others are the caller's
+_FAULTS = (StoreUnavailable, StoreLocked, ConnectionLost, Internal)  # other errors are the caller's
 
 
 class InstrumentedStore:
-    """A store with counters around it. Its methods are `Store`'s, and do what the other's do.
+    """Wraps a store and counts its calls. Each method calls the same method of the inner store.
 
     Args:
-        inner: Does the work.
-        counters: Are added to.
-        monotonic_s: A time that nobody sets.
+        inner: The wrapped store.
+        counters: The counters to increment.
+        monotonic_s: Returns a monotonic time in seconds.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class InstrumentedStore:
         self, key: StreamKey, after: Position | None = None, max_bytes: int = PAGE_BYTES
     ) -> Page:
         """See `Store.read`."""
-        try:  # without a context manager, as `append`: most reads find nothing, and soon
+        try:  # no context manager, as in `append`: its cost would show in the many short reads
             return await self.inner.read(key, after, max_bytes)
         except Exception as error:
             self._note(error, "read")
@@ -197,7 +197,7 @@ class InstrumentedStore:
 
 
 class InstrumentedPathStore(InstrumentedStore):
-    """The same around a store that keeps streams of paths too."""
+    """`InstrumentedStore` for a store that also stores streams of paths."""
 
     def __init__(self, inner: PathStore, counters: Counters) -> None:
         super().__init__(inner, counters)
@@ -219,7 +219,7 @@ class InstrumentedPathStore(InstrumentedStore):
 
 
 class InstrumentedClusterStore(InstrumentedPathStore):
-    """The same around a store that several processes open at once."""
+    """`InstrumentedStore` for a store that several processes open concurrently."""
 
     def __init__(self, inner: ClusterStore, counters: Counters) -> None:
         super().__init__(inner, counters)
@@ -256,7 +256,7 @@ class InstrumentedClusterStore(InstrumentedPathStore):
 
 
 def counted(inner: Store, counters: Counters) -> InstrumentedStore:
-    """Put counters around a store."""
+    """Wrap a store in the instrumented class of its kind."""
     if isinstance(inner, ClusterStore):
         return InstrumentedClusterStore(inner, counters)
     if isinstance(inner, PathStore):

@@ -30,7 +30,7 @@ class ExpiredLease(NamedTuple):
 
 @runtime_checkable
 class ClusterStore(PathStore, Protocol):
-    """A store for several gateways and workers at once."""
+    """A store that several gateways and workers share."""
 
     async def renew_leases(
         self, owners: Sequence[str], lease_s: float, *, only_new: bool = False
@@ -47,7 +47,7 @@ class ClusterStore(PathStore, Protocol):
         """Release the lease of an owner that stops, so that it expires immediately."""
 
     async def expired_leases(self) -> list[ExpiredLease]:
-        """Return owners whose lease was released or expired; only some of them if there are many.
+        """Return owners whose lease was released or has expired; if many, only some of them.
 
         Call it several times in the length of a lease. A lease counts as expired when its value
         was the same in all calls over its length. The first call only records the value.

@@ -1,4 +1,4 @@
-"""`memory:`: everything in this process, gone with it. For tests, and for trying things out."""
+"""`memory:`: a store in this process, for tests and experiments. Its data ends with the process."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ class _Stream:
 
 
 class MemoryStore:
-    """The store contract over dicts.
+    """The store contract, implemented with dicts.
 
     Args:
-        clock_ms: Gives the time of records.
-        epoch: Gives a new stream's epoch from the time.
-        retention: What may be forgotten.
+        clock_ms: Returns the time of new records in milliseconds.
+        epoch: Returns the epoch of a new stream, from the time in milliseconds.
+        retention: Which records and runs may be deleted.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class MemoryStore:
         self._retention = retention
         self._streams: dict[StreamKey, _Stream] = {}
         self._runs: dict[str, Run] = {}
-        self._listed: dict[str, tuple[Run, ListedRun]] = {}  # made when they are first listed
-        self._spent: dict[str, tuple[int, int]] = {}  # uses taken and expiry of tokens
+        self._listed: dict[str, tuple[Run, ListedRun]] = {}  # filled when a run is first listed
+        self._spent: dict[str, tuple[int, int]] = {}  # uses consumed and expiry, by token id
         self._keys: dict[tuple[str, str], Run] = {}  # by task and idempotency key
         self._growth = ChangeNotifier()
         self._is_open = False
@@ -258,7 +258,7 @@ class MemoryStore:
     async def delete(self, key: StreamKey) -> None:
         """See `Store.delete`."""
         self._check_open()
-        self._head(key)  # refuses a run that is not there
+        self._head(key)  # raises RunNotFound
         stream = self._made(key)
         stream.records.clear()
         stream.end = "deleted"
@@ -357,7 +357,7 @@ class MemoryStore:
         return True
 
     async def sweep(self) -> SweepResult:
-        """See `Store.sweep`; all at once, since all lies in memory."""
+        """See `Store.sweep`; one call does everything, because all data is in memory."""
         self._check_open()
         now_ms = self._clock_ms()
         until = self._retention.runs_until(now_ms)
@@ -401,7 +401,7 @@ class MemoryStore:
             return
         snapshot = encode_json(run.to_wire(), f"run {run.id}")
         for key, data in set_records(before, run, version, patch, snapshot):
-            self._write(key, [data], key.run_id, None, None)  # as a run's log: by its owner
+            self._write(key, [data], key.run_id, None, None)  # source: the log's owner
 
     def _end_streams(self, run_id: str, end: EndReason) -> None:
         for key, stream in self._streams.items():
@@ -432,7 +432,7 @@ class MemoryStore:
         return that_fit(islice(found, query.limit))
 
     def _shown(self, run: Run) -> ListedRun:
-        """Return what sets show of a run."""
+        """Return a run as sets show it."""
         whole, shown = self._listed.get(run.id, (None, None))
         if whole is not run or shown is None:
             light = in_set(run)

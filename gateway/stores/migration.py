@@ -1,11 +1,11 @@
-"""What lets a store be copied into another with all positions kept, and the copying itself.
+"""Copy a store into another and preserve all positions.
 
-A stream arrives under its epoch, with the offsets, times and writers that it has; a run after its
-streams. What a copy has done lies in the target alone: begun again, it goes on where it was. At the
-end each stream is read on both sides and compared by a hash.
+The copy of a stream has the same epoch, offsets, times and writers. A run is copied after its
+streams. The progress of a copy is stored in the target only, so a second call resumes an
+interrupted copy. At the end, each stream is read in both stores and compared by a hash.
 
-The logs of sets of runs are not carried over: no client holds positions in them, and the target
-makes its own. Uses of trigger tokens are: else a token that was used could be used again.
+The logs of run sets are not copied: no client has a position in them, and the target creates new
+ones. The uses of trigger tokens are copied, because a used token could otherwise be used again.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from gateway.model.runs import Run
 from gateway.stores.base import PathStore
 from gateway.stores.idempotency import WriterState
 
-PAGE_BYTES = 64 << 10  # carried at a time, and kept as one unit
+PAGE_BYTES = 64 << 10  # copied in one call, and stored as one unit
 PAGE_RUNS = 500
 
 
 class StreamExtras(NamedTuple):
-    """What a stream keeps besides its records.
+    """The state of a stream other than its records.
 
     Attributes:
-        end: Why it has ended, as readers are told.
-        order: Of the last append that had one.
-        writers: By id.
+        end: The end reason that readers get; None for an open stream.
+        order: The order of the last append that had one.
+        writers: States of the writers, by writer id.
     """
 
     end: EndReason | None
@@ -40,12 +40,12 @@ class StreamExtras(NamedTuple):
 
 
 class TokenUsage(NamedTuple):
-    """Uses of a token.
+    """Consumed uses of a token.
 
     Attributes:
         token_id: The token's `jti`.
-        uses: How many were taken.
-        expires_at_ms: When it may be forgotten.
+        uses: How many were consumed.
+        expires_at_ms: When the store may delete the count, milliseconds since 1970 UTC.
     """
 
     token_id: str
@@ -55,57 +55,58 @@ class TokenUsage(NamedTuple):
 
 @runtime_checkable
 class CopyableStore(PathStore, Protocol):
-    """A store that can be copied from and to."""
+    """A store that can be the source or the target of a copy."""
 
     async def stream_ids(self, run_id: str) -> list[str]:
-        """Return all streams of a run, the reserved ones included."""
+        """Return the ids of all streams of a run, including the reserved ones."""
 
     async def stream_head(self, key: StreamKey) -> Head | None:
-        """Return a stream's head, whether or not its run is there; None: there is no stream.
+        """Return a stream's head even if its run does not exist; None if there is no stream.
 
-        Its `end` is what is kept with the stream; that of its run may stand for it.
+        Its `end` is the one stored with the stream. A stream that its run ended may store none.
         """
 
     async def stream_extras(self, key: StreamKey) -> StreamExtras:
-        """Return what a stream keeps besides its records; an absent one keeps nothing."""
+        """Return a stream's state other than its records; empty for an absent stream."""
 
     async def import_records(
         self, key: StreamKey, at: Position, records: Sequence[Record], rest: StreamExtras | None
     ) -> None:
-        """Add records at the end of a stream, as they are, as one atomic unit.
+        """Append unchanged records to a stream, atomically.
 
-        Neither the stream's end nor its run is looked at, nobody is told, nothing is announced.
+        The store checks neither the stream's end nor its run. It notifies no followers and writes
+        no record to `$streams`.
 
         Args:
-            key: Which stream; an absent one begins at `at`, under its epoch.
-            at: Where it ends now.
-            records: With offsets that follow on.
-            rest: With the last of them: what the stream keeps besides.
+            key: Which stream; an absent one is created at `at`, with the epoch of `at`.
+            at: The expected tail of the stream.
+            records: Records with contiguous offsets from `at` on.
+            rest: The stream's other state, passed with its last records; None before them.
 
         Raises:
-            StoreUnavailable: it does not end there.
+            StoreUnavailable: the tail is not at `at`.
         """
 
     async def import_run(self, run: Run) -> None:
-        """Keep a run as it is, after its streams; it takes the place of one with its id.
+        """Store an unchanged run, after its streams. It replaces a run with the same id.
 
-        It enters its sets, and its idempotency key leads to it.
+        The run becomes a member of its sets, and its idempotency key refers to it.
         """
 
     def iter_token_uses(self) -> AsyncIterator[TokenUsage]:
         """Yield the uses of tokens that have not expired."""
 
     async def import_token_uses(self, spent: TokenUsage) -> None:
-        """Keep uses of a token; those that are kept already stay if they are more."""
+        """Store consumed uses of a token; a larger stored number is not lowered."""
 
 
 class CopySummary(NamedTuple):
-    """What a copy holds.
+    """Counts of a finished copy.
 
     Attributes:
-        runs: How many.
-        streams: Of runs, of paths, and the log of revoked tokens.
-        records: That are kept of them.
+        runs: Number of runs.
+        streams: Number of streams: of runs, of paths, and the log of revoked tokens.
+        records: Number of records in these streams.
     """
 
     runs: int
@@ -119,17 +120,17 @@ Progress = Callable[[int, int], None]
 async def copy_store(
     source: CopyableStore, target: CopyableStore, progress: Progress = lambda done, of: None
 ) -> CopySummary:
-    """Copy all streams and runs, and compare what arrived.
+    """Copy all streams and runs, then compare source and target.
 
     Args:
-        source: Open; nobody writes to it meanwhile.
-        target: Open; empty, or left by a copy of the same source that was cut off.
-        progress: Called with the runs and paths done, each twice (copied, compared), and how many
-            there are to do.
+        source: An open store without writes during the copy.
+        target: An open store: empty, or with an interrupted copy of the same source.
+        progress: Called with the number of finished steps and the total. Each run and each path
+            log is two steps: copy and compare.
 
     Raises:
-        ConfigurationError: the target holds something else.
-        StoreUnavailable: it could not be done, or what arrived differs; says where.
+        ConfigurationError: the target has other data.
+        StoreUnavailable: the copy failed or differs from the source; the message names the place.
     """
     run_ids = await _run_ids(source)
     loose = [REVOCATIONS, *[key async for key in _path_logs(source)]]
@@ -159,7 +160,7 @@ async def copy_store(
 
 
 async def _run_ids(store: CopyableStore) -> list[str]:
-    """All runs, oldest first: as their sets would have been told of them."""
+    """Return all run ids, oldest first: the order in which the sets got the runs."""
     found: list[str] = []
     before: str | None = None
     while runs := await store.list_runs(RunQuery(before=before, limit=PAGE_RUNS)):
@@ -188,7 +189,7 @@ async def _copy_stream(source: CopyableStore, target: CopyableStore, key: Stream
     at = _place(key, head, there)
     rest = await source.stream_extras(key)
     if there is not None and at == head.position and await target.stream_extras(key) == rest:
-        return  # by a copy that was cut off later
+        return  # an interrupted copy already completed this stream
     while True:
         page = await source.read(key, at, PAGE_BYTES)
         _check_page(key, at, page.reset or (page.gap and page.gap.reason))
@@ -200,7 +201,7 @@ async def _copy_stream(source: CopyableStore, target: CopyableStore, key: Stream
 
 
 def _place(key: StreamKey, head: Head, there: Head | None) -> Position:
-    """Say where to go on with a stream."""
+    """Return the position at which to resume the copy of a stream."""
     if there is None:
         return head.earliest
     is_part = there.position.epoch == head.position.epoch and (
@@ -250,7 +251,7 @@ class _Digest(NamedTuple):
 
 
 async def _digest(store: CopyableStore, key: StreamKey) -> _Digest:
-    """Fold all that a stream keeps."""
+    """Return a stream's head, its other state, and a hash of its records."""
     if await store.stream_head(key) is None:
         return _Digest(NO_RECORDS, StreamExtras(None, None, {}), 0, b"")
     digest, records = hashlib.sha256(), 0

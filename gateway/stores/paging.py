@@ -1,4 +1,4 @@
-"""Where a reader's position stands in a stream, and the page that it gets."""
+"""Resolve a reader's position in a stream, and build the page after it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from gateway.model.records import Gap, Position, Record, ResetReason
 
 
 def place(after: Position | None, head: Head) -> tuple[int, ResetReason | None, Gap | None]:
-    """Say where reading goes on for someone at `after`.
+    """Resolve a reader's position to the offset of its next record.
 
     Args:
         after: The reader's position; None for the beginning.
-        head: The stream's.
+        head: The head of the stream.
 
     Returns:
-        The offset to read from, why the position was void if it was, and what is missing before it.
+        The offset to read from; the reset reason if the position is invalid; the gap if records
+        before the offset are missing.
     """
     offset, reset = 0, None
     if after is not None and after.offset > 0:
@@ -28,14 +29,14 @@ def place(after: Position | None, head: Head) -> tuple[int, ResetReason | None, 
             offset = after.offset
     gap = None
     if offset < head.earliest.offset:
-        if head.end != "deleted":  # then the end says where they went
+        if head.end != "deleted":  # the end `deleted` already explains the loss
             gap = Gap(Position(head.position.epoch, offset), head.earliest, "trimmed")
         offset = head.earliest.offset
     return offset, reset, gap  # type: ignore[return-value]
 
 
 def make_page(records: list[Record], start: int, head: Head, **more: Any) -> Page:
-    """Make a page of records that were read from offset `start`."""
+    """Build a page from records that were read from offset `start`."""
     position = Position(head.position.epoch, start + len(records))
     at_tail = position.offset >= head.position.offset
     return Page(records, position, head.end if at_tail else None, **more)

@@ -1,4 +1,4 @@
-"""What stores write and bound by themselves: announcements of streams, and the logs of sets."""
+"""Records that stores write themselves: new streams of a run, and changes of run sets."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from gateway.stores.base import CONFIG_RECORDS, SET_RECORDS
 
 
 def is_user_stream(key: StreamKey) -> bool:
-    """Whether a stream that appears is named in its run's `$streams`."""
+    """Whether users write the stream; its creation is then recorded in its run's `$streams`."""
     return not key.stream_id.startswith("$")
 
 
 def stream_created_record(key: StreamKey) -> tuple[StreamKey, bytes]:
-    """Return where a new stream is announced, and the record that does it."""
+    """Return the log and the record that announce a new stream."""
     return StreamKey(key.run_id, STREAMS_STREAM), b'{"stream":"%b"}' % key.stream_id.encode()
 
 
 def check_path_log(key: StreamKey) -> None:
-    """Refuse a log that is not a path's.
+    """Reject a log that does not belong to a path.
 
     Raises:
-        InvalidId: it belongs to a run, or is one of the gateway's own.
+        InvalidId: the log belongs to a run or to the gateway.
     """
     if path_of(key) is None:
         raise InvalidId(f"{key} is no log of a path, and cannot be dropped")
 
 
 def min_records_kept(key: StreamKey) -> int | None:
-    """Return how many of a log's newest records a store keeps at least; None for all of them."""
+    """Return how many of its newest records a log retains at least; None: no such limit."""
     if is_set_log(key):
         return SET_RECORDS
     return CONFIG_RECORDS if key.stream_id == PATH_CONFIG else None
@@ -49,14 +49,14 @@ def sets_of(run: Run) -> list[RunSet]:
 def set_records(
     before: Run | None, run: Run, version: int, patch: bytes, snapshot: bytes
 ) -> list[tuple[StreamKey, bytes]]:
-    """Return what a change of a run adds to the logs of its sets.
+    """Return the records that a change of a run appends to the logs of its sets.
 
     Args:
-        before: The run before it; None for a new one.
-        run: The run after it.
-        version: Offset of the change in the run's own log.
+        before: The run before the change; None for a new run.
+        run: The run after the change.
+        version: Offset of the change in the log of the run.
         patch: The change as JSON.
-        snapshot: The run after it as JSON.
+        snapshot: The run after the change, as JSON.
     """
     known = sets_of(before) if before is not None else []
     whole, part = (
@@ -68,11 +68,11 @@ def set_records(
 
 
 def deletion_records(run: Run, version: int) -> list[tuple[StreamKey, bytes]]:
-    """Return what the deletion of a run adds to the logs of its sets.
+    """Return the records that the deletion of a run appends to the logs of its sets.
 
     Args:
-        run: As it was.
-        version: How many changes its own log has had.
+        run: The run before its deletion.
+        version: Number of changes in the log of the run.
     """
     data = b'{"id":"%b","version":%d,"deleted":true}' % (run.id.encode(), version)
     return [(each.log, data) for each in sets_of(run)]
