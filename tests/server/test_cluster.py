@@ -165,7 +165,7 @@ async def status(store, id):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_run_goes_on_elsewhere_when_its_gateway_dies_or_is_frozen(cluster, store, how):
+async def test_run_continues_elsewhere_when_gateway_dies_or_freezes(cluster, store, how):
     one = cluster.add()
     cluster.add()
     id = await asyncio.to_thread(one.trigger, "count-again", upto=100, pause_s=0.02)
@@ -191,7 +191,7 @@ async def test_a_run_goes_on_elsewhere_when_its_gateway_dies_or_is_frozen(cluste
         assert "another process has taken the run over" in one.log
 
 
-async def test_what_a_gateway_had_queued_goes_on_where_its_task_is_known(cluster, store):
+async def test_queued_runs_of_dead_gateway_execute_elsewhere(cluster, store):
     one = cluster.add(REALTIME_CONCURRENCY="1")
     first = await asyncio.to_thread(one.trigger, upto=100_000)
     queued = [await asyncio.to_thread(one.trigger, upto=3) for _ in range(5)]
@@ -207,7 +207,7 @@ async def test_what_a_gateway_had_queued_goes_on_where_its_task_is_known(cluster
         assert await values(store, id) == [0, 1, 2]  # once
 
 
-async def test_a_rolling_restart_hands_what_is_queued_on_at_once(cluster, store):
+async def test_rolling_restart_hands_over_queued_runs_immediately(cluster, store):
     one = cluster.add(REALTIME_CONCURRENCY="1", REALTIME_LEASE_S="600")
     first = await asyncio.to_thread(one.trigger, upto=100_000)
     queued = await asyncio.to_thread(one.trigger, upto=3)
@@ -219,7 +219,7 @@ async def test_a_rolling_restart_hands_what_is_queued_on_at_once(cluster, store)
     assert (await until_status(store, queued, "completed")).output == 3
 
 
-async def test_a_worker_whose_gateway_dies_goes_on_through_another(cluster, store):
+async def test_worker_reconnects_through_another_gateway(cluster, store):
     one, other = cluster.add(), cluster.add()
     proxy = Proxy(one.port)
     async with proxy.listen() as url:
@@ -263,7 +263,7 @@ async def page(node, id):
         yield client
 
 
-async def test_a_reader_at_one_gateway_sees_what_is_appended_through_the_other(pair):
+async def test_reader_receives_appends_of_another_gateway(pair):
     one, other = pair.nodes
     stores = [RemoteStore(node.url, worker_token) for node in (one, other)]
     for each in stores:

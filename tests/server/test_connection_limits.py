@@ -16,7 +16,7 @@ def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second():
     assert bucket.take(101.0) > 0
 
 
-def test_those_who_come_too_early_are_told_different_times():
+def test_token_bucket_spreads_retry_times():
     bucket = TokenBucket(10, 0.0)
     for _ in range(20):
         bucket.take(0.0)
@@ -65,7 +65,7 @@ def test_a_subject_has_a_number_of_connections():
 
 
 @pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 5000])
-def test_everyone_is_told_once_in_batches_and_in_time(count):
+def test_drain_plan_covers_each_client_once_within_deadline(count):
     plan = list(plan_drain(count, within_s=2.0, accepts_per_s=500, random=lambda: 0.5))
     assert sum(len(each.retry_after_s) for each in plan) == count
     assert all(0 < len(each.retry_after_s) <= BATCH for each in plan)
@@ -73,7 +73,7 @@ def test_everyone_is_told_once_in_batches_and_in_time(count):
     assert [each.pause_s for each in plan[:1]] == [0.0] * bool(count)
 
 
-def test_few_come_back_at_once_and_many_over_a_time():
+def test_drain_plan_spreads_reconnects_by_client_count():
     def latest_s(count):
         plan = plan_drain(count, within_s=2.0, accepts_per_s=500, random=lambda: 1.0)
         return max(after_s for each in plan for after_s in each.retry_after_s)

@@ -151,7 +151,7 @@ async def _answers(client: Client) -> None:
         b"GET / HTTP/1.1\r\n\r\n",
     ],
 )
-async def test_what_is_no_websocket_closes_that_socket_and_no_other(data, caplog):
+async def test_invalid_websocket_bytes_close_only_that_socket(data, caplog):
     async with serving() as gateway, gateway.client(token=worker_token()) as other:
         async with connect(f"{gateway.url}/v1/ws", compression=None) as socket:
             socket.transport.write(data)

@@ -133,7 +133,7 @@ async def test_why_a_connection_is_closed_reaches_the_client(server, hello, code
         assert (told["code"], client.close_code) == (code, close)
 
 
-async def test_a_page_of_another_origin_is_told_why_it_may_not_connect(server):
+async def test_foreign_origin_is_refused_with_reason(server):
     url = server.url.replace("http", "ws") + "/v1/ws"
     async with connect(url, origin="https://evil.example") as client, asyncio.timeout(DEADLINE_S):
         assert json.loads(await client.recv())["code"] == "origin_forbidden"
@@ -169,7 +169,7 @@ async def test_a_subscriber_over_http_gets_each_record_and_frees_what_it_held(se
         await server.until_it_has(connections=1, subscriptions=0, live_streams=0)
 
 
-async def test_an_answer_ends_after_its_time_and_the_next_goes_on_where_it_was(server):
+async def test_http_response_ends_after_limit_and_next_resumes(server):
     async with server.store() as store, asyncio.timeout(DEADLINE_S):
         run = await store.create_run(new_run())
         async with asking(server, HELLO, subscribe(run, stream="s")) as answer:

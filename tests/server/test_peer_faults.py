@@ -165,7 +165,7 @@ async def test_a_stream_named_run_is_a_stream_like_any_other():
         assert state.run.status == "completed"
 
 
-async def test_one_stream_that_fails_is_told_under_its_id_and_the_others_go_on():
+async def test_stream_error_carries_its_id_and_others_continue():
     async with serving() as gateway:
         run = await gateway.store.create_run(new_run())
         token = token_for(f"read:streams:{run.id}/good", f"read:runs:{run.id}x")
@@ -197,7 +197,7 @@ async def test_resuming_in_the_middle_of_a_batch_loses_and_repeats_nothing():
                     assert await client.ask(type="ping") == {"type": "pong"}
 
 
-async def test_what_was_appended_before_the_end_of_the_run_is_never_dropped():
+async def test_records_appended_before_run_end_are_never_dropped():
     async with connect(store="memory:", secret_key=SECRET):
 
         @task

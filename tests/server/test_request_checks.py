@@ -80,7 +80,7 @@ async def test_a_message_at_the_limit_before_hello_is_read(gateway):
             assert b'"type":"welcome"' in await reader.readuntil(b"}}")
 
 
-async def test_hello_and_a_large_append_with_its_own_token_may_come_at_once(gateway):
+async def test_large_append_with_token_may_follow_hello_in_one_write(gateway):
     run = await gateway.store.create_run(new_run())
     append = {"type": "append", "id": 1, "run": run.id, "stream": "s", "records": ["x" * 20_000]}
     append["token"] = token_for(f"write:streams:{run.id}/s")
@@ -168,7 +168,7 @@ async def test_only_the_latest_ping_is_answered_to_a_client_that_took_nothing(ga
         assert await reader.readexactly(6) == b"\x8a\x04next"
 
 
-def test_a_share_counts_what_is_over_the_free_bytes_until_it_ends():
+def test_buffer_share_counts_bytes_above_free_quota_until_end():
     share = BufferShare(100)
     assert share.hold(100) and unauthenticated_memory._held.bytes == 0
     assert share.hold(101) and unauthenticated_memory._held.bytes == 101

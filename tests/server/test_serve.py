@@ -338,7 +338,7 @@ async def test_a_connection_that_is_old_is_asked_to_come_back():
 # Its log.
 
 
-def test_serving_beyond_this_machine_without_tls_is_told(tmp_path):
+def test_serving_publicly_without_tls_logs_a_warning(tmp_path):
     with gateway_process("memory:", tmp_path, "--host", "0.0.0.0") as process:
         process.stop()
         assert "put a proxy with TLS in front of the gateway" in process.log
@@ -434,7 +434,7 @@ async def test_a_subject_has_so_many_connections():
             pass
 
 
-async def test_connections_come_at_a_rate_and_those_refused_are_told_different_times():
+async def test_accept_rate_limit_spreads_retry_times():
     async with serving(limits=Limits(accepts_per_s=2)) as gateway:
         for _ in range(4):  # the burst
             assert await is_let_in(gateway)

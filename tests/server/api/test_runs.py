@@ -266,7 +266,7 @@ async def test_what_a_token_leaves_out_is_left_out_of_every_answer(http, add):
     assert (await http.post("/v1/tokens", headers=bearer(SECRET), json=refused)).status_code == 422
 
 
-async def test_an_unknown_task_is_answered_with_those_that_the_token_may_trigger(http, add):
+async def test_unknown_task_error_lists_only_permitted_tasks(http, add):
     @task
     async def secret_work(): ...
 

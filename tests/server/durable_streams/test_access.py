@@ -19,9 +19,7 @@ from tests.support.http.streams import EVERYTHING, JSON, TEXT, visitor
         (("read:paths:*", "write:paths:*"), 200, 204),
     ],
 )
-async def test_the_stream_of_a_path_needs_a_scope_of_its_own(
-    gateway, http, scopes, may_read, may_write
-):
+async def test_path_stream_requires_a_path_scope(gateway, http, scopes, may_read, may_write):
     await http.put("docs/a", headers=TEXT)
     async with visitor(gateway, *scopes) as client:
         assert (await client.get("docs/a")).status_code == may_read
@@ -48,7 +46,7 @@ async def test_the_stream_of_a_run_needs_the_scopes_that_the_websocket_asks_for(
         assert (await client.get(str(key))).status_code == 403
 
 
-async def test_who_may_not_read_is_not_told_what_is_there(gateway, http, key):
+async def test_forbidden_reader_cannot_tell_missing_from_existing(gateway, http, key):
     await http.put("docs/a", headers=TEXT)
     async with visitor(gateway, "read:paths:other", "write:paths:other") as client:
         for there, absent in (("docs/a", "docs/b"), (str(key), "run_nowhere/progress")):

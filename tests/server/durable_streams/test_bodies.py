@@ -43,7 +43,7 @@ def test_one_level_of_a_json_array_is_taken_apart_and_values_stay_as_they_came(b
 
 
 @pytest.mark.parametrize("body", [b"{", b"[1,]", b"nul", b"[1] 2", b"NaN", b'"\xff"', b"\xef\xbb"])
-def test_what_is_no_json_is_refused(body):
+def test_split_rejects_invalid_json(body):
     with pytest.raises(HttpRefusal) as refused:
         bodies.split("json", body, 100)
     assert refused.value.status == 400
@@ -82,7 +82,7 @@ def test_an_event_of_json_is_one_array(values):
     assert (name, json.loads(data)) == ("data", values)
 
 
-def test_a_control_event_says_what_is_needed_to_come_back_and_no_more():
+def test_control_event_contains_only_resume_fields():
     def fields(**more):
         return json.loads(events_of(bodies.control(str(HERE), **more))[0][1])
 
@@ -194,7 +194,7 @@ def test_an_entity_tag_changes_with_what_there_is_and_with_the_end():
 
 
 @given(st.integers(0, 2**60), st.floats(0, 1, exclude_max=True), st.floats(1.8e9, 4e9))
-def test_a_cursor_always_goes_on(given_, chance, now_s):
+def test_next_cursor_exceeds_the_given_cursor(given_, chance, now_s):
     current = offsets.next_cursor(now_s, None, lambda: chance)
     assert current == str(int((now_s - 1_728_432_000) // 20))
     following = int(offsets.next_cursor(now_s, str(given_), lambda: chance))

@@ -30,9 +30,7 @@ async def test_a_runs_stream_is_read_page_by_page_and_is_closed_when_the_run_has
     assert (refused.status_code, refused.headers["Stream-Closed"]) == (409, "true")
 
 
-async def test_a_reader_changes_from_the_websocket_to_http_and_goes_on_where_it_was(
-    gateway, http, key
-):
+async def test_http_read_resumes_at_websocket_position(gateway, http, key):
     await gateway.store.append(key, [b"1", b"2"])
     async with gateway.client(token=token_for("read:runs:*")) as client:
         await client.send(type="subscribe", id=1, run=key.run_id, stream=key.stream_id)
@@ -42,7 +40,7 @@ async def test_a_reader_changes_from_the_websocket_to_http_and_goes_on_where_it_
     assert (await http.get(str(key), params={"offset": position})).json() == [3]
 
 
-async def test_what_is_posted_to_a_run_reaches_its_followers_and_is_checked(gateway, http, key):
+async def test_post_to_run_stream_is_validated_and_reaches_followers(gateway, http, key):
     done = await http.post(str(key), headers=JSON, content='[{"a": 1}, [2]]')
     assert done.status_code == 204
     page = await gateway.store.read(key)
@@ -71,7 +69,7 @@ async def test_a_body_over_the_limit_is_not_read_to_its_end(http):
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-async def test_a_runs_stream_is_always_there_and_has_no_life_of_its_own(gateway, http, key):
+async def test_run_stream_always_exists_and_rejects_own_ttl(gateway, http, key):
     assert (await http.put(str(key), headers=JSON)).status_code == 200
     assert (await http.put(str(key), headers=TEXT)).status_code == 409
     assert (await http.put(str(key), headers={"Stream-TTL": "5"})).status_code == 409
@@ -133,7 +131,7 @@ async def test_a_stream_that_was_made_anew_does_not_know_the_offsets_of_the_one_
     assert (again.status_code, again.text) == (200, "newer")
 
 
-async def test_of_many_who_create_at_once_one_does_and_the_others_find_it(gateway, http):
+async def test_concurrent_creates_make_one_stream(gateway, http):
     for i in range(10):
         answers = await asyncio.gather(
             *(http.put(f"a{i}", headers=TEXT, content=f"{n}") for n in range(6))
@@ -145,14 +143,14 @@ async def test_of_many_who_create_at_once_one_does_and_the_others_find_it(gatewa
         assert (await http.get(f"a{i}")).text == text + "+"
 
 
-async def test_of_those_who_create_otherwise_at_once_one_wins(http):
+async def test_concurrent_conflicting_creates_have_one_winner(http):
     answers = await asyncio.gather(
         *(http.put("a", headers={"Content-Type": f"text/x{n}"}) for n in range(6))
     )
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 5
 
 
-async def test_appends_at_once_are_each_there_once_and_none_after_the_close(http):
+async def test_concurrent_appends_are_stored_once_and_none_after_close(http):
     await http.put("a", headers=JSON)
     appends = [http.post("a", headers=JSON, content=str(n)) for n in range(30)]
     closing = http.post("a", headers=JSON | {"Stream-Closed": "true"}, content='"end"')
@@ -165,7 +163,7 @@ async def test_appends_at_once_are_each_there_once_and_none_after_the_close(http
     assert refused <= {409}
 
 
-async def test_deleting_creating_and_appending_at_once_mixes_no_two_streams(http):
+async def test_concurrent_delete_create_append_never_mixes_streams(http):
     await http.put("a", headers=JSON, content="[0]")
     for round_ in range(1, 20):
         await asyncio.gather(
@@ -178,7 +176,7 @@ async def test_deleting_creating_and_appending_at_once_mixes_no_two_streams(http
         assert values <= {round_ - 1, round_}
 
 
-async def test_forks_made_and_deleted_at_once_leave_no_reference_behind(gateway, http):
+async def test_concurrent_forks_and_deletes_leave_no_reference(gateway, http):
     await http.put("source", headers=TEXT, content="x")
     fork = {"Stream-Forked-From": "/v1/stream/source"}
     made = await asyncio.gather(*(http.put(f"fork{n}", headers=fork) for n in range(12)))
@@ -224,7 +222,7 @@ async def test_forks_go_no_deeper_than_the_limit_and_read_through_all_of_them(ht
     assert (await http.get(f"f{deep}")).text == "0" + "x" * 32
 
 
-async def test_a_stream_takes_no_more_forks_than_the_limit(http, monkeypatch):
+async def test_fork_is_rejected_above_the_limit(http, monkeypatch):
     monkeypatch.setattr("gateway.server.durable_streams.path_streams.MAX_FORKS", 2)
     await http.put("a", headers=TEXT)
     fork = {"Stream-Forked-From": "/v1/stream/a"}

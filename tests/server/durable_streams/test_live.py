@@ -86,7 +86,7 @@ async def test_two_hundred_readers_that_vanish_leave_the_process_as_it_was(tmp_p
 
 
 @requirements.proc()
-async def test_readers_that_stall_cost_a_bounded_amount_hold_nobody_up_and_are_cut_off(tmp_path):
+async def test_stalled_readers_are_bounded_and_disconnected(tmp_path):
     settings = {"REALTIME_SEND_S": "2", "REALTIME_EVENTS_S": "300"}
     with gateway_process("memory:", tmp_path, **settings) as process:
         pid = process._process.pid
@@ -126,9 +126,7 @@ def default_configuration() -> str:
 
 
 @pytest.mark.skipif(nginx.unavailable_reason() is not None, reason=str(nginx.unavailable_reason()))
-async def test_a_reader_behind_nginx_with_its_defaults_gets_each_record_at_once(
-    tmp_path, monkeypatch
-):
+async def test_records_arrive_unbuffered_through_default_nginx(tmp_path, monkeypatch):
     monkeypatch.setattr(nginx, "CONFIGURATION", default_configuration())
     assert (
         "proxy_buffering" not in nginx.CONFIGURATION and "http_version" not in nginx.CONFIGURATION

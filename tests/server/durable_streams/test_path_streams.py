@@ -120,7 +120,7 @@ async def test_a_source_that_expires_is_kept_for_its_forks_until_they_are_gone(p
     assert [await status(paths, "b"), await status(paths, "a")] == [404, 404]
 
 
-async def test_a_fork_that_nobody_asks_for_again_lets_its_source_go_when_it_is_swept(paths, clock):
+async def test_sweep_of_expired_fork_releases_its_deleted_source(paths, clock):
     await create(paths, "a", b"x")
     await fork(paths, "b", "a", Stream_TTL="10")
     await paths.delete("a")
@@ -143,7 +143,7 @@ async def test_a_fork_that_never_came_to_be_holds_its_source_for_a_minute_only(p
     assert await status(paths, "a") == 404
 
 
-async def test_what_is_deleted_is_forgotten_after_a_while_and_what_is_there_stays(paths, clock):
+async def test_sweep_removes_deleted_paths_and_retains_live_ones(paths, clock):
     await create(paths, "keep", b"x")
     await create(paths, "gone", b"x")
     await create(paths, "old", b"x", Stream_TTL="5")
@@ -193,7 +193,7 @@ async def test_the_log_of_a_configuration_does_not_grow_for_ever(paths, clock):
     assert (await PathStreams(paths.store, clock).open("a")).configuration.ttl_s == 10
 
 
-async def test_the_sweeper_goes_on_after_a_fault(paths, clock, caplog):
+async def test_sweeper_continues_after_a_fault(paths, clock, caplog):
     await create(paths, "a", b"x", Stream_TTL="1")
     clock.pass_s(5)
     steps: asyncio.Queue[None] = asyncio.Queue()

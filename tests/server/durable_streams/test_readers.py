@@ -190,14 +190,14 @@ async def test_a_time_to_live_counts_from_the_last_read_and_readers_that_stay_ke
         assert await events.next() == ("data", "x")
 
 
-async def test_what_is_kept_of_a_path_is_two_logs_and_nothing_after_it_is_swept(gateway, http):
+async def test_path_has_two_logs_and_none_after_sweep(gateway, http):
     await http.put("a", headers=TEXT, content="x")
     config, data = await gateway.store.list_path_logs(None, 9)
     assert config == path_config("a")
     assert data == path_data("a", data.stream_id.removeprefix("$data-"))
 
 
-async def test_who_waits_over_http_is_counted_by_address_and_subject_and_forgotten_again():
+async def test_http_waiters_count_per_address_and_subject_until_done():
     limits = Settings.from_env(
         {"REALTIME_SUBJECT_CONNECTIONS": "2", "REALTIME_ADDRESS_CONNECTIONS": "4"}
     ).limits

@@ -264,7 +264,7 @@ async def test_a_run_is_changed_only_by_whose_it_is(store):
     assert await store.patch_run_if_owner(run.id, {"owner": "c"}, "a") is None
 
 
-async def test_of_many_who_take_over_a_run_at_once_one_has_it():
+async def test_concurrent_takeovers_of_a_run_have_one_winner():
     async with stores(2) as both:
         run = await both[0].create_run(new_run(owner="a"))
         takers = [f"b{number}" for number in range(20)]
@@ -281,7 +281,7 @@ async def test_of_many_who_take_over_a_run_at_once_one_has_it():
 # What is left of one who is gone.
 
 
-async def test_what_a_gateway_executed_is_crashed_and_what_it_had_queued_goes_on(store):
+async def test_recovery_crashes_executing_runs_and_adopts_queued_runs(store):
     lost = [await executing_run(store, DEAD, status) for status in ("executing", "waiting")]
     queued = [(await store.create_run(new_run(owner=DEAD))).id for _ in range(3)]
     delayed = await store.create_run(
@@ -302,7 +302,7 @@ async def test_what_a_gateway_executed_is_crashed_and_what_it_had_queued_goes_on
     assert [await status_of(store, id) for id in (ended, others)] == ["completed", "executing"]
 
 
-async def test_what_a_gateway_executed_goes_on_elsewhere_if_it_has_attempts_left(store):
+async def test_recovery_requeues_executing_run_with_attempts_left(store):
     fields = {"owner": DEAD, "max_attempts": 2}
     lost = [await executing_run(store, status=each, **fields) for each in ("executing", "waiting")]
     others = [
@@ -321,7 +321,7 @@ async def test_what_a_gateway_executed_goes_on_elsewhere_if_it_has_attempts_left
         assert run.last_error.message == "the gateway that executed it is gone"
 
 
-async def test_what_a_gateway_executed_is_crashed_when_nobody_knows_its_task_for_long(store):
+async def test_recovery_crashes_run_of_unknown_task_on_last_try(store):
     id = await executing_run(store, owner=DEAD, max_attempts=2)
     heartbeat = LeaseHeartbeat(store, "node_b", LEASE_S)
     assert await recover_runs(heartbeat, DEAD, Known(), is_last_try=True) == (1, 0, 0)
@@ -356,7 +356,7 @@ async def test_a_gateway_that_was_taken_for_dead_stops_and_changes_nothing_of_th
         assert (run.status, run.attempt, run.owner) == ("queued", 2, "node_b")
 
 
-async def test_what_two_gateways_take_over_at_once_starts_on_one_of_them():
+async def test_run_adopted_by_two_gateways_starts_once():
     async with stores(2) as both:
         ids = {(await both[0].create_run(new_run(owner=DEAD))).id for _ in range(20)}
         knowing = [Known("test"), Known("test")]
@@ -401,7 +401,7 @@ async def test_a_run_that_another_worker_has_claimed_meanwhile_is_left_alone(sto
     assert (settled.crashed, await status_of(store, id)) == (0, "executing")
 
 
-async def test_a_run_whose_task_nobody_knows_waits_for_one_and_then_is_crashed(store):
+async def test_queued_run_of_unknown_task_waits_until_last_try(store):
     run = await store.create_run(new_run(owner=DEAD))
     heartbeat = LeaseHeartbeat(store, "node_b", LEASE_S)
     assert await recover_runs(heartbeat, DEAD, Known(), is_last_try=False) == (0, 0, 1)
@@ -410,7 +410,7 @@ async def test_a_run_whose_task_nobody_knows_waits_for_one_and_then_is_crashed(s
     assert "no gateway knows the task 'test'" in (await store.get_run(run.id)).run.error.message
 
 
-async def test_a_run_that_was_taken_though_the_answer_was_lost_goes_on_here(store, monkeypatch):
+async def test_recovery_starts_run_when_takeover_response_was_lost(store, monkeypatch):
     run = await store.create_run(new_run(owner=DEAD))
     monkeypatch.setattr("gateway.sdk.execution.recovery.RETRY_S", 0)
     answers = iter([StoreUnavailable("the answer was lost")])
@@ -503,7 +503,7 @@ async def beat(kept, times=1):
         await until(lambda: kept.time.sleeping == [LEASE_S / HEARTBEATS])
 
 
-async def test_a_gateway_renews_its_own_lease_and_those_of_its_workers(kept):
+async def test_gateway_renews_its_lease_and_its_workers_leases(kept):
     kept.heartbeat.retain("worker_a")
     kept.heartbeat.retain("worker_a")
     kept.heartbeat.release("worker_a")
@@ -527,7 +527,7 @@ async def test_a_gateway_that_stops_says_so_and_a_worker_has_its_time_to_come_ba
         await store.delete_lease("node_a")
 
 
-async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_they_had_time(kept):
+async def test_recovery_waits_one_lease_after_store_outage(kept):
     heartbeat, leases = kept.heartbeat, ClusterLeases(kept.heartbeat, Known(), lambda: 0.5)
     lost = await executing_run(kept.store, "worker_b")
     await kept.store.renew_leases(["worker_b"], 0)
@@ -549,7 +549,7 @@ async def test_who_could_not_renew_its_own_lease_does_not_judge_others_until_the
     assert await kept.store.expired_leases() == []
 
 
-async def test_who_says_that_it_is_gone_is_believed_at_once(kept):
+async def test_released_lease_is_recovered_immediately(kept):
     lost = await executing_run(kept.store, "node_b")
     await kept.store.release_lease("node_b")
     await ClusterLeases(kept.heartbeat, Known(), lambda: 0.5).recover_expired()

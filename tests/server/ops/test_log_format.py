@@ -24,7 +24,7 @@ def line_of(*args, **options):
     return json.loads(text)
 
 
-def test_a_line_says_when_who_and_what():
+def test_line_has_time_level_logger_message_and_context():
     line = line_of("%d of %d", 1, 2, connection="c_1", run="run_1", stream="s")
     assert line.pop("time").endswith("+00:00")
     assert line == {
@@ -54,7 +54,7 @@ def test_a_traceback_stays_in_its_line():
     assert line["error"].startswith("Traceback") and line["error"].endswith("no such thing")
 
 
-def test_what_is_no_json_is_written_all_the_same():
+def test_unserializable_field_is_logged_as_repr():
     assert line_of("m", run=object())["run"].startswith("<object")
 
 

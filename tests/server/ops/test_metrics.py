@@ -93,7 +93,7 @@ async def test_what_happens_is_counted():
         assert ended("connections_closed_total", by="client") == 2
 
 
-async def test_bytes_are_those_of_the_frames():
+async def test_byte_counters_equal_frame_sizes():
     async with serving() as gateway, gateway.client(greet=False) as client:
         sent = ['{"type":"hello","protocol":1}', '{"type":"unsubscribe","id":1}']
         got = []
@@ -202,7 +202,7 @@ async def test_what_fails_in_the_store_is_counted(monkeypatch):
         assert now("refusals_total", code="store_unavailable") == 1
 
 
-async def test_who_is_sent_away_at_the_door_is_counted():
+async def test_refusals_before_hello_are_counted():
     async with serving() as gateway:
         async with connect(f"{gateway.url}/v1/ws?token=x", compression=None) as socket_:
             assert json.loads(await socket_.recv())["code"] == "token_in_url"
@@ -285,7 +285,7 @@ async def test_a_long_poll_and_a_page_are_counted():
         assert counters.delivery_s.count == 1
 
 
-async def test_what_is_appended_and_refused_over_http_is_counted():
+async def test_http_appends_and_refusals_are_counted():
     async with serving() as gateway, reader_over_http() as http:
         key = await new_key(gateway)
         url = url_of(gateway, f"/v1/stream/{key}")
@@ -394,7 +394,7 @@ async def test_the_operators_document_lists_every_metric():
     assert set(listed) == exported | {"realtime_store_lag_seconds"}  # of redis: alone
 
 
-async def test_openmetrics_is_written_for_those_who_take_it():
+async def test_openmetrics_format_is_served_when_accepted():
     async with serving() as gateway:
         answer = await get(gateway, accept="application/openmetrics-text; version=1.0.0")
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
@@ -449,7 +449,7 @@ async def test_no_run_stream_or_secret_is_in_the_metrics():
         ("open", {"authorization": "Bearer nonsense"}, 401),
     ],
 )
-async def test_who_may_read_metrics(allowed, headers, status):
+async def test_metrics_endpoint_enforces_access(allowed, headers, status):
     async with serving(metrics=allowed) as gateway:
         assert (await get(gateway, **headers)).status_code == status
 

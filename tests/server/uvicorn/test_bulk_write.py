@@ -75,7 +75,7 @@ def test_a_socket_that_is_full_says_how_much_it_took_and_the_others_get_all():
         assert all(got[index] == data * 5 for index in range(20) if index not in slow)
 
 
-def test_a_socket_whose_client_has_gone_is_told_and_the_others_get_all():
+def test_disconnected_socket_is_reported_and_others_are_written():
     with pairs(5) as made:
         made[2][1].close()
         assert list(BulkWriter().write(numbers(made), b"bytes")) == [(2, 0)]
@@ -85,7 +85,7 @@ def test_a_socket_whose_client_has_gone_is_told_and_the_others_get_all():
 
 
 @pytest.mark.parametrize("bad", [0, 2, 4])
-def test_what_is_no_descriptor_is_told_and_nobody_is_written_to_twice(bad):
+def test_bad_descriptor_is_reported_without_duplicate_writes(bad):
     with pairs(5) as made:
         sockets = numbers(made)
         sockets[bad] = 1 << 20

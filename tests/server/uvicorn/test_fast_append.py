@@ -137,9 +137,7 @@ async def test_what_arrives_whole_is_answered_as_what_comes_otherwise(way, is_pa
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_what_is_begun_at_once_is_answered_as_by_the_application(
-    store, monkeypatch, tmp_path
-):
+async def test_fast_append_responds_like_the_application(store, monkeypatch, tmp_path):
     """The same requests, one after the other, to two gateways of which one begins nothing."""
     said = []
     begin = DurableStreams.begin_append
@@ -191,7 +189,7 @@ async def test_what_is_begun_at_once_is_answered_as_by_the_application(
     assert len({status for status, *_ in said[0][0]}) >= 5
 
 
-async def test_a_stream_whose_life_slides_is_touched_by_what_is_begun_at_once(gateway, begun):
+async def test_fast_append_extends_sliding_ttl(gateway, begun):
     async with connected(gateway) as client:
         put = post(b"", "Stream-TTL: 100", path="/v1/stream/ttl").replace(b"POST", b"PUT", 1)
         await client.send(put)

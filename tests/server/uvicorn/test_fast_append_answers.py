@@ -86,7 +86,7 @@ async def test_an_answer_may_end_the_connection():
         [start()],
     ],
 )
-async def test_what_is_no_answer_is_not_written_and_ends_the_connection(messages, caplog):
+async def test_invalid_response_closes_connection_without_writing(messages, caplog):
     assert await answered(*messages) == (b"", True)
     assert caplog.records
 

@@ -83,7 +83,7 @@ places = st.lists(st.integers(0, 1 << 20), max_size=12)
 
 
 @given(messages, places)
-def test_what_is_read_is_what_the_library_reads_wherever_it_is_cut(messages, places):
+def test_splitter_matches_library_at_every_split_point(messages, places):
     frames = [frame for message in messages for frame in message]
     read_by_both(b"".join(frame.serialize(mask=True) for frame in frames), places)
 
@@ -98,7 +98,7 @@ def test_what_is_read_is_what_the_library_reads_wherever_it_is_cut(messages, pla
 @example([], b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", [], [])  # too large
 @example([], b"\x01\x80\0\0\0\0\x81\x80\0\0\0\0", [], [])  # two at once
 @example([], b"\x88\x80\0\0\0\0\x81\x80\0\0\0\0", [], [])  # after the goodbye
-def test_what_is_no_websocket_is_what_the_library_says_of_it(before, anything, after, places):
+def test_splitter_matches_library_on_invalid_bytes(before, anything, after, places):
     def together(messages):
         return b"".join(each.serialize(mask=True) for message in messages for each in message)
 

@@ -26,7 +26,7 @@ async def test_a_connection_without_a_whole_request_is_cut_off(sent):
         writer.close()
 
 
-async def test_a_connection_that_has_sent_one_goes_on():
+async def test_connection_with_a_request_outlives_silence_timeout():
     async with serving() as gateway:
         run = await gateway.store.create_run(new_run())
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)

@@ -218,6 +218,6 @@ def test_whatever_is_taken_h11_reads_in_the_same_way(data):
 
 @settings(max_examples=500, deadline=None)
 @given(st.data())
-def test_a_plain_request_with_any_byte_changed_is_read_alike_or_left_to_h11(data):
+def test_mutated_request_head_parses_as_h11_does_or_is_left_to_it(data):
     at = data.draw(st.integers(0, len(PLAIN) - 1))
     check_alike(PLAIN[:at] + data.draw(st.binary(max_size=2)) + PLAIN[at + 1 :])

@@ -25,7 +25,7 @@ def test_a_frame_is_what_the_library_would_make_of_it(size, letter):
     assert encode_text_frame(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
 
 
-def test_what_is_overridden_is_still_there():
+def test_overridden_methods_exist_in_uvicorn():
     ours = {"abort", "abort_later", "_mark_closed", "_free_handshake"}
     ours |= {"receive_batch", "_enqueue", "_reject_text"}
     ours |= {
@@ -121,7 +121,7 @@ async def test_nothing_follows_the_frame_that_closes():
             assert not written
 
 
-async def test_in_a_crowd_one_that_takes_nothing_loses_nothing_and_holds_nobody_up():
+async def test_paused_client_in_group_loses_nothing_and_delays_none():
     async with serving() as gateway, AsyncExitStack() as stack:
         run = await gateway.store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -159,7 +159,7 @@ async def offsets_until(client, last):
                 return offsets
 
 
-async def test_nobody_gets_what_was_for_a_connection_whose_descriptor_it_has_now():
+async def test_reused_descriptor_never_gets_previous_connections_bytes():
     chance = random.Random(5)
     async with serving() as gateway:
         runs = [await gateway.store.create_run(new_run()) for _ in range(2)]

@@ -162,7 +162,7 @@ def match_frame(actual, expected, captured, where="frame"):
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) > 2 else None,
 )
-async def test_what_is_refused_has_its_code_and_the_rest_goes_on(frame, code, retryable):
+async def test_refused_frame_has_code_and_connection_continues(frame, code, retryable):
     async with serving(
         limits=Limits(frame_bytes=4000, data_frame_bytes=4000, record_bytes=500)
     ) as gateway:
@@ -196,7 +196,7 @@ async def test_what_is_refused_has_its_code_and_the_rest_goes_on(frame, code, re
                 assert "the limit is 4000" in error["message"]
 
 
-async def test_a_binary_message_is_refused_and_the_rest_goes_on(gateway, run):
+async def test_binary_message_is_refused_and_connection_continues(gateway, run):
     async with beside(gateway, run) as client:
         await client.socket.send(b'{"type":"ping"}')
         assert (await client.receive())["code"] == "malformed_frame"
@@ -226,13 +226,13 @@ async def test_too_many_subscriptions_and_an_id_in_use_are_refused(run, gateway)
         ({"type": "hello", "protocol": 1, "owner": "worker_1"}, "forbidden", 4401),
     ],
 )
-async def test_a_bad_first_frame_is_told_and_then_closed(gateway, first, code, close):
+async def test_bad_first_frame_gets_error_then_close(gateway, first, code, close):
     async with gateway.client(greet=False) as client:
         assert (await client.ask(**first))["code"] == code
         assert await client.close_code() == close
 
 
-async def test_who_says_no_hello_is_closed():
+async def test_closes_connection_after_hello_timeout():
     async with (
         serving(limits=Limits(hello_s=0.05)) as gateway,
         gateway.client(greet=False) as client,
@@ -241,7 +241,7 @@ async def test_who_says_no_hello_is_closed():
         assert await client.close_code() == 4408
 
 
-async def test_who_is_silent_is_closed(gateway, run, monkeypatch):
+async def test_closes_connection_after_ping_timeout(gateway, run, monkeypatch):
     monkeypatch.setattr("gateway.protocol.timeouts.SILENT_AFTER_PINGS", 0.01)  # of 20 s
     async with gateway.client(token=worker_token()) as client:
         await client.ask(type="ping")

@@ -51,7 +51,7 @@ async def test_appends_that_come_together_are_done_and_answered_in_their_order(
     assert await stored(gateway, run) == list(range(500))
 
 
-async def test_a_request_waits_for_those_before_it_in_the_lot(gateway, client):
+async def test_requests_in_one_batch_run_in_order(gateway, client):
     new = new_run()
     made = {"type": "run_create", "id": 0, "value": new.to_wire()}
     removed = {"type": "delete", "id": 3, "run": new.id, "stream": "s"}
@@ -61,7 +61,7 @@ async def test_a_request_waits_for_those_before_it_in_the_lot(gateway, client):
     assert answers[4]["code"] == "stream_ended"
 
 
-async def test_what_is_refused_in_a_lot_is_refused_alone(gateway, run, client):
+async def test_refused_frame_in_batch_does_not_affect_others(gateway, run, client):
     refused = [
         (framed(b"{no JSON"), None, "malformed_frame"),
         (framed(append_of(run, 11), Opcode.BINARY), 11, "malformed_frame"),
@@ -85,7 +85,7 @@ async def test_what_is_refused_in_a_lot_is_refused_alone(gateway, run, client):
     assert sorted(errors, key=str) == sorted(((id, code) for _, id, code in refused), key=str)
 
 
-async def test_a_token_that_is_replaced_in_a_lot_counts_from_there_on(gateway, run):
+async def test_token_replaced_within_batch_applies_to_later_frames(gateway, run):
     scopes = [f"write:streams:{run.id}/{stream}" for stream in ("s", "t")]
     both, one = token_for(*scopes), token_for(scopes[1])
     async with gateway.client(token=both) as client:
@@ -98,7 +98,7 @@ async def test_a_token_that_is_replaced_in_a_lot_counts_from_there_on(gateway, r
     assert await stored(gateway, run) == [1]
 
 
-async def test_the_limits_hold_within_a_lot(run, gateway, client, monkeypatch):
+async def test_request_limit_applies_within_batch(run, gateway, client, monkeypatch):
     (session,) = gateway.gateway._sessions
     most = 0
     begin = session._backpressure.begin
@@ -116,7 +116,7 @@ async def test_the_limits_hold_within_a_lot(run, gateway, client, monkeypatch):
     assert most <= Limits().requests
 
 
-async def test_nothing_of_a_lot_is_done_after_what_closes_the_connection(gateway, run):
+async def test_batch_stops_at_frame_that_closes_connection(gateway, run):
     async with gateway.client(greet=False) as client:
         hello = {"type": "hello", "protocol": 99, "token": worker_token()}
         send_together(client, hello, append_of(run, 1), append_of(run, 2))
@@ -148,7 +148,7 @@ async def test_a_message_in_pieces_between_whole_ones_is_in_its_place(gateway, r
     assert await stored(gateway, run) == [1, 2, 3]
 
 
-async def test_a_lot_may_be_cut_anywhere(gateway, run, client):
+async def test_batch_may_be_split_at_any_byte(gateway, run, client):
     lot = b"".join(framed(append_of(run, id, "é" * (id * 7 % 200))) for id in range(60))
     for start in range(0, len(lot), 97):
         client.socket.transport.write(lot[start : start + 97])
@@ -157,7 +157,7 @@ async def test_a_lot_may_be_cut_anywhere(gateway, run, client):
     assert await stored(gateway, run) == ["é" * (id * 7 % 200) for id in range(60)]
 
 
-async def test_a_store_that_refuses_is_told_to_each(gateway, run, client, monkeypatch):
+async def test_store_failure_is_reported_for_each_append(gateway, run, client, monkeypatch):
     def full(key, records, done, **_):
         done(StoreUnavailable("the disk is full"))
 
@@ -182,7 +182,7 @@ async def test_a_store_that_breaks_is_an_internal_error(gateway, run, client, mo
     assert (await client.ask(**append_of(run, 1)))["type"] == "appended"
 
 
-async def test_who_floods_is_not_read_further_than_there_is_room(run, gateway, client):
+async def test_reading_pauses_when_request_buffer_is_full(run, gateway, client):
     """What a client sends while its requests are not done stays in its own hands."""
     (session,) = gateway.gateway._sessions
     waiting = []

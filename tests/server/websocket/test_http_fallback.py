@@ -39,7 +39,7 @@ async def test_frames_go_in_and_come_out_as_on_a_websocket(gateway):
         assert [r["data"] for r in (await client.receive())["records"]] == [{"n": 2}]
 
 
-async def test_a_record_with_lines_of_its_own_comes_whole(gateway):
+async def test_record_with_line_breaks_arrives_intact(gateway):
     run = await gateway.store.create_run(new_run())
     value = b'{"a":\r\n 1,\r"b":\n\n [2]}'
     await gateway.store.append(StreamKey(run.id, "progress"), [value])
@@ -95,7 +95,7 @@ async def test_a_line_over_the_limit_is_refused_with_both_numbers(gateway):
         assert str(limits.frame_bytes) in error["message"]  # nothing says that it is an append
 
 
-async def test_a_request_without_a_frame_is_answered_at_once(gateway):
+async def test_request_without_frames_closes_immediately(gateway):
     for body in ("", "\n \n"):
         async with asking(gateway, body) as answer:
             kind, data = await answer.event()
@@ -148,7 +148,7 @@ async def test_a_gateway_that_goes_down_says_goodbye():
         await draining
 
 
-async def test_an_answer_goes_on_for_as_long_as_its_client_lets_it(gateway):
+async def test_response_ends_after_time_requested_by_client(gateway):
     run = await gateway.store.create_run(new_run())
     await gateway.store.append(StreamKey(run.id, "progress"), [b"1"])
     frames = (HELLO, subscribe(run, stream="progress"))

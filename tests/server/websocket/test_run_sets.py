@@ -85,7 +85,7 @@ async def test_a_set_may_be_followed_and_listed_with_its_own_scope(scope, runs, 
             assert len(listed["value"]) == 1 if may else listed["code"] == "forbidden"
 
 
-async def test_the_list_goes_on_before_a_run_and_never_without_a_set(gateway):
+async def test_run_list_paginates_by_before_and_requires_a_set(gateway):
     runs = [await gateway.store.create_run(new_run(tags=["x"])) for _ in range(5)]
     async with gateway.client(token=token_for("read:tags:x")) as client:
         answer = await client.ask(
@@ -96,7 +96,7 @@ async def test_the_list_goes_on_before_a_run_and_never_without_a_set(gateway):
             assert (await client.ask(type="run_list", id=2, **more))["code"] == "forbidden"
 
 
-async def test_who_may_list_children_may_not_read_their_streams(gateway):
+async def test_listing_children_does_not_permit_reading_their_streams(gateway):
     parent = await gateway.store.create_run(new_run())
     child = await gateway.store.create_run(new_run(parent_id=parent.id, root_id=parent.id))
     async with gateway.client(token=token_for(f"read:runs:{parent.id}")) as client:

@@ -186,7 +186,7 @@ async def test_a_token_replaced_in_place_keeps_a_subscription_going(gateway, run
 # Throttling.
 
 
-async def test_the_first_frame_of_a_throttled_subscription_comes_at_once(gateway, run, client):
+async def test_throttled_subscription_sends_first_frame_immediately(gateway, run, client):
     await subscribed(client, run, throttle_ms=60_000)
     await client.ask(type="ping")  # whatever it does for an empty stream, it has done
     await append(gateway, run, 1)
@@ -214,7 +214,7 @@ async def test_a_throttled_subscription_sends_once_a_window_all_that_is_new(gate
     assert count > len(frames)
 
 
-async def test_more_than_fits_a_frame_comes_as_several_at_once(gateway, run, client):
+async def test_throttled_page_over_frame_limit_is_sent_as_several_frames(gateway, run, client):
     for i in range(10):
         await append(gateway, run, [i, "x" * 40_000])
     await subscribed(client, run, throttle_ms=60_000)
@@ -286,7 +286,7 @@ async def test_the_health_of_a_gateway_that_serves(gateway):
 
 
 @pytest.mark.parametrize("busy", [False, True])
-async def test_going_down_is_told_to_every_client(tmp_path, busy):
+async def test_shutdown_notifies_every_client(tmp_path, busy):
     with gateway_process("memory:", tmp_path) as process:
         async with connect(f"{process.url}/v1/ws") as socket_:
             await socket_.send(

@@ -16,7 +16,7 @@ from tests.support.gateways import (
 from tests.support.subscriptions import append, subscribed
 
 
-async def test_a_slow_reader_holds_nobody_up_and_costs_no_memory(gateway, run):
+async def test_slow_reader_does_not_delay_others_or_grow_memory(gateway, run):
     big = "x" * 60_000
     async with (
         connect(f"{gateway.url}/v1/ws", max_queue=1, compression=None) as slow,
@@ -70,7 +70,7 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(gateway, run)
         slow.transport.abort()
 
 
-async def test_newcomers_wait_for_their_turn_and_those_at_work_do_not(gateway, run, client):
+async def test_new_handshakes_wait_behind_subscribed_connections(gateway, run, client):
     await subscribed(client, run)
     turns = gateway.hub.handshake_quota = LoopQuota(per_tick=0)
 
