@@ -1,11 +1,12 @@
-"""Leases in Redis: a sorted set of owners and values, and a hash of the lengths of their leases.
+"""Leases in Redis: a sorted set of owners and values, and a hash with the length of each lease.
 
-A renewal changes the value. A judge takes an owner for dead when it has seen the same value for the
-length of the lease, by its own monotonic clock; a wall clock that is set changes nothing of that.
+A renewal changes the value. A process considers an owner dead when it has seen the same value for
+the length of the lease, measured by its own monotonic clock. So a step of a wall clock has no
+effect.
 
-The value is the time at which the lease ends by the server's clock, because the release before
-judges by it. That release writes no lengths: an owner without one is judged as it judges, by the
-server's clock.
+The value is the time at which the lease ends by the server's clock, because the previous release
+compares it with that clock. The previous release writes no lengths. An owner without a length is
+therefore checked as that release does, by the server's clock.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from gateway.stores.redis.topology import Topology, bucket_of
 
 KEY = "leases"
 BUCKET = bucket_of(KEY)
-MOST = 100  # given to be settled in one round
+MOST = 100  # expired leases returned in one round
 
 
 class _Sighting(NamedTuple):
-    """The value of a lease, and since when it has been the same."""
+    """The value of a lease, and the time since which it is unchanged."""
 
     value: bytes
     since_s: float
 
 
 class RedisLeases:
-    """The part of the store that knows who is alive.
+    """The part of the store that renews leases and finds expired ones.
 
     Args:
-        servers: Where it is kept.
-        monotonic_s: Gives a time that nobody sets.
+        servers: The servers that store the leases.
+        monotonic_s: Returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -43,9 +44,8 @@ class RedisLeases:
         self._servers = servers
         self._monotonic_s = monotonic_s
         self._seen: dict[bytes, _Sighting] = {}
-        self._expired: dict[
-            str, bytes
-        ] = {}  # the values that were returned by the last `expired_leases`
+        # Values of the leases that the last `expired_leases` returned, by owner.
+        self._expired: dict[str, bytes] = {}
 
     async def renew_leases(self, owners: Sequence[str], lease_s: float, only_new: bool) -> None:
         """See `ClusterStore.renew_leases`."""
@@ -61,8 +61,8 @@ class RedisLeases:
 
     async def expired_leases(self) -> list[ExpiredLease]:
         """See `ClusterStore.expired_leases`."""
-        # The server answers between these two times: only what lies between an answer and the next
-        # request counts as unchanged, also if this process is frozen in between.
+        # The server answers between these two times. Only the time from an answer to the next
+        # request counts as unchanged, so a frozen process does not misjudge an owner.
         asked_s = self._monotonic_s()
         values, lengths, server_ms = await self._servers.read("leases", BUCKET, (KEY,))
         answered_s = self._monotonic_s()
@@ -80,7 +80,7 @@ class RedisLeases:
                 is_over = max(asked_s - seen.since_s, 0) * 1000 >= int(length)
             if (value == b"0" or is_over) and len(self._expired) < MOST:
                 self._expired[owner.decode()] = value
-        for owner in length_ms:  # the release before has forgotten its lease, and not the length
+        for owner in length_ms:  # the previous release deletes a lease without its length
             await self._forget(owner, b"")
         return [ExpiredLease(owner, value == b"0") for owner, value in self._expired.items()]
 

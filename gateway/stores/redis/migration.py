@@ -1,4 +1,4 @@
-"""A Redis store that can be copied from and to; see `gateway.stores.migration`."""
+"""A Redis store as the source and destination of a copy; see `gateway.stores.migration`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gateway.stores.migration import StreamExtras, TokenUsage
 from gateway.stores.redis.store import RedisStore, index_of
 from gateway.stores.redis.topology import bucket_of
 
-SCANNED = 1000  # keys looked at in one go
+SCANNED = 1000  # keys of one SCAN call
 
 
 class MovableRedisStore(RedisStore):
-    """`RedisStore`, with what `CopyableStore` asks for besides."""
+    """`RedisStore` with the additional methods of `CopyableStore`."""
 
     async def stream_ids(self, run_id: str) -> list[str]:
         """See `CopyableStore.stream_ids`."""
@@ -50,7 +50,7 @@ class MovableRedisStore(RedisStore):
         }
         try:
             end = (await self.head(key)).end
-        except RunNotFound:  # it has not arrived yet
+        except RunNotFound:  # the run has not been copied yet
             end = kept.end
         return StreamExtras(end, order.decode() if order is not None else None, writers)
 
@@ -110,7 +110,7 @@ class MovableRedisStore(RedisStore):
         uses = await self._ask(token_id, "GET", key)
         left_ms = await self._ask(token_id, "PTTL", key)
         if uses is None or left_ms <= 0:
-            return None  # it has expired meanwhile
+            return None  # it expired after the scan
         return TokenUsage(token_id, int(uses), system_clock_ms() + left_ms)
 
     async def import_token_uses(self, spent: TokenUsage) -> None:
@@ -122,7 +122,7 @@ class MovableRedisStore(RedisStore):
 
 
 def _lots(records: Sequence[Record]) -> Iterator[Any]:
-    """Put those of one time and source together, as the server keeps them."""
+    """Group consecutive records of equal time and source, as the server stores them."""
     for (time_ms, source), lot in groupby(records, lambda each: (each.time_ms, each.source)):
         data = [each.data for each in lot]
         yield from (time_ms, source or "", len(data), *data)

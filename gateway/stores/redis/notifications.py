@@ -1,17 +1,17 @@
-"""How a process hears that streams have grown, whoever appended: one connection for all follows.
+"""Wake followers when any process appends: one pub/sub connection for all follows of a process.
 
-Every append publishes a hint, `stream epoch next`, on the channel of its run; the process is
-subscribed to the runs that it follows. A hint only wakes: what it is about is read from the log.
-One blocking XREAD over all followed streams would do too, but costs the server 3.5 ms at each wake
-of each process with 2,000 streams, and 20 ms with 10,000 (measured, Valkey 9.1 and Redis 6.2); a
-hint costs 1 µs, and only the processes that follow the run hear it.
+Every append publishes a hint, `stream epoch next`, on the channel of its run. The process
+subscribes to the channels of the runs that it follows. A hint only wakes a follower, which then
+reads the log. The alternative, one blocking XREAD over all followed streams, costs the server
+3.5 ms for each wake-up of each process with 2,000 streams, and 20 ms with 10,000 (measured, Valkey
+9.1 and Redis 6.2). A hint costs 1 µs and reaches only the processes that follow the run.
 
-A hint may be lost, and then nobody may be deaf for long:
+A hint may be lost. Three rules limit the delay that this causes:
 
-- when the connection is made again, or a server turned out to be another one, every follower reads;
-- the process publishes a beat through every server each second and has to hear it. Not heard for
-  `DEAF_S`, the bell is not ready and is hung up again, on a new connection;
-- besides, every follower looks by itself each `AUDIT_S`.
+- After a reconnection, or when a connection reaches another server, every follower reads.
+- The process publishes a heartbeat through every server each second and must receive it. Without
+  one for `DEAF_S`, the notifications are not ready, and the process reconnects.
+- Every follower reads once each `AUDIT_S` without a hint.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ with needs("redis"):
     from redis.asyncio.connection import AbstractConnection
     from redis.exceptions import RedisError
 
-DEAF_S = 5.0  # no beat for so long: the bell is taken for deaf
-BEATS = 5  # in that time
+DEAF_S = 5.0  # without a heartbeat for so long, the connection is considered broken
+BEATS = 5  # heartbeats in that time
 AUDIT_S = 30.0  # how long a lost hint may go unnoticed
 RETRY_S = 0.25  # between two attempts to connect, or to read when the store cannot be reached
 
 _log = logging.getLogger("realtime.redis")
 
 Read = Callable[[StreamKey, Position | None], Awaitable[tuple[Page, Position]]]
-"""Reads a page; gives with it where the stream ended at that moment."""
+"""Reads a page; returns it with the stream's end position at that moment."""
 
 
 class Follower:
@@ -53,17 +53,17 @@ class Follower:
         self._woken = asyncio.Event()
 
     def ring(self, epoch: str = "", next_offset: int = 0) -> None:
-        """Wake the follower, unless a hint tells nothing that it has not read."""
+        """Wake the follower, unless it has already read up to the hint's position."""
         at = self.position
         if at is None or not epoch or epoch != at.epoch or next_offset > at.offset:
             self._woken.set()
 
     async def wait(self) -> None:
-        """Return when there may be something to read."""
+        """Wait until there may be new records."""
         await self._woken.wait()
 
     def rest(self) -> None:
-        """Be woken by what happens from now on."""
+        """Clear earlier wake-ups, so that `wait` returns only after a later one."""
         self._woken.clear()
 
 
@@ -71,9 +71,9 @@ class Notifications:
     """Wakes the followers of a process. Used on the store's event loop only.
 
     Args:
-        servers: Where the streams are.
-        deaf_s: Without a beat for so long it is taken for deaf.
-        clock_s: Monotonic seconds.
+        servers: The servers that store the streams.
+        deaf_s: Seconds without a heartbeat after which the connection is considered broken.
+        clock_s: Returns monotonic seconds.
     """
 
     def __init__(
@@ -89,18 +89,19 @@ class Notifications:
         prefix = servers.url.prefix
         self._channel = f"{prefix}:bell:"
         self._beat_channel = f"{prefix}:beat:{secrets.token_hex(8)}"
-        self._heard: dict[int, float] = {}  # when a server's last beat came, by one of its buckets
+        # Time of each server's last heartbeat, by one of the server's buckets.
+        self._heard: dict[int, float] = {}
         self._connection: AbstractConnection | None = None
-        self._wanted: dict[str, bool] = {}  # what to say about a run: (un)subscribe
+        self._wanted: dict[str, bool] = {}  # pending (un)subscriptions by run
         self._saying: asyncio.Task[None] | None = None
         self._connected_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Hang up the bell; returns once it has heard its own beat.
+        """Connect and subscribe; return after the first heartbeats have arrived.
 
         Raises:
-            StoreUnavailable: it did not in time.
+            StoreUnavailable: no heartbeats arrived within `CONNECT_S`.
         """
         loop = asyncio.get_running_loop()
         self._heard = dict.fromkeys(self._servers.one_bucket_each(), self._clock_s() - self._deaf_s)
@@ -117,23 +118,23 @@ class Notifications:
             raise StoreUnavailable(f"{self._servers.url}: published hints do not arrive") from None
 
     async def close(self) -> None:
-        """Take it down."""
+        """Disconnect and wake all followers."""
         tasks, self._tasks = self._tasks, []
         if self._saying is not None:
             tasks.append(self._saying)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.ring_all()  # who follows finds the store closed
+        self.ring_all()  # followers wake and find the store closed
 
     @property
     def lag_s(self) -> float:
-        """How long ago the oldest of the servers' last beats was heard; about a second is well."""
+        """Age of the oldest last heartbeat of any server, in seconds; about 1 is normal."""
         return max(0.0, self._clock_s() - min(self._heard.values(), default=self._clock_s()))
 
     @property
     def is_ready(self) -> bool:
-        """Whether the bell hears what every server publishes."""
+        """Whether messages from every server arrive."""
         return bool(self._tasks) and self.lag_s < self._deaf_s
 
     # ---- followers ----
@@ -141,7 +142,7 @@ class Notifications:
     async def follow(
         self, key: StreamKey, after: Position | None, read: Read
     ) -> AsyncGenerator[Page, None]:
-        """Be `Store.follow`. While the store cannot be reached a follower that has begun waits."""
+        """Implement `Store.follow`; after its first read, a follow waits out store outages."""
         watch = self._join(key)
         try:
             is_first = True
@@ -194,7 +195,7 @@ class Notifications:
             self._say(key.run_id, False)
 
     def ring_all(self) -> None:
-        """Let every follower look."""
+        """Wake every follower."""
         for run_id in self.follows:
             self._ring(run_id)
 
@@ -206,7 +207,7 @@ class Notifications:
     # ---- the connection ----
 
     def _say(self, run_id: str, is_followed: bool) -> None:
-        """Subscribe or unsubscribe; all that changes in one turn of the event loop goes at once."""
+        """Subscribe or unsubscribe; all changes of one event-loop iteration form one write."""
         self._wanted[run_id] = is_followed
         if self._saying is None:
             self._saying = asyncio.get_running_loop().create_task(self._say_all())
@@ -219,7 +220,7 @@ class Notifications:
                 if connection is not None and connection.is_connected:
                     await connection.send_packed_command(self._said(wanted), check_health=False)
         except (RedisError, OSError):
-            pass  # once connected again, all is said from the beginning
+            pass  # the next connection subscribes to all channels
         finally:
             self._saying = None
 
@@ -236,7 +237,7 @@ class Notifications:
             try:
                 await self._hear(ready)
             except (RedisError, OSError, TimeoutError, RealtimeError) as error:
-                if self.is_ready:  # said once, not at each attempt
+                if self.is_ready:  # log once, not at each attempt
                     _log.warning("%s: nothing is heard (%s)", self._servers.url, error or "silence")
                 await asyncio.sleep(RETRY_S)
 
@@ -262,7 +263,7 @@ class Notifications:
         return connection
 
     async def _next(self, connection: AbstractConnection) -> list[Any]:
-        """Take the next message; a silent connection is a dead one, for beats are messages too."""
+        """Return the next message; raise TimeoutError if not even a heartbeat arrives."""
         async with asyncio.timeout(self._deaf_s):
             return await connection.read_response(disable_decoding=True)  # type: ignore[no-any-return]
 
@@ -272,12 +273,13 @@ class Notifications:
         if channel == self._beat_channel:
             self._take_beat(text, ready)
         elif kind == b"subscribe":
-            self._ring(channel.removeprefix(self._channel))  # what came before was not heard
+            # Hints before the subscription were missed.
+            self._ring(channel.removeprefix(self._channel))
         elif kind == b"message" and isinstance(text, bytes):
             self._hint(channel.removeprefix(self._channel), text.decode())
 
     def _take_beat(self, text: bytes | int, ready: asyncio.Future[None]) -> None:
-        if isinstance(text, int):  # subscribed: now beats are heard
+        if isinstance(text, int):  # subscribed: heartbeats now arrive
             self._send_beats()
         elif (bucket := int(text)) in self._heard:
             self._heard[bucket] = self._clock_s()
@@ -303,7 +305,7 @@ class Notifications:
             self._audit(beats)
             since_s = self._clock_s() - self._connected_at
             if self._connection is not None and min(since_s, self.lag_s) >= self._deaf_s:
-                await self._connection.disconnect(nowait=True)  # and is made again
+                await self._connection.disconnect(nowait=True)  # `_listen` reconnects
 
     def _send_beats(self) -> None:
         for bucket in self._tended():
@@ -311,7 +313,7 @@ class Notifications:
             beat.add_done_callback(_forget)
 
     def _tended(self) -> list[int]:
-        """Return one bucket of every server there is now."""
+        """Return one bucket of every current server."""
         buckets = self._servers.one_bucket_each()
         if self._heard.keys() != set(buckets):
             lag_s = self.lag_s
@@ -326,6 +328,6 @@ class Notifications:
 
 
 def _forget(future: asyncio.Future[Any]) -> None:
-    """A beat that could not be sent is one that is not heard."""
+    """Ignore a heartbeat's send error; the missing heartbeat is detected instead."""
     if not future.cancelled():
         future.exception()

@@ -1,13 +1,13 @@
-"""One connection to a Redis server, on which calls go in order and many at a time.
+"""One connection to a Redis server, which pipelines calls in order.
 
-All that is asked for in one turn of the event loop goes out in one write; what is asked for
-meanwhile waits and goes in the next. So the order of calls is kept, and no call waits longer than
-one round trip for its turn.
+All calls of one event-loop iteration are sent in one write. Calls submitted before its answers
+arrive wait and are sent in the next write. So calls keep their order, and a call waits at most one
+round trip before it is sent.
 
-A call that certainly was not carried out (the server could not be reached, is loading, was
-demoted, does not hold the slot any more) is made again, in its place, until its patience is over.
-One whose fate is unknown (the connection broke after it was sent) is made again only if it is
-repeatable; else it fails with `StoreUnavailable`.
+A call that was certainly not executed is retried in its place until its deadline. This is the case
+when the server is unreachable, is loading, was demoted or no longer holds the slot. A call whose
+outcome is unknown, because the connection broke after it was sent, is retried only if it is
+repeatable. Otherwise it fails with `StoreUnavailable`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ with needs("redis"):
         TryAgainError,
     )
 
-MAX_BATCH = 500  # calls in one write: bounds how long the first of them waits
-MAX_BATCH_BYTES = 4 << 20  # likewise, and what is held twice while it is written
-ANSWER_S = 10.0  # a batch that was not answered by then is lost
+MAX_BATCH = 500  # calls in one write: limits how long the first of them waits
+MAX_BATCH_BYTES = 4 << 20  # also limits the copy that is made for the write
+ANSWER_S = 10.0  # a batch without an answer by then has failed
 CONNECT_S = 5.0
-PATIENCE_S = 10.0  # a restart or a failover is waited out for this long
+PATIENCE_S = 10.0  # how long calls wait for a restart or a failover
 _NOT_CARRIED_OUT = (
     AskError,
     BusyLoadingError,
@@ -59,7 +59,7 @@ _NOT_CARRIED_OUT = (
 
 
 def pack(*command: Any) -> bytes:
-    """Write a command as the server reads it."""
+    """Encode a command for the server."""
     packed: bytes = hiredis.pack_command(command)
     return packed
 
@@ -69,14 +69,14 @@ class QueuedCommand:
     """A script or a command, and the future of its answer.
 
     Attributes:
-        name: Of a script, or of a command.
-        bucket: In which what it touches lies.
-        keys: Of a script.
-        arguments: Of a command, or of a script what follows the server's id in ARGV.
-        is_repeatable: Carrying it out twice does no harm.
-        future: Of the answer.
-        deadline: When it is given up, in seconds of the monotonic clock.
-        asked: A server that takes it out of turn while its slot moves there.
+        name: Name of the script or command.
+        bucket: The bucket that it reads or writes.
+        keys: Keys of a script.
+        arguments: Arguments of a command; of a script, those after the server's id in ARGV.
+        is_repeatable: Whether executing it twice is harmless.
+        future: Receives the answer.
+        deadline: When retries stop, in seconds of the monotonic clock.
+        asked: The server that an ASK redirection named, while the slot moves there.
     """
 
     name: str
@@ -90,11 +90,11 @@ class QueuedCommand:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """Approximate size in bytes."""
         return sum(len(part) for part in self.arguments if isinstance(part, bytes))
 
     def pack(self, server: bytes) -> bytes:
-        """Write it as the server reads it."""
+        """Encode it for the server."""
         script = SCRIPTS.get(self.name)
         if script is None:
             return pack(self.name, *self.arguments)
@@ -102,7 +102,7 @@ class QueuedCommand:
         return pack("EVALSHA", script.sha, len(keys), *keys, server, *self.arguments)
 
     def settle(self, outcome: Any) -> None:
-        """Tell who waits."""
+        """Resolve the future with a result or an error."""
         if self.future.done():
             return
         if isinstance(outcome, BaseException):
@@ -112,14 +112,15 @@ class QueuedCommand:
 
 
 class PipelinedConnection:
-    """A connection that calls go over. Made again when it breaks.
+    """A pipelined connection, which reconnects when it breaks.
 
     Args:
-        name: Of the servers, for messages.
+        name: Name of the servers, for messages.
         make: Makes a connection.
-        wait: How many replicas must have a batch before it is acknowledged.
-        seek: Asks where calls belong now, and moves those of this lane that belong elsewhere.
-        on_connected: Told the server's INFO whenever a connection was made.
+        wait: Number of replicas that must have a batch before it is acknowledged.
+        seek: Looks up the current owners of slots, and moves queued calls of this lane that belong
+            to another server.
+        on_connected: Called with the server's INFO after each connect.
     """
 
     def __init__(
@@ -145,12 +146,12 @@ class PipelinedConnection:
         self._wait_ms = int(ANSWER_S * 500)
 
     def submit(self, call: QueuedCommand) -> None:
-        """Carry a call out after those before it."""
+        """Queue a call, to be executed after the earlier ones."""
         self.queue.append(call)
         self.start()
 
     def start(self) -> None:
-        """Work on the queue, from the next turn of the event loop on."""
+        """Process the queue, starting in the next event-loop iteration."""
         if self._task is None and self.queue:
             self._task = asyncio.get_running_loop().create_task(self._work(), name="redis lane")
             self._task.add_done_callback(self._stopped)
@@ -164,13 +165,13 @@ class PipelinedConnection:
         self.start()
 
     async def drain(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until all calls are finished."""
         while self._task is not None:
             await asyncio.wait([self._task])
             await asyncio.sleep(0)
 
     async def close(self) -> None:
-        """Let go of the connection; what is still under way fails."""
+        """Close the connection; unfinished calls fail."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -201,14 +202,14 @@ class PipelinedConnection:
         return batch
 
     async def _again(self, calls: list[QueuedCommand]) -> None:
-        """Put calls back in their place, and find out where they belong."""
+        """Put calls back at the head of the queue, wait, and look up their servers."""
         self.queue.extendleft(reversed(calls))
         self._failures += 1
         await asyncio.sleep(min(0.5, 0.01 * 2**self._failures))
         await self._seek()
 
     async def _carry_out(self, batch: list[QueuedCommand]) -> list[QueuedCommand]:
-        """Send a batch and settle its calls; gives those to make again."""
+        """Send a batch and settle its calls; return the calls to retry."""
         is_sent = False
         answers: list[Any] = []
         try:
@@ -272,18 +273,18 @@ class PipelinedConnection:
             return self._refusal(error)
 
     def _refusal(self, error: ResponseError) -> Exception:
-        """Say what a refused call means; Redis 6.2 wraps what is refused inside a script."""
+        """Convert an error reply; Redis 6.2 wraps errors that occur inside a script."""
         if isinstance(error, NoScriptError):
-            self._server = b""  # they are loaded again with the next batch
+            self._server = b""  # the next batch loads the scripts again
         elif isinstance(error, ReadOnlyError) or "-READONLY" in str(error):
-            self._is_stale = True  # whoever is the master now, it is not this server
+            self._is_stale = True  # this server is no longer the master
             return ReadOnlyError(str(error))
         elif isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
             return StoreUnavailable(
                 f"{self._name}: maxmemory is reached and nothing was written; raise it, "
                 "or let retention keep less"
             )
-        elif "non local key" in str(error):  # one that the slot's move has not brought here yet
+        elif "non local key" in str(error):  # the key has not been migrated here yet
             return TryAgainError(str(error))
         return error if isinstance(error, _NOT_CARRIED_OUT) else self._failure(error)
 
@@ -325,7 +326,7 @@ class PipelinedConnection:
 
 
 class RetryableReply(Exception):
-    """An answer that says so, with what to say when patience is over."""
+    """An answer that permits a retry, with the error to raise after the deadline."""
 
     def __init__(self, failure: StoreUnavailable) -> None:
         super().__init__(failure)
@@ -337,6 +338,6 @@ def _said(error: Exception) -> str:
 
 
 def parse_info(data: bytes) -> dict[str, str]:
-    """Read the answer to INFO."""
+    """Parse the answer to INFO."""
     lines = (line.partition(":") for line in data.decode().splitlines())
     return {name: value for name, colon, value in lines if colon}

@@ -1,4 +1,4 @@
-"""What retention asks of a Redis store, in steps: a few buckets at a time, all of them in turn."""
+"""Retention in a Redis store: each step sweeps a few buckets, in rotation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from gateway.model.retention import EMPTY_SET_S, Retention, SweepResult
 from gateway.stores.redis.runs import RedisRuns
 from gateway.stores.redis.topology import BUCKETS, Topology
 
-STEP_BUCKETS = 16  # looked at in one step
-STEP_RUNS = 50  # deleted of one bucket in one step
-STEP_STREAMS = 200  # looked at in one bucket in one step
-STEP_BLOCKS = 500  # removed of one stream in one step
+STEP_BUCKETS = 16  # buckets swept in one step
+STEP_RUNS = 50  # runs deleted from one bucket in one step
+STEP_STREAMS = 200  # streams of one bucket checked in one step
+STEP_BLOCKS = 500  # blocks removed from one stream in one step
 
 
 class RedisSweep:
-    """Forgets what may be forgotten.
+    """Deletes runs, empty sets and records that retention no longer keeps.
 
     Args:
-        servers: Where everything is.
+        servers: The servers of the store.
         runs: Deletes runs.
-        retention: What is kept.
-        clock_ms: Gives the time.
+        retention: The limits.
+        clock_ms: Returns the time in milliseconds.
     """
 
     def __init__(
@@ -33,7 +33,8 @@ class RedisSweep:
         self._retention = retention
         self._clock_ms = clock_ms
         self._bucket = 0
-        self._streams: dict[int, bytes] = {}  # the stream that a bucket's last step came to
+        # By bucket: the last stream that its previous step checked.
+        self._streams: dict[int, bytes] = {}
 
     async def step(self) -> SweepResult:
         """See `Store.sweep`."""
@@ -88,7 +89,7 @@ class RedisSweep:
         parts = await asyncio.gather(*(self._trim(bucket, name, now_ms) for name in names))
         has_more = any(more for _, more in parts)
         if has_more:
-            self._streams[bucket] = after  # these once more
+            self._streams[bucket] = after  # check the same streams again
         elif len(names) == STEP_STREAMS:
             self._streams[bucket] = names[-1]
         return sum(removed for removed, _ in parts), has_more or len(names) == STEP_STREAMS

@@ -1,14 +1,14 @@
-"""The logs of sets of runs in Redis: told of every change, though they lie in other slots.
+"""Logs of run sets in Redis, which receive every change of their runs through an outbox.
 
-A run and what belongs to it lie in one bucket, a set in another, and no script reaches both. So
-the script that changes a run also puts what its sets are to be told into its bucket's *outbox*, as
-one unit with the change. Whoever made the change then tells the sets and takes it out of the
-outbox; if it dies before, the sweeper of any process does (`SWEEP_S`). A set remembers for each run
-the version that it was told last: telling twice is harmless, and a change is told only after the
-one before it.
+A run and its streams are in one bucket and a set is in another, and no script can reach both. The
+script that changes a run therefore also writes the notices for its sets into the bucket's
+*outbox*, atomically with the change. The process that made the change then delivers the notices
+and deletes the outbox entry. If it dies before that, the sweeper of any process delivers them
+(`SWEEP_S`). A set stores the last delivered version of each run, so a repeated delivery is
+harmless, and a change is delivered only after the change before it.
 
-A set's log, its members and those versions are in one bucket, so that the runs which
-`list_set_runs` returns are those of the log at the returned position.
+A set's log, its members and these versions are in one bucket. So the runs that `list_set_runs`
+returns match the log at the returned position.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ from gateway.stores.run_lists import (
     that_fit,
 )
 
-SWEEP_S = 2.0  # what is in an outbox at two looks in a row was left behind
-SWEPT = 100  # taken out of one outbox at a time
-LOT_RUNS = 100  # of a list read at a time
+SWEEP_S = 2.0  # an entry found by two sweeps in a row was abandoned
+SWEPT = 100  # entries read from one outbox at a time
+LOT_RUNS = 100  # runs of a list that are read at a time
 
 _log = logging.getLogger("realtime.redis")
 
 
 class SetNotice(NamedTuple):
-    """What one set is to be told of a change.
+    """The notice of one change for one set.
 
     Attributes:
-        set: Its name.
-        is_whole: The record holds the whole run.
-        after: What the run is to the set after it: `member`, `left` or `gone` for good.
-        record: JSON.
+        set: Name of the set.
+        is_whole: Whether the record holds the whole run.
+        after: The run's relation to the set after the change: `member`, `left`, or `gone` when the
+            run was deleted.
+        record: The record for the set's log, as JSON.
     """
 
     set: str
@@ -64,7 +65,7 @@ class SetNotice(NamedTuple):
 
 
 class OutboxEntry(NamedTuple):
-    """An entry of an outbox: what the sets of a run are to be told of one version of it."""
+    """An outbox entry: the notices for the sets of a run about one of its versions."""
 
     run_id: str
     version: int
@@ -72,12 +73,12 @@ class OutboxEntry(NamedTuple):
 
 
 class LoadedRun(NamedTuple):
-    """A run as its bucket has it.
+    """A run as its bucket stores it.
 
     Attributes:
         data: The snapshot as JSON.
-        version: How many records its log has.
-        position: The same as a position.
+        version: Number of records in the run's log.
+        position: The end of the run's log as a position.
     """
 
     data: bytes
@@ -86,12 +87,12 @@ class LoadedRun(NamedTuple):
 
     @property
     def run(self) -> Run:
-        """The snapshot, read."""
+        """The decoded snapshot."""
         return Run.from_wire(orjson.loads(self.data))
 
 
 class _Shown(NamedTuple):
-    """What the script `listed` gives."""
+    """The result of the script `load_listed` for one run."""
 
     version: int
     data: bytes
@@ -104,7 +105,7 @@ Load = Callable[[str], Awaitable[LoadedRun]]
 def outbox_entry(
     before: Run | None, run: Run, version: int, patch: bytes, snapshot: bytes
 ) -> bytes:
-    """Write down what a change's sets are to be told; nothing if the run is in none."""
+    """Encode the outbox entry of a change; empty if the run is in no set."""
     known = {each.log for each in sets_of(before)} if before is not None else set()
     members = {each.log for each in sets_of(run)}
     tellings = [
@@ -115,7 +116,7 @@ def outbox_entry(
 
 
 def outbox_deletion(run: Run, version: int) -> bytes:
-    """Write down what the sets of a deleted run are to be told; nothing if it was in none."""
+    """Encode the outbox entry of a run's deletion; empty if the run was in no set."""
     tellings = [
         SetNotice(log.run_id, False, "gone", record)
         for log, record in deletion_records(run, version)
@@ -124,13 +125,13 @@ def outbox_deletion(run: Run, version: int) -> bytes:
 
 
 class RedisSets:
-    """Tells sets of runs what changes, and reads them.
+    """Delivers changes of runs to their sets, and reads sets.
 
     Args:
-        servers: Where they are.
-        load: Loads a run; `RunNotFound` if there is none.
-        fold: Gives a run's snapshot as it was when its log had so many records.
-        now_ms: Gives the time of records; 0 for that of the server.
+        servers: The servers that store the sets.
+        load: Loads a run; raises `RunNotFound` if it does not exist.
+        fold: Returns a run's snapshot after the given number of records of its log.
+        now_ms: Returns the time of records in milliseconds; 0 means the server's clock.
     """
 
     def __init__(
@@ -148,24 +149,24 @@ class RedisSets:
         self._sweeper: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin to sweep."""
+        """Start the sweeper."""
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="redis outbox")
 
     async def close(self) -> None:
-        """Stop sweeping."""
+        """Stop the sweeper."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
 
-    # ---- telling ----
+    # ---- delivery ----
 
     async def tell(self, outbox_id: bytes, entry: bytes) -> None:
-        """Tell the sets what is in an outbox's entry, and take it out."""
+        """Deliver an outbox entry to its sets, then delete the entry."""
         change = _decoder.decode(entry)
         try:
             await self._tell(change)
             await self._done(change.run_id, outbox_id)
-        except RealtimeError as error:  # it is in the outbox: whoever sweeps it will tell them
+        except RealtimeError as error:  # the entry stays in the outbox for a sweeper
             _log.warning("sets of run %s will be told later: %s", change.run_id, error)
 
     async def _tell(self, change: OutboxEntry) -> None:
@@ -181,7 +182,7 @@ class RedisSets:
             await self._repair(change)
 
     async def _deliver(self, change: OutboxEntry) -> bool:
-        """Tell every set; gives whether none of them misses an earlier change."""
+        """Deliver a change to all its sets; False if any of them misses an earlier change."""
         answers = await asyncio.gather(
             *(self._put(change.run_id, change.version, telling) for telling in change.tellings)
         )
@@ -206,10 +207,10 @@ class RedisSets:
         )
 
     async def _repair(self, change: OutboxEntry) -> None:
-        """Tell a set that has lost what it was told (a failover) the whole run as it is now."""
+        """Send the current whole run to sets that lost earlier changes, as in a failover."""
         try:
             loaded = await self._load(change.run_id)
-        except RunNotFound:  # deleted: only that is left to be told
+        except RunNotFound:  # deleted: only the deletion still has to be delivered
             gone = [telling for telling in change.tellings if telling.after == "gone"]
             for telling in gone:
                 await self._put(change.run_id, change.version, telling._replace(is_whole=True))
@@ -243,7 +244,7 @@ class RedisSets:
                 _log.warning("outboxes could not be swept: %s", error)
 
     async def sweep(self) -> None:
-        """Tell sets what was in an outbox at the last look too: who was to tell them is gone."""
+        """Deliver entries that the last sweep also found: their process died or failed."""
         found = await asyncio.gather(*(self._outbox(bucket) for bucket in range(BUCKETS)))
         for bucket, entries in enumerate(found):
             left, self._left[bucket] = self._left[bucket], {id for id, _ in entries}
@@ -259,7 +260,7 @@ class RedisSets:
         versions: dict[str, int] = {}
         for _, members in states:
             for run_id, version in members.items():
-                # What another set's log has not come to yet, it will tell.
+                # Use the older version: the log that lags delivers the later changes.
                 versions[run_id] = min(version, versions.get(run_id, version))
         newest = sorted(versions, reverse=True)
         found: list[ListedRun] = []
@@ -289,7 +290,7 @@ class RedisSets:
         }
 
     async def _member(self, run_id: str, version: int, shown: _Shown | None) -> ListedRun | None:
-        """Return what sets show of a run, as it was at a version; None if it is gone."""
+        """Return the listed form of a run at a version; None if the run was deleted."""
         if shown is None:
             return None
         if shown.version - 1 <= version and shown.data:
@@ -300,22 +301,22 @@ class RedisSets:
         return ListedRun(in_set(run), len(orjson.dumps(run.to_wire())))
 
     async def _at(self, run_id: str, version: int) -> Run | None:
-        """Return a run as it was at a version; None if it is gone."""
+        """Return a run at a version; None if the run was deleted."""
         try:
             loaded = await self._load(run_id)
             if loaded.version - 1 <= version:
                 return loaded.run
-            return await self._fold(run_id, version + 1)  # it changes at this very moment
+            return await self._fold(run_id, version + 1)  # it has changed since the version
         except RunNotFound:
             return None
 
     async def listed(self, run_ids: Sequence[str]) -> AsyncGenerator[ListedRun, None]:
-        """Yield what lists show of runs, but for those that are gone."""
+        """Yield the listed form of runs; deleted runs are skipped."""
         async with aclosing(self._shown(run_ids)) as all_shown:
             async for run_id, shown in all_shown:
                 if shown is None:
                     continue
-                try:  # what is large, and was last changed by the release before, is read whole
+                try:  # a large run that the previous release changed last has no listed form
                     yield in_list(decode_listed(shown.data or (await self._load(run_id)).data))
                 except RunNotFound:
                     continue
@@ -336,7 +337,7 @@ class RedisSets:
                 yield found
 
     async def ids(self, runs: RunSet, before: str | None, limit: int) -> list[str]:
-        """Return the newest members of a set, below an id if one is given."""
+        """Return the newest members of a set, older than `before` if that is given."""
         bucket = bucket_of(str(runs))
         return await newest_ids(self._servers, [(bucket, f"{runs}:members")], before, limit)
 
@@ -344,13 +345,13 @@ class RedisSets:
 async def newest_ids(
     servers: Topology, indexes: Iterable[tuple[int, str]], before: str | None, limit: int
 ) -> list[str]:
-    """Return the newest ids of some indexes together.
+    """Return the newest ids of several indexes, merged.
 
     Args:
-        servers: Where they are.
-        indexes: Bucket and name of each.
-        before: They sort before this one.
-        limit: At most so many.
+        servers: The servers that store the indexes.
+        indexes: Bucket and name of each index.
+        before: Return only ids that sort before this one.
+        limit: Largest number of ids.
     """
     lot = (f"({before}" if before is not None else "+", "-", "LIMIT", 0, limit)
     found: list[list[bytes]] = await asyncio.gather(
@@ -365,7 +366,7 @@ async def newest_ids(
 
 
 async def first_names(servers: Topology, index: str, after: str, limit: int) -> list[str]:
-    """Return the first names of an index over all buckets, those after one, in their order."""
+    """Return the first names after `after` in an index over all buckets, sorted."""
     lot = (f"({after}" if after else "-", "+", "LIMIT", 0, limit)
     found: list[list[bytes]] = await asyncio.gather(
         *(
@@ -379,7 +380,7 @@ async def first_names(servers: Topology, index: str, after: str, limit: int) -> 
 async def fold(
     read: Callable[[StreamKey, Position | None], Awaitable[Any]], run_id: str, count: int
 ) -> Run:
-    """Return a run as the first `count` records of its log make it."""
+    """Fold the first `count` records of a run's log into a run."""
     wire: Any = None
     after, taken = None, 0
     while taken < count and (page := await read(run_log(run_id), after)).records:

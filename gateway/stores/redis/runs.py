@@ -1,4 +1,4 @@
-"""Runs in Redis: made, changed, listed and deleted, with their idempotency keys."""
+"""Create, change, list and delete runs in Redis, with their idempotency keys."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from gateway.stores.redis.run_sets import (
 from gateway.stores.redis.topology import BUCKETS, Topology, bucket_of
 from gateway.stores.run_lists import ListedRun, encode_listed, is_full, that_fit
 
-CHANGE_ATTEMPTS = 100  # of a run that other processes change at the same time
-CLAIM_S = 2.0  # how long a run may take from its idempotency key being taken to being made
-VOID_MS = 3_600_000  # how long the id of a run that was given up stays refused
+CHANGE_ATTEMPTS = 100  # for a run that other processes change concurrently
+CLAIM_S = 2.0  # time allowed from the claim of an idempotency key to the run's creation
+VOID_MS = 3_600_000  # how long a voided run id stays rejected
 
 Read = Callable[[StreamKey, Position | None], Awaitable[Page]]
 
 
 class RedisRuns:
-    """The part of the store that knows runs.
+    """The part of the store that reads and writes runs.
 
     Attributes:
-        sets: The part that knows sets of them.
+        sets: The part that reads and writes sets of runs.
 
     Args:
-        servers: Where they are.
+        servers: The servers that store the runs.
         read: Reads a page of a stream.
-        clock_ms: Gives the time of records; None: the server's.
+        clock_ms: Returns the time of records in milliseconds; None: the server's clock.
     """
 
     def __init__(self, servers: Topology, read: Read, clock_ms: Callable[[], int] | None) -> None:
@@ -61,7 +61,7 @@ class RedisRuns:
     def _now(self) -> int:
         return self._clock_ms() if self._clock_ms else 0
 
-    # ---- making ----
+    # ---- creation ----
 
     async def create(self, run: Run) -> Run:
         """See `Store.create_run`."""
@@ -84,7 +84,7 @@ class RedisRuns:
                 raise StoreUnavailable(f"run {run.id}: its idempotency key was taken meanwhile")
 
     async def _make(self, run: Run, data: bytes) -> bool:
-        """Keep a run; gives False if its id was given up meanwhile."""
+        """Store a new run; False if its id has been voided."""
         entry = outbox_entry(None, run, 0, data, data)
         what, *outbox_id = await self._servers.write(
             "create",
@@ -108,10 +108,10 @@ class RedisRuns:
             await self.sets.tell(outbox_id[0], entry)
         return bool(what == b"ok")
 
-    # An idempotency key and the run that it makes lie in different slots. The key is claimed for a
-    # run's id first; the run is made next. Whoever finds a claim without its run waits a moment for
-    # it, then voids the id, so that a claimant that was only slow cannot make the run any more, and
-    # takes the claim over.
+    # An idempotency key and its run are in different slots. A caller first claims the key for the
+    # run's id, then creates the run. A caller that finds a claim without a run waits for `CLAIM_S`.
+    # Then it voids the id, so that a slow claimant can no longer create the run, and takes over the
+    # claim.
 
     async def _claim(self, run: Run, void: str) -> str:
         name = _claim_name(run)
@@ -132,7 +132,7 @@ class RedisRuns:
         return str(holder.decode())
 
     async def _made(self, run_id: str) -> Run | None:
-        """Return the run that holds a claim; None once it is certain that it will not be made."""
+        """Wait for the run that holds a claim; None after its id has been voided."""
         deadline = time.monotonic() + CLAIM_S
         while True:
             try:
@@ -147,7 +147,7 @@ class RedisRuns:
         return (await self.load(run_id)).run if is_there else None
 
     async def put(self, run: Run) -> None:
-        """Keep a run of another store as it is; see `CopyableStore.import_run`."""
+        """Store a run of another store unchanged; see `CopyableStore.import_run`."""
         bucket = bucket_of(run.id)
         log = f"{self._servers.base(bucket)}{run.id}/$run:meta"
         count = int(await self._servers.command(bucket, "HGET", log, "next", kind="read"))
@@ -179,13 +179,13 @@ class RedisRuns:
             return False
         return True
 
-    # ---- changing ----
+    # ---- changes ----
 
     async def load(self, run_id: str) -> LoadedRun:
-        """Load a run as it is now.
+        """Load the current state of a run.
 
         Raises:
-            RunNotFound: there is none.
+            RunNotFound: the run does not exist.
         """
         return (await self._load(run_id, None))[0]
 
@@ -228,7 +228,7 @@ class RedisRuns:
 
     async def _patch(self, run_id: str, attempt_once: Callable[[], Awaitable[Run | None]]) -> Run:
         lock = self._locks.setdefault(run_id, asyncio.Lock())
-        async with lock:  # those of this process one after the other: only others can be in the way
+        async with lock:  # serializes this process: only other processes can conflict
             for attempt in range(CHANGE_ATTEMPTS):
                 run = await attempt_once()
                 if run is not None:
@@ -281,7 +281,7 @@ class RedisRuns:
             return run
         if what == b"ended":
             raise StreamEnded(f"stream {run_log(run_id)} has ended ({rest[0].decode()})")
-        return None  # it has changed, or is gone: the next attempt tells
+        return None  # it changed or was deleted: the next attempt finds out
 
     async def delete(self, run_id: str) -> bool:
         """See `Store.delete_run`."""
@@ -319,7 +319,7 @@ class RedisRuns:
             await self.sets.tell(outbox_id[0], entry)
         return True
 
-    # ---- listing ----
+    # ---- lists ----
 
     async def list(self, query: RunQuery) -> list[Run]:
         """See `Store.list_runs`."""
@@ -340,7 +340,7 @@ class RedisRuns:
         return that_fit(found[: query.limit])
 
     async def _candidates(self, query: RunQuery, before: str | None) -> Sequence[str]:
-        """Return the next runs that some condition holds for."""
+        """Return the next ids from the narrowest index for the query."""
         if (runs := _set_of(query)) is not None:
             return await self.sets.ids(runs, before, query.limit)
         names = ["runs"]
@@ -353,7 +353,7 @@ class RedisRuns:
 
 
 class _NotOwned(Exception):
-    """The run belongs to another owner than the caller says."""
+    """The run's owner is not the one that the caller expects."""
 
 
 def _set_of(query: RunQuery) -> RunSet | None:

@@ -1,34 +1,35 @@
 """`redis:`: streams in Redis 6.2 or later, Valkey, Redis Cluster; for more than one gateway.
 
-What lies where: a run, its log, all its streams and its place in lists are in one *bucket*
-(`rt:{17}:…`, the number follows from the run's id), which is one slot of a cluster. So one script
-appends, with offset, idempotency and end as one unit, and one script changes a run, its snapshot
-and its lists (`redis_scripts/`). What a change means to the sets of the run, which lie elsewhere,
-is written into an outbox in the same unit and delivered from there (`redis_sets`).
+**Placement.** A run, its log, all its streams and its index entries are in one *bucket*
+(`rt:{17}:…`; the number follows from the run's id), which is in one slot of a cluster. So one
+script appends atomically, with offset, idempotency and end. One script changes a run, its snapshot
+and its index entries (`scripts/`). The sets of a run are in other buckets: the script also writes
+the change into an outbox, from which it is delivered to the sets (`run_sets`).
 
-A change of a run is worked out here, from a version of it, and kept by a script that refuses if the
-run has changed since; then it is worked out again.
+**Changes of runs** are optimistic: the process computes the new run from a version of it. The
+script rejects the commit if the run has changed since, and the process computes it again.
 
-**Durability** is that of the server. An append that was acknowledged survives
-    `appendfsync always`    the loss of power;
-    `appendfsync everysec`  the death of the server; a loss of power costs about the last second;
-    `appendfsync no`        the death of the server; a loss of power costs what the system had not
-                            written yet, often half a minute;
-    no append-only file     nothing of that: what came after the last snapshot is gone.
-A failover loses what the replica had not received. With `?wait=1` an append is acknowledged once a
-replica has it; should fewer answer in time the append fails, though it was written.
+**Durability** is that of the server. An acknowledged append survives with
+    `appendfsync always`    a power loss;
+    `appendfsync everysec`  a crash of the server; a power loss costs about the last second;
+    `appendfsync no`        a crash of the server; a power loss costs the data that the system has
+                            not written yet, often half a minute;
+    no append-only file     neither: everything after the last snapshot is lost.
+A failover loses the data that the replica has not received. With `?wait=1` an append is
+acknowledged once a replica has it. If too few replicas answer in time, the append fails, although
+it was written.
 
-**A lost tail is never hidden.** Each stream's epoch holds for one life of its storage: when the
-server process is another one (restarted, promoted, the slot moved) or its replication id is, the
-next append to a stream gives it another epoch. Readers who had seen more than is left get
-`reset` (`tail_lost` before that append, `epoch_changed` after it), never other records under the
-offsets that they know. The price: a planned restart begins streams that are still written anew too.
+**A lost tail is never hidden.** An epoch of a stream is valid for one server process and one
+replication id. After a restart, a promotion or a move of the slot, the next append gives the stream
+a new epoch. Readers that have read beyond the remaining records get a `reset` (`tail_lost` before
+that append, `epoch_changed` after it), never other records under the same offsets. The cost: a
+planned restart also starts a new epoch for every stream that is still written.
 
-An ACL user needs the keys and channels of the prefix, and INFO: `~rt:* &rt:* +@all -@dangerous
-+info` will do.
+**Permissions.** An ACL user needs the keys and channels of the prefix, and INFO:
+`~rt:* &rt:* +@all -@dangerous +info` is sufficient.
 
-`maxmemory`: the server must not evict keys. A policy that evicts any key is refused at `open`; when
-memory is full an append fails with `StoreUnavailable`, which says so, and reading goes on.
+**`maxmemory`.** The server must not evict keys: `open` rejects a policy that evicts any key. When
+memory is full, an append fails with a `StoreUnavailable` that names the cause, and reads continue.
 """
 
 from __future__ import annotations
@@ -82,12 +83,13 @@ class RedisStore:
     """The store contract over Redis or Valkey.
 
     Args:
-        url: As `redis_url` says.
-        retention: What may be forgotten.
-        clock_ms: Gives the time of records; None: the server's own clock, one for all processes.
-        patience_s: How long a call waits for servers that cannot be reached.
-        deaf_s: Without a sign of life for so long, followers are taken for deaf.
-        monotonic_s: Gives a time that nobody sets, by which leases are judged.
+        url: A URL in the format of `gateway.stores.redis.url`.
+        retention: Limits beyond which `sweep` deletes.
+        clock_ms: Returns the time of records in milliseconds; None: the server's clock, the same
+            for all processes.
+        patience_s: Seconds for which a call waits for unreachable servers.
+        deaf_s: Seconds without a heartbeat after which the notifications reconnect.
+        monotonic_s: Returns the time of a monotonic clock in seconds, for the expiry of leases.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class RedisStore:
         self._is_open = True
 
     def _connected(self, info: dict[str, str]) -> None:
-        """Judge a server that a connection was made to; whoever follows has to look again."""
+        """Check the server of a new connection, and wake all followers to read again."""
         check_server(str(self._servers.url), info)
         self._bell.ring_all()
 
@@ -140,12 +142,12 @@ class RedisStore:
 
     @property
     def lag_s(self) -> float:
-        """How long ago what the servers publish was last heard; about a second is well."""
+        """Age of the oldest last heartbeat of any server, in seconds; about 1 is normal."""
         return self._bell.lag_s
 
     @property
     def is_ready(self) -> bool:
-        """Whether followers are told of what is appended elsewhere."""
+        """Whether followers are woken by appends of other processes."""
         return self._is_open and self._bell.is_ready
 
     async def append(
@@ -258,7 +260,7 @@ class RedisStore:
         return self._bell.follow(key, after, self._read)
 
     def is_known_tail(self, key: StreamKey, after: Position) -> bool:
-        """See `PathStore.is_known_tail`. Other gateways append too: it never knows."""
+        """See `PathStore.is_known_tail`; always False, because other gateways append too."""
         return False
 
     async def list_path_logs(self, after: StreamKey | None, limit: int) -> list[StreamKey]:
@@ -343,7 +345,7 @@ class RedisStore:
         return await self._runs.sets.get(sets, limit)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do all of something that takes several steps, also if the caller does not wait for it."""
+        """Complete work of several steps even if the caller is cancelled."""
         if not self._is_open:
             work.close()
             raise StoreUnavailable(f"{self._servers.url}: the store is not open")
@@ -355,7 +357,7 @@ class RedisStore:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
         if not task.cancelled():
-            task.exception()  # seen by the caller, if it still waits
+            task.exception()  # retrieved: the caller, if it still waits, gets it too
 
 
 def _keys(key: StreamKey, in_run: bool, *, with_writers: bool = False) -> tuple[str, ...]:
@@ -369,13 +371,13 @@ def _keys(key: StreamKey, in_run: bool, *, with_writers: bool = False) -> tuple[
 
 
 def _listing(key: StreamKey) -> tuple[bytes, str]:
-    """Return what announces a new stream and the index that it goes into."""
+    """Return the record that announces a new stream, and the index that lists it."""
     index = index_of(key)
     return stream_created_record(key)[1] if index == "streams" else b"", index
 
 
 def index_of(key: StreamKey) -> str:
-    """Return the list in which a stream is found, if it is in one; else ""."""
+    """Return the index that lists a stream; "" if none does."""
     if is_user_stream(key) and not belongs_to_no_run(key):
         return "streams"
     return "paths" if path_of(key) is not None else ""
@@ -395,12 +397,12 @@ def _appended(
             counted = sequence if counts_appends else None
             return Appended(offset, Position(epoch.decode(), next_offset), True, counted)
         case [b"order", last]:
-            check_order(key, last.decode(), order)  # raises what is wrong with it
+            check_order(key, last.decode(), order)  # raises the specific error
         case [b"ended", why]:
             raise StreamEnded(f"stream {key} has ended ({why.decode()}); nothing can be appended")
         case [b"writer", *state] if writer is not None:
             known = WriterState(*state) if state else None
-            count_duplicates(known, writer, count)  # raises what is wrong with it
+            count_duplicates(known, writer, count)  # raises the specific error
     raise RunNotFound(f"there is no run {key.run_id}")
 
 
@@ -418,14 +420,14 @@ def _records(entries: list[Any], start: int, max_bytes: int) -> Iterator[Record]
 
 
 def check_server(name: str, info: Mapping[str, str]) -> None:
-    """Refuse a server that this store cannot be kept on.
+    """Check that a server meets the requirements of this store.
 
     Args:
-        name: Of the server, for the message.
-        info: What it says of itself.
+        name: Name of the server, for the message.
+        info: The server's INFO.
 
     Raises:
-        ConfigurationError: it is too old, or it may evict keys.
+        ConfigurationError: the server is too old, or it may evict keys.
     """
     version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
     if version < OLDEST:

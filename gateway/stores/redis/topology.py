@@ -1,8 +1,9 @@
-"""Where the buckets of a Redis store lie: one server, the master that sentinels name, or a cluster.
+"""Map buckets to Redis servers: one server, the master that sentinels name, or a cluster.
 
-Every key begins with `prefix:{bucket}:`. Redis hashes what is in the braces, so that all keys of a
-bucket are in one slot of a cluster and one script may touch them all. A run's bucket follows from
-its id: the run, its log and all its streams lie together. A set of runs has a bucket of its own.
+Every key begins with `prefix:{bucket}:`. Redis hashes the part in braces, so all keys of a bucket
+are in one slot of a cluster, and one script can access them all. A run's bucket follows from its
+id: the run, its log and all its streams share one bucket. The name of a set of runs determines the
+set's bucket.
 """
 
 from __future__ import annotations
@@ -24,23 +25,25 @@ with needs("redis"):
     from redis.crc import key_slot
     from redis.exceptions import RedisError
 
-BUCKETS = 64  # never changed: keys say which. Lists ask each; a cluster has at most so many masters
+BUCKETS = 64  # fixed: keys contain it. A list reads each; the limit of masters in a cluster
 Address = tuple[str, int]
 OnConnected = Callable[[dict[str, str]], None]
 
 
 def bucket_of(owner: str) -> int:
-    """Return the bucket of a run, or of whatever else has keys of its own."""
+    """Return the bucket of a run, or of any other owner of keys."""
     return zlib.crc32(owner.encode()) % BUCKETS
 
 
 class Topology:
-    """The lanes to all servers, and which of them a bucket's calls take.
+    """The lanes to all servers, and the assignment of buckets to lanes.
+
+    A lane is one pipelined connection to one server, for reads or for writes.
 
     Args:
-        url: What answers where.
-        on_connected: Told the server's INFO whenever a lane was connected.
-        patience_s: How long a call that was not carried out is tried again.
+        url: Addresses and kind of the servers.
+        on_connected: Called with the server's INFO whenever a lane has connected.
+        patience_s: Seconds for which a call that was not executed is retried.
     """
 
     def __init__(
@@ -59,10 +62,10 @@ class Topology:
         self._is_closed = False
 
     async def open(self) -> None:
-        """Find out where the buckets are, and that their servers answer.
+        """Look up the servers of the buckets, and check that they answer.
 
         Raises:
-            StoreUnavailable: they do not.
+            StoreUnavailable: a server does not answer.
         """
         try:
             if self.url.kind == "cluster":
@@ -72,55 +75,55 @@ class Topology:
             raise StoreUnavailable(f"{self.url}: {error or type(error).__name__}") from None
 
     async def close(self) -> None:
-        """Finish what was accepted, as far as the servers answer, and let go."""
+        """Wait up to `CONNECT_S` for each lane's accepted calls, then disconnect."""
         self._is_closed = True
         for lane in tuple(self._lanes.values()):
             try:
                 async with asyncio.timeout(CONNECT_S):
                     await lane.drain()
             except TimeoutError:
-                pass  # then what is under way fails
+                pass  # then the unfinished calls fail
             await lane.close()
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 await sentinel.aclose()
 
     def base(self, bucket: int) -> str:
-        """Return what all keys of a bucket begin with."""
+        """Return the common prefix of all keys of a bucket."""
         return f"{self.url.prefix}:{{{bucket}}}:"
 
     def one_bucket_each(self) -> list[int]:
-        """Return one bucket of every server that has one."""
+        """Return one bucket of every server that holds buckets."""
         return list({owner: bucket for bucket, owner in enumerate(self._owners)}.values())
 
     async def ping(self, bucket: int) -> None:
-        """Ask the server of a bucket for a sign of life."""
+        """Ping the server of a bucket."""
         await self.command(bucket, "PING", kind="read")
 
     def write(
         self, script: str, bucket: int, keys: tuple[str, ...], *arguments: Any, repeatable: bool
     ) -> asyncio.Future[Any]:
-        """Run a script that changes something.
+        """Run a script that writes.
 
         Args:
-            script: Its name.
-            bucket: Where.
-            keys: Those it cannot do without; the base of the bucket is put before them.
-            arguments: What follows the server's id.
-            repeatable: Running it twice does no harm.
+            script: Name of the script.
+            bucket: The bucket that it accesses.
+            keys: The keys that it requires, without the bucket's prefix.
+            arguments: Arguments after the server's id.
+            repeatable: Whether running it twice is harmless.
         """
         return self._call(script, bucket, keys, arguments, repeatable, "write")
 
     def read(
         self, script: str, bucket: int, keys: tuple[str, ...], *arguments: Any
     ) -> asyncio.Future[Any]:
-        """Run a script that changes nothing; arguments as for `write`."""
+        """Run a script that only reads; arguments as for `write`."""
         return self._call(script, bucket, keys, arguments, True, "read")
 
     def command(
         self, bucket: int, name: str, *arguments: Any, kind: str = "write"
     ) -> asyncio.Future[Any]:
-        """Carry out a command that may be repeated, on the server of a bucket."""
+        """Run a repeatable command on the server of a bucket."""
         return self._call(name, bucket, (), arguments, True, kind)
 
     def _call(
@@ -161,11 +164,11 @@ class Topology:
         return make
 
     async def connection(self, owner: Address | None = None) -> AbstractConnection:
-        """Make a connection to a server, or to any of them: all hear what is published."""
+        """Make a connection to a server, or to any: published messages reach all servers."""
         if self.url.kind == "sentinel":
             owner = await self._master()
         elif owner is None:
-            self._known.append(self._known.pop(0))  # another one the next time
+            self._known.append(self._known.pop(0))  # the next call uses another server
         host, port = owner or self._known[-1]
         return self.url.connection(
             **self.url.options,
@@ -182,7 +185,8 @@ class Topology:
                 list(self.url.addresses),
                 sentinel_kwargs={"socket_timeout": CONNECT_S / 2, **self.url.sentinel_options},
             )
-        # Several at once overwrite each other in its list: the one that answers is put in front.
+        # One lookup at a time: each moves the sentinel that answered to the front of a shared list,
+        # and concurrent ones would overwrite each other there.
         async with self._one_asks:
             host, port = await self._sentinel.discover_master(self.url.service)
         return str(host), int(port)
@@ -190,7 +194,7 @@ class Topology:
     # ---- a cluster ----
 
     async def _seek(self) -> None:
-        """Ask the cluster again who holds which slot, once however many lanes want to know."""
+        """Look up the owners of slots again; concurrent calls share one lookup."""
         if self.url.kind != "cluster":
             return
         if self._seeking is None:
@@ -205,13 +209,13 @@ class Topology:
         try:
             owners = await self._cluster_owners()
         except (RedisError, OSError, TimeoutError):
-            return  # nobody answers: the calls wait on, as long as their patience lasts
+            return  # no server answers: the calls wait until their deadlines
         self._owners = owners
         for (owner, kind), lane in tuple(self._lanes.items()):
             self._move(owner, kind, lane)
 
     def _move(self, owner: Address | None, kind: str, lane: PipelinedConnection) -> None:
-        """Take the calls of a lane that belong to another server there, in their order."""
+        """Submit the queued calls of a lane to their current servers, in order."""
         calls = tuple(lane.queue)
         lane.queue.clear()
         for call in calls:

@@ -1,12 +1,13 @@
-"""What a store's URL says about the Redis or Valkey servers behind it.
+"""Parse the URL of a Redis or Valkey store.
 
     redis://user:password@host:6379/0            one server
     redis+sentinel://user:password@a:26379,b:26379/mymaster?sentinel_password=…
     redis+cluster://user:password@a:6379,b:6379
 
-`rediss` in place of `redis` speaks TLS to all of them (`ssl_ca_certs`, `ssl_certfile`,
-`ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname` as in the library `redis`). Options of the
-store: `prefix` of its keys, `wait` for how many replicas must have a write.
+With `rediss` in place of `redis`, all connections use TLS, with the options `ssl_ca_certs`,
+`ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname` of the library `redis`.
+Options of the store: `prefix` is the prefix of its keys; `wait` is the number of replicas that must
+have a write before it is acknowledged.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ class RedisUrl:
     """A parsed URL.
 
     Attributes:
-        kind: What answers at the addresses.
-        addresses: Host and port; of one server, of the sentinels, or of some servers of a cluster.
-        service: The name that sentinels know the master by.
+        kind: Kind of the servers at the addresses.
+        addresses: Host and port of one server, of the sentinels, or of some servers of a cluster.
+        service: The master's name in the configuration of the sentinels.
         connection: Class of a connection to a server.
-        options: Its keyword arguments, the password among them.
-        sentinel_options: Those of a connection to a sentinel.
-        prefix: What keys begin with.
-        wait: How many replicas must have a write before it is acknowledged.
+        options: Keyword arguments of a connection to a server, including the password.
+        sentinel_options: Keyword arguments of a connection to a sentinel.
+        prefix: Prefix of all keys.
+        wait: Number of replicas that must have a write before it is acknowledged.
     """
 
     kind: Literal["server", "sentinel", "cluster"]
@@ -60,16 +61,16 @@ class RedisUrl:
     wait: int = 0
 
     def __str__(self) -> str:
-        """Name the servers, without what is secret."""
+        """Return the servers' addresses, without secrets."""
         hosts = ",".join(f"{host}:{port}" for host, port in self.addresses)
         return f"redis {hosts}" + (f" ({self.kind})" if self.kind != "server" else "")
 
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            ConfigurationError: says what is wrong, without the password.
+            ConfigurationError: the URL is wrong. The message does not contain the password.
         """
         try:
             return _parse(url)

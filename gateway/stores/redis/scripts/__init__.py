@@ -1,4 +1,4 @@
-"""The scripts that run inside the server. `shared.lua` says how streams lie in keys."""
+"""Lua scripts that run inside the server. `shared.lua` describes the keys of a stream."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 
 class Script(NamedTuple):
-    """A script and the name that the server gives it.
+    """A script and its SHA-1 name for EVALSHA.
 
     Attributes:
-        source: Lua, for Redis 6.2 and later and Valkey.
+        source: Lua source, for Redis 6.2 and later and for Valkey.
         sha: SHA-1 of the source, in hex.
     """
 
@@ -34,4 +34,4 @@ def _load() -> dict[str, Script]:
 
 
 SCRIPTS = _load()
-"""By name."""
+"""All scripts by name, without the suffix `.lua`."""
