@@ -1,9 +1,9 @@
-"""A copy of a SQLite store while it is in use, and how it is put back.
+"""Back up a SQLite store while it is in use, and restore the copy.
 
-The copy is of one moment: the source is read in one transaction, beside the process that owns it.
-Appends go on; only the write-ahead log cannot be folded back meanwhile, so it grows by what is
-appended. The copy is checked, synced and only then gets its name. The secret key that may lie
-beside a store is not part of it.
+The copy is one snapshot: the source is read in one transaction, while another process owns it.
+Appends continue. SQLite cannot checkpoint the write-ahead log during the copy, so the log grows by
+every append. The copy is checked and synced before it gets its final name. It does not include the
+secret key file next to a store.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from gateway.stores.sqlite.file_lock import SqliteLock
 from gateway.stores.sqlite.incarnation import mark_as_backup
 from gateway.stores.sqlite.schema import SCHEMA_VERSION, create_tables
 
-STEP_PAGES = 1000  # 4 MB between two reports
+STEP_PAGES = 1000  # 4 MB between two progress calls
 BUSY_TIMEOUT_S = 5.0
 
 Progress = Callable[[int, int], None]
 
 
 class BackupSummary(NamedTuple):
-    """What a copy holds.
+    """Size of a finished copy.
 
     Attributes:
-        runs: How many.
-        bytes: Of the file.
+        runs: Number of runs.
+        bytes: Size of the file.
     """
 
     runs: int
@@ -42,27 +42,27 @@ class BackupSummary(NamedTuple):
 def backup(
     store: Path, target: Path, *, force: bool = False, progress: Progress = lambda done, of: None
 ) -> BackupSummary:
-    """Copy a store, also while a gateway uses it.
+    """Copy a store to a file. A gateway may use the store during the copy.
 
     Args:
-        store: Its database file.
-        target: The copy.
-        force: Replace a file that is there.
-        progress: Called with the pages copied and how many there are.
+        store: Database file of the store.
+        target: File to create.
+        force: Replace an existing target.
+        progress: Called with the number of copied pages and of all pages.
 
     Raises:
-        ConfigurationError: there is no such store, or the target is there already.
-        StoreUnavailable: it could not be read or written, or the copy is damaged.
+        ConfigurationError: the store does not exist, or the target exists already.
+        StoreUnavailable: a file could not be read or written, or the copy is damaged.
     """
     _check_source(store)
     _check_target(target, force, same_as=store)
     with _part_of(target, store) as part:
         with closing(_read_only(store)) as source:
-            source.execute("BEGIN")  # held: else every append would make the copy begin anew
+            source.execute("BEGIN")  # without it, every append would restart the copy
             _check_schema(store, source)
             _copy(source, part, progress)
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
-            create_tables(copy)  # one of an older release, which knows no name to mark
+            create_tables(copy)  # an older release's file has no table for the mark
             mark_as_backup(copy)
             copied = _check_copy(copy, target)
         _put(part, target, force)
@@ -72,18 +72,18 @@ def backup(
 def restore(
     source: Path, store: Path, *, force: bool = False, progress: Progress = lambda done, of: None
 ) -> BackupSummary:
-    """Put a copy back in the place of a store that nobody has open.
+    """Restore a store from a copy. No process may have the store open.
 
     Args:
-        source: Made by `backup`.
-        store: The database file; what is there is lost.
-        force: Replace a store that is there.
-        progress: Called with the pages copied and how many there are.
+        source: File that `backup` created.
+        store: Database file of the store; its present content is lost.
+        force: Replace an existing store.
+        progress: Called with the number of copied pages and of all pages.
 
     Raises:
-        ConfigurationError: there is no such copy, or the store is there already.
+        ConfigurationError: the copy does not exist, or the store exists already.
         StoreLocked: a gateway uses the store.
-        StoreUnavailable: it could not be read or written, or the copy is damaged.
+        StoreUnavailable: a file could not be read or written, or the copy is damaged.
     """
     _check_source(source)
     _check_target(store, force, same_as=source)
@@ -94,9 +94,9 @@ def restore(
             _copy(copy, part, progress)
         with closing(sqlite3.connect(part, isolation_level=None)) as db:
             create_tables(db)
-            mark_as_backup(db)  # whatever made the copy
+            mark_as_backup(db)  # again: another tool may have made the copy
             db.execute("PRAGMA journal_mode = DELETE")
-        for ending in ("-wal", "-shm"):  # of what was there: it must not be read into the new one
+        for ending in ("-wal", "-shm"):  # of the old file: SQLite would apply its log
             store.with_name(f"{store.name}{ending}").unlink(missing_ok=True)
         _put(part, store, force)
     return copied._replace(bytes=store.stat().st_size)
@@ -126,7 +126,7 @@ def _owned(store: Path) -> Iterator[Path]:
             f"the store {store} is in use by a gateway or worker; stop it first"
         ) from None
     try:
-        yield store.resolve()  # a symbolic link stays one
+        yield store.resolve()  # replaces the link's target, not the link
     finally:
         lock.release()
 
@@ -163,7 +163,7 @@ def _copy(source: sqlite3.Connection, part: Path, progress: Progress) -> None:
         source.backup(
             copy, pages=STEP_PAGES, progress=lambda _, left, of: progress(of - left, of), sleep=0
         )
-        # One file, with nothing beside it that could be left behind.
+        # Without WAL, the copy is a single file: there is no `-wal` file to forget.
         copy.execute("PRAGMA journal_mode = DELETE")
 
 
@@ -181,7 +181,7 @@ def _put(part: Path, target: Path, force: bool) -> None:
     if force:
         part.replace(target)
     else:
-        os.link(part, target)  # never over a file that has come meanwhile
+        os.link(part, target)  # fails if the target was created since the check
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -1,9 +1,9 @@
-"""How the SQLite store keeps records: in blocks, gathered by stream, written together.
+"""Storage format of records in SQLite: blocks of records, one row each, written in bulk.
 
-All that one group commit adds to a stream is one row, a msgpack array of (time_ms, source, data): a
-row of its own for each record costs three times the space and the time. And all streams that one
-group commit adds to are written by a few statements of many rows: each statement lets the
-interpreter go, and a busy event loop gives it back only after milliseconds.
+A group commit adds one row to each changed stream: a msgpack array of (time_ms, source, data). One
+row for each record would cost three times the space and the time. The rows of all streams are
+written by a few statements with many rows each. Every statement releases the GIL, and a busy event
+loop returns it only after milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.model.retention import Retention
 from gateway.stores.idempotency import WriterState
 from gateway.stores.reserved_logs import is_user_stream, min_records_kept
 
-BLOCK_BYTES = 256 << 10  # of one row: what a reader in its middle decodes in vain
+BLOCK_BYTES = 256 << 10  # per row: bounds what a reader decodes before its first record
 
 
 Entry = tuple[int, str | None, bytes]  # time_ms, source, data
@@ -31,14 +31,14 @@ _decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
 @dataclass(slots=True)
 class StreamState:
-    """What the writer knows of a stream, with what the open transaction has added."""
+    """The writer's cached state of a stream, including changes of the open transaction."""
 
     no: int
     epoch: str
     earliest: int
     next_offset: int
     ended: EndReason | None
-    bytes: int  # of its blocks
+    bytes: int  # total size of its blocks
     writers: dict[str, WriterState | None] = field(default_factory=dict)
     added: list[Entry] = field(default_factory=list)
     changed_writers: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ class StreamState:
 
 
 class CommittedBatch(NamedTuple):
-    """What a commit added to a stream; a page of it is made only for those who follow."""
+    """The records that a commit added to a stream. A page is built only for followers."""
 
     first: int
     entries: list[Entry]
@@ -61,23 +61,23 @@ class CommittedBatch(NamedTuple):
     ended: EndReason | None
 
     def page(self) -> Page:
-        """Return it as a reader who follows gets it."""
+        """Return the batch as a page for followers."""
         records = [Record(self.first + i, *entry) for i, entry in enumerate(self.entries)]
         return Page(records, self.position, self.ended)
 
 
 class BulkInsert:
-    """Writes rows of one table, many by one statement; the values of all rows are one list."""
+    """Inserts rows into one table, up to 100 in one statement."""
 
     def __init__(self, into: str, width: int, then: str = "") -> None:
         row = f"({','.join('?' * width)})"
         self._statements = [
             (count * width, f"{into} VALUES {','.join([row] * count)} {then}")
-            for count in (100, 64, 32, 16, 8, 4, 2, 1)  # few enough to stay compiled
+            for count in (100, 64, 32, 16, 8, 4, 2, 1)  # few enough for the statement cache
         ]
 
     def write(self, db: sqlite3.Connection, values: list[Any]) -> None:
-        """Execute the statements that write all rows."""
+        """Insert all rows; `values` is the flat list of their columns."""
         at = 0
         for size, sql in self._statements:
             while len(values) - at >= size:
@@ -100,7 +100,7 @@ _WRITERS = BulkInsert(
 def write_streams(
     db: sqlite3.Connection, streams: Mapping[StreamKey, StreamState]
 ) -> dict[StreamKey, CommittedBatch]:
-    """Write what these streams have gathered; returns it, by stream."""
+    """Write the pending changes of streams, and return them by stream."""
     grown: dict[StreamKey, CommittedBatch] = {}
     blocks: list[Any] = []
     heads: list[Any] = []
@@ -140,36 +140,36 @@ def write_streams(
 
 
 def _outgrows(stream: StreamState, kept: int) -> bool:
-    # Whole blocks go, now and then, and few enough that appends do not wait for it.
+    # Trims are rare, and each removes so few blocks that appends do not wait.
     return stream.next_offset - stream.earliest > kept + max(8, kept // 8)
 
 
 @dataclass(slots=True)
 class Budget:
-    """How much one step of sweeping may still remove."""
+    """How much one sweep step may still delete."""
 
     rows: int
     bytes: int
 
     @property
     def is_spent(self) -> bool:
-        """Whether nothing more may go."""
+        """Whether the step must not delete anything else."""
         return self.rows <= 0 or self.bytes <= 0
 
     def charge(self, size: int) -> None:
-        """Take note of one more row."""
+        """Subtract one row of `size` bytes."""
         self.rows -= 1
         self.bytes -= size
 
 
 class Cut(NamedTuple):
-    """Where what is kept of a stream begins.
+    """The point before which a stream is trimmed.
 
     Attributes:
-        earliest: The first offset that is kept.
-        bytes: Of the rows before it.
-        oldest_ms: The time of the first row that is kept; None if none is.
-        is_cut_short: More could go than the budget allowed.
+        earliest: The first retained offset.
+        bytes: Total size of the rows before it.
+        oldest_ms: Time of the first retained row; None if no row is retained.
+        is_cut_short: The budget ended before all expired rows were counted.
     """
 
     earliest: int
@@ -185,15 +185,15 @@ def cut(
     now_ms: int,
     budget: Budget,
 ) -> Cut:
-    """Find where what is kept begins.
+    """Find the point before which a stream is trimmed.
 
     Args:
-        rows: The first offset, the size and the last time of each stored row, from the oldest on;
-            no more are read than have to be looked at.
-        stream: Their stream.
-        retention: What has to be kept.
-        now_ms: The time.
-        budget: Bounds what goes; what goes is taken from it.
+        rows: First offset, size and last time of each stored row, oldest first. The iterator is
+            read only as far as necessary.
+        stream: The stream of the rows.
+        retention: The limits of the stream.
+        now_ms: The current time.
+        budget: Bounds the trim. Every row before the point is charged to it.
     """
     kept_from = stream.next_offset - retention.records if retention.records is not None else 0
     excess = stream.bytes - retention.bytes if retention.bytes is not None else 0
@@ -215,7 +215,7 @@ def cut(
 
 
 def encode_blocks(first: int, entries: list[Entry]) -> list[tuple[int, bytes]]:
-    """Return the rows that hold records from offset `first` on: the first offset and the data."""
+    """Encode records from offset `first` on as rows of (first offset, data)."""
     if len(entries) == 1:
         return [(first, _encode(entries))]
     blocks = []
@@ -231,7 +231,7 @@ def encode_blocks(first: int, entries: list[Entry]) -> list[tuple[int, bytes]]:
 
 
 def records_from(db: sqlite3.Connection, no: int, start: int) -> Iterator[Record]:
-    """Read the records of a stream, by its number, from an offset on."""
+    """Yield the records of a stream from offset `start` on; `no` is the stream's number."""
     cursor = db.execute(
         "SELECT first, data FROM blocks WHERE stream = ?1 AND first >= coalesce("
         "(SELECT max(first) FROM blocks WHERE stream = ?1 AND first <= ?2), 0) ORDER BY first",

@@ -1,4 +1,4 @@
-"""What went wrong with the file of a SQLite store, in words that say what to do."""
+"""Convert errors of a SQLite file to `StoreUnavailable`, with a message that names the remedy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import orjson
 
 from gateway.errors import StoreUnavailable
 
-BUSY_TIMEOUT_S = 5.0  # an outside tool may hold the file for a moment
+BUSY_TIMEOUT_S = 5.0  # another program may lock the file briefly
 
 DAMAGED = (msgspec.MsgspecError, orjson.JSONDecodeError, UnicodeDecodeError)
-"""What reading a row raises that holds something else than was written into it."""
+"""Errors that decoding a row raises when its content is damaged."""
 
 _FULL = (
     "the disk is full. Make room: what was acknowledged is kept, and appends go on by themselves"
@@ -52,7 +52,7 @@ _ADVICE_BY_ERRNO = {
 def to_store_error(
     path: Path, error: Exception, doing: Literal["opened", "read", "written"]
 ) -> StoreUnavailable:
-    """Make the error that users see: it names the file, what is wrong, and what to do."""
+    """Build the error for users: it names the file, the fault, and the remedy."""
     advice = _advice(error)
     what = f"the store {path} cannot be {doing}: {error}"
     return StoreUnavailable(f"{what}: {advice}" if advice else what)
@@ -67,17 +67,17 @@ def _advice(error: Exception) -> str | None:
 
 
 def _code(error: Exception) -> int:
-    code = getattr(error, "sqlite_errorcode", None)  # not set on errors of Python's own
+    code = getattr(error, "sqlite_errorcode", None)  # unset if Python raised the error itself
     return (code or 0) & 0xFF
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be opened because the disk is full, or may be."""
+    """Whether an error means that the disk is full, or may be full (an I/O error)."""
     if isinstance(error, sqlite3.Error):
         return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_storage_error(error: Exception) -> bool:
-    """Whether a failure is the file's and not that of one piece of work: all of a group have it."""
+    """Whether an error concerns the file, so that every operation of a group fails with it."""
     return _code(error) in _ADVICE and _code(error) != sqlite3.SQLITE_FULL

@@ -1,18 +1,19 @@
-"""One owner of a SQLite file, whatever name it is opened by.
+"""Exclusive ownership of a SQLite file, independent of the path by which it is opened.
 
-Two locks are taken. `PATH.lock` is a file beside the database, under the name that was given and
-under the one that symbolic links lead to; releases before this one take it alone, and so do other
-systems than Linux. On Linux the database file itself is locked too, by `flock`: a hard link, a
-bind mount and a lock file that was removed make no difference, for the lock is the inode's.
+There are two locks. `PATH.lock` is a file next to the database. It is locked under the given path
+and under the path that symbolic links resolve to. Older releases and systems other than Linux use
+only this lock. On Linux, `flock` locks the database file too. That lock belongs to the inode, so
+hard links, bind mounts and deleted lock files do not defeat it.
 
-SQLite's own locks on the file are POSIX locks. On Linux they do not meet those of `flock`, but all
-that a process has are gone once it closes any descriptor of the file. So the descriptor is opened
-before SQLite opens the file and closed after SQLite has closed it, and a process that owns a file
-finds that out by its inode, without opening it again. On BSD and macOS the two kinds of lock do
-meet: the owner would lock itself out.
+SQLite's own locks on the file are POSIX locks. On Linux they do not conflict with `flock`. When a
+process closes any descriptor of a file, it loses all its POSIX locks on that file. So the
+descriptor is opened before SQLite opens the file, and closed after SQLite has closed it. A process
+recognizes a file that it owns by its inode, without opening the file again. On BSD and macOS the
+two kinds of lock do conflict: the owner would lock itself out.
 
-A forked child shares the locks of its parent, and would hold them after the parent's death. So it
-closes its descriptors of them at once. It never calls `LOCK_UN`, which unlocks for the parent too.
+A forked child shares the locks of its parent, and would hold them after the parent's death. So the
+child immediately closes the descriptors. It never calls `LOCK_UN`, which would also unlock the
+parent's lock.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ else:
     import fcntl
 
 POLL_S = 0.05
-NETWORK = ("nfs", "nfs4", "cifs", "smb3")  # where `flock` is made of POSIX locks, and meets them
+NETWORK = ("nfs", "nfs4", "cifs", "smb3")  # here `flock` conflicts with POSIX locks
 
-_owners: set[SqliteLock] = set()  # those of this process
+_owners: set[SqliteLock] = set()  # in this process
 _guard = threading.Lock()  # held over a fork, so that no descriptor is opened but not yet recorded
 
 
@@ -43,7 +44,7 @@ class SqliteLock:
 
     Args:
         path: The database file.
-        is_made: Whether a file that is not there is made, empty, to be locked.
+        is_made: Create a missing file, empty, so that it can be locked.
     """
 
     def __init__(self, path: Path, *, is_made: bool = True) -> None:
@@ -53,10 +54,10 @@ class SqliteLock:
         self._held = ExitStack()  # on Windows
 
     def acquire(self, wait_s: float) -> None:
-        """Become the owner.
+        """Become the owner of the file.
 
         Args:
-            wait_s: How long to wait for another owner to release it.
+            wait_s: How long to wait for another owner to release the file.
 
         Raises:
             TimeoutError: another process, or another store of this one, owns the file.
@@ -81,7 +82,7 @@ class SqliteLock:
             raise
 
     def release(self) -> None:
-        """Be its owner no more; nothing of the file may be open. Safe to call twice."""
+        """Release the file, after SQLite has closed it. Safe to call twice."""
         self._held.close()
         with _guard:
             self._close()
@@ -101,11 +102,11 @@ class SqliteLock:
                 time.sleep(POLL_S)
 
         def _lock(self, path: Path, is_database: bool) -> bool:
-            """Lock a file, unless it has another owner."""
+            """Try to lock a file; False if it has another owner."""
             with _guard:
                 if path.exists():
                     inode = _inode(path.stat())
-                    if inode in self._locked:  # by another name, through a link to its folder
+                    if inode in self._locked:  # same file, by a link to its folder
                         return True
                     if any(inode in owner._locked for owner in _owners):
                         return False
@@ -121,7 +122,7 @@ class SqliteLock:
                 except BaseException:
                     os.close(descriptor)
                     raise
-                if not is_current:  # or it was replaced before it was locked
+                if not is_current:  # it has an owner, or was replaced before it was locked
                     os.close(descriptor)
                     return False
                 self._locked[_inode(status)] = descriptor
@@ -133,7 +134,7 @@ def _mounts() -> str:
     try:
         return Path("/proc/self/mountinfo").read_text()
     except OSError:
-        return ""  # no /proc here: what the file lies on is not known
+        return ""  # without /proc the file system is unknown
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:
@@ -141,7 +142,7 @@ def _inode(status: os.stat_result) -> tuple[int, int]:
 
 
 def _disown() -> None:
-    """Close what a forked child has inherited; the parent stays the owner."""
+    """Close the descriptors that a forked child inherited; the parent stays the owner."""
     for owner in _owners:
         owner._close()
     _owners.clear()
@@ -155,15 +156,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_file_system(path: Path, device: int, mounts: str) -> None:
-    """Refuse a file on a network file system.
+    """Reject a file on a network file system.
 
     Args:
         path: The file.
-        device: Its `st_dev`.
-        mounts: The content of `/proc/self/mountinfo`.
+        device: `st_dev` of the file.
+        mounts: Content of `/proc/self/mountinfo`.
 
     Raises:
-        ConfigurationError: it is on one.
+        ConfigurationError: the file is on a network file system.
     """
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in mounts.splitlines():

@@ -1,18 +1,20 @@
-"""Notices that a SQLite file was put back from a backup, so that no offset ever means two records.
+"""Detect that a SQLite file was restored from a backup, so that no offset names two records.
 
-A file that was put back has lost its newest records, and what is appended next would get the
-offsets of those that were lost: a client who had read them would go on in silence with others in
-their place. So a random name is kept twice: in the database, and in a small file beside it that no
-backup holds. It changes whenever the store is opened, and every minute while there are appends. If
-the two differ when the store is opened, the database is not the one that was last closed here, and
-every stream gets a new epoch: whoever holds a position is told `reset`.
+A restored file lacks its newest records. The next appends would reuse the offsets of the lost
+records, and a client that had read those would continue without noticing the loss.
 
-`realtime backup` gives its copy a name that never matches, so a copy is always noticed, also on
-another machine. Copies made by other means are noticed unless they are younger than a minute, or
-the file beside is put back together with the database: then delete that one.
+So the store writes a random name to two places: the database, and a small file next to it that no
+backup contains, the name file. The name changes whenever the store is opened, and every minute
+while there are appends. If the two names differ on opening, the database is not the one that was
+last closed here. Then every stream gets a new epoch, and clients with a position receive `reset`.
 
-The database is written first. It keeps the name that lies beside it as well, so that a crash in
-between is no difference.
+`realtime backup` gives its copy a name that never matches, so its restore is always detected, on
+another machine too. Restores from other copies are detected with two exceptions: the copy is
+younger than a minute, or the name file was restored with the database. In these cases, delete the
+name file.
+
+The database is written first. It also stores the name that the name file has at that time
+(`beside`), so a crash between the two writes is not taken for a restore.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ MARK_OF_BACKUP = "backup"
 
 
 class Incarnation:
-    """The name of a database file, and its twin beside it.
+    """The name of a database file, in the database and in the name file.
 
     Args:
-        path: The database file. The twin lies beside the file that symbolic links lead to; that of
-            an older release lies beside the link.
+        path: The database file. The name file is next to the file that symbolic links resolve to.
+            Older releases wrote it next to the link.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,14 +43,14 @@ class Incarnation:
         self._next = ""
 
     def adopt(self, db: sqlite3.Connection, now_ms: int) -> bool:
-        """Compare the two, give every stream a new epoch if they differ, and change the name.
+        """Compare the two names, change epochs if they differ, and write a new name.
 
         Returns:
-            Whether the file was put back from a backup.
+            Whether the file was restored from a backup.
 
         Raises:
             sqlite3.Error: the database cannot be written.
-            OSError: the file beside it cannot be read or written.
+            OSError: the name file cannot be read or written.
         """
         was_restored = not self.is_of(db)
         db.execute("BEGIN IMMEDIATE")
@@ -64,16 +66,16 @@ class Incarnation:
         return was_restored
 
     def is_of(self, db: sqlite3.Connection) -> bool:
-        """Whether the database is the one that was last closed here, or is new."""
+        """Whether the database is new, or is the one that was last closed here."""
         row = db.execute("SELECT current, beside FROM incarnation").fetchone()
         names = [path.read_text().strip() for path in self._paths if path.exists()]
         names.sort(key=lambda name: name not in (row or ()))
         self._beside = names[0] if names else ""
-        is_new = row is None and not self._beside  # or of a release that kept no name
+        is_new = row is None and not self._beside  # or from a release without names
         return is_new or (bool(self._beside) and self._beside in (row or ()))
 
     def write(self, db: sqlite3.Connection) -> None:
-        """Write a new name into the database, in the transaction that is open."""
+        """Write a new name to the database, in the open transaction."""
         self._next = secrets.token_hex(16)
         db.execute("DELETE FROM incarnation")
         db.execute(
@@ -81,7 +83,7 @@ class Incarnation:
         )
 
     def follow(self) -> None:
-        """Write the name beside it, once the transaction is durable."""
+        """Write the new name to the name file. Call it after the commit is durable."""
         part = self._path.with_name(f"{self._path.name}.part")
         with part.open("w") as file:
             file.write(f"{self._next}\n")
@@ -92,13 +94,13 @@ class Incarnation:
 
 
 def mark_as_backup(db: sqlite3.Connection) -> None:
-    """Give a copy a name that nothing beside it will match."""
+    """Give a copy a name that no name file matches."""
     db.execute("DELETE FROM incarnation")
     db.execute("INSERT INTO incarnation (current, beside) VALUES (?1,?1)", (MARK_OF_BACKUP,))
 
 
 def give_new_epochs(db: sqlite3.Connection, now_ms: int) -> None:
-    """Make every position in the file void; in the form of `gateway.stores.base.new_epoch`."""
+    """Invalidate all positions: new epochs in the form of `gateway.stores.base.new_epoch`."""
     db.execute(
         "UPDATE streams SET epoch = printf('%011x%05x', ?, abs(random()) % 1048576)", (now_ms,)
     )

@@ -1,4 +1,4 @@
-"""A SQLite store that can be copied from and to; see `gateway.stores.migration`."""
+"""A SQLite store as source or target of a copy; see `gateway.stores.migration`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOTHING = StreamExtras(None, None, {})
 
 
 class MovableSqliteStore(SqliteStore):
-    """`SqliteStore`, with what `CopyableStore` asks for besides."""
+    """`SqliteStore` with the additional methods of `CopyableStore`."""
 
     async def stream_ids(self, run_id: str) -> list[str]:
         """See `CopyableStore.stream_ids`."""

@@ -1,4 +1,4 @@
-"""What one read of the SQLite store does, on a connection that is given, inside one transaction."""
+"""Reads of the SQLite store. The caller passes a connection with an open transaction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gateway.stores.sqlite.blocks import records_from
 
 
 def stream_row(db: sqlite3.Connection, key: StreamKey) -> tuple[Any, ...] | None:
-    """Return what `StreamState` begins with; None if nothing was appended yet."""
+    """Return the first fields of `StreamState`; None for an absent stream."""
     row: tuple[Any, ...] | None = db.execute(
         "SELECT no, epoch, earliest, next, ended, bytes FROM streams"
         " WHERE run_id = ? AND stream_id = ?",
@@ -39,13 +39,13 @@ def stream_row(db: sqlite3.Connection, key: StreamKey) -> tuple[Any, ...] | None
 
 
 def snapshot_of(db: sqlite3.Connection, run_id: str) -> bytes | None:
-    """Return a run as it is kept."""
+    """Return the stored JSON of a run; None if there is no such run."""
     row = db.execute("SELECT snapshot FROM runs WHERE id = ?", (run_id,)).fetchone()
     return row[0] if row else None
 
 
 def snapshot_there(db: sqlite3.Connection, run_id: str) -> bytes:
-    """Return a run as it is kept.
+    """Return the stored JSON of a run.
 
     Raises:
         RunNotFound: there is no such run.
@@ -66,7 +66,11 @@ def load_run(db: sqlite3.Connection, run_id: str) -> Run:
 
 
 def read_head(db: sqlite3.Connection, key: StreamKey) -> tuple[int, Head]:
-    """Return a stream's number and head."""
+    """Return a stream's number and head; the number of an absent stream is 0.
+
+    Raises:
+        RunNotFound: there is neither the stream nor its run.
+    """
     row = stream_row(db, key)
     if row is None and belongs_to_no_run(key):
         return 0, NO_RECORDS
@@ -112,9 +116,10 @@ def read_run(db: sqlite3.Connection, run_id: str) -> RunState:
 def read_runs(db: sqlite3.Connection, query: RunQuery) -> list[Run]:
     """See `Store.list_runs`.
 
-    Each condition has an index in the order of ids. With several, the search leaps: it asks each
-    in turn for its next run that is no newer than the last one found, until all name the same one.
-    That costs at most twice the runs that meet the rarest condition, however many meet the others.
+    Each condition has an index sorted by run id. With several conditions, the search skips ahead:
+    it queries the indexes in rotation for the newest run that is not newer than the last result.
+    When all conditions return the same run, that run matches. The cost is at most twice the number
+    of runs that meet the rarest condition, however many runs meet the others.
     """
     conditions = _conditions(query)
     before = query.before if query.before is not None else _AFTER_ALL
@@ -130,13 +135,13 @@ def _listed_from(
 
 
 def load_shown(db: sqlite3.Connection, run_id: str) -> ListedRun:
-    """Return what sets show of a run, without a look at its large fields."""
+    """Return a run as sets show it, without reading its large fields."""
     row = db.execute("SELECT snapshot FROM listed WHERE run_id = ?", (run_id,)).fetchone()
     return decode_listed(row[0] if row is not None else snapshot_there(db, run_id))
 
 
 def _newest(db: sqlite3.Connection, conditions: Sequence[_Condition], before: str) -> str | None:
-    """Return the newest run before another that meets all conditions."""
+    """Return the id of the newest run older than `before` that meets all conditions."""
     found, operator, agreed = before, "<", 0
     for condition in cycle(conditions):
         newest = condition.newest(db, operator, found)
@@ -151,7 +156,7 @@ def _newest(db: sqlite3.Connection, conditions: Sequence[_Condition], before: st
 
 def read_set(db: sqlite3.Connection, sets: Sequence[RunSet], limit: int) -> SetState:
     """See `Store.list_set_runs`."""
-    count = limit + 1  # one more says that there are more
+    count = limit + 1  # the extra one shows whether there are more
     newest = (f"SELECT * FROM ({MEMBERS[each.kind]} DESC LIMIT {count:d})" for each in sets)
     rows = db.execute(
         f"SELECT id FROM runs WHERE id IN ({' UNION '.join(newest)})"
@@ -184,13 +189,13 @@ _ID_BY = {
 
 
 class _Condition(NamedTuple):
-    """What a run has to meet: its field is one of these values."""
+    """A condition of a query: the field of the run has one of these values."""
 
     field: str
     values: Sequence[str]
 
     def newest(self, db: sqlite3.Connection, operator: str, than: str) -> str | None:
-        """Return the newest run that meets it, of those that are older than another."""
+        """Return the newest matching run id that compares to `than` by `operator`, < or <=."""
         table, id, condition = _ID_BY[self.field]
         sql = f"SELECT max({id}) FROM {table} WHERE {condition} AND {id} {operator} ?"
         found = (db.execute(sql, (value, than)).fetchone()[0] for value in self.values)

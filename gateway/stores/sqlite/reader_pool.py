@@ -1,4 +1,4 @@
-"""Threads that read a SQLite file, each in transactions on a connection of its own."""
+"""Threads that read a SQLite file, each on a separate connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ_THREADS = 2
 
 
 class ReaderPool:
-    """A few threads that see only committed data. Each opens a connection on first use.
+    """A few threads that read committed data only. Each opens a connection on first use.
 
     Args:
         connect: Opens a connection.
@@ -28,7 +28,7 @@ class ReaderPool:
         self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="realtime-read")
 
     async def submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one read transaction, on a thread of the pool."""
+        """Run `work` in one read transaction on a thread of the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -43,7 +43,7 @@ class ReaderPool:
             db.execute("ROLLBACK")
 
     def stop(self) -> None:
-        """Finish the reads that were submitted and close all connections; blocks until then."""
+        """Finish all submitted reads, then close the connections. Blocks."""
         self._pool.shutdown(wait=True)
         for connection in self._connections:
             connection.close()

@@ -1,8 +1,8 @@
-"""What the SQLite store may forget: found by a reader, step by step, and removed by the writer.
+"""Retention in SQLite: a reader finds expired rows in bounded steps, and the writer deletes them.
 
-An idle store costs nothing, however large it is: each query asks an index for what is due. Streams
-that have outgrown their bounds are noticed as they grow; all streams are looked at once after the
-store was opened, since its bounds may be others than before.
+Sweeps of an idle store cost almost nothing, whatever its size: each query uses an index of due
+rows. A commit detects the streams that exceed their limits. After the store is opened, the sweeps
+check every stream one time, because the limits may have changed.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from gateway.stores.reserved_logs import is_user_stream
 from gateway.stores.sqlite.blocks import Budget
 from gateway.stores.sqlite.transactions import Transactions
 
-STEP_STREAMS = 1000  # looked at in one step
+STEP_STREAMS = 1000  # checked in one step
 STEP_RUNS = 100  # deleted in one step
-STEP_ROWS = 1000  # removed in one step, and
-STEP_BYTES = 8 << 20  # of their data: appends wait behind it for about 30 ms
+STEP_ROWS = 1000  # deleted in one step
+STEP_BYTES = 8 << 20  # of rows deleted in one step: appends wait for about 30 ms
 
 
 @dataclass(slots=True)
 class ExpiredRows:
-    """What one step found to be forgotten.
+    """The expired rows that one step found.
 
     Attributes:
-        run_ids: Runs that finished long enough ago.
-        aged: Streams with records that are older than what is kept.
-        outgrown: Streams with more records or bytes than are kept.
-        sets: Logs of sets that were empty long ago.
-        last_no: The last stream that was looked at; None after the last of all.
-        has_garbage: Rows of deleted streams are there.
-        has_more: There is more than one step takes.
+        run_ids: Finished runs whose retention has expired.
+        aged: Streams with records older than the retention limit.
+        outgrown: Streams over the limit of records or bytes.
+        sets: Logs of sets that have been empty for `EMPTY_SET_S`.
+        last_no: Number of the last stream checked; None when all were checked.
+        has_garbage: There are rows of deleted streams.
+        has_more: There are more expired rows than one step deletes.
     """
 
     run_ids: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class ExpiredRows:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether there is nothing to remove."""
+        """Whether there is nothing to delete."""
         found = self.run_ids or self.aged or self.outgrown or self.sets
         return not (found or self.has_garbage)
 
@@ -54,13 +54,13 @@ class ExpiredRows:
 def find(
     db: sqlite3.Connection, after_no: int | None, retention: Retention, now_ms: int
 ) -> ExpiredRows:
-    """Look for what may be forgotten.
+    """Find expired rows, at most one step of them.
 
     Args:
         db: A reader's connection.
-        after_no: The stream that the last step came to; None if all were looked at.
-        retention: What is kept.
-        now_ms: The time.
+        after_no: `last_no` of the previous step; None if all streams were checked.
+        retention: The limits of the store.
+        now_ms: The current time.
     """
     (has_garbage,) = db.execute("SELECT EXISTS (SELECT 1 FROM garbage)").fetchone()
     runs = db.execute(
@@ -105,7 +105,7 @@ def _look_at_streams(
 
 
 def remove(tx: Transactions, found: ExpiredRows, retention: Retention, now_ms: int) -> SweepResult:
-    """Forget what was found, as far as one step goes."""
+    """Delete the rows that `find` returned, within the budget of one step."""
     runs = sum(tx.delete_run(run_id, now_ms) for run_id in found.run_ids)
     for key in found.sets:
         tx.forget_set(key, now_ms)

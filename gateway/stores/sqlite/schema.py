@@ -1,4 +1,4 @@
-"""The tables of the SQLite store, and how a file of an older version gets to this one's."""
+"""The tables of the SQLite store, and upgrades of files from older versions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sqlite3
 import time
 
 SCHEMA_VERSION = 7
-PROGRESS_S = 5.0  # between two reports of an upgrade that takes long
-PROGRESS_STEPS = 1_000_000  # of SQLite's virtual machine, between two looks at the clock
+PROGRESS_S = 5.0  # between two log messages of a long upgrade
+PROGRESS_STEPS = 1_000_000  # of SQLite's virtual machine, between two checks of the clock
 
 _log = logging.getLogger("realtime.sqlite")
 
@@ -67,9 +67,9 @@ CREATE INDEX runs_by_owner ON runs (owner, id);
 _LISTED = """
 CREATE TABLE IF NOT EXISTS listed (run_id TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
 """
-# streams.oldest_ms: no record that is kept is older. NULL: there is none, or none is ever trimmed.
-# empty_sets: logs of sets to look at, which were empty at that time and may have runs again.
-# listed: what lists show of runs that have large fields; a run that is not there is shown whole.
+# streams.oldest_ms: no retained record is older. NULL: no records, or the stream is never trimmed.
+# empty_sets: logs for sweeps to check. Their sets were empty at since_ms and may have runs again.
+# listed: shortened copies of runs with large fields, for lists. Other runs are listed whole.
 _STEPS = (
     _SCHEMA,
     _SPENT_AND_KEYS,
@@ -78,17 +78,17 @@ _STEPS = (
     _ORDERS,
     _DUE,
     _LISTED,
-)  # what each version adds to the one before
+)  # the step at index N upgrades version N to N + 1
 
 
 def is_readable(connection: sqlite3.Connection) -> bool:
-    """Whether the file can be read as it is; that of the release before can."""
+    """Whether the file can be read without an upgrade; a file of the previous release can."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return bool(5 <= version <= SCHEMA_VERSION)
 
 
 def stand_in(connection: sqlite3.Connection) -> None:
-    """Let the file of an older version be read as it is: what it lacks is empty."""
+    """Add missing tables as empty temporary tables, to read an older file without an upgrade."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version < SCHEMA_VERSION:
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -96,7 +96,7 @@ def stand_in(connection: sqlite3.Connection) -> None:
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make the tables in a new file, or those that a file of an older version lacks.
+    """Create the tables in a new file, or upgrade the tables of an older file.
 
     Raises:
         sqlite3.DatabaseError: the file was written by a newer version.
@@ -118,7 +118,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 class _Report:
-    """Logs every few seconds that a large file is being upgraded."""
+    """Progress handler that logs a running upgrade every `PROGRESS_S` seconds."""
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         (_, _, self._path) = connection.execute("PRAGMA database_list").fetchone()
@@ -137,4 +137,4 @@ class _Report:
                 SCHEMA_VERSION,
                 now_s - self._began_s,
             )
-        return 0  # go on
+        return 0  # any other value would abort the upgrade

@@ -1,8 +1,8 @@
 """`sqlite:PATH`: the embedded default. One file, one owner, a writer thread with group commit.
 
-Durability: `full` (the default) syncs every group commit: an acknowledged append survives a power
-loss. `normal` survives the death of the process; a power loss may cost the last moments, never the
-file's integrity.
+Durability `full` (the default) syncs every group commit, so an acknowledged append survives a power
+loss. With `normal`, it survives the death of the process. A power loss may then lose the latest
+appends, but never damages the file.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _log = logging.getLogger("realtime.sqlite")
 
 T = TypeVar("T")
 
-LOCK_WAIT_S = 5.0  # a restarted process finds its predecessor still closing
-PROBE_S = 1.0  # between two tries to write while the file refuses it
+LOCK_WAIT_S = 5.0  # after a restart, the previous process may still be closing the file
+PROBE_S = 1.0  # between two attempts to write while writes fail
 
 Durability = Literal["full", "normal"]
 
 
 class SqliteStore:
-    """The store contract over one SQLite file.
+    """The store contract, implemented with one SQLite file.
 
     Args:
-        path: The database file; its folder is made if missing, but none directly below `/`.
+        path: The database file. A missing folder is created, unless it is directly below `/`.
         durability: `full` or `normal`, see the module.
-        clock_ms: Gives the time of records.
-        lock_wait_s: How long to wait for another owner to let go.
-        retention: What may be forgotten.
+        clock_ms: Returns the time of new records in milliseconds.
+        lock_wait_s: How long to wait for another owner to release the file.
+        retention: Which records and runs may be deleted.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class SqliteStore:
         self._retention = retention
         self._incarnation = Incarnation(self.path)
         self._probe: asyncio.Task[None] | None = None
-        self._swept_no: int | None = 0  # how far a sweep has looked at all streams; None: it has
+        self._swept_no: int | None = 0  # last stream checked since `open`; None: all are checked
         self._lock = SqliteLock(self.path)
         self._growth = ChangeNotifier()
         self._tails = TailCache()
         self._writer: WriterThread | None = None
         self._readers: ReaderPool | None = None
         self._can_read = asyncio.Event()  # cleared while the readers are replaced
-        self._refusal: StoreUnavailable | None = None  # why it was opened for reading alone
+        self._refusal: StoreUnavailable | None = None  # why the store is read-only
 
     async def open(self) -> None:
         """See `Store.open`."""
@@ -115,7 +115,7 @@ class SqliteStore:
         )
 
     async def _begin_late(self) -> None:
-        """Open the file as usual once the disk allows it; reads wait for the moment of a try."""
+        """Retry until the file can be opened for writing. Reads wait during each attempt."""
         while self._writer is None:
             await asyncio.sleep(PROBE_S)
             self._can_read.clear()
@@ -164,8 +164,9 @@ class SqliteStore:
         )
 
     def _connect_alone(self) -> sqlite3.Connection:
-        # No other process can open the file meanwhile, so that its index of the log needs no room
-        # on the disk. Read-only is said otherwise: that mode would want the index to be there.
+        # The disk may be full. With `unix-excl` no other process can open the file, so SQLite keeps
+        # the index of the write-ahead log in memory instead of on the disk. `query_only` forbids
+        # writes; `mode=ro` would require that the index exists.
         connection = sqlite3.connect(
             f"{self.path.resolve().as_uri()}?vfs=unix-excl",
             uri=True,
@@ -218,7 +219,7 @@ class SqliteStore:
         return self._writer is not None and not self._writer.is_refused
 
     async def _try_to_write(self) -> None:
-        """Find out when the file takes something again, also while nobody appends."""
+        """Probe the file until writes succeed again, so that recovery does not need an append."""
         while self._writer is not None and self._writer.is_refused:
             await asyncio.sleep(PROBE_S)
             try:
@@ -342,7 +343,7 @@ class SqliteStore:
         return swept
 
     async def _rename(self) -> None:
-        """Give the file another name, if anything was written since it got its last."""
+        """Give the file a new incarnation name, if anything was committed since the last one."""
         if self._writer is not None and self._writer.has_written:
             await self._write(lambda tx: tx.rename(self._incarnation))
 
@@ -379,7 +380,7 @@ class SqliteStore:
         if self._readers is None:
             raise self._why_not()
         await self._can_read.wait()
-        if self._readers is None:  # it was closed meanwhile
+        if self._readers is None:  # the store was closed during the wait
             raise self._why_not()
         try:
             return await self._readers.submit(work)

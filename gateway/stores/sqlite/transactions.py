@@ -1,4 +1,4 @@
-"""What one transaction of the SQLite store does, on the connection that is given."""
+"""Writes of the SQLite store, within one transaction for each group commit."""
 
 from __future__ import annotations
 
@@ -47,40 +47,40 @@ from gateway.stores.sqlite.incarnation import Incarnation
 from gateway.stores.sqlite.queries import MEMBERS, load_run, snapshot_of, snapshot_there, stream_row
 
 CACHED_STREAMS = 20_000  # about 500 bytes each
-FORGOTTEN_TOKENS = 100  # that have expired, whenever one is spent
+FORGOTTEN_TOKENS = 100  # expired tokens to delete, at most, when a use is consumed
 
-# Never the number of a stream that is gone while its rows are still there.
+# A number is not reused while rows of its deleted stream exist.
 _NEXT_NO = (
     "1 + max(coalesce((SELECT max(no) FROM streams), 0),"
     " coalesce((SELECT max(stream) FROM garbage), 0))"
 )
-_OF_STREAMS = ("writers", "orders", "empty_sets")  # tables of what is kept by a stream's number
+_OF_STREAMS = ("writers", "orders", "empty_sets")  # tables with a stream number as key
 
 _log = logging.getLogger("realtime.sqlite")
 
 
 class Transactions:
-    """The writing half: used on the writer's thread alone, between `begin` and `commit`.
+    """The writes of a group commit. Used only on the writer thread, between `begin` and `commit`.
 
-    Every method checks before it changes anything, so that one that raises leaves nothing behind
-    and the others of the same group commit go on.
+    Every method checks its arguments before it changes anything. So a method that raises changes
+    nothing, and the other operations of the group commit continue.
 
     Args:
-        connection: The only one that writes.
-        retention: What may be forgotten.
+        connection: The only connection that writes.
+        retention: Which records and runs may be deleted.
     """
 
     def __init__(self, connection: sqlite3.Connection, retention: Retention = KEEP_ALL) -> None:
         self._db = connection
         self._retention = retention
-        self.outgrown: set[StreamKey] = set()  # grown beyond what is kept, and not trimmed since
+        self.outgrown: set[StreamKey] = set()  # over the retention limits, not trimmed yet
         self._trimmed: set[StreamKey] = set()
         self._streams: dict[StreamKey, StreamState] = {}
         self._dirty: dict[StreamKey, StreamState] = {}
-        self.grown: dict[StreamKey, CommittedBatch] = {}  # what to tell the followers of
-        self.changed: set[StreamKey] = set()  # whose followers have to read
+        self.grown: dict[StreamKey, CommittedBatch] = {}  # published to followers after the commit
+        self.changed: set[StreamKey] = set()  # their followers must read from the store
         self.ended_runs: set[str] = set()
-        self.has_written = False  # since the file got its name
+        self.has_written = False  # since the last incarnation name
         self._renamed: Incarnation | None = None
 
     def begin(self) -> None:
@@ -91,7 +91,7 @@ class Transactions:
         self._db.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """Write what the streams have gathered and make it durable."""
+        """Write the pending records of all streams and commit the transaction."""
         written = write_streams(self._db, self._dirty)
         self.grown |= written
         self._db.execute("COMMIT")
@@ -117,16 +117,16 @@ class Transactions:
         return self._retention.is_beyond(stream.next_offset - stream.earliest, stream.bytes)
 
     def probe(self) -> None:
-        """Write something that changes nothing."""
+        """Write without changing data, to test whether the file can be written."""
         self._db.execute("UPDATE incarnation SET current = current")
 
     def rename(self, incarnation: Incarnation) -> None:
-        """Give the file another name with this commit."""
+        """Give the file a new incarnation name with this commit."""
         incarnation.write(self._db)
         self._renamed = incarnation
 
     def rollback(self) -> None:
-        """Forget all of it: what the cache says may be untrue."""
+        """Roll back the transaction and clear the caches, which include its changes."""
         self._streams.clear()
         self._dirty.clear()
         self._trimmed.clear()
@@ -175,7 +175,7 @@ class Transactions:
 
     def _check_open(self, key: StreamKey, stream: StreamState | None) -> None:
         if stream is None and (key.stream_id == RUN_STREAM or belongs_to_no_run(key)):
-            return  # the run is being made, or it is the first record of a log that is always there
+            return  # the run is being created, or the log belongs to no run
         ended = stream.ended if stream is not None else end_of(load_run(self._db, key.run_id))
         if ended is not None:
             raise StreamEnded(f"stream {key} has ended ({ended}); nothing can be appended")
@@ -204,11 +204,11 @@ class Transactions:
         return Appended(first if records else None, stream.position(), next_sequence=counted)
 
     def delete(self, key: StreamKey, now_ms: int) -> None:
-        """See `Store.delete`; the records themselves go step by step, as garbage."""
+        """See `Store.delete`; later sweep steps delete the records, as garbage."""
         stream = self._find(key)
         if stream is None:
             if not belongs_to_no_run(key):
-                load_run(self._db, key.run_id)  # refuses a run that is not there
+                load_run(self._db, key.run_id)  # raises RunNotFound
             stream = self._create(key, new_epoch(now_ms))
         self._leave_records(stream)
         stream.added.clear()
@@ -218,7 +218,7 @@ class Transactions:
         self.changed.add(key)
 
     def _leave_records(self, stream: StreamState) -> None:
-        """Give a stream another number, under which it has no records."""
+        """Move a stream to a new number without records; the old number becomes garbage."""
         before = stream.no
         self._db.execute("INSERT INTO garbage VALUES (?)", (before,))
         (stream.no,) = self._db.execute(f"SELECT {_NEXT_NO}").fetchone()
@@ -285,7 +285,7 @@ class Transactions:
         data = encode_json(patch, f"the patch of run {run_id}")
         snapshot = encode_json(run.to_wire(), f"run {run_id}")
         version = self.append(run_log(run_id), [data], run_id, writer, end, now_ms).offset or 0
-        # No index is touched that need not change: most patches are of metadata alone.
+        # Most patches change only metadata, so each indexed column is written only if it changes.
         if run.status != before.status or run.is_finished:
             finished_at = (run.finished_at or iso_time(now_ms)) if run.is_finished else None
             self._db.execute(
@@ -308,7 +308,7 @@ class Transactions:
         return run
 
     def delete_run(self, run_id: str, now_ms: int) -> bool:
-        """See `Store.delete_run`; the records themselves go step by step, as garbage."""
+        """See `Store.delete_run`; later sweep steps delete the records, as garbage."""
         data = snapshot_of(self._db, run_id)
         if data is None:
             return False
@@ -332,7 +332,7 @@ class Transactions:
         return True
 
     def _note_empty_sets(self, left: Run, now_ms: int) -> None:
-        """Have the logs of the sets that have lost their last run looked at in time."""
+        """Register the logs of sets that lost their last run, for a later sweep to check."""
         for each in sets_of(left):
             if self._is_empty(each):
                 self._db.execute(
@@ -352,7 +352,7 @@ class Transactions:
         """Remove the log of a set if the set has had no runs for `EMPTY_SET_S`."""
         stream = self._find(key)
         if stream is None or stream.added:
-            return  # it is gone, or has a change in this very commit
+            return  # the log was deleted, or it changes in this commit
         row = self._db.execute(
             "SELECT last_ms FROM blocks WHERE stream = ? ORDER BY first DESC LIMIT 1", (stream.no,)
         ).fetchone()
@@ -375,9 +375,9 @@ class Transactions:
         self._db.execute(f"DELETE {found}", values)
 
     def drop_garbage(self, budget: Budget) -> bool:
-        """Remove rows of streams that are gone; whether there may be more."""
+        """Delete rows of deleted streams; return whether there may be more."""
         rows = self._db.execute(
-            # The garbage is the outer table: the planner would rather walk all blocks there are.
+            # LEFT JOIN makes `garbage` the outer table; otherwise the planner scans all blocks.
             "SELECT g.stream, b.no, length(b.data) FROM garbage g"
             " LEFT JOIN blocks b ON b.stream = g.stream ORDER BY g.stream LIMIT ?",
             (max(1, budget.rows),),
@@ -388,7 +388,7 @@ class Transactions:
             if no is None:
                 emptied_to = stream
                 continue
-            emptied_to = stream - 1  # it may have more
+            emptied_to = stream - 1  # the stream may have more rows
             if budget.is_spent:
                 has_more = True
                 break
@@ -403,10 +403,10 @@ class Transactions:
     def trim(
         self, key: StreamKey, retention: Retention, now_ms: int, budget: Budget
     ) -> tuple[int, bool]:
-        """Remove the oldest rows of a stream that are beyond what is kept.
+        """Delete the oldest rows of a stream that exceed its retention limits.
 
         Returns:
-            How many records went, and whether more could go than the budget allowed.
+            The number of deleted records, and whether the budget ended before the last such row.
         """
         stream = self._find(key)
         if stream is None:
@@ -424,7 +424,8 @@ class Transactions:
             self._dirty[key] = stream
         if not found.is_cut_short:
             self._trimmed.add(key)
-            # One without a first record yet is looked at again: that record does not say so itself.
+            # The first record of a stream does not set `oldest_ms`. So a stream that never had a
+            # record gets the current time, and a later sweep checks it again.
             oldest_ms = found.oldest_ms if stream.next_offset > 0 else now_ms
             sql = "UPDATE streams SET oldest_ms = ? WHERE no = ?"
             self._db.execute(sql, (oldest_ms, stream.no))
@@ -439,12 +440,12 @@ class Transactions:
         order: str | None,
         writers: Mapping[str, WriterState],
     ) -> None:
-        """Add records of another store's stream as they are; see `CopyableStore.import_records`."""
+        """Append unchanged records of another store; see `CopyableStore.import_records`."""
         stream = self._find(key)
         if stream is None:
             oldest_ms = min((each.time_ms for each in records), default=0)
             stream = self._create(key, at.epoch, at.offset, oldest_ms)
-            if is_set_log(key):  # its runs may come later, or never
+            if is_set_log(key):  # its runs may be imported later, or never
                 self._db.execute("INSERT INTO empty_sets VALUES (?, 0)", (stream.no,))
         elif stream.head().position != at:
             raise StoreUnavailable(f"stream {key} is at {stream.head().position}, and not at {at}")
@@ -458,7 +459,7 @@ class Transactions:
         self._dirty[key] = stream
 
     def import_run(self, run: Run) -> None:
-        """Keep a run of another store as it is; see `CopyableStore.import_run`."""
+        """Store an unchanged run of another store; see `CopyableStore.import_run`."""
         data = encode_json(run.to_wire(), f"run {run.id}")
         self._db.execute(
             "INSERT OR REPLACE INTO runs (id, status, parent_id, batch_id, owner, snapshot,"
@@ -482,7 +483,7 @@ class Transactions:
             )
 
     def import_token_uses(self, token_id: str, uses: int, expires_at_ms: int) -> None:
-        """Keep uses of a token, unless more are kept."""
+        """Store consumed uses of a token; a larger stored number is not lowered."""
         self._db.execute(
             "INSERT INTO spent (id, uses, expires_at_ms) VALUES (?,?,?)"
             " ON CONFLICT (id) DO UPDATE SET uses = max(uses, excluded.uses)",
@@ -512,10 +513,13 @@ class Transactions:
 
     def _tell_sets(self, records: list[tuple[StreamKey, bytes]], now_ms: int) -> None:
         for key, data in records:
-            self.append(key, [data], key.run_id, None, None, now_ms)  # as a run's log: by its owner
+            self.append(key, [data], key.run_id, None, None, now_ms)  # source: the log's owner
 
     def _list(self, run: Run, most_bytes: int) -> None:
-        """Keep what lists show of a run whose snapshot is, or was, of so many bytes at most."""
+        """Store a run's shortened copy for lists, or delete an obsolete copy.
+
+        `most_bytes` is the size of the larger of its old and its new snapshot.
+        """
         if most_bytes <= LISTED_FIELD_BYTES:
             return
         if listed := encode_listed(run, most_bytes):

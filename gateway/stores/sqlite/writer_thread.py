@@ -28,15 +28,15 @@ Completion = asyncio.Future[Any] | Callable[[Any], None]  # the callback also re
 
 
 class WriterThread:
-    """Executes everything that waits in one transaction, and delivers outcomes after the commit.
+    """Executes all waiting operations in one transaction, and delivers outcomes after the commit.
 
     Args:
-        connection: The only one that writes.
+        connection: The only connection that writes.
         path: The database file, for messages.
         loop: The event loop of the callers.
         publish_commit: Publishes what a commit changed; called on the event loop.
         on_refused: Called on the event loop when a commit failed.
-        retention: What may be deleted.
+        retention: Which records and runs may be deleted.
 
     Attributes:
         is_refused: The last commit failed because of the file or the disk.
@@ -60,7 +60,7 @@ class WriterThread:
         self._publish_commit = publish_commit
         self._on_refused = on_refused
         self._transactions = Transactions(connection, retention)
-        self._pending: list[tuple[Work, Completion]] = []  # since the loop's last turn
+        self._pending: list[tuple[Work, Completion]] = []  # since the last dispatch
         self._queue: queue.SimpleQueue[list[tuple[Work, Completion]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="realtime-write", daemon=True)
         self._thread.start()
@@ -77,8 +77,8 @@ class WriterThread:
 
     def _enqueue(self, work: Work, waiting: Completion) -> None:
         if not self._pending:
-            # Operations of one event-loop iteration form one group. Dispatched one by one, the
-            # first would get a commit of its own and the others would wait for it.
+            # Operations of one event-loop iteration form one group. If each were dispatched alone,
+            # the thread would commit the first one and make the others wait.
             self._loop.call_soon(self._dispatch)
         self._pending.append((work, waiting))
 
@@ -98,8 +98,8 @@ class WriterThread:
         return bool(self._transactions.outgrown)
 
     async def stop(self) -> None:
-        """Execute everything that was submitted, then end the thread."""
-        self._dispatch()  # on the loop: two threads in it at once could reorder groups
+        """Execute all submitted operations, then end the thread."""
+        self._dispatch()  # on the loop: concurrent dispatches could reorder groups
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
