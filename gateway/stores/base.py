@@ -71,8 +71,8 @@ class Store(Protocol):
 
     Between `open` and `close`, many tasks may call the methods concurrently, on the event loop that
     opened the store. A cancelled call takes effect completely or not at all. Every method may raise
-    `StoreUnavailable` or `ConnectionLost`. The append may have been committed nevertheless, so an
-    append that must not be duplicated names a writer.
+    `StoreUnavailable` or `ConnectionLost`. After such an error, an append may nevertheless have
+    been committed. So an append that is retried must name a writer, or it may be duplicated.
     """
 
     async def open(self) -> None:

@@ -41,7 +41,7 @@ class Follower:
         self.must_read = False
         self._on_page = on_page
         self._is_waiting = False  # for the next page, with nothing buffered
-        self._fault: Exception | None = None  # of `on_page`
+        self._fault: Exception | None = None  # raised by `on_page`
         self._bytes = 0
         self._woken = Wakeup()
 
@@ -101,12 +101,12 @@ class ChangeNotifier:
         return key in self._watches.get(key.run_id, ())
 
     def publish(self, key: StreamKey, page: Page | None) -> None:
-        """Deliver a committed page to the followers of a stream; None makes them read."""
+        """Deliver a committed page to a stream's followers; None makes them read from the store."""
         for watch in tuple(self._watches.get(key.run_id, {}).get(key, ())):
             watch.put(page)
 
     def invalidate_run(self, run_id: str) -> None:
-        """Make the followers of all streams of a run read, existing or not."""
+        """Make all followers of a run's streams read, including streams that do not exist yet."""
         for watches in self._watches.get(run_id, {}).values():
             for watch in watches:
                 watch.put(None)

@@ -33,7 +33,7 @@ def count_duplicates(state: WriterState | None, writer: Writer, count: int) -> i
         count: Number of records in the append.
 
     Returns:
-        0 for a new append, `count` for a repeat.
+        0 for a new append, `count` for a repeat, a number between for a partial repeat.
 
     Raises:
         WriterFenced: the epoch is older than the newest seen.

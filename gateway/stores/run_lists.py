@@ -1,4 +1,4 @@
-"""Runs in lists and sets: without their large fields, and as many as fit into an answer."""
+"""Runs in lists and sets: large fields are omitted, and the size of an answer is limited."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ListedRun(NamedTuple):
 def in_set(run: Run) -> Run:
     """Return a run as sets show it: without its large fields, which its `omitted` then names.
 
-    The metadata is included whatever its size: the set's log continues with merge patches of it.
+    The metadata is always included, because the set's log continues with merge patches of it.
     """
     return _without(run, [name for name in _LARGE if name != "metadata"])
 

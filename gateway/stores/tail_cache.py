@@ -1,7 +1,8 @@
 """Known tails of open streams, so that a read at the tail needs no query.
 
-Most reads are at the tail and find nothing. The owner of a store sees every commit. It remembers
-each read that found nothing until the stream changes, and answers the next one from memory.
+Most reads are at the tail and return no records. The owner of a store sees every commit. So it
+remembers the tail that such a read found until the stream changes, and answers the next read from
+memory.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ MAX_TAILS = 20_000  # about 300 bytes each
 class TailCache:
     """The tails of streams that were read to the end. Used on the store's event loop only.
 
-    A read may miss what was committed while it ran. So it registers first, and its result is
-    remembered only if the stream did not change in between.
+    A read may miss a commit that happens while it runs. So each read registers first, and its
+    result is remembered only if the stream does not change in between.
     """
 
     def __init__(self) -> None:

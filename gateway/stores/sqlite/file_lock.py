@@ -51,7 +51,7 @@ class SqliteLock:
         self._path = path
         self._is_made = is_made
         self._locked: dict[tuple[int, int], int] = {}  # descriptors, by device and inode
-        self._held = ExitStack()  # on Windows
+        self._held = ExitStack()  # the locks on Windows
 
     def acquire(self, wait_s: float) -> None:
         """Become the owner of the file.

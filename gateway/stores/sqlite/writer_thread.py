@@ -34,7 +34,7 @@ class WriterThread:
         connection: The only connection that writes.
         path: The database file, for messages.
         loop: The event loop of the callers.
-        publish_commit: Publishes what a commit changed; called on the event loop.
+        publish_commit: Publishes the changes of a commit; called on the event loop.
         on_refused: Called on the event loop when a commit failed.
         retention: Which records and runs may be deleted.
 
@@ -146,7 +146,7 @@ class WriterThread:
         self._answer(answers, lambda: self._publish_commit(grown, changed, ended))
 
     def _outcome(self, work: Work) -> Any:
-        """Execute one operation. Our errors are its outcome; a database error fails the group."""
+        """Execute one operation. A `RealtimeError` is its outcome; other errors fail the group."""
         try:
             return work(self._transactions)
         except RealtimeError as error:
