@@ -75,7 +75,7 @@ async def test_one_that_waits_is_handed_pages_where_they_are_appended(store, key
     assert not store._growth.is_followed(key)
 
 
-async def test_what_was_handed_on_is_not_yielded_again(store, key, monkeypatch):
+async def test_page_passed_to_callback_is_not_yielded_again(store, key, monkeypatch):
     one = await follower(store, key)
     await store.append(key, [b"0"])
     monkeypatch.setattr(change_notifier, "WATCH_BYTES", 3)

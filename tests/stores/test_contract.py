@@ -108,7 +108,7 @@ async def test_the_bytes_of_a_record_are_kept_as_they_are(store, key, data):
     assert followed.data == data
 
 
-async def test_a_batch_is_one_unit_whoever_appends_beside_it(store, key):
+async def test_batch_is_contiguous_under_concurrent_appends(store, key):
     async def append(who):
         for i in range(10):
             await store.append(key, [b'["%s",%d,%d]' % (who, i, k) for k in range(5)])
@@ -138,7 +138,7 @@ async def begun(store, key, appends):
     return [outcome for _, outcome in outcomes]
 
 
-async def test_appends_that_are_begun_are_done_in_order_and_told_each(store, key):
+async def test_begun_appends_complete_in_order_with_own_results(store, key):
     outcomes = await begun(store, key, [([b"%d" % i], {}) for i in range(200)])
     assert [done.offset for done in outcomes] == list(range(200))
     assert len({done.position for done in outcomes}) == 200
@@ -169,13 +169,13 @@ async def test_one_that_is_begun_and_refused_costs_the_others_nothing(store, key
     assert [record.source for record in records] == [None, key.run_id]
 
 
-async def test_one_that_is_begun_on_a_closed_store_is_told_so(store, key):
+async def test_begin_append_on_closed_store_fails(store, key):
     await store.close()
     (refused,) = await begun(store, key, [([b"1"], {})])
     assert isinstance(refused, StoreUnavailable)
 
 
-async def test_who_can_be_handed_pages_gets_each_record_once_and_in_order(store, key):
+async def test_on_page_callback_gets_each_record_once_in_order(store, key):
     seen: list[int] = []
 
     def take(page):
@@ -199,7 +199,7 @@ async def test_who_can_be_handed_pages_gets_each_record_once_and_in_order(store,
     assert seen == list(range(101))
 
 
-async def test_fifty_appenders_at_once_lose_and_repeat_nothing(store, key):
+async def test_fifty_concurrent_writers_append_exactly_once(store, key):
     async def append(n):
         return [(await store.append(key, [b"[%d,%d]" % (n, i)])).offset for i in range(10)]
 
@@ -309,9 +309,7 @@ async def test_nothing_seen_fits_every_epoch(store, key):
     ("epoch", "offset", "reason"),
     [("0123456789abcdef", 1, "epoch_changed"), (None, 7, "tail_lost")],
 )
-async def test_a_follower_at_a_void_position_is_told_and_starts_over(
-    store, key, epoch, offset, reason
-):
+async def test_follow_from_void_position_resets_to_beginning(store, key, epoch, offset, reason):
     own = (await store.append(key, [b"1", b"2"])).position.epoch
     async with aclosing(store.follow(key, Position(epoch or own, offset))) as pages:
         page = await anext(pages)

@@ -15,7 +15,7 @@ from tests.support.store_contract import follow_whole, take
 # Following.
 
 
-async def test_a_follower_gets_what_is_there_and_what_comes_until_the_end(store, key):
+async def test_follow_yields_stored_and_new_records_until_end(store, key):
     await store.append(key, [b"0", b"1"])
     async with aclosing(store.follow(key)) as pages:
         assert data_of(await take(pages, 2)) == [0, 1]
@@ -39,7 +39,7 @@ async def test_a_follower_waits_for_a_stream_that_is_not_there_yet(store, key):
         assert data_of(page.records) == [1]
 
 
-async def test_a_follower_goes_on_from_its_position(store, key):
+async def test_follow_resumes_after_its_position(store, key):
     first = await store.append(key, [b"1", b"2"])
     await store.append(key, [b"3"])
     async with aclosing(store.follow(key, first.position)) as pages:
@@ -151,7 +151,7 @@ async def test_a_canceled_append_happened_whole_or_not_at_all(store, key):
             assert values[outcome.offset] == [i, 0]
 
 
-async def test_a_canceled_reader_and_a_canceled_follower_disturb_nobody(store, key):
+async def test_canceled_reads_and_follows_do_not_affect_others(store, key):
     await store.append(key, [b"1"])
     other = store.follow(key)
     await take(other, 1)
@@ -173,7 +173,7 @@ async def test_a_canceled_reader_and_a_canceled_follower_disturb_nobody(store, k
 # Closing.
 
 
-async def test_closing_twice_is_safe_and_finishes_what_was_accepted(tmp_path):
+async def test_close_is_idempotent_and_finishes_accepted_appends(tmp_path):
     store = SqliteStore(tmp_path / "test.db", durability="normal")
     await store.open()
     run = await store.create_run(new_run())

@@ -149,7 +149,7 @@ async def test_a_snapshot_of_a_set_and_what_follows_its_position_miss_and_repeat
         assert {id: run["metadata"] for id, run in held.items()} == expected
 
 
-async def test_the_log_of_a_set_keeps_its_newest_records_and_says_what_is_gone(store):
+async def test_set_log_retains_newest_records_and_reports_earliest(store):
     run = await store.create_run(new_run(tags=["x"]))
     log = RunSet("tag", "x").log
     start = (await store.head(log)).position

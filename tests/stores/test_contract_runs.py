@@ -244,7 +244,7 @@ async def test_what_belongs_to_no_run_is_not_found_by_any_method(store):
         await store.get_run(NOWHERE)
 
 
-async def test_what_a_run_may_not_be_is_refused_and_hurts_nobody(store, key):
+async def test_invalid_run_is_rejected_without_affecting_appends(store, key):
     bad = [
         {"owner": None},
         {"owner": {}},
@@ -277,7 +277,7 @@ async def _create_raw(store, wire):
     return await store._value(protocol.RunCreate(next(store._ids), wire))
 
 
-async def test_a_patch_that_is_no_json_is_refused_and_hurts_nobody(store, key):
+async def test_invalid_patch_is_rejected_without_affecting_appends(store, key):
     run = await store.create_run(new_run())
     deep = []
     for _ in range(300):
@@ -329,7 +329,7 @@ async def test_operations_are_folded_and_the_log_holds_the_patch_they_come_to(st
     assert set(patch) == {"metadata"}
 
 
-async def test_twenty_that_increment_at_once_end_at_the_exact_sum(store):
+async def test_twenty_concurrent_writers_increment_to_the_exact_sum(store):
     run = await store.create_run(new_run())
 
     async def work(n):
@@ -409,7 +409,7 @@ async def test_a_patch_may_not_make_metadata_too_large_either(store):
 # Idempotency keys.
 
 
-async def test_a_key_makes_one_run_however_many_ask_at_once(store):
+async def test_idempotency_key_makes_one_run_under_concurrency(store):
     offered = [new_run(idempotency_key="k", payload=n) for n in range(20)]
     kept = await asyncio.gather(*(store.create_run(run) for run in offered))
     assert {run.id for run in kept} == {kept[0].id}
@@ -443,7 +443,7 @@ async def test_an_expired_key_makes_a_new_run(store):
 # Tokens that are good for a number of uses.
 
 
-async def test_a_use_of_a_token_is_taken_as_often_as_there_are_and_no_more(store):
+async def test_token_uses_are_consumed_up_to_the_limit(store):
     taken = await asyncio.gather(*(store.consume_token_use("token", 3, 2**50) for _ in range(10)))
     assert sum(taken) == 3
     assert await store.consume_token_use("another", 1, 2**50) is True

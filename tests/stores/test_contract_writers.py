@@ -36,7 +36,7 @@ async def test_a_repeat_of_an_older_append_writes_nothing_either(store, key):
     assert len((await read_all(store, key))[0]) == 3
 
 
-async def test_a_repeat_is_told_so_even_when_the_stream_has_ended(store, key):
+async def test_repeated_append_is_duplicate_after_stream_end(store, key):
     writer = Writer("w", 0, 0)
     await store.append(key, [b"1"], writer=writer, end="completed")
     again = await store.append(key, [b"1"], writer=writer, end="completed")
@@ -131,13 +131,13 @@ async def test_an_append_whose_order_is_not_after_the_last_is_refused(store, key
     assert data_of((await read_all(store, key))[0]) == [1, 2, 3]
 
 
-async def test_a_repeat_is_told_before_its_order_is_looked_at(store, key):
+async def test_repeated_append_is_duplicate_before_order_check(store, key):
     append = {"writer": Writer("w", 0, 0, "appends"), "order": "a"}
     await store.append(key, [b"1"], **append)
     assert (await store.append(key, [b"1"], **append)).duplicate
 
 
-async def test_of_appends_with_one_order_at_once_one_is_taken(store, key):
+async def test_concurrent_appends_with_one_order_accept_one(store, key):
     results = await asyncio.gather(
         *(store.append(key, [b"%d" % i], order="a") for i in range(8)), return_exceptions=True
     )

@@ -213,7 +213,7 @@ async def test_all_that_a_store_has_arrives_with_its_positions(urls):
         assert not await target.consume_token_use("token", 1, FAR_MS)
 
 
-async def test_the_copy_goes_on_as_the_source_would_have(urls):
+async def test_copied_store_retains_writers_keys_and_run_sets(urls):
     async with both(*urls) as (source, target):
         run, done, progress, _, _, held = await fill(source)
         await copy_store(source, target)
@@ -233,7 +233,7 @@ async def test_the_copy_goes_on_as_the_source_would_have(urls):
         assert await target.list_runs(RunQuery(parent_id=run.id)) == []
 
 
-async def test_a_copy_that_was_cut_off_goes_on_and_ends_the_same(urls):
+async def test_interrupted_copy_resumes_to_the_same_result(urls):
     class Cut(Exception):
         pass
 
@@ -260,7 +260,7 @@ async def test_a_copy_that_was_cut_off_goes_on_and_ends_the_same(urls):
         assert await values(target, progress) == await values(source, progress)
 
 
-async def test_what_was_trimmed_is_trimmed_in_the_copy(tmp_path):
+async def test_copy_preserves_trimming(tmp_path):
     path = tmp_path / "source.db"
     async with opened(SqliteStore(path, retention=Retention(records=2))) as store:
         key = StreamKey((await store.create_run(new_run())).id, "s")
@@ -361,7 +361,7 @@ def on_a_terminal(*arguments):
         return process.wait(), said.decode()
 
 
-async def test_a_copy_that_is_killed_goes_on(tmp_path):
+async def test_killed_copy_command_resumes(tmp_path):
     source, target = (f"sqlite:{tmp_path}/{name}.db?durability=normal" for name in ("one", "two"))
     async with opened(open_movable_store(source)) as store:
         for _ in range(150):

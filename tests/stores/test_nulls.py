@@ -175,7 +175,7 @@ async def test_metadata_set_to_none_is_null_for_the_task_for_backends_and_for_pa
         assert {"stage": None, "counts": expected["counts"], "gone": None} in seen
 
 
-async def test_a_client_that_skips_metadata_is_not_told_the_names_of_its_nulls():
+async def test_skipped_metadata_hides_names_of_its_nulls():
     async with serving() as gateway, gateway.client(token=token_for("read:tags:x")) as client:
         run = await gateway.store.create_run(new_run(tags=["x"]))
         await client.ask(type="subscribe", id=1, runs={"tag": "x"}, skip=["metadata"])

@@ -71,7 +71,7 @@ async def test_whether_a_log_is_at_its_end_is_known_rightly_or_not_at_all(store)
     assert not store.is_known_tail(KEY, at)
 
 
-async def test_what_is_known_of_a_log_that_was_dropped_and_made_anew_is_of_the_new_one(store):
+async def test_known_tail_of_recreated_log_is_the_new_tail(store):
     at = (await store.append(KEY, [b"1"])).position
     await store.read(KEY, at)
     assert await store.drop(KEY, at)
@@ -90,7 +90,7 @@ async def test_a_log_that_has_grown_is_not_dropped(store):
     assert data_of((await read_all(store, KEY))[0]) == [1, 2]
 
 
-async def test_of_a_drop_and_an_append_at_once_nothing_is_half_done(store):
+async def test_concurrent_drop_and_append_are_atomic(store):
     for _ in range(20):
         at = (await store.append(KEY, [b"1"])).position
         dropped, appended = await asyncio.gather(
@@ -102,7 +102,7 @@ async def test_of_a_drop_and_an_append_at_once_nothing_is_half_done(store):
         assert await store.drop(KEY, (await store.head(KEY)).position)
 
 
-async def test_who_follows_a_log_that_is_dropped_hears_of_it_and_of_the_next(store):
+async def test_follower_of_dropped_log_gets_reset_and_new_records(store):
     at = (await store.append(KEY, [b"1"])).position
     async with asyncio.timeout(DEADLINE_S), aclosing(store.follow(KEY, at)) as pages:
         async with asyncio.TaskGroup() as group:
@@ -145,7 +145,7 @@ async def test_a_configuration_keeps_its_newest_records_and_its_writer_is_a_comp
     assert data_of(last.records) == [5 * CONFIG_RECORDS - 1]
 
 
-async def test_a_refused_writer_is_told_the_numbers(store):
+async def test_writer_error_carries_expected_sequence_and_epoch(store):
     await store.append(KEY, [b"1"], writer=Writer("w", 1, 0, "appends"))
     with pytest.raises(WriterGap) as gap:
         await store.append(KEY, [b"1"], writer=Writer("w", 1, 5, "appends"))

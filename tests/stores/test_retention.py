@@ -133,7 +133,7 @@ async def test_offsets_go_on_and_writers_are_remembered_after_everything_was_tri
         assert (page.records, page.gap.stop.offset, page.end) == ([], 3, "completed")
 
 
-async def test_of_an_age_what_is_younger_stays(make):
+async def test_sweep_retains_records_within_age_limit(make):
     async with make(age_s=60) as world:
         key = await new_key(world)
         for i in range(4):
@@ -155,7 +155,7 @@ async def test_of_bytes_the_newest_stay_and_never_less_than_the_limit(make):
         assert await sweep(world) == (0, 0)
 
 
-async def test_what_is_inside_the_limits_is_never_removed(make):
+async def test_sweep_never_removes_records_within_limits(make):
     """A store lays records down in pieces; a piece stays while any of it is to be kept."""
     async with make(records=10) as world:
         key = await new_key(world)
@@ -263,7 +263,7 @@ def is_waiting(store, key):
 
 
 @pytest.mark.parametrize("stream", ["progress", "$run", "$streams", "never-appended-to"])
-async def test_followers_of_a_deleted_run_are_told_so(make, stream):
+async def test_followers_of_deleted_run_get_deleted_end(make, stream):
     async with make() as world:
         key = await new_key(world)
         await world.store.append(key, [b"1"])
@@ -332,7 +332,7 @@ async def test_the_log_of_an_empty_set_is_forgotten_and_comes_back_under_another
         assert (page.reset, len(page.records)) == ("epoch_changed", 1)
 
 
-async def test_several_sweepers_at_once_do_no_harm(make):
+async def test_concurrent_sweeps_give_the_same_result(make):
     async with make(records=5, run_ttl_s=1) as world:
         keys = [await new_key(world) for _ in range(20)]
         for key in keys:
@@ -422,7 +422,7 @@ async def test_sqlite_does_not_give_a_new_stream_the_rows_of_a_deleted_one(tmp_p
         assert (await values_from(world, other))[0] == [2]
 
 
-async def test_what_was_swept_stays_so_after_a_restart(tmp_path):
+async def test_swept_state_survives_restart(tmp_path):
     async with world_of("sqlite", tmp_path, Retention(bytes=100, age_s=60)) as world:
         key = await new_key(world)
         for i in range(20):
@@ -506,7 +506,7 @@ class Sweepable:
         return outcome
 
 
-async def test_the_sweeper_goes_on_at_once_while_there_is_more_and_over_failures():
+async def test_sweeper_repeats_while_more_remains_and_after_failures():
     outcomes = [
         SweepResult(1, 0, True),
         SweepResult(1, 1),

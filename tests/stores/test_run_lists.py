@@ -163,7 +163,7 @@ async def test_a_gateway_of_the_version_before_on_the_same_redis_is_not_hidden(t
         assert (await store.get_run(run.id)).run == after
 
 
-async def test_http_gives_pages_until_there_is_no_more():
+async def test_http_run_list_paginates_to_the_end():
     async with serving() as gateway, httpx.AsyncClient() as http:
         url = f"http://127.0.0.1:{gateway.port}/v1/runs"
         text = "m" * (LISTED_FIELD_BYTES // 2)
@@ -195,7 +195,7 @@ async def test_http_gives_pages_until_there_is_no_more():
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid_value")
 
 
-async def test_what_a_token_skips_is_not_named_among_what_was_left_out():
+async def test_skipped_fields_are_not_listed_as_omitted():
     async with serving() as gateway:
         await gateway.store.create_run(new_run(batch_id="b", payload=LARGE, metadata=LARGE))
         async with gateway.client(token=token_for("read:runs:*")) as client:

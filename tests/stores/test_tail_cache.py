@@ -21,7 +21,7 @@ def known():
     return known
 
 
-def test_nothing_is_known_before_somebody_looked():
+def test_tail_is_unknown_before_the_first_read():
     known = TailCache()
     assert not known.is_known_tail(KEY, AT_3)
     known.advance(KEY, AT_3, is_open=True)
@@ -55,7 +55,7 @@ def test_nothing_is_known_after_what_a_reader_has_to_see(known, change):
     assert not known.is_known_tail(KEY, AT_4)
 
 
-def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
+def test_read_begun_before_commit_does_not_set_tail():
     known = TailCache()
     reading = known.begin_read(KEY)
     known.advance(KEY, AT_4, is_open=True)
@@ -63,7 +63,7 @@ def test_what_was_read_before_a_commit_counts_for_nothing_after_it():
     assert not known.is_known_tail(KEY, AT_3)
 
 
-def test_what_was_read_before_a_deletion_does_not_pass_for_what_was_read_after_it():
+def test_read_begun_before_deletion_does_not_set_tail():
     known = TailCache()
     before = known.begin_read(KEY)
     known.forget(KEY)
@@ -86,7 +86,7 @@ def test_a_read_that_did_not_stop_at_an_open_tail_leaves_nothing_behind(page):
     assert known.begin_read(KEY) is not None
 
 
-def test_what_is_known_is_bounded(monkeypatch):
+def test_tail_cache_size_is_bounded(monkeypatch):
     monkeypatch.setattr(tail_cache, "MAX_TAILS", 10)
     known = TailCache()
     for number in range(25):

@@ -38,7 +38,7 @@ def connections(server, command):
 # Several processes.
 
 
-async def test_what_one_process_appends_the_other_hears_of_at_once_and_so_of_the_end():
+async def test_cross_process_append_and_end_are_notified():
     async with pair() as (one, other):
         key = await new_key(one)
         async with aclosing(other.follow(key)) as pages:
@@ -54,7 +54,7 @@ async def test_what_one_process_appends_the_other_hears_of_at_once_and_so_of_the
             assert (await asyncio.wait_for(anext(pages), DEADLINE_S)).end == "canceled"
 
 
-async def test_changes_of_a_run_by_two_processes_at_once_add_up():
+async def test_concurrent_increments_of_two_processes_add_up():
     async with pair() as stores:
         run = await stores[0].create_run(new_run())
 
@@ -144,7 +144,7 @@ async def test_a_process_that_is_killed_while_it_appends_loses_nothing_that_was_
         assert not again.duplicate
 
 
-async def test_sets_are_told_what_a_process_that_is_killed_has_left_untold():
+async def test_run_sets_get_pending_changes_of_a_killed_process():
     url = fresh_url()
     async with opened(url) as store:
         for round in range(4):
@@ -223,7 +223,7 @@ async def test_a_listener_that_hears_nothing_is_noticed_and_hears_again():
                 await until(lambda: other.is_ready)
 
 
-async def test_a_server_that_stands_still_is_noticed_and_goes_on():
+async def test_store_detects_a_frozen_server_and_recovers():
     with redis_server() as server:
         async with opened(server.url, deaf_s=0.5) as store:
             key = await new_key(store)
@@ -240,7 +240,7 @@ async def test_a_server_that_stands_still_is_noticed_and_goes_on():
 # Servers that fail.
 
 
-async def test_what_was_acknowledged_is_there_after_the_server_was_killed_under_load():
+async def test_acknowledged_records_survive_server_kill_under_load():
     with redis_server(appendonly="yes", appendfsync="always") as server:
         async with opened(server.url) as store:
             keys = [await new_key(store) for _ in range(5)]
@@ -341,7 +341,7 @@ async def test_the_password_of_the_url_is_used_and_a_wrong_one_is_said():
         assert "secret" not in str(no.value)
 
 
-async def test_a_user_who_may_do_no_more_than_the_store_needs_is_enough():
+async def test_store_works_with_least_privileged_redis_user():
     with redis_server() as server:
         with server.client() as client:
             rule = "on >pw ~rt:* &rt:* +@all -@dangerous +info"
@@ -356,7 +356,7 @@ async def test_a_user_who_may_do_no_more_than_the_store_needs_is_enough():
             assert await store.delete_run(key.run_id)
 
 
-async def test_closing_twice_is_safe_and_finishes_what_was_accepted():
+async def test_close_is_idempotent_and_finishes_accepted_appends():
     url = fresh_url()
     async with opened(url) as store, opened(url) as other:
         key = await new_key(store)
@@ -374,7 +374,7 @@ async def test_closing_twice_is_safe_and_finishes_what_was_accepted():
         assert len(await whole(other, key)) == 1000
 
 
-async def test_large_appends_at_once_go_in_several_writes():
+async def test_concurrent_large_appends_are_split_into_several_writes():
     async with opened(fresh_url()) as store:
         key = await new_key(store)
         big = b'"' + b"x" * 1_000_000 + b'"'
@@ -383,7 +383,7 @@ async def test_large_appends_at_once_go_in_several_writes():
         assert len(await whole(store, key)) == 20
 
 
-async def test_when_memory_is_full_an_append_says_so_and_reading_goes_on():
+async def test_append_fails_and_read_works_when_memory_is_full():
     with redis_server() as server:
         async with opened(server.url) as store:
             key = await new_key(store)

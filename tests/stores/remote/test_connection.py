@@ -74,7 +74,7 @@ async def test_closing_with_streams_followed_over_several_connections_leaves_non
         assert gateway.hub.live_streams == 0
 
 
-async def test_hundreds_of_calls_at_once_are_all_answered():
+async def test_hundreds_of_concurrent_calls_all_complete():
     async with serving() as gateway, opened(gateway.url) as store:
         made = await asyncio.gather(*(store.create_run(new_run()) for _ in range(300)))
         keys = [StreamKey(run.id, "s") for run in made]
@@ -203,7 +203,7 @@ async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_do
     ],
     ids=["output", "payload", "metadata", "records", "id"],
 )
-async def test_a_request_over_the_limit_fails_and_the_link_goes_on(ask, name):
+async def test_request_over_limit_fails_and_connection_stays_open(ask, name):
     async with relayed() as (relay, _, store):
         run = await store.create_run(new_run())
         message = rf"{name}: the frame is \d+ bytes; the limit is (2097152|65536) \(REALTIME_"
@@ -214,7 +214,7 @@ async def test_a_request_over_the_limit_fails_and_the_link_goes_on(ask, name):
         assert relay.connections == 1
 
 
-async def test_an_answer_over_the_limit_fails_its_request_and_the_link_goes_on(monkeypatch):
+async def test_response_over_limit_fails_its_request_only(monkeypatch):
     monkeypatch.setattr(connection, "MAX_MESSAGE_BYTES", 50 * KB)
     async with relayed() as (relay, gateway, store):
         small = await store.create_run(new_run())

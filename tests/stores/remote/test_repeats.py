@@ -116,7 +116,7 @@ async def test_a_repeated_patch_is_not_taken_for_that_of_another_worker():
         assert relay.dropped == 1
 
 
-async def test_a_follow_goes_on_where_the_connection_broke():
+async def test_follow_resumes_after_connection_loss():
     async with relayed() as (relay, gateway, store):
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")

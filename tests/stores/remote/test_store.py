@@ -74,7 +74,7 @@ async def test_a_gateway_that_is_killed_under_appends_loses_and_repeats_nothing(
             assert offset is None or values[offset] == value
 
 
-async def test_the_sdk_of_a_worker_goes_on_over_a_restart_of_its_gateway(tmp_path, monkeypatch):
+async def test_worker_run_continues_across_gateway_restart(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "MAX_BACKOFF_S", 0.2)
     url = f"sqlite:{tmp_path}/a.db?durability=normal"
 
@@ -140,7 +140,7 @@ async def test_what_a_worker_elsewhere_appends_is_seen_here():
             assert answer["run"]["owner"].startswith("worker_")
 
 
-async def test_a_wrong_secret_is_said_so_at_once():
+async def test_open_fails_immediately_with_wrong_secret():
     async with serving() as gateway:
         store = RemoteStore(gateway.url, lambda: token_for("read:runs:*")[:-6] + "AAAAAA")
         with pytest.raises(InvalidToken, match=rf"gateway {gateway.url}.*not valid here"):
@@ -186,7 +186,7 @@ def test_a_gateways_address_is_completed(url, expected):
     "url",
     ["", "host:8400", "ftp://host", "ws://", "ws://host?token=x", "ws://host:99999", "ws://[::1"],
 )
-def test_what_is_no_gateways_address_is_refused(url):
+def test_gateway_url_rejects_invalid_address(url):
     with pytest.raises(ConfigurationError, match="looks like ws://host:port"):
         gateway_url(url)
 
@@ -194,7 +194,7 @@ def test_what_is_no_gateways_address_is_refused(url):
 @pytest.mark.parametrize(
     "url", ["http+ws://me:hidden@host", "ws://host?token=hidden", "//hidden@host"]
 )
-def test_a_refused_address_is_told_without_its_password_and_token(url):
+def test_gateway_url_error_hides_password_and_token(url):
     with pytest.raises(ConfigurationError, match=r"'.*host'") as refused:
         gateway_url(url)
     assert "hidden" not in str(refused.value)
@@ -208,7 +208,7 @@ def test_a_refused_host_or_port_tells_nothing_of_the_password(url):
 
 
 @pytest.mark.network
-async def test_a_gateway_that_is_away_is_told_without_its_password(caplog):
+async def test_unreachable_gateway_error_hides_password(caplog):
     with socket.socket() as closed:  # bound and not listening: nobody answers there
         closed.bind(("127.0.0.1", 0))
         url = f"ws://me:hidden@127.0.0.1:{closed.getsockname()[1]}"

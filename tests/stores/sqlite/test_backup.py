@@ -63,7 +63,7 @@ def put_back(copy, path):
 
 
 @pytest.mark.parametrize("way", [put_back, put_back_by_hand])
-async def test_offsets_of_lost_records_are_never_taken_for_those_of_others(path, tmp_path, way):
+async def test_restore_changes_epoch_so_lost_offsets_are_not_reused(path, tmp_path, way):
     key, early = await begun(path, 0, 1)
     backup(path, tmp_path / "copy.db")
     async with opened(store_at(path)) as store:
@@ -151,7 +151,7 @@ async def test_a_file_of_an_older_release_keeps_its_positions(path):
         assert await values_of(store, key, position) == ([], None)
 
 
-async def test_what_was_put_back_is_said_in_the_log(path, tmp_path, caplog):
+async def test_first_open_after_restore_logs_a_warning(path, tmp_path, caplog):
     await begun(path, 0)
     backup(path, tmp_path / "copy.db")
     restore(tmp_path / "copy.db", tmp_path / "elsewhere.db")
@@ -165,7 +165,7 @@ async def test_what_was_put_back_is_said_in_the_log(path, tmp_path, caplog):
     assert caplog.text == ""
 
 
-async def test_a_writer_that_is_ahead_of_what_was_put_back_is_told_so(path, tmp_path):
+async def test_writer_ahead_of_restored_backup_gets_writer_gap(path, tmp_path):
     key, _ = await begun(path, 0)
     async with opened(store_at(path)) as store:
         await append(store, key, 1, 2, writer=Writer("w", 0, 0))
@@ -178,7 +178,7 @@ async def test_a_writer_that_is_ahead_of_what_was_put_back_is_told_so(path, tmp_
         assert (await append(store, key, 2, writer=Writer("w", 0, 1))).duplicate
 
 
-async def test_a_worker_goes_on_after_a_restore_and_applies_nothing_twice(path, tmp_path, caplog):
+async def test_worker_continues_after_restore_without_duplicates(path, tmp_path, caplog):
     url, loop = f"sqlite:{path}?durability=normal", asyncio.get_running_loop()
     with gateway_process(url, tmp_path) as process:
         async with opened(RemoteStore(process.url, worker_token)) as store:
@@ -292,7 +292,7 @@ async def test_backup_and_restore_from_the_command_line(tmp_path):
     assert sorted(each.name for each in copy.parent.iterdir()) == ["one.db", "two.db"]
 
 
-async def test_a_backup_of_a_store_that_nobody_has_open(path, tmp_path):
+async def test_backup_of_a_closed_store(path, tmp_path):
     key, _ = await begun(path, 0, 1)
     assert backup(path, tmp_path / "copy.db").runs == 1
     async with opened(store_at(tmp_path / "copy.db")) as store:
@@ -348,7 +348,7 @@ async def test_a_store_that_is_in_use_is_not_replaced(path, tmp_path):
             restore(tmp_path / "copy.db", path, force=True)
 
 
-async def test_who_watches_a_run_that_was_put_back_sees_it_as_it_is_now(path, tmp_path):
+async def test_run_subscriber_gets_current_state_after_restore(path, tmp_path):
     with gateway_process(f"sqlite:{path}", tmp_path) as gateway:
         async with connect(gateway.url, secret_key=SECRET) as active:
             run = await active.store.create_run(new_run(status="executing"))

@@ -101,7 +101,7 @@ async def check_survival(folder, logs, make_full, make_room, message):
 
 
 @as_root
-async def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_room(tmp_path):
+async def test_store_rejects_appends_on_full_disk_and_recovers(tmp_path):
     with mounted(tmp_path / "disk", "3m") as folder:
 
         async def make_full(_):
@@ -113,7 +113,7 @@ async def test_a_full_disk_refuses_loses_nothing_and_goes_on_when_there_is_room(
         await check_survival(folder, tmp_path, make_full, make_room, "the disk is full. Make room")
 
 
-async def test_a_limit_of_file_size_refuses_loses_nothing_and_goes_on_when_lifted(tmp_path):
+async def test_store_rejects_appends_at_file_size_limit_and_recovers(tmp_path):
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     async def make_full(process):
@@ -293,9 +293,7 @@ def make_older(path):
 
 @as_root
 @pytest.mark.parametrize("is_older", [False, True], ids=["", "older"])
-async def test_a_store_opened_on_a_full_disk_is_read_and_goes_on_when_there_is_room(
-    tmp_path, is_older, monkeypatch
-):
+async def test_store_opened_on_full_disk_is_readable_and_recovers(tmp_path, is_older, monkeypatch):
     monkeypatch.setattr(sqlite_store, "PROBE_S", 0.05)
     with mounted(tmp_path / "disk", "3m") as folder:
         path = folder / "test.db"
@@ -324,7 +322,7 @@ async def test_a_store_opened_on_a_full_disk_is_read_and_goes_on_when_there_is_r
 
 
 @as_root
-async def test_a_gateway_that_starts_on_a_full_disk_serves_what_is_there(tmp_path):
+async def test_gateway_started_on_full_disk_serves_stored_records(tmp_path):
     with mounted(tmp_path / "disk", "3m") as folder:
         async with process_at(folder, tmp_path) as (process, store):
             run = await store.create_run(new_run(status="executing", owner=EMBEDDED_OWNER))

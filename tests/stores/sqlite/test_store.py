@@ -53,7 +53,7 @@ async def test_everything_is_there_after_a_restart(tmp_path):
     await store.close()
 
 
-async def test_a_second_owner_is_told_to_go_through_the_first_ones_gateway(tmp_path):
+async def test_second_owner_error_suggests_gateway_url(tmp_path):
     first, second = (SqliteStore(tmp_path / "test.db", lock_wait_s=0) for _ in range(2))
     await first.open()
     with pytest.raises(
@@ -183,7 +183,7 @@ async def test_what_begins_in_one_turn_of_the_loop_is_one_commit(tmp_path):
     assert sizes[:3] == [1, 32, 5]
 
 
-async def test_what_was_begun_in_the_turn_in_which_a_store_closes_is_done(tmp_path):
+async def test_append_begun_in_closing_tick_completes(tmp_path):
     store = SqliteStore(tmp_path / "test.db", durability="normal")
     await store.open()
     outcomes = []
@@ -288,7 +288,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-async def test_what_was_acknowledged_survives_the_death_of_the_process(tmp_path, durability):
+async def test_acknowledged_records_survive_process_kill(tmp_path, durability):
     path = tmp_path / "test.db"
     store = SqliteStore(path)
     await store.open()
