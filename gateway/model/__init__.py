@@ -2,8 +2,8 @@
 
 May import `errors` and `_internal`.
 
-    limits          what a client must stay below
-    log             what stores return: appends, pages, heads, states of runs and sets
+    limits          limits of sizes and counts for clients
+    log             results of stores: appends, pages, heads, states of runs and sets
     network         origins of pages, and addresses behind proxies
     patches         merge patches, and operations on metadata
     records         stream keys, records, positions, writers

@@ -22,13 +22,14 @@ from gateway.model.runs import Run
 
 
 class Appended(NamedTuple):
-    """What an append did.
+    """The result of an append.
 
     Attributes:
-        offset: Of the first record; None if there was none, or a repeat's is no longer known.
-        position: After the last record of the stream as far as this append knows.
-        duplicate: It was a repeat and wrote nothing.
-        next_sequence: Of the writer's next append, if the writer counts appends.
+        offset: Offset of the first record; None if the append had no records, or if it was a repeat
+            whose offset is no longer stored.
+        position: The end of the stream as far as this append knows.
+        duplicate: Whether the append was a repeat and wrote nothing.
+        next_sequence: Sequence of the writer's next append, if the writer counts appends.
     """
 
     offset: int | None
@@ -38,7 +39,7 @@ class Appended(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Where a stream ends and begins."""
+    """The end position of a stream, its earliest record, and why it ended if it has."""
 
     position: Position
     earliest: Position
@@ -46,15 +47,15 @@ class Head(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What a reader gets in one step.
+    """The result of one read.
 
     Attributes:
-        records: In order, without holes, the first right after the reader's position
-            (or after the gap, or at the beginning after a reset).
-        position: After the last of them; where to read on.
-        end: Why the stream ended, only when nothing follows `position`.
-        gap: Records before these that are gone.
-        reset: The reader's position said nothing any more; these are from the beginning.
+        records: Consecutive records in order. The first one follows the reader's position, or the
+            gap, or is the stream's first after a reset.
+        position: The position after the last record, from which to continue.
+        end: Why the stream ended; set only when no records follow `position`.
+        gap: The deleted records before `records`.
+        reset: Set when the reader's position is no longer valid; `records` start at the beginning.
     """
 
     records: list[Record]
@@ -65,7 +66,7 @@ class Page(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it tells the reader nothing new."""
+        """Whether the page has neither records nor an end, a gap or a reset."""
         return not (self.records or self.end or self.gap or self.reset)
 
 
@@ -77,12 +78,12 @@ class RunState(NamedTuple):
 
 
 class SetState(NamedTuple):
-    """The newest runs of some sets, as they are at a position of each set's log.
+    """The newest runs of several sets, at a position of each set's log.
 
     Attributes:
-        runs: Newest first, each once.
-        has_more: There are older ones.
-        positions: In the order of the sets that were asked for.
+        runs: Newest first, without duplicates.
+        has_more: Whether there are older runs.
+        positions: A position for each set, in the order of the request.
     """
 
     runs: list[Run]
@@ -92,16 +93,16 @@ class SetState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """Which runs to list; every condition that is given must hold.
+    """Conditions of a list of runs; a run must meet all that are given.
 
     Attributes:
-        status: One of these.
-        tag: Carries it.
-        parent_id: Is a child of this run.
-        batch_id: Belongs to this batch.
-        owner: Is executed by this runner.
-        before: Its id sorts before this one (to continue a list).
-        limit: At most so many, newest first.
+        status: The run has one of these statuses.
+        tag: The run has this tag.
+        parent_id: The run is a child of this run.
+        batch_id: The run belongs to this batch.
+        owner: The run is executed by this runner.
+        before: The run's id sorts before this one (to continue a list).
+        limit: Largest number of runs; the newest are returned, newest first.
     """
 
     status: tuple[str, ...] = ()
@@ -114,19 +115,19 @@ class RunQuery:
 
 
 NO_RECORDS = Head(ORIGIN, ORIGIN, None)
-"""The head of an open stream that nothing was appended to."""
+"""The head of an open stream without records."""
 
 
 def is_set_log(key: StreamKey) -> bool:
-    """Whether a key is that of a set's log."""
+    """Whether a key names the log of a run set."""
     return key.stream_id == RUNS_STREAM
 
 
 def belongs_to_no_run(key: StreamKey) -> bool:
-    """Whether a log needs no run: logs of run sets and paths, and the log of revoked tokens."""
+    """Whether a log has no run: logs of run sets and paths, and the log of revoked tokens."""
     return is_set_log(key) or key == REVOCATIONS or path_of(key) is not None
 
 
 def run_log(run_id: str) -> StreamKey:
-    """Return the key of the stream that holds a run's own changes."""
+    """Return the key of the log that records the changes of a run."""
     return StreamKey(run_id, RUN_STREAM)

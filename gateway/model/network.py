@@ -1,4 +1,4 @@
-"""Where a connection comes from: the page's origin, and the address behind proxies. No I/O."""
+"""Check the origin of a page, and find a client's address behind proxies. No I/O."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
-    """Read origins that are separated by spaces.
+    """Parse origins that are separated by spaces.
 
     Args:
-        text: Each like `https://app.example` or `http://localhost:3000`; `*` is any.
+        text: Origins such as `https://app.example` or `http://localhost:3000`; `*` allows any.
 
     Raises:
-        ConfigurationError: names what is none.
+        ConfigurationError: names the part that is not an origin.
     """
     origins = tuple(text.split())
     for origin in origins:
@@ -35,10 +35,10 @@ def parse_origins(text: str) -> tuple[str, ...]:
 
 
 def parse_proxies(text: str) -> tuple[str, ...]:
-    """Read addresses or networks that are separated by spaces.
+    """Parse addresses or networks that are separated by spaces.
 
     Raises:
-        ConfigurationError: names what is none.
+        ConfigurationError: names the part that is neither an address nor a network.
     """
     proxies = tuple(text.split())
     for proxy in proxies:
@@ -55,16 +55,17 @@ def may_connect(origin: str | None, hosts: Iterable[str], allowed: Iterable[str]
     """Whether a page of an origin may open a connection.
 
     Args:
-        origin: The header; None without a browser, which alone has cookies or pages to abuse.
-        hosts: Under which names the gateway was asked for: a page from there is its own.
-        allowed: Further origins; `*` is any.
+        origin: The `Origin` header. None means that the client is not a browser; only browsers have
+            cookies or pages that an attacker can abuse.
+        hosts: Host names under which the gateway was requested; pages of these hosts are allowed.
+        allowed: Further origins; `*` allows any.
     """
     if origin is None or ANY_ORIGIN in (allowed := tuple(allowed)):
         return True
     asked = _split(origin)
-    if asked is None:  # `null`: a file, or a frame in a sandbox
+    if asked is None:  # `null`: a local file or a sandboxed frame
         return False
-    # The scheme is left to the page: a proxy may have taken the TLS off on the way here.
+    # The scheme is not compared: a proxy may have terminated TLS.
     own = {_host(host, asked[0]) for host in hosts}
     return asked[1:] in own or asked in {_split(each) for each in allowed}
 
@@ -87,29 +88,29 @@ def _host(host: str, scheme: str) -> tuple[str, int] | None:
 
 
 class Proxies:
-    """The proxies that may say on whose behalf they come.
+    """The proxies that are trusted to name the client's address.
 
     Args:
-        trusted: Their addresses or networks.
+        trusted: Addresses or networks of the proxies.
     """
 
     def __init__(self, trusted: Iterable[str]) -> None:
         self._trusted = [ipaddress.ip_network(each, strict=False) for each in trusted]
 
     def trusts(self, address: str) -> bool:
-        """Whether what this one says of others is believed."""
+        """Whether an address belongs to a trusted proxy."""
         parsed = _address(address)
         return parsed is not None and any(_is_in(parsed, network) for network in self._trusted)
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
-        """Return the address that a connection comes from.
+        """Return the client's address of a connection.
 
         Args:
-            peer: At the socket's other end.
-            forwarded_for: `X-Forwarded-For`, to which each proxy appends whom it heard from.
+            peer: Address of the socket's peer.
+            forwarded_for: The header `X-Forwarded-For`, to which each proxy appends its peer.
 
         Returns:
-            The last address that is no trusted proxy; a client may have forged those before it.
+            The last address that is not a trusted proxy; a client may have forged earlier ones.
         """
         address = peer
         for hop in reversed((forwarded_for or "").split(",")):
@@ -123,19 +124,19 @@ class Proxies:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is one of this machine's own, which no other can reach."""
+    """Whether an address is a loopback address, which only this machine can reach."""
     parsed = _address(address)
     return parsed is not None and parsed.is_loopback
 
 
 def is_local_host(host: str) -> bool:
-    """Whether a `Host` header names this machine as only itself can: localhost, 127.0.0.1."""
+    """Whether a `Host` header is `localhost` or a loopback address."""
     split = _host(host, "http")
     return split is not None and (split[0] == "localhost" or is_loopback(split[0]))
 
 
 def counted_as(address: str) -> str:
-    """Return what connections are counted by: of IPv6 the /64, which one customer has whole."""
+    """Return the key for connection limits: an IPv6 client's /64, which one customer holds."""
     parsed = _address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -1,10 +1,11 @@
-"""How a run's JSON changes: merge patches (RFC 7396) and operations on metadata. No I/O.
+"""Changes of a run's JSON: merge patches (RFC 7396) and operations on metadata. No I/O.
 
-The store folds operations, so that they are exact however many tasks send them at once. The run's
-log holds the merge patch that they come to: a reader needs to know nothing of operations.
+The store folds operations, so they are exact even when many tasks send them concurrently. The run's
+log contains the resulting merge patch, so a reader does not have to know the operations.
 
-A merge patch cannot set a member to null: there null deletes. So a change replaces the fields that
-users' values fill (`REPLACED`) as a whole, and names the nulls of its metadata beside it.
+In a merge patch, null deletes a member, so a patch cannot set a member to null. Therefore a change
+replaces fields with users' values (`REPLACED`) as a whole, and lists the nulls of its metadata
+separately.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gateway.model.limits import MAX_INTEGER
 from gateway.model.run_limits import check_metadata_key
 
 REPLACED = frozenset({"payload", "output", "error", "last_error"})  # never merged
-METADATA_NULLS = "metadata_nulls"  # the member of a change that names the nulls of its metadata
+METADATA_NULLS = "metadata_nulls"  # the member of a change that lists the nulls of its metadata
 
 
 class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,8 +31,8 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         op: The operation.
-        key: A name at the top of the metadata.
-        value: JSON; the amount of `increment`; nothing for `delete`.
+        key: A top-level key of the metadata.
+        value: Any JSON; for `increment` the amount; unused for `delete`.
 
     Source:
         PROTOCOL.md, section 6.
@@ -51,11 +52,11 @@ def merge_patch(target: Any, patch: Any, nulls: Mapping[str, Any] = _NO_NULLS) -
     Args:
         target: Any JSON.
         patch: Any JSON; a null member deletes.
-        nulls: The members of the patch that are null in the result instead: an object of the same
-            nesting whose innermost members are null.
+        nulls: The members of the patch that become null instead of being deleted, as an object of
+            the same nesting whose innermost members are null.
 
     Source:
-        RFC 7396, section 2, but for `nulls`.
+        RFC 7396, section 2, extended by `nulls`.
     """
     if not isinstance(patch, dict):
         return patch
@@ -70,10 +71,10 @@ def merge_patch(target: Any, patch: Any, nulls: Mapping[str, Any] = _NO_NULLS) -
 
 
 def fold_change(run: Mapping[str, Any] | None, change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run after a change of its log.
+    """Return the fields of a run after a change from its log.
 
     Args:
-        run: Its fields as on the wire; not changed. None: the change is the first of the log.
+        run: Its fields as on the wire; not modified. None if the change is the first of the log.
         change: A record of the log, or the `patch` of a set's log.
 
     Source:
@@ -90,7 +91,7 @@ def fold_change(run: Mapping[str, Any] | None, change: Mapping[str, Any]) -> dic
 def difference(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the merge patch that makes `after` of `before`, and the nulls that it sets.
+    """Return the merge patch from `before` to `after`, and the nulls that it sets.
 
     Returns:
         `patch` and `nulls` such that `merge_patch(before, patch, nulls)` is `after`.
@@ -115,9 +116,9 @@ def difference(
 
 
 def _nulls_in(value: Any) -> dict[str, Any] | None:
-    """Return the tree of null members: None for null itself, nothing for a value without any.
+    """Return the tree of null members: None for null itself, {} for a value without nulls.
 
-    A merge patch replaces arrays as a whole, so the nulls inside them need no mention.
+    A merge patch replaces arrays as a whole, so nulls inside arrays are not listed.
     """
     if value is None:
         return None
@@ -129,7 +130,7 @@ def _nulls_in(value: Any) -> dict[str, Any] | None:
 
 def is_same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON; `true` is not 1, and 1 is not 1.0."""
-    if one is other:  # the value that an operation leaves unchanged
+    if one is other:  # unchanged by the operations
         return True
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
@@ -137,18 +138,18 @@ def is_same(one: Any, other: Any) -> bool:
 def carry_out(metadata: Mapping[str, Any], operations: Iterable[Operation]) -> dict[str, Any]:
     """Fold operations into metadata, all of them or none.
 
-    The cost grows with the size of the metadata and of the operations together: a list is copied,
-    and its items are compared, once for all operations on it.
+    The cost is linear in the sizes of the metadata and of the operations: a list is copied, and its
+    items are compared, once for all operations on it.
 
     Args:
-        metadata: As it is; not changed.
-        operations: In order.
+        metadata: The current metadata; not modified.
+        operations: The operations, in order.
 
     Returns:
-        The metadata after them.
+        The metadata after the operations.
 
     Raises:
-        InvalidValue: an operation does not fit what the key holds; names both.
+        InvalidValue: an operation does not fit the value of its key; the message names both.
     """
     fold = Fold(metadata)
     for operation in operations:
@@ -157,21 +158,21 @@ def carry_out(metadata: Mapping[str, Any], operations: Iterable[Operation]) -> d
 
 
 class Fold:
-    """Metadata that operations are added to, one at a time.
+    """Folds operations into metadata, one at a time.
 
     Args:
-        metadata: As it is; not changed.
+        metadata: The current metadata; not modified.
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self._values = dict(metadata)
-        self._lists: dict[str, _List] = {}  # keys whose value is not, or no longer, in `_values`
+        self._lists: dict[str, _List] = {}  # replace the values of their keys in `_values`
 
     def add(self, operation: Operation) -> None:
         """Apply one operation completely, or not at all.
 
         Raises:
-            InvalidValue: it does not fit what the key holds; names both.
+            InvalidValue: it does not fit the value of its key; the message names both.
         """
         check_metadata_key(operation.key)
         if operation.op not in _STEPS:
@@ -181,7 +182,7 @@ class Fold:
         _STEPS[operation.op](self, operation.key, operation.value)
 
     def result(self) -> dict[str, Any]:
-        """Return the metadata after all of them."""
+        """Return the metadata after all operations."""
         return self._values | {key: items.result() for key, items in self._lists.items()}
 
     def _set(self, key: str, value: Any) -> None:
@@ -217,12 +218,13 @@ class Fold:
 
 
 class _List:
-    """A list that much is added to and removed from."""
+    """A list with efficient appends and removals by value."""
 
     def __init__(self, items: list[Any]) -> None:
         self._before = items
         self._items = list(items)
-        self._places: dict[Any, list[int]] | None = None  # of equal items; made by a first removal
+        # The indexes of equal items; built by the first removal.
+        self._places: dict[Any, list[int]] | None = None
         self._removed: set[int] = set()
 
     def append(self, value: Any) -> None:
@@ -239,7 +241,7 @@ class _List:
 
     def result(self) -> list[Any]:
         if not self._removed and len(self._items) == len(self._before):
-            return self._before  # the same object: nothing has to be compared with it
+            return self._before  # the same object, so that `is_same` need not compare
         return [item for place, item in enumerate(self._items) if place not in self._removed]
 
 
@@ -248,9 +250,9 @@ def _identity(value: Any) -> Any:
     if value is None or type(value) in (str, int, bool):
         return type(value), value
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)  # ten times as fast as json
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)  # ten times as fast as `json`
     except orjson.JSONEncodeError:
-        return json.dumps(value, sort_keys=True)  # no store keeps it
+        return json.dumps(value, sort_keys=True)  # such a value is rejected before it is stored
 
 
 def _is_number(value: Any) -> bool:

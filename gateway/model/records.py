@@ -1,7 +1,4 @@
-"""Frozen values of the log: stream keys, records, positions.
-
-No I/O here; everything above this module speaks in these values.
-"""
+"""Frozen values of the log: stream keys, records, positions, writers. No I/O."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ from typing import Literal, NamedTuple
 
 from gateway.errors import InvalidId, InvalidPosition
 
-RUN_STREAM = "$run"  # the reserved stream that holds a run's own changes
-STREAMS_STREAM = "$streams"  # the one that names a run's streams as they appear
-RUNS_STREAM = "$runs"  # the one that holds the changes of all runs of a set
+RUN_STREAM = "$run"  # the reserved stream with the changes of a run
+STREAMS_STREAM = "$streams"  # the reserved stream that announces a run's new streams
+RUNS_STREAM = "$runs"  # the log of a set: the changes of all its runs
 MAX_STREAM_ID_CHARACTERS = 64
 MAX_RUN_ID_CHARACTERS = 64
 
@@ -25,10 +22,11 @@ _POSITION = re.compile(r"([0-9a-f]{16})_([0-9]{16})\Z")
 
 
 def check_stream_id(stream_id: str) -> str:
-    """Return the id if a user may name a stream so.
+    """Return the id if users may give it to a stream.
 
     Raises:
-        InvalidId: empty, too long, outside the alphabet, or reserved; the message says the rule.
+        InvalidId: the id is empty, too long, outside the alphabet, or reserved; the message states
+            the rule.
 
     Source:
         PROTOCOL.md, section 3.
@@ -44,10 +42,10 @@ def check_stream_id(stream_id: str) -> str:
 
 
 def check_run_id(run_id: str) -> str:
-    """Return the id if it has the form of a run's.
+    """Return the id if it has the form of a run id.
 
     Raises:
-        InvalidId: it has not.
+        InvalidId: it does not have that form.
     """
     if not isinstance(run_id, str) or not _RUN_ID.match(run_id):
         raise InvalidId(
@@ -60,13 +58,13 @@ def shown(value: object) -> str:
     """Return a value's text for a message, cut to 80 characters."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
+    except ValueError:  # Python refuses to format integers of more than 4,300 digits
         return f"a {type(value).__name__} of too many digits"
     return text if len(text) <= 80 else f"{text[:76]}... ({len(text)} characters)"
 
 
 class StreamKey(NamedTuple):
-    """Which stream: the run it belongs to and its id there."""
+    """The key of a stream: the id of its run, and its id within the run."""
 
     run_id: str
     stream_id: str
@@ -75,19 +73,19 @@ class StreamKey(NamedTuple):
         return f"{self.run_id}/{self.stream_id}"
 
     def named(self) -> dict[str, str]:
-        """Name its parts, for the log."""
+        """Return the parts by name, as fields of log messages."""
         return {"run": self.run_id, "stream": self.stream_id}
 
 
 REVOCATIONS = StreamKey("gateway", "$revocations")
-"""The log of revoked tokens, which every gateway follows; like a set's log it belongs to no run."""
+"""The log of revoked tokens, which every gateway follows; it belongs to no run."""
 
-PATH_CONFIG = "$config"  # the log that holds how the stream of a path is kept
-_PATH_OWNER = "path:"  # stands before a path in the place of a run id
+PATH_CONFIG = "$config"  # the log with the configuration of a path's stream
+_PATH_OWNER = "path:"  # prefix of a path that is used in place of a run id
 
 
 def path_config(path: str) -> StreamKey:
-    """Return the key of the log that says how the stream of a path is kept; it has no run."""
+    """Return the key of the log with the configuration of a path's stream; it has no run."""
     return StreamKey(_PATH_OWNER + path, PATH_CONFIG)
 
 
@@ -95,8 +93,8 @@ def path_data(path: str, generation: str) -> StreamKey:
     """Return the key of one generation of a path's stream; it has no run.
 
     Args:
-        path: Which path.
-        generation: Made new each time that the path's stream is created.
+        path: The path.
+        generation: A name that is new each time the path's stream is created.
     """
     return StreamKey(_PATH_OWNER + path, f"$data-{generation}")
 
@@ -130,7 +128,7 @@ class RunSet(NamedTuple):
         """Parse the name of a run set, which its log's key has in place of a run id.
 
         Raises:
-            InvalidId: it is none.
+            InvalidId: the text does not name a run set.
         """
         kind, _, id = text.partition(":") if isinstance(text, str) else ("", "", "")
         if kind not in SET_KINDS or not id:
@@ -141,18 +139,18 @@ class RunSet(NamedTuple):
 
 
 def source_of(run_id: str, attempt: int) -> str:
-    """Name an attempt of a run as the source of records; the first one is the run's id alone.
+    """Return the source of records of a run's attempt; for the first attempt, the run's id alone.
 
-    So the attempt costs nothing where there is only one, and stores keep it where they have always
-    kept the run's id.
+    So a run with one attempt needs no extra space, and stores keep the attempt in the field of the
+    run's id.
     """
     return run_id if attempt == 1 else f"{run_id}:{attempt}"
 
 
 def split_source(source: str | None) -> tuple[str | None, int]:
-    """Return the run and the attempt that a source names; None and 1 for a client outside any.
+    """Return the run and the attempt that a source names; None and 1 for a client outside a run.
 
-    A source in another form, which a client may have given, is returned as it is.
+    A source in another form, which a client may have given, is returned unchanged.
     """
     if source is None or ":" not in source:
         return source, 1
@@ -164,10 +162,11 @@ class Record(NamedTuple):
     """One appended value.
 
     Attributes:
-        offset: Dense place in its stream, from 0.
-        time_ms: When the store accepted it, milliseconds since 1970 UTC.
-        source: Who wrote it, as `source_of` names it; None for a client outside any run.
-        data: JSON bytes as they came in.
+        offset: Its number in the stream: 0, 1, 2, … without holes.
+        time_ms: When the store accepted it, in milliseconds since 1970 UTC.
+        source: The run and attempt that wrote it, as in `source_of`; None for a client outside a
+            run.
+        data: The JSON bytes as received.
     """
 
     offset: int
@@ -177,15 +176,15 @@ class Record(NamedTuple):
 
     @property
     def written_by(self) -> tuple[str | None, int]:
-        """The run that wrote it, and in which attempt."""
+        """The run and the attempt that wrote it."""
         return split_source(self.source)
 
 
 class Position(NamedTuple):
-    """How far a reader has come: `offset` records of storage `epoch` have been seen.
+    """A reader's place in a stream: the reader has seen `offset` records of the epoch `epoch`.
 
-    Compares and sorts like its string. Offset 0 fits every epoch: nothing was seen, so
-    nothing can be wrong.
+    Positions compare and sort like their strings. Offset 0 is valid in every epoch, because the
+    reader has seen no records that could differ.
     """
 
     epoch: str
@@ -196,10 +195,10 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read a position's string.
+        """Parse a position.
 
         Raises:
-            InvalidPosition: the string is not one.
+            InvalidPosition: the text is not a position.
         """
         match = _POSITION.match(text) if isinstance(text, str) else None
         if match is None:
@@ -210,18 +209,19 @@ class Position(NamedTuple):
 
 
 ORIGIN = Position("0" * 16, 0)
-"""The beginning of any stream, and the position in one that does not exist yet."""
+"""The beginning of every stream, and the position of a stream that does not exist yet."""
 
 
 class Writer(NamedTuple):
-    """Who appends, so that a repeat is harmless.
+    """Identity and sequence of an append, by which a store recognizes a repeat.
 
     Attributes:
         id: Random name of the writer.
-        epoch: Grows when another takes over under the same id; an older one is refused.
+        epoch: Increases when another process takes over the id; appends of an older epoch are
+            rejected.
         sequence: Number of the append's first record, counted by the writer for each stream.
-        counts: What the sequence numbers: records, or whole appends (a repeat is then one as a
-            whole, and an append without records takes a number too).
+        counts: The unit of `sequence`: records, or whole appends. When appends are counted, an
+            append is a repeat as a whole, and an append without records has a number too.
     """
 
     id: str
@@ -230,12 +230,12 @@ class Writer(NamedTuple):
     counts: Literal["records", "appends"] = "records"
 
     def after(self, records: int) -> int:
-        """Return the sequence that follows an append of so many records."""
+        """Return the sequence of the writer's next append, after one of `records` records."""
         return self.sequence + (1 if self.counts == "appends" else records)
 
 
 class Gap(NamedTuple):
-    """Records that are gone for good between two positions."""
+    """A range of permanently deleted records between two positions."""
 
     start: Position
     stop: Position

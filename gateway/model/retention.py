@@ -1,7 +1,6 @@
 """Retention: what a store may delete, and the result of one sweep.
 
-Nothing is forgotten unless a setting says so: the defaults keep everything, since what was
-acknowledged is lost only where someone has asked for it.
+The defaults keep everything: acknowledged records are deleted only if a setting asks for it.
 """
 
 from __future__ import annotations
@@ -12,22 +11,22 @@ from typing import NamedTuple
 from gateway.errors import ConfigurationError
 from gateway.model.runs import iso_time
 
-EMPTY_SET_S = 3600  # the log of a set without runs outlives its last change by this
+EMPTY_SET_S = 3600  # how long the log of a set without runs is kept after its last change
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What a store keeps; None keeps for ever.
+    """The limits of a store; None means no limit.
 
-    What lies inside every limit is never removed. What is beyond one goes when the store is swept,
-    in pieces as large as the store lays records down (SQLite: a row of at most 256 KiB), so a
-    stream holds somewhat more than its limits: up to a piece, and what came since the last sweep.
+    Records within every limit are never deleted. A sweep deletes records beyond a limit in the
+    store's units of storage (SQLite: a row of at most 256 KiB). So a stream exceeds its limits by
+    up to one unit, and by the records appended since the last sweep.
 
     Attributes:
-        age_s: Records of a stream that are older may go.
-        records: Of one stream; the newest stay.
-        bytes: Of one stream's records as they are stored; the newest stay.
-        run_ttl_s: A run that finished so long ago is deleted, with all that it owns.
+        age_s: Older records of a stream may be deleted.
+        records: Number of records of one stream; the newest are kept.
+        bytes: Stored size of one stream's records; the newest are kept.
+        run_ttl_s: A run is deleted, with everything it owns, this long after it finished.
     """
 
     age_s: float | None = None
@@ -43,26 +42,26 @@ class Retention:
 
     @property
     def trims(self) -> bool:
-        """Whether records of a run that is kept may go."""
+        """Whether records may be deleted while their run is kept."""
         return (self.age_s, self.records, self.bytes) != (None, None, None)
 
     @property
     def bounds(self) -> bool:
-        """Whether a stream may outgrow what is kept, however young it is."""
+        """Whether there is a limit on the size of a stream, whatever its age."""
         return (self.records, self.bytes) != (None, None)
 
     def is_beyond(self, records: int, size: int) -> bool:
-        """Whether a stream of so many records and bytes has outgrown what is kept."""
+        """Whether a stream with this many records and bytes exceeds a limit."""
         return (self.records is not None and records > self.records) or (
             self.bytes is not None and size > self.bytes
         )
 
     def records_since_ms(self, now_ms: int) -> int:
-        """Return the time, in ms since 1970, before which records may go; 0 for none."""
+        """Return the time, in ms since 1970, before which records may be deleted; 0 for none."""
         return 0 if self.age_s is None else now_ms - round(self.age_s * 1000)
 
     def runs_until(self, now_ms: int) -> str:
-        """Return the `finished_at` up to which runs are to be deleted; "" for none."""
+        """Return the `finished_at` up to which runs are deleted; "" for none."""
         return "" if self.run_ttl_s is None else iso_time(now_ms - round(self.run_ttl_s * 1000))
 
 
@@ -73,9 +72,9 @@ class SweepResult(NamedTuple):
     """The result of one step of a sweep.
 
     Attributes:
-        records: How many were removed from streams whose run stays.
-        runs: How many were deleted.
-        has_more: More rows can be deleted; sweep again without a pause.
+        records: Number of records deleted from streams whose run is kept.
+        runs: Number of deleted runs.
+        has_more: Whether more can be deleted; then sweep again without a delay.
     """
 
     records: int = 0

@@ -79,7 +79,7 @@ def check_tags(tags: Sequence[str], what: str = "tags") -> tuple[str, ...]:
 
 
 def is_text(value: Any, max_characters: int) -> bool:
-    """Whether a value is a non-empty text within a limit that a store can keep."""
+    """Whether a value is a non-empty text within a limit and without half surrogate pairs."""
     if not isinstance(value, str) or not 0 < len(value) <= max_characters:
         return False
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
@@ -153,7 +153,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
 
 
 def time_ms(text: str) -> int | None:
-    """Read a time in the form of a run's fields, as ms since 1970; None if the form is another."""
+    """Parse a time in the format of a run's fields, as ms since 1970; None if it does not match."""
     if not _TIME.match(text):
         return None
     try:

@@ -6,10 +6,10 @@
                           v
        completed | failed | canceled | crashed | expired | timed_out    (final: nothing follows)
 
-An attempt that failed and is made again goes back to `delayed`, or at once to `queued`, also from
-`waiting`. A run's changes are a log (`$run`): the first record is the whole run, each later one a
-change for `patches.fold_change`. `apply` folds a patch and is the only judge of whether it may
-happen.
+When a failed attempt is retried, the run returns to `delayed`, or to `queued` if the retry has no
+delay, also from `waiting`. A run's changes form a log (`$run`): the first record is the whole run,
+and each later record is a change for `patches.fold_change`. Only `apply` decides whether a patch
+is allowed; it also folds it.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "waiting": frozenset({"executing", "queued", "delayed"}) | _WHILE_WORKING,
     **_FINAL,
 }
-"""From each status, those that may follow. A status may always stay as it is while not final."""
+"""The statuses that may follow each status. A status that is not final may also stay unchanged."""
 
 FINAL_STATUSES = frozenset(_FINAL)
 STATUSES: tuple[str, ...] = tuple(TRANSITIONS)
 FAILED_STATUSES = frozenset({"failed", "crashed", "expired", "timed_out"})
 
-# Identity and history: fixed when the run is made.
+# Identity and history: fixed at creation.
 _FIXED_FIELDS = frozenset(
     {
         "id",
@@ -77,7 +77,7 @@ _FIXED_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """Why a run failed, as much of it as a frontend may see; the traceback stays in the log."""
+    """The error of a failed run that frontends may see; the traceback is only in the log."""
 
     type: str
     message: str
@@ -85,11 +85,11 @@ class RunError:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a task, as it is now.
+    """One execution of a task, in its current state.
 
-    Times are ISO 8601 strings in UTC with milliseconds, or None. PROTOCOL.md says of each field
-    what it means. `omitted` is empty but for a run of a list: there it names the large fields that
-    the list left out, with their sizes in bytes; `runs.retrieve` has them.
+    Times are ISO 8601 strings in UTC with milliseconds, or None. PROTOCOL.md defines each field.
+    `omitted` is used only for runs from a list: it names the large fields that the list left out,
+    with their sizes in bytes. `runs.retrieve` returns these fields.
 
     Source:
         PROTOCOL.md, section 6.
@@ -180,7 +180,7 @@ class Run:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Run:
-        """Read a run from its JSON fields; fields that are not known here are left out.
+        """Parse a run from its JSON fields; unknown fields are ignored.
 
         Raises:
             InvalidValue: a field is missing or of the wrong kind.
@@ -205,9 +205,9 @@ def _read_error(name: str, error: Any) -> RunError:
     return RunError(str(error["type"]), str(error["message"]))
 
 
-# What a store keeps in a column, or a client shows: a wrong kind is refused when it comes in.
+# Fields that a store keeps in a column or a client shows: a wrong type is rejected on arrival.
 _TEXTS = ("task", "created_at", "owner")
-_TIMES = ("delay_until", "expires_at", "idempotency_key_expires_at")  # by which someone acts
+_TIMES = ("delay_until", "expires_at", "idempotency_key_expires_at")  # a process acts on them
 _TEXTS_OR_NONE = (
     "batch_id",
     "queued_at",
@@ -222,17 +222,17 @@ _ERRORS = ("error", "last_error")
 _FIELDS: tuple[str, ...] = tuple(
     each.name
     for each in dataclasses.fields(Run)
-    if each.name != "omitted"  # of a list's answer
+    if each.name != "omitted"  # only in answers to lists
 )
 _REQUIRED = ("id", "task", "status", "root_id", "created_at")
 
 
 def check_fields(run: Run) -> None:
-    """Refuse a run that could be written and not be read again.
+    """Reject a run that could be stored but not be read again.
 
     Raises:
-        InvalidValue: a field is of the wrong kind.
-        InvalidId: the run's id, its root's or its parent's is none.
+        InvalidValue: a field has the wrong type.
+        InvalidId: the id of the run, its root or its parent is not a run id.
     """
     check_run_id(run.id)
     check_run_id(run.root_id)
@@ -267,10 +267,10 @@ def _is_number(value: Any, kind: Any, least: int) -> bool:
 
 
 def check_statuses(given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return statuses by which runs are looked for: one, several, or none for all.
+    """Return the statuses of a query as a tuple: one, several, or none for all.
 
     Raises:
-        InvalidValue: one is none.
+        InvalidValue: a status is unknown.
     """
     wanted = (given,) if given and isinstance(given, str) else tuple(given or ())
     if any(each not in STATUSES for each in wanted):
@@ -279,12 +279,12 @@ def check_statuses(given: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def check_new_run(run: Run) -> None:
-    """Refuse a run that may not be made.
+    """Reject a run that must not be created.
 
     Raises:
-        InvalidValue: a field is of the wrong kind, or over its limit.
-        InvalidId: an id or a tag is outside its rule.
-        MetadataTooLarge: states both numbers.
+        InvalidValue: a field has the wrong type, or is over its limit.
+        InvalidId: an id or a tag breaks its rule.
+        MetadataTooLarge: states the size of the metadata and its limit.
     """
     check_fields(run)
     check_values(run.id, run.to_wire())
@@ -294,18 +294,18 @@ def check_new_run(run: Run) -> None:
 
 
 def apply(run: Run, patch: Mapping[str, Any]) -> Run:
-    """Fold a patch into a run if the table allows it.
+    """Fold a patch into a run if the table of transitions allows it.
 
     Args:
-        run: The run as it is.
+        run: The current run.
         patch: A change of its wire fields that sets no null in the metadata.
 
     Returns:
-        The run after it.
+        The run after the patch.
 
     Raises:
-        IllegalTransition: the run is final, or its status does not go there.
-        InvalidValue: a field that is unknown, fixed, of the wrong kind, or over its limit.
+        IllegalTransition: the run is final, or the table does not allow the new status.
+        InvalidValue: a field is unknown, fixed, of the wrong type, or over its limit.
         MetadataTooLarge: the metadata would be over its limit.
     """
     for name in patch:
@@ -332,16 +332,16 @@ def change(
     """Fold a patch, and then operations on metadata, into a run.
 
     Args:
-        run: The run as it is.
+        run: The current run.
         patch: A change of its wire fields that sets no null in the metadata.
-        operations: In order; all of them or none happen.
+        operations: The operations, in order; all or none are applied.
 
     Returns:
-        The run after it, and the change that says all of it.
+        The run after the change, and one change that contains the patch and the operations.
 
     Raises:
-        IllegalTransition: the run is final, or its status does not go there.
-        InvalidValue: a field or an operation that does not fit.
+        IllegalTransition: the run is final, or the table does not allow the new status.
+        InvalidValue: a field or an operation is invalid.
         MetadataTooLarge: the metadata would be over its limit.
     """
     if operations and run.is_finished:
@@ -360,10 +360,10 @@ def change(
 
 
 def _without_attempt(run: Run, patch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuse a change by an attempt that is over; the current one need not be written down.
+    """Reject a change by an earlier attempt; drop the number of the current attempt.
 
-    A process that was taken for dead, and comes back, names the attempt that it executes. Of two
-    that begin the same attempt, the second is refused.
+    A process that was considered dead and resumes names the attempt that it executes, so its
+    changes are rejected. When two processes begin the same attempt, the second one is rejected.
     """
     attempt: Any = patch.get("attempt")
     if not _is_number(attempt, int, least=1) or attempt > run.attempt:
@@ -380,7 +380,7 @@ def _without_attempt(run: Run, patch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def may_retry_crash(run: Run) -> bool:
-    """Whether another attempt follows one that was cut off by the end of its process."""
+    """Whether a run is retried after the process of its attempt has ended."""
     return (
         run.is_executing
         and run.retry_on_crash
@@ -392,13 +392,13 @@ def may_retry_crash(run: Run) -> bool:
 def retry_patch(
     run: Run, now_ms: int, error: Mapping[str, str], rest_s: float = 0.0
 ) -> dict[str, Any]:
-    """Make the patch that sends a run back to wait for its next attempt.
+    """Return the patch that delays or queues a run for its next attempt.
 
     Args:
-        run: Whose attempt has failed.
-        now_ms: The time.
-        error: Why it failed.
-        rest_s: How long it rests before the next one.
+        run: The run whose attempt has failed.
+        now_ms: The current time, in ms since 1970.
+        error: The error of the failed attempt.
+        rest_s: Delay before the next attempt, in seconds.
 
     Returns:
         Attempt, error, status and time.
@@ -411,12 +411,12 @@ def retry_patch(
 
 
 def end_patch(run: Run, status: str, now_ms: int, **fields: Any) -> dict[str, Any]:
-    """Make the patch that ends a run.
+    """Return the patch that ends a run.
 
     Args:
-        run: With the time at which it started, if it did.
-        status: A final one.
-        now_ms: The time.
+        run: The run, with its start time if it has started.
+        status: A final status.
+        now_ms: The current time, in ms since 1970.
         fields: Further fields: the output or the error.
 
     Returns:
@@ -441,7 +441,7 @@ def _base36(number: int, width: int) -> str:
 
 
 def new_run_id(now_ms: int, random_bits: Callable[[int], int] = secrets.randbits) -> str:
-    """Make a run id: 9 characters of time, so that ids sort by it, then 100 random bits."""
+    """Return a new run id: 9 characters of time, so that ids sort by time, then 100 random bits."""
     return _run_id(now_ms, random_bits(100))
 
 
@@ -450,32 +450,33 @@ def _run_id(now_ms: int, number: int) -> str:
 
 
 class RunIds:
-    """Makes the run ids of one process: each sorts after the one before, also in one millisecond.
+    """Generates the run ids of one process; each sorts after the previous one.
 
-    So that the order of triggers is the order in which queued runs start again and sets are shown.
+    This also holds within one millisecond. So queued runs start again, and sets are listed, in the
+    order of their triggers.
 
     Args:
-        random_bits: Gives a number of so many bits.
+        random_bits: Returns a random number of the given number of bits.
     """
 
     def __init__(self, random_bits: Callable[[int], int] = secrets.randbits) -> None:
         self._random_bits = random_bits
-        self._last = (0, 0)  # time and number
+        self._last = (0, 0)  # time and random number
 
     def new(self, now_ms: int) -> str:
-        """Make the next id; a clock that was set back does not move it back."""
+        """Return the next id; it sorts after the last one even if the clock was set back."""
         last_ms, number = self._last
         if now_ms > last_ms:
             self._last = (now_ms, self._random_bits(99))
-        else:  # a step of chance, so that one id does not tell the next; 2**19 of them have room
+        else:  # a random step, so that ids cannot be guessed; there is room for 2**19
             self._last = (last_ms, number + 1 + self._random_bits(80))
         return _run_id(*self._last)
 
 
-LAST_MS = 253_402_300_799_000  # the last second of the year 9999, whose number has four digits
+LAST_MS = 253_402_300_799_000  # the last second of 9999, the last year of four digits
 
 
 def iso_time(now_ms: int) -> str:
-    """Write a time in the form that a run's fields have; after the year 9999 it is its end."""
+    """Format a time as in a run's fields; times after the year 9999 become its last second."""
     moment = datetime.fromtimestamp(min(now_ms, LAST_MS) / 1000, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

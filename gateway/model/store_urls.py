@@ -1,4 +1,4 @@
-"""Parse the URL of a store. `stores/redis/url.py` parses what Redis URLs say about servers."""
+"""Parse the URL of a store. `stores/redis/url.py` parses the servers in a Redis URL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_redis(url: str) -> bool:
 
 
 def sqlite_path(rest: str) -> tuple[Path, dict[str, str]]:
-    """Split what follows `sqlite:` into the file and its options.
+    """Split the part after `sqlite:` into the file and its options.
 
     Raises:
         ConfigurationError: the path is missing, or an option is unknown.
@@ -33,7 +33,7 @@ def sqlite_file(url: str) -> Path:
     """Return the file of a SQLite store's URL.
 
     Raises:
-        ConfigurationError: it names another store, which has its own ways of being copied.
+        ConfigurationError: it names another kind of store, which is not a file.
     """
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite":

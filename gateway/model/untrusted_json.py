@@ -1,4 +1,4 @@
-"""Which JSON is accepted from outside: one set of rules for frames, bodies, tokens and arguments.
+"""Check untrusted JSON: one set of rules for frames, bodies, tokens and arguments.
 
 The parsers that process a value differ: msgspec skips numbers of any size, orjson reads 1,024
 levels and Pydantic 200, Python's `json` module accepts NaN and half of a surrogate pair. A value
@@ -28,7 +28,7 @@ from gateway.model.limits import JSON_DEPTH
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 209  # a number with fewer digits and an exponent of fewer than three is finite
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_PAIR = b"\x01\xff"  # of an array or object without others inside
+_PAIR = b"\x01\xff"  # the brackets of an array or object without inner ones
 _NO_STEPS = bytes(set(range(256)) - set(b'[{]}"'))
 
 

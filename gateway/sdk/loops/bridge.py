@@ -1,4 +1,4 @@
-"""Calls of the SDK from other event loops than its own, such as `asyncio.run(…)` in a plain task.
+"""Call the SDK from other event loops, such as `asyncio.run(…)` in a plain task.
 
 Stores, locks and timers of the SDK belong to the runtime's event loop. These decorators run a
 coroutine or an async generator of the SDK on that loop, with the caller's context variables. No
@@ -37,7 +37,7 @@ def set_connector(connect: Callable[[], None]) -> None:
 
 
 def run_on_sdk_loop(function: F) -> F:
-    """Let a coroutine function be awaited on any event loop; it runs on the runtime's."""
+    """Make a coroutine function awaitable on any event loop; it runs on the runtime's loop."""
 
     @wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
@@ -47,7 +47,7 @@ def run_on_sdk_loop(function: F) -> F:
 
 
 def iterate_on_sdk_loop(function: G) -> G:
-    """Let an async generator be iterated on any event loop; it runs on the runtime's."""
+    """Make an async generator iterable on any event loop; it runs on the runtime's loop."""
 
     @wraps(function)
     def iterate(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -64,13 +64,13 @@ def run_in_loop(work: Coroutine[Any, Any, T], timeout_s: float | None = None) ->
     `connect()` is open in it.
 
     Args:
-        work: Such as `tokens.revoke(…)`; most functions have a twin ending with `_sync` instead.
+        work: Such as `tokens.revoke(…)`; most functions have a synchronous twin, `…_sync`.
         timeout_s: How long to wait; then the coroutine is canceled. None: no limit.
 
     Raises:
         RuntimeError: called on the event loop itself; await the coroutine there.
         RunCanceled: the calling run was canceled before the coroutine began or meanwhile.
-        TimeoutError: the time has passed.
+        TimeoutError: no result within `timeout_s`.
         RealtimeError: raised by the coroutine, or by connecting.
     """
     try:

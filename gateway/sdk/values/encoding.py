@@ -3,7 +3,8 @@
 Pydantic alone does not guarantee that. It accepts an instance of a class without a check of its
 fields, and JSON loses some values: NaN becomes null, a secret becomes stars, a subclass becomes its
 base class. So `encode` decodes the bytes it wrote and compares. Types for which validation is
-enough (text, numbers, lists and dicts of them) skip that, so streams of text tokens cost no more.
+enough (text, numbers, lists and dicts of them) skip the comparison. So streams of text tokens have
+no extra cost.
 
 Where a type is `Any`, its JSON is the value: a dataclass is decoded as a dict, a tuple as a list, a
 datetime as text.
@@ -40,7 +41,7 @@ from gateway.sdk.values.equality import (
 
 T = TypeVar("T")
 
-_MAX_FAULTS = 10_000  # of one value; Pydantic lists all or none, at 10 us each
+_MAX_FAULTS = 10_000  # in one value; Pydantic lists all or none, at 10 us each
 
 
 class Values(Generic[T]):
@@ -53,7 +54,7 @@ class Values(Generic[T]):
             and fields that are not in the schema (computed fields) are left out.
 
     Raises:
-        InvalidValue: Pydantic can make no schema of the type.
+        InvalidValue: Pydantic cannot build a schema of the type.
     """
 
     def __init__(self, type_: Any, subject: str, *, is_input: bool = False) -> None:

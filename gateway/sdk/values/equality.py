@@ -105,7 +105,7 @@ def _at_field(open_: Open, name: Any) -> Open:
 
 
 def _parts_of_json(given: Any, read: Any) -> list[tuple[Any, Any, Any]] | None:
-    """Pair the parts of a value with those of its JSON, where the type is `Any`."""
+    """Pair the parts of a value with the parts of its JSON, where the type is `Any`."""
     if isinstance(given, Mapping) and isinstance(read, dict):
         # Fewer keys: two keys have the same JSON. A tuple as a key is written as a text, which may
         # be another key's text too.
@@ -180,10 +180,10 @@ def large_integer(value: Any, path: Path = ()) -> str | None:
 
 
 def exact(value: Any, levels: int = JSON_DEPTH) -> Any:
-    """Return JSON of elsewhere with text for those numbers that a page would not have exactly.
+    """Return external JSON with texts in place of numbers that a page cannot represent exactly.
 
     Raises:
-        ValueError: it is nested deeper than a record can be.
+        ValueError: the value is nested deeper than a record can be.
     """
     if levels == 0:
         raise ValueError(f"it is nested deeper than {JSON_DEPTH} levels")
@@ -227,7 +227,7 @@ def _unwritable(value: Any, path: Path, seen: set[int]) -> str | None:
 def _has_json(value: Any) -> bool:
     try:
         to_json(value)
-    except Exception:  # also from a class of the user
+    except Exception:  # any exception: the code may be the user's
         return False
     return True
 

@@ -141,7 +141,7 @@ def check_schema(stream_id: str, schema: dict[str, Any]) -> Checker | None:
         The compiled schema, for `register`; None if it is registered already.
 
     Raises:
-        InvalidValue: it is no JSON Schema, or the cost of its checks is not bounded.
+        InvalidValue: it is not a JSON Schema, or the cost of its checks is unbounded.
     """
     from gateway.sdk.values.schema_checks import Checker
 

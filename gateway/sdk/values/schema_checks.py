@@ -50,7 +50,7 @@ class Checker:
     """Checks values against one schema.
 
     Raises:
-        InvalidValue: the schema is no JSON Schema of draft 2020-12, or its checks have no bound.
+        InvalidValue: the schema is not a JSON Schema of draft 2020-12, or its cost is unbounded.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -135,7 +135,7 @@ def _compile(schema: Schema, all_patterns: _Patterns) -> jsonschema_rs.Draft2020
 
 
 def _rewritten(schema: Schema, root: Schema) -> Schema:
-    """Return a schema for the engine: unions by their discriminator, character classes as ours."""
+    """Return a schema for the engine, with discriminated unions and our character classes."""
     new = dict(schema)
     for keyword, name, each in subschemas(schema):
         inner = _rewritten(each, root)

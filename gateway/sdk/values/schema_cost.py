@@ -58,7 +58,7 @@ def subschemas(schema: Schema) -> Iterator[tuple[str, Any, Schema]]:
 def choices(schema: Schema, root: Schema) -> dict[str, str] | None:
     """Return the references of a union's members by the value of its discriminator.
 
-    None if the union has no discriminator, or if a member names no value of it.
+    None if the union has no discriminator, or if a member does not list its values.
     """
     told, members = schema.get("discriminator"), schema.get("oneOf")
     if not isinstance(told, dict):
@@ -139,7 +139,7 @@ class Cost:
     """The highest cost of a check against one schema.
 
     Raises:
-        InvalidValue: a gateway does not check against such a schema; the message says why.
+        InvalidValue: the schema is rejected; the message states the reason.
     """
 
     def __init__(self, schema: Schema) -> None:

@@ -1,6 +1,6 @@
-"""`ws:`: the store's contract over WebSockets, for workers of a gateway elsewhere.
+"""`ws:`: the store contract over WebSockets, for workers that connect to a gateway.
 
-connection  one WebSocket: calls, reconnects
+connection  one WebSocket: calls, subscriptions, reconnects
 pending     requests and subscriptions of a connection
 store       the store
 """

@@ -1,4 +1,4 @@
-"""One WebSocket of the remote store: its calls and follows, and how it comes back when it breaks.
+"""One WebSocket of the remote store: its calls, its subscriptions and its reconnects.
 
 Source:
     PROTOCOL.md, section 4 (requests of workers) and section 7.
@@ -33,34 +33,35 @@ from gateway.model.log import Page
 from gateway.stores.remote.pending import PendingRequest, RemoteSubscription
 
 OPEN_TIMEOUT_S = 10.0
-GOODBYE_S = 1.0  # for the closing handshake after a refusal
+GOODBYE_S = 1.0  # time for the closing handshake after a refusal
 MAX_BACKOFF_S = 5.0
 FIRST_BACKOFF_S = 0.1
-# Of a message from the gateway; a larger one fails its request. 8 MiB are enough for what is within
-# the limits of values; the rest is for runs that an earlier version kept with a large output.
+# Largest message from the gateway; a larger one fails its request. 8 MiB are enough for values
+# within the current limits. The rest is for runs that an earlier version stored with a large
+# output.
 MAX_MESSAGE_BYTES = 64 << 20
-MAX_ADVICE_S = 60.0  # nobody may send a worker away for longer
+MAX_ADVICE_S = 60.0  # a longer `retry_after` of a gateway is cut to this
 
 _LEAVING = (ShuttingDown.code, ConnectionAged.code)
-# The peer refuses a message as such: the same one would be refused again.
+# Close codes that reject a message itself: the peer would reject it again.
 _REFUSING = (CloseCode.UNSUPPORTED_DATA, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
 
 _log = logging.getLogger("realtime.remote")
-# The library writes every frame, tokens and all, into a log at debug level.
+# At debug level the library logs every frame, including tokens.
 _socket_log = logging.getLogger("realtime.remote.socket")
 _socket_log.setLevel(logging.INFO)
 
 
 @dataclass(slots=True)
 class GatewayPeer:
-    """The gateway that links lead to, and what they say to it.
+    """The gateway, and the state that all connections to it share.
 
     Attributes:
-        url: Of its WebSocket.
-        token: Gives a fresh access token for each connection.
-        jitter: Gives a number from 0 to 1.
-        ids: Name subscriptions and requests, of all links.
-        was_welcomed: The gateway has accepted a token of this process.
+        url: URL of the gateway's WebSocket.
+        token: Returns a fresh access token for each connection.
+        jitter: Returns a random number from 0 to 1.
+        ids: Ids of requests and subscriptions, unique over all connections.
+        was_welcomed: Whether the gateway has accepted a token of this process.
     """
 
     url: str
@@ -71,23 +72,23 @@ class GatewayPeer:
 
     @property
     def shown_url(self) -> str:
-        """The address for messages and logs, without a user and a password."""
+        """The URL for messages and logs, without user and password."""
         return without_login(self.url)
 
 
 def without_login(url: str) -> str:
-    """Take a user and a password out of an address."""
+    """Remove the user and the password from a URL."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 class GatewayConnection:
-    """A connection that is there from `start` to `close`, however often its socket breaks.
+    """A connection that reconnects whenever its socket breaks, from `start` to `close`.
 
     Args:
-        peer: Where it leads.
-        owner: Name under which this process executes runs, on one link only.
-        schemas: JSON Schemas of the inputs defined here, on one link only.
+        peer: The gateway.
+        owner: Name under which this process executes runs; set on one connection only.
+        schemas: JSON Schemas of the inputs defined here; set on one connection only.
     """
 
     def __init__(
@@ -106,30 +107,30 @@ class GatewayConnection:
         self._limits: protocol.LimitFields | None = None  # None before the first welcome
         self._refused_token = ""
         self._ping_s = 0.0
-        self._retry_after_s = 0.0  # what the gateway asked for when it closed
-        self._is_heard = False  # something came since the last ping
+        self._retry_after_s = 0.0  # delay that the gateway requested when it closed
+        self._is_heard = False  # a message arrived since the last ping
         self._task: asyncio.Task[None] | None = None
-        self.refused: RealtimeError | None = None  # for good
-        self.away_because: Exception | None = None  # of the last attempt; None while connected
-        self.welcomed = asyncio.Event()  # or refused
+        self.refused: RealtimeError | None = None  # permanent: no reconnect
+        self.away_because: Exception | None = None  # last error; None while connected
+        self.welcomed = asyncio.Event()  # set when welcomed or refused
 
     def start(self) -> None:
-        """Connect, and stay connected."""
+        """Connect, and reconnect until `close`."""
         self._task = asyncio.create_task(
             self._stay_connected(), name=f"gateway {self._peer.shown_url}"
         )
         self._task.add_done_callback(self._start_again)
 
     def _start_again(self, ended: asyncio.Task[None]) -> None:
-        if ended.cancelled() and ended is self._task:  # by code that cancels all tasks
+        if ended.cancelled() and ended is self._task:  # canceled by code that cancels all tasks
             self._disconnected()
             self.start()
 
     async def close(self, error: RealtimeError) -> None:
-        """Disconnect; what is under way fails with the error."""
+        """Disconnect; unfinished calls and subscriptions fail with the error."""
         task, self._task = self._task, None
         if task is not None:
-            if self.refused is not None:  # its socket is being closed; cut off, it would stay open
+            if self.refused is not None:  # finish the closing handshake, or the socket stays open
                 await asyncio.wait({task}, timeout=GOODBYE_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -137,33 +138,33 @@ class GatewayConnection:
 
     @property
     def is_connected(self) -> bool:
-        """Whether what is sent now goes to the gateway at once."""
+        """Whether a message sent now goes to the gateway immediately."""
         return self._socket is not None
 
     @property
     def is_started(self) -> bool:
-        """Whether it is, or tries to be, connected."""
+        """Whether it is connected or tries to connect."""
         return self._task is not None
 
     @property
     def subscription_limit(self) -> int | None:
-        """How many streams the gateway lets one link follow; None while it has not said so."""
+        """Largest number of subscriptions on one connection; None before the first welcome."""
         return self._limits.subscriptions if self._limits is not None else None
 
     @property
     def record_bytes(self) -> int | None:
-        """How large a record the gateway takes; None before the first welcome."""
+        """Largest record that the gateway accepts, in bytes; None before the first welcome."""
         return self._limits.record_bytes if self._limits is not None else None
 
     @property
     def follow_count(self) -> int:
-        """How many streams are followed over it."""
+        """Number of subscriptions on this connection."""
         return len(self._follows)
 
     # ---- calls ----
 
     async def answer(self, call: PendingRequest) -> Any:
-        """Send a request, again after each reconnection, and return its answer."""
+        """Send a request and return its answer; resend it after each reconnection."""
         self._calls[call.frame.id] = call
         try:
             if self._socket is not None:
@@ -187,29 +188,29 @@ class GatewayConnection:
         await self._try_send_text(protocol.encode(frame))
 
     async def _try_send_text(self, text: str) -> None:
-        """Send if there is a connection; what is lost with it is sent again with the next."""
+        """Send if connected; the next connection resends calls and subscriptions."""
         if self._socket is not None:
             try:
                 await self._socket.send(text)
             except WebSocketException:
                 pass
 
-    # ---- follows ----
+    # ---- subscriptions ----
 
     async def add(self, follow: RemoteSubscription) -> None:
-        """Follow a stream, from its place on, after each reconnection too."""
+        """Subscribe to a stream; resume at its position after each reconnection."""
         self._follows[follow.id] = follow
         if self.refused is not None:
             follow.fail(self.refused)
         await self._try_send(follow.frame())
 
     async def remove(self, follow: RemoteSubscription) -> None:
-        """Follow it no more."""
+        """Unsubscribe from a stream."""
         if self._follows.pop(follow.id, None) is not None and not follow.is_over:
             await self._try_send(protocol.Unsubscribe(follow.id))
 
     async def next_page(self, follow: RemoteSubscription) -> Page:
-        """Return a stream's next page when it is there."""
+        """Wait for a subscription's next page and return it."""
         while not follow.pages:
             if follow.is_paused:
                 await self._resume(follow)
@@ -222,7 +223,7 @@ class GatewayConnection:
         return page
 
     async def _resume(self, follow: RemoteSubscription) -> None:
-        # Under a new id, so that what is still on its way under the old one is not taken for it.
+        # Under a new id: late messages for the old id must not be taken for the new subscription.
         del self._follows[follow.id]
         follow.id, follow.is_paused = next(self._peer.ids), False
         self._follows[follow.id] = follow
@@ -238,7 +239,7 @@ class GatewayConnection:
             try:
                 async with connect(
                     self._peer.url,
-                    max_size=None,  # what is too large is read, so that its request can be failed
+                    max_size=None,  # read large messages too, to fail their requests
                     compression=None,
                     logger=_socket_log,
                     open_timeout=OPEN_TIMEOUT_S,
@@ -249,17 +250,18 @@ class GatewayConnection:
                 self._refuse(ConfigurationError(f"REALTIME_URL: {error.msg}"))
             except (OSError, TimeoutError, WebSocketException, RealtimeError) as error:
                 self._note_away(error)
-            except Exception as error:  # or nothing would connect again
+            except Exception as error:  # without this, reconnects would stop
                 self._note_away(error)
                 _log.exception("gateway %s: the connection failed", self._peer.shown_url)
             self._disconnected()
             if self.refused is not None:
                 return
-            # One that breaks at once, again and again, is not made anew without a pause.
+            # The backoff is reset only after a connection that lasted: one that breaks immediately
+            # must not be retried without a delay.
             if clock_s() - began_s > MAX_BACKOFF_S:
                 attempt = 0
             limit_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
-            # Full jitter, also the first time, after what the gateway asked for.
+            # The delay requested by the gateway, plus full jitter, also on the first attempt.
             await asyncio.sleep(self._take_advice() + self._peer.jitter() * limit_s)
             attempt = min(attempt + 1, 16)
 
@@ -271,9 +273,10 @@ class GatewayConnection:
             self._give_up_largest(close.code)
 
     def _give_up_largest(self, code: int) -> None:
-        """Fail the request that most likely made the peer refuse a message.
+        """Fail the largest unanswered request, the likely cause of the peer's refusal.
 
-        Which one it was is not said. Should it be another, the next connection finds that out.
+        The peer does not name the message. If the guess is wrong, the next connection is refused
+        too, and the next largest request fails.
         """
         unanswered = [call for call in self._calls.values() if call.is_unanswered]
         if unanswered:
@@ -313,10 +316,11 @@ class GatewayConnection:
         return True
 
     def _may_show_another(self, error: RealtimeError, token: str) -> bool:
-        """Whether a token was refused that may be accepted when it is minted anew.
+        """Whether a new token may be accepted after this one was rejected.
 
         The gateway's clock may have been wrong, or its keys are being rotated. Before the first
-        welcome it is the secret that is wrong, and a token that is always the same stays refused.
+        welcome the cause is a wrong secret, and an unchanged token stays rejected: neither is
+        retried.
         """
         is_another, self._refused_token = token != self._refused_token, token
         is_token = error.http_status == InvalidToken.http_status
@@ -327,17 +331,17 @@ class GatewayConnection:
             return protocol.decode_gateway(await socket.recv())
 
     def _heed(self, frame: protocol.ErrorFrame) -> None:
-        """Take note of an error that concerns the connection as a whole."""
+        """Handle an error of the whole connection."""
         self._retry_after_s = frame.to_error().retry_after_s or 0.0
         if frame.code in _LEAVING:
-            self._socket = None  # what is sent now would be lost; answers still come
+            self._socket = None  # messages sent now would be lost; answers still arrive
 
     def _take_advice(self) -> float:
         advice_s, self._retry_after_s = self._retry_after_s, 0.0
         return min(advice_s, MAX_ADVICE_S)
 
     async def _register(self, socket: ClientConnection) -> bool:
-        """Make the gateway check the inputs that are defined here; false if it refuses."""
+        """Register the input schemas with the gateway; False if it does not accept them."""
         if not (schemas := self._schemas()):
             return True
         assert self._limits is not None
@@ -357,7 +361,7 @@ class GatewayConnection:
         return isinstance(answer, protocol.ResultFrame)
 
     async def _send_again(self) -> None:
-        # Both as they are now: what comes while these are sent is sent by itself.
+        # Copies: calls and subscriptions added during these sends send themselves.
         follows, calls = list(self._follows.values()), list(self._calls.values())
         for follow in follows:
             if not follow.is_over and not follow.is_paused:
@@ -384,14 +388,14 @@ class GatewayConnection:
                 _log.warning(
                     "gateway %s: nothing was heard since the last ping", self._peer.shown_url
                 )
-                socket.transport.abort()  # a goodbye would be waited for, and nobody is there
+                socket.transport.abort()  # the peer is gone: a closing handshake would time out
                 return
             self._is_heard = False
             await socket.send(protocol.encode(protocol.Ping()))
             await socket.send(protocol.encode(protocol.Token(self._peer.token())))
 
     async def _refuse_message(self, id: Any, size: int) -> None:
-        """Fail the request or the follow whose answer is too large."""
+        """Fail the request or the subscription whose message is too large."""
         call, follow = self._calls.get(id), self._follows.get(id)
         name = call.name if call is not None else follow.key if follow is not None else id
         error = FrameTooLarge(

@@ -1,4 +1,4 @@
-"""What is under way on a link to a gateway: requests, and streams that are followed."""
+"""Unanswered requests and active subscriptions of a connection to a gateway."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gateway.errors import MalformedFrame, RealtimeError, RunNotFound, from_wire
 from gateway.model.log import Page
 from gateway.model.records import ORIGIN, Gap, Position, StreamKey
 
-# Per followed stream: received but not yet taken; over it the subscription pauses.
+# Received but unread bytes of a subscription; above this limit it pauses.
 FOLLOW_BYTES = 4 << 20
 
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """A request under way."""
+    """A request, and the future of its answer."""
 
     frame: protocol.Request
     may_repeat: bool
-    text: str = field(init=False)  # of the frame: each connection is sent the same
+    text: str = field(init=False)  # the encoded frame, sent on each connection
     answer: asyncio.Future[Any] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -34,23 +34,23 @@ class PendingRequest:
 
     @property
     def name(self) -> str:
-        """Which kind of request it is, for messages."""
+        """The request's type, for messages."""
         return str(self.frame.__struct_config__.tag)
 
     @property
     def is_unanswered(self) -> bool:
-        """Whether it was sent, and neither answered nor given up."""
+        """Whether it was sent and has neither an answer nor an error."""
         return self.was_sent and not self.answer.done()
 
     def fail(self, error: RealtimeError) -> None:
-        """Give it up; one that is answered already stays so."""
+        """Set an error, unless the request is already answered."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
 
 @dataclass(eq=False, slots=True)
 class RemoteSubscription:
-    """A stream that is followed, and what came of it and was not taken yet."""
+    """A subscription to a stream, with its received but unread pages."""
 
     id: int
     key: StreamKey
@@ -60,22 +60,22 @@ class RemoteSubscription:
     grown: asyncio.Event = field(default_factory=asyncio.Event)
     is_paused: bool = False
     is_over: bool = False
-    is_known: bool = False  # the gateway has found it
+    is_known: bool = False  # the gateway has sent a frame of the stream
     error: RealtimeError | None = None
 
     def frame(self) -> protocol.Subscribe:
-        """Make the frame that subscribes from where it stands."""
+        """Return the frame that subscribes from the current position."""
         start = {"position": str(self.after)} if self.after is not None else "beginning"
         run_id, stream_id = self.key
         return protocol.Subscribe(self.id, run_id, stream=stream_id, start=start)
 
     def take(self, frame: Any) -> bool:
-        """Take a frame; true when so much waits that the subscription has to pause."""
+        """Buffer a frame; True when the buffer exceeds `FOLLOW_BYTES` and must pause."""
         if isinstance(frame, protocol.ErrorFrame):
             if frame.code != RunNotFound.code or not self.is_known:
                 self.fail(from_wire(frame.code, frame.message))
                 return False
-            frame = protocol.End(self.id, "deleted", str(self.after or ORIGIN))  # meanwhile
+            frame = protocol.End(self.id, "deleted", str(self.after or ORIGIN))  # it was deleted
         self.is_known = True
         page = self._page(frame)
         if page is None or self.is_paused:
@@ -108,6 +108,6 @@ class RemoteSubscription:
         return None
 
     def fail(self, error: RealtimeError) -> None:
-        """End the follow; what was received is still yielded before the error."""
+        """End the subscription; pages received before are still yielded, then the error."""
         self.error, self.is_over = error, True
         self.grown.set()

@@ -1,9 +1,9 @@
-"""`ws:`: the store contract spoken over WebSockets to a gateway, for workers in other processes.
+"""`ws:`: the store contract over WebSockets to a gateway, for workers in other processes.
 
-While the gateway is away, calls wait: they are sent again after the reconnection, for up to
-`patience_s`. A repeat is harmless, because appends name their writer; an append without one is not
-sent twice. All calls go over one connection, so that they keep their order; streams are followed
-over it too, and over further ones when these are more than the gateway gives one connection.
+While the gateway is unreachable, calls wait for up to `patience_s`, and are resent after the
+reconnection. A repeat is harmless, because appends name their writer. An append without a writer
+is not resent. All calls go over one connection, so they keep their order. Subscriptions use the
+same connection, and further connections when they exceed the gateway's limit for one.
 
 Source:
     PROTOCOL.md, section 4 (requests of workers) and section 7.
@@ -47,8 +47,8 @@ from gateway.stores.remote.connection import (
 from gateway.stores.remote.pending import PendingRequest, RemoteSubscription
 from gateway.stores.run_lists import from_list
 
-PATIENCE_S = 120.0  # how long a call waits for a gateway that is away
-IDLE_S = 30.0  # how long a further connection stays when nothing is followed over it
+PATIENCE_S = 120.0  # how long a call waits for an unreachable gateway
+IDLE_S = 30.0  # how long a further connection without subscriptions stays open
 
 
 class RemoteStore:
@@ -56,13 +56,14 @@ class RemoteStore:
 
     Args:
         url: The gateway: `ws://host:port` or `wss://…`; `/v1/ws` is added to a bare host.
-        token: Gives a fresh access token for each connection.
-        owner: Name under which this process executes runs: they are marked crashed when it is gone.
-        schemas: JSON Schemas of the input streams defined here, for the gateway to check.
-        patience_s: How long a call waits for a gateway that is away.
-        open_s: How long `open` waits for the gateway; 0: not at all, calls wait for it. Default:
-            10 s.
-        jitter: Gives a number from 0 to 1.
+        token: Returns a fresh access token for each connection.
+        owner: Name under which this process executes runs; they are marked crashed when the process
+            is gone.
+        schemas: JSON Schemas of the input streams defined here, which the gateway checks.
+        patience_s: Seconds for which a call waits for an unreachable gateway.
+        open_s: Seconds for which `open` waits for the gateway, by default 10. With 0 `open` does
+            not wait, and calls wait instead.
+        jitter: Returns a random number from 0 to 1.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class RemoteStore:
         """Wait until the gateway has answered.
 
         Raises:
-            RealtimeError: it refuses this process.
+            RealtimeError: the gateway rejects this process.
         """
         await self._main.welcomed.wait()
         if self._main.refused is not None:
@@ -134,7 +135,7 @@ class RemoteStore:
 
     @property
     def is_ready(self) -> bool:
-        """See `Store.is_ready`: whether the gateway is there."""
+        """See `Store.is_ready`: whether the gateway is connected."""
         return self._main.is_connected
 
     @property
@@ -144,7 +145,7 @@ class RemoteStore:
 
     @property
     def record_bytes(self) -> int | None:
-        """How large a record the gateway takes; None while that is not known."""
+        """Largest record that the gateway accepts, in bytes; None before the first welcome."""
         return self._main.record_bytes
 
     async def append(
@@ -172,7 +173,7 @@ class RemoteStore:
         )
         answer = await self._call(frame, may_repeat=writer is not None)
         position = Position.parse(answer.position)
-        next_sequence = answer.next_sequence or None  # after an append it is 1 or more
+        next_sequence = answer.next_sequence or None  # 1 or more after an append
         return Appended(answer.offset, position, answer.duplicate, next_sequence)
 
     def begin_append(
@@ -240,7 +241,7 @@ class RemoteStore:
         try:
             return Run.from_wire(await self._value(frame))
         except RunExists:
-            # Ids are unguessable: the same run under this id is this call's own first try.
+            # Ids are unguessable: this call's first attempt created an equal run with this id.
             stored = (await self.get_run(run.id)).run
             if stored.created_at == run.created_at and stored.payload == run.payload:
                 return stored
@@ -262,7 +263,7 @@ class RemoteStore:
             operations=[*operations],
             writer=protocol.WriterFields(*writer) if writer else None,
         )
-        # Without a writer operations could be carried out twice by a repeat.
+        # Without a writer, a repeat could apply the operations twice.
         call = PendingRequest(frame, may_repeat=writer is not None or not operations)
         try:
             return Run.from_wire(msgspec.json.decode((await self._answer(call)).value))
@@ -273,7 +274,7 @@ class RemoteStore:
             names = {"status", *(name for name in ("attempt", "owner") if name in patch)}
             is_there = all(getattr(stored, name) == patch.get(name) for name in names)
             if call.was_repeated and is_there:
-                return stored  # the first try's answer was lost on the way
+                return stored  # the answer to the first attempt was lost
             raise
 
     async def get_run(self, run_id: str) -> RunState:
@@ -282,15 +283,15 @@ class RemoteStore:
         return RunState(Run.from_wire(value["run"]), Position.parse(value["position"]))
 
     async def delete_run(self, run_id: str) -> bool:
-        """See `Store.delete_run`; of a repeat after a lost answer it says that there was none."""
+        """See `Store.delete_run`; False also if the answer to a successful attempt was lost."""
         return bool(await self._value(protocol.RunDelete(next(self._ids), run_id)))
 
     async def sweep(self) -> SweepResult:
-        """See `Store.sweep`: the gateway does it."""
+        """See `Store.sweep`; does nothing, because the gateway sweeps."""
         return SweepResult()
 
     async def consume_token_use(self, token_id: str, uses: int, expires_at_ms: int) -> bool:
-        """See `Store.consume_token_use`; not sent twice, since a repeat would take another use."""
+        """See `Store.consume_token_use`; never resent, since a repeat would consume another use."""
         frame = protocol.Spend(next(self._ids), token_id, uses, expires_at_ms)
         answer = await self._call(frame, may_repeat=False)
         return bool(msgspec.json.decode(answer.value))
@@ -344,10 +345,10 @@ class RemoteStore:
                 f"the gateway {self.url} did not answer within {self._patience_s:g} s{why}"
             ) from None
 
-    # ---- links ----
+    # ---- connections ----
 
     def _link_with_room(self) -> GatewayConnection:
-        """Find a connection that may follow one stream more, or make one."""
+        """Return a connection that can take another subscription; open one if needed."""
         limit = self._main.subscription_limit or DEFAULT_LIMITS.subscriptions
         for link in (self._main, *self._further):
             if link.follow_count < limit:
@@ -374,21 +375,21 @@ class RemoteStore:
 
 
 def gateway_url(url: str) -> str:
-    """Complete a gateway's address, which may have a path: `https://host/live`.
+    """Return the WebSocket URL of a gateway's address, which may have a path: `https://host/live`.
 
     Raises:
-        ConfigurationError: it is no WebSocket address.
+        ConfigurationError: the address is not a WebSocket or HTTP address.
     """
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError:  # whose text may have a part of a password
+    except ValueError:  # its text may contain part of a password
         raise ConfigurationError(
             "the host or the port in the gateway's address is none; it looks like ws://host:port"
         ) from None
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in ("ws", "wss") or not parts.netloc or parts.query:
-        # A password, and a token in a query, are kept out of the message.
+        # The message must not contain a password, or a token in a query.
         said = without_login(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")))
         raise ConfigurationError(
             f"{said!r}{' with a query' if parts.query else ''} is no gateway's address; it looks "
