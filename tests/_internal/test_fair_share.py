@@ -10,7 +10,7 @@ async def passes(count):
         await asyncio.sleep(0)
 
 
-async def test_each_pass_has_its_number_of_turns_and_what_is_live_comes_between():
+async def test_quota_grants_per_tick_limit_between_live_steps():
     turns, seen = LoopQuota(per_tick=2), []
 
     async def lag(number):
@@ -31,7 +31,7 @@ async def test_each_pass_has_its_number_of_turns_and_what_is_live_comes_between(
     assert max(len(lot) for lot in lots) == 2
 
 
-async def test_without_a_crowd_nobody_waits():
+async def test_quota_does_not_delay_when_uncontended():
     turns = LoopQuota(per_tick=1)
     for _ in range(3):
         taking = turns.acquire()
@@ -39,7 +39,7 @@ async def test_without_a_crowd_nobody_waits():
         await passes(2)
 
 
-async def test_who_leaves_while_waiting_takes_no_turn():
+async def test_canceled_waiter_consumes_no_quota():
     turns, seen = LoopQuota(per_tick=1), []
 
     async def lag(number):
@@ -54,7 +54,7 @@ async def test_who_leaves_while_waiting_takes_no_turn():
     assert seen == [0, 4]
 
 
-async def test_it_rests_when_nobody_asks():
+async def test_quota_schedules_no_tick_when_unused():
     turns = LoopQuota()
     await turns.acquire()
     await passes(3)

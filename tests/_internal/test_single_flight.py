@@ -32,7 +32,7 @@ class Answers:
         self.waiting.pop(0).set_result(None)
 
 
-async def test_those_who_come_before_it_is_asked_share_the_answer_and_others_get_the_next():
+async def test_single_flight_joins_callers_until_the_call_starts():
     answers = Answers()
     asking = SingleFlight(answers)
     first = [asyncio.create_task(asking.fetch("a")) for _ in range(3)]
@@ -50,7 +50,7 @@ async def test_those_who_come_before_it_is_asked_share_the_answer_and_others_get
     assert not asking._next and not asking._in_flight
 
 
-async def test_who_is_cancelled_takes_the_answer_from_nobody():
+async def test_canceled_caller_does_not_cancel_the_shared_call():
     answers = Answers()
     asking = SingleFlight(answers)
     first, second = [asyncio.create_task(asking.fetch("a")) for _ in range(2)]
@@ -61,7 +61,7 @@ async def test_who_is_cancelled_takes_the_answer_from_nobody():
     assert first.cancelled()
 
 
-async def test_a_failure_is_told_to_all_who_share_it_and_to_nobody_after():
+async def test_failure_reaches_all_joined_callers_and_no_later_one():
     answers = Answers()
     answers.failure = StoreUnavailable("gone")
     asking = SingleFlight(answers)
@@ -75,7 +75,7 @@ async def test_a_failure_is_told_to_all_who_share_it_and_to_nobody_after():
     assert await again == ("a", 2)
 
 
-async def test_a_failure_that_nobody_waits_for_is_no_trouble():
+async def test_unawaited_failure_does_not_warn():
     answers = Answers()
     answers.failure = StoreUnavailable("gone")
     asking = SingleFlight(answers)

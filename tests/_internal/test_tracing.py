@@ -90,7 +90,7 @@ async def test_a_gateway_sends_as_part_of_a_trace_that_began_elsewhere(spans):
     assert f"{named(spans)['send s'].context.trace_id:032x}" == PARENT.split("-")[1]
 
 
-async def test_a_trigger_over_http_goes_on_with_the_callers_trace(spans):
+async def test_http_trigger_continues_the_callers_trace(spans):
     @task
     async def nothing():
         return None
@@ -164,7 +164,7 @@ def test_metadata_that_carries_no_context_is_no_fault(spans, carried):
     assert named(spans)["alone"].parent is None
 
 
-async def test_nothing_is_carried_while_nobody_wants_traces():
+async def test_no_trace_context_is_stored_while_tracing_is_off():
     @task
     async def quiet():
         return None

@@ -31,7 +31,7 @@ def test_an_inbox_gives_what_came_in_order_however_puts_and_takes_alternate(step
     asyncio.run(play())
 
 
-async def test_who_waits_gets_what_comes_and_loses_nothing_when_called_off():
+async def test_mailbox_loses_no_item_when_a_waiter_is_canceled():
     inbox = Mailbox()
     waiting = asyncio.create_task(inbox.get())
     await asyncio.sleep(0)

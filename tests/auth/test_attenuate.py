@@ -103,7 +103,7 @@ def allowed(scope):
 
 
 @given(scopes, scopes)
-def test_what_is_covered_allows_nothing_that_was_not_allowed(held, scope):
+def test_covered_scope_never_permits_more(held, scope):
     check_scope(held)
     if covers([held], check_scope(scope)):
         assert allowed(scope) <= allowed(held)

@@ -106,7 +106,7 @@ def test_tokens_of_the_release_before_are_good():
     [10**400, 10**5000, "x", float("nan"), None, True, -1],
     ids=lambda value: type(value).__name__,
 )
-def test_mint_refuses_what_is_no_number_with_its_reason(value):
+def test_mint_rejects_invalid_number_naming_the_parameter(value):
     with pytest.raises(InvalidValue, match="ttl_s"):
         mint(["read:runs:a"], ttl_s=value, secret_key=SECRET, now_s=NOW_S)
     with pytest.raises(InvalidValue, match="max_payload_bytes"):

@@ -73,7 +73,7 @@ async def world():
         yield gateway, (run.id, new_run_id(1_795_352_174_000))
 
 
-async def test_a_frame_is_answered_alike_for_a_run_that_is_and_one_that_is_not(world, token):
+async def test_frames_do_not_distinguish_forbidden_from_missing_run(world, token):
     gateway, runs = world
     for what, frame in FRAMES.items():
         answers = []
@@ -88,7 +88,7 @@ async def test_a_frame_is_answered_alike_for_a_run_that_is_and_one_that_is_not(w
         assert json.loads(answers[0])["type"] == "error", what
 
 
-async def test_a_request_is_answered_alike_for_a_run_that_is_and_one_that_is_not(world, token):
+async def test_requests_do_not_distinguish_forbidden_from_missing_run(world, token):
     gateway, runs = world
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http:
@@ -102,7 +102,7 @@ async def test_a_request_is_answered_alike_for_a_run_that_is_and_one_that_is_not
             assert answers[0][0] in (400, 401, 403), what
 
 
-async def test_what_is_nearly_the_secret_is_a_token_that_is_none():
+async def test_nearly_correct_secret_is_an_invalid_token():
     async with serving() as gateway, httpx.AsyncClient() as http:
         for wrong in (SECRET[:-1], SECRET + "x", SECRET.upper(), "x"):
             answer = await http.post(

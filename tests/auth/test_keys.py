@@ -208,7 +208,7 @@ def test_no_key_shows_itself():
         ),
     ],
 )
-def test_what_is_no_signing_key_is_refused_in_words(pem, complaint, tmp_path):
+def test_invalid_signing_key_file_is_rejected_with_reason(pem, complaint, tmp_path):
     file = tmp_path / "key.pem"
     file.write_bytes(pem)
     settings = Settings(secret_key=SECRET, signing_key_file=file)
@@ -231,7 +231,7 @@ def test_what_is_no_signing_key_is_refused_in_words(pem, complaint, tmp_path):
         ),
     ],
 )
-def test_what_is_no_verifying_key_is_refused_in_words(pem, complaint, tmp_path):
+def test_invalid_verifying_key_file_is_rejected_with_reason(pem, complaint, tmp_path):
     file = tmp_path / "key.pem"
     file.write_bytes(pem)
     with pytest.raises(ConfigurationError, match=complaint):

@@ -61,7 +61,7 @@ def read(token, now_s=NOW_S):
 # The list.
 
 
-def test_a_token_is_revoked_by_its_id_and_with_those_it_was_made_from():
+def test_token_is_revoked_by_its_id_or_an_ancestors_id():
     known = RevocationList()
     known.add(Revocation(token_id="a"), NOW_S)
     assert known.is_revoked(access("a"))
@@ -84,7 +84,7 @@ def test_a_subject_is_revoked_up_to_a_time():
 
 
 @given(st.floats(0, 5), st.floats(-5, 5))
-def test_what_was_minted_before_is_revoked_and_a_millisecond_after_it_is_not(at_s, later_s):
+def test_subject_revocation_covers_tokens_minted_up_to_its_time(at_s, later_s):
     known = RevocationList()
     known.add(Revocation(subject="s", issued_before_s=NOW_S + at_s), NOW_S)
     minted_at_s = NOW_S + at_s + later_s
@@ -124,7 +124,7 @@ def test_children_of_a_revoked_token_are_revoked_with_it():
     ]
 
 
-def test_what_is_forgotten_speaks_of_nothing_that_could_still_be_good():
+def test_revocations_are_forgotten_only_after_tokens_expire():
     known = RevocationList()
     known.add(Revocation(token_id="a"), NOW_S)
     known.add(Revocation(subject="s", issued_before_s=NOW_S), NOW_S)
@@ -163,7 +163,7 @@ def test_a_revocation_says_one_thing(revocation):
         b'{"subject":null,"x":1}',
     ],
 )
-def test_what_is_no_revocation_is_not_read_as_one(data):
+def test_decode_rejects_invalid_revocation(data):
     with pytest.raises(InvalidValue):
         Revocation.decode(data)
 
@@ -224,7 +224,7 @@ async def revoke_in(store, id):
     await store.append(REVOCATIONS, [Revocation(token_id=id).encode()])
 
 
-async def test_what_was_revoked_before_is_known_from_the_start():
+async def test_follower_loads_earlier_revocations_at_start():
     store = MemoryStore()
     await store.open()
     for n in range(5000):
@@ -236,7 +236,7 @@ async def test_what_was_revoked_before_is_known_from_the_start():
         assert heard.is_current
 
 
-async def test_what_is_revoked_is_heard_at_once_and_not_only_by_looking():
+async def test_follower_is_notified_of_revocation_without_polling():
     store = MemoryStore()
     async with hearing(store, check_s=3600) as heard:
         await revoke_in(store, "t")
@@ -263,7 +263,7 @@ async def test_a_follow_that_fails_is_noticed_logged_and_taken_up_again(mode, ca
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-async def test_a_follow_that_is_deaf_is_found_and_replaced(caplog):
+async def test_stalled_follow_is_detected_and_replaced(caplog):
     store = Faulty()
     async with hearing(store) as heard:
         store.mode = "is deaf"
@@ -310,7 +310,7 @@ async def test_a_log_that_begins_anew_takes_nothing_back():
         assert heard.is_revoked(access("t"))
 
 
-async def test_a_record_that_says_nothing_does_not_make_a_gateway_deaf(caplog):
+async def test_invalid_record_does_not_stop_the_follower(caplog):
     store = MemoryStore()
     async with hearing(store) as heard:
         await store.append(REVOCATIONS, [b'"nonsense"', Revocation(token_id="t").encode()])
@@ -339,7 +339,7 @@ async def get(gateway, path, token):
         return await client.get(f"{url}{path}", headers={"Authorization": f"Bearer {token}"})
 
 
-async def test_a_revoked_token_ends_its_subscriptions_and_the_rest_goes_on():
+async def test_revoked_token_ends_only_its_own_subscriptions():
     async with serving() as gateway:
         run = await gateway.store.create_run(new_run())
         bad, good = token_for("read:runs:*"), token_for("read:runs:*")
@@ -432,7 +432,7 @@ async def test_a_second_gateway_of_the_store_hears_within_five_seconds():
         await each.stop()
 
 
-async def test_a_second_gateway_ends_what_goes_on_within_five_seconds(tmp_path):
+async def test_revocation_reaches_second_gateway_within_five_seconds(tmp_path):
     store = fresh_url()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -513,7 +513,7 @@ async def test_tokens_are_revoked_over_http_with_the_secret_alone():
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid_value")
 
 
-async def test_a_gateway_that_may_be_deaf_is_not_ready_but_lives(monkeypatch):
+async def test_gateway_with_failed_follower_is_unready_but_healthy(monkeypatch):
     async with serving() as gateway:
         assert (await get(gateway, "/readyz", "none")).status_code == 200
 

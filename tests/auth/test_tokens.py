@@ -116,7 +116,7 @@ def test_a_run_has_to_be_looked_at_only_for_tags_and_batches():
     assert not access("read:runs:*", "write:runs:*", "read:streams:*").depends_on_run()
 
 
-def test_require_says_what_is_not_allowed():
+def test_require_error_names_the_missing_permission():
     require(True, "read run run_1")
     with pytest.raises(Forbidden, match="no scope to read run run_1"):
         require(False, "read run run_1")
@@ -158,13 +158,13 @@ def test_a_scope_of_the_form_is_taken(scope):
         "Read:runs:x",
     ],
 )
-def test_what_is_no_scope_cannot_be_minted(scope):
+def test_mint_rejects_invalid_scope(scope):
     with pytest.raises(InvalidValue, match=r"action:resource:id.*\* only as the last"):
         mint([scope], secret_key=SECRET, now_s=NOW_S)
 
 
 @given(st.text(max_size=30), st.sampled_from([RUN, PROGRESS, ELSEWHERE]))
-def test_what_is_no_scope_allows_nothing(text, key):
+def test_invalid_scope_permits_nothing(text, key):
     try:
         check_scope(text)
     except InvalidValue:
@@ -197,7 +197,7 @@ def test_two_tokens_differ_though_they_say_the_same():
     assert first != second
 
 
-def test_a_token_lives_a_quarter_of_an_hour_unless_told():
+def test_token_expires_after_15_minutes_by_default():
     token = mint(["read:runs:a"], secret_key=SECRET, now_s=NOW_S)
     assert check(token).expires_at_s == NOW_S + 900
 
@@ -362,7 +362,7 @@ def with_more_scopes():
         lambda: f"{part({'alg': 'HS256'})}.{part([1])}.x",
     ],
 )
-def test_what_is_no_good_token_is_refused_and_never_repeated(make):
+def test_invalid_token_is_rejected_and_never_quoted_in_the_error(make):
     token = make()
     with pytest.raises(InvalidToken) as caught:
         check(token)
@@ -482,7 +482,7 @@ def test_a_token_that_is_remembered_is_not_good_before_its_time(verifier, claim)
         verifier.verify(token, NOW_S - 1000)
 
 
-def test_what_was_never_good_is_read_anew_each_time_and_not_remembered(verifier, monkeypatch):
+def test_verifier_does_not_cache_invalid_tokens(verifier, monkeypatch):
     read = reading(monkeypatch)
     early, forged = forge(nbf=NOW_S + 1000), forge(key=OTHER)
     for token in (early, forged):
@@ -494,7 +494,7 @@ def test_what_was_never_good_is_read_anew_each_time_and_not_remembered(verifier,
 
 
 @pytest.mark.parametrize("token", [None, 7, "", "x" * 20_000, "\ud800", "a.b.c"])
-def test_what_is_no_token_is_refused_as_without_a_memory(verifier, token):
+def test_verifier_rejects_malformed_token_with_the_same_message(verifier, token):
     with pytest.raises(InvalidToken) as refused:
         verifier.verify(token, NOW_S)
     with pytest.raises(InvalidToken) as plain:
@@ -519,7 +519,7 @@ def test_a_token_that_differs_in_its_last_character_is_another(verifier):
                 verifier.verify(token[:-2] + end * 2, NOW_S)
 
 
-def test_the_memory_is_bounded_and_keeps_what_was_used_last(verifier, monkeypatch):
+def test_verifier_cache_is_bounded_and_evicts_least_recently_used(verifier, monkeypatch):
     monkeypatch.setattr("gateway.auth.verifier.REMEMBERED", 3)
     many = [mint([f"read:runs:run_{n}"], secret_key=SECRET, now_s=NOW_S) for n in range(4)]
     for token in (*many[:3], many[0], many[3]):

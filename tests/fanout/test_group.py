@@ -161,7 +161,7 @@ def test_a_full_connection_is_put_out_where_it_stood_and_the_others_go_on():
     assert (fast.is_member, fast.got) == (True, [0, 1, 2, 3, 4])
 
 
-def test_who_lags_behind_the_ring_is_put_out():
+def test_member_evicted_from_group_when_behind_ring():
     loop, tail = Loop(), Tail(ring=10)
     cohort, gone = cohort_of(tail, loop)
     reader = Reader(loop, 0)

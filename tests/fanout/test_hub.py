@@ -138,7 +138,7 @@ class Reader:
         return [record["data"] for record in self.records]
 
 
-async def test_a_cursor_gets_what_was_there_and_what_comes(world):
+async def test_cursor_gets_stored_and_new_records(world):
     store, key, hub = world
     await store.append(key, [b"0", b"1"])
     reader = await Reader.open(hub, key)
@@ -198,7 +198,7 @@ async def test_what_the_ring_holds_costs_no_read_of_the_store(world):
     assert store.follows == 1
 
 
-async def test_who_falls_out_of_the_ring_catches_up_without_gap_or_repeat(world, monkeypatch):
+async def test_reader_behind_ring_catches_up_without_gap_or_repeat(world, monkeypatch):
     monkeypatch.setattr(module, "RING_BYTES", 2000)
     store, key, hub = world
     fast, slow = [await Reader.open(hub, key) for _ in range(2)]
@@ -221,7 +221,7 @@ async def test_who_falls_out_of_the_ring_catches_up_without_gap_or_repeat(world,
     assert store.reads == before  # it is back on the ring
 
 
-async def test_all_rings_together_are_bounded_and_who_lags_reads_the_store():
+async def test_rings_share_one_budget_and_slow_readers_read_the_store():
     async with opened() as (store, _):
         hub = Hub(store, ring_bytes=20_000)
         keys = [StreamKey((await store.create_run(new_run())).id, "s") for _ in range(10)]
@@ -329,14 +329,14 @@ async def test_a_place_that_cannot_be_found_leaves_nothing(world):
     assert hub.live_streams == 0
 
 
-async def test_a_run_that_is_not_there_is_told_to_who_opens(world):
+async def test_opening_cursor_of_missing_run_fails(world):
     _, _, hub = world
     with pytest.raises(RunNotFound):
         await hub.cursor(StreamKey("run_nowhere", "s"), beginning, 1, lambda: None)
     assert hub.live_streams == 0
 
 
-async def test_a_failure_of_the_store_is_told_to_every_reader_and_opening_again_works(world):
+async def test_store_failure_reaches_every_reader_and_reopening_works(world):
     store, key, hub = world
     readers = [await Reader.open(hub, key) for _ in range(3)]
     await store.append(key, [b"0"])
@@ -362,7 +362,7 @@ async def test_a_failure_of_the_store_is_told_to_every_reader_and_opening_again_
     assert again.values() == [0, 1]
 
 
-async def test_what_the_tail_holds_is_read_before_its_failure_is_told(world):
+async def test_reader_gets_buffered_records_before_tail_failure(world):
     store, key, hub = world
     reader = await Reader.open(hub, key)
     await store.append(key, [b"0"])
@@ -389,7 +389,7 @@ async def test_a_fault_of_the_code_is_an_internal_error_and_logged(world, caplog
     ("epoch", "offset", "reason"),
     [("0123456789abcdef", 1, "epoch_changed"), (None, 9, "tail_lost")],
 )
-async def test_a_void_position_is_told_and_read_from_the_beginning(world, epoch, offset, reason):
+async def test_void_position_resets_reader_to_the_beginning(world, epoch, offset, reason):
     store, key, hub = world
     own = (await store.append(key, [b"0", b"1"])).position.epoch
     reader = await Reader.open(hub, key, lambda _: Position(epoch or own, offset))
@@ -417,7 +417,7 @@ async def test_a_reader_hears_of_a_deletion_wherever_it_stands(world):
         assert reader.cursor.position.offset == 3
 
 
-async def test_who_found_nothing_is_woken_once_and_who_has_yet_to_take_is_not(world):
+async def test_cursor_is_woken_once_until_it_is_drained(world):
     store, key, hub = world
     wakes = []
     cursor = await hub.cursor(key, beginning, 1, lambda: wakes.append(1))
@@ -437,7 +437,7 @@ async def test_who_found_nothing_is_woken_once_and_who_has_yet_to_take_is_not(wo
     cursor.close()
 
 
-async def test_who_comes_from_another_place_in_the_ring_shares_frames_and_few_are_kept(world):
+async def test_readers_at_different_offsets_share_a_bounded_frame_cache(world):
     store, key, hub = world
     first = await Reader.open(hub, key)
     for i in range(30):
@@ -457,7 +457,7 @@ async def test_who_comes_from_another_place_in_the_ring_shares_frames_and_few_ar
     assert all(each == ends[0] for each in ends), "frames end at the same places for all"
 
 
-async def test_fifty_readers_and_appends_at_once(world, monkeypatch):
+async def test_fifty_concurrent_readers_get_every_record_in_order(world, monkeypatch):
     monkeypatch.setattr(module, "RING_BYTES", 3000)
     store, key, hub = world
 
@@ -504,7 +504,7 @@ async def test_fifty_readers_and_appends_at_once(world, monkeypatch):
     ring=st.integers(1, 400),
     frame=st.integers(1, 300),
 )
-def test_whatever_grows_and_whoever_takes_nothing_is_lost_or_repeated(steps, ring, frame):
+def test_any_order_of_appends_and_reads_is_exactly_once(steps, ring, frame):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RING_BYTES", ring)
         patch.setattr(page_cache, "FRAME_BYTES", frame)
@@ -546,9 +546,7 @@ async def _grow_and_take(steps):
         assert hub.live_streams == 0
 
 
-async def test_the_deletion_of_the_run_reaches_readers_at_the_tail_and_those_who_lag(
-    world, monkeypatch
-):
+async def test_run_deletion_reaches_live_and_lagging_readers(world, monkeypatch):
     monkeypatch.setattr(module, "RING_BYTES", 1)
     store, key, hub = world
     lagging, quick = await Reader.open(hub, key), await Reader.open(hub, key)

@@ -95,7 +95,7 @@ async def test_a_thousand_at_one_place_cost_the_reads_of_one():
         assert store.reads <= alone + 1000, "each finds for itself that nothing follows"
 
 
-async def test_those_at_one_place_with_one_id_get_the_same_frame():
+async def test_readers_at_same_position_and_id_share_a_frame():
     async with opened() as (store, key, pages):
         written = values(300)
         await store.append(key, written)
@@ -108,7 +108,7 @@ async def test_those_at_one_place_with_one_id_get_the_same_frame():
         assert store.reads == 1
 
 
-async def test_who_comes_from_another_record_of_a_page_stands_with_the_others_after_it():
+async def test_readers_of_one_page_end_at_the_same_position():
     async with opened() as (store, key, pages):
         epoch = (await store.append(key, values(3000))).position.epoch
         starts = [Position(epoch, offset) for offset in range(400)]
@@ -126,7 +126,7 @@ async def test_who_comes_from_another_record_of_a_page_stands_with_the_others_af
         assert all(a.stop <= b.start for a, b in pairwise(held))
 
 
-async def test_what_is_kept_is_bounded_and_counted(monkeypatch):
+async def test_cached_pages_are_bounded_and_count_against_budget(monkeypatch):
     monkeypatch.setattr(module, "PAGES_BYTES", 500_000)
     async with opened(budget=1 << 20) as (store, key, pages):
         await store.append(key, values(20_000))
@@ -167,7 +167,7 @@ async def test_the_pages_of_all_streams_and_the_rings_have_one_budget():
         assert hub._budget.used == 0
 
 
-async def test_one_who_reads_slowly_holds_no_page():
+async def test_slow_reader_does_not_pin_pages():
     async with opened() as (store, key, _):
         hub = Hub(store, ring_bytes=500_000)
         await store.append(key, values(8000))
@@ -182,7 +182,7 @@ async def test_one_who_reads_slowly_holds_no_page():
         assert slow.position == fast.position
 
 
-async def test_frames_without_fields_are_made_for_those_who_leave_them_out():
+async def test_frames_omit_skipped_fields_per_subscriber():
     async with opened("$run") as (store, key, pages):
         await store.patch_run(key.run_id, {"tags": ["a"], "metadata": {"secret": 1}})
         skip = frozenset({"metadata"})
@@ -227,7 +227,7 @@ async def test_a_page_is_not_given_after_the_stream_or_its_run_was_deleted():
             await pages.read(ORIGIN)
 
 
-async def test_who_reads_first_may_leave_and_the_others_get_the_page():
+async def test_canceled_first_reader_does_not_cancel_the_page_read():
     async with opened() as (store, key, pages):
         await store.append(key, values(10))
         first = asyncio.create_task(pages.read(ORIGIN))
@@ -239,7 +239,7 @@ async def test_who_reads_first_may_leave_and_the_others_get_the_page():
         assert store.reads == 1
 
 
-async def test_a_failure_is_told_to_all_who_wait_for_the_page_and_the_next_reads_again():
+async def test_page_read_failure_reaches_all_waiters_and_is_not_cached():
     async with opened() as (store, key, pages):
         await store.append(key, values(10))
         store.failure = StoreUnavailable("the disk is gone")
@@ -252,7 +252,7 @@ async def test_a_failure_is_told_to_all_who_wait_for_the_page_and_the_next_reads
         assert (await pages.read(ORIGIN)).data() == values(10)
 
 
-async def test_many_who_find_a_gap_are_all_told():
+async def test_every_reader_of_a_trimmed_page_gets_the_gap():
     async with opened(retention=Retention(records=5)) as (store, key, pages):
         epoch = (await store.append(key, values(50))).position.epoch
         await store.sweep()
@@ -272,7 +272,7 @@ async def test_after_its_tail_is_gone_nothing_is_kept():
         assert (pages.size, pages._budget.used, pages._cached) == (0, 0, {})
 
 
-async def test_few_at_once_wait_for_what_lets_them_go_on_together():
+async def test_readers_of_cached_page_are_released_in_bounded_batches():
     async with opened() as (store, key, pages):
         await store.append(key, values(10))
         await pages.read(ORIGIN)

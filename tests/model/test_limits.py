@@ -118,7 +118,7 @@ async def test_a_run_over_a_limit_that_an_earlier_version_kept_is_read_and_ends(
         assert (ended.status, ended.tags, ended.metadata) == ("completed", old.tags, {"a": 1})
 
 
-async def test_http_and_the_sdk_take_no_more_than_a_websocket():
+async def test_http_and_sdk_enforce_the_websocket_limits():
     @task
     async def work(text: str = "") -> None: ...
 

@@ -56,7 +56,7 @@ def test_origins_are_read_from_a_setting():
 
 
 @pytest.mark.parametrize("text", ["app.example", "https://a/b", "https://", "https://a,http://b"])
-def test_what_is_no_origin_is_an_error(text):
+def test_parse_origins_rejects_invalid_origin(text):
     with pytest.raises(ConfigurationError, match=r"REALTIME_ORIGINS has '"):
         parse_origins(text)
 

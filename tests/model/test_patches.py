@@ -81,7 +81,7 @@ def test_operations_fold_as_the_model_does_and_their_patch_says_all_of_it(metada
 
 
 @given(st.dictionaries(st.sampled_from("abc"), values))
-def test_what_is_the_same_needs_an_empty_patch(metadata):
+def test_difference_of_equal_metadata_is_empty(metadata):
     assert difference(metadata, metadata) == ({}, {})
 
 
@@ -122,7 +122,7 @@ def test_the_same_json_is_the_same(one, other, same):
     assert is_same(one, other) is same
 
 
-def test_removing_takes_every_equal_item_and_leaves_those_of_another_kind():
+def test_remove_deletes_equal_items_of_the_same_type_only():
     after = carry_out({"a": [1, True, 1, "1", [1]]}, [Operation("remove", "a", 1)])
     assert is_same(after, {"a": [True, "1", [1]]})
 

@@ -115,7 +115,7 @@ def test_positions_compare_as_the_protocols_cases_say(case):
         {"position": "x"},
     ],
 )
-def test_what_is_no_position_is_refused(text):
+def test_parse_rejects_invalid_position(text):
     with pytest.raises(InvalidPosition, match="is not a position"):
         Position.parse(text)
 

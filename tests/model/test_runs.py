@@ -128,12 +128,12 @@ def test_a_change_by_an_attempt_that_is_over_is_refused_and_the_current_one_leav
         ({"cancel_requested_at": "2026-11-22T12:56:14.123Z"}, False),
     ],
 )
-def test_a_run_that_was_cut_off_goes_on_if_it_has_attempts_left(fields, expected):
+def test_crashed_run_is_retried_only_with_attempts_left(fields, expected):
     run = new_run(**({"status": "executing", "attempt": 2, "max_attempts": 3} | fields))
     assert may_retry_crash(run) is expected
 
 
-def test_a_run_of_before_that_does_not_say_so_goes_on_after_a_crash():
+def test_run_without_retry_on_crash_field_retries_on_crash():
     wire = new_run().to_wire()
     del wire["retry_on_crash"]
     assert Run.from_wire(wire).retry_on_crash is True
@@ -288,7 +288,7 @@ def test_the_run_ids_of_one_process_sort_as_they_were_made_whatever_the_clock_sa
     assert all(check_run_id(id) == id for id in ids)
 
 
-def test_run_ids_of_one_millisecond_cannot_be_told_from_each_other_and_all_fit():
+def test_run_ids_of_one_millisecond_are_sorted_and_never_overflow():
     asked = []
 
     def bits(count):

@@ -127,14 +127,14 @@ def test_a_frame_may_have_a_value_of_any_allowed_depth(name):
     assert FRAME_DEPTH > JSON_DEPTH
 
 
-def test_a_frame_says_what_is_wrong_with_its_text():
+def test_malformed_frame_error_names_the_fault():
     with pytest.raises(MalformedFrame, match="surrogate"):
         protocol.decode(FRAMES["record"] % r'"\ud800"')
     with pytest.raises(MalformedFrame, match="deeper than 132 levels"):
         protocol.decode(FRAMES["record"] % ("[" * 5000))
 
 
-async def test_no_way_in_answers_such_a_value_as_a_fault_of_its_own(monkeypatch, caplog):
+async def test_no_entry_point_fails_internally_on_hostile_json(monkeypatch, caplog):
     monkeypatch.setitem(task_registry._tasks, "takes", task(id="takes")(_takes))
     monkeypatch.setattr(input_schemas, "_registered", {})
     input_schemas.register({"typed": {"type": ["array", "object", "number", "string"]}}, "worker_1")
@@ -200,7 +200,7 @@ async def test_frames_over_http_have_the_same_rules():
         assert codes == [None, *["malformed_frame"] * len(REFUSED)]
 
 
-def test_the_sdk_refuses_what_is_too_deep_before_it_is_sent():
+def test_sdk_rejects_too_deep_value_before_sending():
     nested: object = 1
     for _ in range(JSON_DEPTH):
         nested = [nested]

@@ -420,7 +420,7 @@ def test_a_gateways_frame_survives_the_wire(frame):
     assert decode_gateway(encode(frame)) == frame
 
 
-def test_what_is_absent_is_not_written():
+def test_absent_fields_are_not_encoded():
     assert encode(protocol.Pong()) == '{"type":"pong"}'
     assert "run" not in json.loads(encode(protocol.Subscribed(1, POSITION)))
     assert "id" not in json.loads(encode(protocol.ErrorFrame("c", "m", False)))

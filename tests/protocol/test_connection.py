@@ -91,7 +91,7 @@ def test_an_id_that_is_in_use_is_refused_and_never_named(frame, use):
         '{"type":"subscribe","id":1,"run":"run_a","start":7}',
     ],
 )
-def test_no_error_ever_names_what_goes_on(text):
+def test_error_of_frame_with_live_id_omits_the_id(text):
     connection = ready("read:runs:*")
     live(connection)
     (frame,) = frames(receive(connection, text, NOW_S))
@@ -130,7 +130,7 @@ def test_no_error_ever_names_what_goes_on(text):
         ("x" * 5001, "frame_too_large", None),
     ],
 )
-def test_what_is_refused_leaves_the_rest_alone(text, code, id):
+def test_refused_frame_leaves_subscriptions_live(text, code, id):
     connection = ready("read:runs:run_a", "write:runs:run_a")
     live(connection)
     assert error_of(receive(connection, text, NOW_S)) == (code, id)

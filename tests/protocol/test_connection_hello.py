@@ -84,7 +84,7 @@ def test_a_worker_names_itself_with_a_token_that_may_change_every_run():
 
 
 @pytest.mark.parametrize("scopes", [(), ("read:runs:*",), ("write:runs:run_*",)])
-def test_nobody_else_may_name_itself_a_worker(scopes):
+def test_hello_with_owner_requires_a_worker_token(scopes):
     hello = {"token": token(*scopes)} if scopes else {}
     commands = say(new(), type="hello", protocol=1, owner="worker_1", **hello)
     assert error_of(commands) == ("forbidden", None)

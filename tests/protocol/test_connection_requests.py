@@ -57,7 +57,7 @@ def test_whether_a_tag_allows_a_request_is_judged_when_its_run_is_known(kind):
 
 
 @pytest.mark.parametrize("kind", ["delete", "run_patch", "run_create"])
-def test_who_may_append_to_a_stream_may_not_change_its_run(kind):
+def test_stream_write_scope_does_not_permit_run_changes(kind):
     (frame,) = (frame for frame in REQUESTS if frame["type"] == kind)
     connection = ready("write:streams:*")
     assert error_of(say(connection, **frame)) == ("forbidden", 1)
@@ -71,7 +71,7 @@ def test_an_idempotency_key_needs_a_token_for_every_run():
 
 
 @pytest.mark.parametrize("kind", ["append", "head", "read", "subscribe"])
-def test_revoked_tokens_are_for_who_may_change_every_run(kind):
+def test_revocation_log_requires_write_access_to_all_runs(kind):
     frame = {"type": kind, "id": 1, "run": "gateway", "stream": "$revocations"}
     frame |= {"records": [{"token_id": "t"}]} if kind == "append" else {}
     assert not isinstance(say(ready("write:runs:*"), **frame)[0], Send)
@@ -81,6 +81,6 @@ def test_revoked_tokens_are_for_who_may_change_every_run(kind):
     assert error_of(say(ready("read:runs:*", "write:runs:*"), **elsewhere)) == ("invalid_id", 1)
 
 
-def test_what_is_revoked_is_never_taken_back():
+def test_revocation_log_cannot_be_deleted():
     frame = {"type": "delete", "id": 1, "run": "gateway", "stream": "$revocations"}
     assert error_of(say(ready("read:runs:*", "write:runs:*"), **frame)) == ("invalid_id", 1)

@@ -71,7 +71,7 @@ def test_the_log_of_a_run_can_be_read_as_a_stream():
     assert "run" not in frame
 
 
-def test_a_run_that_is_not_there_is_said_so_to_who_may_know():
+def test_missing_run_is_reported_to_permitted_subscriber():
     connection = ready("read:runs:run_a", "read:tags:x")
     subscribe(connection, 1)
     commands = connection.opened(1, AT, None)
@@ -80,7 +80,7 @@ def test_a_run_that_is_not_there_is_said_so_to_who_may_know():
     assert not connection.is_live(1)
 
 
-def test_who_may_not_read_a_run_does_not_learn_whether_it_is_there():
+def test_unpermitted_subscriber_cannot_tell_whether_a_run_exists():
     told = []
     for state in (None, run_state("run_b"), run_state("run_b", tags=["y"])):
         connection = ready("read:tags:x")
@@ -170,7 +170,7 @@ def follow_set(connection, id=1, **more):
 # Sets of runs.
 
 
-def test_a_set_is_opened_with_what_was_asked_for():
+def test_run_set_subscription_opens_with_requested_options():
     connection = ready("read:tags:x", "read:tags:y")
     (opening,) = follow_set(
         connection, runs={"tags": ["x", "y", "x"]}, limit=7, throttle_ms=100, skip=["payload"]
@@ -233,7 +233,7 @@ def test_a_snapshot_is_bounded_by_its_bytes_and_says_so(monkeypatch):
     assert answer["has_more"] is True
 
 
-def test_a_laggard_is_told_to_begin_anew():
+def test_lagging_run_set_subscription_is_reset():
     connection = ready("read:tags:x")
     follow_set(connection)
     connection.opened_set(1, set_state())

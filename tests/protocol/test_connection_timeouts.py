@@ -49,7 +49,7 @@ def test_hello_has_ten_seconds():
     assert others(commands) == [Close(4408, "hello_timeout")]
 
 
-def test_who_says_hello_without_a_token_has_ten_seconds_to_show_one():
+def test_unauthenticated_connection_times_out_after_10_s():
     connection = ready()
     say(connection, NOW_S + 5, type="ping")
     assert error_of(subscribe(connection, token="x")) == ("invalid_token", 1)
@@ -108,7 +108,7 @@ def test_silence_of_a_client_that_is_not_read_says_nothing():
     assert error_of(tick(connection, NOW_S + 110)) == ("silent", None)
 
 
-def test_a_connection_that_is_old_is_asked_to_come_back_at_once():
+def test_aged_connection_closes_with_immediate_retry():
     connection = Connection("c_1", verify, LIMITS, NOW_S, ping_s=20, ages_at_s=NOW_S + 30)
     say(connection, type="hello", protocol=1, token=token("read:runs:*", ttl_s=600))
     live(connection)
@@ -143,7 +143,7 @@ def token_of(subject, *scopes):
 # How many connections a subject has.
 
 
-def test_a_subject_with_too_many_connections_is_told_when_to_come_back():
+def test_subject_over_connection_limit_gets_retry_time():
     connection, _ = admitting(0)
     commands = say(connection, type="hello", protocol=1, token=token_of("ann", "read:runs:*"))
     (frame,) = frames(commands)
@@ -167,7 +167,7 @@ def test_a_subject_is_let_in_once_however_often_its_tokens_come():
     assert connection.subjects == {"ann"}
 
 
-def test_workers_and_tokens_of_nobody_are_not_counted():
+def test_workers_and_tokens_without_subject_are_not_counted():
     connection, _ = admitting(0)
     say(connection, type="hello", protocol=1, token=token_of("worker", "write:runs:*"))
     assert isinstance(subscribe(connection, token=token_of("", "read:runs:run_a"))[0], Open)

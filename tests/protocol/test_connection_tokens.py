@@ -146,7 +146,7 @@ def test_one_whose_token_expires_while_it_opens_never_lives():
 # Revoked tokens.
 
 
-def test_what_a_revoked_token_holds_ends_and_the_rest_goes_on():
+def test_revoked_token_ends_only_its_own_subscriptions():
     connection = ready("read:runs:*")
     bad = token("read:runs:run_a")
     live(connection, 1, token=bad)
@@ -179,7 +179,7 @@ def test_a_connection_ends_with_its_own_token_and_only_once():
 # Tokens near their end, and after it.
 
 
-def test_a_token_near_its_end_is_told_of_once_and_in_time():
+def test_token_expiring_is_sent_once_before_expiry():
     connection = ready("read:runs:*", ttl_s=100)
     live(connection, 1, token=token("read:runs:run_a", ttl_s=50))
     live(connection, 2)
@@ -195,7 +195,7 @@ def test_a_token_near_its_end_is_told_of_once_and_in_time():
     assert tick(connection, NOW_S + 81) == []
 
 
-def test_a_new_token_is_told_of_in_its_turn():
+def test_token_expiring_is_sent_for_a_refreshed_token():
     connection = ready("read:runs:*", ttl_s=50)
     assert types_of(tick(connection, NOW_S + 40)) == ["token_expiring"]
     say(connection, NOW_S + 41, type="token", token=token("read:runs:*", ttl_s=100))
@@ -203,7 +203,7 @@ def test_a_new_token_is_told_of_in_its_turn():
     assert types_of(tick(connection, NOW_S + 80)) == ["token_expiring"]
 
 
-def test_a_token_that_comes_late_is_told_of_at_once_but_not_before_its_subscription_lives():
+def test_token_expiring_waits_until_subscription_is_live():
     connection = ready()
     old = token("read:runs:run_a", ttl_s=100)
     (opening,) = say(connection, NOW_S + 90, type="subscribe", id=1, run="run_a", token=old)
@@ -269,7 +269,7 @@ def test_a_refresh_may_not_widen_to_another_subject(before, after):
     assert others(tick(connection, NOW_S + 50)) == [Stop(1), Stop(2), Close(4401, "token_expired")]
 
 
-def test_a_refused_refresh_names_the_subscription_that_goes_on():
+def test_refused_token_refresh_leaves_subscription_live():
     connection = ready("read:runs:*")
     live(connection, 1)
     for bad in ("nonsense", token("read:runs:*", ttl_s=1)):

@@ -96,7 +96,7 @@ def test_close_codes_say_in_both_places_whether_to_come_back():
             assert come_back.startswith("yes" if error.retryable else "no"), error.code
 
 
-def test_close_codes_of_the_protocol_are_those_of_errors():
+def test_documented_close_codes_match_the_errors():
     codes = {error.close_code for error in on_the_wire() if error.close_code is not None}
     assert {code for code in CLOSE_CODES if code >= 4000} == {code for code in codes if code > 4000}
 
@@ -115,7 +115,7 @@ def refused_with() -> set[tuple[int, str]]:
     return found
 
 
-def test_http_errors_of_streams_are_those_of_the_endpoints():
+def test_documented_http_errors_match_the_endpoints():
     table = rows(section(12), "| status | code | when |")
     said = {(int(status), code.strip("`")) for status, code, _ in table}
     literal = {(status, code.strip("'")) for status, code in refused_with() if code[0] == "'"}
@@ -159,7 +159,7 @@ async def test_record_is_delivered_byte_by_byte_and_a_frames_last_member_counts(
 
 
 @pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "Infinity", "[1,]", "[1] // one"])
-async def test_what_is_no_json_is_refused_and_the_connection_goes_on(client, run, value):
+async def test_invalid_json_is_refused_and_connection_continues(client, run, value):
     frame = f'{{"type":"append","id":1,"run":"{run.id}","stream":"s","records":[{value}]}}'
     await client.socket.send(frame)
     assert (await client.receive())["code"] == "malformed_frame"
