@@ -75,7 +75,7 @@ def test_a_name_that_is_not_there_is_said_so():
         raise AssertionError("gateway.nonsense is there")
 
 
-def test_all_that_is_public_is_told():
+def test_public_names_have_docstrings():
     pytest.importorskip("reflex", reason="`make fast` installs no Reflex")
     silent = []
     for module in modules():

@@ -9,7 +9,7 @@ from tests.tools import protocol_tables
 CLASSES = RealtimeError.__subclasses__()
 
 
-def test_every_error_has_a_code_of_its_own():
+def test_error_codes_are_unique():
     codes = [error.code for error in CLASSES]
     assert len(set(codes)) == len(codes)
     assert list(BY_CODE) == codes

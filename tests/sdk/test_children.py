@@ -109,7 +109,7 @@ async def test_plain_tasks_wait_for_children_without_a_deadlock():
         assert result.output == 5
 
 
-async def test_two_waits_at_once_are_one_wait(runtime):
+async def test_concurrent_waits_for_children_overlap(runtime):
     @task
     async def child(n: int) -> int:
         await asyncio.sleep(0.005 * n)
@@ -124,7 +124,7 @@ async def test_two_waits_at_once_are_one_wait(runtime):
     assert result.output == [0, 1, 2]
 
 
-async def test_a_child_that_nobody_waits_for_outlives_its_parent(runtime):
+async def test_unawaited_child_outlives_its_parent(runtime):
     go_on = asyncio.Event()
 
     @task
@@ -144,7 +144,7 @@ async def test_a_child_that_nobody_waits_for_outlives_its_parent(runtime):
 # Where appended values go.
 
 
-async def test_values_go_to_the_target_and_carry_who_wrote_them(runtime):
+async def test_values_reach_the_target_run_with_their_source(runtime):
     @task
     async def leaf():
         notes.append("leaf to self")

@@ -84,7 +84,7 @@ async def test_append_in_a_pool_of_forked_processes_fails_where_its_result_is_aw
     assert (result.status, result.error.type) == ("failed", NotStarted.__name__)
 
 
-async def test_forked_child_appends_through_a_connection_of_its_own() -> None:
+async def test_forked_child_appends_through_its_own_connection() -> None:
     async def append_all(url: str, run_id: str) -> None:
         async with connect(url, secret_key=SECRET):
             for n in range(3):

@@ -43,7 +43,7 @@ async def store():
         yield runtime.store
 
 
-async def test_what_is_sent_before_anyone_listens_is_taken_in_order(store):
+async def test_inputs_sent_before_reading_are_read_in_order(store):
     started = asyncio.Event()
 
     @task
@@ -58,7 +58,7 @@ async def test_what_is_sent_before_anyone_listens_is_taken_in_order(store):
     assert (await run.wait()).output == ["a", "b", "c"]
 
 
-async def test_once_waits_for_what_is_still_to_come(store):
+async def test_once_waits_for_an_input_sent_later(store):
     @task
     async def decide() -> bool:
         return (await approval.once(timeout_s=DEADLINE_S)).ok
@@ -80,7 +80,7 @@ async def test_once_in_vain_is_an_error_that_names_the_input_and_the_time(store)
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
-async def test_a_time_out_of_0_takes_what_is_there_and_waits_for_nothing(kind, tmp_path):
+async def test_input_timeout_of_0_returns_sent_values_without_waiting(kind, tmp_path):
     looked, sent = asyncio.Event(), asyncio.Event()
 
     @task
@@ -449,7 +449,7 @@ def test_an_input_whose_type_has_no_json_schema_is_refused():
         streams.input("callable", Callable[[], int])
 
 
-async def test_what_is_no_schema_is_refused():
+async def test_register_rejects_invalid_schema():
     async with serving() as gateway:
         worker = token_for("read:runs:*", "write:runs:*")
         async with gateway.client(token=worker) as client:

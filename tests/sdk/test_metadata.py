@@ -132,7 +132,7 @@ async def check_children(found: dict, children: int, each: int) -> None:
     assert sorted(map(found["who"].count, set(found["who"]))) == [each] * children
 
 
-async def test_twenty_children_counting_at_once_come_to_the_exact_sum(tmp_path):
+async def test_twenty_children_increment_to_the_exact_sum(tmp_path):
     for store in (MemoryStore(), SqliteStore(tmp_path / "test.db", durability="normal")):
         async with working(store):
             await check_children(await count_by_children(20, 25), 20, 25)
@@ -234,7 +234,7 @@ async def test_over_the_limit_the_flush_says_so_and_the_rest_is_carried_out():
         assert (len(found["first"]), found["third"], len(found)) == (200_000, 3, 2)
 
 
-async def test_what_nobody_flushed_fails_the_run_at_its_end():
+async def test_unflushed_invalid_change_fails_the_run_at_its_end():
     @task
     async def work() -> int:
         metadata.set("text", "x")
@@ -249,7 +249,7 @@ async def test_what_nobody_flushed_fails_the_run_at_its_end():
         assert (await runs.retrieve(result.run_id)).metadata == {"text": "x", "after": 1}
 
 
-async def test_a_value_that_alone_is_too_large_is_refused_at_once():
+async def test_set_rejects_too_large_value_immediately():
     @task
     async def work() -> None:
         with pytest.raises(MetadataTooLarge, match="'a': the value is 300002 bytes"):
@@ -270,7 +270,7 @@ async def test_a_run_cannot_begin_with_metadata_over_the_limit():
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {"a": float("inf")}, 2**80])
-async def test_what_is_no_json_is_refused_at_once(value):
+async def test_set_rejects_invalid_json_immediately(value):
     @task
     async def work() -> None:
         with pytest.raises(InvalidValue, match="is no JSON"):
@@ -301,7 +301,7 @@ async def test_the_metadata_of_an_ended_run_stays():
         assert (await runs.retrieve(result.run_id)).metadata == {}
 
 
-async def test_the_end_of_the_run_waits_for_what_was_put_last():
+async def test_run_end_waits_for_pending_metadata():
     @task
     async def work(n: int) -> None:
         for i in range(n):

@@ -89,7 +89,7 @@ async def test_a_moment_at_the_end_of_time_is_a_delay_without_an_end(kind, tmp_p
         assert (await handle.wait()).status == "canceled"
 
 
-async def test_a_delayed_run_is_canceled_at_once():
+async def test_delayed_run_is_canceled_immediately():
     @task
     async def work() -> int:
         return 1
@@ -265,7 +265,7 @@ async def test_a_second_trigger_with_the_same_key_gives_the_first_run():
         assert executed == [1, 4]
 
 
-async def test_of_many_triggers_at_once_one_makes_the_run(tmp_path):
+async def test_concurrent_triggers_with_one_key_make_one_run(tmp_path):
     executed = []
 
     @task

@@ -141,7 +141,7 @@ def test_a_part_of_an_unknown_type_keeps_all_its_fields(
         ("text-delta", "unknown"),
     ],
 )
-def test_what_is_no_part_is_refused(wire: object, named: str) -> None:
+def test_encode_rejects_invalid_part(wire: object, named: str) -> None:
     with pytest.raises(InvalidValue, match=f"'answer'.*{named}"):
         streams.define("answer", Part).encode(wire)
 
@@ -174,7 +174,7 @@ async def test_assembled_by_source(case: dict[str, object]) -> None:
     ] == case["result"]
 
 
-def test_what_was_handed_out_never_changes() -> None:
+def test_returned_parts_are_immutable_snapshots() -> None:
     for case in CASES["parts"]:
         assembler = Assembler()
         handed_out: list[tuple[AssembledParts, AssembledParts]] = []
@@ -210,7 +210,7 @@ async def test_an_answer_is_written_by_a_run_and_assembled_by_a_reader() -> None
         assert values[-1].model_extra == {"page": 4}
 
 
-async def test_a_sub_agents_answer_is_told_apart_from_its_parents() -> None:
+async def test_parts_are_assembled_separately_by_source() -> None:
     answer = streams.define("answer", Part)
 
     @task
@@ -294,7 +294,7 @@ def test_value_of_the_application_is_refused_and_never_truncated() -> None:
     assert len(text.encode("x" * 1_500_000)) > MAX_RECORD_BYTES
 
 
-async def test_part_over_the_record_limit_is_piped_and_the_answer_goes_on() -> None:
+async def test_part_over_record_limit_is_truncated_and_pipe_continues() -> None:
     answer = streams.define("answer", Part)
 
     @task

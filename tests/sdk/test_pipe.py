@@ -85,7 +85,7 @@ async def test_a_pipe_waits_when_too_much_is_under_way(runtime, run, monkeypatch
     assert await values_of(runtime, run, answer) == texts
 
 
-async def test_a_pipe_takes_no_more_than_its_window_ahead(runtime, run):
+async def test_pipe_reads_at_most_its_window_ahead(runtime, run):
     taken = 0
 
     async def source():

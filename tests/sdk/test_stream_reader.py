@@ -19,7 +19,7 @@ from tests.support.sdk.streams import complete, numbers
 from tests.support.stores import working_on
 
 
-async def test_reading_starts_where_it_is_told_and_waits_for_what_comes(runtime, run):
+async def test_read_starts_at_requested_position_and_waits_for_records(runtime, run):
     for i in range(3):
         await numbers.append(i, target=run.id)
     records = [r async for r in _some(numbers.read_records(run.id), 3)]
@@ -50,7 +50,7 @@ async def _some(records, count):
             return
 
 
-async def test_a_reader_that_gets_nothing_in_time_is_told_so(runtime, run):
+async def test_read_times_out_without_a_record(runtime, run):
     await numbers.append(1, target=run.id)
     got = []
     with pytest.raises(ReadTimeout, match=r"numbers: no record came within 0\.05 s"):
@@ -61,7 +61,7 @@ async def test_a_reader_that_gets_nothing_in_time_is_told_so(runtime, run):
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "remote"])
-async def test_a_time_out_of_0_yields_what_is_there_and_waits_for_nothing(kind, tmp_path):
+async def test_read_timeout_of_0_yields_stored_records_without_waiting(kind, tmp_path):
     going_on = asyncio.Event()
 
     @task

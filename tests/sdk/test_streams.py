@@ -95,7 +95,7 @@ def test_without_a_store_the_error_says_what_to_do():
         (bytes, b"abc"),
     ],
 )
-async def test_what_was_appended_is_read_as_its_type(runtime, run, type, value):
+async def test_read_returns_values_of_the_stream_type(runtime, run, type, value):
     stream = streams.define("values", type)
     await stream.append(value, target=run.id)
     await complete(runtime, run)
@@ -131,7 +131,7 @@ async def test_a_record_that_does_not_fit_is_refused_when_it_is_read(runtime, ru
     assert got == [1]
 
 
-async def test_a_record_over_the_limit_is_refused_at_once(runtime, run):
+async def test_append_rejects_too_large_record_immediately(runtime, run):
     with pytest.raises(RecordTooLarge, match="1048578 bytes; the limit is 1048576"):
         answer.append("x" * (1 << 20), target=run.id)
     assert await answer.append("x" * ((1 << 20) - 2), target=run.id) == 0
@@ -140,7 +140,7 @@ async def test_a_record_over_the_limit_is_refused_at_once(runtime, run):
 # Order and receipts.
 
 
-async def test_fifty_appends_that_nobody_awaits_are_in_order(runtime, run):
+async def test_fifty_unawaited_appends_are_stored_in_order(runtime, run):
     for i in range(50):
         numbers.append(i, target=run.id)
     assert await values_of(runtime, run, numbers) == list(range(50))
@@ -219,7 +219,7 @@ async def _await(receipt):
     return await receipt
 
 
-async def test_a_failure_is_told_at_the_receipt_and_not_again(runtime, run):
+async def test_failure_seen_at_the_receipt_is_not_raised_by_flush(runtime, run):
     await complete(runtime, run)
     receipt = numbers.append(1, target=run.id)
     for _ in range(2):
@@ -228,7 +228,7 @@ async def test_a_failure_is_told_at_the_receipt_and_not_again(runtime, run):
     await runtime.flush()
 
 
-async def test_a_failure_that_nobody_saw_is_told_at_the_flush_once(runtime, run):
+async def test_unseen_failure_is_raised_once_by_flush(runtime, run):
     await complete(runtime, run)
     receipt = numbers.append(1, target=run.id)
     with pytest.raises(StreamEnded):

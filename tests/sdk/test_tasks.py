@@ -94,7 +94,7 @@ async def test_a_generator_behind_a_decorator_fails_its_run(runtime):
 # Names.
 
 
-def test_a_task_is_named_after_its_function_or_as_it_is_told():
+def test_task_id_defaults_to_function_name():
     @task
     def process_items(): ...
 

@@ -73,7 +73,7 @@ async def test_outside_a_run_waiting_is_sleeping():
         await wait.until(datetime(2020, 1, 1, tzinfo=UTC))
 
 
-async def test_what_is_no_time_is_refused():
+async def test_wait_rejects_invalid_time():
     async with working():
         with pytest.raises(InvalidValue, match="seconds is -1"):
             await wait.for_seconds(-1)
@@ -131,7 +131,7 @@ async def test_the_first_answer_counts():
         assert (await handle.wait()).output == f"True by {winner}"
 
 
-async def test_a_token_that_nobody_completes_expires():
+async def test_uncompleted_wait_token_expires():
     approve, made = approving()
     time = Time()
     async with working(time=time):
@@ -190,7 +190,7 @@ async def test_a_run_that_waits_for_a_token_is_canceled():
             await wait.complete_token(token.id, {"ok": True})
 
 
-async def test_what_is_no_token_is_refused():
+async def test_complete_token_rejects_unknown_token():
     @task
     async def work() -> None:
         with pytest.raises(RunNotFound, match="there is no wait token"):

@@ -80,7 +80,7 @@ async def test_a_task_that_swallows_the_cancellation_ends_as_canceled():
         assert (await runs.retrieve(handle.id)).output is None
 
 
-async def test_a_task_that_goes_on_for_ever_is_marked_after_its_grace_time():
+async def test_task_that_ignores_cancellation_is_abandoned_after_grace():
     release = asyncio.Event()
     ended = asyncio.Event()
 
@@ -375,7 +375,7 @@ async def test_deep_chain_is_canceled_in_linear_time():
         assert len(await runs.list(status=("canceled",), limit=1000)) == depth
 
 
-async def test_many_children_are_canceled_by_few_requests_at_once(tmp_path):
+async def test_cancellation_of_many_children_limits_concurrent_requests(tmp_path):
     count = 200
 
     class Counting(SqliteStore):

@@ -51,9 +51,7 @@ def losing_answers(kind, folder, times):
 
 @pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_trigger_called_off_anywhere_leaves_no_run_that_nobody_executes(
-    kind, is_late, tmp_path
-):
+async def test_canceled_trigger_leaves_no_unexecuted_run(kind, is_late, tmp_path):
     executed = []
 
     @task
@@ -115,7 +113,7 @@ async def test_run_whose_trigger_failed_is_removed(kind, tmp_path):
         assert len(executed) == 1
 
 
-async def test_key_of_a_run_that_nobody_executes_begins_it():
+async def test_trigger_with_key_of_unexecuted_run_starts_it():
     """A process of an earlier version may have left one."""
 
     @task

@@ -134,7 +134,7 @@ async def test_a_task_that_wants_to_end_the_process_ends_its_run_only(runtime, k
     assert (result.status, result.error.message) == ("failed", "the task called sys.exit(3)")
 
 
-async def test_no_more_runs_execute_than_there_is_room_for():
+async def test_concurrent_runs_stay_within_the_concurrency_limit():
     executing, most = 0, 0
 
     @task
@@ -212,7 +212,7 @@ async def test_a_plain_task_can_ask_whether_it_is_canceled(runtime):
     assert await asyncio.to_thread(left.wait, 20)
 
 
-async def test_a_queued_run_is_canceled_at_once_and_never_executes():
+async def test_queued_run_is_canceled_immediately_and_never_executes():
     executed = []
     go_on = asyncio.Event()
 

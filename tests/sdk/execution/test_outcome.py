@@ -204,7 +204,7 @@ def test_the_error_of_a_group_of_groups_shows_each_reason_once():
     assert to_run_error(group)["message"] == "g (2 sub-exceptions): ValueError: the only one"
 
 
-async def test_a_fault_while_what_was_appended_is_flushed_is_a_failed_attempt(monkeypatch):
+async def test_fault_during_flush_fails_the_attempt(monkeypatch):
     @task(retry=AT_ONCE)
     async def work() -> int:
         return current_run().attempt

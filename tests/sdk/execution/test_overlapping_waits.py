@@ -100,7 +100,7 @@ async def test_executing_time_ends_a_run_whose_waits_overlapped():
         assert (await handle.wait()).status == "timed_out"
 
 
-async def test_function_goes_on_after_a_time_out_only_with_its_slot():
+async def test_function_resumes_after_timeout_only_with_its_slot():
     """The time-out strikes while the slot, which another run has, is to be taken back."""
     time = Time()
     occupied, release, seen = asyncio.Event(), asyncio.Event(), []

@@ -62,7 +62,7 @@ async def test_queued_and_delayed_runs_start_again_in_the_next_process(file):
         assert executed == [0, 1, 2, 3]
 
 
-async def test_a_run_that_rested_between_attempts_goes_on_with_the_next(file):
+async def test_delayed_retry_continues_after_restart(file):
     time = Time()
 
     @task(retry=Retry(max_attempts=2, min_s=60, max_s=60))
@@ -94,7 +94,7 @@ async def test_queued_runs_of_a_task_that_is_not_known_are_crashed_with_a_reason
         assert "knows no task 'work'" in run.error.message
 
 
-async def test_what_was_executing_or_waiting_is_crashed(file):
+async def test_executing_and_waiting_runs_are_crashed_at_start(file):
     store = store_at(file)
     await store.open()
     made = []
@@ -123,7 +123,7 @@ async def left_executing(file, **fields):
         return run.id
 
 
-async def test_after_a_crash_a_run_goes_on_with_the_attempts_that_it_has_left(file, caplog):
+async def test_crashed_run_continues_with_its_remaining_attempts(file, caplog):
     @task(retry=Retry(max_attempts=3))
     async def work() -> int:
         return current_run().attempt
@@ -178,7 +178,7 @@ async def test_a_run_that_was_cut_off_and_whose_task_is_gone_is_crashed(file):
         (Retry(max_attempts=1), "embedded", "it is marked crashed"),
     ],
 )
-async def test_what_a_stop_or_a_hot_reload_cuts_off_is_logged_and_goes_on_in_the_next_process(
+async def test_run_interrupted_by_stop_or_reload_continues_if_retryable(
     file, caplog, retry, owner, then
 ):
     @task(retry=retry)
@@ -241,7 +241,7 @@ class Slow(MemoryStore):
         ("delayed", "embedded", "delayed"),
     ],
 )
-async def test_what_is_being_kept_when_the_process_stops_is_kept(status, owner, expected):
+async def test_outcome_being_stored_at_stop_is_stored(status, owner, expected):
     store = Slow(status)
 
     @task(retry=Retry(max_attempts=2, min_s=60, max_s=60))

@@ -119,7 +119,7 @@ async def test_a_worker_that_comes_back_stops_and_changes_nothing_of_the_next_at
         assert "another process has taken the run over" in caplog.text
 
 
-async def test_a_run_that_two_workers_are_brought_at_once_is_begun_by_one():
+async def test_run_delivered_to_two_workers_starts_once():
     began, release, work = held(retry=Retry(max_attempts=2))
     async with working(owner="worker_a") as active:
         elsewhere = Runtime(active.store, active.loop)

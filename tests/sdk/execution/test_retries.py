@@ -137,7 +137,7 @@ async def test_a_run_that_rests_gives_its_slot_away():
         assert (await runs.retrieve(resting.id)).status == "delayed"
 
 
-async def test_a_run_that_rests_is_canceled_at_once():
+async def test_delayed_retry_is_canceled_immediately():
     attempts = []
 
     @task(retry=Retry(max_attempts=2, min_s=60, max_s=60))
@@ -276,7 +276,7 @@ async def test_records_carry_their_attempt_and_are_read_by_it():
 
 
 @pytest.mark.parametrize("attempt", [0, -1, True, 1.5, "newest", "1"])
-async def test_what_is_no_attempt_is_refused(attempt):
+async def test_read_rejects_invalid_attempt(attempt):
     async with working() as active:
         run = await active.store.create_run(new_run())
         with pytest.raises(InvalidValue, match="it is a number from 1"):

@@ -133,7 +133,7 @@ def test_every_coroutine_of_the_sdk_is_carried_to_its_loop():
 
 
 @pytest.mark.parametrize("how", ["asyncio.run", "run_in_loop"])
-async def test_plain_task_that_waits_on_another_loop_is_canceled_at_once(how):
+async def test_wait_of_plain_task_on_another_loop_is_cancelable(how):
     reasons, is_waiting = [], threading.Event()
 
     async def linger():

@@ -123,7 +123,7 @@ TWINS = list(_twins())
 
 
 @pytest.mark.parametrize(("place", "name"), TWINS, ids=[name for _, name in TWINS])
-def test_what_is_awaited_has_a_twin_of_the_same_parameters(place, name):
+def test_sync_variant_has_the_same_parameters(place, name):
     awaited, twin = vars(place)[name], vars(place)[f"{name}_sync"]
     names = [list(inspect.signature(each).parameters.values()) for each in (awaited, twin)]
     assert names[0] == names[1]
@@ -205,7 +205,7 @@ async def _trigger_in_a_coroutine():
     twice.trigger_sync(1)
 
 
-def test_errors_are_those_of_the_awaited_function(plain):
+def test_sync_variant_raises_the_same_errors(plain):
     with pytest.raises(InvalidValue, match="unexpected keyword argument 'y'"):
         twice.trigger_sync(y=1)
     with pytest.raises(RunNotFound):
@@ -281,7 +281,7 @@ def test_a_store_that_cannot_be_opened_is_said_so(plain, monkeypatch):
         twice.trigger_sync(1)
 
 
-def test_a_refusal_is_told_for_a_while_and_then_the_store_is_tried_again(plain, monkeypatch):
+def test_failed_store_opening_is_cached_briefly_then_retried(plain, monkeypatch):
     monkeypatch.setenv("REALTIME_STORE", "nowhere:")
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="nowhere"):

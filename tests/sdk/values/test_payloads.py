@@ -61,7 +61,7 @@ async def test_a_bad_payload_is_refused_before_there_is_a_run(runtime, args, kwa
 
 
 @pytest.mark.parametrize("start", ["trigger", "payload", "batch"])
-async def test_an_unknown_argument_is_named_with_those_that_are_known(runtime, start):
+async def test_unknown_argument_error_lists_known_arguments(runtime, start):
     @task
     async def work(name: str, count: int = 1): ...
 

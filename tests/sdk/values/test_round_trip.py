@@ -157,7 +157,7 @@ CASES: list[tuple[Any, st.SearchStrategy[Any]]] = [
 
 
 @given(st.data(), st.booleans())
-def test_what_is_accepted_is_read_back_equal(data, is_input):
+def test_accepted_value_is_read_back_equal(data, is_input):
     type_, made = data.draw(st.sampled_from(CASES))
     value = data.draw(made)
     values = Values[Any](type_, "stream 'x'", is_input=is_input)

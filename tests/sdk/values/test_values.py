@@ -126,7 +126,7 @@ def test_a_number_that_json_does_not_have_never_becomes_null(value):
         read_back(dict[str, float], {"loss": value})
 
 
-def test_what_is_lost_on_the_way_is_refused_and_named():
+def test_encode_rejects_lossy_value_and_names_the_loss():
     for type_, value, why in (
         (Progress, Longer(1), "Longer would become Progress"),
         (Hidden, Hidden(name="a", note="b"), "note: 'b' would be read back as None"),

@@ -85,9 +85,7 @@ async def test_appends_of_threads_block_at_the_bound_and_arrive_once_and_in_orde
             assert await values_of(it.store, key) == list(range(result.output))
 
 
-async def test_on_the_event_loop_the_bound_is_an_error_and_what_was_accepted_arrives(
-    process, monkeypatch
-):
+async def test_full_writer_on_event_loop_raises_and_loses_nothing(process, monkeypatch):
     monkeypatch.setattr(stream_writer, "MAX_WAITING_RECORDS", 300)
     async with opened(RemoteStore(process.url, worker_token)) as store:
         key = StreamKey((await store.create_run(new_run())).id, "s")

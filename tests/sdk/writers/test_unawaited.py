@@ -97,7 +97,7 @@ async def test_thread_that_outlives_its_run_is_reported(what, caplog) -> None:
         runtime.writers.unreported = None
 
 
-async def test_pipe_that_nobody_awaits_warns() -> None:
+async def test_unawaited_pipe_warns() -> None:
     @task
     async def forgets() -> None:
         with pytest.warns(RuntimeWarning, match=r"'numbers' was never awaited"):
@@ -190,7 +190,7 @@ async def test_pipe_raises_what_its_iterable_raises() -> None:
     assert errors == ["no file", "no more"]
 
 
-async def test_thread_of_a_pool_is_told_how_to_know_its_run() -> None:
+async def test_error_in_pool_thread_explains_context_propagation() -> None:
     def in_pool(function, *args):
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(function, *args).result(DEADLINE_S)
