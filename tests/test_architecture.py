@@ -66,7 +66,7 @@ def test_the_web_half_is_loaded_when_it_is_asked_for():
     assert run(sys.executable, "-c", code).stdout.strip() == "True"
 
 
-def test_a_name_that_is_not_there_is_said_so():
+def test_unknown_name_is_reported():
     try:
         _ = gateway.nonsense
     except AttributeError as error:

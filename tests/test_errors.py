@@ -23,7 +23,7 @@ def test_an_errors_code_is_its_name(error):
     assert error.close_code is None or error.close_code == 1011 or 4400 <= error.close_code < 4600
 
 
-def test_the_tree_in_the_docstring_is_what_the_classes_say():
+def test_docstring_tree_matches_the_classes():
     lines = re.findall(r"[├└]── (\w+) +(\d+)(.*)", errors.__doc__)
     assert [name for name, _, _ in lines] == [error.__name__ for error in CLASSES]
     for (name, status, rest), error in zip(lines, CLASSES, strict=True):
@@ -35,11 +35,11 @@ def test_the_tree_in_the_docstring_is_what_the_classes_say():
         assert ("retryable" in rest) == error.retryable, name
 
 
-def test_the_table_in_the_protocol_is_what_the_classes_say():
+def test_protocol_table_matches_the_classes():
     assert protocol_tables.written("errors") == protocol_tables.errors()
 
 
-def test_close_codes_tell_a_client_to_come_back_when_the_error_is_retryable():
+def test_retryable_errors_have_reconnecting_close_codes():
     for error in on_the_wire():
         if error.close_code is not None:
             comes_back = not 4000 <= error.close_code < 4500 or error.close_code in (4408, 4429)

@@ -136,7 +136,7 @@ def test_a_child_never_outlives_its_parent(ttl_s, lives_s):
     assert made.expires_at_s == int(NOW_S) + lives_s
 
 
-def test_what_goes_beyond_the_parent_is_refused():
+def test_attenuate_rejects_rights_beyond_the_parent():
     for scope in ("read:runs:*", "write:runs:run_1", "read:tags:x", "read:runs:run_12"):
         with pytest.raises(Forbidden, match=f"covers {scope.replace('*', '.')}"):
             child(parent(), scopes=["read:runs:run_1", scope])

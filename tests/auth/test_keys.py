@@ -245,7 +245,7 @@ def test_a_pem_is_no_secret():
         Key.of_secret(private_pem(PAIR).decode())
 
 
-def test_without_its_library_a_key_pair_says_what_to_install(monkeypatch):
+def test_key_pair_without_library_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
     with pytest.raises(ConfigurationError, match=r"realtime-streams\[es256\]"):
         Key.of_private_pem(private_pem(PAIR))

@@ -292,7 +292,7 @@ async def test_a_gateway_that_cannot_know_does_not_start():
         await RevocationFollower(store, lambda _: None).start()
 
 
-async def test_a_log_that_begins_anew_takes_nothing_back():
+async def test_restarted_log_does_not_undo_revocations():
     class Emptied(MemoryStore):
         async def read(self, key, after=None, max_bytes=0):
             if key == REVOCATIONS and self.page is not None:
@@ -414,7 +414,7 @@ async def test_a_subject_is_shut_out_and_let_in_again_by_a_new_token():
             assert error["code"] == "token_revoked"
 
 
-async def test_a_second_gateway_of_the_store_hears_within_five_seconds():
+async def test_second_follower_is_notified_within_five_seconds():
     """Two gateways as there are on one Redis: here each has its own follow of one store."""
     store = MemoryStore()
     await store.open()

@@ -175,7 +175,7 @@ def test_invalid_scope_permits_nothing(text, key):
 # Minting.
 
 
-def test_a_token_says_what_it_was_minted_with():
+def test_token_round_trips_its_claims():
     token = mint(
         ["read:runs:run_1", "write:streams:run_1/a"],
         ttl_s=90,
@@ -458,7 +458,7 @@ def reading(monkeypatch):
     return read
 
 
-def test_a_token_that_was_good_is_read_once_and_says_the_same(verifier, monkeypatch):
+def test_verifier_caches_valid_token(verifier, monkeypatch):
     token = mint(["read:runs:run_1"], subject="a", secret_key=SECRET, now_s=NOW_S)
     read = reading(monkeypatch)
     first, again = verifier.verify(token, NOW_S), verifier.verify(token, NOW_S + 1)

@@ -173,7 +173,7 @@ def test_member_evicted_from_group_when_behind_ring():
     assert len(gone) == 1
 
 
-def test_a_throttle_lets_the_first_through_and_then_one_for_each_window():
+def test_throttle_passes_first_then_one_per_window():
     loop, tail = Loop(), Tail(per_frame=100)
     cohort, _ = cohort_of(tail, loop, throttle_s=1.0)
     reader = Reader(loop, 0)

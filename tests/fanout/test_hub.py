@@ -400,7 +400,7 @@ async def test_void_position_resets_reader_to_the_beginning(world, epoch, offset
     await reader.until(3)
 
 
-async def test_a_reader_hears_of_a_deletion_wherever_it_stands(world):
+async def test_reader_is_notified_of_deletion_at_any_position(world):
     store, key, hub = world
     early, late = [await Reader.open(hub, key) for _ in range(2)]
     await store.append(key, [b"0", b"1"])

@@ -338,7 +338,7 @@ STEPS = st.lists(
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(steps=STEPS, frame=st.integers(1, 300), kept=st.integers(1, 6000), stream=st.booleans())
-def test_whatever_happens_a_page_is_what_a_plain_reader_gets(steps, frame, kept, stream):
+def test_cached_page_equals_a_direct_read(steps, frame, kept, stream):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FRAME_BYTES", frame)
         patch.setattr(module, "PAGES_BYTES", kept)

@@ -83,7 +83,7 @@ def test_the_table_is_over_the_statuses_of_the_protocol():
 
 
 @pytest.mark.parametrize(("before", "after"), PAIRS)
-def test_a_status_goes_only_where_the_table_says(before, after):
+def test_status_transitions_follow_the_table(before, after):
     run = new_run(status=before)
     if (before, after) in ALLOWED or (before == after and before not in FINAL_STATUSES):
         assert apply(run, {"status": after}).status == after
@@ -196,7 +196,7 @@ def test_a_patch_folds_and_leaves_the_run_before_as_it_was():
 
 
 @pytest.mark.parametrize("case", CASES["merge_patch"], ids=lambda case: case["name"])
-def test_a_merge_patch_does_what_its_rfc_says(case):
+def test_merge_patch_follows_rfc_7396(case):
     target, patch = copy.deepcopy(case["target"]), copy.deepcopy(case["patch"])
     assert merge_patch(target, patch) == case["result"]
     assert (target, patch) == (case["target"], case["patch"])

@@ -100,7 +100,7 @@ def test_a_worker_may_rest():
         assert tick(connection, NOW_S + at_s) == []
 
 
-def test_silence_of_a_client_that_is_not_read_says_nothing():
+def test_unread_client_is_not_considered_silent():
     connection = ready("read:runs:*", ttl_s=600)
     live(connection)
     connection.deaf(NOW_S + 50)
@@ -155,7 +155,7 @@ def test_subject_over_connection_limit_gets_retry_time():
     assert others(commands) == [Close(4429, "too_many_connections")]
 
 
-def test_a_subject_is_let_in_once_however_often_its_tokens_come():
+def test_subject_is_counted_once_for_repeated_tokens():
     connection, admitted = admitting(1)
     say(connection, type="hello", protocol=1, token=token_of("ann", "read:runs:*"))
     say(connection, type="token", token=token_of("ann", "read:runs:run_a"))
@@ -205,14 +205,14 @@ def test_a_clock_that_is_set_counts_for_tokens():
 
 
 @pytest.mark.parametrize("frame", ["ping", "nonsense", "binary"])
-def test_anything_that_comes_is_a_sign_of_life(frame):
+def test_any_frame_resets_the_silence_timeout(frame):
     connection = ready("read:runs:run_a", ttl_s=600)
     text = {"ping": '{"type":"ping"}', "nonsense": "x", "binary": b"x"}[frame]
     receive(connection, text, NOW_S + 50)
     assert tick(connection, NOW_S + 100) == []
 
 
-def test_going_down_is_said_with_advice_to_come_back():
+def test_drain_sends_retry_advice():
     connection = ready("read:runs:*")
     live(connection)
     commands = connection.close(ShuttingDown("the gateway is going down; come back"))

@@ -136,7 +136,7 @@ def test_an_expired_token_of_the_connection_opens_nothing_new():
     assert isinstance(commands[0], Open)
 
 
-def test_one_whose_token_expires_while_it_opens_never_lives():
+def test_subscription_whose_token_expires_while_opening_is_closed():
     connection = ready("read:runs:*", ttl_s=10)
     subscribe(connection)
     assert error_of(tick(connection, NOW_S + 10)[:2]) == ("token_expired", 1)

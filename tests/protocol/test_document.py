@@ -46,7 +46,7 @@ def rows(text: str, head: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", protocol_tables.TABLES)
-def test_tables_are_what_the_code_says(name):
+def test_documented_tables_match_the_code(name):
     """`python -m tests.tools.protocol_tables` writes them."""
     assert protocol_tables.written(name) == protocol_tables.TABLES[name]()
 
@@ -71,7 +71,7 @@ def test_section_5_names_each_field_of_each_frame_of_the_gateway(tag, fields):
     assert {tag, *fields} <= words(5)
 
 
-def test_section_6_says_what_each_field_of_a_run_is():
+def test_section_6_describes_every_run_field():
     head = "| field of a run | value |"
     said = {name for row in rows(section(6), head) for name in re.findall(r"`(\w+)`", row[0])}
     assert said == {field.name for field in dataclasses.fields(Run)}

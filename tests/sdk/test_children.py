@@ -15,7 +15,7 @@ from tests.support.sdk.tasks import notes, notes_of, room_for, statuses
 # Batches.
 
 
-async def test_a_batch_comes_back_in_order_with_its_failures_inside(runtime):
+async def test_batch_results_are_in_order_and_include_failures(runtime):
     @task
     async def work(n: int) -> int:
         await asyncio.sleep((10 - n) / 1000)

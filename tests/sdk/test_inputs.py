@@ -271,7 +271,7 @@ def test_a_stream_without_a_schema_takes_any_json():
     input_schemas.check("nobody-defined-this", b'{"x": [1, null]}')
 
 
-async def test_the_gateway_checks_what_a_client_sends_to_an_input():
+async def test_gateway_validates_client_inputs():
     @task
     async def decide() -> bool:
         return (await approval.once(timeout_s=DEADLINE_S)).ok

@@ -216,7 +216,7 @@ async def test_outside_a_run_there_is_no_metadata():
             await metadata.flush()
 
 
-async def test_over_the_limit_the_flush_says_so_and_the_rest_is_carried_out():
+async def test_flush_reports_change_over_limit_and_applies_the_rest():
     @task
     async def work() -> None:
         metadata.set("first", "x" * 200_000)

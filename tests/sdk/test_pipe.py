@@ -34,7 +34,7 @@ async def generate(count):
     ],
     ids=["async", "list", "range", "generator", "iterator"],
 )
-async def test_a_pipe_appends_and_passes_on_what_it_is_given(runtime, run, make):
+async def test_pipe_appends_and_yields_each_value(runtime, run, make):
     assert await numbers.pipe(make(), target=run.id) == list(range(600))
     assert await values_of(runtime, run, numbers) == list(range(600))
     other = await runtime.store.create_run(new_run())
@@ -100,7 +100,7 @@ async def test_pipe_reads_at_most_its_window_ahead(runtime, run):
     assert taken == 2000
 
 
-async def test_a_source_that_fails_fails_the_pipe_and_what_came_before_is_kept(runtime, run):
+async def test_failing_source_fails_pipe_after_storing_earlier_values(runtime, run):
     async def source():
         yield 1
         yield 2

@@ -66,7 +66,7 @@ async def test_a_run_that_has_ended_is_yielded_once():
         assert seen == [await runs.retrieve(result.run_id)]
 
 
-async def test_a_run_and_its_streams_come_in_one_loop(tmp_path):
+async def test_subscribe_yields_run_and_streams_together(tmp_path):
     release = asyncio.Event()
 
     @task
@@ -321,7 +321,7 @@ async def test_one_status_is_listed_as_a_text_or_in_a_list(status):
             assert len(await runs.list(tag="one", status=all_of_them)) == 2
 
 
-async def test_replay_starts_the_same_anew():
+async def test_replay_triggers_the_same_run_again():
     @task(max_duration_s=30)
     async def work(n: int, name: str = "x") -> str:
         return f"{name}{n}"

@@ -135,7 +135,7 @@ async def test_a_deleted_stream_is_an_error(runtime, run):
         _ = [value async for value in numbers.read(run.id)]
 
 
-async def test_a_position_that_says_nothing_any_more_is_an_error(runtime, run):
+async def test_read_fails_at_a_void_position(runtime, run):
     await numbers.append(1, target=run.id)
     with pytest.raises(StreamIncomplete, match="epoch_changed"):
         position = "0123456789abcdef_0000000000000001"

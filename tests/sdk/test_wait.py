@@ -39,7 +39,7 @@ async def waiting_run(run_id):
 
 
 @pytest.mark.parametrize("kind", ["for_seconds", "until"])
-async def test_a_run_that_waits_for_time_says_so_and_gives_its_slot_away(kind):
+async def test_timed_wait_sets_status_and_releases_its_slot(kind):
     time = Time()
 
     @task

@@ -142,7 +142,7 @@ async def values(store, id):
     return [int(record.data) for record in page.records]
 
 
-async def test_a_gateway_that_starts_or_dies_leaves_the_runs_of_the_others_alone(cluster, store):
+async def test_gateway_start_or_death_does_not_affect_others_runs(cluster, store):
     one, other = cluster.add(), cluster.add()
     kept = await asyncio.to_thread(one.trigger, upto=100_000)
     lost = await asyncio.to_thread(other.trigger, upto=100_000)
@@ -306,7 +306,7 @@ async def test_a_token_for_one_trigger_is_good_once_whichever_gateway_is_asked(p
     assert sorted(answer.status_code for answer in answers) == [201] + [403] * 7
 
 
-async def test_every_gateway_hears_of_a_revocation_in_time(pair, store):
+async def test_revocation_reaches_every_gateway_in_time(pair, store):
     nodes = pair.nodes
     run = await store.create_run(new_run())
     token = token_for(f"read:runs:{run.id}")

@@ -8,7 +8,7 @@ from gateway.server.connection_limits import MAX_RETRY_S, ConnectionLimits, Toke
 from gateway.server.ops.drain import BATCH, MAX_RETRY_AFTER_S, plan_drain
 
 
-def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second():
+def test_token_bucket_admits_burst_then_rate():
     bucket = TokenBucket(5, 100.0)
     assert [bucket.take(100.0) for _ in range(10)] == [0.0] * 10
     assert bucket.take(100.0) > 0
@@ -26,7 +26,7 @@ def test_token_bucket_spreads_retry_times():
 
 
 @given(st.lists(st.floats(0, 3), max_size=200))
-def test_a_bucket_never_lets_more_in_than_its_rate(pauses):
+def test_token_bucket_never_exceeds_its_rate(pauses):
     bucket, now_s, let_in = TokenBucket(4, 0.0), 0.0, 0
     for pause_s in pauses:
         now_s += pause_s

@@ -134,7 +134,7 @@ def without_lifespan():
     return TestClient(Starlette(routes=[Mount("/live", gateway.create_app(SETTINGS))]))
 
 
-def test_gateway_whose_lifespan_did_not_run_says_so_over_http(without_lifespan, caplog):
+def test_gateway_without_lifespan_reports_it_over_http(without_lifespan, caplog):
     with caplog.at_level(logging.ERROR, logger="uvicorn.error"):
         headers = {"Authorization": f"Bearer {token_for('read:runs:*')}"}
         for path in ("/v1/runs", "/v1/stream/run_a/s"):
@@ -146,7 +146,7 @@ def test_gateway_whose_lifespan_did_not_run_says_so_over_http(without_lifespan, 
     assert "lifespan" in without_lifespan.get("/live/readyz").json()["status"]
 
 
-def test_gateway_whose_lifespan_did_not_run_sends_clients_away_for_good(without_lifespan):
+def test_gateway_without_lifespan_closes_clients_permanently(without_lifespan):
     with without_lifespan.websocket_connect("/live/v1/ws") as socket:
         error = json.loads(socket.receive_text())
         assert (error["code"], error["message"]) == ("not_started", LIFESPAN_NOT_RUN)

@@ -156,7 +156,7 @@ async def test_why_an_answer_of_events_ends_reaches_the_client(server, hello, co
             await answer.event()
 
 
-async def test_a_subscriber_over_http_gets_each_record_and_frees_what_it_held(server):
+async def test_http_subscriber_gets_each_record_and_releases_its_state(server):
     async with server.store() as store, asyncio.timeout(DEADLINE_S):
         run = await store.create_run(new_run())
         async with asking(server, HELLO, subscribe(run, stream="s")) as answer:
@@ -201,7 +201,7 @@ async def test_a_client_that_takes_nothing_is_given_up(server):
 # Durable Streams.
 
 
-async def test_a_reader_of_events_gets_each_record_and_frees_what_it_held(server):
+async def test_event_reader_gets_each_record_and_releases_its_state(server):
     headers = {"Authorization": f"Bearer {token_for('read:runs:*')}"}
     async with server.store() as store, asyncio.timeout(DEADLINE_S):
         run = await store.create_run(new_run())

@@ -249,7 +249,7 @@ async def test_a_target_that_is_not_there_is_an_error_and_never_silently_another
         assert head.position.offset == 0
 
 
-async def test_what_children_send_says_which_of_them_sent_it():
+async def test_records_of_children_carry_their_source():
     async with connect(store="memory:", secret_key=SECRET):
 
         @task
@@ -289,7 +289,7 @@ async def test_a_refresh_with_an_expired_token_is_not_accepted():
             assert (await client.receive())["type"] == "records"
 
 
-async def test_a_token_for_one_stream_reads_that_one_alone():
+async def test_token_for_one_stream_reads_only_that_stream():
     async with serving() as gateway:
         run = await gateway.store.create_run(new_run())
         async with gateway.client(token=token_for(f"read:streams:{run.id}/one")) as client:

@@ -208,7 +208,7 @@ async def stalled(gateway):
         yield client, session, server_side
 
 
-async def test_a_client_that_takes_nothing_and_says_nothing_is_cut_off():
+async def test_client_that_neither_reads_nor_sends_is_disconnected():
     async with (
         serving(limits=Limits(send_s=0.2)) as gateway,
         stalled(gateway) as (client, _, server_side),
@@ -325,7 +325,7 @@ async def test_a_connection_of_no_use_is_closed():
             assert await client.close_code() == 4509
 
 
-async def test_a_connection_that_is_old_is_asked_to_come_back():
+async def test_aged_connection_is_asked_to_reconnect():
     async with serving(limits=Limits(max_age_s=0.3)) as gateway:
         run = await gateway.store.create_run(new_run())
         async with gateway.client(token=worker_token()) as client:
@@ -512,7 +512,7 @@ async def test_a_worker_logs_nothing_secret_however_much_is_logged(caplog):
 # Going down.
 
 
-async def test_many_clients_are_sent_away_to_come_back_at_different_times(tmp_path):
+async def test_drain_spreads_reconnects_of_many_clients(tmp_path):
     count = 120
     with gateway_process("memory:", tmp_path, REALTIME_ACCEPTS_PER_S="100") as process:
         async with AsyncExitStack() as stack:

@@ -61,7 +61,7 @@ async def follower(store, key):
     return it
 
 
-async def test_one_that_waits_is_handed_pages_where_they_are_appended(store, key):
+async def test_waiting_follower_gets_pages_in_the_appending_call(store, key):
     await store.append(key, [b"0"])
     one = await follower(store, key)
     assert (one.seen, one.handed, one.yielded) == ([b"0"], 0, 1)  # what was there is yielded
@@ -89,7 +89,7 @@ async def test_page_passed_to_callback_is_not_yielded_again(store, key, monkeypa
     one.task.cancel()
 
 
-async def test_a_deleted_run_ends_it_where_it_was_handed_to(store, key):
+async def test_deleted_run_ends_follower_after_its_last_page(store, key):
     one = await follower(store, key)
     await store.append(key, [b"0"])
     await store.delete_run(key.run_id)
@@ -97,7 +97,7 @@ async def test_a_deleted_run_ends_it_where_it_was_handed_to(store, key):
     assert (one.seen, one.handed, one.end) == ([b"0"], 1, "deleted")
 
 
-async def test_what_a_hand_raises_comes_out_of_the_follower_and_nowhere_else(store, key):
+async def test_callback_error_fails_only_its_own_follower(store, key):
     broken, well = await follower(store, key), Follower(store, key)
     await until(lambda: len(store._growth._watches[key.run_id][key]) == 2)
     await until(lambda: all(w._is_waiting for w in store._growth._watches[key.run_id][key]))

@@ -232,7 +232,7 @@ async def test_pages_stay_about_as_large_as_asked_and_join(store, key):
     assert seen == values
 
 
-async def test_a_record_larger_than_the_page_still_comes(store, key):
+async def test_record_larger_than_a_page_is_returned(store, key):
     await store.append(key, [b'"' + b"x" * 5000 + b'"', b"2"])
     page = await store.read(key, None, 10)
     assert [record.offset for record in page.records] == [0]
@@ -333,7 +333,7 @@ async def test_a_stream_ends_with_its_reason(store, key, reason):
     assert (await store.head(key)).end == reason
 
 
-async def test_the_end_may_come_without_records(store, key):
+async def test_end_without_records(store, key):
     await store.append(key, [b"1"])
     appended = await store.append(key, [], end="completed")
     assert appended.offset is None
@@ -384,7 +384,7 @@ async def test_deleting_removes_the_records_and_ends_the_stream(store, key):
         await store.append(key, [b"4"])
 
 
-async def test_deleting_twice_and_deleting_what_has_ended_is_harmless(store, key):
+async def test_delete_is_idempotent_and_works_after_end(store, key):
     await store.append(key, [b"1"], end="completed")
     await store.delete(key)
     await store.delete(key)
@@ -398,7 +398,7 @@ async def test_a_stream_that_is_not_there_can_be_deleted(store, key):
         await store.append(key, [b"1"])
 
 
-async def test_a_follower_hears_of_a_deletion(store, key):
+async def test_follower_is_notified_of_deletion(store, key):
     await store.append(key, [b"1", b"2"])
     async with aclosing(store.follow(key)) as pages:
         await take(pages, 2)
@@ -407,7 +407,7 @@ async def test_a_follower_hears_of_a_deletion(store, key):
     assert ends[-1] == "deleted"
 
 
-async def test_a_late_follower_hears_of_a_deletion(store, key):
+async def test_late_follower_is_notified_of_deletion(store, key):
     await store.append(key, [b"1", b"2"])
     await store.delete(key)
     async with asyncio.timeout(DEADLINE_S):

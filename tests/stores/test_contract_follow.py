@@ -47,7 +47,7 @@ async def test_follow_resumes_after_its_position(store, key):
         assert [record.offset for record in records] == [2]
 
 
-async def test_following_what_has_ended_stops_after_its_records(store, key):
+async def test_follow_of_ended_stream_stops_after_its_records(store, key):
     await store.append(key, [b"1"], end="failed")
     async with asyncio.timeout(DEADLINE_S):
         pages = [page async for page in store.follow(key)]
@@ -188,7 +188,7 @@ async def test_close_is_idempotent_and_finishes_accepted_appends(tmp_path):
 # Anything, in any order, against a list.
 
 
-async def test_a_follower_is_woken_by_the_end_of_the_run_alone(store, key):
+async def test_follower_wakes_on_run_end_without_records(store, key):
     following = asyncio.create_task(follow_whole(store, key))
     await until(lambda: not following.done())
     await store.patch_run(key.run_id, {"status": "canceled"})

@@ -62,7 +62,7 @@ async def test_a_set_is_empty_and_open_before_its_first_run(store):
         assert (await store.read(runs.log)).is_empty
 
 
-async def test_a_set_gives_its_newest_runs_each_once_and_says_if_there_are_more(store):
+async def test_set_lists_newest_runs_once_with_has_more(store):
     made = [await store.create_run(new_run(tags=["x"] + ["y"] * (i % 2))) for i in range(7)]
     newest = [run.id for run in reversed(made)]
 
@@ -99,7 +99,7 @@ async def test_every_change_of_a_run_is_in_the_log_of_each_of_its_sets(store):
         ]
 
 
-async def test_a_run_enters_a_set_whole_and_leaves_it_with_the_patch_that_says_so(store):
+async def test_run_enters_set_whole_and_leaves_with_its_patch(store):
     run = await store.create_run(new_run(tags=["old", "kept"]))
     after = await store.patch_run(run.id, {"tags": ["kept", "new"]})
     patched = {"id": run.id, "version": 1, "patch": {"tags": ["kept", "new"]}}
@@ -114,7 +114,7 @@ async def test_a_run_enters_a_set_whole_and_leaves_it_with_the_patch_that_says_s
     assert data_of(records)[-1] == {"id": run.id, "version": 2, "patch": {"tags": []}}
 
 
-async def test_a_snapshot_of_a_set_and_what_follows_its_position_miss_and_repeat_nothing(store):
+async def test_set_snapshot_plus_changes_is_exactly_once(store):
     tagged = RunSet("tag", "x")
 
     async def change(n):

@@ -105,7 +105,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("before", STATUSES)
-async def test_a_status_goes_only_where_the_table_says(store, before):
+async def test_status_transitions_follow_the_table(store, before):
     for after in STATUSES:
         run = await store.create_run(new_run())
         for status in PATHS[before]:
@@ -306,7 +306,7 @@ def increment(key, by=1):
 # Operations on metadata.
 
 
-async def test_operations_are_folded_and_the_log_holds_the_patch_they_come_to(store):
+async def test_operations_are_folded_into_one_logged_patch(store):
     run = await store.create_run(new_run(metadata={"n": 1, "o": {"a": 1}, "gone": 0}))
     after = await store.patch_run(
         run.id,

@@ -120,7 +120,7 @@ async def test_an_empty_end_takes_a_number_of_a_writer_that_counts_appends(store
             await store.append(key, [b"2"], writer=writer)
 
 
-async def test_an_append_whose_order_is_not_after_the_last_is_refused(store, key):
+async def test_append_rejects_order_not_after_the_last(store, key):
     await store.append(key, [b"1"], order="2")
     for order in ("2", "10", "1"):
         with pytest.raises(OutOfOrder, match=f"'2'; '{order}' is not after it"):

@@ -389,6 +389,6 @@ async def test_killed_copy_command_resumes(tmp_path):
         ("sqlite:a.db", "sqlite:a.db", "the same store"),
     ],
 )
-async def test_what_cannot_be_copied_is_said(source, target, said):
+async def test_copy_reports_uncopyable_stores(source, target, said):
     done = await realtime("copy", source, target)
     assert (done.code, said in done.err) == (1, True), done.err

@@ -133,7 +133,7 @@ STORES = {
 
 
 @pytest.mark.parametrize("kind", STORES)
-async def test_a_typed_output_with_nulls_comes_back_as_it_was_returned(kind, tmp_path):
+async def test_typed_output_with_nulls_is_read_back_unchanged(kind, tmp_path):
     @task
     async def answers() -> Answer:
         return Answer(None, {"input": None, "output": 1})

@@ -227,7 +227,7 @@ async def test_a_deleted_run_is_gone_with_all_that_it_owns(make):
         assert (await store.create_run(again)).id == again.id
 
 
-async def test_a_run_of_the_same_id_does_not_get_what_the_deleted_one_had(make):
+async def test_recreated_run_gets_no_records_of_the_deleted_run(make):
     async with make() as world:
         key = await new_key(world)
         before = await world.store.append(key, [b"1", b"2"], writer=Writer("w", 0, 0))
@@ -300,7 +300,7 @@ async def test_finished_runs_are_deleted_after_their_time_and_others_stay(make):
         assert [run.id for run in await world.store.list_runs(RunQuery())] == [going.run_id]
 
 
-async def test_a_run_that_ended_without_a_time_goes_by_that_of_its_last_change(make):
+async def test_run_without_end_time_expires_by_its_last_change(make):
     async with make(run_ttl_s=100) as world:
         key = await new_key(world)
         await world.store.patch_run(key.run_id, {"status": "canceled"})
@@ -310,7 +310,7 @@ async def test_a_run_that_ended_without_a_time_goes_by_that_of_its_last_change(m
         assert await sweep(world) == (0, 1)
 
 
-async def test_the_log_of_an_empty_set_is_forgotten_and_comes_back_under_another_epoch(make):
+async def test_log_of_empty_set_is_removed_and_returns_with_new_epoch(make):
     async with make(run_ttl_s=1) as world:
         key = await new_key(world, tags=["x", "kept"])
         await new_key(world, tags=["kept"])

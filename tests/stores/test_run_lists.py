@@ -46,7 +46,7 @@ def bare(run):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_pages_hold_every_run_once_and_name_what_they_leave_out(kind, tmp_path):
+async def test_pages_list_every_run_once_and_name_omitted_fields(kind, tmp_path):
     async with store_of(kind, tmp_path) as store:
         small = await store.create_run(new_run(batch_id="b", payload={"a": 1}))
         many = {"text": "m" * (LISTED_FIELD_BYTES // 2)}

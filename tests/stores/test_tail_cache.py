@@ -49,7 +49,7 @@ def test_only_the_very_position_is_the_tail(known, other):
     ],
     ids=["ended", "changed otherwise", "run ended", "closed"],
 )
-def test_nothing_is_known_after_what_a_reader_has_to_see(known, change):
+def test_tail_is_unknown_after_a_change_readers_must_see(known, change):
     change(known)
     assert not known.is_known_tail(KEY, AT_3)
     assert not known.is_known_tail(KEY, AT_4)

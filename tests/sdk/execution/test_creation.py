@@ -165,7 +165,7 @@ async def test_run_that_is_triggered_as_its_parent_is_canceled_is_canceled_too(t
         assert [run.status for run in await all_ended(active)] == ["canceled"] * 2
 
 
-async def test_process_ends_after_what_it_has_begun_to_trigger(tmp_path):
+async def test_process_exit_waits_for_pending_triggers(tmp_path):
     @task
     async def child() -> None: ...
 

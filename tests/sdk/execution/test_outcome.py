@@ -170,7 +170,7 @@ async def test_a_run_ends_whatever_its_function_returns_or_puts_into_metadata(ki
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=50))
-def test_any_text_becomes_one_that_can_be_kept(text):
+def test_any_text_becomes_storable(text):
     error = to_run_error(ValueError(text))
     assert orjson.loads(orjson.dumps(error)) == error
     if not any("\ud800" <= character <= "\udfff" for character in text):

@@ -161,7 +161,7 @@ async def test_a_run_that_must_not_be_executed_twice_is_crashed_by_a_crash(file,
         assert (run.max_attempts, run.retry_on_crash) == (3, False)
 
 
-async def test_a_run_that_was_cut_off_and_whose_task_is_gone_is_crashed(file):
+async def test_interrupted_run_of_unknown_task_is_crashed(file):
     id = await left_executing(file, task="gone", max_attempts=3)
     async with working(store_at(file)):
         run = await runs.retrieve(id)

@@ -91,7 +91,7 @@ async def test_a_run_whose_worker_is_alive_is_not_executed_a_second_time():
         assert ((await first).status, (await runs.retrieve(run.id)).output) == ("completed", 1)
 
 
-async def test_a_worker_that_comes_back_stops_and_changes_nothing_of_the_next_attempt(caplog):
+async def test_returning_worker_does_not_change_the_next_attempt(caplog):
     time, stopped = Time(), asyncio.Event()
 
     @task(retry=Retry(max_attempts=3))

@@ -275,7 +275,7 @@ async def test_a_canceled_plain_task_stops_reading():
         assert result.status == "canceled"
 
 
-def test_a_store_that_cannot_be_opened_is_said_so(plain, monkeypatch):
+def test_unopenable_store_is_reported(plain, monkeypatch):
     monkeypatch.setenv("REALTIME_STORE", "sqlite:///no-such-folder/x.db")
     with pytest.raises(ConfigurationError, match="needs the folder /no-such-folder"):
         twice.trigger_sync(1)

@@ -62,7 +62,7 @@ async def test_refusal_that_was_awaited_is_not_reported_again(caplog) -> None:
     assert refusals(caplog) == []
 
 
-async def test_error_of_the_block_itself_is_the_one_that_is_raised(caplog) -> None:
+async def test_error_of_the_block_takes_precedence(caplog) -> None:
     with pytest.raises(ZeroDivisionError):
         async with connect(store="memory:"):
             run = await quick.trigger()

@@ -60,7 +60,7 @@ def test_a_value_over_the_limit_is_refused_with_both_numbers():
 
 
 @given(st.lists(st.binary(min_size=1), max_size=5))
-def test_bytes_are_kept_as_json_and_come_back_as_they_were(parts):
+def test_bytes_are_stored_as_json_and_read_back_unchanged(parts):
     records = [record for part in parts for record in bodies.split("binary", part, 1 << 20)]
     for record in records:
         json.loads(record)
@@ -165,7 +165,7 @@ def test_a_producer_is_a_writer_that_counts_appends():
 
 
 @pytest.mark.parametrize("text", ["", "0", "-2", "NOW", str(HERE) + "\n", f"{HERE},{HERE}", "a/b"])
-def test_an_offset_that_was_not_handed_out_is_refused(text):
+def test_parse_rejects_an_unissued_offset(text):
     with pytest.raises(HttpRefusal):
         offsets.read_offset([text])
 
@@ -235,7 +235,7 @@ def test_a_path_that_is_too_long_or_reserved_is_refused():
 # Configurations.
 
 
-def test_a_configuration_comes_back_as_it_was_written():
+def test_configuration_round_trips():
     kept = Configuration(
         "live", 5, "g", "text/plain", 60, parts=(Part("a", "h", 0, 3),), forks=(Fork("b", "i", 4),)
     )
@@ -243,7 +243,7 @@ def test_a_configuration_comes_back_as_it_was_written():
     assert kept.start == 3
 
 
-def test_a_time_to_live_begins_anew_with_each_touch_and_few_are_written_down():
+def test_touch_restarts_ttl_and_writes_are_rate_limited():
     kept = Configuration("live", ttl_s=100, touched_ms=1000)
     assert not kept.is_expired(100_999) and kept.is_expired(101_000)
     touched = kept.touched(50_000)

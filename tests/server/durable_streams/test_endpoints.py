@@ -118,7 +118,7 @@ async def test_records_that_were_trimmed_are_a_refusal_and_never_a_silent_hole(g
 # Streams of paths.
 
 
-async def test_a_stream_that_was_made_anew_does_not_know_the_offsets_of_the_one_before(http):
+async def test_recreated_stream_rejects_offsets_of_the_previous_one(http):
     await http.put("a", headers=TEXT, content="old")
     old = (await http.post("a", headers=TEXT, content="er")).headers["Stream-Next-Offset"]
     tag = (await http.get("a")).headers["ETag"]
@@ -232,7 +232,7 @@ async def test_fork_is_rejected_above_the_limit(http, monkeypatch):
     assert (await http.put("b3", headers=fork)).status_code == 201
 
 
-async def test_a_large_stream_comes_in_pages_that_say_whether_there_is_more(http):
+async def test_large_stream_is_paginated_with_up_to_date_marker(http):
     await http.put("a", headers={"Content-Type": "application/octet-stream"})
     parts = [bytes([n]) * 400_000 for n in range(8)]
     for part in parts:

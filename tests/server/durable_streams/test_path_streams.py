@@ -74,9 +74,7 @@ async def sweep(paths):
         pass
 
 
-async def test_an_idle_stream_goes_when_its_time_is_over_and_each_touch_begins_it_anew(
-    paths, clock
-):
+async def test_idle_stream_expires_and_touch_restarts_its_ttl(paths, clock):
     await create(paths, "a", Stream_TTL="100")
     clock.pass_s(99.9)
     assert await status(paths, "a") == 200

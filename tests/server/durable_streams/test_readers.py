@@ -29,7 +29,7 @@ async def test_records_arrive_as_events_as_they_are_appended_until_the_end(gatew
         assert await events.next() == ("end", None)
 
 
-async def test_a_reader_whose_answer_ends_comes_back_and_misses_nothing(tmp_path):
+async def test_reader_resumes_without_loss_after_response_ends(tmp_path):
     limits = Settings.from_env({"REALTIME_EVENTS_S": "0.15"}).limits
     async with serving(limits=limits) as gateway, visitor(gateway, *EVERYTHING) as http:
         run = await gateway.store.create_run(new_run())
@@ -108,9 +108,7 @@ async def test_a_deleted_stream_of_a_path_ends_the_answer_to_its_readers(gateway
         assert await of_fork.next() == ("end", None)
 
 
-async def test_a_request_that_waits_is_answered_when_something_comes_or_the_stream_goes(
-    gateway, http
-):
+async def test_long_poll_returns_on_append_or_deletion(gateway, http):
     at = (await http.put("a", headers=TEXT)).headers["Stream-Next-Offset"]
     query = {"offset": at, "live": "long-poll"}
 
@@ -166,7 +164,7 @@ async def test_readers_that_leave_leave_nothing_behind(gateway, key):
     assert time.monotonic() - began_s < 12, "sooner than they are looked after"
 
 
-async def test_a_gateway_that_goes_down_ends_the_answers_of_events(tmp_path):
+async def test_shutdown_ends_event_responses(tmp_path):
     async with serving() as gateway, visitor(gateway, *EVERYTHING) as http:
         await http.put("a", headers=TEXT)
         async with watching(http, "a") as events:

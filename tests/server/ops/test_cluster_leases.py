@@ -79,7 +79,7 @@ def test_only_a_store_of_several_processes_keeps_leases(tmp_path):
     assert not isinstance(SqliteStore(tmp_path / "test.db"), ClusterStore)
 
 
-async def test_an_owner_lapses_when_its_time_is_over_or_it_lets_go_until_it_holds_again(store):
+async def test_lease_expires_by_time_or_release_until_renewed(store):
     await store.renew_leases(["a", "b"], LEASE_S)
     await store.renew_leases(["c"], 0)
     assert await store.expired_leases() == [ExpiredLease("c", was_released=False)]
@@ -187,7 +187,7 @@ async def test_a_step_of_the_servers_clock_lapses_no_lease_and_keeps_no_dead_own
         await living.close()
 
 
-async def test_each_renewal_is_seen_though_the_servers_clock_stands(server_clock, url):
+async def test_each_renewal_is_seen_when_server_clock_is_frozen(server_clock, url):
     server_clock.set(NOW_S)
     now_s = 0.0
     async with judging(url, lambda: now_s) as store:
@@ -255,7 +255,7 @@ async def test_gateways_of_the_release_before_judge_and_are_judged_on_the_same_s
     server.client.close()
 
 
-async def test_a_run_is_changed_only_by_whose_it_is(store):
+async def test_run_is_patched_only_by_its_owner(store):
     run = await store.create_run(new_run(owner="a"))
     assert await store.patch_run_if_owner(run.id, {"status": "executing"}, "b") is None
     assert await status_of(store, run.id) == "queued"
@@ -384,7 +384,7 @@ async def test_all_of_a_worker_is_crashed_and_what_waits_for_a_queue_is_not(stor
     assert await status_of(store, waiting.id) == "queued"
 
 
-async def test_a_run_that_another_worker_has_claimed_meanwhile_is_left_alone(store):
+async def test_recovery_skips_run_claimed_by_another_worker(store):
     id = await executing_run(store, "worker_a")
 
     class Claiming(SimpleNamespace):
@@ -431,7 +431,7 @@ async def test_recovery_starts_run_when_takeover_response_was_lost(store, monkey
     assert (settled.adopted, known.started) == (1, [run.id])
 
 
-async def test_a_gateway_that_was_taken_for_dead_does_not_begin_what_another_has_taken():
+async def test_gateway_presumed_dead_does_not_start_adopted_runs():
     url = fresh_url()
     async with stores(url=url) as other:
         began, release = [], asyncio.Event()
@@ -518,7 +518,7 @@ async def test_gateway_renews_its_lease_and_its_workers_leases(kept):
     assert [lease.owner for lease in await kept.store.expired_leases()] == ["worker_a"]
 
 
-async def test_a_gateway_that_stops_says_so_and_a_worker_has_its_time_to_come_back(store):
+async def test_stopping_gateway_releases_its_lease_and_worker_does_not(store):
     for owner, gone in (("node_a", [ExpiredLease("node_a", was_released=True)]), ("worker_a", [])):
         heartbeat = LeaseHeartbeat(store, owner, LEASE_S)
         await heartbeat.start()

@@ -49,7 +49,7 @@ async def test_a_worker_that_is_gone_leaves_its_unfinished_runs_crashed(store):
     await leases.stop()
 
 
-async def test_the_error_of_a_lost_worker_says_why_attempts_that_are_left_are_not_made(store):
+async def test_lost_worker_error_explains_unused_attempts(store):
     leases = LocalLeases(store, lease_s=AT_ONCE_S)
     run = await store.create_run(new_run(owner="worker_a", max_attempts=3))
     await store.patch_run(run.id, {"status": "executing"})
@@ -73,7 +73,7 @@ async def test_a_worker_with_another_connection_open_is_not_gone(store):
     await leases.stop()
 
 
-async def test_a_worker_that_comes_back_in_time_keeps_its_runs(store):
+async def test_worker_that_reconnects_in_time_retains_its_runs(store):
     leases = LocalLeases(store, lease_s=NEVER_S)
     leases.acquire("worker_a")
     leases.release("worker_a")

@@ -145,7 +145,7 @@ async def test_a_reader_that_lags_is_seen_and_so_are_its_reads_of_the_store():
             assert caught_up("records_sent_total") == 80
 
 
-async def test_only_prompt_hand_overs_are_timed():
+async def test_only_prompt_deliveries_are_timed():
     async with serving() as gateway:
         key = await new_key(gateway)
         await append(gateway, key, b"1")
@@ -322,7 +322,7 @@ async def test_a_reader_over_http_that_lags_is_seen():
             assert caught_up("records_sent_total") == 80
 
 
-async def test_a_reader_of_a_fork_lags_by_what_it_inherits_too():
+async def test_lag_of_fork_reader_includes_inherited_records():
     async with serving(http_open=True) as gateway, httpx.AsyncClient(timeout=20) as http:
         text = {"Content-Type": "text/plain"}
         base, fork = url_of(gateway, "/v1/stream/base"), url_of(gateway, "/v1/stream/fork")
@@ -479,7 +479,7 @@ async def test_a_gateway_that_serves_is_ready():
         assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
 
 
-async def test_a_gateway_whose_store_is_away_lives_but_is_not_ready(monkeypatch):
+async def test_gateway_without_store_is_healthy_but_unready(monkeypatch):
     async with serving() as gateway:
         monkeypatch.setattr(type(gateway.store), "is_ready", False)
         answer = await get(gateway, "/readyz", x_forwarded_for="203.0.113.9")
@@ -488,7 +488,7 @@ async def test_a_gateway_whose_store_is_away_lives_but_is_not_ready(monkeypatch)
         assert (await scrape(gateway))("store_ready") == 0
 
 
-async def test_a_gateway_that_goes_down_is_not_ready():
+async def test_draining_gateway_is_unready():
     async with serving() as gateway:
         await gateway.gateway.drain()
         for path, words in (("/readyz", "down"), ("/healthz", "down")):
@@ -499,7 +499,7 @@ async def test_a_gateway_that_goes_down_is_not_ready():
 # The event loop.
 
 
-async def test_the_lag_of_the_event_loop_is_how_much_too_late_it_comes_back():
+async def test_event_loop_lag_is_the_delay_of_its_timer():
     now_s, steps = 0.0, iter([0.25, 0.35, 1.25])
     histogram = Histogram()
 

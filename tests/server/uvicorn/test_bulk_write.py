@@ -56,7 +56,7 @@ def test_each_socket_gets_all_bytes_once(count):
         assert [taken_from(there) for _, there in made] == [b"some bytes"] * count
 
 
-def test_a_socket_that_is_full_says_how_much_it_took_and_the_others_get_all():
+def test_full_socket_reports_partial_write_and_others_complete():
     data = b"x" * 50_000
     with pairs(20, buffer=4096) as made:
         slow = {3, 19}

@@ -210,9 +210,7 @@ async def test_fast_append_extends_sliding_ttl(gateway, begun):
         assert begun[-1] is False
 
 
-async def test_an_answer_that_cannot_be_written_is_a_fault_of_that_connection_alone(
-    gateway, monkeypatch, caplog
-):
+async def test_response_write_failure_affects_only_its_connection(gateway, monkeypatch, caplog):
     def failing(*_):
         raise RuntimeError("no answer")
 
@@ -233,7 +231,7 @@ async def test_an_answer_that_cannot_be_written_is_a_fault_of_that_connection_al
     assert await records(gateway) == [1, 1, 2, 3]
 
 
-async def test_the_log_says_of_whom_a_proxy_speaks(gateway, begun, caplog):
+async def test_log_names_the_client_address_from_the_proxy(gateway, begun, caplog):
     caplog.set_level("INFO", "uvicorn.access")
     async with connected(gateway) as client:
         for line in ((), (), ("X-Forwarded-For: 203.0.113.9",)):
@@ -262,7 +260,7 @@ async def test_requests_of_both_kinds_take_turns_on_one_connection(gateway, take
 
 
 @pytest.mark.parametrize("count", [2, 50])
-async def test_what_comes_before_the_answer_waits_and_is_answered_in_its_order(gateway, count):
+async def test_pipelined_requests_are_answered_in_order(gateway, count):
     requests = [post(b"%d" % n) for n in range(count)]
     async with connected(gateway) as client:
         client.writer.write(b"".join(requests))  # in one piece
@@ -276,7 +274,7 @@ async def test_what_comes_before_the_answer_waits_and_is_answered_in_its_order(g
     assert await records(gateway) == [*range(count), *range(count)]
 
 
-async def test_what_comes_before_the_answer_is_bounded(gateway, monkeypatch):
+async def test_pipelined_bytes_are_bounded(gateway, monkeypatch):
     async with connected(gateway) as client:
         await client.send(post())
         assert (await client.answer())[0] == 204
@@ -328,7 +326,7 @@ async def test_a_body_that_is_long_in_coming_is_waited_for_by_h11(gateway, taken
     assert not taken
 
 
-async def test_a_head_that_comes_again_is_read_once_and_judged_each_time(gateway, monkeypatch):
+async def test_repeated_head_is_parsed_once_and_checked_each_time(gateway, monkeypatch):
     read = []
     good = partial(post, token=token_for("write:paths:*"))
     monkeypatch.setattr(
@@ -358,7 +356,7 @@ async def test_a_head_that_comes_again_is_read_once_and_judged_each_time(gateway
     assert await records(gateway) == [1, 2, 12, 3, 4, 5, 6, 7, 8]
 
 
-async def test_a_body_that_never_comes_leaves_nothing(gateway):
+async def test_missing_body_leaves_no_state(gateway):
     async with connected(gateway) as client:
         await client.send(split(post())[0])
         client.writer.transport.abort()
@@ -366,7 +364,7 @@ async def test_a_body_that_never_comes_leaves_nothing(gateway):
     assert await records(gateway) == []
 
 
-async def test_a_gateway_that_goes_down_waits_for_a_body_that_is_under_way(gateway):
+async def test_shutdown_waits_for_a_body_in_transit(gateway):
     async with connected(gateway) as client:
         head, body = split(post(b"12"))
         await client.send(head, body[:1])
@@ -407,7 +405,7 @@ async def test_a_connection_that_is_idle_after_an_append_is_closed():
             assert await client.is_closed()
 
 
-async def test_a_gateway_that_goes_down_answers_and_then_closes(gateway, monkeypatch):
+async def test_shutdown_responds_then_closes(gateway, monkeypatch):
     async with connected(gateway) as client:
         await client.send(post())
         assert (await client.answer())[0] == 204

@@ -20,7 +20,7 @@ from tests.support.gateways import new_run, serving, token_for, until
 
 
 @given(st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 70000]), st.sampled_from(["a", "é"]))
-def test_a_frame_is_what_the_library_would_make_of_it(size, letter):
+def test_encoded_frame_equals_the_librarys(size, letter):
     text = letter * size
     assert encode_text_frame(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
 
@@ -54,7 +54,7 @@ def sinks(gateway):
     ]
 
 
-async def test_a_reader_that_has_caught_up_is_handed_its_frames():
+async def test_caught_up_reader_gets_frames_directly():
     async with serving() as gateway:
         run = await gateway.store.create_run(new_run())
         key = StreamKey(run.id, "s")

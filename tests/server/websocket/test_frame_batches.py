@@ -40,9 +40,7 @@ async def stored(gateway, run, stream="s"):
     return [json.loads(record.data) for record in page.records]
 
 
-async def test_appends_that_come_together_are_done_and_answered_in_their_order(
-    gateway, run, client
-):
+async def test_batched_appends_complete_in_order(gateway, run, client):
     send_together(client, *(append_of(run, id) for id in range(500)))
     answers = [await client.receive() for _ in range(500)]
     assert [(each["type"], each["id"], each["offset"]) for each in answers] == [

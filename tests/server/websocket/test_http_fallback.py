@@ -18,7 +18,7 @@ async def gateway():
         yield running
 
 
-async def test_frames_go_in_and_come_out_as_on_a_websocket(gateway):
+async def test_http_frames_match_websocket_frames(gateway):
     run = await gateway.store.create_run(new_run())
     key = StreamKey(run.id, "progress")
     async with asking(gateway, HELLO, subscribe(run, stream="progress")) as answer:
@@ -48,7 +48,7 @@ async def test_record_with_line_breaks_arrives_intact(gateway):
         assert (await answer.frame())["records"][0]["data"] == {"a": 1, "b": [2]}
 
 
-async def test_a_refusal_says_why_and_ends_the_answer(gateway):
+async def test_refusal_gives_reason_and_ends_response(gateway):
     async with asking(gateway, {"type": "hello", "protocol": 99}) as answer:
         assert (await answer.frame())["code"] == "protocol_version"
         kind, data = await answer.event()
@@ -102,14 +102,14 @@ async def test_request_without_frames_closes_immediately(gateway):
             assert (kind, json.loads(data)["code"]) == ("close", 4400)
 
 
-async def test_a_client_that_stays_hears_that_the_gateway_is_there(gateway, monkeypatch):
+async def test_idle_response_gets_keepalive(gateway, monkeypatch):
     monkeypatch.setattr(http_fallback, "ALIVE_S", 0.02)
     async with asking(gateway, HELLO) as answer:
         await answer.frame()
         assert [json.loads((await answer.event())[1])["type"] for _ in range(3)] == ["pong"] * 3
 
 
-async def test_an_answer_ends_after_its_time_and_asks_to_come_back():
+async def test_response_ends_after_its_limit_with_reconnect():
     async with serving(limits=Limits(events_s=0.3)) as gateway, asking(gateway, HELLO) as answer:
         await answer.frame()
         kind, data = await answer.event()
@@ -138,7 +138,7 @@ async def test_a_revoked_token_ends_a_subscription_that_came_by_http(gateway):
         assert (await answer.frame())["code"] == "token_revoked"
 
 
-async def test_a_gateway_that_goes_down_says_goodbye():
+async def test_shutdown_sends_close_event():
     async with serving(limits=Limits(drain_s=2)) as gateway, asking(gateway, HELLO) as answer:
         await answer.frame()
         draining = asyncio.create_task(gateway.gateway.drain())

@@ -200,7 +200,7 @@ async def test_a_new_token_that_leaves_more_out_holds_from_then_on(gateway):
         assert (await client.receive())["code"] == "forbidden"
 
 
-async def test_a_laggard_whose_changes_are_gone_gets_a_fresh_snapshot(monkeypatch):
+async def test_lagging_subscriber_gets_fresh_snapshot_after_trim(monkeypatch):
     monkeypatch.setattr("gateway.stores.reserved_logs.SET_RECORDS", 5)
     monkeypatch.setattr("gateway.fanout.tail.RING_BYTES", 1)
     async with serving() as gateway, gateway.client(token=token_for("read:tags:x")) as client:
@@ -229,7 +229,7 @@ async def test_following_a_set_can_be_ended_and_leaves_nothing_behind(gateway):
 
 
 @pytest.mark.parametrize("scope", ["read:tags:mine", "read:batches:batch_1"])
-async def test_a_scope_of_a_tag_or_batch_allows_requests_about_their_runs_alone(gateway, scope):
+async def test_tag_or_batch_scope_permits_only_its_runs(gateway, scope):
     mine = await gateway.store.create_run(new_run(tags=["mine"], batch_id="batch_1"))
     other = await gateway.store.create_run(new_run(tags=["other"], batch_id="batch_2"))
     for run in (mine, other):

@@ -222,9 +222,7 @@ async def test_throttled_page_over_frame_limit_is_sent_as_several_frames(gateway
     assert [value[0] for value in values] == list(range(10))
 
 
-async def test_the_end_of_a_throttled_subscription_comes_with_its_last_records(
-    gateway, run, client
-):
+async def test_throttled_subscription_ends_with_its_last_records(gateway, run, client):
     await subscribed(client, run, throttle_ms=200)
     await append(gateway, run, 1)
     assert data_of(await client.receive()) == [1]

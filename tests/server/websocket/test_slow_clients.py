@@ -103,7 +103,7 @@ async def test_a_client_that_vanishes_leaves_nothing(gateway, run):
     assert gateway.store._growth._watches.keys() == {REVOCATIONS.run_id}
 
 
-async def test_clients_that_come_and_go_leave_nothing(gateway, run):
+async def test_disconnected_clients_leave_no_state(gateway, run):
     async def visit(n):
         async with gateway.client(token=worker_token()) as client:
             await client.send(type="subscribe", id=1, run=run.id, stream="s")

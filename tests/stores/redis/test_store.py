@@ -83,7 +83,7 @@ async def test_a_key_makes_one_run_whichever_process_asks():
         assert len(await stores[0].list_runs(RunQuery())) == 1
 
 
-async def test_a_key_whose_claimant_died_makes_a_run_and_the_claimant_can_make_none_any_more():
+async def test_stale_idempotency_claim_is_taken_over_and_fenced():
     async with opened(fresh_url()) as store:
         dead = new_run(idempotency_key="k")
         assert await store._runs._claim(dead, "") == dead.id  # and here its process is killed
@@ -186,7 +186,7 @@ async def _child(work, url, argument):
 # A listener that goes deaf.
 
 
-async def test_a_follower_whose_connection_is_killed_misses_nothing():
+async def test_follower_misses_nothing_when_its_connection_is_killed():
     async with pair() as (one, other):
         key = await new_key(one)
         async with aclosing(other.follow(key)) as pages:
@@ -200,7 +200,7 @@ async def test_a_follower_whose_connection_is_killed_misses_nothing():
         await until(lambda: one.is_ready and other.is_ready)
 
 
-async def test_a_listener_that_hears_nothing_is_noticed_and_hears_again():
+async def test_silent_listener_is_detected_and_reconnected():
     server = shared_server()
     proxy = Proxy(server.port)
     url = fresh_url()
@@ -330,7 +330,7 @@ async def test_a_server_that_is_not_there_is_named_without_the_password():
     assert "hidden" not in str(refused.value)
 
 
-async def test_the_password_of_the_url_is_used_and_a_wrong_one_is_said():
+async def test_url_password_is_used_and_a_wrong_one_is_reported():
     with redis_server(requirepass="it's a:secret") as server:
         url = f"redis://:it%27s%20a%3Asecret@127.0.0.1:{server.port}/0"
         async with opened(url) as store:
@@ -421,7 +421,7 @@ async def test_a_server_that_evicts_keys_is_refused():
             pass
 
 
-async def test_an_append_waits_for_a_replica_if_the_url_says_so():
+async def test_append_waits_for_replica_when_configured_in_url():
     with redis_server() as server:
         async with opened(server.url) as plain:
             key = await new_key(plain)
@@ -440,7 +440,7 @@ async def test_an_append_waits_for_a_replica_if_the_url_says_so():
                     assert any(str(key) in name for name in client.keys("*:log"))
 
 
-async def test_the_log_of_a_run_says_the_version_that_a_set_has_come_to():
+async def test_run_set_reads_a_run_at_its_own_version():
     """Should the run have gone on meanwhile, the set gives it as it was."""
     async with opened(fresh_url()) as store:
         run = await store.create_run(new_run(tags=["x"], metadata={"gone": 1, "null": {"a": None}}))

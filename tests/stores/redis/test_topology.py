@@ -183,9 +183,7 @@ def _migrate(source, target, slot, nodes):
 
 
 @SERVERS
-async def test_a_failover_of_one_shard_tells_of_what_it_lost_and_leaves_the_others_alone(
-    binary, clusters
-):
+async def test_failover_of_one_shard_resets_only_its_streams(binary, clusters):
     async with on(made := clusters(binary)) as store:
         key, other = (
             await _key_at(store, made.masters[0]),

@@ -125,7 +125,7 @@ async def test_a_worker_stays_away_for_as_long_as_the_gateway_asked():
         assert 0.7 <= time.monotonic() - left_at_s < DEADLINE_S
 
 
-async def test_a_connection_on_which_nothing_comes_any_more_is_given_up():
+async def test_silent_connection_is_closed():
     async with relayed(ping_ms=100) as (relay, _, store):
         run = await store.create_run(new_run())
         relay.is_mute = True  # and stays open
@@ -157,7 +157,7 @@ async def test_a_gateway_that_never_welcomes_is_tried_again(monkeypatch):
         await store.close()
 
 
-async def test_a_call_that_may_not_be_sent_twice_survives_a_gateway_that_goes_down():
+async def test_non_repeatable_call_survives_gateway_shutdown():
     async with serving() as gateway, opened(gateway.url) as store:
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -254,7 +254,7 @@ async def test_a_request_that_is_refused_on_the_way_is_not_sent_again_and_others
         assert relay.connections == 2
 
 
-async def test_inputs_whose_schemas_are_over_the_limit_are_said_so_at_the_start():
+async def test_too_large_input_schemas_are_reported_at_start():
     schemas = {"s": {"enum": [text(3000)]}}
     async with serving() as gateway:
         store = RemoteStore(gateway.url, worker_token, schemas=lambda: schemas)
@@ -276,7 +276,7 @@ async def break_connections(gateway):
 
 
 @pytest.mark.parametrize("ages_s", [(-400, -500), (700, 800)], ids=["from the future", "expired"])
-async def test_a_worker_whose_token_is_refused_comes_back_with_another(ages_s, caplog):
+async def test_worker_reconnects_with_a_new_token_after_refusal(ages_s, caplog):
     async with serving() as gateway, opened(gateway.url, shown(0, *ages_s, 0)) as store:
         run = await store.create_run(new_run())
         followed = []
@@ -300,7 +300,7 @@ async def test_a_token_that_is_always_the_same_and_is_refused_is_given_up():
             await asyncio.wait_for(store.get_run(run.id), DEADLINE_S)
 
 
-async def test_a_call_that_gives_up_says_why_the_gateway_is_away():
+async def test_timed_out_call_reports_why_gateway_is_unreachable():
     made = iter([worker_token()])
 
     def token():

@@ -117,7 +117,7 @@ async def test_over_the_socket_a_retry_writes_nothing_twice_and_a_zombie_is_refu
         assert proxy.was_cut == 1
 
 
-async def test_in_the_sdk_records_whose_answers_are_lost_arrive_once_and_in_order(tmp_path):
+async def test_sdk_stores_records_once_in_order_when_replies_are_lost(tmp_path):
     @task
     async def work() -> list[int | None]:
         receipts = []
@@ -140,7 +140,7 @@ async def test_in_the_sdk_records_whose_answers_are_lost_arrive_once_and_in_orde
         assert all(offset in (None, i) for i, offset in enumerate(result.output))
 
 
-async def test_in_the_sdk_a_writer_that_was_superseded_or_ran_ahead_says_so():
+async def test_sdk_reports_superseded_or_skipping_writer():
     """The store lost what the writer had sent, or another took over under its id."""
     async with serving() as gateway:
         run = await gateway.store.create_run(new_run())

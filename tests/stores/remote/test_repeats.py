@@ -27,7 +27,7 @@ from tests.support.records import records_of
 from tests.support.remote_stores import follow, opened, relayed
 
 
-async def test_an_append_whose_answer_was_lost_is_repeated_without_harm():
+async def test_append_is_repeated_safely_when_reply_was_lost():
     async with relayed() as (relay, _, store):
         run = await store.create_run(new_run())
         key = StreamKey(run.id, "s")
@@ -79,7 +79,7 @@ async def test_wait_tokens_go_on_when_answers_are_lost(monkeypatch):
         assert relay.dropped == 4
 
 
-async def test_making_a_run_whose_answer_was_lost_is_repeated_without_harm():
+async def test_run_creation_is_repeated_safely_when_reply_was_lost():
     async with relayed() as (relay, _, store):
         run = new_run(payload={"a": 1})
         relay.drop_answer_of = "result"
@@ -89,7 +89,7 @@ async def test_making_a_run_whose_answer_was_lost_is_repeated_without_harm():
             await store.create_run(new_run(id=run.id, payload={"a": 2}))
 
 
-async def test_a_patch_whose_answer_was_lost_is_repeated_without_harm():
+async def test_patch_is_repeated_safely_when_reply_was_lost():
     async with relayed() as (relay, _, store):
         run = await store.create_run(new_run())
         for status in ("executing", "completed"):

@@ -147,14 +147,14 @@ async def test_open_fails_immediately_with_wrong_secret():
             await store.open()
 
 
-async def test_a_token_without_the_scopes_is_said_so():
+async def test_token_without_required_scopes_is_reported():
     async with serving() as gateway:
         store = RemoteStore(gateway.url, lambda: token_for("read:runs:*"), owner="worker_1")
         with pytest.raises(Forbidden, match="execute runs as worker_1"):
             await store.open()
 
 
-async def test_a_gateway_that_was_never_there_is_said_so(monkeypatch):
+async def test_unreachable_gateway_is_reported(monkeypatch):
     monkeypatch.setattr(remote_store, "OPEN_TIMEOUT_S", 0.3)
     with free_socket() as unused:
         port = unused.getsockname()[1]
@@ -233,7 +233,7 @@ async def test_a_call_waits_so_long_for_a_gateway_that_is_away_and_no_longer(tmp
                 await store.get_run(run.id)
 
 
-async def test_closing_ends_what_waits(tmp_path):
+async def test_close_ends_pending_calls(tmp_path):
     with gateway_process("memory:", tmp_path) as process:
         async with opened(process.url) as store:
             run = await store.create_run(new_run())

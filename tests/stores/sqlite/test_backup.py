@@ -121,9 +121,7 @@ async def test_a_death_between_the_two_names_is_no_difference(path):
         assert await values_of(store, key, position) == ([], None)
 
 
-async def test_a_name_that_cannot_be_written_beside_it_does_not_void_positions(
-    path, monkeypatch, caplog
-):
+async def test_unwritable_sibling_file_does_not_void_positions(path, monkeypatch, caplog):
     from gateway.stores.sqlite.incarnation import Incarnation
 
     key, position = await begun(path, 0)
@@ -300,7 +298,7 @@ async def test_backup_of_a_closed_store(path, tmp_path):
         assert len(await store.list_runs(RunQuery())) == 1
 
 
-def test_what_cannot_be_copied_is_said_so(tmp_path):
+def test_backup_reports_uncopyable_source(tmp_path):
     with pytest.raises(ConfigurationError, match="there is no SQLite file"):
         backup(tmp_path / "none.db", tmp_path / "copy.db")
     (tmp_path / "text.db").write_text("this is no database" * 100)

@@ -148,7 +148,7 @@ async def held_by_another(path):
         await process.wait()
 
 
-async def test_a_file_that_another_program_holds_is_said_so_and_waited_for(tmp_path, monkeypatch):
+async def test_locked_file_is_reported_and_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(errors, "BUSY_TIMEOUT_S", 0.1)
     path = tmp_path / "test.db"
     async with opened(store_at(path)) as store:
@@ -181,7 +181,7 @@ async def test_a_file_that_another_program_holds_cannot_be_opened(tmp_path, monk
 
 
 @as_root
-async def test_a_file_system_that_may_only_be_read_is_said_so(tmp_path):
+async def test_read_only_file_system_is_reported(tmp_path):
     with mounted(tmp_path / "disk", "3m") as folder:
         async with opened(store_at(folder / "test.db")) as store:
             key = StreamKey((await store.create_run(new_run())).id, "s")
@@ -213,7 +213,7 @@ async def two_streams(path):
     return keys
 
 
-async def test_a_damaged_record_is_said_so_and_all_else_can_be_read_and_written(tmp_path):
+async def test_damaged_record_is_reported_and_others_stay_usable(tmp_path):
     path = tmp_path / "test.db"
     good, bad = await two_streams(path)
     overwrite(path, b'"here0"', b"\xc1" * 40)
@@ -226,7 +226,7 @@ async def test_a_damaged_record_is_said_so_and_all_else_can_be_read_and_written(
         assert len(await records_of(store, good)) == 501
 
 
-async def test_a_damaged_page_is_said_so_and_the_process_lives(tmp_path):
+async def test_damaged_page_is_reported_and_process_survives(tmp_path):
     path = tmp_path / "test.db"
     good, bad = await two_streams(path)
     with closing(sqlite3.connect(path)) as db:
@@ -243,7 +243,7 @@ async def test_a_damaged_page_is_said_so_and_the_process_lives(tmp_path):
         assert (await store.get_run(good.run_id)).run.id == good.run_id
 
 
-async def test_a_header_that_was_overwritten_is_said_so(tmp_path):
+async def test_overwritten_header_is_reported(tmp_path):
     path = tmp_path / "test.db"
     await two_streams(path)
     content = path.read_bytes()

@@ -154,7 +154,7 @@ async def large_store(folder, retention=KEEP_ALL):
         yield store
 
 
-async def test_a_list_of_many_runs_costs_what_it_returns(tmp_path):
+async def test_run_list_cost_is_proportional_to_its_result(tmp_path):
     async with large_store(tmp_path) as store:
         unfinished = ("queued", "delayed", "executing", "waiting")
         await store.create_run(new_run(id="run_000000000", status="failed", owner="w", tags=["z"]))

@@ -180,7 +180,7 @@ class Pair:
 
 
 @pytest.mark.parametrize("seed", range(24))
-async def test_a_sweep_forgets_what_the_model_forgets_and_nothing_else(tmp_path, seed):
+async def test_sweep_removes_exactly_what_the_model_removes(tmp_path, seed):
     pair = Pair(tmp_path / "test.db", seed)
     await pair.restart()
     doings = (

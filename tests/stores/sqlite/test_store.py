@@ -116,13 +116,13 @@ async def test_a_file_of_an_older_release_gets_what_it_lacks_and_keeps_its_runs(
     await store.close()
 
 
-async def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):
+async def test_uncreatable_folder_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         await SqliteStore(tmp_path / "file" / "test.db").open()
 
 
-async def test_a_store_that_is_not_open_says_so(tmp_path):
+async def test_unopened_store_reports_it(tmp_path):
     store = SqliteStore(tmp_path / "test.db")
     for call in (store.list_runs(RunQuery()), store.create_run(new_run())):
         with pytest.raises(StoreUnavailable, match="not open"):
