@@ -147,7 +147,7 @@ def test_all_members_get_the_same_bytes_once():
     assert len(frames) == 3 and len({id(frame) for frame in frames}) == 1
 
 
-def test_a_full_connection_is_put_out_where_it_stood_and_the_others_go_on():
+def test_full_connection_is_evicted_at_its_position():
     loop, tail = Loop(), Tail()
     cohort, _ = cohort_of(tail, loop)
     slow, fast = Reader(loop, 0), Reader(loop, 0)

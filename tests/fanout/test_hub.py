@@ -185,7 +185,7 @@ async def test_a_stream_that_has_ended_is_read_to_its_end(world):
     assert store.follows == 0
 
 
-async def test_what_the_ring_holds_costs_no_read_of_the_store(world):
+async def test_reads_within_ring_do_not_read_the_store(world):
     store, key, hub = world
     readers = [await Reader.open(hub, key, latest, id) for id in range(10)]
     await asyncio.sleep(0)
@@ -305,7 +305,7 @@ async def test_a_new_reader_after_the_last_left_gets_everything(world):
         reader.cursor.close()
 
 
-async def test_one_that_is_canceled_while_it_opens_leaves_nothing(world):
+async def test_cursor_canceled_while_opening_leaves_no_state(world):
     store, key, hub = world
     opening = asyncio.create_task(hub.cursor(key, beginning, 1, lambda: None))
     await asyncio.sleep(0)

@@ -131,7 +131,7 @@ def test_an_unsubscribed_subscription_is_over():
     assert error_of(say(connection, type="unsubscribe", id=1)) == ("unknown_subscription", 1)
 
 
-def test_one_that_is_unsubscribed_while_it_opens_never_lives():
+def test_subscription_unsubscribed_while_opening_never_goes_live():
     connection = ready("read:runs:*")
     subscribe(connection)
     say(connection, type="unsubscribe", id=1)
@@ -139,7 +139,7 @@ def test_one_that_is_unsubscribed_while_it_opens_never_lives():
     assert not connection.is_live(1)
 
 
-def test_one_that_has_ended_leaves_its_id():
+def test_ended_subscription_frees_its_id():
     connection = ready("read:runs:*")
     live(connection)
     connection.ended(1)
@@ -147,7 +147,7 @@ def test_one_that_has_ended_leaves_its_id():
     live(connection)
 
 
-def test_one_that_failed_is_over_and_the_others_go_on():
+def test_failed_subscription_does_not_affect_others():
     connection = ready("read:runs:*")
     live(connection, 1)
     live(connection, 2, stream="t")

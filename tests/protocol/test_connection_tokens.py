@@ -73,7 +73,7 @@ def test_a_refused_token_leaves_the_old_one_in_force(id, bad):
     assert error_of(tick(connection, NOW_S + 50)[:2]) == ("token_expired", 1)
 
 
-def test_what_a_new_token_does_not_allow_ends():
+def test_new_token_ends_subscriptions_it_does_not_permit():
     connection = ready("read:runs:*")
     live(connection, 1)
     live(connection, 2, run="run_b", state=run_state("run_b"))
@@ -160,7 +160,7 @@ def test_revoked_token_ends_only_its_own_subscriptions():
     assert connection.revoked(lambda access: access.id == id) == []
 
 
-def test_one_that_opens_while_its_token_is_revoked_never_lives():
+def test_subscription_revoked_while_opening_never_goes_live():
     connection = ready()
     subscribe(connection, 1, token=token("read:runs:run_a"))
     assert error_of(connection.revoked(lambda _: True)) == ("token_revoked", 1)

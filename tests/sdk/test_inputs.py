@@ -167,7 +167,7 @@ async def test_on_calls_the_handler_for_each_value_and_ends_with_its_block(store
     assert (await run.wait()).output == ["please", "now"]
 
 
-async def test_what_a_handler_raises_fails_the_run(store):
+async def test_handler_error_fails_the_run(store):
     def handler(value: str) -> None:
         raise ValueError(f"cannot take {value}")
 

@@ -53,7 +53,7 @@ async def test_a_plain_function_pipes_with_a_plain_loop(runtime):
     assert [value async for value in numbers.read(result.run_id)] == list(range(300))
 
 
-async def test_a_plain_loop_on_the_event_loop_is_refused_and_does_not_hang(runtime, run):
+async def test_sync_pipe_on_event_loop_raises(runtime, run):
     with pytest.raises(RuntimeError, match="async for"):
         list(numbers.pipe([1, 2], target=run.id))
     with pytest.raises(TypeError, match="async for"):
@@ -111,7 +111,7 @@ async def test_failing_source_fails_pipe_after_storing_earlier_values(runtime, r
     assert await values_of(runtime, run, numbers) == [1, 2]
 
 
-async def test_a_value_that_does_not_fit_stops_the_pipe_and_closes_its_source(runtime, run):
+async def test_invalid_value_stops_pipe_and_closes_its_source(runtime, run):
     closed = []
 
     async def source():

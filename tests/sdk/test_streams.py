@@ -65,7 +65,7 @@ def test_a_stream_may_have_any_other_name(id):
     assert streams.define(id, int).id == id
 
 
-def test_a_type_that_cannot_be_checked_is_refused_when_it_is_defined():
+def test_define_rejects_unverifiable_type():
     with pytest.raises(InvalidValue, match="stream 'x'"):
         streams.define("x", object())
 
@@ -112,7 +112,7 @@ async def test_read_returns_values_of_the_stream_type(runtime, run, type, value)
         (streams.define("steps", Step), {"name": "a", "kind": "c"}, "kind", "'c'"),
     ],
 )
-async def test_what_does_not_fit_is_refused_with_stream_field_and_value(
+async def test_append_rejects_invalid_value_naming_stream_and_field(
     runtime, run, stream, value, field, shown
 ):
     with pytest.raises(InvalidValue) as caught:
@@ -199,7 +199,7 @@ async def test_a_receipt_can_be_waited_for_in_a_thread(runtime, run):
     assert await asyncio.to_thread(work) == list(range(5))
 
 
-async def test_waiting_for_a_receipt_on_the_loop_is_refused_and_does_not_hang(runtime, run):
+async def test_blocking_on_a_receipt_in_the_loop_raises(runtime, run):
     receipt = numbers.append(1, target=run.id)
     with pytest.raises(RuntimeError, match="await"):
         receipt.wait()
@@ -207,7 +207,7 @@ async def test_waiting_for_a_receipt_on_the_loop_is_refused_and_does_not_hang(ru
     assert receipt.wait() == 0  # nothing to wait for any more
 
 
-async def test_one_awaiter_that_is_canceled_does_not_cancel_the_others(runtime, run):
+async def test_canceled_awaiter_does_not_cancel_the_others(runtime, run):
     receipt = numbers.append(1, target=run.id)
     first, second = (asyncio.ensure_future(_await(receipt)) for _ in range(2))
     await asyncio.sleep(0)
@@ -262,7 +262,7 @@ async def test_a_failure_that_the_task_handled_does_not_fail_its_run(runtime, ru
     assert (await work.trigger_and_wait(target=run.id)).output == "handled"
 
 
-async def test_one_bad_append_does_not_keep_the_next_from_being_written(runtime, run):
+async def test_failed_append_does_not_block_the_next(runtime, run):
     first = numbers.append(1, target="run_nowhere")
     with pytest.raises(RunNotFound):
         await first
@@ -317,7 +317,7 @@ async def test_everything_is_durable_before_the_run_ends(runtime):
     assert (await handle.wait()).ok
 
 
-async def test_what_a_failing_run_appended_is_kept(runtime):
+async def test_records_of_a_failing_run_are_stored(runtime):
     @task
     async def work():
         for i in range(100):
@@ -359,7 +359,7 @@ async def _head(runtime, run):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_json_cannot_hold_is_refused_where_it_is_appended(value):
+def test_append_rejects_number_that_json_cannot_represent(value):
     with pytest.raises(InvalidValue, match=rf"'number': the value: {value} would be read back"):
         streams.define("number", float).encode(value)
     assert streams.define("number", float | None).encode(None) == b"null"

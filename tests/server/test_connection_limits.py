@@ -46,7 +46,7 @@ def test_an_address_has_a_number_of_connections():
     admission.accept("198.51.100.1", 0.0)
 
 
-def test_what_has_no_address_is_not_counted():
+def test_connection_without_address_is_not_counted():
     admission = ConnectionLimits(Limits(address_connections=1), 0.0)
     for _ in range(5):
         admission.accept("", 0.0)

@@ -291,7 +291,7 @@ async def test_complete_body_clears_the_deadline(monkeypatch):
         assert not protocol.transport.is_closing()
 
 
-async def test_of_too_many_silent_connections_the_oldest_are_cut_off(monkeypatch):
+async def test_oldest_silent_connections_are_closed_above_the_limit(monkeypatch):
     monkeypatch.setattr(AbortableHttpProtocol, "silent_connections", 2)
     monkeypatch.setattr(
         AbortableHttpProtocol, "request_s", 300.0

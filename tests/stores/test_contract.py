@@ -145,7 +145,7 @@ async def test_begun_appends_complete_in_order_with_own_results(store, key):
     assert data_of((await read_all(store, key))[0]) == list(range(200))
 
 
-async def test_one_that_is_begun_and_refused_costs_the_others_nothing(store, key):
+async def test_rejected_begun_append_does_not_affect_others(store, key):
     first, gap, again, other, end, late = await begun(
         store,
         key,

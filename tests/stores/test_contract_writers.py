@@ -51,7 +51,7 @@ async def test_a_repeated_end_without_records_is_harmless(store, key):
     assert (await store.head(key)).end == "completed"
 
 
-async def test_of_an_append_that_is_there_in_part_only_the_rest_is_written(store, key):
+async def test_partly_stored_append_writes_only_the_rest(store, key):
     await store.append(key, [b"1", b"2"], writer=Writer("w", 0, 0))
     await store.append(key, [b"2", b"3"], writer=Writer("w", 0, 1))
     assert data_of((await read_all(store, key))[0]) == [1, 2, 3]

@@ -286,7 +286,7 @@ async def test_another_target_is_never_written_over(urls):
         assert (await target.head(progress)).position == before.position
 
 
-async def test_what_changed_after_it_was_copied_is_found(urls):
+async def test_changes_after_copy_are_detected(urls):
     async with both(*urls) as (source, target):
         _, _, progress, *_ = await fill(source)
         put = target.import_token_uses

@@ -97,7 +97,7 @@ async def test_everything_is_kept_unless_a_limit_says_otherwise(make):
         assert len((await world.store.read(key)).records) == 500
 
 
-async def test_of_a_count_the_newest_stay_and_a_reader_behind_gets_a_gap(make):
+async def test_record_limit_retains_newest_and_reader_behind_gets_gap(make):
     async with make(records=10) as world:
         key = await new_key(world)
         for i in range(30):
@@ -143,7 +143,7 @@ async def test_sweep_retains_records_within_age_limit(make):
         assert (await values_from(world, key))[0] == [2, 3]
 
 
-async def test_of_bytes_the_newest_stay_and_never_less_than_the_limit(make):
+async def test_byte_limit_retains_newest_and_at_least_the_limit(make):
     async with make(bytes=5000) as world:
         key = await new_key(world)
         for i in range(30):

@@ -26,7 +26,7 @@ async def changes_of(active, run_id):
 
 
 @pytest.mark.parametrize("retry", [AT_ONCE, SOON])
-async def test_a_run_is_tried_again_until_it_completes_and_its_log_shows_each_attempt(retry):
+async def test_run_is_retried_until_completion_and_logs_each_attempt(retry):
     @task(retry=retry)
     async def work(fail: int) -> int:
         attempt = current_run().attempt
@@ -92,7 +92,7 @@ async def test_some_errors_are_not_tried_again(error):
             assert result.status == "canceled"
 
 
-async def test_what_timed_out_is_not_tried_again():
+async def test_timed_out_run_is_not_retried():
     attempts, time = [], Time()
 
     @task(retry=AT_ONCE, max_duration_s=30)
@@ -107,7 +107,7 @@ async def test_what_timed_out_is_not_tried_again():
         assert attempts == [1]
 
 
-async def test_a_payload_that_does_not_fit_the_function_is_not_tried_again():
+async def test_invalid_payload_is_not_retried():
     @task(retry=AT_ONCE)
     async def work(n: int) -> None: ...
 

@@ -208,7 +208,7 @@ def test_decimal_is_checked_by_the_pattern_that_pydantic_had_for_it():
         assert checker.fault(wrong.encode()) is not None, wrong
 
 
-def test_what_the_task_cannot_read_is_refused_by_the_gateway():
+def test_gateway_rejects_input_that_the_task_cannot_read():
     streams.input("due", datetime)
     with pytest.raises(InvalidValue, match=r"stream 'due'.*datetime"):
         input_schemas.check("due", b'"tomorrow"')  # a text, as the JSON Schema allows

@@ -262,7 +262,7 @@ async def test_a_fork_is_made_once_when_the_answer_to_its_source_is_lost(broken)
     assert (await paths.read("a")).configuration.forks == ()
 
 
-async def test_of_two_deletes_at_one_moment_one_succeeds(paths):
+async def test_concurrent_deletes_have_one_winner(paths):
     await create(paths, "a", b"x")
     outcomes = await asyncio.gather(paths.delete("a"), paths.delete("a"), return_exceptions=True)
     assert sorted(type(outcome) for outcome in outcomes if outcome) == [HttpRefusal]

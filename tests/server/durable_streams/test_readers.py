@@ -176,7 +176,7 @@ async def test_shutdown_ends_event_responses(tmp_path):
         assert (await http.get("a")).status_code == 503
 
 
-async def test_a_time_to_live_counts_from_the_last_read_and_readers_that_stay_keep_it(http):
+async def test_ttl_restarts_on_read_and_live_readers_extend_it(http):
     await http.put("idle", headers=TEXT | {"Stream-TTL": "1"})
     await http.put("watched", headers=TEXT | {"Stream-TTL": "1"})
     async with watching(http, "watched") as events:

@@ -329,7 +329,7 @@ async def test_recovery_crashes_run_of_unknown_task_on_last_try(store):
     assert (run.attempt, "no gateway knows the task" in run.error.message) == (1, True)
 
 
-async def test_a_gateway_that_was_taken_for_dead_stops_and_changes_nothing_of_the_next_attempt():
+async def test_gateway_presumed_dead_does_not_change_the_next_attempt():
     url = fresh_url()
     async with stores(url=url) as other:
         stopped, go_on = asyncio.Event(), asyncio.Event()

@@ -81,7 +81,7 @@ def test_a_bearers_secret_is_taken_out_and_the_rest_stays():
     assert without_secrets("run_eyJ of the bearer") == "run_eyJ of the bearer"
 
 
-async def test_what_a_task_logs_names_its_run():
+async def test_task_log_line_names_its_run():
     lines = []
 
     class Keep(logging.Handler):

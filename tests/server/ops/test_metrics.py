@@ -186,7 +186,7 @@ async def test_a_server_without_direct_writes_is_timed_too():
             assert gateway.gateway.counters.records_sent == 2
 
 
-async def test_what_fails_in_the_store_is_counted(monkeypatch):
+async def test_store_failures_are_counted(monkeypatch):
     async with serving() as gateway:
         key = await new_key(gateway)
 
@@ -213,7 +213,7 @@ async def test_refusals_before_hello_are_counted():
         assert now("connections_opened_total") == 0
 
 
-async def test_what_ended_connections_is_counted():
+async def test_connection_close_reasons_are_counted():
     async with serving() as gateway:
         async with gateway.client(token="no token", greet=False) as client:
             await client.send(type="hello", protocol=99)

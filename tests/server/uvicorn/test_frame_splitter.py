@@ -113,7 +113,7 @@ def test_whole_texts_do_not_reach_the_library(size):
     assert read_by_both(frame * 3, [len(frame) // 2]) == 2  # and what is cut is the library's
 
 
-def test_one_that_is_too_large_is_the_librarys_to_refuse():
+def test_too_large_frame_is_left_to_the_library():
     frame = Frame(Opcode.TEXT, b"x" * (MAX_BYTES + 1)).serialize(mask=True)
     assert read_by_both(frame, []) == 0
 

@@ -212,7 +212,7 @@ def requests(draw):
 @settings(max_examples=1500, deadline=None)
 @given(requests())
 @example(PLAIN)
-def test_whatever_is_taken_h11_reads_in_the_same_way(data):
+def test_accepted_heads_are_parsed_as_h11_does(data):
     check_alike(data)
 
 

@@ -70,7 +70,7 @@ async def test_caught_up_reader_gets_frames_directly():
             await until(lambda: not gateway.hub.live_streams)
 
 
-async def test_a_reader_that_takes_nothing_is_put_out_and_catches_up_when_it_reads_again():
+async def test_paused_reader_is_evicted_and_catches_up_on_resume():
     async with serving() as gateway:
         run = await gateway.store.create_run(new_run())
         key = StreamKey(run.id, "s")

@@ -118,7 +118,7 @@ async def test_listing_children_does_not_permit_reading_their_streams(gateway):
         "x",
     ],
 )
-async def test_what_names_no_set_is_refused(gateway, runs):
+async def test_invalid_set_is_refused(gateway, runs):
     async with gateway.client(token=worker_token()) as client:
         answer = await follow(client, runs)
         assert answer["type"] == "error"

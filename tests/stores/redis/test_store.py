@@ -126,7 +126,7 @@ async def test_thousands_of_streams_are_followed_over_one_connection():
         assert other._follows == {}
 
 
-async def test_a_process_that_is_killed_while_it_appends_loses_nothing_that_was_acknowledged():
+async def test_acknowledged_records_survive_kill_of_appending_process():
     url = fresh_url()
     async with opened(url) as store:
         key = await new_key(store)

@@ -39,7 +39,7 @@ from tests.support.remote_stores import follow, opened
 numbers = streams.define("numbers", int)
 
 
-async def test_a_gateway_that_is_killed_under_appends_loses_and_repeats_nothing(tmp_path):
+async def test_gateway_kill_during_appends_is_exactly_once(tmp_path):
     url = f"sqlite:{tmp_path}/a.db?durability=normal"
     with gateway_process(url, tmp_path) as process:
         async with opened(process.url) as store:
@@ -118,7 +118,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_worker_elsewhere_appends_is_seen_here():
+async def test_records_of_remote_worker_are_readable_locally():
     async with serving() as gateway:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -253,7 +253,7 @@ async def test_overwritten_header_is_reported(tmp_path):
     assert path.read_bytes()[100:] == content[100:]
 
 
-async def test_what_could_not_be_written_leaves_nothing_behind(tmp_path):
+async def test_failed_write_leaves_no_state(tmp_path):
     """The offsets and writers that the store remembers are those in the file."""
     async with opened(store_at(tmp_path / "test.db")) as store:
         key = StreamKey((await store.create_run(new_run())).id, "s")

@@ -147,7 +147,7 @@ def _pragma(name):
     return lambda transactions: transactions._db.execute(f"PRAGMA {name}").fetchone()[0]
 
 
-async def test_what_waits_is_committed_together(tmp_path):
+async def test_pending_writes_are_committed_together(tmp_path):
     store = SqliteStore(tmp_path / "test.db")
     await store.open()
     run = await store.create_run(new_run())
@@ -171,7 +171,7 @@ async def blocks(store):
     return await store._read(lambda db: db.execute("SELECT count(*) FROM blocks").fetchone()[0])
 
 
-async def test_what_begins_in_one_turn_of_the_loop_is_one_commit(tmp_path):
+async def test_appends_of_one_loop_tick_share_one_commit(tmp_path):
     store = SqliteStore(tmp_path / "test.db", durability="normal")
     await store.open()
     sizes, commit = [], store._writer._commit
@@ -207,7 +207,7 @@ async def test_a_group_is_bounded(tmp_path, monkeypatch):
     await store.close()
 
 
-async def test_an_operation_that_is_refused_does_not_hurt_the_others_of_its_group(tmp_path):
+async def test_rejected_operation_does_not_affect_its_commit_group(tmp_path):
     store = SqliteStore(tmp_path / "test.db")
     await store.open()
     run = await store.create_run(new_run())
