@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import hypothesis
 import pytest
 
 from gateway.sdk import task_registry
@@ -14,6 +15,12 @@ from tests.support.gateways import new_run, worker_token
 # A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a loaded machine one example may take any time: no deadline, and no check of their speed.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,9 @@ from tests.support.sdk.model_answers import (
 )
 
 fuzzed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 PLAIN = ("arguments", "input", "partial_json")  # values that clients pass unchanged
 

@@ -34,7 +34,9 @@ ops = st.lists(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(ops=ops)
 def test_a_store_is_like_a_list(kind, ops, tmp_path_factory):
