@@ -70,7 +70,7 @@ FAULTS = {
         "js/connection.test.js: fault 9: repeated records of a frame are skipped",
     ],
     "10: what comes late is dropped, a canceled run is not over, a failed flush loses": [
-        "server/test_peer_faults.py: what_was_appended_before_the_end_of_the_run_is_never_dropped",
+        "server/test_peer_faults.py: records_appended_before_run_end_are_never_dropped",
         "server/test_peer_faults.py: a_run_that_did_not_complete_is_over_all_the_same",
         "sdk/test_metadata.py: fault_10_a_canceled_run_is_completed",
         "sdk/test_metadata.py: fault_10_a_failed_flush_loses_no_operation_and_repeats_none",
@@ -80,15 +80,15 @@ FAULTS = {
     "11: a target that is not there is silently another, and nothing says who wrote": [
         "server/test_peer_faults.py: "
         "a_target_that_is_not_there_is_an_error_and_never_silently_another",
-        "server/test_peer_faults.py: what_children_send_says_which_of_them_sent_it",
+        "server/test_peer_faults.py: records_of_children_carry_their_source",
         "sdk/test_metadata.py: fault_11_the_parents_metadata_without_a_parent_is_an_error",
     ],
     "12: a reader's time-out ends its loop as if the stream had ended": [
         "server/test_peer_faults.py: a_readers_timeout_is_never_taken_for_the_end",
     ],
     "13: appends that nobody awaits come in any order, and fail silently": [
-        "sdk/test_streams.py: fifty_appends_that_nobody_awaits_are_in_order",
-        "sdk/test_streams.py: a_failure_that_nobody_saw_is_told_at_the_flush_once",
+        "sdk/test_streams.py: fifty_unawaited_appends_are_stored_in_order",
+        "sdk/test_streams.py: unseen_failure_is_raised_once_by_flush",
         "sdk/test_streams.py: a_run_whose_append_failed_fails",
     ],
     "14: every value is a render, and each copies all that there is": [
@@ -96,11 +96,11 @@ FAULTS = {
         "js/views.test.js: cost of add does not depend on the window's size",
     ],
     "15: no scope for a stream, streams that outlive their token, tokens that cannot be revoked": [
-        "server/test_peer_faults.py: a_token_for_one_stream_reads_that_one_alone",
+        "server/test_peer_faults.py: token_for_one_stream_reads_only_that_stream",
         "server/test_peer_faults.py: a_refresh_with_an_expired_token_is_not_accepted",
         "server/websocket/test_session.py: "
         "a_subscription_ends_with_its_token_and_resumes_with_another",
-        "protocol/test_connection_requests.py: what_is_revoked_is_never_taken_back",
+        "protocol/test_connection_requests.py: revocation_log_cannot_be_deleted",
     ],
 }
 
