@@ -54,8 +54,7 @@ FAULTS = {
         "e2e/browser/test_switch.py: new_streams_appear_even_if_named_run",
     ],
     "7: the error of one stream is not told": [
-        "server/test_peer_faults.py: "
-        "one_stream_that_fails_is_told_under_its_id_and_the_others_go_on",
+        "server/test_peer_faults.py: stream_error_carries_its_id_and_others_continue",
         "js/connection.test.js: fault 7: error of one subscription does not affect others",
         "js/store.test.js: fault 7: error of a stream is in its snapshot",
     ],
