@@ -2,7 +2,7 @@
 
 May import every room but `integrations` and `cli`.
 
-    app                 the Starlette application and its lifespan
+    app                 the Starlette application: routes, CORS, errors
     connection_limits   rate and number of connections for an address or a subject
     entity_tags         conditional requests
     fast_path           what the endpoint of appends and `uvicorn/` share

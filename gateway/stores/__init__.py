@@ -5,7 +5,7 @@ May import `protocol` and the rooms below it.
     append_tasks     runs each `begin_append` as a task, for stores whose appends await
     base             the contract; its docstrings are binding
     change_notifier  notifies followers in this process of new records
-    factory          creates the store that a URL names
+    factory          makes the store that a URL names: memory, SQLite, Redis
     idempotency      duplicates, gaps and old epochs of a writer
     instrumented     a wrapper that measures the calls of a store
     leases           the contract of a store that several processes share

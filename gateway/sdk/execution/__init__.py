@@ -10,7 +10,7 @@ May import `runtime`, `writers`, `values` and the rooms below the SDK; not `task
     interruption  patches and logs for attempts that ended with their process
     outcome       how a run ends; errors as text
     ownership     the unfinished runs of an owner, and marking them crashed
-    recovery      takes over the runs of a gateway that is gone
+    recovery      takes over the runs of a gateway or worker that is gone
     redelivery    runs that a task queue delivers again
     runner        bounded concurrency
     slot          the slot of one attempt, released while it waits
