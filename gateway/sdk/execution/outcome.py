@@ -75,34 +75,37 @@ async def persist_end(
         RealtimeError: the run has ended or was deleted, the store is unavailable, or it refuses
             every end.
     """
-    try:
-        return await write(end_patch(run, status, now_ms, **fields))
-    except (IllegalTransition, RunNotFound):
-        raise
-    except Exception as error:
-        if is_unavailable(error):
-            raise
-        refusal = error
-    _log.error("run %s: its end (%s) was refused", run.id, status, exc_info=refusal)
-    subject = "output" if status == "completed" else "error"
-    message = f"the run's {subject} could not be kept: {_text(refusal)}"
-    others = {name: fields[name] for name in fields if name not in ("output", "error")}
-    ends: list[tuple[str, dict[str, Any]]] = []
-    if status == "completed":
-        ends = [(status, others)] if is_output_optional else []
-        status = "failed"
-    for last in (to_run_error(message, _class_name(refusal)), _REFUSED):
-        ends.append((status, others | {"error": last}))
-    for status, fields in ends:
+    ends = [(status, fields)]
+    refusal: Exception | None = None
+    for end_status, end_fields in ends:  # a first refusal adds simpler ends
         try:
-            return await write(end_patch(run, status, now_ms, **fields))
+            return await write(end_patch(run, end_status, now_ms, **end_fields))
         except (IllegalTransition, RunNotFound):
             raise
         except Exception as error:
             if is_unavailable(error):
                 raise
+            if refusal is None:
+                _log.error("run %s: its end (%s) was refused", run.id, status, exc_info=error)
+                ends += _simpler_ends(status, fields, error, is_output_optional)
             refusal = error
+    assert refusal is not None
     raise refusal
+
+
+def _simpler_ends(
+    status: str, fields: dict[str, Any], refusal: Exception, is_output_optional: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return the ends to try after a refused one, the most informative first."""
+    subject = "output" if status == "completed" else "error"
+    message = f"the run's {subject} could not be kept: {_text(refusal)}"
+    others = {name: fields[name] for name in fields if name not in ("output", "error")}
+    ends = []
+    if status == "completed":
+        ends = [(status, others)] if is_output_optional else []
+        status = "failed"
+    errors = (to_run_error(message, _class_name(refusal)), _REFUSED)
+    return [*ends, *((status, others | {"error": error}) for error in errors)]
 
 
 _REFUSED = {"type": "EndRefused", "message": "the run's end could not be kept; the log has more"}
